@@ -1,0 +1,129 @@
+# refrain - the one entry: `make help` lists what there is.
+# Sources are found by folder; a new .c file in a room or a new tests/test_*.c needs no line here.
+
+SHELL := /bin/bash
+MAKEFLAGS += --no-builtin-rules
+.DEFAULT_GOAL := all
+.DELETE_ON_ERROR:
+
+VERSION  := 0.1.0
+BUILD    ?= build
+SANITIZE ?=
+CC       ?= cc
+ifeq ($(origin CC),default)
+CC := gcc
+endif
+ifeq ($(origin CXX),default)
+CXX := g++
+endif
+
+# ---------------------------------------------------------------------------------------------------- dependencies
+
+PACKAGES := gcc g++ make pkg-config openmpi-bin libopenmpi-dev libzmq3-dev libprotobuf-c-dev protobuf-c-compiler \
+  protobuf-compiler libsentencepiece-dev libsqlite3-dev libjansson-dev libutf8proc-dev libxxhash-dev \
+  libavcodec-dev libavformat-dev libavutil-dev libswscale-dev libcmocka-dev
+
+.PHONY: deps
+deps:
+	@tools/deps.sh $(PACKAGES)
+
+# ---------------------------------------------------------------------------------------------------------- flags
+
+PKGS := libzmq libprotobuf-c sqlite3 jansson libutf8proc libxxhash libavformat libavcodec libswscale libavutil sentencepiece
+pkg = $(shell pkg-config $(1) $(2) 2>/dev/null)
+
+WARN   := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wwrite-strings -Wundef \
+          -Wformat=2 -Wno-unused-parameter -Werror
+CFLAGS ?= -O2 -g
+BASE_CFLAGS := -std=gnu17 -D_GNU_SOURCE -DREFRAIN_VERSION='"$(VERSION)"' -I. -I$(BUILD) -fno-common -fPIC \
+               -ffp-contract=off -pthread $(WARN) $(SANITIZE)
+PKG_CFLAGS  := $(call pkg,--cflags,$(PKGS))
+MPI_CFLAGS  := $(shell mpicc --showme:compile 2>/dev/null)
+MPI_LIBS    := $(shell mpicc --showme:link 2>/dev/null)
+LDFLAGS     += -pthread $(SANITIZE)
+
+# ------------------------------------------------------------------------------------------------------------- rooms
+
+room = $(patsubst %.c,$(BUILD)/%.o,$(filter-out %/main.c,$(wildcard $(1)/*.c)))
+
+PROTO_GEN := $(BUILD)/proto/refrain.pb-c.c $(BUILD)/proto/refrain.pb-c.h
+ISAS      := avx2 avx512
+ISA_avx2   := -mavx2 -mfma -mf16c
+ISA_avx512 := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mf16c -mprefer-vector-width=512
+
+OBJS_base        := $(call room,base)
+OBJS_proto       := $(call room,proto) $(BUILD)/proto/refrain.pb-c.o
+OBJS_client      := $(call room,client)
+OBJS_cluster     := $(call room,cluster)
+OBJS_kernels     := $(call room,kernels) $(foreach isa,$(ISAS),$(patsubst kernels/cpu/%.c,$(BUILD)/kernels/cpu/%.$(isa).o,$(wildcard kernels/cpu/*.c)))
+OBJS_model       := $(call room,worker/model) $(patsubst %.cc,$(BUILD)/%.o,$(wildcard worker/model/*.cc))
+OBJS_worker      := $(call room,worker)
+OBJS_coordinator := $(call room,coordinator)
+
+CLIENT_OBJS      := $(OBJS_client) $(OBJS_proto) $(OBJS_base)
+COORDINATOR_OBJS := $(OBJS_coordinator) $(OBJS_proto) $(OBJS_base)
+WORKER_OBJS      := $(OBJS_worker) $(OBJS_model) $(OBJS_cluster) $(OBJS_kernels) $(OBJS_proto) $(OBJS_base)
+
+CLIENT_LIBS      := $(call pkg,--libs,libzmq libprotobuf-c jansson libxxhash) -lm
+COORDINATOR_LIBS := $(call pkg,--libs,libzmq libprotobuf-c sqlite3 jansson libxxhash) -lm
+WORKER_LIBS      := $(call pkg,--libs,libzmq libprotobuf-c jansson libutf8proc libxxhash libavformat libavcodec libswscale libavutil sentencepiece) $(MPI_LIBS) -lstdc++ -lm
+
+PROGRAMS := $(patsubst %,$(BUILD)/%,$(if $(wildcard client/main.c),refrain) \
+  $(if $(wildcard coordinator/main.c),refrain-coordinator) $(if $(wildcard worker/main.c),refrain-worker))
+
+.PHONY: all help
+all: $(PROGRAMS)
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
+
+$(BUILD)/refrain: $(BUILD)/client/main.o $(CLIENT_OBJS)
+	$(CC) $(LDFLAGS) -o $@ $^ $(CLIENT_LIBS)
+$(BUILD)/refrain-coordinator: $(BUILD)/coordinator/main.o $(COORDINATOR_OBJS)
+	$(CC) $(LDFLAGS) -o $@ $^ $(COORDINATOR_LIBS)
+$(BUILD)/refrain-worker: $(BUILD)/worker/main.o $(WORKER_OBJS)
+	$(CC) $(LDFLAGS) -o $@ $^ $(WORKER_LIBS)
+
+$(PROTO_GEN) &: proto/refrain.proto
+	@mkdir -p $(BUILD)/proto
+	protoc-c --proto_path=proto --c_out=$(BUILD)/proto $<
+$(BUILD)/proto/refrain.pb-c.o: $(BUILD)/proto/refrain.pb-c.c
+	$(CC) $(CFLAGS) $(BASE_CFLAGS) -c -o $@ $<
+
+# The same vector code once per instruction set; which one runs is decided at run time.
+define isa_rule
+$(BUILD)/kernels/cpu/%.$(1).o: kernels/cpu/%.c $(BUILD)/.flags
+	@mkdir -p $$(@D)
+	$(CC) $(CFLAGS) -O3 $(BASE_CFLAGS) $(ISA_$(1)) -DISA=$(1) -DISA_$(1)=1 -MMD -MP -c -o $$@ $$<
+endef
+$(foreach isa,$(ISAS),$(eval $(call isa_rule,$(isa))))
+
+$(BUILD)/%.o: %.c $(BUILD)/.flags | $(PROTO_GEN)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(BASE_CFLAGS) $(PKG_CFLAGS) $(if $(filter cluster/% worker/%,$<),$(MPI_CFLAGS)) -MMD -MP -c -o $@ $<
+$(BUILD)/%.o: %.cc $(BUILD)/.flags
+	@mkdir -p $(@D)
+	$(CXX) $(CFLAGS) -std=c++17 -I. -fPIC -Wall -Wextra -Werror $(SANITIZE) $(PKG_CFLAGS) -MMD -MP -c -o $@ $<
+
+# Rebuild everything when the flags change, and only then.
+FLAGS_NOW := $(CC) $(CFLAGS) $(BASE_CFLAGS) $(ISA_avx2) $(ISA_avx512)
+$(BUILD)/.flags: FORCE
+	@mkdir -p $(BUILD)
+	@echo '$(subst ','\'',$(FLAGS_NOW))' | cmp -s - $@ || echo '$(subst ','\'',$(FLAGS_NOW))' > $@
+.PHONY: FORCE
+FORCE:
+
+# ------------------------------------------------------------------------------------------------------------- tests
+
+TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
+TEST_SUPPORT := $(patsubst %.c,$(BUILD)/%.o,$(filter-out $(wildcard tests/test_*.c) $(wildcard tests/fuzz_*.c),$(wildcard tests/*.c)))
+ALL_OBJS := $(OBJS_client) $(OBJS_coordinator) $(WORKER_OBJS)
+
+$(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(TEST_SUPPORT) $(ALL_OBJS)
+	$(CC) $(LDFLAGS) -o $@ $^ $(sort $(CLIENT_LIBS) $(COORDINATOR_LIBS)) $(WORKER_LIBS) $(call pkg,--libs,cmocka)
+
+-include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
+
+.PHONY: clean
+clean: ## forget everything that was built
+	rm -rf $(BUILD)

@@ -1,0 +1,70 @@
+/*
+ * config.h - what the JSON files of a pipeline directory say, with the classes' defaults for keys that are missing.
+ *
+ *     struct model_config config;
+ *     model_config_read("models/reference", &config, &error);
+ *
+ * Every number is range-checked here and the components are checked against each other, so that code behind this
+ * function can size buffers from it without checking again. Plain values; copy freely.
+ */
+#ifndef REFRAIN_WORKER_MODEL_CONFIG_H
+#define REFRAIN_WORKER_MODEL_CONFIG_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include "base/status.h"
+
+enum { VAE_MAX_LEVELS = 8, VAE_MAX_CHANNELS = 128 };
+
+/* WanTransformer3DModel */
+struct denoiser_config {
+    int layers, heads, head_dim, hidden; /* hidden = heads * head_dim */
+    int ffn_dim, in_channels, out_channels, text_dim, freq_dim;
+    int patch_t, patch_y, patch_x;
+    int max_position; /* rope_max_seq_len: patches along any axis */
+    float eps;
+    bool cross_attn_norm;
+};
+
+/* UMT5EncoderModel */
+struct text_config {
+    int layers, heads, head_dim, width, ffn_dim, vocabulary;
+    int buckets, max_distance; /* of the relative position bias */
+    float eps;
+};
+
+/* AutoencoderKLWan (the 2.1 kind) */
+struct vae_config {
+    int base, decoder_base, latent_channels, in_channels, out_channels, levels, resnets;
+    int multiplier[VAE_MAX_LEVELS];
+    bool temporal_down[VAE_MAX_LEVELS]; /* [levels - 1] */
+    float mean[VAE_MAX_CHANNELS], std[VAE_MAX_CHANNELS]; /* [latent_channels] */
+    int scale_t, scale_y;               /* frames per latent frame, pixels per latent pixel */
+};
+
+enum solver_kind { SOLVER_UNIPC, SOLVER_EULER };
+
+struct solver_config {
+    enum solver_kind kind; /* the class in scheduler_config.json */
+    double shift;          /* flow_shift (UniPC) or shift (Euler) */
+    int train_steps;       /* 1000 */
+    int order;             /* UniPC: 1..3 */
+    bool lower_order_final, bh1;
+    /* further fields of the two classes that change results go here, with the field's name */
+};
+
+struct model_config {
+    char pipeline[64]; /* "WanPipeline" */
+    struct denoiser_config denoiser;
+    struct text_config text;
+    struct vae_config vae;
+    struct solver_config solver;
+    int text_length; /* rows of text the denoiser attends to: 512 */
+};
+
+status_t model_config_read(const char *directory, struct model_config *config, struct error *error);
+
+/* The JSON card of `refrain-worker --inspect`: reads the configuration, opens every component, checks every tensor's
+ * name, shape and type without reading data. */
+
+#endif
