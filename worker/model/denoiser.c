@@ -1,0 +1,304 @@
+/*
+ * denoiser.c - the forward pass of WanTransformer3DModel; see denoiser.h. Weights are loaded in denoiser_weights.c.
+ *
+ * Runs on whichever thread calls it (one per rank) and that thread's team. No allocation in the forward.
+ *
+ * One block, for hidden state x [S, hidden] (transformer_wan.py, WanTransformerBlock; m = table + time modulation):
+ *
+ *     n = layer_norm(x) (1 + m.scale1) + m.shift1
+ *     x = x + m.gate1 * out1(attention(rope(rms(q n)), rope(rms(k n)), v n))
+ *     n = affine_layer_norm(x)
+ *     x = x + out2(attention(rms(q2 n), text keys, text values))
+ *     n = layer_norm(x) (1 + m.scale2) + m.shift2
+ *     x = x + m.gate2 * down(gelu(up n))
+ */
+#include "worker/model/denoiser_weights.h"
+
+#include <math.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Feed-forward rows at a time: bounds the [rows, ffn_dim] buffer. Rows do not influence each other, so no bit changes. */
+enum { FFN_ROWS = 4096 };
+
+/* ------------------------------------------------------------------------------------------------------- workspace */
+
+/* 3-D rotary table: a head's features are [time pairs | row pairs | column pairs]; pair j of an axis with d features
+ * turns by position / 10000^(2j/d). Angles in double, tables in float, as the reference. */
+static void fill_rotary(const struct denoiser_config *config, const struct denoiser_work *work)
+{
+    int half = config->head_dim / 2;
+    int spatial = 2 * (config->head_dim / 6);
+    int features[3] = {config->head_dim - 2 * spatial, spatial, spatial};
+    int row = 0;
+    for (int t = 0; t < work->grid.frames; t++)
+        for (int y = 0; y < work->grid.height; y++)
+            for (int x = 0; x < work->grid.width; x++, row++) {
+                int position[3] = {t, y, x}, at = row * half;
+                for (int axis = 0; axis < 3; axis++)
+                    for (int j = 0; j < features[axis] / 2; j++, at++) {
+                        double angle = position[axis] * (1.0 / pow(10000.0, 2.0 * j / features[axis]));
+                        work->cosines[at] = (float)cos(angle);
+                        work->sines[at] = (float)sin(angle);
+                    }
+            }
+}
+
+void denoiser_work_lay_out(struct arena *arena, const struct denoiser_config *config, const struct token_grid *grid,
+                           struct denoiser_work *work)
+{
+    size_t rows = (size_t)token_count(grid), hidden = (size_t)config->hidden;
+    int channels = config->in_channels > config->out_channels ? config->in_channels : config->out_channels;
+    size_t patch = (size_t)channels * (size_t)(config->patch_t * config->patch_y * config->patch_x);
+    work->grid = *grid;
+    work->ffn_rows = rows < FFN_ROWS ? (int)rows : FFN_ROWS;
+    work->cosines = arena_take(arena, rows * (size_t)(config->head_dim / 2), sizeof(float));
+    work->sines = arena_take(arena, rows * (size_t)(config->head_dim / 2), sizeof(float));
+    work->norm = arena_take(arena, rows * hidden, sizeof(float));
+    work->qkv = arena_take(arena, rows * 3 * hidden, sizeof(float));
+    work->attended = arena_take(arena, rows * hidden, sizeof(float));
+    work->middle = arena_take(arena, (size_t)work->ffn_rows * (size_t)config->ffn_dim, sizeof(float));
+    work->modulation = arena_take(arena, 6 * hidden, sizeof(float));
+    work->patches = arena_take(arena, rows * patch, sizeof(float));
+    if (arena->base) fill_rotary(config, work);
+}
+
+/* ------------------------------------------------------------------------------------------------------------ text */
+
+int denoiser_text_rows(int n, int text_length)
+{
+    return n < text_length ? n + 1 : n;
+}
+
+/* The reference attends to text_length rows: the prompt's, then zero rows which text_embedder turns into one and the
+ * same vector. One such row with its logit raised by ln(count) has exactly their softmax weight. */
+status_t denoiser_text(const struct denoiser *d, struct team *team, const float *rows, int n, int text_length, float *out,
+                       struct error *error)
+{
+    size_t width = (size_t)d->config.text_dim, hidden = (size_t)d->config.hidden;
+    int count = denoiser_text_rows(n, text_length);
+    float *padded = calloc((size_t)count * width, sizeof(float));
+    float *middle = malloc((size_t)count * hidden * sizeof(float));
+    status_t status = STATUS_OK;
+    if (!padded || !middle) {
+        status = error_set(error, STATUS_NO_MEMORY, "no memory for %d rows of text", count);
+        goto out;
+    }
+    memcpy(padded, rows, (size_t)n * width * sizeof(float));
+    d->ops->linear(team, d->text_in, padded, (int64_t)width, count, &(struct epilogue){.kind = EPILOGUE_GELU}, middle,
+                   (int64_t)hidden);
+    d->ops->linear(team, d->text_out, middle, (int64_t)hidden, count, &(struct epilogue){0}, out, (int64_t)hidden);
+out:
+    free(middle);
+    free(padded);
+    return status;
+}
+
+status_t denoiser_context_create(const struct denoiser *d, struct team *team, const float *text, int n, int text_length,
+                                 struct denoiser_context **context, struct error *error)
+{
+    int64_t hidden = d->config.hidden;
+    int layers = d->config.layers, held = 0, rows = denoiser_text_rows(n, text_length);
+    for (int i = 0; i < layers; i++) held += d->blocks[i] != NULL;
+    size_t floats = (size_t)held * (size_t)rows * 2 * (size_t)hidden;
+    struct denoiser_context *c = calloc(1, sizeof *c + (size_t)layers * sizeof(float *));
+    if (!c || (held && !(c->memory = aligned_alloc(64, (floats * sizeof(float) + 63) / 64 * 64)))) {
+        free(c);
+        return error_set(error, STATUS_NO_MEMORY, "no memory for the keys and values of %d rows of text", rows);
+    }
+    c->rows = rows;
+    c->last_logit = rows > n ? (float)log((double)(text_length - n)) : 0;
+    float *at = c->memory;
+    for (int i = 0; i < layers; i++) {
+        const struct block *b = d->blocks[i];
+        if (!b) continue;
+        d->ops->linear(team, b->text_kv, text, hidden, rows, &(struct epilogue){0}, at, 2 * hidden);
+        d->ops->rms_norm(team, at, 2 * hidden, rows, (int)hidden, d->config.eps, b->text_norm_k, at, 2 * hidden);
+        c->key_value[i] = at;
+        at += (size_t)rows * 2 * (size_t)hidden;
+    }
+    *context = c;
+    return STATUS_OK;
+}
+
+void denoiser_context_destroy(struct denoiser_context *context)
+{
+    if (!context) return;
+    free(context->memory);
+    free(context);
+}
+
+/* ------------------------------------------------------------------------------------------------------------ time */
+
+/* Sinusoid (cosines first, frequencies 10000^(-k/half) in float32 as in get_timestep_embedding), then two layers. */
+void denoiser_time(const struct denoiser *d, struct team *team, float timestep, const struct denoiser_modulation *out)
+{
+    int half = d->config.freq_dim / 2;
+    int64_t hidden = d->config.hidden;
+    float *wave = d->time_scratch, *first = wave + 2 * half, *active = first + hidden;
+    for (int k = 0; k < half; k++) {
+        float exponent = (float)(-log(10000.0)) * (float)k / (float)half;
+        float angle = timestep * (float)exp((double)exponent);
+        wave[k] = (float)cos((double)angle);
+        wave[half + k] = (float)sin((double)angle);
+    }
+    const struct ops *ops = d->ops;
+    ops->linear(team, d->time_in, wave, 2 * half, 1, &(struct epilogue){.kind = EPILOGUE_SILU}, first, hidden);
+    ops->linear(team, d->time_out, first, hidden, 1, &(struct epilogue){0}, out->output, hidden);
+    ops->silu(team, out->output, hidden, active);
+    ops->linear(team, d->time_proj, active, hidden, 1, &(struct epilogue){0}, out->blocks, 6 * hidden);
+}
+
+/* ------------------------------------------------------------------------------------------------- input and output */
+
+/* Visits every (token, patch element) with the index of its latent element: patches are cut in t, y, x. */
+struct patch_walk {
+    int64_t frame, plane, volume; /* strides of the latent: a row is contiguous */
+    int pt, py, px;
+};
+
+static struct patch_walk patch_walk(const struct denoiser_config *config, const struct token_grid *grid)
+{
+    struct patch_walk w = {.pt = config->patch_t, .py = config->patch_y, .px = config->patch_x};
+    w.plane = (int64_t)grid->width * w.px;
+    w.frame = w.plane * grid->height * w.py;
+    w.volume = w.frame * grid->frames * w.pt;
+    return w;
+}
+
+static int64_t patch_origin(const struct patch_walk *w, const struct token_grid *grid, int row)
+{
+    int x = row % grid->width, y = row / grid->width % grid->height, t = row / grid->width / grid->height;
+    return (int64_t)t * w->pt * w->frame + (int64_t)y * w->py * w->plane + (int64_t)x * w->px;
+}
+
+/* Patch vectors going in are ordered (channel, t, y, x). */
+void denoiser_embed(const struct denoiser *d, struct team *team, const struct denoiser_work *work, const float *latent,
+                    float *x)
+{
+    const struct patch_walk w = patch_walk(&d->config, &work->grid);
+    int rows = token_count(&work->grid);
+    float *to = work->patches;
+    for (int row = 0; row < rows; row++) {
+        const float *origin = latent + patch_origin(&w, &work->grid, row);
+        for (int c = 0; c < d->config.in_channels; c++)
+            for (int i = 0; i < w.pt; i++)
+                for (int j = 0; j < w.py; j++)
+                    for (int k = 0; k < w.px; k++) *to++ = origin[c * w.volume + i * w.frame + j * w.plane + k];
+    }
+    int64_t width = (int64_t)d->config.in_channels * w.pt * w.py * w.px;
+    d->ops->linear(team, d->patch_embed, work->patches, width, rows, &(struct epilogue){0}, x, d->config.hidden);
+}
+
+/* Patch vectors coming out are ordered (t, y, x, channel). */
+void denoiser_output(const struct denoiser *d, struct team *team, const struct denoiser_work *work,
+                     const float *modulation, const float *x, float *velocity)
+{
+    const struct patch_walk w = patch_walk(&d->config, &work->grid);
+    int rows = token_count(&work->grid), hidden = d->config.hidden;
+    float *shift = work->modulation, *scale = shift + hidden; /* table order: shift, scale */
+    const float one[2] = {1, 1};
+    d->ops->lincomb(team, 2, one, (const float *[]){d->output_table, modulation}, hidden, shift);
+    d->ops->lincomb(team, 2, one, (const float *[]){d->output_table + hidden, modulation}, hidden, scale);
+    d->ops->layer_norm(team, x, hidden, rows, hidden, d->config.eps, 1, scale, shift, work->norm, hidden);
+    int64_t width = (int64_t)d->config.out_channels * w.pt * w.py * w.px;
+    d->ops->linear(team, d->output, work->norm, hidden, rows, &(struct epilogue){0}, work->patches, width);
+    const float *from = work->patches;
+    for (int row = 0; row < rows; row++) {
+        float *origin = velocity + patch_origin(&w, &work->grid, row);
+        for (int i = 0; i < w.pt; i++)
+            for (int j = 0; j < w.py; j++)
+                for (int k = 0; k < w.px; k++)
+                    for (int c = 0; c < d->config.out_channels; c++)
+                        origin[c * w.volume + i * w.frame + j * w.plane + k] = *from++;
+    }
+}
+
+/* ---------------------------------------------------------------------------------------------------------- blocks */
+
+static void self_attention(const struct denoiser *d, struct team *team, const struct denoiser_work *work,
+                           const struct block *b, int rows, const float *gate, float *x)
+{
+    const struct denoiser_config *c = &d->config;
+    const struct ops *ops = d->ops;
+    int64_t hidden = c->hidden, stride = 3 * hidden;
+    float *q = work->qkv, *k = q + hidden, *v = k + hidden;
+    ops->linear(team, b->qkv, work->norm, hidden, rows, &(struct epilogue){0}, work->qkv, stride);
+    ops->rms_norm_rope(team, q, stride, rows, c->heads, c->head_dim, c->eps, b->norm_q, work->cosines, work->sines);
+    ops->rms_norm_rope(team, k, stride, rows, c->heads, c->head_dim, c->eps, b->norm_k, work->cosines, work->sines);
+    ops->attention(team, &(struct attention){.q = q, .k = k, .v = v, .out = work->attended, .q_stride = stride,
+                                             .k_stride = stride, .v_stride = stride, .out_stride = hidden,
+                                             .q_rows = rows, .kv_rows = rows, .heads = c->heads,
+                                             .head_dim = c->head_dim, .scale = d->attention_scale});
+    struct epilogue gated = {.kind = EPILOGUE_GATE_ADD, .other = x, .other_stride = hidden, .gate = gate};
+    ops->linear(team, b->out, work->attended, hidden, rows, &gated, x, hidden);
+}
+
+static void cross_attention(const struct denoiser *d, struct team *team, const struct denoiser_work *work,
+                            const struct block *b, const struct denoiser_context *context, const float *key_value,
+                            int rows, const float *input, float *x)
+{
+    const struct denoiser_config *c = &d->config;
+    const struct ops *ops = d->ops;
+    int64_t hidden = c->hidden;
+    float *q = work->qkv;
+    ops->linear(team, b->text_q, input, hidden, rows, &(struct epilogue){0}, q, hidden);
+    ops->rms_norm(team, q, hidden, rows, c->hidden, c->eps, b->text_norm_q, q, hidden);
+    ops->attention(team, &(struct attention){.q = q, .k = key_value, .v = key_value + hidden, .out = work->attended,
+                                             .q_stride = hidden, .k_stride = 2 * hidden, .v_stride = 2 * hidden,
+                                             .out_stride = hidden, .q_rows = rows, .kv_rows = context->rows,
+                                             .heads = c->heads, .head_dim = c->head_dim, .scale = d->attention_scale,
+                                             .last_logit = context->last_logit});
+    struct epilogue add = {.kind = EPILOGUE_ADD, .other = x, .other_stride = hidden};
+    ops->linear(team, b->text_result, work->attended, hidden, rows, &add, x, hidden);
+}
+
+static void feed_forward(const struct denoiser *d, struct team *team, const struct denoiser_work *work,
+                         const struct block *b, int rows, const float *gate, float *x)
+{
+    int64_t hidden = d->config.hidden, wide = d->config.ffn_dim;
+    for (int row = 0; row < rows; row += work->ffn_rows) {
+        int count = rows - row < work->ffn_rows ? rows - row : work->ffn_rows;
+        float *part = x + row * hidden;
+        d->ops->linear(team, b->up, work->norm + row * hidden, hidden, count,
+                       &(struct epilogue){.kind = EPILOGUE_GELU}, work->middle, wide);
+        struct epilogue gated = {.kind = EPILOGUE_GATE_ADD, .other = part, .other_stride = hidden, .gate = gate};
+        d->ops->linear(team, b->down, work->middle, wide, count, &gated, part, hidden);
+    }
+}
+
+static void run_block(const struct denoiser *d, struct team *team, const struct denoiser_work *work,
+                      const struct denoiser_context *context, const float *modulation, float *x, int index)
+{
+    const struct block *b = d->blocks[index];
+    const struct ops *ops = d->ops;
+    int rows = token_count(&work->grid), hidden = d->config.hidden;
+    float eps = d->config.eps, *m = work->modulation;
+    const float *shift1 = m, *scale1 = m + hidden, *gate1 = m + 2 * hidden;
+    const float *shift2 = m + 3 * hidden, *scale2 = m + 4 * hidden, *gate2 = m + 5 * hidden;
+
+    ops->lincomb(team, 2, (const float[]){1, 1}, (const float *[]){b->table, modulation}, 6 * (int64_t)hidden, m);
+    ops->layer_norm(team, x, hidden, rows, hidden, eps, 1, scale1, shift1, work->norm, hidden);
+    self_attention(d, team, work, b, rows, gate1, x);
+
+    const float *input = x;
+    if (b->norm_scale) {
+        ops->layer_norm(team, x, hidden, rows, hidden, eps, 0, b->norm_scale, b->norm_shift, work->norm, hidden);
+        input = work->norm;
+    }
+    cross_attention(d, team, work, b, context, context->key_value[index], rows, input, x);
+
+    ops->layer_norm(team, x, hidden, rows, hidden, eps, 1, scale2, shift2, work->norm, hidden);
+    feed_forward(d, team, work, b, rows, gate2, x);
+}
+
+void denoiser_blocks(const struct denoiser *d, struct team *team, const struct denoiser_work *work,
+                     const struct denoiser_context *context, const float *modulation, float *x, int first, int count,
+                     _Atomic uint64_t *progress)
+{
+    for (int i = first; i < first + count; i++) {
+        run_block(d, team, work, context, modulation, x, i);
+        if (progress) atomic_fetch_add_explicit(progress, 1, memory_order_relaxed);
+    }
+}

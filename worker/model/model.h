@@ -1,0 +1,44 @@
+/*
+ * model.h - everything of one checkpoint that one rank holds.
+ *
+ *     model_load("models/reference", ops, &split, self, &model, &error);
+ *
+ * Home (member 0) holds text encoder, tokenizer, VAE decoder, the denoiser's ends, its first `head` and its last `tail`
+ * blocks; every other member only its run of blocks between. Weights only, no per-job state; freed by model_destroy.
+ */
+#ifndef REFRAIN_WORKER_MODEL_MODEL_H
+#define REFRAIN_WORKER_MODEL_MODEL_H
+
+#include "worker/model/denoiser.h"
+#include "worker/model/text_encoder.h"
+#include "worker/model/tokenizer.h"
+#include "worker/model/vae.h"
+
+enum { SPLIT_MAX_MEMBERS = 1024 };
+
+/* Blocks of each member. Home runs [0, head) before the ring and [layers - tail, layers) after it. */
+struct split {
+    int members; /* home included */
+    int head, tail;
+    int middle[SPLIT_MAX_MEMBERS]; /* [members - 1]: blocks of member i + 1 */
+};
+
+struct model {
+    struct model_config config;
+    const struct ops *ops;
+    int first, count; /* this member's blocks in the ring: home's head, or a stage's run */
+    int tail;         /* home: further blocks at the end */
+    struct denoiser *denoiser;
+    /* Home only, NULL elsewhere: */
+    struct tokenizer *tokenizer;
+    struct text_encoder *text_encoder;
+    struct vae *vae;
+};
+
+/* Refuses a split that does not add up to the model's layers. directory: the pipeline's. */
+status_t model_load(const char *directory, const struct ops *ops, const struct split *split, int self,
+                    struct model **model, struct error *error);
+void model_destroy(struct model *model); /* NULL is fine */
+size_t model_bytes(const struct model *model);
+
+#endif

@@ -1,0 +1,214 @@
+/*
+ * stage.c - see stage.h. Compute thread of a rank that is not home.
+ *
+ * Received tickets wait in a queue in order of arrival; a hop is computed in a buffer of the stage's own (there are as
+ * many as credits towards the next member, so a hop is begun only when it can also be sent).
+ */
+#include "worker/stage.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+
+enum { STAGE_QUEUE = 128, STAGE_BUFFERS = 4, STAGE_CONTEXTS = 256, BRANCHES = 2 };
+
+struct context {
+    uint64_t id; /* 0: free */
+    uint64_t job;
+    uint32_t attempt;
+    struct token_grid grid;
+    struct denoiser_context *branch[BRANCHES];
+};
+
+struct buffer {
+    float *data; /* [6 + tokens, hidden] */
+    size_t bytes;
+    bool lent; /* the fabric's until SENT */
+};
+
+struct stage {
+    struct engine *engine;
+    struct context contexts[STAGE_CONTEXTS];
+    struct buffer buffers[STAGE_BUFFERS];
+    struct fabric_event queue[STAGE_QUEUE]; /* received, not yet worked on */
+    int first, waiting;
+};
+
+status_t stage_create(struct engine *engine, struct stage **stage, struct error *error)
+{
+    struct stage *s = calloc(1, sizeof *s);
+    if (!s) return error_set(error, STATUS_NO_MEMORY, "no memory for the stage");
+    s->engine = engine;
+    *stage = s;
+    return STATUS_OK;
+}
+
+static void context_forget(struct context *c)
+{
+    for (int b = 0; b < BRANCHES; b++) denoiser_context_destroy(c->branch[b]);
+    memset(c, 0, sizeof *c);
+}
+
+void stage_destroy(struct stage *s)
+{
+    if (!s) return;
+    for (; s->waiting; s->waiting--, s->first = (s->first + 1) % STAGE_QUEUE)
+        fabric_release(s->engine->fabric, &s->queue[s->first]);
+    for (int i = 0; i < STAGE_CONTEXTS; i++) context_forget(&s->contexts[i]);
+    for (int i = 0; i < STAGE_BUFFERS; i++) free(s->buffers[i].data);
+    free(s);
+}
+
+void stage_event(struct stage *s, const struct fabric_event *event)
+{
+    if (event->kind == FABRIC_SENT) {
+        if (event->cookie < STAGE_BUFFERS) s->buffers[event->cookie].lent = false;
+        return;
+    }
+    /* Credits bound what peers can have in flight, far below the queue's size; a peer that breaks them is not heard. */
+    struct fabric_event copy = *event;
+    if (s->waiting == STAGE_QUEUE) {
+        log_line(LOG_WARN, "more tickets than credits from member %d: dropped one", event->peer);
+        fabric_release(s->engine->fabric, &copy);
+        return;
+    }
+    s->queue[(s->first + s->waiting++) % STAGE_QUEUE] = copy;
+}
+
+static struct context *context_find(struct stage *s, uint64_t id)
+{
+    for (int i = 0; i < STAGE_CONTEXTS; i++)
+        if (s->contexts[i].id == id) return &s->contexts[i];
+    return NULL;
+}
+
+/* Tells home why a ticket cannot be served; the sentence travels as payload, which the caller keeps until leave. */
+static status_t answer_home(struct stage *s, const struct ticket *about, enum ticket_kind kind, struct error *error)
+{
+    struct ticket answer = *about;
+    answer.kind = (uint16_t)kind;
+    answer.dtype = TICKET_NO_DATA;
+    answer.bytes = 0;
+    return engine_post(s->engine, 0, &answer, NULL, STAGE_BUFFERS, error);
+}
+
+/* ------------------------------------------------------------------------------------------------------------ open */
+
+/* OPEN: payload is the text of one branch, [denoiser_text_rows(row_count), hidden]. */
+static status_t open_context(struct stage *s, const struct ticket *t, const float *text, struct error *error)
+{
+    const struct model *m = s->engine->model;
+    int length = m->config.text_length;
+    if (t->branch >= BRANCHES || t->row_count < 1 || t->row_count > (uint32_t)length || t->context == 0 ||
+        t->bytes != (uint64_t)denoiser_text_rows((int)t->row_count, length) * (uint64_t)m->config.denoiser.hidden * 4)
+        return error_set(error, STATUS_CORRUPT, "an OPEN ticket of job %lu does not fit the model", (unsigned long)t->job);
+    struct context *c = context_find(s, t->context);
+    if (!c) c = context_find(s, 0);
+    if (!c) return error_set(error, STATUS_NO_MEMORY, "more than %d jobs are open", STAGE_CONTEXTS);
+    struct denoiser_context *made;
+    status_t status = denoiser_context_create(m->denoiser, s->engine->team, text, (int)t->row_count, length, &made, error);
+    if (status != STATUS_OK) return status;
+    denoiser_context_destroy(c->branch[t->branch]);
+    c->branch[t->branch] = made;
+    c->id = t->context;
+    c->job = t->job;
+    c->attempt = t->attempt;
+    c->grid = (struct token_grid){(int)t->grid[0], (int)t->grid[1], (int)t->grid[2]};
+    return STATUS_OK;
+}
+
+/* ------------------------------------------------------------------------------------------------------------- hop */
+
+static bool hop_fits(const struct ticket *t, const struct context *c, int hidden)
+{
+    return t->branch < BRANCHES && c->branch[t->branch] && t->grid[0] == (uint32_t)c->grid.frames &&
+           t->grid[1] == (uint32_t)c->grid.height && t->grid[2] == (uint32_t)c->grid.width && t->row_begin == 0 &&
+           t->row_count == (uint32_t)token_count(&c->grid) && t->bytes == hop_bytes((int)t->row_count, hidden);
+}
+
+static struct buffer *free_buffer(struct stage *s, size_t bytes)
+{
+    for (int i = 0; i < STAGE_BUFFERS; i++) {
+        struct buffer *b = &s->buffers[i];
+        if (b->lent) continue;
+        if (b->bytes < bytes) {
+            free(b->data);
+            b->data = aligned_alloc(64, (bytes + 63) / 64 * 64);
+            b->bytes = b->data ? bytes : 0;
+        }
+        return b->data ? b : NULL;
+    }
+    return NULL;
+}
+
+/* Computes a hop and sends it on. The last stage sends home the rows alone. */
+static status_t run_hop(struct stage *s, struct context *c, struct fabric_event *event, struct error *error)
+{
+    struct engine *e = s->engine;
+    const struct model *m = e->model;
+    int hidden = m->config.denoiser.hidden, next = engine_next_member(e);
+    struct ticket t = event->ticket;
+    struct buffer *b = free_buffer(s, t.bytes);
+    if (!b) return error_set(error, STATUS_NO_MEMORY, "no memory for a hop of %.1f MB", (double)t.bytes / 1e6);
+    status_t status = engine_prepare(e, &c->grid, error);
+    if (status != STATUS_OK) return status;
+    memcpy(b->data, event->payload, t.bytes);
+    fabric_release(e->fabric, event);
+    event->hold = NULL;
+
+    float *modulation = b->data, *x = modulation + 6 * hidden;
+    denoiser_blocks(m->denoiser, e->team, &e->work, c->branch[t.branch], modulation, x, m->first, m->count, &e->progress);
+    const float *payload = modulation;
+    if (next == 0) {
+        payload = x;
+        t.bytes -= 6 * (uint64_t)hidden * sizeof(float);
+    }
+    b->lent = true;
+    status = engine_post(e, next, &t, payload, (uint64_t)(b - s->buffers), error);
+    if (status != STATUS_OK) b->lent = false;
+    return status;
+}
+
+/* ---------------------------------------------------------------------------------------------------------- advance */
+
+static bool can_work_on(const struct stage *s, const struct fabric_event *event)
+{
+    const struct fabric *fabric = s->engine->fabric;
+    if (event->ticket.kind != TICKET_HOP) return true;
+    bool room = false;
+    for (int i = 0; i < STAGE_BUFFERS; i++) room |= !s->buffers[i].lent;
+    return room && fabric_can_post(fabric, engine_next_member(s->engine)) && fabric_can_post(fabric, 0);
+}
+
+static status_t work_on(struct stage *s, struct fabric_event *event, struct error *error)
+{
+    const struct ticket *t = &event->ticket;
+    struct context *c = t->context ? context_find(s, t->context) : NULL;
+    switch (t->kind) {
+    case TICKET_OPEN: return open_context(s, t, event->payload, error);
+    case TICKET_CLOSE:
+        if (c) context_forget(c);
+        return STATUS_OK;
+    case TICKET_HOP:
+        if (!c || c->attempt != t->attempt || !c->branch[t->branch % BRANCHES])
+            return answer_home(s, t, TICKET_UNKNOWN_CONTEXT, error);
+        if (!hop_fits(t, c, s->engine->model->config.denoiser.hidden))
+            return error_set(error, STATUS_CORRUPT, "a hop of job %lu does not fit its context", (unsigned long)t->job);
+        return run_hop(s, c, event, error);
+    default: return error_set(error, STATUS_CORRUPT, "a stage does not serve tickets of kind %d", t->kind);
+    }
+}
+
+status_t stage_advance(struct stage *s, bool *worked, struct error *error)
+{
+    *worked = false;
+    if (!s->waiting || !can_work_on(s, &s->queue[s->first])) return STATUS_OK;
+    struct fabric_event event = s->queue[s->first];
+    s->first = (s->first + 1) % STAGE_QUEUE;
+    s->waiting--;
+    *worked = true;
+    status_t status = work_on(s, &event, error);
+    if (event.hold) fabric_release(s->engine->fabric, &event);
+    return status;
+}
