@@ -21,6 +21,7 @@ struct engine {
     int self, members;         /* place in the ring; home is 0 */
     uint64_t epoch;
     uint64_t sequence;         /* of the last ticket sent */
+    uint64_t contexts;         /* number of the last job context made here */
     _Atomic uint64_t progress; /* grows with every piece of work: read by the control thread for heartbeats */
     struct arena arena;        /* of `work` */
     struct denoiser_work work; /* buffers for the grid at work */

@@ -33,7 +33,12 @@ struct stage {
     struct buffer buffers[STAGE_BUFFERS];
     struct fabric_event queue[STAGE_QUEUE]; /* received, not yet worked on */
     int first, waiting;
+    char failure[ERROR_TEXT_BYTES]; /* payload of a FAILED ticket on its way home */
+    bool failure_lent;
 };
+
+/* Cookies beyond the buffers' numbers. */
+enum { COOKIE_NOTHING = STAGE_BUFFERS, COOKIE_FAILURE };
 
 status_t stage_create(struct engine *engine, struct stage **stage, struct error *error)
 {
@@ -64,6 +69,7 @@ void stage_event(struct stage *s, const struct fabric_event *event)
 {
     if (event->kind == FABRIC_SENT) {
         if (event->cookie < STAGE_BUFFERS) s->buffers[event->cookie].lent = false;
+        if (event->cookie == COOKIE_FAILURE) s->failure_lent = false;
         return;
     }
     /* Credits bound what peers can have in flight, far below the queue's size; a peer that breaks them is not heard. */
@@ -83,14 +89,31 @@ static struct context *context_find(struct stage *s, uint64_t id)
     return NULL;
 }
 
-/* Tells home why a ticket cannot be served; the sentence travels as payload, which the caller keeps until leave. */
-static status_t answer_home(struct stage *s, const struct ticket *about, enum ticket_kind kind, struct error *error)
+/* Tells home that a ticket's context is not here. */
+static status_t answer_unknown(struct stage *s, const struct ticket *about, struct error *error)
 {
     struct ticket answer = *about;
-    answer.kind = (uint16_t)kind;
+    answer.kind = TICKET_UNKNOWN_CONTEXT;
     answer.dtype = TICKET_NO_DATA;
     answer.bytes = 0;
-    return engine_post(s->engine, 0, &answer, NULL, STAGE_BUFFERS, error);
+    return engine_post(s->engine, 0, &answer, NULL, COOKIE_NOTHING, error);
+}
+
+/* Tells home that a job cannot be served here, with the sentence; other jobs go on. One sentence is on its way at a
+ * time: a second failure before the first was sent goes without words. */
+static status_t answer_failed(struct stage *s, const struct ticket *about, const struct error *why, struct error *error)
+{
+    struct ticket answer = *about;
+    bool words = !s->failure_lent;
+    answer.kind = TICKET_FAILED;
+    answer.dtype = words ? TICKET_TEXT : TICKET_NO_DATA;
+    answer.bytes = 0;
+    if (words) {
+        memcpy(s->failure, why->text, sizeof s->failure);
+        answer.bytes = strlen(s->failure);
+        s->failure_lent = true;
+    }
+    return engine_post(s->engine, 0, &answer, words ? s->failure : NULL, words ? COOKIE_FAILURE : COOKIE_NOTHING, error);
 }
 
 /* ------------------------------------------------------------------------------------------------------------ open */
@@ -192,7 +215,7 @@ static status_t work_on(struct stage *s, struct fabric_event *event, struct erro
         return STATUS_OK;
     case TICKET_HOP:
         if (!c || c->attempt != t->attempt || !c->branch[t->branch % BRANCHES])
-            return answer_home(s, t, TICKET_UNKNOWN_CONTEXT, error);
+            return answer_unknown(s, t, error);
         if (!hop_fits(t, c, s->engine->model->config.denoiser.hidden))
             return error_set(error, STATUS_CORRUPT, "a hop of job %lu does not fit its context", (unsigned long)t->job);
         return run_hop(s, c, event, error);
@@ -208,7 +231,12 @@ status_t stage_advance(struct stage *s, bool *worked, struct error *error)
     s->first = (s->first + 1) % STAGE_QUEUE;
     s->waiting--;
     *worked = true;
-    status_t status = work_on(s, &event, error);
+    struct error why = {0};
+    status_t status = work_on(s, &event, &why);
+    if (status == STATUS_NO_MEMORY)
+        status = answer_failed(s, &event.ticket, &why, error);
+    else if (status != STATUS_OK && error)
+        *error = why;
     if (event.hold) fabric_release(s->engine->fabric, &event);
     return status;
 }

@@ -1,0 +1,174 @@
+/* bench.c - see bench.h. One thread and its team; no fabric: the ring has one member. */
+#include "worker/bench.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "worker/engine.h"
+#include "worker/job.h"
+#include "worker/model/noise.h"
+
+/* The pieces of one forward, laid out once. */
+struct bench {
+    struct engine engine;
+    struct bench_config config;
+    struct denoiser_context *context;
+    struct vae_stream *decoder;
+    struct arena arena;
+    int latent_frames, latent_height, latent_width, ids;
+    int64_t latent_count;
+    float *latent, *velocity, *x, *modulation, *frames, *rows, *text;
+};
+
+static const char prompt[] = "a large red star spinning on a navy background";
+
+static void lay_out(struct bench *b, struct arena *arena)
+{
+    const struct model_config *c = &b->engine.model->config;
+    size_t hidden = (size_t)c->denoiser.hidden;
+    b->latent = arena_take(arena, (size_t)b->latent_count, sizeof(float));
+    b->velocity = arena_take(arena, (size_t)b->latent_count, sizeof(float));
+    b->x = arena_take(arena, hop_bytes(token_count(&b->engine.work.grid), c->denoiser.hidden), 1);
+    b->modulation = arena_take(arena, 7 * hidden, sizeof(float));
+    b->frames = arena_take(arena, (size_t)b->config.frames * 3 * (size_t)b->config.width * (size_t)b->config.height,
+                           sizeof(float));
+    b->rows = arena_take(arena, (size_t)c->text_length * (size_t)c->text.width, sizeof(float));
+    b->text = arena_take(arena, (size_t)c->text_length * hidden, sizeof(float));
+}
+
+static status_t time_text(struct bench *b, struct error *error)
+{
+    const struct model *m = b->engine.model;
+    int32_t ids[512];
+    status_t status = tokenizer_encode(m->tokenizer, prompt, m->config.text_length, ids, &b->ids, error);
+    if (status == STATUS_OK) status = text_encoder_encode(m->text_encoder, b->engine.team, ids, b->ids, b->rows, error);
+    if (status == STATUS_OK)
+        status = denoiser_text(m->denoiser, b->engine.team, b->rows, b->ids, m->config.text_length, b->text, error);
+    return status;
+}
+
+static void time_forward(struct bench *b)
+{
+    const struct model *m = b->engine.model;
+    struct engine *e = &b->engine;
+    struct denoiser_modulation modulation = {b->modulation, b->modulation + m->config.denoiser.hidden};
+    denoiser_time(m->denoiser, e->team, 721, &modulation);
+    denoiser_embed(m->denoiser, e->team, &e->work, b->latent, b->x);
+    denoiser_blocks(m->denoiser, e->team, &e->work, b->context, modulation.blocks, b->x, 0, m->config.denoiser.layers,
+                    NULL);
+    denoiser_output(m->denoiser, e->team, &e->work, modulation.output, b->x, b->velocity);
+}
+
+static status_t time_decode(struct bench *b, struct error *error)
+{
+    vae_stream_close(b->decoder);
+    b->decoder = NULL;
+    status_t status = vae_stream_open(b->engine.model->vae, VAE_DECODER, b->latent_height, b->latent_width, &b->decoder,
+                                      error);
+    for (int t = 0; status == STATUS_OK && t < b->latent_frames; t++)
+        vae_decode(b->decoder, b->engine.team, b->latent, b->latent_frames, t, b->frames);
+    return status;
+}
+
+/* A whole job without its files: text, `steps` guided steps, decode. */
+static status_t time_run(struct bench *b, int steps, struct error *error)
+{
+    const struct model *m = b->engine.model;
+    struct solver *solver;
+    status_t status = time_text(b, error);
+    if (status == STATUS_OK) status = time_text(b, error); /* the negative prompt's share */
+    if (status != STATUS_OK) return status;
+    status = solver_create(&m->config.solver, m->config.solver.kind, steps, m->config.solver.shift, b->latent_count,
+                           b->engine.ops, &solver, error);
+    if (status != STATUS_OK) return status;
+    noise_fill(7, b->latent, b->latent_count);
+    for (int i = 0; i < steps; i++) {
+        time_forward(b);
+        time_forward(b);
+        solver_step(solver, b->engine.team, i, b->velocity, b->latent);
+    }
+    solver_destroy(solver);
+    return time_decode(b, error);
+}
+
+static status_t prepare(struct bench *b, struct error *error)
+{
+    const struct model_config *c = &b->engine.model->config;
+    b->latent_frames = (b->config.frames - 1) / c->vae.scale_t + 1;
+    b->latent_height = b->config.height / c->vae.scale_y;
+    b->latent_width = b->config.width / c->vae.scale_y;
+    b->latent_count = (int64_t)c->denoiser.in_channels * b->latent_frames * b->latent_height * b->latent_width;
+    struct token_grid grid = {b->latent_frames / c->denoiser.patch_t, b->latent_height / c->denoiser.patch_y,
+                              b->latent_width / c->denoiser.patch_x};
+    status_t status = engine_prepare(&b->engine, &grid, error);
+    if (status != STATUS_OK) return status;
+    lay_out(b, &b->arena);
+    status = arena_allocate(&b->arena, error);
+    if (status != STATUS_OK) return status;
+    lay_out(b, &b->arena);
+    noise_fill(7, b->latent, b->latent_count);
+    status = time_text(b, error);
+    if (status != STATUS_OK) return status;
+    return denoiser_context_create(b->engine.model->denoiser, b->engine.team, b->text, b->ids, c->text_length, &b->context,
+                                   error);
+}
+
+static void serve(struct bench *b)
+{
+    char line[128];
+    while (fgets(line, sizeof line, stdin)) {
+        struct error error = {0};
+        status_t status = STATUS_OK;
+        int64_t began_ns = clock_now_ns();
+        int steps;
+        if (strncmp(line, "quit", 4) == 0) return;
+        if (strncmp(line, "text", 4) == 0)
+            status = time_text(b, &error);
+        else if (strncmp(line, "forward", 7) == 0)
+            time_forward(b);
+        else if (strncmp(line, "decode", 6) == 0)
+            status = time_decode(b, &error);
+        else if (sscanf(line, "run %d", &steps) == 1 && steps > 0 && steps <= 1000)
+            status = time_run(b, steps, &error);
+        else
+            status = error_set(&error, STATUS_INVALID, "text, forward, decode, run N or quit");
+        if (status == STATUS_OK)
+            printf("{\"seconds\": %.6f}\n", (double)(clock_now_ns() - began_ns) / (double)SECOND_NS);
+        else
+            printf("{\"error\": \"%s\"}\n", error.text);
+        fflush(stdout);
+    }
+}
+
+status_t bench_run(const struct bench_config *config, struct error *error)
+{
+    struct bench *b = calloc(1, sizeof *b);
+    if (!b) return error_set(error, STATUS_NO_MEMORY, "no memory for the benchmark");
+    struct model_config model;
+    b->config = *config;
+    b->engine.members = 1;
+    b->engine.ops = ops_find(config->backend);
+    status_t status = b->engine.ops ? model_config_read(config->directory, &model, error)
+                                    : error_set(error, STATUS_INVALID, "backend %s: not on this machine", config->backend);
+    if (status != STATUS_OK) goto out;
+    struct split split = {.members = 1, .head = model.denoiser.layers};
+    status = team_create(config->threads, &b->engine.team, error);
+    if (status == STATUS_OK) status = model_load(config->directory, b->engine.ops, &split, 0, &b->engine.model, error);
+    if (status == STATUS_OK) status = prepare(b, error);
+    if (status == STATUS_OK) {
+        printf("{\"ready\": true, \"backend\": \"%s\", \"threads\": %d}\n", b->engine.ops->name, config->threads);
+        fflush(stdout);
+        serve(b);
+    }
+    vae_stream_close(b->decoder);
+    denoiser_context_destroy(b->context);
+    arena_free(&b->arena);
+    arena_free(&b->engine.arena);
+    model_destroy(b->engine.model);
+    team_destroy(b->engine.team);
+out:
+    free(b);
+    return status;
+}

@@ -1,0 +1,55 @@
+/*
+ * control.h - the thread between this rank and the coordinator: never blocked by compute or transfers.
+ *
+ *     control_start(&config, &control, &error);
+ *     control_present(control, &presence);                    what Hello and heartbeats say about this rank
+ *     poll on control_descriptor(control); while ((order = control_take(control))) { ...; control_free(order); }
+ *     control_report(control, &report, &error);
+ *     control_stop(control);
+ *
+ * The thread owns the ZeroMQ socket, sends heartbeats (with the compute thread's progress), says Hello again when a
+ * restarted coordinator asks for it, and aborts the fabric as soon as an order arrives that ends the epoch, so that a
+ * compute thread waiting there wakes up. When the coordinator is out of reach for longer than the orphan time-out, a
+ * Shutdown order is made up here.
+ */
+#ifndef REFRAIN_WORKER_CONTROL_H
+#define REFRAIN_WORKER_CONTROL_H
+
+#include <stdatomic.h>
+#include <stdint.h>
+
+#include "base/status.h"
+#include "cluster/fabric.h"
+#include "proto/refrain.pb-c.h"
+
+struct control;
+
+enum { PRESENCE_MAX_JOBS = 64 };
+
+struct control_config {
+    const char *coordinator;        /* endpoint of its worker socket */
+    const char *public_key, *secret_key, *server_key; /* CURVE, Z85; NULL for none */
+    int64_t orphan_ns;              /* how long to live without a coordinator */
+    Refrain__Hello hello;           /* the fields that do not change; strings borrowed until control_stop */
+    struct fabric *fabric;
+    const _Atomic uint64_t *progress;
+};
+
+/* What changes: copied. */
+struct presence {
+    uint64_t epoch;
+    char model[72]; /* "" for none */
+    int jobs;
+    struct { uint64_t job; uint32_t attempt; } running[PRESENCE_MAX_JOBS];
+};
+
+status_t control_start(const struct control_config *config, struct control **control, struct error *error);
+void control_stop(struct control *control); /* says Goodbye, joins the thread; NULL is fine */
+
+void control_present(struct control *control, const struct presence *presence);
+Refrain__WorkerOrder *control_take(struct control *control); /* NULL when there is none */
+void control_free(Refrain__WorkerOrder *order);
+int control_descriptor(const struct control *control);
+status_t control_report(struct control *control, const Refrain__WorkerReport *report, struct error *error);
+
+#endif

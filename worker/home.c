@@ -1,0 +1,377 @@
+/*
+ * home.c - see home.h. Compute thread of member 0.
+ *
+ * A slot holds a job from Assign until its files are with the coordinator. Jobs take turns: the one that advanced last
+ * is asked last, so steps of several jobs interleave.
+ */
+#include "worker/home.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "worker/job.h"
+#include "worker/upload.h"
+
+enum { HOME_SLOTS = PRESENCE_MAX_JOBS, DIRECTORY_BYTES = 4096 };
+
+struct slot {
+    struct job *job;       /* NULL: free */
+    struct upload *upload; /* once the files are made */
+    bool over;             /* reported or dropped: only waits for the fabric to give buffers back */
+    bool dropped;          /* nobody wants to hear of it any more */
+    uint64_t revision;     /* of the last progress reported */
+    int64_t began_ns, load_ns;
+    char directory[DIRECTORY_BYTES];
+};
+
+struct home {
+    struct engine *engine;
+    struct control *control;
+    const char *directory;
+    int turn; /* the slot asked first */
+    struct slot slots[HOME_SLOTS];
+};
+
+status_t home_create(struct engine *engine, struct control *control, const char *directory, struct home **home,
+                     struct error *error)
+{
+    struct home *h = calloc(1, sizeof *h);
+    if (!h) return error_set(error, STATUS_NO_MEMORY, "no memory for home");
+    h->engine = engine;
+    h->control = control;
+    h->directory = directory;
+    *home = h;
+    return STATUS_OK;
+}
+
+/* A job's files: only the names we make are removed. */
+static void remove_directory(const char *directory)
+{
+    static const char *const names[] = {"video.mp4", "sheet.png", "latents.safetensors", "frames.safetensors"};
+    char path[DIRECTORY_BYTES + 32];
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        snprintf(path, sizeof path, "%s/%s", directory, names[i]);
+        unlink(path);
+    }
+    rmdir(directory);
+}
+
+static void slot_free(struct slot *slot)
+{
+    if (!slot->job) return;
+    upload_destroy(slot->upload);
+    job_destroy(slot->job);
+    remove_directory(slot->directory);
+    memset(slot, 0, sizeof *slot);
+}
+
+void home_destroy(struct home *home)
+{
+    if (!home) return;
+    for (int i = 0; i < HOME_SLOTS; i++) slot_free(&home->slots[i]);
+    free(home);
+}
+
+/* --------------------------------------------------------------------------------------------------------- reporting */
+
+static void send(struct home *home, Refrain__WorkerReport__BodyCase body, void *message)
+{
+    struct error error;
+    Refrain__WorkerReport report = REFRAIN__WORKER_REPORT__INIT;
+    report.has_version = 1;
+    report.version = 1;
+    report.body_case = body;
+    report.done = message; /* the members of the union are all pointers */
+    if (control_report(home->control, &report, &error) != STATUS_OK) log_line(LOG_ERROR, "%s", error.text);
+}
+
+static void report_failed(struct home *home, uint64_t job, uint32_t attempt, const struct error *why)
+{
+    Refrain__JobFailed failed = REFRAIN__JOB_FAILED__INIT;
+    failed.has_job = failed.has_attempt = failed.has_status = 1;
+    failed.job = job;
+    failed.attempt = attempt;
+    failed.status = (uint32_t)why->status;
+    failed.message = (char *)(uintptr_t)why->text;
+    log_line(LOG_WARN, "job %lu: %s", (unsigned long)job, why->text);
+    send(home, REFRAIN__WORKER_REPORT__BODY_FAILED, &failed);
+}
+
+static void report_cancelled(struct home *home, const struct slot *slot)
+{
+    Refrain__JobCancelled cancelled = REFRAIN__JOB_CANCELLED__INIT;
+    cancelled.has_job = cancelled.has_attempt = 1;
+    cancelled.job = job_number(slot->job);
+    cancelled.attempt = job_attempt(slot->job);
+    send(home, REFRAIN__WORKER_REPORT__BODY_CANCELLED, &cancelled);
+}
+
+static void report_progress(struct home *home, struct slot *slot, Refrain__Phase phase)
+{
+    const struct job_status *now = job_status(slot->job);
+    Refrain__JobProgress message = REFRAIN__JOB_PROGRESS__INIT;
+    Refrain__Progress progress = REFRAIN__PROGRESS__INIT;
+    message.has_job = message.has_attempt = progress.has_phase = progress.has_step = progress.has_steps = 1;
+    message.job = job_number(slot->job);
+    message.attempt = job_attempt(slot->job);
+    message.progress = &progress;
+    progress.phase = phase;
+    progress.step = (uint32_t)now->done;
+    progress.steps = (uint32_t)now->of;
+    progress.has_step_seconds = now->step_seconds > 0;
+    progress.step_seconds = now->step_seconds;
+    progress.has_seconds_left = now->seconds_left >= 0;
+    progress.seconds_left = now->seconds_left;
+    slot->revision = now->revision;
+    send(home, REFRAIN__WORKER_REPORT__BODY_PROGRESS, &message);
+}
+
+static void report_done(struct home *home, struct slot *slot)
+{
+    struct upload_file files[UPLOAD_MAX_FILES];
+    Refrain__ResultFile results[UPLOAD_MAX_FILES], *pointers[UPLOAD_MAX_FILES];
+    const struct job_status *status = job_status(slot->job);
+    Refrain__JobDone done = REFRAIN__JOB_DONE__INIT;
+    Refrain__JobTimes times = REFRAIN__JOB_TIMES__INIT;
+    done.has_job = done.has_attempt = 1;
+    done.job = job_number(slot->job);
+    done.attempt = job_attempt(slot->job);
+    done.n_files = (size_t)upload_files(slot->upload, files);
+    done.files = pointers;
+    for (size_t i = 0; i < done.n_files; i++) {
+        refrain__result_file__init(&results[i]);
+        results[i].name = (char *)(uintptr_t)files[i].name;
+        results[i].has_bytes = results[i].has_xxh64 = 1;
+        results[i].bytes = files[i].bytes;
+        results[i].xxh64 = files[i].xxh64;
+        pointers[i] = &results[i];
+    }
+    times.has_text = times.has_denoise = times.has_decode = times.has_encode = times.has_total = 1;
+    times.text = status->text_seconds;
+    times.denoise = status->denoise_seconds;
+    times.decode = status->decode_seconds;
+    times.encode = status->encode_seconds;
+    times.total = (double)(clock_now_ns() - slot->began_ns) / (double)SECOND_NS;
+    done.times = &times;
+    send(home, REFRAIN__WORKER_REPORT__BODY_DONE, &done);
+}
+
+/* ------------------------------------------------------------------------------------------------------------ orders */
+
+static struct slot *slot_of(struct home *home, uint64_t job, uint32_t attempt)
+{
+    for (int i = 0; i < HOME_SLOTS; i++) {
+        struct slot *s = &home->slots[i];
+        if (s->job && !s->over && job_number(s->job) == job && job_attempt(s->job) == attempt) return s;
+    }
+    return NULL;
+}
+
+/* The wire's numbers are checked again where they become sizes: a worker believes nobody. */
+static status_t read_order(const Refrain__Assign *assign, const struct model *model, struct job_order *order,
+                           struct error *error)
+{
+    const Refrain__JobSpec *spec = assign->spec;
+    if (!spec) return error_set(error, STATUS_CORRUPT, "an assignment without a job");
+    if (spec->steps < 1 || spec->steps > 1000)
+        return error_set(error, STATUS_INVALID, "steps %u: must be 1 to 1000", spec->steps);
+    if (spec->width > 16384 || spec->height > 16384 || spec->frames > 65536)
+        return error_set(error, STATUS_INVALID, "size %ux%ux%u: too large", spec->width, spec->height, spec->frames);
+    if (!isfinite(spec->guidance)) return error_set(error, STATUS_INVALID, "guidance: must be a finite number");
+    if (spec->fps < 1 || spec->fps > 1000) return error_set(error, STATUS_INVALID, "fps %u: must be 1 to 1000", spec->fps);
+    *order = (struct job_order){.job = assign->job, .attempt = assign->attempt, .prompt = spec->prompt,
+                                .negative = spec->negative_prompt, .seed = spec->seed, .steps = (int)spec->steps,
+                                .width = (int)spec->width, .height = (int)spec->height, .frames = (int)spec->frames,
+                                .fps = (int)spec->fps, .guidance = spec->guidance,
+                                .shift = spec->has_shift ? spec->shift : model->config.solver.shift,
+                                .solver = model->config.solver.kind, .save_latents = spec->save_latents,
+                                .save_frames = spec->save_frames};
+    if (spec->solver == REFRAIN__SOLVER__SOLVER_UNIPC) order->solver = SOLVER_UNIPC;
+    if (spec->solver == REFRAIN__SOLVER__SOLVER_EULER) order->solver = SOLVER_EULER;
+    if (!isfinite(order->shift) || order->shift <= 0)
+        return error_set(error, STATUS_INVALID, "shift %g: must be a finite number above 0", order->shift);
+    return STATUS_OK;
+}
+
+static status_t start_job(struct home *home, struct slot *slot, const Refrain__Assign *assign, struct error *error)
+{
+    struct job_order order;
+    if (!home->engine->model) return error_set(error, STATUS_CONFLICT, "no model is loaded");
+    status_t status = read_order(assign, home->engine->model, &order, error);
+    if (status != STATUS_OK) return status;
+    snprintf(slot->directory, sizeof slot->directory, "%s/job-%lu-%u", home->directory, (unsigned long)order.job,
+             order.attempt);
+    if (mkdir(slot->directory, 0700) != 0)
+        return error_set(error, STATUS_IO, "%s: cannot be made: %m", slot->directory);
+    slot->began_ns = clock_now_ns();
+    status = job_create(home->engine, &order, slot->directory, &slot->job, error);
+    if (status != STATUS_OK) rmdir(slot->directory);
+    return status;
+}
+
+void home_assign(struct home *home, const Refrain__Assign *assign)
+{
+    struct error error;
+    struct slot *slot = NULL;
+    if (assign->epoch != home->engine->epoch || slot_of(home, assign->job, assign->attempt)) return;
+    for (int i = 0; i < HOME_SLOTS && !slot; i++)
+        if (!home->slots[i].job) slot = &home->slots[i];
+    status_t status = slot ? start_job(home, slot, assign, &error)
+                           : error_set(&error, STATUS_NO_MEMORY, "more than %d jobs at once", HOME_SLOTS);
+    if (status != STATUS_OK) {
+        report_failed(home, assign->job, assign->attempt, &error);
+        return;
+    }
+    log_line(LOG_INFO, "job %lu: attempt %u begins", (unsigned long)assign->job, assign->attempt);
+}
+
+void home_cancel(struct home *home, uint64_t job, uint32_t attempt)
+{
+    struct slot *slot = slot_of(home, job, attempt);
+    if (slot) job_cancel(slot->job);
+}
+
+void home_ack(struct home *home, const Refrain__UploadAck *ack)
+{
+    struct slot *slot = slot_of(home, ack->job, ack->attempt);
+    if (slot && slot->upload && ack->file) upload_ack(slot->upload, ack->file, ack->received);
+}
+
+void home_welcome(struct home *home, const Refrain__Welcome *welcome)
+{
+    for (int i = 0; i < HOME_SLOTS; i++) {
+        struct slot *s = &home->slots[i];
+        bool adopted = false;
+        if (!s->job) continue;
+        for (size_t k = 0; k < welcome->n_adopted; k++)
+            adopted |= welcome->adopted[k]->job == job_number(s->job) &&
+                       welcome->adopted[k]->attempt == job_attempt(s->job);
+        if (adopted && s->upload) {
+            upload_restart(s->upload);
+        } else if (!adopted && !s->over) {
+            s->dropped = true;
+            job_cancel(s->job);
+        }
+    }
+}
+
+void home_event(struct home *home, struct fabric_event *event)
+{
+    uint64_t context = event->kind == FABRIC_SENT ? event->cookie / JOB_COOKIES : event->ticket.context;
+    for (int i = 0; i < HOME_SLOTS; i++) {
+        struct slot *s = &home->slots[i];
+        if (s->job && job_context(s->job) == context) {
+            job_event(s->job, event);
+            break;
+        }
+    }
+    if (event->kind == FABRIC_RECEIVED) fabric_release(home->engine->fabric, event);
+}
+
+/* ----------------------------------------------------------------------------------------------------------- advance */
+
+/* The job came to its end: files on their way, or a sentence. */
+static void settle_outcome(struct home *home, struct slot *slot)
+{
+    struct error error = {0};
+    status_t status = job_outcome(slot->job, &error);
+    if (status == STATUS_OK) status = upload_create(slot->directory, &slot->upload, &error);
+    if (status == STATUS_OK && !slot->dropped) {
+        report_progress(home, slot, REFRAIN__PHASE__PHASE_UPLOAD);
+        return;
+    }
+    slot->over = true;
+    if (slot->dropped) return;
+    if (status == STATUS_ABORTED)
+        report_cancelled(home, slot);
+    else
+        report_failed(home, job_number(slot->job), job_attempt(slot->job), &error);
+}
+
+/* Sends chunks while the window allows; reports the job done when the coordinator holds everything. */
+static bool advance_upload(struct home *home, struct slot *slot)
+{
+    struct error error = {0};
+    struct upload_chunk chunk;
+    bool worked = false;
+    status_t status;
+    while ((status = upload_next(slot->upload, &chunk, &error)) == STATUS_OK) {
+        Refrain__UploadChunk message = REFRAIN__UPLOAD_CHUNK__INIT;
+        message.has_job = message.has_attempt = message.has_offset = message.has_total = message.has_data = 1;
+        message.job = job_number(slot->job);
+        message.attempt = job_attempt(slot->job);
+        message.file = (char *)(uintptr_t)chunk.file;
+        message.offset = chunk.offset;
+        message.total = chunk.total;
+        message.data = (ProtobufCBinaryData){chunk.bytes, (uint8_t *)(uintptr_t)chunk.data};
+        message.has_xxh64 = chunk.offset + chunk.bytes == chunk.total;
+        message.xxh64 = chunk.xxh64;
+        send(home, REFRAIN__WORKER_REPORT__BODY_UPLOAD, &message);
+        worked = true;
+    }
+    if (status != STATUS_AGAIN) {
+        report_failed(home, job_number(slot->job), job_attempt(slot->job), &error);
+        slot->over = worked = true;
+    } else if (upload_complete(slot->upload)) {
+        report_done(home, slot);
+        slot->over = worked = true;
+    }
+    return worked;
+}
+
+/* One piece of work of one slot; false: it waits. */
+static bool advance_slot(struct home *home, struct slot *slot)
+{
+    if (slot->over) {
+        if (!job_settled(slot->job)) return false;
+        slot_free(slot);
+        return true;
+    }
+    if (slot->upload) {
+        if (slot->dropped) return slot->over = true;
+        return advance_upload(home, slot);
+    }
+    switch (job_advance(slot->job)) {
+    case JOB_WAITS: return false;
+    case JOB_FINISHED: settle_outcome(home, slot); return true;
+    case JOB_ADVANCED: break;
+    }
+    if (!slot->dropped && job_status(slot->job)->revision != slot->revision)
+        report_progress(home, slot, (Refrain__Phase)job_status(slot->job)->phase);
+    return true;
+}
+
+void home_advance(struct home *home, bool *worked, int64_t *deadline_ns)
+{
+    *worked = false;
+    *deadline_ns = CLOCK_NEVER;
+    for (int i = 0; i < HOME_SLOTS; i++) {
+        int index = (home->turn + i) % HOME_SLOTS;
+        struct slot *s = &home->slots[index];
+        if (!s->job) continue;
+        if (advance_slot(home, s)) {
+            home->turn = (index + 1) % HOME_SLOTS;
+            *worked = true;
+            return;
+        }
+        int64_t deadline = s->job ? job_deadline_ns(s->job) : CLOCK_NEVER;
+        if (deadline < *deadline_ns) *deadline_ns = deadline;
+    }
+}
+
+void home_present(const struct home *home, struct presence *presence)
+{
+    presence->jobs = 0;
+    for (int i = 0; i < HOME_SLOTS; i++) {
+        const struct slot *s = &home->slots[i];
+        if (!s->job || s->over) continue;
+        presence->running[presence->jobs].job = job_number(s->job);
+        presence->running[presence->jobs++].attempt = job_attempt(s->job);
+    }
+}

@@ -1,0 +1,38 @@
+/*
+ * home.h - the rank where the jobs' loops live: holds jobs, picks the next one that can advance, reports.
+ *
+ *     home_create(&engine, control, directory, &home, &error);
+ *     home_assign(home, assign);                           a new job, or a JobFailed report at once
+ *     home_event(home, &event);                            one event of the fabric
+ *     home_advance(home, &worked, &deadline_ns);           one piece of one job
+ *
+ * Compute thread of member 0.
+ */
+#ifndef REFRAIN_WORKER_HOME_H
+#define REFRAIN_WORKER_HOME_H
+
+#include "worker/control.h"
+#include "worker/engine.h"
+
+struct home;
+
+/* directory: where jobs' files are made, one folder each; borrowed. */
+status_t home_create(struct engine *engine, struct control *control, const char *directory, struct home **home,
+                     struct error *error);
+/* Drops all jobs and their files without a report; after fabric_leave. NULL is fine. */
+void home_destroy(struct home *home);
+
+void home_assign(struct home *home, const Refrain__Assign *assign);
+void home_cancel(struct home *home, uint64_t job, uint32_t attempt);
+void home_ack(struct home *home, const Refrain__UploadAck *ack);
+/* A coordinator that restarted: keeps the jobs it adopts, drops the others, offers finished files again. */
+void home_welcome(struct home *home, const Refrain__Welcome *welcome);
+void home_event(struct home *home, struct fabric_event *event);
+
+/* *worked: something was done. *deadline_ns: when a waiting job must be looked at again. */
+void home_advance(struct home *home, bool *worked, int64_t *deadline_ns);
+
+/* For Hello: what is running. */
+void home_present(const struct home *home, struct presence *presence);
+
+#endif

@@ -1,0 +1,79 @@
+/*
+ * job.h - one video on its way through home: a state machine that runs until it must wait.
+ *
+ *     job_create(&engine, &order, directory, &job, &error);
+ *     for (;;) switch (job_advance(job)) {
+ *         case JOB_ADVANCED: continue;                  did one piece of work
+ *         case JOB_WAITS:    ... job_event(job, &event) ...   until a ticket comes back or credits do
+ *         case JOB_FINISHED: ... job_outcome(job, &error) ...
+ *     }
+ *     job_destroy(job);
+ *
+ * The step loop is in job.c, on one page. All of a job's memory is taken when it is created; advancing does not
+ * allocate (the text encoder and the video writer, which are outside the step loop, do). Compute thread of home only.
+ */
+#ifndef REFRAIN_WORKER_JOB_H
+#define REFRAIN_WORKER_JOB_H
+
+#include "worker/engine.h"
+#include "worker/model/solver.h"
+
+struct job;
+
+/* What to make: the fields of the wire's JobSpec, complete, as plain values. Strings are borrowed for job_create. */
+struct job_order {
+    uint64_t job;
+    uint32_t attempt;
+    const char *prompt, *negative;
+    uint64_t seed;
+    int steps, width, height, frames, fps;
+    double guidance, shift;
+    enum solver_kind solver;
+    bool save_latents, save_frames;
+};
+
+enum job_result { JOB_ADVANCED, JOB_WAITS, JOB_FINISHED };
+
+/* The numbers of enum Phase in refrain.proto. */
+enum job_phase { JOB_PHASE_TEXT = 2, JOB_PHASE_DENOISE = 3, JOB_PHASE_DECODE = 4, JOB_PHASE_ENCODE = 5 };
+
+struct job_status {
+    uint64_t revision; /* grows whenever something below changed */
+    enum job_phase phase;
+    int done, of;      /* steps, or latent frames in JOB_PHASE_DECODE */
+    double step_seconds;
+    double seconds_left; /* negative while unknown */
+    double text_seconds, denoise_seconds, decode_seconds, encode_seconds;
+};
+
+/* directory: an existing, private place for the job's files; borrowed text. Sizes are checked against the model. */
+status_t job_create(struct engine *engine, const struct job_order *order, const char *directory, struct job **job,
+                    struct error *error);
+/* Only when job_settled(), or after fabric_leave. NULL is fine. */
+void job_destroy(struct job *job);
+
+enum job_result job_advance(struct job *job);
+
+/* A SENT or RECEIVED event whose cookie or ticket names this job's context. A received payload is copied: the caller
+ * releases it. */
+void job_event(struct job *job, const struct fabric_event *event);
+
+/* Ends the job at its next step boundary (or latent frame); it then finishes with STATUS_ABORTED. */
+void job_cancel(struct job *job);
+
+uint64_t job_context(const struct job *job); /* names it in tickets and, shifted, in cookies */
+uint64_t job_number(const struct job *job);
+uint32_t job_attempt(const struct job *job);
+const struct job_status *job_status(const struct job *job);
+/* When a waiting job gives up; CLOCK_NEVER when it does not wait. */
+int64_t job_deadline_ns(const struct job *job);
+
+/* After JOB_FINISHED: STATUS_OK, or why not. */
+status_t job_outcome(const struct job *job, struct error *error);
+/* No buffer of the job is with the fabric any more. */
+bool job_settled(const struct job *job);
+
+/* Cookies of a job's posts: context * JOB_COOKIES + something below. */
+enum { JOB_COOKIES = 16 };
+
+#endif

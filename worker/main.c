@@ -1,0 +1,264 @@
+/*
+ * main.c - refrain-worker: one MPI rank. Starts MPI, the fabric, the control thread and the rank's loop.
+ *
+ * Threads: this one computes (with its team), the control thread talks to the coordinator, the fabric's I/O thread moves
+ * data. MPI maps ranks to hosts and is then left alone (unless it is the fabric), so that it is not needed after
+ * something has failed.
+ */
+#include <mpi.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/options.h"
+#include "proto/keyfile.h"
+#include "worker/bench.h"
+#include "worker/model/card.h"
+#include "worker/rank.h"
+#include "worker/scratch.h"
+
+struct settings {
+    const char *coordinator, *bind, *scratch, *key, *inspect, *bench, *size;
+    int64_t threads, orphan_ms, join_ms, largest_hop;
+    int fabric, backend;
+    bool version, help;
+};
+
+static const char *const fabrics[] = {"zmq", "mpi"};
+static const char *const backends[] = {"auto", "ref", "cpu-avx2", "cpu-avx512"};
+
+static const struct option_spec specs[] = {
+    {.help = "Where it belongs"},
+    {"coordinator", 'c', OPTION_TEXT, offsetof(struct settings, coordinator), "ENDPOINT",
+     .help = "the coordinator's address for workers", .standard = "tcp://127.0.0.1:5732", .env = "REFRAIN_WORKER_ENDPOINT"},
+    {"key", 0, OPTION_TEXT, offsetof(struct settings, key), "FILE",
+     .help = "CURVE key file with public-key, secret-key and the coordinator's server-key", .env = "REFRAIN_WORKER_KEY"},
+    {"orphan-timeout", 0, OPTION_DURATION, offsetof(struct settings, orphan_ms), "TIME",
+     .help = "how long to live without a coordinator", .standard = "60s", .min = 100, .max = 86400000},
+    {.help = "How it computes"},
+    {"threads", 't', OPTION_INT, offsetof(struct settings, threads), "N",
+     .help = "threads of this rank; 0: the host's cores divided by its ranks", .standard = "0", .min = 0,
+     .max = TEAM_MAX_THREADS},
+    {"backend", 0, OPTION_CHOICE, offsetof(struct settings, backend), .help = "instruction set to compute with",
+     .standard = "auto", .choices = "auto|ref|cpu-avx2|cpu-avx512", .env = "REFRAIN_BACKEND"},
+    {"scratch", 0, OPTION_TEXT, offsetof(struct settings, scratch), "DIR", .help = "where files are made before they are sent",
+     .env = "TMPDIR", .standard = "/tmp"},
+    {.help = "How ranks talk to each other"},
+    {"fabric", 'f', OPTION_CHOICE, offsetof(struct settings, fabric), .help = "zmq survives a lost rank, mpi is for fast networks",
+     .standard = "zmq", .choices = "zmq|mpi"},
+    {"fabric-bind", 0, OPTION_TEXT, offsetof(struct settings, bind), "ENDPOINT",
+     .help = "zmq: where to listen, as tcp://ADDRESS:* or ipc://DIRECTORY; by default ipc when all ranks share a host, "
+             "tcp on all addresses otherwise"},
+    {"join-timeout", 0, OPTION_DURATION, offsetof(struct settings, join_ms), "TIME",
+     .help = "how long members wait for each other", .standard = "15s", .min = 100, .max = 600000},
+    {"largest-hop", 0, OPTION_BYTES, offsetof(struct settings, largest_hop), "BYTES",
+     .help = "a message between ranks above this is not believed", .standard = "8G", .min = 65536, .max = 1e12},
+    {.help = "Instead of serving"},
+    {"inspect", 0, OPTION_TEXT, offsetof(struct settings, inspect), "DIR", .help = "check a checkpoint and print its card as JSON"},
+    {"bench", 0, OPTION_TEXT, offsetof(struct settings, bench), "DIR", .help = "compute on command from standard input, for timing"},
+    {"size", 0, OPTION_TEXT, offsetof(struct settings, size), "WxHxF", .help = "video size of --bench", .standard = "64x64x17"},
+    {"version", 0, OPTION_FLAG, offsetof(struct settings, version), .help = "print the version and the backends of this machine"},
+    {"help", 'h', OPTION_FLAG, offsetof(struct settings, help), .help = "this text"},
+};
+static const struct option_table table = {"refrain-worker", specs, sizeof specs / sizeof *specs};
+
+static int complain(const struct error *error)
+{
+    fprintf(stderr, "refrain-worker: %s\n", error->text);
+    return error->status == STATUS_INVALID ? 2 : 1;
+}
+
+/* Where this rank stands among the others: filled once, by MPI. */
+struct place {
+    int rank, ranks, local_ranks;
+    char host[256];
+    char group[33]; /* the same on all ranks: names this mpirun */
+};
+
+static void find_place(struct place *place)
+{
+    MPI_Comm here;
+    uint8_t random[16];
+    MPI_Comm_rank(MPI_COMM_WORLD, &place->rank);
+    MPI_Comm_size(MPI_COMM_WORLD, &place->ranks);
+    MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &here);
+    MPI_Comm_size(here, &place->local_ranks);
+    MPI_Comm_free(&here);
+    gethostname(place->host, sizeof place->host - 1);
+    if (getrandom(random, sizeof random, 0) != sizeof random) memset(random, 0, sizeof random);
+    for (size_t i = 0; i < sizeof random; i++) snprintf(place->group + 2 * i, 3, "%02x", random[i]);
+    MPI_Bcast(place->group, sizeof place->group, MPI_CHAR, 0, MPI_COMM_WORLD);
+}
+
+static int cores_allowed(void)
+{
+    cpu_set_t set;
+    return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
+}
+
+static int thread_count(const struct settings *settings, const struct place *place)
+{
+    if (settings->threads) return (int)settings->threads;
+    int threads = cores_allowed() / place->local_ranks;
+    return threads < 1 ? 1 : threads > TEAM_MAX_THREADS ? TEAM_MAX_THREADS : threads;
+}
+
+static uint64_t host_memory(void)
+{
+    long pages = sysconf(_SC_PHYS_PAGES), size = sysconf(_SC_PAGESIZE);
+    return pages > 0 && size > 0 ? (uint64_t)pages * (uint64_t)size : 0;
+}
+
+static status_t open_fabric(const struct settings *settings, const struct place *place, const struct scratch *scratch,
+                            struct fabric **fabric, struct error *error)
+{
+    char ipc[SCRATCH_PATH_BYTES + 8];
+    snprintf(ipc, sizeof ipc, "ipc://%s", scratch->path);
+    const char *bind = settings->bind ? settings->bind : place->local_ranks == place->ranks ? ipc : "tcp://*:*";
+    struct fabric_config config = {.kind = fabrics[settings->fabric], .bind = bind, .credits = 8,
+                                   .max_bytes = (uint64_t)settings->largest_hop};
+    return fabric_open(&config, fabric, error);
+}
+
+static void describe(const struct settings *settings, const struct place *place, const struct engine *engine,
+                     struct keyfile *key, struct control_config *config)
+{
+    Refrain__Hello *hello = &config->hello;
+    refrain__hello__init(hello);
+    hello->has_rank = hello->has_ranks = hello->has_pid = hello->has_threads = hello->has_memory_bytes = 1;
+    hello->group = (char *)(uintptr_t)place->group;
+    hello->rank = (uint32_t)place->rank;
+    hello->ranks = (uint32_t)place->ranks;
+    hello->host = (char *)(uintptr_t)place->host;
+    hello->pid = (uint32_t)getpid();
+    hello->backend = (char *)(uintptr_t)engine->ops->name;
+    hello->threads = (uint32_t)team_threads(engine->team);
+    hello->memory_bytes = host_memory();
+    hello->fabric = (char *)(uintptr_t)fabrics[settings->fabric];
+    hello->fabric_address = (char *)(uintptr_t)fabric_address(engine->fabric);
+    hello->software = (char *)(uintptr_t)REFRAIN_VERSION;
+    config->coordinator = settings->coordinator;
+    config->orphan_ns = settings->orphan_ms * MILLISECOND_NS;
+    config->fabric = engine->fabric;
+    config->progress = &engine->progress;
+    if (settings->key) {
+        config->public_key = key->public_key;
+        config->secret_key = key->secret_key;
+        config->server_key = key->server_key;
+    }
+}
+
+static status_t serve(const struct settings *settings, const struct place *place, struct error *error)
+{
+    struct engine engine = {.ops = ops_find(backends[settings->backend]), .members = 1};
+    struct control *control = NULL;
+    struct scratch scratch;
+    struct keyfile key;
+    if (!engine.ops)
+        return error_set(error, STATUS_INVALID, "--backend %s: this machine cannot run it", backends[settings->backend]);
+    if (settings->key) {
+        status_t status = keyfile_read(settings->key, &key, error);
+        if (status != STATUS_OK) return status;
+        if (!key.server_key[0] || !key.secret_key[0])
+            return error_set(error, STATUS_INVALID, "--key %s: needs secret-key and server-key", settings->key);
+    }
+    status_t status = scratch_open(settings->scratch, &scratch, error);
+    if (status != STATUS_OK) return status;
+    status = team_create(thread_count(settings, place), &engine.team, error);
+    if (status != STATUS_OK) goto err_scratch;
+    status = open_fabric(settings, place, &scratch, &engine.fabric, error);
+    if (status != STATUS_OK) goto err_team;
+    struct control_config control_config = {0};
+    describe(settings, place, &engine, &key, &control_config);
+    status = control_start(&control_config, &control, error);
+    if (status != STATUS_OK) goto err_fabric;
+    struct rank_config rank = {&engine, control, scratch.path, settings->join_ms * MILLISECOND_NS};
+    status = rank_run(&rank, error);
+    control_stop(control);
+err_fabric:
+    fabric_close(engine.fabric);
+err_team:
+    team_destroy(engine.team);
+err_scratch:
+    scratch_close(&scratch);
+    return status;
+}
+
+static status_t run_bench(const struct settings *settings, struct error *error)
+{
+    struct bench_config config = {.directory = settings->bench, .backend = backends[settings->backend],
+                                  .threads = settings->threads ? (int)settings->threads : cores_allowed()};
+    if (sscanf(settings->size, "%dx%dx%d", &config.width, &config.height, &config.frames) != 3)
+        return error_set(error, STATUS_INVALID, "--size %s: must be WxHxF, such as 64x64x17", settings->size);
+    return bench_run(&config, error);
+}
+
+static int print_card(const char *directory)
+{
+    struct error error;
+    char *card;
+    if (model_card_json(directory, &card, &error) != STATUS_OK) {
+        fprintf(stderr, "%s\n", error.text);
+        return 1;
+    }
+    puts(card);
+    free(card);
+    return 0;
+}
+
+static int print_version(void)
+{
+    printf("refrain-worker %s; backends here:", REFRAIN_VERSION);
+    for (const struct ops *const *ops = ops_available(); *ops; ops++) printf(" %s", (*ops)->name);
+    putchar('\n');
+    return 0;
+}
+
+/* MPI is ended properly only in an undisturbed run: MPI_Finalize can hang for ever once a rank was lost. */
+static void leave_mpi(status_t status)
+{
+    fflush(NULL);
+    if (status != STATUS_OK) _exit(status == STATUS_PEER_LOST ? 0 : 1);
+    signal(SIGALRM, SIG_DFL);
+    alarm(5);
+    MPI_Finalize();
+}
+
+int main(int argc, char **argv)
+{
+    struct settings settings = {0};
+    struct options *options;
+    struct error error;
+    if (options_parse(&table, 0, argc, argv, &settings, &options, &error) != STATUS_OK) return complain(&error);
+    if (settings.help) {
+        printf("refrain-worker - one rank of refrain; started by mpirun\n\n"
+               "  mpirun -np 8 --hostfile hosts refrain-worker --coordinator tcp://head:5732\n\n");
+        options_help(&table, 0, stdout);
+        return 0;
+    }
+    if (settings.version) return print_version();
+    if (settings.inspect) return print_card(settings.inspect);
+    if (settings.bench) return run_bench(&settings, &error) == STATUS_OK ? 0 : complain(&error);
+
+    prctl(PR_SET_PDEATHSIG, SIGKILL); /* a rank never outlives its launcher */
+    signal(SIGPIPE, SIG_IGN);
+    int provided;
+    MPI_Init_thread(&argc, &argv, MPI_THREAD_SERIALIZED, &provided);
+    struct place place = {0};
+    find_place(&place);
+    char who[64];
+    snprintf(who, sizeof who, "worker %d@%.40s", place.rank, place.host);
+    log_identify(who);
+    status_t status = serve(&settings, &place, &error);
+    if (status != STATUS_OK) log_line(LOG_ERROR, "%s", error.text);
+    leave_mpi(status);
+    options_destroy(options);
+    return 0;
+}
