@@ -2,9 +2,9 @@
  * solver.h - from a velocity to the next latent: UniPC and flow-match Euler, numbers as in diffusers.
  *
  *     struct solver *s;
- *     solver_create(&config, SOLVER_UNIPC, 30, 3.0, count, ops, &s, &error);     allocates everything it will need
- *     for (int i = 0; i < 30; i++) {
- *         float t = solver_timestep(s, i);             what the denoiser is conditioned on
+ *     solver_create(&config, SOLVER_UNIPC, 30, 3.0, count, ops, &s, &error);     allocates everything it will
+ * need for (int i = 0; i < 30; i++) { float t = solver_timestep(s, i);             what the denoiser is
+ * conditioned on
  *         ... v = denoiser(x, t) ...
  *         solver_step(s, team, i, v, x);               x becomes the latent of step i + 1
  *     }
@@ -20,14 +20,15 @@
 
 struct solver;
 
-/* steps 1..1000; shift > 0; count: elements of the latent. `kind` may differ from config->kind: then the class defaults of
- * that kind are used, with `shift`. */
-status_t solver_create(const struct solver_config *config, enum solver_kind kind, int steps, double shift, int64_t count,
-                       const struct ops *ops, struct solver **solver, struct error *error);
+/* steps 1..1000; shift > 0; count: elements of the latent. `kind` may differ from config->kind: then the
+ * class defaults of that kind are used, with `shift`. */
+status_t solver_create(const struct solver_config *config, enum solver_kind kind, int steps, double shift,
+                       int64_t count, const struct ops *ops, struct solver **solver, struct error *error);
 void solver_destroy(struct solver *solver); /* NULL is fine */
 
-float solver_timestep(const struct solver *solver, int step); /* 0..1000; UniPC: truncated to an integer, as the reference */
-float solver_sigma(const struct solver *solver, int step);    /* 0..steps; sigma[steps] = 0 */
+float solver_timestep(const struct solver *solver,
+                      int step); /* 0..1000; UniPC: truncated to an integer, as the reference */
+float solver_sigma(const struct solver *solver, int step); /* 0..steps; sigma[steps] = 0 */
 
 /* velocity, latent: [count]; latent is changed in place. */
 void solver_step(struct solver *solver, struct team *team, int step, const float *velocity, float *latent);

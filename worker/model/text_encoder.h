@@ -4,8 +4,8 @@
  *     text_encoder_load(dir, &config.text, ops, &encoder, &error);
  *     text_encoder_encode(encoder, team, ids, count, rows, &error);      rows: [count, width] float32
  *
- * Only the real ids are run: the reference masks its padding completely, so this is exact. Rows beyond count are zero
- * in the reference; whoever attends to them knows that (one pad row stands for all).
+ * Only the real ids are run: the reference masks its padding completely, so this is exact. Rows beyond count
+ * are zero in the reference; whoever attends to them knows that (one pad row stands for all).
  */
 #ifndef REFRAIN_WORKER_MODEL_TEXT_ENCODER_H
 #define REFRAIN_WORKER_MODEL_TEXT_ENCODER_H
@@ -18,14 +18,14 @@ struct text_encoder;
 /* directory: the component's own ("…/text_encoder"). */
 status_t text_encoder_load(const char *directory, const struct text_config *config, const struct ops *ops,
                            struct text_encoder **encoder, struct error *error);
-void text_encoder_destroy(struct text_encoder *encoder); /* NULL is fine */
+void text_encoder_destroy(struct text_encoder *encoder);       /* NULL is fine */
 size_t text_encoder_bytes(const struct text_encoder *encoder); /* weights held */
 
 /* Checks every tensor's name, shape and type, reads no data. */
 status_t text_encoder_inspect(const char *directory, const struct text_config *config, struct error *error);
 
 /* ids: [count], 1 <= count <= 512, each below the vocabulary. Allocates its working memory once per call. */
-status_t text_encoder_encode(struct text_encoder *encoder, struct team *team, const int32_t *ids, int count, float *rows,
-                             struct error *error);
+status_t text_encoder_encode(struct text_encoder *encoder, struct team *team, const int32_t *ids, int count,
+                             float *rows, struct error *error);
 
 #endif

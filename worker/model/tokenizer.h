@@ -6,8 +6,9 @@
  *     int32_t ids[512]; int count;
  *     tokenizer_encode(t, prompt, 512, ids, &count, &error);
  *
- * Reads spiece.model, or builds the same from tokenizer.json where only that was published. The work is done by the
- * SentencePiece library. Thread-safe once open.
+ * Reads tokenizer.json, or spiece.model where there is none, and gives the ids of transformers' tokenizer for
+ * that directory. docs/models.md says why that is not the SentencePiece library's work. Thread-safe once
+ * open.
  */
 #ifndef REFRAIN_WORKER_MODEL_TOKENIZER_H
 #define REFRAIN_WORKER_MODEL_TOKENIZER_H
@@ -18,13 +19,13 @@
 struct tokenizer;
 
 status_t tokenizer_open(const char *directory, struct tokenizer **tokenizer, struct error *error);
-void tokenizer_close(struct tokenizer *tokenizer); /* NULL is fine */
+void tokenizer_close(struct tokenizer *tokenizer);           /* NULL is fine */
 int tokenizer_vocabulary(const struct tokenizer *tokenizer); /* largest id + 1 */
 
-/* The reference's prompt cleaning, then pieces, then </s>; at most `limit` ids including </s> (the rest is cut, as the
- * reference does). text: UTF-8, NUL-terminated; invalid UTF-8 is STATUS_INVALID. ids: [limit]. */
-status_t tokenizer_encode(const struct tokenizer *tokenizer, const char *text, int limit, int32_t *ids, int *count,
-                          struct error *error);
+/* The reference's prompt cleaning, then pieces, then </s>; at most `limit` ids including </s> (the rest is
+ * cut, as the reference does). text: UTF-8, NUL-terminated; invalid UTF-8 is STATUS_INVALID. ids: [limit]. */
+status_t tokenizer_encode(const struct tokenizer *tokenizer, const char *text, int limit, int32_t *ids,
+                          int *count, struct error *error);
 
 /* The cleaning alone (docs/models.md lists which part of ftfy it carries). The result is malloc'ed. */
 status_t prompt_clean(const char *text, char **cleaned, struct error *error);

@@ -1,0 +1,120 @@
+/*
+ * solver.c - the part of a solver that does not depend on its kind: limits, the two tables, the dispatch.
+ *
+ * One solver belongs to one job and is used by the thread that advances the job; nothing is locked. The
+ * schedules are those of diffusers 0.42 (schedulers/scheduling_unipc_multistep.py,
+ * scheduling_flow_match_euler_discrete.py): made in float64 as numpy does, then rounded to float32, so that
+ * timesteps agree to the last bit.
+ */
+#include "worker/model/solver_kind.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include "base/status.h"
+
+enum { SOLVER_MAX_STEPS = 1000 };
+
+/* What the class has where its configuration file says nothing. */
+static struct solver_config class_defaults(enum solver_kind kind, int train_steps)
+{
+    return (struct solver_config){
+        .kind = kind, .shift = 1.0, .train_steps = train_steps, .order = 2, .lower_order_final = true};
+}
+
+/* The configuration was checked when it was read, the job when it was submitted; a solver still trusts
+ * neither, because a weight that is not a number would be seen only as a ruined video. */
+static status_t check(const struct solver_config *config, int steps, double shift, int64_t count,
+                      struct error *error)
+{
+    if (steps < 1 || steps > SOLVER_MAX_STEPS)
+        return error_set(error, STATUS_INVALID, "steps %d: must be 1 to %d", steps, SOLVER_MAX_STEPS);
+    if (!isfinite(shift) || shift <= 0)
+        return error_set(error, STATUS_INVALID, "shift %g: must be a finite number above 0", shift);
+    if (count < 1 || count > INT64_C(1) << 40)
+        return error_set(error, STATUS_INVALID, "latent of %lld elements: must be 1 to 2^40",
+                         (long long)count);
+    if (config->train_steps < 1)
+        return error_set(error, STATUS_INVALID, "num_train_timesteps %d: must be at least 1",
+                         config->train_steps);
+    if (config->order < 1 || config->order > 3)
+        return error_set(error, STATUS_INVALID, "solver_order %d: must be 1, 2 or 3", config->order);
+    if (!(config->shift_terminal >= 0 && config->shift_terminal < 1))
+        return error_set(error, STATUS_INVALID, "shift_terminal %g: must be at least 0 and below 1",
+                         config->shift_terminal);
+    return STATUS_OK;
+}
+
+status_t solver_create(const struct solver_config *config, enum solver_kind kind, int steps, double shift,
+                       int64_t count, const struct ops *ops, struct solver **solver, struct error *error)
+{
+    struct solver_config own = kind == config->kind ? *config : class_defaults(kind, config->train_steps);
+    own.shift = shift;
+    status_t status = check(&own, steps, shift, count, error);
+    if (status != STATUS_OK) return status;
+
+    struct solver base = {.ops = ops, .steps = steps, .count = count};
+    base.timesteps = calloc((size_t)steps, sizeof(float));
+    base.sigmas = calloc((size_t)steps + 1, sizeof(float));
+    if (base.timesteps == NULL || base.sigmas == NULL) {
+        status = error_set(error, STATUS_NO_MEMORY, "solver tables for %d steps do not fit in memory", steps);
+        goto free_tables;
+    }
+    solver_construct_fn *construct = kind == SOLVER_EULER ? solver_euler_construct : solver_unipc_construct;
+    status = construct(&own, &base, solver, error);
+    if (status != STATUS_OK) goto free_tables;
+    return STATUS_OK;
+
+free_tables:
+    free(base.timesteps);
+    free(base.sigmas);
+    return status;
+}
+
+void solver_destroy(struct solver *solver)
+{
+    if (solver == NULL) return;
+    free(solver->timesteps);
+    free(solver->sigmas);
+    solver->methods->destroy(solver);
+}
+
+float solver_timestep(const struct solver *solver, int step)
+{
+    return solver->timesteps[step];
+}
+
+float solver_sigma(const struct solver *solver, int step)
+{
+    return solver->sigmas[step];
+}
+
+void solver_step(struct solver *solver, struct team *team, int step, const float *velocity, float *latent)
+{
+    solver->methods->step(solver, team, step, velocity, latent);
+}
+
+/* --------------------------------------------------------------------------------------------------- the
+ * schedules */
+
+double solver_linspace(double from, double to, int points, int index)
+{
+    if (points == 1) return from;
+    if (index == points - 1) return to;
+    return index * ((to - from) / (points - 1)) + from;
+}
+
+double solver_shifted(double shift, double sigma)
+{
+    return shift * sigma / (1 + (shift - 1) * sigma);
+}
+
+status_t solver_stretch(double terminal, double *sigmas, int steps, struct error *error)
+{
+    if (terminal == 0) return STATUS_OK;
+    double scale = (1 - sigmas[steps - 1]) / (1 - terminal);
+    if (!(scale > 0))
+        return error_set(error, STATUS_INVALID, "shift_terminal %g: needs more than %d steps", terminal,
+                         steps);
+    for (int i = 0; i < steps; i++) sigmas[i] = 1 - (1 - sigmas[i]) / scale;
+    return STATUS_OK;
+}

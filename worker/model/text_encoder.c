@@ -1,0 +1,349 @@
+/*
+ * text_encoder.c - UMT5 encoder over the op table.
+ *
+ * One thread at a time encodes (its team does the work); weights are read-only after loading. Tensors and
+ * formulas are those of transformers' models/umt5/modeling_umt5.py. What is easy to get wrong: logits are not
+ * scaled by 1/sqrt(d), the position bias belongs to every layer (in T5 only to the first), GELU is the tanh
+ * kind, embeddings are not scaled, and there is no bias vector anywhere.
+ *
+ * The embedding table is the larger part of a small encoder and two of eleven GB of the real one. It stays in
+ * the mapped checkpoint, and a prompt touches only its own rows.
+ */
+#include "worker/model/text_encoder.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "worker/model/checkpoint.h"
+
+enum { MAX_TOKENS = 512, NAME_BYTES = 96 };
+
+/* A layer's matrices and its plain arrays. inner = heads * head_dim. */
+enum { Q, K, V, O, WI_0, WI_1, WO, LINEARS };             /* q, k, v, wi_*: [.., width]; wi_0 is the gate */
+enum { ATTENTION_NORM, FFN_NORM, POSITION_BIAS, FLOATS }; /* [width], [width], [buckets, heads] */
+
+struct text_layer {
+    struct linear *linear[LINEARS];
+    float *floats[FLOATS];
+};
+
+struct text_encoder {
+    const struct ops *ops;
+    struct text_config config;
+    struct checkpoint *checkpoint; /* open as long as the encoder: the embedding is read from it */
+    struct tensor embedding;       /* [vocabulary, width] */
+    struct text_layer *layers;     /* [config.layers] */
+    float *final_norm;             /* [width] */
+    size_t bytes;
+};
+
+/* ------------------------------------------------------------------------------------------------ loading */
+
+/* What the shapes of tensors are made of. */
+enum dimension { DIM_NONE, DIM_INNER, DIM_WIDTH, DIM_FFN, DIM_BUCKETS, DIM_HEADS };
+
+/* The tensors of a layer, and where they go. */
+static const struct layer_tensor {
+    const char *name;
+    enum dimension rows, columns; /* columns DIM_NONE: a vector */
+    bool is_linear;
+    int index; /* into struct text_layer's linear or floats */
+} layer_tensors[] = {
+    {"layer.0.SelfAttention.q", DIM_INNER, DIM_WIDTH, true, Q},
+    {"layer.0.SelfAttention.k", DIM_INNER, DIM_WIDTH, true, K},
+    {"layer.0.SelfAttention.v", DIM_INNER, DIM_WIDTH, true, V},
+    {"layer.0.SelfAttention.o", DIM_WIDTH, DIM_INNER, true, O},
+    {"layer.0.SelfAttention.relative_attention_bias", DIM_BUCKETS, DIM_HEADS, false, POSITION_BIAS},
+    {"layer.0.layer_norm", DIM_WIDTH, DIM_NONE, false, ATTENTION_NORM},
+    {"layer.1.DenseReluDense.wi_0", DIM_FFN, DIM_WIDTH, true, WI_0},
+    {"layer.1.DenseReluDense.wi_1", DIM_FFN, DIM_WIDTH, true, WI_1},
+    {"layer.1.DenseReluDense.wo", DIM_WIDTH, DIM_FFN, true, WO},
+    {"layer.1.layer_norm", DIM_WIDTH, DIM_NONE, false, FFN_NORM},
+};
+enum { LAYER_TENSORS = sizeof layer_tensors / sizeof *layer_tensors };
+
+static int64_t dimension_of(const struct text_config *c, enum dimension dimension)
+{
+    switch (dimension) {
+    case DIM_INNER:
+        return (int64_t)c->heads * c->head_dim;
+    case DIM_WIDTH:
+        return c->width;
+    case DIM_FFN:
+        return c->ffn_dim;
+    case DIM_BUCKETS:
+        return c->buckets;
+    case DIM_HEADS:
+        return c->heads;
+    default:
+        return 0;
+    }
+}
+
+static status_t layer_tensor(const struct checkpoint *checkpoint, const struct text_config *config, int layer,
+                             const struct layer_tensor *what, struct tensor *tensor, struct error *error)
+{
+    char name[NAME_BYTES];
+    snprintf(name, sizeof name, "encoder.block.%d.%s.weight", layer, what->name);
+    int64_t shape[] = {dimension_of(config, what->rows), dimension_of(config, what->columns)};
+    return checkpoint_tensor(checkpoint, name, what->columns == DIM_NONE ? 1 : 2, shape, tensor, error);
+}
+
+/* Tied under two names; either is published. */
+static status_t embedding_tensor(const struct checkpoint *checkpoint, const struct text_config *config,
+                                 struct tensor *tensor, struct error *error)
+{
+    const char *name = "shared.weight", *other = "encoder.embed_tokens.weight";
+    if (!checkpoint_has(checkpoint, name) && checkpoint_has(checkpoint, other)) name = other;
+    return checkpoint_tensor(checkpoint, name, 2, (int64_t[]){config->vocabulary, config->width}, tensor,
+                             error);
+}
+
+static status_t final_norm_tensor(const struct checkpoint *checkpoint, const struct text_config *config,
+                                  struct tensor *tensor, struct error *error)
+{
+    return checkpoint_tensor(checkpoint, "encoder.final_layer_norm.weight", 1, (int64_t[]){config->width},
+                             tensor, error);
+}
+
+status_t text_encoder_inspect(const char *directory, const struct text_config *config, struct error *error)
+{
+    struct checkpoint *checkpoint;
+    struct tensor tensor;
+    status_t status = checkpoint_open(directory, &checkpoint, error);
+    if (status != STATUS_OK) return status;
+    status = embedding_tensor(checkpoint, config, &tensor, error);
+    if (status == STATUS_OK) status = final_norm_tensor(checkpoint, config, &tensor, error);
+    for (int i = 0; i < config->layers; i++)
+        for (int k = 0; k < LAYER_TENSORS && status == STATUS_OK; k++)
+            status = layer_tensor(checkpoint, config, i, &layer_tensors[k], &tensor, error);
+    checkpoint_close(checkpoint);
+    return status;
+}
+
+/* *floats: [tensor->count], owned by the caller. */
+static status_t load_floats(struct text_encoder *e, const struct tensor *tensor, float **floats,
+                            struct error *error)
+{
+    *floats = malloc((size_t)tensor->count * sizeof **floats);
+    if (*floats == NULL)
+        return error_set(error, STATUS_NO_MEMORY, "text encoder: %lld weights do not fit in memory",
+                         (long long)tensor->count);
+    tensor_to_f32(tensor, *floats);
+    e->bytes += (size_t)tensor->count * sizeof **floats;
+    return STATUS_OK;
+}
+
+static status_t load_layer(struct text_encoder *e, int index, struct error *error)
+{
+    struct text_layer *layer = &e->layers[index];
+    for (int k = 0; k < LAYER_TENSORS; k++) {
+        const struct layer_tensor *what = &layer_tensors[k];
+        struct tensor t;
+        status_t status = layer_tensor(e->checkpoint, &e->config, index, what, &t, error);
+        if (status != STATUS_OK) return status;
+        if (what->is_linear) {
+            const struct matrix w = {t.data, t.dtype, (int)t.shape[0], (int)t.shape[1]};
+            status = e->ops->linear_create(&w, NULL, &layer->linear[what->index], error);
+            if (status == STATUS_OK) e->bytes += e->ops->linear_bytes(layer->linear[what->index]);
+        } else {
+            status = load_floats(e, &t, &layer->floats[what->index], error);
+        }
+        if (status != STATUS_OK) return status;
+        checkpoint_forget(e->checkpoint, &t);
+    }
+    return STATUS_OK;
+}
+
+status_t text_encoder_load(const char *directory, const struct text_config *config, const struct ops *ops,
+                           struct text_encoder **encoder, struct error *error)
+{
+    struct tensor norm;
+    status_t status = STATUS_OK;
+    struct text_encoder *e = calloc(1, sizeof *e);
+    if (e != NULL) e->layers = calloc((size_t)config->layers, sizeof *e->layers);
+    if (e == NULL || e->layers == NULL) {
+        status = error_set(error, STATUS_NO_MEMORY, "%s: a text encoder does not fit in memory", directory);
+        goto fail;
+    }
+    e->ops = ops;
+    e->config = *config;
+    status = checkpoint_open(directory, &e->checkpoint, error);
+    if (status == STATUS_OK) status = embedding_tensor(e->checkpoint, config, &e->embedding, error);
+    if (status == STATUS_OK) status = final_norm_tensor(e->checkpoint, config, &norm, error);
+    if (status == STATUS_OK) status = load_floats(e, &norm, &e->final_norm, error);
+    for (int i = 0; i < config->layers && status == STATUS_OK; i++) status = load_layer(e, i, error);
+    if (status != STATUS_OK) goto fail;
+    *encoder = e;
+    return STATUS_OK;
+
+fail:
+    text_encoder_destroy(e);
+    return status;
+}
+
+void text_encoder_destroy(struct text_encoder *encoder)
+{
+    if (encoder == NULL) return;
+    for (int i = 0; encoder->layers != NULL && i < encoder->config.layers; i++) {
+        for (int k = 0; k < LINEARS; k++)
+            if (encoder->layers[i].linear[k] != NULL)
+                encoder->ops->linear_destroy(encoder->layers[i].linear[k]);
+        for (int k = 0; k < FLOATS; k++) free(encoder->layers[i].floats[k]);
+    }
+    free(encoder->layers);
+    free(encoder->final_norm);
+    checkpoint_close(encoder->checkpoint);
+    free(encoder);
+}
+
+size_t text_encoder_bytes(const struct text_encoder *encoder)
+{
+    return encoder->bytes;
+}
+
+/* ----------------------------------------------------------------------------------------------- encoding */
+
+/* Working memory of one call. n: tokens of the prompt; inner: heads * head_dim. */
+struct scratch {
+    float *normed;    /* [n, width] */
+    float *q, *k, *v; /* [n, inner] */
+    float *wide;      /* [n, inner] the attention's output, then [n, ffn] the hidden values */
+    float *bias;      /* [heads, n, n] */
+    int *buckets;     /* [2 n - 1]: bucket of key - query, for -(n - 1) ... n - 1 */
+    float *slopes;    /* [2 n - 1]: one head's bias by distance */
+};
+
+/* Distances get buckets of their own up to a quarter of them, then logarithmically wider ones; keys behind
+ * the query use the upper half. float32, as the reference: the borders depend on it. */
+static int bucket_of(const struct text_config *c, int distance)
+{
+    int half = c->buckets / 2, exact = half / 2, size = abs(distance);
+    int side = distance > 0 ? half : 0;
+    if (size < exact) return side + size;
+    float ratio = (float)log((float)size / (float)exact) / (float)log((double)c->max_distance / exact);
+    int wide = exact + (int)(ratio * (float)(half - exact));
+    return side + (wide < half ? wide : half - 1);
+}
+
+/* To whole cache lines. */
+static size_t rounded(size_t floats)
+{
+    return (floats + 15) / 16 * 16;
+}
+
+/* One block of memory, cut up; free(*block). */
+static status_t scratch_make(const struct text_config *c, int count, float **block, struct scratch *s,
+                             struct error *error)
+{
+    size_t n = (size_t)count, inner = (size_t)c->heads * (size_t)c->head_dim, ffn = (size_t)c->ffn_dim;
+    size_t sizes[] = {
+        n * (size_t)c->width,     n * inner, n * inner, n * inner, n * (ffn > inner ? ffn : inner),
+        (size_t)c->heads * n * n, 2 * n - 1, 2 * n - 1};
+    float **parts[] = {&s->normed, &s->q, &s->k, &s->v, &s->wide, &s->bias, &s->slopes, NULL};
+    size_t total = 0;
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) total += rounded(sizes[i]);
+    float *at = aligned_alloc(64, total * sizeof *at);
+    if (at == NULL)
+        return error_set(error, STATUS_NO_MEMORY,
+                         "text encoder: %zu bytes for %d tokens do not fit in memory", total * sizeof *at,
+                         count);
+    *block = at;
+    for (size_t i = 0; parts[i] != NULL; at += rounded(sizes[i++])) *parts[i] = at;
+    s->buckets = (int *)(void *)at; /* last; an int is as wide as a float here */
+    _Static_assert(sizeof(int) == sizeof(float), "buckets share the block");
+    for (int d = 1 - count; d < count; d++) s->buckets[d + count - 1] = bucket_of(c, d);
+    return STATUS_OK;
+}
+
+/* bias[h, i, j] = table[bucket(j - i), h]: every row is a window of the same line of distances. */
+static void bias_fill(const struct text_encoder *e, const struct text_layer *layer, int count,
+                      struct scratch *s)
+{
+    const float *table = layer->floats[POSITION_BIAS];
+    int heads = e->config.heads;
+    size_t n = (size_t)count;
+    for (int h = 0; h < heads; h++) {
+        for (size_t d = 0; d < 2 * n - 1; d++) s->slopes[d] = table[s->buckets[d] * heads + h];
+        for (size_t i = 0; i < n; i++)
+            memcpy(s->bias + ((size_t)h * n + i) * n, s->slopes + (n - 1 - i), n * sizeof *s->bias);
+    }
+}
+
+/* rows += layer(rows); rows: [count, width]. */
+static void run_layer(const struct text_encoder *e, const struct text_layer *layer, struct team *team,
+                      int count, struct scratch *s, float *rows)
+{
+    const struct text_config *c = &e->config;
+    const struct ops *ops = e->ops;
+    int64_t width = c->width, inner = (int64_t)c->heads * c->head_dim, ffn = c->ffn_dim;
+    const struct epilogue add = {.kind = EPILOGUE_ADD, .other = rows, .other_stride = width};
+    const struct epilogue gate = {.kind = EPILOGUE_GELU};
+    const struct epilogue times = {.kind = EPILOGUE_MULTIPLY, .other = s->wide, .other_stride = ffn};
+    const struct epilogue plain = {.kind = EPILOGUE_NONE};
+
+    ops->rms_norm(team, rows, width, count, c->width, c->eps, layer->floats[ATTENTION_NORM], s->normed,
+                  width);
+    ops->linear(team, layer->linear[Q], s->normed, width, count, &plain, s->q, inner);
+    ops->linear(team, layer->linear[K], s->normed, width, count, &plain, s->k, inner);
+    ops->linear(team, layer->linear[V], s->normed, width, count, &plain, s->v, inner);
+    bias_fill(e, layer, count, s);
+    const struct attention attention = {
+        .q = s->q,
+        .k = s->k,
+        .v = s->v,
+        .out = s->wide,
+        .q_stride = inner,
+        .k_stride = inner,
+        .v_stride = inner,
+        .out_stride = inner,
+        .q_rows = count,
+        .kv_rows = count,
+        .heads = c->heads,
+        .head_dim = c->head_dim,
+        .scale = 1.0f,
+        .bias = s->bias,
+    };
+    ops->attention(team, &attention);
+    ops->linear(team, layer->linear[O], s->wide, inner, count, &add, rows, width);
+
+    ops->rms_norm(team, rows, width, count, c->width, c->eps, layer->floats[FFN_NORM], s->normed, width);
+    ops->linear(team, layer->linear[WI_0], s->normed, width, count, &gate, s->wide, ffn);
+    ops->linear(team, layer->linear[WI_1], s->normed, width, count, &times, s->wide, ffn);
+    ops->linear(team, layer->linear[WO], s->wide, ffn, count, &add, rows, width);
+}
+
+/* out: [width], row `id` of the embedding. */
+static void embed(const struct text_encoder *e, int32_t id, float *out)
+{
+    struct tensor row = e->embedding;
+    row.data = (const char *)row.data + (size_t)id * (size_t)e->config.width * dtype_bytes(row.dtype);
+    row.rank = 1;
+    row.shape[0] = row.count = e->config.width;
+    tensor_to_f32(&row, out);
+}
+
+status_t text_encoder_encode(struct text_encoder *encoder, struct team *team, const int32_t *ids, int count,
+                             float *rows, struct error *error)
+{
+    const struct text_config *c = &encoder->config;
+    if (count < 1 || count > MAX_TOKENS)
+        return error_set(error, STATUS_INVALID, "text encoder: %d tokens, must be 1 to %d", count,
+                         MAX_TOKENS);
+    for (int i = 0; i < count; i++)
+        if (ids[i] < 0 || ids[i] >= c->vocabulary)
+            return error_set(error, STATUS_INVALID, "text encoder: token %d has id %d, the vocabulary has %d",
+                             i, ids[i], c->vocabulary);
+    float *block = NULL;
+    struct scratch s;
+    status_t status = scratch_make(c, count, &block, &s, error);
+    if (status != STATUS_OK) return status;
+
+    for (int i = 0; i < count; i++) embed(encoder, ids[i], rows + (int64_t)i * c->width);
+    for (int i = 0; i < c->layers; i++) run_layer(encoder, &encoder->layers[i], team, count, &s, rows);
+    encoder->ops->rms_norm(team, rows, c->width, count, c->width, c->eps, encoder->final_norm, rows,
+                           c->width);
+    free(block);
+    return STATUS_OK;
+}
