@@ -39,7 +39,7 @@ enum {
 
 struct fabric_config {
     const char *kind;       /* "zmq" or "mpi" */
-    const char *bind;       /* zmq: "tcp://ADDRESS:*" or "ipc://DIRECTORY/*"; mpi: ignored */
+    const char *bind;       /* zmq: "tcp://ADDRESS:*" or "ipc://DIRECTORY"; mpi: ignored */
     int credits;            /* messages in flight per directed pair, 1..64 */
     uint64_t max_bytes;     /* largest payload that is believed; anything above loses the peer */
 };

@@ -77,7 +77,7 @@ struct attention {
     const float *q, *k, *v; /* [rows, heads * head_dim] views; head h starts at h * head_dim */
     float *out;             /* [q_rows, heads * head_dim] view */
     int64_t q_stride, k_stride, v_stride, out_stride; /* floats between rows */
-    int q_rows, kv_rows, heads, head_dim;             /* head_dim 1..256 */
+    int q_rows, kv_rows, heads, head_dim;             /* head_dim 1..512: a VAE has one head */
     float scale;            /* multiplies q.k */
     float last_logit;       /* added to the logit of the last kv row: ln(n) makes it stand for n equal rows; else 0 */
     const float *bias;      /* [heads, q_rows, kv_rows], added to the scaled logits; NULL for none */

@@ -1,0 +1,435 @@
+/*
+ * test_ops.c - dense layers, norms, attention and element-wise ops of every backend this machine can run;
+ * how: trial.h. Convolutions: test_conv.c.
+ */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+#include "tests/trial.h"
+
+/* ---------------------------------------------------------------------------------------- dense layers */
+
+struct linear_inputs {
+    struct matrix w, bias;
+    bool has_bias;
+    const float *x, *other, *gate; /* x [rows, k + 3], other [rows, n + 2], gate [n] */
+    enum epilogue_kind kind;
+    bool in_place; /* y is other */
+};
+
+static void *linear_make(const struct ops *ops, const void *inputs)
+{
+    const struct linear_inputs *in = inputs;
+    struct linear *linear = NULL;
+    assert_int_equal(ops->linear_create(&in->w, in->has_bias ? &in->bias : NULL, &linear, NULL), STATUS_OK);
+    assert_true(ops->linear_bytes(linear) >=
+                (size_t)in->w.rows * (size_t)in->w.columns * dtype_bytes(in->w.dtype));
+    return linear;
+}
+
+static void linear_drop(const struct ops *ops, void *made)
+{
+    ops->linear_destroy(made);
+}
+
+static void linear_run(const struct ops *ops, void *made, struct team *team, const void *inputs, int first,
+                       int count, const struct sheet *out)
+{
+    const struct linear_inputs *in = inputs;
+    int n = in->w.rows, k = in->w.columns;
+    struct epilogue e = {.kind = in->kind, .gate = in->gate, .other_stride = n + 2};
+    float *y = out->at + first * out->stride;
+    if (in->kind >= EPILOGUE_MULTIPLY) e.other = in->other + (int64_t)first * (n + 2);
+    if (in->in_place && e.other) {
+        for (int row = 0; row < count; row++)
+            memcpy(y + row * out->stride, e.other + row * e.other_stride, (size_t)n * 4);
+        e.other = y;
+        e.other_stride = out->stride;
+    }
+    ops->linear(team, made, in->x + (int64_t)first * (k + 3), k + 3, count, &e, y, out->stride);
+}
+
+static void check_linear(int rows, int n, int k, dtype_t dtype, enum epilogue_kind kind, bool has_bias,
+                         bool in_place)
+{
+    void *w = random_weights((int64_t)n * k, dtype, 1, 1), *bias = random_weights(n, dtype, 1, 2);
+    float *x = random_floats((int64_t)rows * (k + 3), 2, 3),
+          *other = random_floats((int64_t)rows * (n + 2), 1, 4);
+    float *gate = random_floats(n, 1, 5);
+    struct linear_inputs in = {
+        matrix_of(w, dtype, n, k), matrix_of(bias, dtype, n, 1), has_bias, x, other, gate, kind, in_place};
+    char name[80];
+    snprintf(name, sizeof name, "linear %dx%dx%d type %d epilogue %d", rows, n, k, (int)dtype, (int)kind);
+    trial_check(&(struct trial){name, rows, n, 5, linear_run, linear_make, linear_drop, &in, 1e-6});
+    free(w), free(bias), free(x), free(other), free(gate);
+}
+
+static void linear_equals_ref_for_every_type_and_epilogue(void **state)
+{
+    for (int dtype = DTYPE_F32; dtype <= DTYPE_F16; dtype++)
+        for (int kind = EPILOGUE_NONE; kind <= EPILOGUE_GATE_ADD; kind++)
+            check_linear(29, 71, 300, (dtype_t)dtype, (enum epilogue_kind)kind, kind % 2 == 0,
+                         dtype == DTYPE_BF16);
+}
+
+static void linear_equals_ref_over_odd_shapes(void **state)
+{
+    static const int shapes[][3] = {/* rows, n, k */
+                                    {1, 1, 1},     {1, 200, 1000}, {2, 16, 16},   {3, 17, 255},
+                                    {7, 31, 256},  {11, 32, 257},  {12, 33, 512}, {13, 48, 513},
+                                    {24, 49, 5},   {25, 64, 600},  {80, 100, 96}, {145, 65, 300},
+                                    {300, 40, 70}, {81, 600, 30},  {5, 1030, 40}};
+    for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++)
+        check_linear(shapes[i][0], shapes[i][1], shapes[i][2], (dtype_t)(i % 3), (enum epilogue_kind)(i % 6),
+                     i % 4 != 0, i % 2 == 0);
+}
+
+static void linear_cut_into_many_tasks_has_the_same_bits(void **state)
+{
+    check_linear(160, 700, 300, DTYPE_F32, EPILOGUE_NONE, true, false);
+}
+
+static void linear_of_a_matrix_that_does_not_fit_is_refused(void **state)
+{
+    float data[6] = {0};
+    struct matrix good = {data, DTYPE_F32, 2, 3}, empty = {data, DTYPE_F32, 0, 3},
+                  nothing = {NULL, DTYPE_F32, 2, 3};
+    struct matrix strange = {data, (dtype_t)9, 2, 3}, bias = {data, DTYPE_F32, 3, 1};
+    for (const struct ops *const *ops = ops_available(); *ops; ops++) {
+        struct linear *linear = NULL;
+        struct error error;
+        assert_int_equal((*ops)->linear_create(&empty, NULL, &linear, &error), STATUS_INVALID);
+        assert_int_equal((*ops)->linear_create(&nothing, NULL, &linear, &error), STATUS_INVALID);
+        assert_int_equal((*ops)->linear_create(&strange, NULL, &linear, &error), STATUS_INVALID);
+        assert_int_equal((*ops)->linear_create(&good, &bias, &linear, &error), STATUS_INVALID);
+        assert_null(linear);
+        (*ops)->linear_destroy(NULL);
+    }
+}
+
+/* ------------------------------------------------------------------------------------------------ rows */
+
+struct norm_inputs {
+    int width, heads; /* heads > 0: with rotary embedding */
+    float eps, base;
+    const float *x, *scale, *shift; /* x [rows, width + 1] */
+    const float *cosines, *sines;   /* [rows, head_dim / 2] */
+    bool rms, in_place;
+};
+
+static void norm_run(const struct ops *ops, void *made, struct team *team, const void *inputs, int first,
+                     int count, const struct sheet *out)
+{
+    const struct norm_inputs *in = inputs;
+    const float *x = in->x + (int64_t)first * (in->width + 1);
+    float *y = out->at + first * out->stride;
+    int64_t x_stride = in->width + 1;
+    if (in->in_place || in->heads) {
+        for (int row = 0; row < count; row++)
+            memcpy(y + row * out->stride, x + row * x_stride, (size_t)in->width * 4);
+        x = y;
+        x_stride = out->stride;
+    }
+    if (in->heads) {
+        int head_dim = in->width / in->heads, at = first * (head_dim / 2);
+        ops->rms_norm_rope(team, y, out->stride, count, in->heads, head_dim, in->eps, in->scale,
+                           in->cosines + at, in->sines + at);
+    } else if (in->rms) {
+        ops->rms_norm(team, x, x_stride, count, in->width, in->eps, in->scale, y, out->stride);
+    } else {
+        ops->layer_norm(team, x, x_stride, count, in->width, in->eps, in->base, in->scale, in->shift, y,
+                        out->stride);
+    }
+}
+
+static void check_norm(const char *name, int rows, int width, int heads, bool rms, bool plain, bool in_place)
+{
+    float *x = random_floats((int64_t)rows * (width + 1), 3, 11), *scale = random_floats(width, 1, 12);
+    float *shift = random_floats(width, 1, 13), *cosines = random_floats((int64_t)rows * width, 1, 14);
+    float *sines = random_floats((int64_t)rows * width, 1, 15);
+    for (int64_t i = 0; i < (int64_t)rows * (width + 1); i++) x[i] += 1.5f; /* a mean that matters */
+    struct norm_inputs in = {.width = width,
+                             .heads = heads,
+                             .eps = 1e-6f,
+                             .base = in_place ? 0 : 1,
+                             .x = x,
+                             .scale = plain ? NULL : scale,
+                             .shift = plain ? NULL : shift,
+                             .cosines = cosines,
+                             .sines = sines,
+                             .rms = rms,
+                             .in_place = in_place};
+    trial_check(&(struct trial){.name = name,
+                                .items = rows,
+                                .width = width,
+                                .gap = 5,
+                                .run = norm_run,
+                                .inputs = &in,
+                                .tolerance = 1e-6});
+    free(x), free(scale), free(shift), free(cosines), free(sines);
+}
+
+static void layer_norm_equals_ref(void **state)
+{
+    static const int widths[] = {1, 5, 16, 24, 63, 64, 100, 256, 1536, 5120};
+    for (size_t i = 0; i < sizeof widths / sizeof widths[0]; i++)
+        for (int variant = 0; variant < 3; variant++)
+            if (widths[i] > 1) check_norm("layer_norm", 23, widths[i], 0, false, variant == 1, variant == 2);
+}
+
+static void rms_norm_equals_ref(void **state)
+{
+    static const int widths[] = {1, 5, 16, 24, 63, 64, 100, 256, 1536, 5120};
+    for (size_t i = 0; i < sizeof widths / sizeof widths[0]; i++)
+        for (int in_place = 0; in_place < 2; in_place++)
+            check_norm("rms_norm", 23, widths[i], 0, true, false, in_place);
+}
+
+static void rms_norm_rope_equals_ref_for_any_head_size(void **state)
+{
+    static const int heads[][2] = {{2, 12}, {3, 40}, {4, 64}, {12, 128}, {1, 2}, {5, 10}, {2, 16}, {7, 30}};
+    for (size_t i = 0; i < sizeof heads / sizeof heads[0]; i++)
+        check_norm("rms_norm_rope", 19, heads[i][0] * heads[i][1], heads[i][0], true, false, true);
+}
+
+/* ------------------------------------------------------------------------------------------- attention */
+
+static void attention_run(const struct ops *ops, void *made, struct team *team, const void *inputs, int first,
+                          int count, const struct sheet *out)
+{
+    struct attention a = *(const struct attention *)inputs;
+    /* bias belongs to all q rows: a part of them needs a copy of its own */
+    float *bias = NULL;
+    if (a.bias) {
+        bias = malloc((size_t)a.heads * (size_t)count * (size_t)a.kv_rows * sizeof *bias);
+        assert_non_null(bias);
+        for (int head = 0; head < a.heads; head++)
+            memcpy(bias + (int64_t)head * count * a.kv_rows,
+                   a.bias + ((int64_t)head * a.q_rows + first) * a.kv_rows,
+                   (size_t)count * (size_t)a.kv_rows * sizeof *bias);
+    }
+    a.bias = bias;
+    a.q += first * a.q_stride;
+    a.q_rows = count;
+    a.out = out->at + first * out->stride;
+    a.out_stride = out->stride;
+    ops->attention(team, &a);
+    free(bias);
+}
+
+/* size: of the elements of q and k. A logit's rounding error grows with the logit and is the weight's
+ * relative error. */
+static void check_attention(int q_rows, int kv_rows, int heads, int head_dim, bool with_bias,
+                            float last_logit, float size)
+{
+    int width = heads * head_dim;
+    float *q = random_floats((int64_t)q_rows * (width + 1), size, 21),
+          *k = random_floats((int64_t)kv_rows * (width + 2), size, 22);
+    float *v = random_floats((int64_t)kv_rows * (width + 3), 1, 23);
+    float *bias = with_bias ? random_floats((int64_t)heads * q_rows * kv_rows, 2, 24) : NULL;
+    struct attention a = {.q = q,
+                          .k = k,
+                          .v = v,
+                          .q_stride = width + 1,
+                          .k_stride = width + 2,
+                          .v_stride = width + 3,
+                          .q_rows = q_rows,
+                          .kv_rows = kv_rows,
+                          .heads = heads,
+                          .head_dim = head_dim,
+                          .scale = 1 / sqrtf((float)head_dim),
+                          .last_logit = last_logit,
+                          .bias = bias};
+    char name[80];
+    snprintf(name, sizeof name, "attention %dx%d, %d heads of %d", q_rows, kv_rows, heads, head_dim);
+    trial_check(&(struct trial){.name = name,
+                                .items = q_rows,
+                                .width = width,
+                                .gap = 5,
+                                .run = attention_run,
+                                .inputs = &a,
+                                .tolerance = 1e-6 * (1 + size / 3)});
+    free(q), free(k), free(v), free(bias);
+}
+
+static void attention_equals_ref_over_odd_shapes(void **state)
+{
+    static const int shapes[][4] = {/* q rows, kv rows, heads, head_dim */
+                                    {1, 1, 1, 1},      {5, 3, 2, 12},     {13, 17, 3, 40},    {80, 80, 4, 64},
+                                    {37, 130, 2, 128}, {50, 129, 1, 256}, {200, 128, 1, 100}, {9, 300, 2, 33},
+                                    {26, 513, 1, 64},  {220, 31, 2, 17}};
+    for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++)
+        for (int bias = 0; bias < 2; bias++)
+            check_attention(shapes[i][0], shapes[i][1], shapes[i][2], shapes[i][3], bias, 0, 1);
+}
+
+static void attention_with_sharp_logits_equals_ref(void **state)
+{
+    check_attention(40, 300, 2, 64, true, 0, 6);
+    check_attention(40, 300, 2, 64, false, -3, 6);
+}
+
+/* ln(n) on the last row stands for n equal rows: the rule that lets one pad row replace hundreds. */
+static void attention_last_logit_stands_for_repeated_rows(void **state)
+{
+    enum { Q = 9, KV = 70, REPEATS = 200, D = 24 };
+    float *q = random_floats(Q * D, 1, 31), *k = random_floats(KV * D, 1, 32),
+          *v = random_floats(KV * D, 1, 33);
+    float *long_k = malloc(sizeof(float) * (KV + REPEATS) * D),
+          *long_v = malloc(sizeof(float) * (KV + REPEATS) * D);
+    for (int row = 0; row < KV - 1 + REPEATS; row++) {
+        memcpy(long_k + row * D, k + (row < KV ? row : KV - 1) * D, D * 4);
+        memcpy(long_v + row * D, v + (row < KV ? row : KV - 1) * D, D * 4);
+    }
+    for (const struct ops *const *ops = ops_available(); *ops; ops++) {
+        struct sheet one = sheet_new(Q, D, D), many = sheet_new(Q, D, D);
+        struct attention a = {.q = q,
+                              .k = k,
+                              .v = v,
+                              .out = one.at,
+                              .q_stride = D,
+                              .k_stride = D,
+                              .v_stride = D,
+                              .out_stride = D,
+                              .q_rows = Q,
+                              .kv_rows = KV,
+                              .heads = 1,
+                              .head_dim = D,
+                              .scale = 0.2f,
+                              .last_logit = logf(REPEATS)};
+        (*ops)->attention(trial_team(1), &a);
+        a.k = long_k, a.v = long_v, a.kv_rows = KV - 1 + REPEATS, a.last_logit = 0, a.out = many.at;
+        (*ops)->attention(trial_team(1), &a);
+        assert_true(sheet_error(&one, &many) < 1e-6);
+        sheet_free(&one), sheet_free(&many);
+    }
+    free(q), free(k), free(v), free(long_k), free(long_v);
+}
+
+static void attention_bias_of_minus_infinity_masks(void **state)
+{
+    enum { Q = 5, KV = 290, FIRST = 260, D = 16 }; /* the first two kv tiles are masked as a whole */
+    float *q = random_floats(Q * D, 1, 41), *k = random_floats(KV * D, 1, 42),
+          *v = random_floats(KV * D, 1, 43);
+    float *bias = malloc(sizeof(float) * Q * KV);
+    for (int i = 0; i < Q * KV; i++) bias[i] = i % KV < FIRST ? -INFINITY : 0;
+    for (const struct ops *const *ops = ops_available(); *ops; ops++) {
+        struct sheet masked = sheet_new(Q, D, D), cut = sheet_new(Q, D, D);
+        struct attention a = {.q = q,
+                              .k = k,
+                              .v = v,
+                              .out = masked.at,
+                              .q_stride = D,
+                              .k_stride = D,
+                              .v_stride = D,
+                              .out_stride = D,
+                              .q_rows = Q,
+                              .kv_rows = KV,
+                              .heads = 1,
+                              .head_dim = D,
+                              .scale = 0.2f,
+                              .bias = bias};
+        (*ops)->attention(trial_team(0), &a);
+        a.k += FIRST * D, a.v += FIRST * D, a.kv_rows -= FIRST, a.bias = NULL, a.out = cut.at;
+        (*ops)->attention(trial_team(0), &a);
+        assert_true(sheet_error(&masked, &cut) < 1e-6);
+        sheet_free(&masked), sheet_free(&cut);
+    }
+    free(q), free(k), free(v), free(bias);
+}
+
+/* ---------------------------------------------------------------------------------------- element-wise */
+
+static void lincomb_has_the_bits_of_ref(void **state)
+{
+    enum { TERMS = 7, COUNT = 40001 };
+    float *x[TERMS], *weights = random_floats(TERMS, 1, 81);
+    for (int j = 0; j < TERMS; j++) {
+        x[j] = random_floats(COUNT, 1, 82 + (uint64_t)j);
+    }
+    for (int terms = 1; terms <= TERMS; terms++) {
+        struct sheet want = sheet_new(1, COUNT, COUNT), got = sheet_new(1, COUNT, COUNT);
+        ops_find("ref")->lincomb(trial_team(0), terms, weights, (const float *const *)x, COUNT, want.at);
+        for (const struct ops *const *ops = ops_available() + 1; *ops; ops++)
+            for (int i = 0; i < TRIAL_TEAMS; i++) {
+                (*ops)->lincomb(trial_team(i), terms, weights, (const float *const *)x, COUNT, got.at);
+                sheet_same_bits(&got, &want, 0, 1, "lincomb");
+                sheet_check_guard(&got, 0, 1);
+                /* in place: y is the last term */
+                memcpy(got.at, x[terms - 1], COUNT * sizeof(float));
+                const float *terms_in_place[TERMS];
+                memcpy(terms_in_place, x, sizeof x);
+                terms_in_place[terms - 1] = got.at;
+                (*ops)->lincomb(trial_team(i), terms, weights, terms_in_place, COUNT, got.at);
+                sheet_same_bits(&got, &want, 0, 1, "lincomb in place");
+            }
+        sheet_free(&want), sheet_free(&got);
+    }
+    for (int j = 0; j < TERMS; j++) free(x[j]);
+    free(weights);
+}
+
+/* The exponential is seen through SiLU: its largest error over a fine grid, its limits, and NaN. */
+static void silu_is_accurate_everywhere(void **state)
+{
+    enum { COUNT = 1 << 18 };
+    float *x = malloc(COUNT * sizeof *x), *first = malloc(COUNT * sizeof *first),
+          *y = malloc(COUNT * sizeof *y);
+    for (int i = 0; i < COUNT; i++) x[i] = -80 + 160 * ((float)i / COUNT);
+    for (const struct ops *const *ops = ops_available(); *ops; ops++) {
+        (*ops)->silu(trial_team(3), x, COUNT - 3, y);
+        double worst = 0;
+        for (int i = 0; i < COUNT - 3; i++) {
+            double want = x[i] / (1 + exp(-(double)x[i]));
+            if (x[i] != 0) worst = fmax(worst, fabs(y[i] - want) / fabs(want));
+        }
+        assert_true(worst < 3e-7);
+        if (ops == ops_available() + 1) memcpy(first, y, COUNT * sizeof *y);
+        if (ops > ops_available() + 1) assert_memory_equal(y, first, (COUNT - 3) * sizeof *y);
+
+        float edges[5] = {-1e30f, -100, 0, 100, NAN}, out[5];
+        (*ops)->silu(trial_team(0), edges, 5, out);
+        assert_true(fabsf(out[0]) < 1e-7f && fabsf(out[1]) < 1e-30f && out[2] == 0 && out[3] == 100 &&
+                    isnan(out[4]));
+    }
+    free(x), free(first), free(y);
+}
+
+static void ops_are_found_by_name(void **state)
+{
+    const struct ops *const *ops = ops_available();
+    assert_string_equal(ops[0]->name, "ref");
+    const struct ops *last = NULL;
+    for (; *ops; ops++) {
+        assert_ptr_equal(ops_find((*ops)->name), *ops);
+        last = *ops;
+    }
+    assert_ptr_equal(ops_find("auto"), last);
+    assert_null(ops_find("cpu-avx1024"));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(ops_are_found_by_name),
+        cmocka_unit_test(linear_equals_ref_for_every_type_and_epilogue),
+        cmocka_unit_test(linear_equals_ref_over_odd_shapes),
+        cmocka_unit_test(linear_cut_into_many_tasks_has_the_same_bits),
+        cmocka_unit_test(linear_of_a_matrix_that_does_not_fit_is_refused),
+        cmocka_unit_test(layer_norm_equals_ref),
+        cmocka_unit_test(rms_norm_equals_ref),
+        cmocka_unit_test(rms_norm_rope_equals_ref_for_any_head_size),
+        cmocka_unit_test(attention_equals_ref_over_odd_shapes),
+        cmocka_unit_test(attention_with_sharp_logits_equals_ref),
+        cmocka_unit_test(attention_last_logit_stands_for_repeated_rows),
+        cmocka_unit_test(attention_bias_of_minus_infinity_masks),
+        cmocka_unit_test(lincomb_has_the_bits_of_ref),
+        cmocka_unit_test(silu_is_accurate_everywhere),
+    };
+    return cmocka_run_group_tests(tests, trial_make_teams, trial_drop_teams);
+}
