@@ -1,11 +1,12 @@
 /*
- * config.h - what the JSON files of a pipeline directory say, with the classes' defaults for keys that are missing.
+ * config.h - what the JSON files of a pipeline directory say, with the classes' defaults for keys that are
+ * missing.
  *
  *     struct model_config config;
  *     model_config_read("models/reference", &config, &error);
  *
- * Every number is range-checked here and the components are checked against each other, so that code behind this
- * function can size buffers from it without checking again. Plain values; copy freely.
+ * Every number is range-checked here and the components are checked against each other, so that code behind
+ * this function can size buffers from it without checking again. Plain values; copy freely.
  */
 #ifndef REFRAIN_WORKER_MODEL_CONFIG_H
 #define REFRAIN_WORKER_MODEL_CONFIG_H
@@ -14,7 +15,7 @@
 #include <stdint.h>
 #include "base/status.h"
 
-enum { VAE_MAX_LEVELS = 8, VAE_MAX_CHANNELS = 128 };
+enum { VAE_MAX_LEVELS = 8, VAE_MAX_CHANNELS = 128, SOLVER_MAX_DISABLED = 16 };
 
 /* WanTransformer3DModel */
 struct denoiser_config {
@@ -37,20 +38,28 @@ struct text_config {
 struct vae_config {
     int base, decoder_base, latent_channels, in_channels, out_channels, levels, resnets;
     int multiplier[VAE_MAX_LEVELS];
-    bool temporal_down[VAE_MAX_LEVELS]; /* [levels - 1] */
+    bool temporal_down[VAE_MAX_LEVELS];                  /* [levels - 1] */
     float mean[VAE_MAX_CHANNELS], std[VAE_MAX_CHANNELS]; /* [latent_channels] */
-    int scale_t, scale_y;               /* frames per latent frame, pixels per latent pixel */
+    int scale_t, scale_y; /* frames per latent frame, pixels per latent pixel */
 };
 
 enum solver_kind { SOLVER_UNIPC, SOLVER_EULER };
 
 struct solver_config {
-    enum solver_kind kind; /* the class in scheduler_config.json */
-    double shift;          /* flow_shift (UniPC) or shift (Euler) */
-    int train_steps;       /* 1000 */
-    int order;             /* UniPC: 1..3 */
-    bool lower_order_final, bh1;
-    /* further fields of the two classes that change results go here, with the field's name */
+    enum solver_kind kind;       /* the class in scheduler_config.json */
+    double shift;                /* flow_shift (UniPC) or shift (Euler) */
+    int train_steps;             /* 1000 */
+    int order;                   /* UniPC: 1..3 */
+    bool lower_order_final, bh1; /* UniPC: bh1 when solver_type is "bh1" (else "bh2", the default) */
+    bool final_sigma_min;  /* UniPC: final_sigmas_type "sigma_min" repeats the last sigma; "zero" ends at 0 */
+    double shift_terminal; /* both: the schedule is stretched to end at this sigma; 0 when null or absent */
+    int disable_corrector[SOLVER_MAX_DISABLED]; /* UniPC: corrector is left out after these steps, ... */
+    int disabled_correctors;                    /* ... so many of them */
+    /* Keys of the two classes whose other values change results and are not carried, to be refused when they
+     * are read: UniPC prediction_type other than "flow_prediction", use_flow_sigmas false, predict_x0 false,
+     * thresholding, solver_p, and for both use_karras_sigmas, use_exponential_sigmas, use_beta_sigmas,
+     * use_dynamic_shifting; Euler invert_sigmas, stochastic_sampling. Betas, timestep_spacing, steps_offset,
+     * time_shift_type and the sigma_min / sigma_max bounds have no effect on flow sigmas. */
 };
 
 struct model_config {
@@ -62,9 +71,10 @@ struct model_config {
     int text_length; /* rows of text the denoiser attends to: 512 */
 };
 
+/* Errors name the file, the key, its value and what is supported. */
 status_t model_config_read(const char *directory, struct model_config *config, struct error *error);
 
-/* The JSON card of `refrain-worker --inspect`: reads the configuration, opens every component, checks every tensor's
- * name, shape and type without reading data. */
+/* One component by itself; directory is its own ("…/vae"). */
+status_t vae_config_read(const char *directory, struct vae_config *config, struct error *error);
 
 #endif

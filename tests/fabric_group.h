@@ -1,0 +1,91 @@
+/*
+ * fabric_group.h - a group of real processes, one fabric each, for tests that kill and stop them.
+ *
+ *     static void say_hello(struct member *m) { member_open(m, 4, 1 << 20); member_join(m, 1); ... CHECK(m, x
+ * == 3); }
+ *
+ *     struct group *g = group_start("zmq-ipc", 3, "hello", say_hello);      forks (mpi: mpirun starts) three
+ * members group_signal(g, 1, SIGKILL); group_expect(g, 0);  group_expect(g, 2); both ended well, or the test
+ * fails group_end(g);                                                         nobody is left behind
+ *
+ * Members and test share a board: a mapped file with addresses, results and marks. With mpi the members are
+ * new processes of the same program, `PROGRAM --member SCENARIO BOARD`; main() has to hand those to
+ * group_run_member.
+ */
+#ifndef REFRAIN_TESTS_FABRIC_GROUP_H
+#define REFRAIN_TESTS_FABRIC_GROUP_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+#include "cluster/fabric.h"
+
+enum { GROUP_MEMBERS = 8, GROUP_MARKS = 32 };
+
+struct board {
+    char kind[16];
+    char directory[64]; /* for ipc sockets */
+    atomic_int count;
+    atomic_int pids[GROUP_MEMBERS];
+    atomic_int opened[GROUP_MEMBERS];
+    char addresses[GROUP_MEMBERS][FABRIC_ADDRESS_BYTES];
+    atomic_int results[GROUP_MEMBERS]; /* 0 at work, 1 well, 2 failed */
+    char texts[GROUP_MEMBERS][1024];   /* why it failed */
+    atomic_int failed_first;           /* 1 + index of the member that failed first; 0: none */
+    atomic_int marks[GROUP_MARKS];     /* what scenarios agree on */
+    atomic_llong moments[GROUP_MARKS]; /* clock_now_ns() at ... */
+};
+
+struct member {
+    struct board *board;
+    int self, count;
+    bool mpi;
+    struct fabric *fabric;
+    struct error error;
+};
+
+typedef void (*scenario)(struct member *member);
+
+/* ---------------------------------------------------------------------------------------- the test's side */
+
+struct group;
+
+struct group *group_start(const char *kind, int count, const char *name, scenario run);
+struct board *group_board(struct group *group);
+void group_add(struct group *group, int index, scenario run); /* a replacement; zmq only */
+void group_signal(struct group *group, int index, int number);
+void group_await(struct group *group, int mark); /* until that mark is set */
+void group_expect(struct group *group, int index);
+void group_end(struct group *group);
+
+/* -------------------------------------------------------------------------------------- the members' side */
+
+/* Runs the scenario in a process that mpirun started; does not return. */
+void group_run_member(const char *board, int rank, scenario run) __attribute__((noreturn));
+
+/* Opens the fabric, tells its address, and waits until all have told theirs. */
+void member_open(struct member *member, int credits, uint64_t max_bytes);
+/* Everybody on the board, within 10 s. */
+void member_join(struct member *member, uint64_t epoch);
+status_t member_try_join(struct member *member, uint64_t epoch, int64_t timeout_ms);
+/* Members from[0..count) only; self is looked up among them. */
+status_t member_join_some(struct member *member, uint64_t epoch, const int *from, int count,
+                          int64_t timeout_ms);
+
+/* The next event, or a failure after 10 s. */
+struct fabric_event member_next(struct member *member);
+void member_post(struct member *member, int peer, uint64_t sequence, const void *payload, uint64_t bytes);
+status_t member_try_post(struct member *member, int peer, uint64_t sequence, const void *payload,
+                         uint64_t bytes);
+void member_mark(struct member *member, int mark);
+void member_await(struct member *member, int mark);
+void member_fail(struct member *member, const char *file, int line, const char *what)
+    __attribute__((noreturn));
+
+#define CHECK(member, condition)                                                                             \
+    do {                                                                                                     \
+        if (!(condition)) member_fail(member, __FILE__, __LINE__, #condition);                               \
+    } while (0)
+
+#endif

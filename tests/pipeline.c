@@ -1,0 +1,171 @@
+/*
+ * pipeline.c - see pipeline.h. Each member runs the product's own loops: job_advance on home, stage_advance elsewhere;
+ * only the coordinator is missing.
+ */
+#include "tests/pipeline.h"
+
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <cmocka.h>
+
+#include "base/clock.h"
+#include "tests/golden.h"
+#include "worker/stage.h"
+
+enum { MOST_MEMBERS = 8 };
+
+struct member {
+    struct pipeline_run *run;
+    struct engine engine;
+    const char **addresses;
+    const char *model, *directory;
+    atomic_bool *finished;
+    struct error error;
+    pthread_t thread;
+};
+
+static void set_up(struct member *m)
+{
+    struct split alone = {.members = 1};
+    struct model_config config;
+    const struct split *split = &m->run->split;
+    status_t status = model_config_read(m->model, &config, &m->error);
+    if (split->members <= 1) {
+        alone.head = config.denoiser.layers;
+        split = &alone;
+    }
+    m->engine.ops = ops_find(m->run->backend ? m->run->backend : "auto");
+    m->engine.epoch = 1;
+    if (status == STATUS_OK) status = team_create(m->run->threads ? m->run->threads : 1, &m->engine.team, &m->error);
+    if (status == STATUS_OK)
+        status = model_load(m->model, m->engine.ops, split, m->engine.self, &m->engine.model, &m->error);
+    if (status == STATUS_OK && m->engine.fabric) {
+        struct fabric_membership group = {.epoch = 1, .self = m->engine.self, .count = m->engine.members,
+                                          .addresses = m->addresses, .token = "for tests"};
+        status = fabric_join(m->engine.fabric, &group, clock_now_ns() + 10 * SECOND_NS, &m->error);
+    }
+    m->error.status = status;
+}
+
+static void run_stage(struct member *m)
+{
+    struct stage *stage;
+    struct fabric_event event;
+    bool worked;
+    if (stage_create(m->engine.ops ? &m->engine : NULL, &stage, &m->error) != STATUS_OK) return;
+    while (!atomic_load(m->finished)) {
+        while (fabric_next(m->engine.fabric, &event) == STATUS_OK)
+            if (event.kind == FABRIC_SENT || event.kind == FABRIC_RECEIVED) stage_event(stage, &event);
+        if (stage_advance(stage, &worked, &m->error) != STATUS_OK) break;
+        if (!worked) fabric_wait(m->engine.fabric, clock_now_ns() + 20 * MILLISECOND_NS, NULL);
+    }
+    fabric_leave(m->engine.fabric);
+    stage_destroy(stage);
+}
+
+static void run_home(struct member *m)
+{
+    struct pipeline_run *run = m->run;
+    struct job *job;
+    enum job_result result;
+    run->outcome = job_create(&m->engine, &run->order, m->directory, &job, &run->error);
+    if (run->outcome != STATUS_OK) return;
+    int64_t deadline_ns = clock_now_ns() + 120 * SECOND_NS;
+    while ((result = job_advance(job)) != JOB_FINISHED && clock_now_ns() < deadline_ns) {
+        struct fabric_event event;
+        if (result == JOB_WAITS) fabric_wait(m->engine.fabric, deadline_ns, NULL);
+        while (m->engine.fabric && fabric_next(m->engine.fabric, &event) == STATUS_OK) {
+            if (event.kind == FABRIC_SENT || event.kind == FABRIC_RECEIVED) job_event(job, &event);
+            if (event.kind == FABRIC_RECEIVED) fabric_release(m->engine.fabric, &event);
+        }
+    }
+    run->outcome = result == JOB_FINISHED ? job_outcome(job, &run->error)
+                                          : error_set(&run->error, STATUS_DEADLINE, "the job did not end");
+    if (m->engine.fabric) fabric_leave(m->engine.fabric);
+    job_destroy(job);
+}
+
+static void *member_main(void *argument)
+{
+    struct member *m = argument;
+    set_up(m);
+    if (m->error.status == STATUS_OK) {
+        if (m->engine.self == 0)
+            run_home(m);
+        else
+            run_stage(m);
+    } else if (m->engine.self == 0) {
+        m->run->outcome = m->error.status;
+        m->run->error = m->error;
+    }
+    if (m->engine.self == 0) atomic_store(m->finished, true);
+    arena_free(&m->engine.arena);
+    model_destroy(m->engine.model);
+    team_destroy(m->engine.team);
+    return NULL;
+}
+
+static float *take(const char *directory, const char *file, const char *tensor, int64_t *count)
+{
+    char path[600];
+    snprintf(path, sizeof path, "%s/%s", directory, file);
+    struct golden *g = golden_open_path(path);
+    const float *values = golden_f32(g, tensor, count);
+    float *copy = malloc((size_t)*count * sizeof *copy);
+    memcpy(copy, values, (size_t)*count * sizeof *copy);
+    golden_close(g);
+    return copy;
+}
+
+void pipeline_execute(struct pipeline_run *run)
+{
+    char directory[] = "/tmp/refrain-test-XXXXXX", model[512], bind[64], path[128];
+    struct member members[MOST_MEMBERS] = {0};
+    const char *addresses[MOST_MEMBERS];
+    atomic_bool finished = false;
+    struct error error;
+    int count = run->split.members > 1 ? run->split.members : 1;
+    assert_true(count <= MOST_MEMBERS);
+    assert_non_null(mkdtemp(directory));
+    snprintf(bind, sizeof bind, "ipc://%s", directory);
+    golden_path(model, sizeof model, run->model);
+    run->order.save_latents = run->order.save_frames = true;
+    for (int i = 0; i < count; i++) {
+        members[i] = (struct member){.run = run, .addresses = addresses, .model = model, .directory = directory,
+                                     .finished = &finished};
+        members[i].engine.self = i;
+        members[i].engine.members = count;
+        if (count == 1) break;
+        struct fabric_config config = {.kind = "zmq", .bind = bind, .credits = 8, .max_bytes = 1 << 30};
+        if (fabric_open(&config, &members[i].engine.fabric, &error) != STATUS_OK) fail_msg("%s", error.text);
+        addresses[i] = fabric_address(members[i].engine.fabric);
+    }
+    for (int i = 0; i < count; i++) assert_int_equal(pthread_create(&members[i].thread, NULL, member_main, &members[i]), 0);
+    for (int i = 0; i < count; i++) pthread_join(members[i].thread, NULL);
+    for (int i = 0; i < count; i++) fabric_close(members[i].engine.fabric);
+    for (int i = 1; i < count; i++)
+        if (members[i].error.status != STATUS_OK) print_message("member %d: %s\n", i, members[i].error.text);
+    if (run->outcome == STATUS_OK) {
+        run->latents = take(directory, "latents.safetensors", "latents", &run->latent_count);
+        run->frames = take(directory, "frames.safetensors", "frames", &run->frame_count);
+    }
+    static const char *const files[] = {"latents.safetensors", "frames.safetensors", "video.mp4", "sheet.png"};
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        snprintf(path, sizeof path, "%s/%s", directory, files[i]);
+        unlink(path);
+    }
+    rmdir(directory);
+}
+
+void pipeline_free(struct pipeline_run *run)
+{
+    free(run->latents);
+    free(run->frames);
+    run->latents = run->frames = NULL;
+}

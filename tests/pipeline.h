@@ -1,0 +1,31 @@
+/*
+ * pipeline.h - runs a whole job in this process for tests: one member, or a ring of members in threads of their own,
+ * connected by a real fabric.
+ *
+ *     struct pipeline_run run = {.model = "models/reference", .order = {...}, .members = 2, .head = 4, .threads = 1};
+ *     pipeline_execute(&run);                     fails the test with a sentence when something goes wrong
+ *     ... run.latents, run.frames ...
+ *     pipeline_free(&run);
+ */
+#ifndef REFRAIN_TESTS_PIPELINE_H
+#define REFRAIN_TESTS_PIPELINE_H
+
+#include "worker/job.h"
+
+struct pipeline_run {
+    const char *model;      /* directory below the repository's root */
+    const char *backend;    /* NULL: auto */
+    struct job_order order; /* save_latents and save_frames are set here */
+    struct split split;     /* members 0: one member with all blocks */
+    int threads;            /* of each member; 0: 1 */
+    /* Results */
+    float *latents, *frames;
+    int64_t latent_count, frame_count;
+    status_t outcome;
+    struct error error;
+};
+
+void pipeline_execute(struct pipeline_run *run);
+void pipeline_free(struct pipeline_run *run);
+
+#endif

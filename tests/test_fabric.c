@@ -1,0 +1,947 @@
+/*
+ * test_fabric.c - what the fabric promises, over real processes: zmq on ipc and tcp, and mpi.
+ *
+ * Each scenario is what one member does; the test starts a group of members with it, kills or stops some, and
+ * looks whether the others ended well. The same scenarios run over every transport, as far as they have a
+ * meaning there.
+ */
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+#include <mpi.h>
+#include <zmq.h>
+
+#include "base/clock.h"
+#include "cluster/envelope.h"
+#include "tests/fabric_group.h"
+
+#define LARGE_BYTES ((uint64_t)32 << 20)
+
+static void pause_ms(int64_t ms)
+{
+    const struct timespec pause = {.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * MILLISECOND_NS};
+    nanosleep(&pause, NULL);
+}
+
+/* Bytes that say whose message this is and which one. */
+static void fill(uint8_t *bytes, uint64_t count, int from, uint64_t sequence)
+{
+    uint64_t x = sequence * 1000003 + (uint64_t)from * 7919 + 1;
+    for (uint64_t i = 0; i < count; i++) {
+        if (i % 64 == 0) x = x * 6364136223846793005u + 1442695040888963407u;
+        bytes[i] = (uint8_t)(x >> (i % 8 * 8));
+    }
+}
+
+static bool is_filled(const uint8_t *bytes, uint64_t count, int from, uint64_t sequence)
+{
+    static _Thread_local uint8_t *wanted;
+    if (!wanted) wanted = malloc(LARGE_BYTES);
+    fill(wanted, count, from, sequence);
+    return count == 0 || memcmp(bytes, wanted, count) == 0;
+}
+
+/* The event that tells of a lost peer; what came before it is released on the way. */
+static struct fabric_event next_lost(struct member *m)
+{
+    for (;;) {
+        struct fabric_event event = member_next(m);
+        if (event.kind == FABRIC_LOST) return event;
+        CHECK(m, event.kind != FABRIC_ABORTED);
+        fabric_release(m->fabric, &event);
+    }
+}
+
+/* Joins, and waits until the others have, too: a member that is lost while they still join fails their join.
+ * Uses the marks from 8 on. */
+static void join_together(struct member *m, uint64_t epoch)
+{
+    member_join(m, epoch);
+    member_mark(m, 8 + m->self);
+    for (int i = 0; i < m->count; i++) member_await(m, 8 + i);
+}
+
+/* Ends together: nobody leaves before everybody has done what it had to. Uses the marks from 16 on. */
+static void part_together(struct member *m)
+{
+    member_mark(m, 16 + m->self);
+    for (int i = 0; i < m->count; i++) member_await(m, 16 + i);
+    fabric_leave(m->fabric);
+    fabric_close(m->fabric);
+}
+
+/* ------------------------------------------------------------------------------------- order and contents */
+
+enum { MESSAGES = 120 };
+
+/* Many small ones, some of several chunks, sizes at the edges of the transports' ways. */
+static uint64_t size_of(uint64_t sequence)
+{
+    static const uint64_t sizes[] = {0, 1, 100, 2048, 2049, 4096, 70001, 1, 262144, 262145, 3, 3000000};
+    return sizes[sequence % (sizeof sizes / sizeof *sizes)];
+}
+
+struct exchange {
+    uint64_t sent[GROUP_MEMBERS], free_again[GROUP_MEMBERS], received[GROUP_MEMBERS];
+    uint8_t *buffers[GROUP_MEMBERS]; /* one per peer: reused as soon as its SENT came */
+};
+
+/* One at a time per buffer, so that a buffer read after its SENT would show as wrong bytes at the other end.
+ */
+static void post_more(struct member *m, struct exchange *x)
+{
+    for (int peer = 0; peer < m->count; peer++) {
+        if (peer == m->self || x->sent[peer] == MESSAGES || x->free_again[peer] < x->sent[peer]) continue;
+        if (!fabric_can_post(m->fabric, peer)) continue;
+        uint64_t sequence = x->sent[peer]++;
+        fill(x->buffers[peer], size_of(sequence), m->self, sequence);
+        member_post(m, peer, sequence, x->buffers[peer], size_of(sequence));
+    }
+}
+
+static bool exchange_done(const struct member *m, const struct exchange *x)
+{
+    for (int peer = 0; peer < m->count; peer++)
+        if (peer != m->self && (x->free_again[peer] < MESSAGES || x->received[peer] < MESSAGES)) return false;
+    return true;
+}
+
+static void take_event(struct member *m, struct exchange *x, struct fabric_event *event)
+{
+    if (event->kind == FABRIC_SENT) {
+        CHECK(m, event->cookie == x->free_again[event->peer]);
+        x->free_again[event->peer]++;
+        return;
+    }
+    CHECK(m, event->kind == FABRIC_RECEIVED);
+    uint64_t sequence = x->received[event->peer]++;
+    CHECK(m, event->ticket.sequence == sequence && event->ticket.bytes == size_of(sequence));
+    CHECK(m, event->ticket.bytes == 0 || (uintptr_t)event->payload % 16 == 0);
+    CHECK(m, is_filled(event->payload, event->ticket.bytes, event->peer, sequence));
+    fabric_release(m->fabric, event);
+}
+
+static void exchange_with_all(struct member *m)
+{
+    struct exchange x = {0};
+    for (int i = 0; i < m->count; i++) x.buffers[i] = malloc(3000000);
+    member_open(m, 3, 3000000);
+    member_join(m, 1);
+    int64_t limit = clock_now_ns() + 25 * SECOND_NS;
+    while (!exchange_done(m, &x)) {
+        struct fabric_event event;
+        while (fabric_next(m->fabric, &event) == STATUS_OK) take_event(m, &x, &event);
+        post_more(m, &x);
+        if (!exchange_done(m, &x)) CHECK(m, fabric_wait(m->fabric, limit, &m->error) == STATUS_OK);
+    }
+    struct fabric_traffic traffic;
+    fabric_traffic(m->fabric, &traffic);
+    CHECK(m, traffic.messages_sent == (uint64_t)MESSAGES * (uint64_t)(m->count - 1));
+    CHECK(m,
+          traffic.messages_received == traffic.messages_sent && traffic.bytes_received == traffic.bytes_sent);
+    part_together(m);
+    for (int i = 0; i < m->count; i++) free(x.buffers[i]);
+}
+
+/* Two members send each other large payloads at once, more than all buffers on the way can hold. */
+static void exchange_large_payloads(struct member *m)
+{
+    enum { ROUNDS = 4 };
+    uint8_t *mine = malloc(LARGE_BYTES);
+    fill(mine, LARGE_BYTES, m->self, 5);
+    member_open(m, ROUNDS, LARGE_BYTES);
+    member_join(m, 1);
+    for (int i = 0; i < ROUNDS; i++) member_post(m, 1 - m->self, 5, mine, LARGE_BYTES);
+    for (int sent = 0, received = 0; sent < ROUNDS || received < ROUNDS;) {
+        struct fabric_event event = member_next(m);
+        sent += event.kind == FABRIC_SENT;
+        received += event.kind == FABRIC_RECEIVED;
+        if (event.kind == FABRIC_RECEIVED) CHECK(m, is_filled(event.payload, LARGE_BYTES, 1 - m->self, 5));
+        fabric_release(m->fabric, &event);
+    }
+    part_together(m);
+    free(mine);
+}
+
+/* ------------------------------------------------------------------------------------------------ credits */
+
+static void use_up_credits(struct member *m)
+{
+    uint8_t payload[100];
+    member_open(m, 5, 1000);
+    member_join(m, 1);
+    if (m->self == 0) {
+        for (uint64_t i = 0; i < 5; i++) member_post(m, 1, i, payload, sizeof payload);
+        CHECK(m, member_try_post(m, 1, 5, payload, sizeof payload) == STATUS_AGAIN);
+        CHECK(m, !fabric_can_post(m->fabric, 1));
+        for (int i = 0; i < 5; i++) CHECK(m, member_next(m).kind == FABRIC_SENT);
+        member_mark(m, 0);
+        /* No event comes, but the credit ends the wait. */
+        CHECK(m, fabric_wait(m->fabric, clock_now_ns() + 5 * SECOND_NS, &m->error) == STATUS_OK);
+        CHECK(m, fabric_can_post(m->fabric, 1));
+        member_post(m, 1, 5, payload, sizeof payload);
+        CHECK(m, member_try_post(m, 1, 6, payload, sizeof payload) == STATUS_AGAIN);
+    } else {
+        struct fabric_event held[5];
+        for (int i = 0; i < 5; i++) held[i] = member_next(m);
+        member_await(m, 0);
+        pause_ms(50);
+        fabric_release(m->fabric, &held[2]); /* in any order */
+        CHECK(m, held[2].payload == NULL);
+        struct fabric_event last = member_next(m);
+        CHECK(m, last.kind == FABRIC_RECEIVED && last.ticket.sequence == 5);
+        for (int i = 0; i < 5; i++) fabric_release(m->fabric, &held[i]); /* the second time does nothing */
+        fabric_release(m->fabric, &last);
+    }
+    part_together(m);
+}
+
+/* The smaller number counts: a member must not be sent more than it is ready to hold. */
+static void grant_fewer_credits(struct member *m)
+{
+    member_open(m, m->self == 0 ? 8 : 2, 1000);
+    member_join(m, 1);
+    int posted = 0;
+    while (member_try_post(m, 1 - m->self, 0, NULL, 0) == STATUS_OK) posted++;
+    CHECK(m, posted == 2);
+    part_together(m);
+}
+
+/* ------------------------------------------------------------------------------------------------- losses */
+
+/* Member 1 dies or stops while nothing is sent; marks 0: everybody is in, 1: it happened. */
+static void watch_idle_peer(struct member *m, int64_t limit_ms)
+{
+    member_open(m, 4, 1000);
+    join_together(m, 1);
+    if (m->self == 1) {
+        member_mark(m, 0);
+        for (;;) pause();
+    }
+    struct fabric_event event = next_lost(m);
+    int64_t noticed = clock_now_ns();
+    member_await(m, 1);
+    CHECK(m, event.peer == 1);
+    CHECK(m, noticed - atomic_load(&m->board->moments[1]) < limit_ms * MILLISECOND_NS);
+    /* The epoch is over for good. */
+    CHECK(m, member_try_post(m, 2 - m->self, 0, NULL, 0) == STATUS_PEER_LOST);
+    CHECK(m, strstr(m->error.text, "member 1 was lost") != NULL);
+    CHECK(m, !fabric_can_post(m->fabric, 2 - m->self));
+    /* Who left earlier would be the one that is lost here. */
+    member_mark(m, 5 + m->self);
+    member_await(m, 7 - m->self);
+}
+
+static void lose_killed(struct member *m)
+{
+    watch_idle_peer(m, m->mpi ? FABRIC_LOST_MS : 200);
+    fabric_leave(m->fabric);
+    fabric_close(m->fabric);
+}
+
+static void lose_stopped(struct member *m)
+{
+    watch_idle_peer(m, FABRIC_LOST_MS);
+    int64_t before = clock_now_ns();
+    fabric_leave(m->fabric);
+    fabric_close(m->fabric);
+    CHECK(m, clock_now_ns() - before < 2 * SECOND_NS);
+}
+
+/* Member 0 sends 32 MiB after 32 MiB to member 1, which is stopped (the test's doing) in the middle of one.
+ */
+static void lose_stopped_receiver(struct member *m)
+{
+    uint8_t *payload = calloc(1, LARGE_BYTES);
+    member_open(m, 2, LARGE_BYTES);
+    member_join(m, 1);
+    int received = 0;
+    for (bool lost = false; !lost;) {
+        if (m->self == 0 && fabric_can_post(m->fabric, 1)) member_post(m, 1, 0, payload, LARGE_BYTES);
+        struct fabric_event event;
+        while (fabric_next(m->fabric, &event) == STATUS_OK) {
+            lost = lost || event.kind == FABRIC_LOST;
+            if (event.kind == FABRIC_RECEIVED && ++received == 3) member_mark(m, 0);
+            fabric_release(m->fabric, &event);
+        }
+        if (!lost) CHECK(m, fabric_wait(m->fabric, clock_now_ns() + 10 * SECOND_NS, &m->error) == STATUS_OK);
+    }
+    CHECK(m, clock_now_ns() - atomic_load(&m->board->moments[1]) < FABRIC_LOST_MS * MILLISECOND_NS);
+    int64_t before = clock_now_ns();
+    fabric_leave(m->fabric);
+    CHECK(m, clock_now_ns() - before < SECOND_NS);
+    memset(payload, 1, LARGE_BYTES); /* it is ours again */
+    free(payload);
+    fabric_close(m->fabric);
+}
+
+/* The same with the sender stopped: member 1 sends, member 0 watches. */
+static void lose_stopped_sender(struct member *m)
+{
+    uint8_t *payload = calloc(1, LARGE_BYTES);
+    member_open(m, 2, LARGE_BYTES);
+    member_join(m, 1);
+    for (int received = 0;;) {
+        if (m->self == 1 && fabric_can_post(m->fabric, 0)) member_post(m, 0, 0, payload, LARGE_BYTES);
+        struct fabric_event event;
+        while (fabric_next(m->fabric, &event) == STATUS_OK && event.kind != FABRIC_LOST) {
+            if (event.kind == FABRIC_RECEIVED && ++received == 3) member_mark(m, 0);
+            fabric_release(m->fabric, &event);
+        }
+        if (event.kind == FABRIC_LOST) break;
+        CHECK(m, fabric_wait(m->fabric, clock_now_ns() + 10 * SECOND_NS, &m->error) == STATUS_OK);
+    }
+    CHECK(m, clock_now_ns() - atomic_load(&m->board->moments[1]) < FABRIC_LOST_MS * MILLISECOND_NS);
+    fabric_leave(m->fabric);
+    fabric_close(m->fabric);
+    free(payload);
+}
+
+/* After a loss: zmq goes on, with the survivors and a replacement; mpi says that it cannot. */
+static void go_on_after_loss(struct member *m)
+{
+    watch_idle_peer(m, FABRIC_LOST_MS);
+    fabric_leave(m->fabric);
+    if (m->mpi) {
+        CHECK(m, member_try_join(m, 2, 3000) == STATUS_UNSUPPORTED);
+        CHECK(m, strstr(m->error.text, "relaunch") != NULL);
+        fabric_close(m->fabric);
+        return;
+    }
+    static const int survivors[] = {0, 2};
+    CHECK(m, member_join_some(m, 2, survivors, 2, 5000) == STATUS_OK);
+    member_post(m, m->self == 0 ? 1 : 0, 9, "ok", 2);
+    struct fabric_event event;
+    do event = member_next(m);
+    while (event.kind != FABRIC_RECEIVED);
+    CHECK(m, event.ticket.epoch == 2 && event.ticket.sequence == 9 && memcmp(event.payload, "ok", 2) == 0);
+    member_mark(m, 28 + m->self); /* leaving drops what the other did not get yet */
+    member_await(m, 30 - m->self);
+    fabric_leave(m->fabric);
+    CHECK(m, memcmp(event.payload, "ok", 2) == 0); /* held beyond its epoch */
+    fabric_release(m->fabric, &event);
+    member_mark(m, 2 + m->self / 2);
+    member_await(m, 4); /* a replacement has told its address */
+    member_join(m, 3);
+    for (int peer = 0; peer < 3; peer++)
+        if (peer != m->self) member_post(m, peer, 33, NULL, 0);
+    for (int received = 0; received < 2;) {
+        event = member_next(m);
+        CHECK(m, event.kind == FABRIC_SENT || (event.kind == FABRIC_RECEIVED && event.ticket.sequence == 33));
+        received += event.kind == FABRIC_RECEIVED;
+        fabric_release(m->fabric, &event);
+    }
+    part_together(m);
+}
+
+static void replace_lost(struct member *m)
+{
+    member_open(m, 4, 1000);
+    member_mark(m, 4);
+    member_join(m, 3);
+    for (int peer = 0; peer < 3; peer += 2) member_post(m, peer, 33, NULL, 0);
+    for (int received = 0; received < 2;) {
+        struct fabric_event event = member_next(m);
+        CHECK(m, event.kind == FABRIC_SENT || event.ticket.sequence == 33);
+        received += event.kind == FABRIC_RECEIVED;
+        fabric_release(m->fabric, &event);
+    }
+    part_together(m);
+}
+
+/* A member that leaves says so: the others need not wait for its silence. */
+static void notice_who_leaves(struct member *m)
+{
+    member_open(m, 4, 1000);
+    join_together(m, 1);
+    if (m->self == 1) {
+        member_mark(m, 1);
+        fabric_leave(m->fabric);
+        member_await(m, 2);
+        member_await(m, 3);
+    } else {
+        CHECK(m, next_lost(m).peer == 1);
+        CHECK(m, clock_now_ns() - atomic_load(&m->board->moments[1]) < SECOND_NS);
+        CHECK(m, fabric_wait(m->fabric, CLOCK_NEVER, &m->error) == STATUS_PEER_LOST);
+        member_mark(m, 2 + m->self / 2);
+        member_await(m, 3 - m->self / 2); /* or this one would be the next that left */
+        fabric_leave(m->fabric);
+    }
+    /* Nothing is broken, on either transport. */
+    member_join(m, 2);
+    part_together(m);
+}
+
+/* The owner computes and never calls the fabric; the I/O thread speaks for it. */
+static void compute_for_three_seconds(struct member *m)
+{
+    member_open(m, 4, 1000);
+    member_join(m, 1);
+    int64_t until = clock_now_ns() + 3 * SECOND_NS;
+    volatile double x = 1;
+    while (clock_now_ns() < until)
+        for (int i = 0; i < 100000; i++) x = x * 1.0000001;
+    struct fabric_event event;
+    member_post(m, 1 - m->self, 1, "still here", 10);
+    do event = member_next(m);
+    while (event.kind == FABRIC_SENT);
+    CHECK(m, event.kind == FABRIC_RECEIVED);
+    fabric_release(m->fabric, &event);
+    part_together(m);
+}
+
+/* ---------------------------------------------------------------------------------------- abort and waits */
+
+static void *abort_soon(void *fabric)
+{
+    pause_ms(100);
+    fabric_abort(fabric);
+    return NULL;
+}
+
+static void abort_a_wait(struct member *m)
+{
+    member_open(m, 4, 1000);
+    join_together(m, 1);
+    if (m->self == 0) {
+        pthread_t thread;
+        CHECK(m, pthread_create(&thread, NULL, abort_soon, m->fabric) == 0);
+        CHECK(m, fabric_wait(m->fabric, clock_now_ns() + 10 * SECOND_NS, &m->error) == STATUS_OK);
+        CHECK(m, member_next(m).kind == FABRIC_ABORTED);
+        CHECK(m, fabric_wait(m->fabric, CLOCK_NEVER, &m->error) == STATUS_ABORTED);
+        CHECK(m, member_try_post(m, 1, 0, NULL, 0) == STATUS_ABORTED);
+        pthread_join(thread, NULL);
+        fabric_abort(m->fabric); /* the second time adds nothing */
+        struct fabric_event event;
+        CHECK(m, fabric_next(m->fabric, &event) == STATUS_AGAIN);
+        fabric_leave(m->fabric);
+        fabric_abort(m->fabric); /* nor does one without an epoch */
+    } else {
+        CHECK(m, next_lost(m).peer == 0);
+        fabric_leave(m->fabric);
+    }
+    member_join(m, 2);
+    CHECK(m, fabric_wait(m->fabric, clock_now_ns() + 50 * MILLISECOND_NS, &m->error) == STATUS_DEADLINE);
+    part_together(m);
+}
+
+/* Member 1 never joins: the others' join ends when its time is up, names it, and the next epoch works without
+ * it. */
+static void join_without_one(struct member *m)
+{
+    member_open(m, 4, 1000);
+    if (m->self == 1) {
+        member_await(m, 0);
+        member_await(m, 2);
+        fabric_close(m->fabric);
+        return;
+    }
+    int64_t before = clock_now_ns();
+    CHECK(m, member_try_join(m, 1, 500) == STATUS_DEADLINE);
+    CHECK(m, clock_now_ns() - before >= 500 * MILLISECOND_NS && clock_now_ns() - before < 2 * SECOND_NS);
+    CHECK(m, strstr(m->error.text, "member 1 at") != NULL);
+    CHECK(m, strstr(m->error.text, m->board->addresses[1]) != NULL);
+    pthread_t thread;
+    CHECK(m, pthread_create(&thread, NULL, abort_soon, m->fabric) == 0);
+    CHECK(m, member_try_join(m, 2, 20000) == STATUS_ABORTED);
+    pthread_join(thread, NULL);
+    static const int present[] = {0, 2};
+    CHECK(m, member_join_some(m, 2, present, 2, 1000) == STATUS_INVALID); /* used up */
+    CHECK(m, member_join_some(m, 3, present, 2, 5000) == STATUS_OK);
+    member_mark(m, m->self);
+    member_await(m, 2 - m->self);
+    fabric_close(m->fabric);
+}
+
+/* Leaves with messages half-way: their memory comes back at once, and nothing of them is seen in the next
+ * epoch. */
+static void leave_in_mid_transfer(struct member *m)
+{
+    enum { POSTED = 3 };
+    uint8_t *payload = malloc(LARGE_BYTES);
+    member_open(m, POSTED, LARGE_BYTES);
+    for (uint64_t epoch = 1; epoch <= 5; epoch++) {
+        fill(payload, LARGE_BYTES, m->self, epoch);
+        member_join(m, epoch);
+        int mark = 2 * (int)epoch + m->self; /* no mark is used twice */
+        member_mark(m, mark);
+        member_await(m, mark ^ 1);
+        for (int i = 0; i < POSTED; i++) {
+            status_t status = member_try_post(m, 1 - m->self, epoch, payload, LARGE_BYTES);
+            CHECK(m, status == STATUS_OK || status == STATUS_PEER_LOST); /* the other has left already */
+        }
+        /* What arrives in time is right; how much that is depends on the moment the other leaves. */
+        int64_t until = clock_now_ns() + (int64_t)(epoch * 7) * MILLISECOND_NS;
+        struct fabric_event event;
+        while (fabric_wait(m->fabric, until, &m->error) == STATUS_OK &&
+               fabric_next(m->fabric, &event) == STATUS_OK) {
+            if (event.kind != FABRIC_RECEIVED) continue;
+            CHECK(m, event.ticket.epoch == epoch && event.ticket.sequence == epoch);
+            CHECK(m, is_filled(event.payload, LARGE_BYTES, 1 - m->self, epoch));
+            fabric_release(m->fabric, &event);
+        }
+        fabric_leave(m->fabric);
+        memset(payload, 0xee, LARGE_BYTES);
+    }
+    /* Both take part in a whole exchange at the end. */
+    member_join(m, 6);
+    member_post(m, 1 - m->self, 6, "end", 3);
+    struct fabric_event event;
+    do event = member_next(m);
+    while (event.kind != FABRIC_RECEIVED);
+    CHECK(m, event.ticket.sequence == 6 && memcmp(event.payload, "end", 3) == 0);
+    fabric_release(m->fabric, &event);
+    part_together(m);
+    free(payload);
+}
+
+/* ------------------------------------------------------------------------------------------- misbehaviour */
+
+static void send_too_much(struct member *m)
+{
+    member_open(m, 4, m->self == 0 ? 1000 : 100000);
+    join_together(m, 1);
+    uint8_t payload[2000] = {0};
+    if (m->self == 1) {
+        CHECK(m, member_try_post(m, 0, 0, payload, 100001) == STATUS_INVALID); /* one's own limit */
+        CHECK(m, strstr(m->error.text, "100001") && strstr(m->error.text, "100000"));
+        member_post(m, 0, 0, payload, sizeof payload);
+    }
+    CHECK(m, next_lost(m).peer == 1 - m->self); /* 0 will not have it, and leaves */
+    fabric_leave(m->fabric);
+    member_join(m, 2);
+    part_together(m);
+}
+
+static void misuse(struct member *m)
+{
+    member_open(m, 4, 1000);
+    struct fabric_event event;
+    CHECK(m, member_try_post(m, 1, 0, NULL, 0) == STATUS_CONFLICT);
+    CHECK(m, fabric_wait(m->fabric, CLOCK_NEVER, &m->error) == STATUS_CONFLICT);
+    CHECK(m, fabric_next(m->fabric, &event) == STATUS_AGAIN);
+    CHECK(m, !fabric_can_post(m->fabric, 1));
+    fabric_leave(m->fabric);
+    CHECK(m, member_try_join(m, 0, 1000) == STATUS_INVALID); /* not newer than none */
+    member_join(m, 5);
+    CHECK(m, member_try_join(m, 6, 1000) == STATUS_CONFLICT);
+    CHECK(m, member_try_post(m, m->self, 0, NULL, 0) == STATUS_INVALID);
+    CHECK(m, member_try_post(m, -1, 0, NULL, 0) == STATUS_INVALID);
+    CHECK(m, member_try_post(m, m->count, 0, NULL, 0) == STATUS_INVALID);
+    CHECK(m, member_try_post(m, 1 - m->self, 0, NULL, 1) == STATUS_INVALID);
+    struct ticket ticket = {.kind = 99};
+    CHECK(m, fabric_post(m->fabric, 1 - m->self, &ticket, NULL, 0, &m->error) == STATUS_INVALID);
+    CHECK(m, strstr(m->error.text, "kind 99") != NULL);
+    part_together(m);
+}
+
+static void be_alone(struct member *m)
+{
+    member_open(m, 4, 1000);
+    for (uint64_t epoch = 1; epoch < 4; epoch++) {
+        member_join(m, epoch);
+        CHECK(m, fabric_wait(m->fabric, clock_now_ns() + MILLISECOND_NS, &m->error) == STATUS_DEADLINE);
+        fabric_leave(m->fabric);
+    }
+    fabric_close(m->fabric);
+    fabric_close(NULL);
+}
+
+static void keep_deadlines(struct member *m)
+{
+    member_open(m, 4, 1000);
+    member_join(m, 1);
+    for (int64_t ms = 1; ms <= 100; ms *= 10) {
+        int64_t deadline = clock_now_ns() + ms * MILLISECOND_NS;
+        CHECK(m, fabric_wait(m->fabric, deadline, &m->error) == STATUS_DEADLINE);
+        int64_t late = clock_now_ns() - deadline;
+        CHECK(m, late >= 0 && late < 200 * MILLISECOND_NS);
+    }
+    part_together(m);
+}
+
+/* Sits in an epoch for a second and measures what that costs. */
+static void idle_cheaply(struct member *m)
+{
+    member_open(m, 4, 1000);
+    member_join(m, 1);
+    pause_ms(200);
+    struct rusage before, after;
+    getrusage(RUSAGE_SELF, &before);
+    pause_ms(1000);
+    getrusage(RUSAGE_SELF, &after);
+    int64_t used_us = (after.ru_utime.tv_sec - before.ru_utime.tv_sec) * INT64_C(1000000) +
+                      after.ru_utime.tv_usec - before.ru_utime.tv_usec +
+                      (after.ru_stime.tv_sec - before.ru_stime.tv_sec) * INT64_C(1000000) +
+                      after.ru_stime.tv_usec - before.ru_stime.tv_usec;
+    atomic_store(&m->board->moments[24 + m->self], used_us);
+    part_together(m);
+}
+
+/* ---------------------------------------------------------------------------------------- strangers (zmq) */
+
+static void send_parts(void *socket, const uint8_t *bytes, size_t count, int parts)
+{
+    for (int i = 0; i < parts; i++) zmq_send(socket, bytes, count, i + 1 < parts ? ZMQ_SNDMORE : 0);
+}
+
+/* What somebody who found the port could try, given that he knows the format but not the token. */
+static void annoy(struct member *m, const char *address)
+{
+    void *context = zmq_ctx_new();
+    void *socket = zmq_socket(context, ZMQ_DEALER);
+    CHECK(m, zmq_connect(socket, address) == 0);
+    uint8_t junk[4096] = {0}, head[ENVELOPE_BYTES + TICKET_BYTES] = {0};
+    send_parts(socket, junk, 0, 1);
+    send_parts(socket, junk, sizeof junk, 1);
+    send_parts(socket, junk, 7, 9);
+    struct envelope hello = {.kind = ENVELOPE_HELLO, .from = 1, .number = 4, .epoch = 1, .place = 2};
+    envelope_encode(&hello, head);
+    send_parts(socket, head, ENVELOPE_BYTES + FABRIC_TOKEN_BYTES, 1); /* a token of zeros */
+    send_parts(socket, head, ENVELOPE_BYTES, 1);
+    struct envelope data = {.kind = ENVELOPE_DATA, .from = 1, .epoch = 1};
+    struct ticket ticket = {.kind = TICKET_HOP, .dtype = TICKET_F32, .epoch = 1, .sequence = 666};
+    envelope_encode(&data, head);
+    ticket_encode(&ticket, head + ENVELOPE_BYTES);
+    send_parts(socket, head, sizeof head, 1);
+    struct envelope bye = {.kind = ENVELOPE_BYE, .from = 1, .epoch = 1};
+    envelope_encode(&bye, head);
+    send_parts(socket, head, ENVELOPE_BYTES, 1);
+    uint8_t *huge = calloc(1, 1 << 20);
+    send_parts(socket, huge, 1 << 20, 1); /* above the limit on frames: ZeroMQ ends the connection */
+    free(huge);
+    pause_ms(200);
+    zmq_close(socket);
+    zmq_ctx_term(context);
+}
+
+static void ignore_strangers(struct member *m)
+{
+    member_open(m, 4, 1000);
+    member_join(m, 1);
+    if (m->self == 1) annoy(m, m->board->addresses[0]);
+    member_post(m, 1 - m->self, 7, NULL, 0);
+    struct fabric_event event;
+    do event = member_next(m);
+    while (event.kind == FABRIC_SENT);
+    CHECK(m, event.kind == FABRIC_RECEIVED && event.ticket.sequence == 7);
+    fabric_release(m->fabric, &event);
+    CHECK(m, fabric_next(m->fabric, &event) == STATUS_AGAIN || event.kind == FABRIC_SENT);
+    part_together(m);
+}
+
+/* A member of another group, which has another token, at an address that was given out twice. */
+static void refuse_wrong_token(struct member *m)
+{
+    member_open(m, 4, 1000);
+    const char *addresses[] = {m->board->addresses[0], m->board->addresses[1]};
+    struct fabric_membership membership = {.epoch = 1, .self = m->self, .count = 2, .addresses = addresses};
+    memset(membership.token, 40 + m->self, sizeof membership.token);
+    CHECK(m,
+          fabric_join(m->fabric, &membership, clock_now_ns() + SECOND_NS / 2, &m->error) == STATUS_DEADLINE);
+    member_mark(m, m->self);
+    member_await(m, 1 - m->self);
+    member_join(m, 2);
+    part_together(m);
+}
+
+/* ---------------------------------------------------------------------------------------------- the tests */
+
+static const struct {
+    const char *name;
+    scenario run;
+} scenarios[] = {
+    {"exchange_with_all", exchange_with_all},
+    {"exchange_large_payloads", exchange_large_payloads},
+    {"use_up_credits", use_up_credits},
+    {"grant_fewer_credits", grant_fewer_credits},
+    {"lose_killed", lose_killed},
+    {"lose_stopped", lose_stopped},
+    {"lose_stopped_receiver", lose_stopped_receiver},
+    {"lose_stopped_sender", lose_stopped_sender},
+    {"go_on_after_loss", go_on_after_loss},
+    {"notice_who_leaves", notice_who_leaves},
+    {"compute_for_three_seconds", compute_for_three_seconds},
+    {"abort_a_wait", abort_a_wait},
+    {"join_without_one", join_without_one},
+    {"leave_in_mid_transfer", leave_in_mid_transfer},
+    {"send_too_much", send_too_much},
+    {"misuse", misuse},
+    {"be_alone", be_alone},
+    {"keep_deadlines", keep_deadlines},
+    {"idle_cheaply", idle_cheaply},
+};
+
+static struct group *start(void **state, int count, scenario run)
+{
+    const char *name = "";
+    for (size_t i = 0; i < sizeof scenarios / sizeof *scenarios; i++)
+        if (scenarios[i].run == run) name = scenarios[i].name;
+    return group_start(*state, count, name, run);
+}
+
+/* Everybody does it, and it works for everybody. */
+static void all_well(void **state, int count, scenario run)
+{
+    struct group *group = start(state, count, run);
+    for (int i = 0; i < count; i++) group_expect(group, i);
+    group_end(group);
+}
+
+/* Something happens to member 1; the others end well. */
+static void others_well(void **state, int count, scenario run, int number)
+{
+    struct group *group = start(state, count, run);
+    group_await(group, 0);
+    pause_ms(number == SIGSTOP ? 3 : 0); /* after a moment: in the middle of whatever it does */
+    atomic_store(&group_board(group)->moments[1], clock_now_ns());
+    atomic_store(&group_board(group)->marks[1], 1);
+    group_signal(group, 1, number);
+    for (int i = 0; i < count; i++)
+        if (i != 1) group_expect(group, i);
+    group_end(group);
+}
+
+static void messages_of_all_sizes_arrive_whole_and_in_order(void **state)
+{
+    all_well(state, 3, exchange_with_all);
+}
+
+static void large_payloads_cross_in_both_directions(void **state)
+{
+    all_well(state, 2, exchange_large_payloads);
+}
+
+static void without_a_credit_a_post_is_refused_until_a_release(void **state)
+{
+    all_well(state, 2, use_up_credits);
+}
+
+static void the_smaller_number_of_credits_counts(void **state)
+{
+    all_well(state, 2, grant_fewer_credits);
+}
+
+static void a_killed_member_is_lost_to_the_others(void **state)
+{
+    others_well(state, 3, lose_killed, SIGKILL);
+}
+
+static void a_stopped_member_is_lost_within_two_seconds(void **state)
+{
+    others_well(state, 3, lose_stopped, SIGSTOP);
+}
+
+static void a_receiver_stopped_in_mid_transfer_is_lost_within_two_seconds(void **state)
+{
+    others_well(state, 2, lose_stopped_receiver, SIGSTOP);
+}
+
+static void a_sender_stopped_in_mid_transfer_is_lost_within_two_seconds(void **state)
+{
+    others_well(state, 2, lose_stopped_sender, SIGSTOP);
+}
+
+static void after_a_loss_a_newer_epoch_works_or_is_refused(void **state)
+{
+    struct group *group = start(state, 3, go_on_after_loss);
+    group_await(group, 0);
+    atomic_store(&group_board(group)->moments[1], clock_now_ns());
+    atomic_store(&group_board(group)->marks[1], 1);
+    group_signal(group, 1, SIGKILL);
+    if (strcmp(*state, "mpi") != 0) {
+        group_await(group, 2);
+        group_await(group, 3);
+        group_add(group, 1, replace_lost);
+        group_expect(group, 1);
+    }
+    group_expect(group, 0);
+    group_expect(group, 2);
+    group_end(group);
+}
+
+static void who_leaves_is_lost_at_once_and_can_join_again(void **state)
+{
+    all_well(state, 3, notice_who_leaves);
+}
+
+static void an_owner_that_computes_is_not_lost(void **state)
+{
+    all_well(state, 2, compute_for_three_seconds);
+}
+
+static void an_abort_wakes_the_owner_and_ends_the_epoch(void **state)
+{
+    all_well(state, 3, abort_a_wait);
+}
+
+static void a_join_without_a_member_fails_by_its_deadline_and_names_it(void **state)
+{
+    all_well(state, 3, join_without_one);
+}
+
+static void leaving_gives_back_memory_and_the_next_epoch_starts_clean(void **state)
+{
+    all_well(state, 2, leave_in_mid_transfer);
+}
+
+static void a_payload_above_the_limit_loses_its_sender(void **state)
+{
+    all_well(state, 2, send_too_much);
+}
+
+static void misuse_is_answered_with_a_status(void **state)
+{
+    all_well(state, 2, misuse);
+}
+
+static void an_epoch_may_have_one_member(void **state)
+{
+    all_well(state, 1, be_alone);
+}
+
+static void waits_end_at_their_deadline(void **state)
+{
+    all_well(state, 2, keep_deadlines);
+}
+
+static void an_idle_epoch_costs_little_cpu(void **state)
+{
+    struct group *group = start(state, 2, idle_cheaply);
+    group_expect(group, 0);
+    group_expect(group, 1);
+    for (int i = 0; i < 2; i++) {
+        long long used_us = atomic_load(&group_board(group)->moments[24 + i]);
+        print_message("             member %d: %.2f %% of a core\n", i, (double)used_us / 1e4);
+        assert_true(used_us < 200000); /* a thread that spins uses 1000000 */
+    }
+    group_end(group);
+}
+
+static void strangers_are_ignored(void **state)
+{
+    all_well(state, 2, ignore_strangers);
+}
+
+static void another_token_is_not_let_in(void **state)
+{
+    all_well(state, 2, refuse_wrong_token);
+}
+
+/* In this process: no member is forked while a fabric is open. */
+static void configurations_that_cannot_work_are_refused(void **state)
+{
+    static const struct fabric_config bad[] = {
+        {.kind = "carrier pigeon", .bind = "tcp://127.0.0.1:*", .credits = 4, .max_bytes = 1},
+        {.kind = NULL, .bind = "tcp://127.0.0.1:*", .credits = 4, .max_bytes = 1},
+        {.kind = "zmq", .bind = "tcp://127.0.0.1:*", .credits = 0, .max_bytes = 1},
+        {.kind = "zmq", .bind = "tcp://127.0.0.1:*", .credits = 65, .max_bytes = 1},
+        {.kind = "zmq", .bind = "tcp://127.0.0.1:*", .credits = 4, .max_bytes = 0},
+        {.kind = "zmq", .bind = "127.0.0.1", .credits = 4, .max_bytes = 1},
+        {.kind = "zmq", .bind = NULL, .credits = 4, .max_bytes = 1},
+        {.kind = "zmq", .bind = "tcp://no-such-interface:*", .credits = 4, .max_bytes = 1},
+        {.kind = "zmq", .bind = "ipc:///no/such/directory", .credits = 4, .max_bytes = 1},
+        {.kind = "zmq", .bind = "tcp://0.0.0.0:*", .toward = "nonsense", .credits = 4, .max_bytes = 1},
+        {.kind = "mpi", .credits = 4, .max_bytes = 1}, /* MPI does not run in this process */
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        struct fabric *fabric = NULL;
+        struct error error = {0};
+        assert_true(fabric_open(&bad[i], &fabric, &error) != STATUS_OK);
+        assert_null(fabric);
+        assert_true(error.text[0] != '\0');
+    }
+}
+
+static void an_address_bound_everywhere_is_announced_as_one_that_can_be_reached(void **state)
+{
+    static const struct {
+        const char *toward, *begins;
+    } cases[] = {{"tcp://127.0.0.1:5731", "tcp://127.0.0.1:"}, {NULL, "tcp://"}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct fabric_config config = {.kind = "zmq",
+                                       .bind = "tcp://0.0.0.0:*",
+                                       .toward = cases[i].toward,
+                                       .credits = 1,
+                                       .max_bytes = 1};
+        struct fabric *fabric;
+        struct error error;
+        assert_int_equal(fabric_open(&config, &fabric, &error), STATUS_OK);
+        const char *address = fabric_address(fabric);
+        assert_memory_equal(address, cases[i].begins, strlen(cases[i].begins));
+        assert_null(strstr(address, "0.0.0.0"));
+        fabric_close(fabric);
+    }
+}
+
+/* An mpi member is this program again, started by mpirun. */
+static void run_mpi_member(const char *name, const char *board)
+{
+    int threads, rank;
+    alarm(60);
+    MPI_Init_thread(NULL, NULL, MPI_THREAD_SERIALIZED, &threads);
+    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+    for (size_t i = 0; i < sizeof scenarios / sizeof *scenarios; i++)
+        if (strcmp(scenarios[i].name, name) == 0) group_run_member(board, rank, scenarios[i].run);
+    _exit(2);
+}
+
+#define SHARED_TESTS(kind)                                                                                   \
+    cmocka_unit_test_prestate(messages_of_all_sizes_arrive_whole_and_in_order, kind),                        \
+        cmocka_unit_test_prestate(large_payloads_cross_in_both_directions, kind),                            \
+        cmocka_unit_test_prestate(without_a_credit_a_post_is_refused_until_a_release, kind),                 \
+        cmocka_unit_test_prestate(the_smaller_number_of_credits_counts, kind),                               \
+        cmocka_unit_test_prestate(a_killed_member_is_lost_to_the_others, kind),                              \
+        cmocka_unit_test_prestate(a_stopped_member_is_lost_within_two_seconds, kind),                        \
+        cmocka_unit_test_prestate(a_receiver_stopped_in_mid_transfer_is_lost_within_two_seconds, kind),      \
+        cmocka_unit_test_prestate(a_sender_stopped_in_mid_transfer_is_lost_within_two_seconds, kind),        \
+        cmocka_unit_test_prestate(after_a_loss_a_newer_epoch_works_or_is_refused, kind),                     \
+        cmocka_unit_test_prestate(who_leaves_is_lost_at_once_and_can_join_again, kind),                      \
+        cmocka_unit_test_prestate(an_owner_that_computes_is_not_lost, kind),                                 \
+        cmocka_unit_test_prestate(an_abort_wakes_the_owner_and_ends_the_epoch, kind),                        \
+        cmocka_unit_test_prestate(a_join_without_a_member_fails_by_its_deadline_and_names_it, kind),         \
+        cmocka_unit_test_prestate(leaving_gives_back_memory_and_the_next_epoch_starts_clean, kind),          \
+        cmocka_unit_test_prestate(a_payload_above_the_limit_loses_its_sender, kind),                         \
+        cmocka_unit_test_prestate(misuse_is_answered_with_a_status, kind),                                   \
+        cmocka_unit_test_prestate(an_epoch_may_have_one_member, kind),                                       \
+        cmocka_unit_test_prestate(waits_end_at_their_deadline, kind),                                        \
+        cmocka_unit_test_prestate(an_idle_epoch_costs_little_cpu, kind)
+
+int main(int count, char **arguments)
+{
+    static char ipc[] = "zmq-ipc", tcp[] = "zmq-tcp", mpi[] = "mpi";
+    if (count == 4 && strcmp(arguments[1], "--member") == 0) run_mpi_member(arguments[2], arguments[3]);
+    setenv("REFRAIN_LOG", "error", 0); /* losses are what is tested */
+    const struct CMUnitTest any[] = {
+        cmocka_unit_test(configurations_that_cannot_work_are_refused),
+        cmocka_unit_test(an_address_bound_everywhere_is_announced_as_one_that_can_be_reached),
+    };
+    const struct CMUnitTest over_ipc[] = {
+        SHARED_TESTS(ipc),
+        cmocka_unit_test_prestate(strangers_are_ignored, ipc),
+        cmocka_unit_test_prestate(another_token_is_not_let_in, ipc),
+    };
+    const struct CMUnitTest over_tcp[] = {
+        SHARED_TESTS(tcp),
+        cmocka_unit_test_prestate(strangers_are_ignored, tcp),
+        cmocka_unit_test_prestate(another_token_is_not_let_in, tcp),
+    };
+    const struct CMUnitTest over_mpi[] = {SHARED_TESTS(mpi)};
+    if (count == 2) cmocka_set_test_filter(arguments[1]);
+    int failed = cmocka_run_group_tests(any, NULL, NULL);
+    failed += cmocka_run_group_tests_name("over zmq, ipc", over_ipc, NULL, NULL);
+    failed += cmocka_run_group_tests_name("over zmq, tcp", over_tcp, NULL, NULL);
+    failed += cmocka_run_group_tests_name("over mpi", over_mpi, NULL, NULL);
+    return failed;
+}

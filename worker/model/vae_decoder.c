@@ -1,0 +1,138 @@
+/*
+ * vae_decoder.c - latents -> frames, one latent frame a call. See vae_layers.h for the words.
+ *
+ * Formulas: WanDecoder3d, WanResample in diffusers' autoencoder_kl_wan.py (with its feature cache). Of the
+ * rules for the first frame only one is left here: it passes a temporal upsampler untouched and unseen.
+ */
+#include <assert.h>
+
+#include "worker/model/vae_layers.h"
+
+/* Latent frame t, back in the VAE's own scale: [z, T, h, w] -> [h, w, z]. */
+static void load_latent(const struct vae_stream *s, const float *latents, int latent_frames, int t)
+{
+    const struct vae_config *config = &s->vae->config;
+    int64_t pixels = (int64_t)s->latent_height * s->latent_width;
+    int channels = config->latent_channels;
+    for (int c = 0; c < channels; c++) {
+        /* The reference divides by the reciprocal (pipeline_wan.py); same roundings here. */
+        float reciprocal = 1.0f / config->std[c], mean = config->mean[c];
+        const float *from = latents + ((int64_t)c * latent_frames + t) * pixels;
+        for (int64_t i = 0; i < pixels; i++) s->latent[i * channels + c] = from[i] / reciprocal + mean;
+    }
+}
+
+struct store {
+    const float *pixels; /* [count, H, W, channels], -1..1 */
+    float *frames;       /* [count, channels, H, W], 0..1 */
+    int height, width, channels;
+};
+
+/* One row of one frame: clamp, to 0..1, planar. NaN stays NaN. */
+static void store_row(void *arguments, int task, void *scratch)
+{
+    const struct store *s = arguments;
+    int frame = task / s->height, row = task % s->height;
+    const float *from = s->pixels + (int64_t)task * s->width * s->channels;
+    for (int c = 0; c < s->channels; c++) {
+        float *to = s->frames + (((int64_t)frame * s->channels + c) * s->height + row) * s->width;
+        for (int x = 0; x < s->width; x++) {
+            float value = from[x * s->channels + c];
+            value = value < -1.0f ? -1.0f : value > 1.0f ? 1.0f : value;
+            to[x] = value * 0.5f + 0.5f;
+        }
+    }
+}
+
+/* The last level's output, `count` frames in x, through norm, SiLU and the last convolution, into `frames`.
+ */
+static void run_output(struct vae_stream *s, struct team *team, const struct volume *x, float *frames)
+{
+    const struct ops *ops = s->vae->ops;
+    const struct vae_coder *coder = s->vae->decoder;
+    struct volume inside = tape_inside(&s->conv_out, 0, x->frames), taps = tape_taps(&s->conv_out, 0);
+    struct volume pixels = volume_of(s->pixels, x->frames, x->height, x->width, s->vae->config.out_channels);
+
+    ops->channel_norm(team, x, coder->gamma_out, true, &inside);
+    ops->conv(team, coder->conv_out, &taps, NULL, &pixels);
+    tape_advance(&s->conv_out, team, x->frames);
+    struct store store = {s->pixels, frames, x->height, x->width, pixels.channels};
+    team_run(team, x->frames * x->height, store_row, &store);
+}
+
+/* Frames `first`... of a level from the level before, doubled in y and x. */
+static struct volume run_upsample(struct vae_stream *s, struct team *team, int level, int first, int count)
+{
+    const struct vae_level_buffers *b = &s->levels[level];
+    struct volume taps = tape_taps(&s->levels[level - 1].sample, first);
+    struct volume x =
+        volume_of(s->x[0], count, b->height, b->width, s->vae->decoder->levels[level].resnets[0].in_channels);
+    s->vae->ops->conv(team, s->vae->decoder->levels[level - 1].sample, &taps, NULL, &x);
+    return x;
+}
+
+/* Two frames from each of `count` in the time tape: even and odd ones are two convolutions writing in turn.
+ */
+static void run_double_frames(struct vae_stream *s, struct team *team, int level, int first, int count)
+{
+    const struct vae_level_buffers *b = &s->levels[level];
+    struct volume taps = tape_taps(&b->time, 0);
+    for (int odd = 0; odd < 2; odd++) {
+        struct volume y = tape_inside(&b->sample, 2 * first + odd, count);
+        y.stride_t *= 2;
+        s->vae->ops->conv(team, s->vae->decoder->levels[level].time[odd], &taps, NULL, &y);
+    }
+    tape_advance(&b->time, team, count);
+}
+
+/* One level on `count` frames from `first` on; the last level writes them to `frames`. */
+static void run_batch(struct vae_stream *s, struct team *team, int level, int first, int count, bool opening,
+                      float *frames)
+{
+    const struct vae_level *weights = &s->vae->decoder->levels[level];
+    const struct vae_level_buffers *b = &s->levels[level];
+    struct volume x = level == 0 ? volume_of(s->x[0], 1, b->height, b->width, weights->resnets[0].in_channels)
+                                 : run_upsample(s, team, level, first, count);
+    bool doubles = weights->temporal && !opening;
+    struct volume out;
+    if (!weights->resamples)
+        out = volume_of(s->x[1], count, b->height, b->width, weights->channels);
+    else if (doubles)
+        out = tape_inside(&b->time, 0, count);
+    else
+        out = tape_inside(&b->sample, first, count);
+    vae_run_resnets(s, team, weights, b, &x, &out);
+    if (doubles) run_double_frames(s, team, level, first, count);
+    if (!weights->resamples) run_output(s, team, &out, frames);
+}
+
+int vae_decode(struct vae_stream *s, struct team *team, const float *latents, int latent_frames, int t,
+               float *frames)
+{
+    assert(s->part == VAE_DECODER && t == s->next && t < latent_frames);
+    const struct ops *ops = s->vae->ops;
+    const struct vae_config *config = &s->vae->config;
+    const struct vae_coder *coder = s->vae->decoder;
+    int h = s->latent_height, w = s->latent_width, count = 1;
+    int64_t frame_floats = (int64_t)config->out_channels * h * w * config->scale_y * config->scale_y;
+    frames += (t == 0 ? 0 : 1 + (int64_t)config->scale_t * (t - 1)) * frame_floats;
+
+    load_latent(s, latents, latent_frames, t);
+    struct volume latent = volume_of(s->latent, 1, h, w, config->latent_channels);
+    struct volume x = volume_of(s->x[0], 1, h, w, coder->attention.channels);
+    struct volume inside = tape_inside(&s->conv_in, 0, 1), taps = tape_taps(&s->conv_in, 0);
+    ops->conv(team, coder->quant, &latent, NULL, &inside);
+    ops->conv(team, coder->conv_in, &taps, NULL, &x);
+    tape_advance(&s->conv_in, team, 1);
+    vae_run_middle(s, team, coder, &x);
+
+    for (int level = 0; level < config->levels; level++) {
+        int batch = s->levels[level].batch;
+        for (int first = 0; first < count; first += batch)
+            run_batch(s, team, level, first, count - first < batch ? count - first : batch, t == 0,
+                      frames + first * frame_floats);
+        if (coder->levels[level].temporal && t > 0) count *= 2;
+    }
+    s->next++;
+    return count;
+}

@@ -1,0 +1,139 @@
+/*
+ * vae_encoder.c - frames -> latents, one latent frame a call. See vae_layers.h for the words.
+ *
+ * Formulas: WanEncoder3d, WanResample in diffusers' autoencoder_kl_wan.py. The first video frame is a latent
+ * frame of its own; it passes the temporal downsamplers untouched, and they remember it.
+ */
+#include <assert.h>
+
+#include "worker/model/vae_layers.h"
+
+struct load {
+    const float *frames; /* [count, channels, H, W], 0..1 */
+    struct volume to;    /* -1..1 */
+};
+
+/* One row of one frame: planar to channels-last, 0..1 to -1..1. */
+static void load_row(void *arguments, int task, void *scratch)
+{
+    const struct load *l = arguments;
+    const struct volume *to = &l->to;
+    int frame = task / to->height, row = task % to->height;
+    float *out = to->data + frame * to->stride_t + row * to->stride_y;
+    for (int c = 0; c < to->channels; c++) {
+        const float *from = l->frames + (((int64_t)frame * to->channels + c) * to->height + row) * to->width;
+        for (int x = 0; x < to->width; x++) out[x * to->stride_x + c] = 2.0f * from[x] - 1.0f;
+    }
+}
+
+/* `count` frames through the first convolution, into x[0]. */
+static struct volume run_input(struct vae_stream *s, struct team *team, const float *frames, int count)
+{
+    const struct vae_coder *coder = s->vae->encoder;
+    const struct vae_level_buffers *b = &s->levels[0];
+    struct load load = {frames, tape_inside(&s->conv_in, 0, count)};
+    struct volume taps = tape_taps(&s->conv_in, 0);
+    struct volume x = volume_of(s->x[0], count, b->height, b->width, coder->levels[0].resnets[0].in_channels);
+    team_run(team, count * b->height, load_row, &load);
+    s->vae->ops->conv(team, coder->conv_in, &taps, NULL, &x);
+    tape_advance(&s->conv_in, team, count);
+    return x;
+}
+
+/* Where the frames of a level come to lie for the next one. */
+static struct volume input_of(const struct vae_stream *s, int level, int count)
+{
+    const struct vae_level_buffers *b = &s->levels[level];
+    return volume_of(b->input, count, b->height, b->width,
+                     s->vae->encoder->levels[level].resnets[0].in_channels);
+}
+
+/* One level on `count` frames in x, the `first` of the chunk on: blocks, then half the height and width. */
+static void run_batch(struct vae_stream *s, struct team *team, int level, const struct volume *x, int first)
+{
+    const struct vae_level *weights = &s->vae->encoder->levels[level];
+    const struct vae_level_buffers *b = &s->levels[level];
+    if (!weights->resamples) {
+        struct volume out = volume_of(s->x[1], x->frames, b->height, b->width, weights->channels);
+        vae_run_resnets(s, team, weights, b, x, &out);
+        return;
+    }
+    struct volume inside = tape_inside(&b->sample, 0, x->frames), taps = tape_taps(&b->sample, 0);
+    vae_run_resnets(s, team, weights, b, x, &inside);
+    struct volume next = input_of(s, level + 1, first + x->frames);
+    struct volume out =
+        weights->temporal ? tape_inside(&b->time, first, x->frames) : volume_frames(&next, first, x->frames);
+    s->vae->ops->conv(team, weights->sample, &taps, NULL, &out);
+}
+
+/* Half of `count` frames in the time tape, into the next level's input. Returns how many. */
+static int run_halve_frames(struct vae_stream *s, struct team *team, int level, int count, bool opening)
+{
+    const struct vae_level_buffers *b = &s->levels[level];
+    int left = opening ? 1 : count / 2;
+    struct volume next = input_of(s, level + 1, left);
+    if (opening) {
+        struct volume frame = tape_inside(&b->time, 0, 1);
+        s->vae->ops->lincomb(team, 1, (const float[]){1.0f}, (const float *const[]){frame.data},
+                             frame.stride_t, next.data);
+    } else {
+        struct volume taps = tape_taps(&b->time, 0);
+        s->vae->ops->conv(team, s->vae->encoder->levels[level].time[0], &taps, NULL, &next);
+    }
+    tape_advance(&b->time, team, count);
+    return left;
+}
+
+/* The middle's output through norm, SiLU and the last convolutions, scaled into latent frame t: [z, T, h, w].
+ */
+static void run_output(struct vae_stream *s, struct team *team, const struct volume *x, int latent_frames,
+                       int t, float *latents)
+{
+    const struct ops *ops = s->vae->ops;
+    const struct vae_config *config = &s->vae->config;
+    const struct vae_coder *coder = s->vae->encoder;
+    int channels = config->latent_channels;
+    struct volume inside = tape_inside(&s->conv_out, 0, 1), taps = tape_taps(&s->conv_out, 0);
+    struct volume moments = volume_of(s->pixels, 1, x->height, x->width, 2 * channels);
+    struct volume mean = volume_of(s->latent, 1, x->height, x->width, channels);
+
+    ops->channel_norm(team, x, coder->gamma_out, true, &inside);
+    ops->conv(team, coder->conv_out, &taps, NULL, &moments);
+    tape_advance(&s->conv_out, team, 1);
+    ops->conv(team, coder->quant, &moments, NULL, &mean);
+
+    int64_t pixels = (int64_t)x->height * x->width;
+    for (int c = 0; c < channels; c++) {
+        float reciprocal = 1.0f / config->std[c]; /* the reference multiplies by it (pipeline_wan_i2v.py) */
+        float *to = latents + ((int64_t)c * latent_frames + t) * pixels;
+        for (int64_t i = 0; i < pixels; i++)
+            to[i] = (s->latent[i * channels + c] - config->mean[c]) * reciprocal;
+    }
+}
+
+void vae_encode(struct vae_stream *s, struct team *team, const float *frames, int latent_frames, int t,
+                float *latents)
+{
+    assert(s->part == VAE_ENCODER && t == s->next && t < latent_frames);
+    const struct vae_config *config = &s->vae->config;
+    const struct vae_coder *coder = s->vae->encoder;
+    int count = t == 0 ? 1 : config->scale_t, last = config->levels - 1;
+    int64_t frame_floats = (int64_t)config->in_channels * s->levels[0].height * s->levels[0].width;
+    frames += (t == 0 ? 0 : 1 + (int64_t)config->scale_t * (t - 1)) * frame_floats;
+
+    for (int level = 0; level <= last; level++) {
+        int batch = s->levels[level].batch;
+        for (int first = 0; first < count; first += batch) {
+            int some = count - first < batch ? count - first : batch;
+            struct volume x = level == 0 ? run_input(s, team, frames + first * frame_floats, some)
+                                         : input_of(s, level, count);
+            if (level > 0) x = volume_frames(&x, first, some);
+            run_batch(s, team, level, &x, first);
+        }
+        if (coder->levels[level].temporal) count = run_halve_frames(s, team, level, count, t == 0);
+    }
+    struct volume x = volume_of(s->x[1], 1, s->latent_height, s->latent_width, coder->attention.channels);
+    vae_run_middle(s, team, coder, &x);
+    run_output(s, team, &x, latent_frames, t, latents);
+    s->next++;
+}

@@ -1,0 +1,204 @@
+/*
+ * vae_stream.c - the buffers of one decode or encode: sizes, layout, open and close.
+ *
+ * The layout is written once and run twice over an arena (base/arena.h): to measure, then to hand out. What a
+ * convolution must remember between latent frames is the head of its own input tape, so that nothing is
+ * copied together before a convolution; the price is a copy of two frames after it.
+ */
+#include "worker/model/vae_layers.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* A pass through a level takes as many frames as fit in this: more would only cost memory, fewer repeat the
+ * copies of history. Results do not depend on it. */
+enum { BATCH_BYTES = 24 << 20, MAX_LATENT_SIDE = 4096 };
+
+static size_t frame_floats(int height, int width, int channels)
+{
+    return (size_t)height * (size_t)width * (size_t)channels;
+}
+
+static struct tape take_tape(struct arena *arena, int history, int capacity, int height, int width,
+                             int channels, int before, int after)
+{
+    size_t floats = frame_floats(height + before + after, width + before + after, channels);
+    return (struct tape){.data = arena_take(arena, (size_t)(history + capacity) * floats, sizeof(float)),
+                         .history = history,
+                         .capacity = capacity,
+                         .height = height,
+                         .width = width,
+                         .channels = channels,
+                         .before = before,
+                         .after = after};
+}
+
+/* Input of a causal 3x3x3 convolution. */
+static struct tape take_causal(struct arena *arena, int frames, int height, int width, int channels)
+{
+    return take_tape(arena, 2, frames, height, width, channels, 1, 1);
+}
+
+static void take_resnet(struct arena *arena, const struct vae_resnet *resnet, int frames, int height,
+                        int width, struct tape tapes[2])
+{
+    tapes[0] = take_causal(arena, frames, height, width, resnet->in_channels);
+    tapes[1] = take_causal(arena, frames, height, width, resnet->out_channels);
+}
+
+static int widest_channels(const struct vae_level *level)
+{
+    int in = level->resnets[0].in_channels;
+    return in > level->channels ? in : level->channels;
+}
+
+/* Sizes and tapes of the residual blocks of one level. */
+static void lay_out_level(struct arena *arena, const struct vae_level *level, struct vae_level_buffers *b)
+{
+    size_t bytes = frame_floats(b->height, b->width, widest_channels(level)) * sizeof(float);
+    b->batch = bytes * (size_t)b->frames <= BATCH_BYTES ? b->frames : (int)(BATCH_BYTES / bytes);
+    if (b->batch < 1) b->batch = 1;
+    for (int i = 0; i < level->resnet_count; i++)
+        take_resnet(arena, &level->resnets[i], b->batch, b->height, b->width, b->resnets[i]);
+}
+
+static size_t larger(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
+
+/* What a pass through the level needs of stream->x and stream->hidden. */
+static size_t level_scratch(const struct vae_level *level, const struct vae_level_buffers *b)
+{
+    return (size_t)b->batch * frame_floats(b->height, b->width, widest_channels(level));
+}
+
+/* Tapes and scratch of the middle, at latent resolution. */
+static void lay_out_middle(struct arena *arena, const struct vae_coder *coder, struct vae_stream *s)
+{
+    int h = s->latent_height, w = s->latent_width, channels = coder->attention.channels;
+    for (int i = 0; i < 2; i++) take_resnet(arena, &coder->middle[i], 1, h, w, s->middle[i]);
+    size_t floats = frame_floats(h, w, channels);
+    s->norm = arena_take(arena, floats, sizeof(float));
+    s->qkv = arena_take(arena, 3 * floats, sizeof(float));
+    s->attended = arena_take(arena, floats, sizeof(float));
+}
+
+static void lay_out_scratch(struct arena *arena, size_t floats, struct vae_stream *s)
+{
+    s->x[0] = arena_take(arena, floats, sizeof(float));
+    s->x[1] = arena_take(arena, floats, sizeof(float));
+    s->hidden = arena_take(arena, floats, sizeof(float));
+}
+
+static void lay_out_decoder(struct arena *arena, struct vae_stream *s)
+{
+    const struct vae_config *config = &s->vae->config;
+    const struct vae_coder *coder = s->vae->decoder;
+    int h = s->latent_height, w = s->latent_width, frames = 1, last = config->levels - 1;
+    size_t scratch = frame_floats(h, w, coder->attention.channels);
+
+    s->latent = arena_take(arena, frame_floats(h, w, config->latent_channels), sizeof(float));
+    s->conv_in = take_causal(arena, 1, h, w, config->latent_channels);
+    lay_out_middle(arena, coder, s);
+    for (int i = 0; i <= last; i++, h *= 2, w *= 2) {
+        const struct vae_level *level = &coder->levels[i];
+        struct vae_level_buffers *b = &s->levels[i];
+        *b = (struct vae_level_buffers){.frames = frames, .height = h, .width = w};
+        lay_out_level(arena, level, b);
+        scratch = larger(scratch, level_scratch(level, b));
+        if (level->temporal) b->time = take_tape(arena, 2, b->batch, h, w, level->channels, 0, 0);
+        if (level->temporal) frames *= 2;
+        if (level->resamples) b->sample = take_tape(arena, 0, frames, h, w, level->channels, 1, 1);
+    }
+    struct vae_level_buffers *b = &s->levels[last];
+    s->conv_out = take_causal(arena, b->batch, b->height, b->width, coder->levels[last].channels);
+    s->pixels = arena_take(arena, (size_t)b->batch * frame_floats(b->height, b->width, config->out_channels),
+                           sizeof(float));
+    lay_out_scratch(arena, scratch, s);
+}
+
+static void lay_out_encoder(struct arena *arena, struct vae_stream *s)
+{
+    const struct vae_config *config = &s->vae->config;
+    const struct vae_coder *coder = s->vae->encoder;
+    int h = s->latent_height * config->scale_y, w = s->latent_width * config->scale_y,
+        frames = config->scale_t;
+    size_t scratch = 0;
+
+    for (int i = 0; i < config->levels; i++) {
+        const struct vae_level *level = &coder->levels[i];
+        struct vae_level_buffers *b = &s->levels[i];
+        *b = (struct vae_level_buffers){.frames = frames, .height = h, .width = w};
+        if (i > 0)
+            b->input = arena_take(arena, (size_t)frames * frame_floats(h, w, level->resnets[0].in_channels),
+                                  sizeof(float));
+        lay_out_level(arena, level, b);
+        scratch = larger(scratch, level_scratch(level, b));
+        if (!level->resamples) continue;
+        b->sample = take_tape(arena, 0, b->batch, h, w, level->channels, 0, 1);
+        h /= 2;
+        w /= 2;
+        if (level->temporal) b->time = take_tape(arena, 1, frames, h, w, level->channels, 0, 0);
+        if (level->temporal) frames /= 2;
+    }
+    struct vae_level_buffers *first = &s->levels[0];
+    s->conv_in = take_causal(arena, first->batch, first->height, first->width, config->in_channels);
+    lay_out_middle(arena, coder, s);
+    s->conv_out = take_causal(arena, 1, h, w, coder->attention.channels);
+    s->pixels = arena_take(arena, frame_floats(h, w, 2 * config->latent_channels), sizeof(float));
+    s->latent = arena_take(arena, frame_floats(h, w, config->latent_channels), sizeof(float));
+    lay_out_scratch(arena, scratch, s);
+}
+
+static void lay_out(struct arena *arena, struct vae_stream *s)
+{
+    if (s->part == VAE_DECODER)
+        lay_out_decoder(arena, s);
+    else
+        lay_out_encoder(arena, s);
+}
+
+size_t vae_stream_bytes(const struct vae *vae, enum vae_part part, int latent_height, int latent_width)
+{
+    struct arena measure = {0};
+    struct vae_stream s = {
+        .vae = (struct vae *)vae, .part = part, .latent_height = latent_height, .latent_width = latent_width};
+    lay_out(&measure, &s);
+    return measure.used;
+}
+
+status_t vae_stream_open(struct vae *vae, enum vae_part part, int latent_height, int latent_width,
+                         struct vae_stream **out, struct error *error)
+{
+    if (!(part == VAE_DECODER ? vae->decoder : vae->encoder))
+        return error_set(error, STATUS_CONFLICT, "the %s of this VAE was not loaded",
+                         part == VAE_DECODER ? "decoder" : "encoder");
+    if (latent_height < 1 || latent_width < 1 || latent_height > MAX_LATENT_SIDE ||
+        latent_width > MAX_LATENT_SIDE)
+        return error_set(error, STATUS_INVALID, "a latent of %d x %d pixels; sides must be 1 to %d",
+                         latent_width, latent_height, MAX_LATENT_SIDE);
+    struct vae_stream *s = calloc(1, sizeof *s);
+    if (!s) return error_set(error, STATUS_NO_MEMORY, "out of memory");
+    s->vae = vae;
+    s->part = part;
+    s->latent_height = latent_height;
+    s->latent_width = latent_width;
+    lay_out(&s->arena, s);
+    status_t status = arena_allocate(&s->arena, error);
+    if (status != STATUS_OK) {
+        error_prefix(error, "VAE at %d x %d", latent_width, latent_height);
+        free(s);
+        return status;
+    }
+    lay_out(&s->arena, s);
+    *out = s;
+    return STATUS_OK;
+}
+
+void vae_stream_close(struct vae_stream *s)
+{
+    if (!s) return;
+    arena_free(&s->arena);
+    free(s);
+}
