@@ -8,16 +8,17 @@
  *     fabric_post(fabric, next, &ticket, x, cookie, &error);     x is the fabric's until its SENT event
  *     while (fabric_next(fabric, &event) == STATUS_AGAIN)
  *         if (fabric_wait(fabric, deadline_ns, &error) != STATUS_OK) ...
- *     fabric_release(fabric, &event);                            after a RECEIVED event: memory and credit go back
+ *     fabric_release(fabric, &event);                   after a RECEIVED event: memory and credit go back
  *     fabric_leave(fabric);  fabric_close(fabric);
  *
- * One I/O thread per fabric owns the sockets (or the MPI calls), so transfers, credits and heartbeats go on while the
- * owner computes. The owner is one thread: it alone calls post, next, wait, release, join and leave. fabric_abort may be
- * called from any thread. Every wait has a deadline; a lost, stopped or silent peer becomes a LOST event within
- * FABRIC_LOST_MS; after LOST or ABORTED the epoch is over: only leave, then join with a newer epoch.
+ * One I/O thread per fabric owns the sockets (or the MPI calls), so transfers, credits and heartbeats go on
+ * while the owner computes. The owner is one thread: it alone calls post, next, wait, release, join and
+ * leave. fabric_abort may be called from any thread. Every wait has a deadline; a lost, stopped or silent
+ * peer becomes a LOST event within FABRIC_LOST_MS; after LOST or ABORTED the epoch is over: only leave, then
+ * join with a newer epoch.
  *
- * Per directed pair of ranks order is kept, and at most `credits` messages are in flight: posting beyond that answers
- * STATUS_AGAIN, and the payload stays the caller's.
+ * Per directed pair of ranks order is kept, and at most `credits` messages are in flight: posting beyond that
+ * answers STATUS_AGAIN, and the payload stays the caller's.
  */
 #ifndef REFRAIN_CLUSTER_FABRIC_H
 #define REFRAIN_CLUSTER_FABRIC_H
@@ -31,23 +32,25 @@
 struct fabric;
 
 enum {
-    FABRIC_LOST_MS = 2000,       /* a peer that said nothing for this long is lost (heartbeats every 200 ms) */
+    FABRIC_LOST_MS = 2000, /* a peer that said nothing for this long is lost (heartbeats every 200 ms) */
     FABRIC_ADDRESS_BYTES = 256,
-    FABRIC_TOKEN_BYTES = 32,     /* secret of an epoch: strangers who find the port are not listened to */
+    FABRIC_TOKEN_BYTES = 32, /* secret of an epoch: strangers who find the port are not listened to */
     FABRIC_MAX_MEMBERS = 1024,
 };
 
 struct fabric_config {
-    const char *kind;       /* "zmq" or "mpi" */
-    const char *bind;       /* zmq: "tcp://ADDRESS:*" or "ipc://DIRECTORY"; mpi: ignored */
-    int credits;            /* messages in flight per directed pair, 1..64 */
-    uint64_t max_bytes;     /* largest payload that is believed; anything above loses the peer */
+    const char *kind;   /* "zmq" or "mpi" */
+    const char *bind;   /* zmq: "tcp://ADDRESS:*" or "ipc://DIRECTORY"; mpi: ignored */
+    const char *toward; /* zmq, bound to every interface ("tcp://0.0.0.0:*"): announce the address of the one
+                           that leads to this "tcp://HOST:PORT"; NULL: of the first that is not loopback */
+    int credits;        /* messages in flight per directed pair, 1..64; of two members the smaller counts */
+    uint64_t max_bytes; /* largest payload that is believed; anything above loses the peer */
 };
 
 struct fabric_membership {
-    uint64_t epoch;                        /* larger than any before */
-    int self, count;                       /* my index, number of members (1..FABRIC_MAX_MEMBERS) */
-    const char *const *addresses;          /* [count] fabric_address() of each member, borrowed for the call */
+    uint64_t epoch;               /* larger than any before */
+    int self, count;              /* my index, number of members (1..FABRIC_MAX_MEMBERS) */
+    const char *const *addresses; /* [count] fabric_address() of each member, borrowed for the call */
     uint8_t token[FABRIC_TOKEN_BYTES];
 };
 
@@ -55,45 +58,59 @@ enum fabric_event_kind { FABRIC_SENT = 1, FABRIC_RECEIVED, FABRIC_LOST, FABRIC_A
 
 struct fabric_event {
     enum fabric_event_kind kind;
-    int peer;               /* index of the member it is about */
-    uint64_t cookie;        /* SENT: what fabric_post was given; the payload is the caller's again */
-    struct ticket ticket;   /* RECEIVED */
-    const void *payload;    /* RECEIVED: ticket.bytes bytes, 16-byte aligned, the fabric's; valid until fabric_release */
-    void *hold;             /* the fabric's own */
+    int peer;             /* index of the member it is about */
+    uint64_t cookie;      /* SENT: what fabric_post was given; the payload is the caller's again */
+    struct ticket ticket; /* RECEIVED */
+    const void *payload;  /* RECEIVED: ticket.bytes bytes, 64-byte aligned; valid until fabric_release */
+    void *hold;           /* the fabric's own */
 };
 
 status_t fabric_open(const struct fabric_config *config, struct fabric **fabric, struct error *error);
-void fabric_close(struct fabric *fabric); /* NULL is fine; joins the I/O thread; never blocks longer than 1 s */
+
+/* NULL is fine. Joins the I/O thread; never blocks longer than 1 s. Release what was received before. */
+void fabric_close(struct fabric *fabric);
 
 /* What other members need to reach this one. Valid until close. */
 const char *fabric_address(const struct fabric *fabric);
 
-/* Connects to every member and returns when all answered, or fails by `deadline_ns`. */
+/* Connects to every member and returns when all answered, or fails by `deadline_ns`: STATUS_DEADLINE names
+ * who did not answer, STATUS_PEER_LOST one that did and then went away, STATUS_UNSUPPORTED says that only a
+ * new start of all ranks helps (mpi, after a loss). A failed join needs no leave, but uses up its epoch
+ * number. */
 status_t fabric_join(struct fabric *fabric, const struct fabric_membership *membership, int64_t deadline_ns,
                      struct error *error);
-/* Ends the epoch at once: undelivered messages are dropped, borrowed payloads are the caller's again, events not yet
- * taken are gone, unreleased RECEIVED payloads stay valid until fabric_release. */
+
+/* Ends the epoch at once: undelivered messages are dropped, borrowed payloads are the caller's again, events
+ * not yet taken are gone, unreleased RECEIVED payloads stay valid until fabric_release. To the others this
+ * member is LOST. Without an epoch it does nothing. */
 void fabric_leave(struct fabric *fabric);
 
 /* STATUS_AGAIN without a credit. ticket->bytes says how much of `payload` to send (may be 0, payload NULL);
  * ticket->epoch is filled in. STATUS_PEER_LOST or STATUS_ABORTED once the epoch is over. */
-status_t fabric_post(struct fabric *fabric, int peer, const struct ticket *ticket, const void *payload, uint64_t cookie,
-                     struct error *error);
+status_t fabric_post(struct fabric *fabric, int peer, const struct ticket *ticket, const void *payload,
+                     uint64_t cookie, struct error *error);
 bool fabric_can_post(const struct fabric *fabric, int peer);
 
 /* The next event in order of occurrence; STATUS_AGAIN when there is none. Never blocks. */
 status_t fabric_next(struct fabric *fabric, struct fabric_event *event);
-void fabric_release(struct fabric *fabric, struct fabric_event *event);
+void fabric_release(struct fabric *fabric, struct fabric_event *event); /* other kinds: does nothing */
 
-/* Sleeps until an event is there (STATUS_OK) or STATUS_DEADLINE. */
+/* Sleeps until there is something to look at (STATUS_OK) or STATUS_DEADLINE: an event, or a credit of a peer
+ * for which post or can_post said no (then fabric_next may still answer STATUS_AGAIN). Once the epoch is over
+ * and its last event was taken: STATUS_PEER_LOST or STATUS_ABORTED at once. */
 status_t fabric_wait(struct fabric *fabric, int64_t deadline_ns, struct error *error);
-/* Becomes readable when fabric_next may have something: for poll() beside other descriptors. */
+
+/* Becomes readable when fabric_wait would return STATUS_OK, until fabric_next answers STATUS_AGAIN: for
+ * poll() beside other descriptors. Who polls it takes events first, posts then, and polls last. */
 int fabric_descriptor(const struct fabric *fabric);
 
-/* Any thread, any time: the owner gets an ABORTED event and every call of this epoch fails with STATUS_ABORTED. */
+/* Any thread, any time: the owner gets an ABORTED event and every call of this epoch, a join under way
+ * included, fails with STATUS_ABORTED. Without an epoch it does nothing. */
 void fabric_abort(struct fabric *fabric);
 
-struct fabric_traffic { uint64_t messages_sent, messages_received, bytes_sent, bytes_received; };
+struct fabric_traffic {
+    uint64_t messages_sent, messages_received, bytes_sent, bytes_received;
+};
 void fabric_traffic(const struct fabric *fabric, struct fabric_traffic *traffic);
 
 #endif

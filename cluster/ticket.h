@@ -1,9 +1,10 @@
 /*
  * ticket.h - the fixed-size header that precedes any data between ranks.
  *
- * It says everything the receiver needs to know before it touches the payload: which incarnation of the group, which
- * job and attempt, what to do, on which rows, how many bytes follow. Little-endian on the wire, TICKET_BYTES long.
- * Anything that does not fit (version, epoch, sizes) is refused before a byte of payload is believed.
+ * It says everything the receiver needs to know before it touches the payload: which incarnation of the
+ * group, which job and attempt, what to do, on which rows, how many bytes follow. Little-endian on the wire,
+ * TICKET_BYTES long. Anything that does not fit (version, epoch, sizes) is refused before a byte of payload
+ * is believed.
  */
 #ifndef REFRAIN_CLUSTER_TICKET_H
 #define REFRAIN_CLUSTER_TICKET_H
@@ -15,9 +16,9 @@
 enum { TICKET_VERSION = 1, TICKET_BYTES = 128 };
 
 enum ticket_kind {
-    TICKET_OPEN = 1,            /* home -> stages: a job's context; payload: text context of each branch */
-    TICKET_HOP = 2,             /* hidden state on its way: payload: modulation [6, hidden], then rows [rows, hidden] */
-    TICKET_CLOSE = 3,           /* home -> stages: forget the context */
+    TICKET_OPEN = 1,  /* home -> stages: a job's context; payload: text context of each branch */
+    TICKET_HOP = 2,   /* hidden state on its way: payload: modulation [6, hidden], then rows [rows, hidden] */
+    TICKET_CLOSE = 3, /* home -> stages: forget the context */
     TICKET_UNKNOWN_CONTEXT = 4, /* stage -> home: OPEN it again and repeat the hop */
     TICKET_FAILED = 5,          /* stage -> home: this hop cannot be computed; payload: the sentence */
 };
@@ -25,28 +26,28 @@ enum ticket_kind {
 enum ticket_dtype { TICKET_NO_DATA = 0, TICKET_F32 = 1, TICKET_BF16 = 2, TICKET_TEXT = 3 };
 
 struct ticket {
-    uint16_t kind;     /* enum ticket_kind */
-    uint16_t dtype;    /* enum ticket_dtype of the payload */
-    uint16_t branch;   /* 0 conditional, 1 unconditional */
-    uint16_t expert;   /* which of a model's denoisers */
-    uint64_t epoch;    /* incarnation of the worker group */
+    uint16_t kind;   /* enum ticket_kind */
+    uint16_t dtype;  /* enum ticket_dtype of the payload */
+    uint16_t branch; /* 0 conditional, 1 unconditional */
+    uint16_t expert; /* which of a model's denoisers */
+    uint64_t epoch;  /* incarnation of the worker group */
     uint64_t job;
     uint64_t context;  /* names the job's context on the stages */
     uint64_t sequence; /* counts per sender, for logs and order checks */
     uint32_t attempt;  /* of the job: nothing older is believed */
     uint32_t step;
-    float timestep;    /* what the model was conditioned on */
-    uint32_t flags;    /* none defined yet: 0 */
-    uint32_t grid[3];  /* tokens in time, height, width */
+    float timestep;                /* what the model was conditioned on */
+    uint32_t flags;                /* none defined yet: 0 */
+    uint32_t grid[3];              /* tokens in time, height, width */
     uint32_t row_begin, row_count; /* rows of the token sequence in the payload */
-    uint64_t bytes;    /* of the payload */
-    uint64_t trace;    /* free for tracing: echoed by stages */
+    uint64_t bytes;                /* of the payload */
+    uint64_t trace;                /* free for tracing: echoed by stages */
 };
 
 void ticket_encode(const struct ticket *ticket, uint8_t wire[TICKET_BYTES]);
 
-/* Refuses another magic or version and unknown kinds or dtypes; `length` must be TICKET_BYTES. Value limits that depend
- * on the model (rows, bytes) are checked by the stage. */
+/* Refuses another magic or version and unknown kinds or dtypes; `length` must be TICKET_BYTES. Value limits
+ * that depend on the model (rows, bytes) are checked by the stage. */
 status_t ticket_decode(const uint8_t *wire, size_t length, struct ticket *ticket, struct error *error);
 
 #endif

@@ -1,0 +1,194 @@
+/*
+ * fabric_core.h - inside the fabric: what its sources share. Nobody else includes it.
+ *
+ *     fabric.c            the owner's thread: the functions of fabric.h
+ *     fabric_io.c         the I/O thread: its loop, heartbeats and silence; fabric_send.c, fabric_receive.c:
+ * in and out fabric_zmq.c, fabric_mpi.c   the transports, called by the I/O thread
+ *
+ *     owner --post, release, wishes--> [lock] --> I/O thread --send--> transport ~~~> other member
+ *     owner <--events---------------- [lock] <-- I/O thread <-- fabric_io_head, fabric_io_filled -- transport
+ *
+ * Handshake, credits, heartbeats, chunks, silence and events are the core's, written once. A transport moves
+ * bytes: a short head, and beside it perhaps a chunk of payload that it must not copy more often than it has
+ * to.
+ *
+ * Locks: fabric->lock guards what is marked so below; it is a leaf: nothing that could block or call back is
+ * called under it. Fields without a mark are written before the I/O thread starts, or belong to the I/O
+ * thread.
+ */
+#ifndef REFRAIN_CLUSTER_FABRIC_CORE_H
+#define REFRAIN_CLUSTER_FABRIC_CORE_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include "base/clock.h"
+#include "cluster/envelope.h"
+#include "cluster/fabric.h"
+#include "cluster/parcel.h"
+
+enum {
+    /* Payloads up to this travel in the head: one message, and the sender's memory is free at once. */
+    INLINE_BYTES = 2048,
+    HEAD_BYTES = ENVELOPE_BYTES + TICKET_BYTES + INLINE_BYTES, /* the longest head */
+    MAX_CREDITS = 64,
+    HELLO_MS = 20, /* a member that has not joined yet drops a HELLO, so it is repeated */
+    BEAT_MS = 200,
+    /* Below FABRIC_LOST_MS by what a busy machine may take to notice and to tell. */
+    SILENCE_MS = FABRIC_LOST_MS - 150,
+};
+
+struct fabric;
+
+/* A message on its way out. Made by fabric_post, given back when nobody reads the payload any more. */
+struct outgoing {
+    struct event_node note; /* its SENT event; first, so that one cast leads back */
+    struct outgoing *next;  /* posted, in a peer's queue, or free */
+    struct fabric *fabric;
+    int peer;
+    const uint8_t *payload; /* [bytes], the poster's */
+    uint64_t bytes, handed; /* handed: given to the transport so far */
+    atomic_int holders;     /* chunks the transport still reads, + 1 while not everything is handed */
+    uint8_t ticket[TICKET_BYTES];
+};
+
+/* What is known of another member. */
+struct peer {
+    bool greeted;  /* its HELLO was right: messages from its source are believed */
+    bool welcomed; /* it answered mine */
+    bool spoke;    /* DATA or CREDIT came: it cannot connect a second time any more */
+    bool lost;
+    bool silent;                  /* lost because nothing was heard: its process or host may be gone */
+    bool left;                    /* lost because it said so: its process is well */
+    bool owes_welcome, owes_beat; /* to be sent as soon as the transport takes it */
+    int64_t heard_ns, beat_ns, hello_ns;
+    int unreleased;                          /* messages of it that the owner holds or will get */
+    uint32_t owed;                           /* credits to be sent back */
+    struct outgoing *queue, **queue_end;     /* posted, not handed over completely */
+    struct parcel *arriving, **arriving_end; /* oldest first; only the last can still lack places */
+    struct parcel *open;                     /* that last one, while it lacks some */
+    atomic_int borrowed;                     /* chunks the transport still reads */
+    struct event_node lost_note;
+    int credits;       /* lock: so many may be posted */
+    uint32_t released; /* lock: releases the I/O thread has not seen */
+    bool starved;      /* lock: a post was refused since */
+};
+
+enum phase {
+    PHASE_IDLE,    /* no epoch */
+    PHASE_JOINING, /* peers exist, not all have answered */
+    PHASE_READY,
+    PHASE_OVER, /* lost or aborted: heartbeats go on until leave, so that nobody blames this member */
+};
+
+enum wish { WISH_NONE, WISH_JOIN, WISH_LEAVE, WISH_CLOSE };
+
+struct transport;
+
+struct fabric {
+    const struct transport *transport;
+    void *link; /* the transport's own */
+    int credits;
+    uint64_t max_bytes;
+    char address[FABRIC_ADDRESS_BYTES];
+    pthread_t thread;
+    int ready_fd;         /* eventfd: the owner has something to look at */
+    int wake_fd;          /* eventfd: the I/O thread has */
+    atomic_bool awakened; /* wake_fd was written and not read yet */
+    struct parcel_shelf shelf;
+
+    pthread_mutex_t lock;
+    pthread_cond_t changed;                  /* of phase, wish and in_transit; monotonic clock */
+    atomic_int phase;                        /* enum phase; lock to write, or to rely on it staying */
+    enum wish wish;                          /* lock */
+    bool aborted;                            /* lock: the epoch was */
+    struct error failure;                    /* lock: why the epoch is over, or could not begin */
+    struct event_node *events, **events_end; /* lock */
+    bool ready_signalled;                    /* lock: ready_fd is readable */
+    bool nudge;                              /* lock: a credit came for somebody who was refused one */
+    struct outgoing *posted, **posted_end;   /* lock: for the I/O thread */
+    struct outgoing *spare;                  /* lock: to be used again */
+    bool releases;                           /* lock: some peer's `released` is not 0 */
+    int in_transit;                          /* lock: outgoing messages with holders */
+    struct event_node abort_note;            /* lock: used once per epoch */
+
+    uint64_t epoch; /* of the latest join; the owner writes it while idle, as the next three */
+    const struct fabric_membership *membership; /* the owner's, during join only */
+    uint8_t token[FABRIC_TOKEN_BYTES];
+    int self, count;
+    struct peer *peers; /* [count]; made and freed by the owner while idle */
+    bool stood;         /* the epoch was READY */
+    int64_t turned_ns;  /* when the I/O loop last came round */
+    unsigned strangers; /* messages from sources that proved nothing */
+    atomic_ullong messages_sent, messages_received, bytes_sent, bytes_received;
+};
+
+/*
+ * What moves the bytes. All calls but open are made by the I/O thread; open by the owner, before that thread
+ * exists.
+ */
+struct transport {
+    const char *kind;
+    uint64_t chunk_bytes; /* the largest chunk given to send */
+
+    /* Listens; writes where others reach it. */
+    status_t (*open)(struct fabric *fabric, const struct fabric_config *config, void **link,
+                     char address[FABRIC_ADDRESS_BYTES], struct error *error);
+    void (*close)(void *link);
+
+    /* Begins to connect to every other member. */
+    status_t (*join)(void *link, const struct fabric_membership *membership, struct error *error);
+    /* Ends the way to one peer, the best way still possible: with `farewell` (NULL: none) if that takes no
+     * waiting. */
+    void (*part)(void *link, int peer, const uint8_t *farewell, size_t bytes);
+    /* After it no memory of any outgoing message is read, and fabric_io_chunk_done was called for each chunk.
+     */
+    void (*leave)(void *link);
+
+    /* STATUS_AGAIN: not now, nothing was taken; progress returns when it can be tried again.
+     * STATUS_PEER_LOST: never. `head` is copied; `chunk` [chunk_bytes] is read until
+     * fabric_io_chunk_done(NULL, outgoing). */
+    status_t (*send)(void *link, int peer, const uint8_t *head, size_t head_bytes, const uint8_t *chunk,
+                     size_t chunk_bytes, struct outgoing *outgoing);
+
+    /* Takes in what has arrived; if there was nothing, waits for something, for wake_fd, or until `until_ns`.
+     */
+    void (*progress)(void *link, int64_t until_ns);
+};
+
+extern const struct transport fabric_transport_zmq, fabric_transport_mpi;
+
+/* ----------------------------------------------------------------------------- fabric.c, for the I/O side */
+
+void fabric_push_event(struct fabric *fabric, struct event_node *node); /* lock held */
+void fabric_signal_owner(struct fabric *fabric);                        /* lock held */
+void fabric_drop_events(struct fabric *fabric); /* lock held; of an epoch that is left */
+
+/* ------------------------------------------- fabric_io.c, fabric_send.c, fabric_receive.c, for each other */
+
+void *fabric_io_main(void *fabric);
+void fabric_io_push(struct fabric *fabric,
+                    int64_t now);                  /* sends what is due, as far as the transport takes it */
+void fabric_io_let_go(struct outgoing *outgoing);  /* one holder less; the last ends the loan. Any thread */
+void fabric_io_check_ready(struct fabric *fabric); /* has every member answered? */
+
+/* ----------------------------------------------------------------------------------------- for transports */
+
+/* A first message from an unknown source. Returns the member it proved to be, or -1: then it is dropped. */
+int fabric_io_hello(struct fabric *fabric, const uint8_t *head, size_t bytes);
+
+/* A message of `peer`. True: put its chunk [chunk_bytes] at *place, then call fabric_io_filled; false: drop
+ * the chunk. */
+bool fabric_io_head(struct fabric *fabric, int peer, const uint8_t *head, size_t bytes, size_t chunk_bytes,
+                    struct parcel **parcel, uint8_t **place);
+void fabric_io_filled(struct fabric *fabric, int peer, struct parcel *parcel, size_t chunk_bytes);
+
+/* The peer did or suffered what ends the epoch; `why` completes the sentence "member 3 was lost: ...". */
+void fabric_io_lose(struct fabric *fabric, int peer, const char *why, ...)
+    __attribute__((format(printf, 3, 4)));
+/* The connection to the peer ended. While joining the transport may connect again. */
+void fabric_io_disconnected(struct fabric *fabric, int peer);
+
+/* Any thread: one chunk is not read any more. The first parameter is there to fit ZeroMQ's callback. */
+void fabric_io_chunk_done(void *chunk, void *outgoing);
+
+#endif

@@ -1,0 +1,245 @@
+/*
+ * fabric_receive.c - the way in: what the fabric believes of what arrives. Runs on the fabric's I/O thread.
+ *
+ * Nothing is believed from a source before its HELLO carried the epoch's secret; from a proven member every
+ * length, order and count is checked, and what does not fit loses that member.
+ */
+#include <string.h>
+
+#include "base/log.h"
+#include "cluster/fabric_core.h"
+
+/* The time must not tell a stranger how many bytes were right. */
+static bool same_token(const uint8_t *a, const uint8_t *b)
+{
+    uint8_t difference = 0;
+    for (int i = 0; i < FABRIC_TOKEN_BYTES; i++) difference |= a[i] ^ b[i];
+    return difference == 0;
+}
+
+/* Is this a HELLO of this epoch, with its secret? */
+static bool proves_member(const struct fabric *fabric, const uint8_t *head, size_t bytes,
+                          const struct envelope *envelope)
+{
+    return envelope->kind == ENVELOPE_HELLO && bytes == ENVELOPE_BYTES + FABRIC_TOKEN_BYTES &&
+           same_token(head + ENVELOPE_BYTES, fabric->token) && envelope->from < (uint32_t)fabric->count &&
+           envelope->from != (uint32_t)fabric->self && envelope->place == (uint64_t)fabric->count &&
+           envelope->number >= 1 && envelope->number <= MAX_CREDITS;
+}
+
+/* Said at the 1st, 2nd, 4th, 8th, ... time, so that a flood of strangers does not become a flood of lines. */
+static void note_stranger(struct fabric *fabric)
+{
+    unsigned count = ++fabric->strangers;
+    if ((count & (count - 1)) == 0)
+        log_line(LOG_WARN, "fabric: ignored %u messages from sources that are not members", count);
+}
+
+int fabric_io_hello(struct fabric *fabric, const uint8_t *head, size_t bytes)
+{
+    struct envelope envelope;
+    if (!envelope_decode(head, bytes, &envelope)) {
+        note_stranger(fabric);
+        return -1;
+    }
+    /* A member of an epoch that is past or that the owner has not joined yet: nothing wrong with it. */
+    if (fabric->phase == PHASE_IDLE || envelope.epoch != fabric->epoch) return -1;
+    if (!proves_member(fabric, head, bytes, &envelope)) {
+        /* Before its HELLO is due again a new member may already have sent a heartbeat. */
+        if (envelope.kind == ENVELOPE_HELLO) note_stranger(fabric);
+        return -1;
+    }
+    int index = (int)envelope.from;
+    if (fabric->peers[index].spoke) {
+        fabric_io_lose(fabric, index, "it connected a second time");
+        return -1;
+    }
+    return index;
+}
+
+void fabric_io_check_ready(struct fabric *fabric)
+{
+    if (fabric->phase != PHASE_JOINING) return;
+    for (int i = 0; i < fabric->count; i++)
+        if (i != fabric->self && !(fabric->peers[i].greeted && fabric->peers[i].welcomed)) return;
+    int64_t now = clock_now_ns();
+    for (int i = 0; i < fabric->count; i++) fabric->peers[i].heard_ns = now;
+    fabric->stood = true;
+    pthread_mutex_lock(&fabric->lock);
+    if (fabric->phase == PHASE_JOINING) fabric->phase = PHASE_READY; /* unless it was aborted this moment */
+    pthread_cond_broadcast(&fabric->changed);
+    pthread_mutex_unlock(&fabric->lock);
+}
+
+static void take_hello(struct fabric *fabric, int index, const uint8_t *head, size_t bytes,
+                       const struct envelope *envelope)
+{
+    struct peer *from = &fabric->peers[index];
+    if (!proves_member(fabric, head, bytes, envelope)) {
+        fabric_io_lose(fabric, index, "it sent a HELLO that does not fit the epoch");
+        return;
+    }
+    from->owes_welcome = true; /* also when it was welcomed before: that answer may have been dropped */
+    if (from->greeted) return;
+    from->greeted = true;
+    pthread_mutex_lock(&fabric->lock);
+    int theirs = (int)envelope->number;
+    from->credits = theirs < fabric->credits ? theirs : fabric->credits;
+    pthread_mutex_unlock(&fabric->lock);
+}
+
+static void take_credit(struct fabric *fabric, int index, uint32_t number)
+{
+    struct peer *from = &fabric->peers[index];
+    from->spoke = true;
+    pthread_mutex_lock(&fabric->lock);
+    bool sane = number <= (uint32_t)(MAX_CREDITS - from->credits);
+    if (sane) from->credits += (int)number;
+    if (sane && from->starved) {
+        from->starved = false;
+        fabric->nudge = true;
+        fabric_signal_owner(fabric);
+    }
+    pthread_mutex_unlock(&fabric->lock);
+    if (!sane) fabric_io_lose(fabric, index, "it returned %u credits nobody gave it", number);
+}
+
+/* Tells the owner about the messages of this peer that are complete, in the order in which they were sent. */
+static void deliver(struct fabric *fabric, int index)
+{
+    struct peer *from = &fabric->peers[index];
+    while (from->arriving && from->arriving->filled == from->arriving->note.event.ticket.bytes) {
+        struct parcel *parcel = from->arriving;
+        from->arriving = parcel->next;
+        if (!from->arriving) from->arriving_end = &from->arriving;
+        atomic_fetch_add_explicit(&fabric->messages_received, 1, memory_order_relaxed);
+        atomic_fetch_add_explicit(&fabric->bytes_received, parcel->filled, memory_order_relaxed);
+        pthread_mutex_lock(&fabric->lock);
+        fabric_push_event(fabric, &parcel->note);
+        pthread_mutex_unlock(&fabric->lock);
+    }
+}
+
+/* What is wrong with a DATA head, or NULL. Writes the ticket. */
+static const char *check_data(const struct fabric *fabric, const struct peer *from, const uint8_t *head,
+                              size_t bytes, size_t chunk_bytes, struct ticket *ticket)
+{
+    if (bytes < ENVELOPE_BYTES + TICKET_BYTES) return "its message is too short for a ticket";
+    if (ticket_decode(head + ENVELOPE_BYTES, TICKET_BYTES, ticket, NULL) != STATUS_OK)
+        return "its ticket is malformed";
+    uint64_t inlined = bytes - ENVELOPE_BYTES - TICKET_BYTES;
+    if (ticket->epoch != fabric->epoch) return "its ticket names another epoch";
+    if (ticket->bytes > fabric->max_bytes) return "it announced a payload above the limit";
+    if (from->open) return "it began a message before the last one was complete";
+    if (from->unreleased >= fabric->credits) return "it sent more messages than it has credits";
+    if (inlined > 0 ? inlined != ticket->bytes || chunk_bytes > 0 : (ticket->bytes > 0) != (chunk_bytes > 0))
+        return "its payload does not fit its ticket";
+    if (chunk_bytes > ticket->bytes) return "its payload is longer than announced";
+    return NULL;
+}
+
+/* Gives the next `chunk_bytes` of the peer's open message a place. */
+static bool place_chunk(struct peer *from, size_t chunk_bytes, struct parcel **parcel, uint8_t **place)
+{
+    struct parcel *open = from->open;
+    *parcel = open;
+    *place = open->bytes + open->placed;
+    open->placed += chunk_bytes;
+    open->pending++;
+    if (open->placed == open->note.event.ticket.bytes) from->open = NULL;
+    return true;
+}
+
+static bool take_data(struct fabric *fabric, int index, const uint8_t *head, size_t bytes, size_t chunk_bytes,
+                      struct parcel **out, uint8_t **place)
+{
+    struct peer *from = &fabric->peers[index];
+    struct ticket ticket;
+    from->spoke = true;
+    const char *wrong = check_data(fabric, from, head, bytes, chunk_bytes, &ticket);
+    struct parcel *parcel = wrong ? NULL : parcel_take(&fabric->shelf, ticket.bytes);
+    if (!wrong && !parcel) wrong = "there is no memory for its payload";
+    if (wrong) {
+        fabric_io_lose(fabric, index, "%s", wrong);
+        return false;
+    }
+    parcel->epoch = fabric->epoch;
+    parcel->note.event = (struct fabric_event){
+        .kind = FABRIC_RECEIVED, .peer = index, .ticket = ticket, .payload = parcel->bytes, .hold = parcel};
+    from->unreleased++;
+    *from->arriving_end = parcel;
+    from->arriving_end = &parcel->next;
+    if (chunk_bytes > 0) {
+        from->open = parcel;
+        return place_chunk(from, chunk_bytes, out, place);
+    }
+    memcpy(parcel->bytes, head + ENVELOPE_BYTES + TICKET_BYTES, ticket.bytes);
+    parcel->placed = parcel->filled = ticket.bytes;
+    deliver(fabric, index);
+    return false;
+}
+
+static bool take_chunk(struct fabric *fabric, int index, uint64_t offset, size_t chunk_bytes,
+                       struct parcel **parcel, uint8_t **place)
+{
+    struct peer *from = &fabric->peers[index];
+    struct parcel *open = from->open;
+    if (!open || offset != open->placed || chunk_bytes == 0 ||
+        chunk_bytes > open->note.event.ticket.bytes - open->placed) {
+        fabric_io_lose(fabric, index, "it sent a chunk that belongs nowhere");
+        return false;
+    }
+    return place_chunk(from, chunk_bytes, parcel, place);
+}
+
+bool fabric_io_head(struct fabric *fabric, int peer, const uint8_t *head, size_t bytes, size_t chunk_bytes,
+                    struct parcel **parcel, uint8_t **place)
+{
+    struct envelope envelope;
+    struct peer *from = &fabric->peers[peer];
+    /* Idle: the epoch is being left, and the transport drains what is under way. */
+    if (from->lost || fabric->phase == PHASE_IDLE) return false;
+    if (!envelope_decode(head, bytes, &envelope) || envelope.from != (uint32_t)peer) {
+        fabric_io_lose(fabric, peer, "it sent a message that is not of this fabric");
+        return false;
+    }
+    if (envelope.epoch != fabric->epoch) return false; /* late, from an epoch that was left */
+    from->heard_ns = clock_now_ns();
+    switch ((enum envelope_kind)envelope.kind) {
+    case ENVELOPE_HELLO:
+        take_hello(fabric, peer, head, bytes, &envelope);
+        break;
+    case ENVELOPE_WELCOME:
+        from->welcomed = true;
+        break;
+    case ENVELOPE_CREDIT:
+        take_credit(fabric, peer, envelope.number);
+        break;
+    case ENVELOPE_BYE:
+        from->left = true;
+        fabric_io_lose(fabric, peer, "it left the epoch");
+        break;
+    case ENVELOPE_BEAT:
+        break;
+    case ENVELOPE_DATA:
+        if (fabric->phase == PHASE_OVER) return false; /* nobody wants it any more */
+        return take_data(fabric, peer, head, bytes, chunk_bytes, parcel, place);
+    case ENVELOPE_CHUNK:
+        if (fabric->phase == PHASE_OVER) return false;
+        return take_chunk(fabric, peer, envelope.place, chunk_bytes, parcel, place);
+    }
+    fabric_io_check_ready(fabric);
+    return false;
+}
+
+void fabric_io_filled(struct fabric *fabric, int peer, struct parcel *parcel, size_t chunk_bytes)
+{
+    parcel->pending--;
+    parcel->filled += chunk_bytes;
+    if (!parcel->orphan) {
+        fabric->peers[peer].heard_ns = clock_now_ns();
+        deliver(fabric, peer);
+    } else if (parcel->pending == 0) {
+        parcel_give(&fabric->shelf, parcel);
+    }
+}
