@@ -25,8 +25,7 @@ struct options {
     char *config; /* the configuration file's text; values point into it */
 };
 
-/* ------------------------------------------------------------------------------------------------- reading a
- * value */
+/* ---------------------------------------------------------------------------------------- reading a value */
 
 static status_t out_of_range(const char *name, const char *text, double min, double max, struct error *error)
 {
@@ -200,8 +199,7 @@ static status_t store_value(const struct option_spec *spec, const char *name, co
     return STATUS_OK;
 }
 
-/* ---------------------------------------------------------------------------------------------------- the
- * sources */
+/* -------------------------------------------------------------------------------------------- the sources */
 
 static bool applies(const struct option_spec *spec, unsigned group)
 {
@@ -375,8 +373,7 @@ static status_t apply_sources(struct options *options, unsigned group, void *val
     return status;
 }
 
-/* --------------------------------------------------------------------------------------------------------
- * the API */
+/* ------------------------------------------------------------------------------------------------ the API */
 
 status_t options_parse(const struct option_table *table, unsigned group, int argc, char **argv, void *values,
                        struct options **options, struct error *error)
@@ -425,8 +422,7 @@ const char *options_operand(const struct options *options, int index)
     return options->operands[index];
 }
 
-/* -----------------------------------------------------------------------------------------------------------
- * help */
+/* --------------------------------------------------------------------------------------------------- help */
 
 static const char *argument_name(const struct option_spec *spec)
 {

@@ -1,12 +1,15 @@
 /*
- * options.h - one table of options per program: it drives flags, environment, configuration file, --help and checking.
+ * options.h - one table of options per program: it drives flags, environment, configuration file, --help and
+ * checking.
  *
  *     struct settings { const char *data; int64_t launch; double guidance; int solver; bool json; };
  *     static const struct option_spec specs[] = {
  *         {.help = "Where things are"},                                       a heading: no name
  *         {"data", 0, OPTION_TEXT, offsetof(struct settings, data), "DIR", .help = "where jobs are kept"},
- *         {"launch", 0, OPTION_INT, offsetof(struct settings, launch), "N", .min = 1, .max = 1024, .help = "ranks"},
- *         {"solver", 0, OPTION_CHOICE, offsetof(struct settings, solver), .choices = "unipc|euler", .help = "..."},
+ *         {"launch", 0, OPTION_INT, offsetof(struct settings, launch), "N", .min = 1, .max = 1024, .help =
+ * "ranks"},
+ *         {"solver", 0, OPTION_CHOICE, offsetof(struct settings, solver), .choices = "unipc|euler", .help =
+ * "..."},
  *     };
  *     static const struct option_table table = {"refrain-coordinator", specs, sizeof specs / sizeof *specs};
  *
@@ -17,9 +20,9 @@
  *     for (int i = 0; i < options_operand_count(options); i++) use(options_operand(options, i));
  *     options_destroy(options);                             after this the strings in `settings` may be gone
  *
- * Who wins: flag over environment over configuration file over the table's default. A file has lines `name = value`,
- * with # for comments, and is named by the option of type OPTION_CONFIG. Every value is checked completely (whole
- * text used, range, finite) wherever it came from; the sentence names that place.
+ * Who wins: flag over environment over configuration file over the table's default. A file has lines `name =
+ * value`, with # for comments, and is named by the option of type OPTION_CONFIG. Every value is checked
+ * completely (whole text used, range, finite) wherever it came from; the sentence names that place.
  *
  * getopt_long keeps its position in globals, so parse from one thread at a time.
  */
@@ -40,7 +43,8 @@ enum option_type {
     OPTION_INT,      /* int64_t within [min, max] */
     OPTION_UINT64,   /* uint64_t, decimal or 0x…; the whole range */
     OPTION_REAL,     /* double, finite, within [min, max] */
-    OPTION_DURATION, /* int64_t milliseconds: 500ms, 90s, 10m, 1h30m, 2d; a bare number is seconds; [min, max] in ms */
+    OPTION_DURATION, /* int64_t milliseconds: 500ms, 90s, 10m, 1h30m, 2d; a bare number is seconds; [min, max]
+                        in ms */
     OPTION_BYTES,    /* int64_t: 512, 64K, 16M, 4G, 1T (powers of 1024) within [min, max] */
     OPTION_CHOICE,   /* int: index into `choices` */
     OPTION_CONFIG,   /* const char *: the configuration file to read */
@@ -53,7 +57,8 @@ struct option_spec {
     size_t offset;        /* of the field in the caller's struct */
     const char *argument; /* its name in --help: "N", "FILE"; NULL: made from the type */
     const char *help;     /* one sentence, lower case, no full stop */
-    const char *standard; /* the default as text, checked like any other value; NULL: field stays as the caller set it */
+    const char *standard; /* the default as text, checked like any other value; NULL: field stays as the
+                             caller set it */
     const char *env;      /* environment variable, or NULL */
     const char *choices;  /* OPTION_CHOICE: "one|two|three" */
     double min, max;      /* inclusive; both 0: no limit (integers beyond 2^53 are not needed as limits) */
@@ -68,9 +73,9 @@ struct option_table {
 
 struct options; /* what was given where, the operands, the text of the configuration file */
 
-/* Reads argv[1..argc-1]. group: bit of the verb (0: a program without verbs). values: the caller's struct, changed only
- * as far as options were read when this fails. Failure is STATUS_INVALID (a value, an unknown option), STATUS_IO (the
- * configuration file) or STATUS_NO_MEMORY. */
+/* Reads argv[1..argc-1]. group: bit of the verb (0: a program without verbs). values: the caller's struct,
+ * changed only as far as options were read when this fails. Failure is STATUS_INVALID (a value, an unknown
+ * option), STATUS_IO (the configuration file) or STATUS_NO_MEMORY. */
 status_t options_parse(const struct option_table *table, unsigned group, int argc, char **argv, void *values,
                        struct options **options, struct error *error);
 void options_destroy(struct options *options); /* NULL is fine */
@@ -81,7 +86,8 @@ bool options_given(const struct options *options, const char *name);
 int options_operand_count(const struct options *options);
 const char *options_operand(const struct options *options, int index); /* borrowed from argv */
 
-/* The options of a verb, wrapped for an 100-column terminal, with ranges, defaults and environment variables. */
+/* The options of a verb, wrapped for an 100-column terminal, with ranges, defaults and environment variables.
+ */
 void options_help(const struct option_table *table, unsigned group, FILE *out);
 
 /* The readers on their own, for values that arrive another way. The sentence starts with `name`. */

@@ -1,0 +1,411 @@
+/*
+ * groups.c - see groups.h. Runs on the coordinator's loop thread; holds no locks, sends nothing.
+ */
+#include "coordinator/groups.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include "base/clock.h"
+#include "base/log.h"
+
+enum { MAX_GROUPS = 64, REMEMBERED = 64, MAX_BROKEN_EPOCHS = 3 };
+
+/* After a lost epoch: long enough for a dead rank to be noticed, short enough not to keep jobs waiting. */
+#define BROKEN_GRACE_NS (2500 * MILLISECOND_NS)
+#define BROKEN_HEARD_NS (1500 * MILLISECOND_NS)
+
+struct groups {
+    struct group_limits limits;
+    struct group *list[MAX_GROUPS]; /* [count], in order of arrival */
+    size_t count;
+    char gone[REMEMBERED][GROUP_NAME_BYTES]; /* ring of the names given up */
+    size_t gone_next;
+    char host[MEMBER_TEXT_BYTES]; /* ours */
+};
+
+status_t groups_open(const struct group_limits *limits, struct groups **groups, struct error *error)
+{
+    struct groups *made = calloc(1, sizeof *made);
+    if (!made) return error_set(error, STATUS_NO_MEMORY, "no memory for the list of groups");
+    made->limits = *limits;
+    if (gethostname(made->host, sizeof made->host - 1) != 0) made->host[0] = '\0';
+    *groups = made;
+    return STATUS_OK;
+}
+
+static void group_free(struct group *group)
+{
+    free(group->members);
+    free(group);
+}
+
+void groups_close(struct groups *groups)
+{
+    if (!groups) return;
+    for (size_t i = 0; i < groups->count; i++) group_free(groups->list[i]);
+    free(groups);
+}
+
+/* ------------------------------------------------------------------------------------------------- states */
+
+void group_enter(struct group *group, enum group_state state, int64_t now_ns)
+{
+    group->state = state;
+    group->since_ns = now_ns;
+    group->progress_ns = now_ns;
+    for (uint32_t i = 0; i < group->ranks; i++) group->members[i].answered = false;
+}
+
+void group_lose(struct group *group, int64_t now_ns, const char *format, ...)
+{
+    if (group->state == GROUP_LOST) return; /* the first reason is the cause */
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(group->failure, sizeof group->failure, format, arguments);
+    va_end(arguments);
+    group_enter(group, GROUP_LOST, now_ns);
+}
+
+static bool all_answered(const struct group *group)
+{
+    for (uint32_t i = 0; i < group->ranks; i++)
+        if (!group->members[i].answered) return false;
+    return true;
+}
+
+void group_epoch_ready(struct group *group, uint32_t rank, uint64_t epoch, int64_t now_ns)
+{
+    if (group->state != GROUP_JOINING || epoch != group->epoch) return;
+    group->members[rank].answered = true;
+    group->members[rank].epoch = epoch;
+    if (!all_answered(group)) return;
+    group_enter(group, GROUP_READY, now_ns);
+    log_line(LOG_INFO, "group %.8s: epoch %lu is ready, %u ranks, %s", group->name,
+             (unsigned long)group->epoch, group->ranks, group->members[0].backend);
+}
+
+void group_epoch_lost(struct group *group, uint32_t rank, const Refrain__EpochLost *lost, int64_t now_ns)
+{
+    if (lost->epoch != group->epoch || group->state < GROUP_JOINING || group->state > GROUP_LOADING) return;
+    snprintf(group->failure, sizeof group->failure, "rank %u lost rank %u%s%s", rank, lost->peer,
+             lost->message ? ": " : "", lost->message ? lost->message : "");
+    log_line(LOG_WARN, "group %.8s: epoch %lu is over: %s", group->name, (unsigned long)group->epoch,
+             group->failure);
+    group_enter(group, GROUP_BROKEN, now_ns);
+}
+
+/* LOADING is over when everybody answered, well or badly: only then may the next order be given. */
+static void load_answered(struct group *group, uint32_t rank, int64_t now_ns)
+{
+    group->members[rank].answered = true;
+    if (!all_answered(group)) return;
+    double seconds = (double)(now_ns - group->since_ns) / SECOND_NS;
+    group->slot.load_seconds = seconds;
+    if (group->load_status == STATUS_OK)
+        log_line(LOG_INFO, "group %.8s: model %s loaded in %.2f s", group->name, group->model, seconds);
+    else
+        log_line(LOG_ERROR, "group %.8s: model %s cannot be loaded: %s", group->name, group->model,
+                 group->failure);
+    group_enter(group, GROUP_READY, now_ns);
+}
+
+void group_loaded(struct group *group, uint32_t rank, const Refrain__Loaded *loaded, int64_t now_ns)
+{
+    if (group->state != GROUP_LOADING || loaded->epoch != group->epoch) return;
+    struct member *member = &group->members[rank];
+    snprintf(member->model, sizeof member->model, "%s", group->model);
+    member->first_block = loaded->first_block;
+    member->blocks = loaded->blocks;
+    member->weight_bytes = loaded->weight_bytes;
+    load_answered(group, rank, now_ns);
+}
+
+void group_load_failed(struct group *group, uint32_t rank, const Refrain__LoadFailed *failed, int64_t now_ns)
+{
+    if (group->state != GROUP_LOADING || failed->epoch != group->epoch) return;
+    if (group->load_status == STATUS_OK) { /* the first sentence is the cause */
+        group->load_status = failed->status ? (status_t)failed->status : STATUS_INTERNAL;
+        snprintf(group->failure, sizeof group->failure, "%s",
+                 failed->message ? failed->message : "the model failed to load");
+    }
+    group->members[rank].model[0] = '\0';
+    load_answered(group, rank, now_ns);
+}
+
+void group_heartbeat(struct group *group, uint32_t rank, const Refrain__Heartbeat *heartbeat, int64_t now_ns)
+{
+    struct member *member = &group->members[rank];
+    if (heartbeat->compute_progress != member->compute_progress) group->progress_ns = now_ns;
+    member->compute_progress = heartbeat->compute_progress;
+}
+
+/* ------------------------------------------------------------------------------------------- who is alive */
+
+/* A rank of this host whose process is gone. Says no where it cannot know. */
+static bool process_gone(const struct groups *groups, const struct member *member)
+{
+    return member->here && groups->host[0] && strcmp(member->host, groups->host) == 0 && member->pid > 1 &&
+           kill((pid_t)member->pid, 0) != 0 && errno == ESRCH;
+}
+
+void groups_drop_dead(struct groups *groups, int64_t now_ns)
+{
+    for (size_t i = 0; i < groups->count; i++)
+        for (uint32_t rank = 0; rank < groups->list[i]->ranks; rank++)
+            if (process_gone(groups, &groups->list[i]->members[rank]))
+                group_lose(groups->list[i], now_ns, "rank %u died", rank);
+}
+
+void groups_forgive(struct groups *groups, int64_t now_ns)
+{
+    for (size_t i = 0; i < groups->count; i++) {
+        groups->list[i]->progress_ns = now_ns;
+        for (uint32_t rank = 0; rank < groups->list[i]->ranks; rank++)
+            groups->list[i]->members[rank].heard_ns = now_ns;
+    }
+}
+
+static void check_members(const struct groups *groups, struct group *group, int64_t now_ns)
+{
+    for (uint32_t rank = 0; rank < group->ranks; rank++) {
+        const struct member *member = &group->members[rank];
+        if (member->here && now_ns - member->heard_ns > groups->limits.silence_ns)
+            group_lose(group, now_ns, "rank %u on %s said nothing for %.1f s", rank, member->host,
+                       (double)(now_ns - member->heard_ns) / SECOND_NS);
+    }
+}
+
+/* The epoch is over. Everybody heard from since then: try another; somebody missing: the group is lost. */
+static void check_broken(const struct groups *groups, struct group *group, int64_t now_ns)
+{
+    char cause[ERROR_TEXT_BYTES];
+    snprintf(cause, sizeof cause, "%s", group->failure);
+    bool waited = now_ns - group->since_ns > BROKEN_GRACE_NS;
+    for (uint32_t rank = 0; rank < group->ranks; rank++) {
+        const struct member *member = &group->members[rank];
+        if (process_gone(groups, member))
+            group_lose(group, now_ns, "rank %u died (%s)", rank, cause);
+        else if (waited && now_ns - member->heard_ns > BROKEN_HEARD_NS)
+            group_lose(group, now_ns, "rank %u is gone (%s)", rank, cause);
+    }
+    if (group->state == GROUP_LOST || !waited) return;
+    if (++group->broken_epochs >= MAX_BROKEN_EPOCHS)
+        group_lose(group, now_ns, "%d epochs in a row broke (%s)", group->broken_epochs, cause);
+    else
+        group_enter(group, GROUP_COMPLETE, now_ns);
+}
+
+void group_check(struct groups *groups, struct group *group, int64_t now_ns)
+{
+    const struct group_limits *limits = &groups->limits;
+    int64_t in_state = now_ns - group->since_ns;
+    check_members(groups, group, now_ns);
+    switch (group->state) {
+    case GROUP_GATHERING:
+        if (in_state > limits->gather_ns)
+            group_lose(group, now_ns, "only %u of %u ranks came", group->here, group->ranks);
+        break;
+    case GROUP_JOINING:
+        if (in_state > limits->join_ns) group_lose(group, now_ns, "the ranks could not reach each other");
+        break;
+    case GROUP_BROKEN:
+        check_broken(groups, group, now_ns);
+        break;
+    case GROUP_READY:
+        if (limits->hang_ns && group->slot.assigned && now_ns - group->progress_ns > limits->hang_ns)
+            group_lose(group, now_ns, "no rank made progress for %lld s",
+                       (long long)(limits->hang_ns / SECOND_NS));
+        break;
+    default:
+        break;
+    }
+}
+
+/* ------------------------------------------------------------------------------------------------ joining */
+
+static struct group *find_name(struct groups *groups, const char *name)
+{
+    for (size_t i = 0; i < groups->count; i++)
+        if (strcmp(groups->list[i]->name, name) == 0) return groups->list[i];
+    return NULL;
+}
+
+static bool was_given_up(const struct groups *groups, const char *name)
+{
+    for (size_t i = 0; i < REMEMBERED; i++)
+        if (strcmp(groups->gone[i], name) == 0) return true;
+    return false;
+}
+
+static bool text_fits(const char *text, size_t bytes)
+{
+    return text && *text && strlen(text) < bytes;
+}
+
+static status_t check_hello(const Refrain__Hello *hello, struct error *error)
+{
+    if (!text_fits(hello->group, GROUP_NAME_BYTES))
+        return error_set(error, STATUS_INVALID, "group: must be a name of 1 to %d bytes",
+                         GROUP_NAME_BYTES - 1);
+    if (hello->ranks < 1 || hello->ranks > PLAN_MAX_RANKS || hello->rank >= hello->ranks)
+        return error_set(error, STATUS_INVALID, "rank %u of %u: at most %d ranks form a group", hello->rank,
+                         hello->ranks, PLAN_MAX_RANKS);
+    if (!text_fits(hello->host, MEMBER_TEXT_BYTES) || !text_fits(hello->backend, MEMBER_TEXT_BYTES) ||
+        !text_fits(hello->fabric_address, MEMBER_TEXT_BYTES) ||
+        !text_fits(hello->fabric, sizeof((struct group *)0)->fabric))
+        return error_set(error, STATUS_INVALID,
+                         "host, backend, fabric and fabric_address must be given, at most %d bytes each",
+                         MEMBER_TEXT_BYTES - 1);
+    return STATUS_OK;
+}
+
+static status_t make_group(struct groups *groups, const Refrain__Hello *hello, int64_t now_ns,
+                           struct group **group, struct error *error)
+{
+    if (groups->count == MAX_GROUPS)
+        return error_set(error, STATUS_NO_MEMORY, "there are %d groups of ranks already", MAX_GROUPS);
+    struct group *made = calloc(1, sizeof *made);
+    if (made) made->members = calloc(hello->ranks, sizeof *made->members);
+    if (!made || !made->members) {
+        free(made);
+        return error_set(error, STATUS_NO_MEMORY, "no memory for a group of %u ranks", hello->ranks);
+    }
+    snprintf(made->name, sizeof made->name, "%s", hello->group);
+    snprintf(made->fabric, sizeof made->fabric, "%s", hello->fabric);
+    made->ranks = hello->ranks;
+    group_enter(made, GROUP_GATHERING, now_ns);
+    groups->list[groups->count++] = made;
+    *group = made;
+    return STATUS_OK;
+}
+
+/* Does this rank fit into the group it names? */
+static status_t check_place(const struct group *group, const Refrain__Hello *hello, struct error *error)
+{
+    const struct member *member = &group->members[hello->rank < group->ranks ? hello->rank : 0];
+    if (hello->ranks != group->ranks || strcmp(hello->fabric, group->fabric) != 0)
+        return error_set(error, STATUS_CONFLICT, "rank %u says %u ranks on fabric %s, the group has %u on %s",
+                         hello->rank, hello->ranks, hello->fabric, group->ranks, group->fabric);
+    if (member->here && member->pid != hello->pid)
+        return error_set(error, STATUS_CONFLICT, "rank %u is taken by process %u on %s", hello->rank,
+                         member->pid, member->host);
+    if (group->state == GROUP_LOST)
+        return error_set(error, STATUS_PEER_LOST, "the group is lost: %s", group->failure);
+    return STATUS_OK;
+}
+
+static void fill_member(struct member *member, const struct wire_peer *peer, const Refrain__Hello *hello,
+                        int64_t now_ns)
+{
+    member->here = true;
+    member->peer = *peer;
+    member->pid = hello->pid;
+    member->threads = hello->threads;
+    member->memory_bytes = hello->memory_bytes;
+    member->epoch = hello->epoch;
+    member->heard_ns = now_ns;
+    snprintf(member->host, sizeof member->host, "%s", hello->host);
+    snprintf(member->backend, sizeof member->backend, "%s", hello->backend);
+    snprintf(member->address, sizeof member->address, "%s", hello->fabric_address);
+    snprintf(member->model, sizeof member->model, "%s", hello->model ? hello->model : "");
+    if (hello->has_blocks) { /* what it still holds, for a coordinator that restarted */
+        member->first_block = hello->first_block;
+        member->blocks = hello->blocks;
+        member->weight_bytes = hello->weight_bytes;
+    }
+}
+
+/* The last rank arrived. Ranks that come from an earlier life of the coordinator already share an epoch: go
+ * on with it. */
+static void all_here(struct group *group, int64_t now_ns)
+{
+    const struct member *home = &group->members[0];
+    bool same_epoch = home->epoch != 0, same_model = true;
+    for (uint32_t rank = 1; rank < group->ranks; rank++) {
+        const struct member *member = &group->members[rank];
+        same_epoch = same_epoch && member->epoch == home->epoch;
+        same_model = same_model && strcmp(member->model, home->model) == 0;
+        if (strcmp(member->backend, home->backend) != 0)
+            log_line(LOG_WARN,
+                     "group %.8s: rank %u computes with %s, rank 0 with %s: results depend on who computes",
+                     group->name, rank, member->backend, home->backend);
+    }
+    if (!same_epoch) {
+        group_enter(group, GROUP_COMPLETE, now_ns);
+        return;
+    }
+    group->epoch = home->epoch;
+    snprintf(group->model, sizeof group->model, "%.64s", same_model ? home->model : "");
+    group_enter(group, GROUP_READY, now_ns);
+    log_line(LOG_INFO, "group %.8s: came back with epoch %lu, %u ranks", group->name,
+             (unsigned long)group->epoch, group->ranks);
+}
+
+status_t groups_hello(struct groups *groups, const struct wire_peer *peer, const Refrain__Hello *hello,
+                      int64_t now_ns, struct group **group, uint32_t *rank, struct error *error)
+{
+    status_t status = check_hello(hello, error);
+    if (status != STATUS_OK) return status;
+    if (was_given_up(groups, hello->group))
+        return error_set(error, STATUS_PEER_LOST, "this group of ranks was given up");
+    struct group *found = find_name(groups, hello->group);
+    if (!found) status = make_group(groups, hello, now_ns, &found, error);
+    if (status == STATUS_OK) status = check_place(found, hello, error);
+    if (status != STATUS_OK) return status;
+
+    struct member *member = &found->members[hello->rank];
+    bool new_here = !member->here;
+    /* Orders on the old connection may be lost: begin the epoch again rather than wait for answers to them.
+     */
+    bool orders_lost = !new_here && !wire_peer_equal(&member->peer, peer) &&
+                       (found->state == GROUP_JOINING || found->state == GROUP_LOADING);
+    fill_member(member, peer, hello, now_ns);
+    found->here += new_here;
+    if (new_here && found->here == found->ranks) all_here(found, now_ns);
+    if (orders_lost) group_enter(found, GROUP_COMPLETE, now_ns);
+    *group = found;
+    *rank = hello->rank;
+    return STATUS_OK;
+}
+
+bool groups_find(struct groups *groups, const struct wire_peer *peer, struct group **group, uint32_t *rank)
+{
+    for (size_t i = 0; i < groups->count; i++)
+        for (uint32_t r = 0; r < groups->list[i]->ranks; r++) {
+            const struct member *member = &groups->list[i]->members[r];
+            if (!member->here || !wire_peer_equal(&member->peer, peer)) continue;
+            *group = groups->list[i];
+            *rank = r;
+            return true;
+        }
+    return false;
+}
+
+struct group *groups_at(struct groups *groups, size_t index)
+{
+    return index < groups->count ? groups->list[index] : NULL;
+}
+
+struct group *groups_running(struct groups *groups, uint64_t job)
+{
+    for (size_t i = 0; i < groups->count; i++)
+        if (groups->list[i]->slot.job == job) return groups->list[i];
+    return NULL;
+}
+
+void groups_remove(struct groups *groups, struct group *group)
+{
+    for (size_t i = 0; i < groups->count; i++) {
+        if (groups->list[i] != group) continue;
+        memmove(groups->list + i, groups->list + i + 1, (groups->count - i - 1) * sizeof *groups->list);
+        groups->count--;
+        memcpy(groups->gone[groups->gone_next++ % REMEMBERED], group->name, GROUP_NAME_BYTES);
+        group_free(group);
+        return;
+    }
+}

@@ -1,0 +1,118 @@
+/*
+ * groups.h - who is there to work: ranks, the groups they form, the epochs of a group.
+ *
+ *     struct groups *groups;
+ *     groups_open(&limits, &groups, &error);
+ *     groups_hello(groups, &peer, hello, now_ns, &group, &index, &error);     a rank said who it is
+ *     group_check(group, now_ns);                                            silence, hangs, time-outs
+ *     switch (group->state) { case GROUP_COMPLETE: ... }                     what is to be done: schedule.c
+ *
+ * A group is one mpirun. It is GATHERING until every rank said Hello, then COMPLETE; once an epoch was
+ * ordered it is JOINING, and READY when every fabric is joined; LOADING while the ranks read a model. An
+ * epoch that a rank reports lost makes it BROKEN: if every rank still lives shortly after, it is COMPLETE
+ * again, otherwise LOST. LOST is final.
+ *
+ * Plain state, no sockets: what is to be sent is decided in schedule.c from the states. One thread (the
+ * loop). Pointers to groups are valid until groups_remove.
+ */
+#ifndef REFRAIN_COORDINATOR_GROUPS_H
+#define REFRAIN_COORDINATOR_GROUPS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include "base/status.h"
+#include "coordinator/plan.h"
+#include "proto/wire.h"
+
+enum { GROUP_NAME_BYTES = 65, MEMBER_TEXT_BYTES = 257 };
+
+enum group_state {
+    GROUP_GATHERING, /* waiting for Hello from every rank */
+    GROUP_COMPLETE,  /* everybody is here: an epoch is to be ordered */
+    GROUP_JOINING,   /* waiting for EpochReady from every rank */
+    GROUP_READY,     /* can load and run */
+    GROUP_LOADING,   /* waiting for Loaded or LoadFailed from every rank */
+    GROUP_BROKEN,    /* the epoch is over; who still lives? */
+    GROUP_LOST,      /* to be told and removed */
+};
+
+struct member {
+    bool here;     /* said Hello */
+    bool answered; /* what the state waits for: EpochReady, Loaded, LoadFailed */
+    struct wire_peer peer;
+    uint32_t pid, threads, first_block, blocks;
+    uint64_t weight_bytes, memory_bytes, epoch; /* epoch: the one its last Hello named */
+    int64_t heard_ns;                           /* monotonic */
+    uint64_t compute_progress;
+    char host[MEMBER_TEXT_BYTES], backend[MEMBER_TEXT_BYTES], address[MEMBER_TEXT_BYTES],
+        model[MEMBER_TEXT_BYTES];
+};
+
+/* A job on a group. A group runs one for now; an array of these is all that several will need. */
+struct slot {
+    uint64_t job; /* 0: free */
+    uint32_t attempt;
+    bool assigned;    /* home was told */
+    bool cancel_told; /* ... and told to stop */
+    double load_seconds;
+};
+
+struct group {
+    char name[GROUP_NAME_BYTES], fabric[16];
+    enum group_state state;
+    int64_t since_ns;               /* of the state */
+    uint32_t ranks, here;           /* size of the mpirun; ranks that said Hello */
+    struct member *members;         /* [ranks] by rank; rank 0 is home */
+    uint64_t epoch;                 /* 0: none yet */
+    int broken_epochs;              /* in a row without a finished job */
+    char model[65];                 /* loaded on every rank, or being loaded; "" none */
+    struct plan plan;               /* of that model */
+    char failure[ERROR_TEXT_BYTES]; /* why it is LOST or BROKEN, or why the load failed */
+    status_t load_status;
+    struct slot slot;
+    int64_t progress_ns; /* when any compute_progress last grew */
+};
+
+struct group_limits {
+    int64_t silence_ns; /* a rank that said nothing for this long is lost */
+    int64_t gather_ns;  /* from the first Hello to the last */
+    int64_t join_ns;    /* from Epoch to the last EpochReady */
+    int64_t hang_ns;    /* a working group without compute progress is lost; 0: never */
+};
+
+struct groups;
+
+status_t groups_open(const struct group_limits *limits, struct groups **groups, struct error *error);
+void groups_close(struct groups *groups); /* NULL is fine */
+
+/* A rank joins, or says again who it is over a new connection. Failure (a sentence to shut the rank down
+ * with): the group was given up before, its values do not fit the others', its place is taken. */
+status_t groups_hello(struct groups *groups, const struct wire_peer *peer, const Refrain__Hello *hello,
+                      int64_t now_ns, struct group **group, uint32_t *rank, struct error *error);
+
+/* Whose connection it is; false: nobody's. */
+bool groups_find(struct groups *groups, const struct wire_peer *peer, struct group **group, uint32_t *rank);
+struct group *groups_at(struct groups *groups, size_t index); /* NULL past the end */
+struct group *groups_running(struct groups *groups,
+                             uint64_t job); /* the group whose slot holds it, or NULL */
+/* Ends a LOST group; its name is remembered, so that stragglers are not taken for a new one. */
+void groups_remove(struct groups *groups, struct group *group);
+/* Every rank of this host whose process is gone ends its group at once: for the moment a launcher ended. */
+void groups_drop_dead(struct groups *groups, int64_t now_ns);
+/* After the loop itself was held up: nobody is silent before having had the chance to be heard. */
+void groups_forgive(struct groups *groups, int64_t now_ns);
+
+void group_enter(struct group *group, enum group_state state, int64_t now_ns);
+void group_lose(struct group *group, int64_t now_ns, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+void group_check(struct groups *groups, struct group *group, int64_t now_ns);
+
+/* What a rank reports; anything of another epoch or state is ignored. */
+void group_epoch_ready(struct group *group, uint32_t rank, uint64_t epoch, int64_t now_ns);
+void group_epoch_lost(struct group *group, uint32_t rank, const Refrain__EpochLost *lost, int64_t now_ns);
+void group_loaded(struct group *group, uint32_t rank, const Refrain__Loaded *loaded, int64_t now_ns);
+void group_load_failed(struct group *group, uint32_t rank, const Refrain__LoadFailed *failed, int64_t now_ns);
+void group_heartbeat(struct group *group, uint32_t rank, const Refrain__Heartbeat *heartbeat, int64_t now_ns);
+
+#endif

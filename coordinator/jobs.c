@@ -1,0 +1,446 @@
+/*
+ * jobs.c - see jobs.h. Runs on the coordinator's loop thread; holds no locks.
+ *
+ * A job in memory is what the loop needs to decide; the spec stays in the store until the job is sent to a
+ * worker. `all` holds every unfinished job, `queues[priority]` those that wait. Both are sorted by number,
+ * which is the order of submission, so a job that comes back after its ranks were lost takes its old place.
+ */
+#include "coordinator/jobs.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
+#include "coordinator/joblist.h"
+
+enum { PRIORITIES = REFRAIN__PRIORITY__PRIORITY_HIGH + 1, ESTIMATE_MAX_AHEAD = 4096 };
+
+struct jobs {
+    struct jobstore *store; /* borrowed */
+    size_t limit;           /* unfinished jobs at most */
+    struct joblist all, queues[PRIORITIES];
+    uint64_t *changed; /* [changed_capacity] */
+    size_t changed_count, changed_taken, changed_capacity;
+    int64_t next_deadline_ms; /* not later than the earliest */
+    double seconds_per_work;  /* mean over finished jobs; 0: none yet */
+};
+
+/* -------------------------------------------------------------------------------------------- transitions */
+
+/* The table of refrain.proto. */
+static bool transition_allowed(Refrain__JobState from, Refrain__JobState to)
+{
+#define TO(state) (1u << REFRAIN__JOB_STATE__JOB_##state)
+    static const unsigned allowed[] = {
+        [REFRAIN__JOB_STATE__JOB_ACCEPTED] = TO(QUEUED),
+        [REFRAIN__JOB_STATE__JOB_QUEUED] = TO(RUNNING) | TO(CANCELLED) | TO(EXPIRED) | TO(FAILED),
+        [REFRAIN__JOB_STATE__JOB_RUNNING] =
+            TO(QUEUED) | TO(COMPLETED) | TO(FAILED) | TO(CANCELLING) | TO(EXPIRED),
+        [REFRAIN__JOB_STATE__JOB_CANCELLING] = TO(CANCELLED) | TO(COMPLETED) | TO(FAILED),
+    };
+#undef TO
+    return (size_t)from < sizeof allowed / sizeof *allowed && (allowed[from] & (1u << to));
+}
+
+static const char *state_name(Refrain__JobState state)
+{
+    static const char *const names[] = {"accepted",  "queued", "running",   "cancelling",
+                                        "completed", "failed", "cancelled", "expired"};
+    return (size_t)state < sizeof names / sizeof *names ? names[state] : "unknown";
+}
+
+static bool is_final(Refrain__JobState state)
+{
+    return state >= REFRAIN__JOB_STATE__JOB_COMPLETED;
+}
+
+/* Room for one more number, made before anything is written, so that the note itself cannot fail. */
+static bool reserve_changed(struct jobs *jobs)
+{
+    if (jobs->changed_taken) { /* the reader is done with these */
+        jobs->changed_count = jobs->changed_taken = 0;
+    }
+    if (jobs->changed_count < jobs->changed_capacity) return true;
+    size_t capacity = jobs->changed_capacity ? 2 * jobs->changed_capacity : 256;
+    uint64_t *changed = realloc(jobs->changed, capacity * sizeof *changed);
+    if (!changed) return false;
+    jobs->changed = changed;
+    jobs->changed_capacity = capacity;
+    return true;
+}
+
+static void note_changed(struct jobs *jobs, uint64_t id)
+{
+    jobs->changed[jobs->changed_count++] = id;
+}
+
+size_t jobs_take_changed(struct jobs *jobs, const uint64_t **ids)
+{
+    size_t count = jobs->changed_taken ? 0 : jobs->changed_count;
+    *ids = jobs->changed;
+    jobs->changed_taken = jobs->changed_count;
+    return count;
+}
+
+static void job_free(struct job *job)
+{
+    if (!job) return;
+    free(job->tenant);
+    free(job->model);
+    free(job);
+}
+
+static void forget(struct jobs *jobs, struct job *job)
+{
+    joblist_remove(&jobs->queues[job->priority], job);
+    joblist_remove(&jobs->all, job);
+    job_free(job);
+}
+
+/* The one place where a job changes state. `change` carries the message, plan and times; the rest is filled
+ * in here. */
+static status_t move(struct jobs *jobs, struct job *job, Refrain__JobState state, struct job_change *change,
+                     int64_t now_ms, struct error *error)
+{
+    if (!transition_allowed(job->state, state))
+        return error_set(error, STATUS_CONFLICT, "job %" PRIu64 ": is %s and cannot become %s", job->id,
+                         state_name(job->state), state_name(state));
+    struct joblist *queue = &jobs->queues[job->priority];
+    if (!reserve_changed(jobs) || !joblist_reserve(queue))
+        return error_set(error, STATUS_NO_MEMORY, "job %" PRIu64 ": out of memory", job->id);
+    bool starts = state == REFRAIN__JOB_STATE__JOB_RUNNING;
+    change->job = job->id;
+    change->state = state;
+    change->sequence = job->sequence + 1;
+    change->attempt = job->attempt + starts;
+    if (change->losses < job->losses) change->losses = job->losses; /* only jobs_requeue adds one */
+    change->at_ms = now_ms;
+    change->started_ms = starts && !job->started_ms ? now_ms : job->started_ms;
+    change->finished_ms = is_final(state) ? now_ms : 0;
+    status_t status = jobstore_change(jobs->store, change, error);
+    if (status != STATUS_OK) return status;
+
+    job->state = state;
+    job->sequence = change->sequence;
+    job->attempt = change->attempt;
+    job->losses = change->losses;
+    job->started_ms = change->started_ms;
+    refrain__progress__init(&job->progress);
+    joblist_remove(queue, job);
+    if (state == REFRAIN__JOB_STATE__JOB_QUEUED) joblist_insert(queue, job);
+    note_changed(jobs, job->id);
+    return STATUS_OK;
+}
+
+status_t jobs_start(struct jobs *jobs, struct job *job, const char *plan, int64_t now_ms, struct error *error)
+{
+    struct job_change change = {.plan = plan};
+    return move(jobs, job, REFRAIN__JOB_STATE__JOB_RUNNING, &change, now_ms, error);
+}
+
+status_t jobs_requeue(struct jobs *jobs, struct job *job, bool lost, const char *message, int64_t now_ms,
+                      struct error *error)
+{
+    struct job_change change = {.message = message, .losses = job->losses + lost};
+    if (change.losses >= JOB_MAX_LOSSES) {
+        char text[ERROR_TEXT_BYTES + 64];
+        snprintf(text, sizeof text, "given up after %d attempts, the last one because %s", JOB_MAX_LOSSES,
+                 message);
+        return jobs_finish(jobs, job, REFRAIN__JOB_STATE__JOB_FAILED, text, NULL, now_ms, error);
+    }
+    if (job->state == REFRAIN__JOB_STATE__JOB_CANCELLING)
+        return jobs_finish(jobs, job, REFRAIN__JOB_STATE__JOB_CANCELLED, NULL, NULL, now_ms, error);
+    status_t status = jobstore_drop_files(jobs->store, job->id, error);
+    return status != STATUS_OK ? status
+                               : move(jobs, job, REFRAIN__JOB_STATE__JOB_QUEUED, &change, now_ms, error);
+}
+
+status_t jobs_cancel(struct jobs *jobs, struct job *job, int64_t now_ms, struct error *error)
+{
+    if (job->state == REFRAIN__JOB_STATE__JOB_CANCELLING) return STATUS_OK;
+    if (job->state == REFRAIN__JOB_STATE__JOB_QUEUED)
+        return jobs_finish(jobs, job, REFRAIN__JOB_STATE__JOB_CANCELLED, NULL, NULL, now_ms, error);
+    struct job_change change = {0};
+    Refrain__Progress progress = job->progress; /* it goes on until the next step boundary */
+    status_t status = move(jobs, job, REFRAIN__JOB_STATE__JOB_CANCELLING, &change, now_ms, error);
+    if (status == STATUS_OK) job->progress = progress;
+    return status;
+}
+
+/* What a finished job teaches about how long others will take: a mean that follows the last ten or so. */
+static void learn_speed(struct jobs *jobs, const struct job *job, int64_t now_ms)
+{
+    if (job->work <= 0 || now_ms <= job->started_ms) return;
+    double rate = (double)(now_ms - job->started_ms) / 1000 / job->work;
+    jobs->seconds_per_work = jobs->seconds_per_work > 0 ? 0.9 * jobs->seconds_per_work + 0.1 * rate : rate;
+}
+
+status_t jobs_finish(struct jobs *jobs, struct job *job, Refrain__JobState state, const char *message,
+                     const Refrain__JobTimes *times, int64_t now_ms, struct error *error)
+{
+    struct job_change change = {.message = message, .times = times};
+    status_t status = STATUS_OK;
+    if (state != REFRAIN__JOB_STATE__JOB_COMPLETED && job->attempt > 0)
+        status = jobstore_drop_files(jobs->store, job->id, error);
+    if (status == STATUS_OK) status = move(jobs, job, state, &change, now_ms, error);
+    if (status != STATUS_OK) return status;
+    if (state == REFRAIN__JOB_STATE__JOB_COMPLETED) learn_speed(jobs, job, now_ms);
+    forget(jobs, job);
+    return STATUS_OK;
+}
+
+/* ------------------------------------------------------------------------------------------------ loading */
+
+static struct job *job_make(const struct stored_job *stored)
+{
+    struct job *job = malloc(sizeof *job);
+    if (!job) return NULL;
+    *job = (struct job){
+        .id = stored->id,
+        .sequence = stored->sequence,
+        .tenant = strdup(stored->tenant),
+        .model = strdup(stored->model),
+        .state = stored->state,
+        .priority = stored->priority,
+        .attempt = stored->attempt,
+        .losses = stored->losses,
+        .submitted_ms = stored->submitted_ms,
+        .started_ms = stored->started_ms,
+        .deadline_at_ms = stored->deadline_at_ms,
+        .work = stored->work,
+    };
+    if ((unsigned)job->priority >= PRIORITIES) job->priority = REFRAIN__PRIORITY__PRIORITY_NORMAL;
+    refrain__progress__init(&job->progress);
+    if (job->tenant && job->model) return job;
+    job_free(job);
+    return NULL;
+}
+
+/* Puts a job into memory. */
+static status_t adopt(void *context, const struct stored_job *stored)
+{
+    struct jobs *jobs = context;
+    struct job *job = job_make(stored);
+    if (!job || !joblist_reserve(&jobs->all) || !joblist_reserve(&jobs->queues[job->priority])) {
+        job_free(job);
+        return STATUS_NO_MEMORY;
+    }
+    joblist_insert(&jobs->all, job);
+    if (job->state == REFRAIN__JOB_STATE__JOB_QUEUED) joblist_insert(&jobs->queues[job->priority], job);
+    if (job->deadline_at_ms && job->deadline_at_ms < jobs->next_deadline_ms)
+        jobs->next_deadline_ms = job->deadline_at_ms;
+    return STATUS_OK;
+}
+
+static void forget_all(struct jobs *jobs)
+{
+    for (size_t i = 0; i < jobs->all.count; i++) job_free(joblist_at(&jobs->all, i));
+    joblist_free(&jobs->all);
+    for (int i = 0; i < PRIORITIES; i++) joblist_free(&jobs->queues[i]);
+    jobs->next_deadline_ms = INT64_MAX;
+}
+
+status_t jobs_reload(struct jobs *jobs, struct error *error)
+{
+    forget_all(jobs);
+    jobs->changed_count = jobs->changed_taken = 0;
+    status_t status = jobstore_active(jobs->store, adopt, jobs, error);
+    if (status == STATUS_NO_MEMORY) error_set(error, status, "no memory for the list of jobs");
+    return status;
+}
+
+status_t jobs_open(struct jobstore *store, size_t limit, struct jobs **jobs, struct error *error)
+{
+    struct jobs *made = calloc(1, sizeof *made);
+    if (!made) return error_set(error, STATUS_NO_MEMORY, "no memory for the list of jobs");
+    made->store = store;
+    made->limit = limit;
+    status_t status = jobs_reload(made, error);
+    if (status != STATUS_OK) {
+        jobs_close(made);
+        return status;
+    }
+    *jobs = made;
+    return STATUS_OK;
+}
+
+void jobs_close(struct jobs *jobs)
+{
+    if (!jobs) return;
+    forget_all(jobs);
+    free(jobs->changed);
+    free(jobs);
+}
+
+/* --------------------------------------------------------------------------------------------- submitting */
+
+status_t jobs_hash_spec(const Refrain__JobSpec *spec, uint8_t hash[REQUEST_HASH_BYTES], struct error *error)
+{
+    size_t bytes = refrain__job_spec__get_packed_size(spec);
+    uint8_t *packed = malloc(bytes ? bytes : 1);
+    if (!packed) return error_set(error, STATUS_NO_MEMORY, "no memory for the job");
+    refrain__job_spec__pack(spec, packed);
+    XXH128_canonical_t canonical;
+    XXH128_canonicalFromHash(&canonical, XXH3_128bits(packed, bytes));
+    memcpy(hash, canonical.digest, REQUEST_HASH_BYTES);
+    free(packed);
+    return STATUS_OK;
+}
+
+status_t jobs_find_same(struct jobs *jobs, const char *tenant, const char *key,
+                        const uint8_t hash[REQUEST_HASH_BYTES], uint64_t *id, struct error *error)
+{
+    uint8_t stored[REQUEST_HASH_BYTES];
+    uint64_t found;
+    status_t status = jobstore_find_key(jobs->store, tenant, key, &found, stored, error);
+    if (status != STATUS_OK) return status;
+    if (memcmp(hash, stored, sizeof stored) != 0)
+        return error_set(error, STATUS_CONFLICT,
+                         "idempotency_key %s: job %" PRIu64 " has it and asked for something else", key,
+                         found);
+    *id = found;
+    return STATUS_OK;
+}
+
+status_t jobs_submit(struct jobs *jobs, const struct submission *submission, int64_t now_ms, uint64_t *id,
+                     struct error *error)
+{
+    const Refrain__JobSpec *spec = submission->spec;
+    if (jobs->all.count >= jobs->limit)
+        return error_set(error, STATUS_NO_MEMORY, "%zu jobs are waiting, no more are taken; try again later",
+                         jobs->all.count);
+    struct new_job new_job = {.tenant = submission->tenant,
+                              .idempotency_key = submission->idempotency_key,
+                              .spec = spec,
+                              .submitted_ms = now_ms,
+                              .deadline_at_ms = spec->deadline_ms ? now_ms + (int64_t)spec->deadline_ms : 0};
+    uint64_t made;
+    memcpy(new_job.hash, submission->hash, sizeof new_job.hash);
+    status_t status = jobstore_submit(jobs->store, &new_job, &made, error);
+    if (status != STATUS_OK) return status;
+    struct stored_job stored = {
+        .id = made,
+        .sequence = 1,
+        .tenant = submission->tenant,
+        .model = spec->model,
+        .state = REFRAIN__JOB_STATE__JOB_ACCEPTED,
+        .priority = spec->priority,
+        .submitted_ms = now_ms,
+        .deadline_at_ms = new_job.deadline_at_ms,
+        .work = (double)spec->steps * spec->width * spec->height * spec->frames,
+    };
+    if ((status = adopt(jobs, &stored)) != STATUS_OK)
+        return error_set(error, status, "no memory for the job");
+    struct job_change change = {0};
+    struct job *job = jobs_find(jobs, made);
+    if ((status = move(jobs, job, REFRAIN__JOB_STATE__JOB_QUEUED, &change, now_ms, error)) != STATUS_OK)
+        return status;
+    *id = made;
+    return STATUS_OK;
+}
+
+/* ------------------------------------------------------------------------------------------------- asking */
+
+struct job *jobs_find(const struct jobs *jobs, uint64_t id)
+{
+    return joblist_find(&jobs->all, id);
+}
+
+struct job *jobs_at(const struct jobs *jobs, size_t index)
+{
+    return index < jobs->all.count ? joblist_at(&jobs->all, index) : NULL;
+}
+
+struct job *jobs_first(const struct jobs *jobs)
+{
+    for (int priority = PRIORITIES - 1; priority >= 0; priority--)
+        if (jobs->queues[priority].count > 0) return joblist_at(&jobs->queues[priority], 0);
+    return NULL;
+}
+
+size_t jobs_ahead(const struct jobs *jobs, const struct job *job)
+{
+    size_t ahead = joblist_rank(&jobs->queues[job->priority], job->id);
+    for (int priority = job->priority + 1; priority < PRIORITIES; priority++)
+        ahead += jobs->queues[priority].count;
+    return ahead;
+}
+
+bool jobs_use_model(const struct jobs *jobs, const char *model)
+{
+    for (size_t i = 0; i < jobs->all.count; i++)
+        if (strcmp(joblist_at(&jobs->all, i)->model, model) == 0) return true;
+    return false;
+}
+
+/* Seconds until a queued job is done, from the work before it and the speed of those that finished; 0:
+ * unknown. */
+static double estimate_queued(const struct jobs *jobs, const struct job *job)
+{
+    double work = job->work;
+    if (jobs->seconds_per_work <= 0 || jobs_ahead(jobs, job) > ESTIMATE_MAX_AHEAD) return 0;
+    for (unsigned priority = job->priority; priority < PRIORITIES; priority++) {
+        const struct joblist *queue = &jobs->queues[priority];
+        size_t count = priority == job->priority ? joblist_rank(queue, job->id) : queue->count;
+        for (size_t i = 0; i < count; i++) work += joblist_at(queue, i)->work;
+    }
+    return work * jobs->seconds_per_work;
+}
+
+void jobs_decorate(const struct jobs *jobs, Refrain__Job *out)
+{
+    const struct job *job = jobs_find(jobs, out->job);
+    /* An older moment of the job's history stays as it was. */
+    if (!job || job->sequence != out->sequence || out->progress) return;
+    bool queued = job->state == REFRAIN__JOB_STATE__JOB_QUEUED;
+    double seconds = queued ? estimate_queued(jobs, job) : 0;
+    if (queued) {
+        out->has_ahead = 1;
+        out->ahead = (uint32_t)jobs_ahead(jobs, job);
+    }
+    if ((queued && seconds <= 0) || (!queued && !job->progress.has_phase)) return;
+    if (!(out->progress = malloc(sizeof *out->progress))) return; /* only a courtesy */
+    *out->progress = job->progress;
+    if (queued) {
+        out->progress->has_seconds_left = 1;
+        out->progress->seconds_left = seconds;
+    }
+}
+
+status_t jobs_describe(struct jobs *jobs, const char *tenant, uint64_t id, Refrain__Job **out,
+                       struct error *error)
+{
+    Refrain__Job *job;
+    status_t status = jobstore_get(jobs->store, tenant, id, &job, error);
+    if (status != STATUS_OK) return status;
+    jobs_decorate(jobs, job);
+    *out = job;
+    return STATUS_OK;
+}
+
+/* ---------------------------------------------------------------------------------------------- deadlines */
+
+int64_t jobs_next_deadline_ms(const struct jobs *jobs)
+{
+    return jobs->next_deadline_ms;
+}
+
+status_t jobs_expire(struct jobs *jobs, int64_t now_ms, struct error *error)
+{
+    if (now_ms < jobs->next_deadline_ms) return STATUS_OK;
+    jobs->next_deadline_ms = INT64_MAX;
+    status_t status = STATUS_OK;
+    for (size_t i = jobs->all.count; i-- > 0;) { /* from the end: expired ones leave the list */
+        struct job *job = joblist_at(&jobs->all, i);
+        /* A cancelling job ends as cancelled; its deadline does not matter any more. */
+        if (!job->deadline_at_ms || job->state == REFRAIN__JOB_STATE__JOB_CANCELLING) continue;
+        if (job->deadline_at_ms <= now_ms && status == STATUS_OK) {
+            status = jobs_finish(jobs, job, REFRAIN__JOB_STATE__JOB_EXPIRED, "its deadline has passed", NULL,
+                                 now_ms, error);
+            if (status == STATUS_OK) continue;
+        }
+        if (job->deadline_at_ms < jobs->next_deadline_ms) jobs->next_deadline_ms = job->deadline_at_ms;
+    }
+    return status;
+}

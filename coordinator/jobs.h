@@ -1,0 +1,95 @@
+/*
+ * jobs.h - the jobs that are not finished: their states, their order, their deadlines. In memory, over the
+ * store.
+ *
+ *     struct jobs *jobs;
+ *     jobs_open(store, limit, &jobs, &error);                       loads what the store has
+ *     jobs_submit(jobs, &submission, now_ms, &id, &error);          accepted, then queued
+ *     struct job *job = jobs_first(jobs);                           highest priority, then oldest
+ *     jobs_start(jobs, job, "2 ranks, blocks 4+4", now_ms, &error); queued > running, attempt + 1
+ *     jobs_finish(jobs, job, JOB_COMPLETED, NULL, &times, now_ms, &error);
+ *
+ * Every function that moves a job writes to the store first and to memory only when that worked. Nothing is
+ * durable before jobstore_commit; when a commit failed, call jobs_reload. Only legal transitions happen:
+ * anything else is STATUS_CONFLICT with a sentence. `struct job` pointers are borrowed and end with the job's
+ * final state and with jobs_reload. One thread (the loop).
+ */
+#ifndef REFRAIN_COORDINATOR_JOBS_H
+#define REFRAIN_COORDINATOR_JOBS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include "base/status.h"
+#include "coordinator/jobstore.h"
+
+enum { JOB_MAX_LOSSES = 3 }; /* groups of ranks a job may lose before it fails */
+
+struct job {
+    uint64_t id, sequence;
+    char *tenant, *model; /* owned */
+    Refrain__JobState state;
+    Refrain__Priority priority;
+    uint32_t attempt, losses;
+    int64_t submitted_ms, started_ms, deadline_at_ms; /* wall clock; 0: none */
+    double work;                                      /* steps * pixels */
+    Refrain__Progress progress;                       /* of the running attempt; not stored */
+};
+
+struct jobs;
+
+status_t jobs_open(struct jobstore *store, size_t limit, struct jobs **jobs, struct error *error);
+void jobs_close(struct jobs *jobs); /* NULL is fine */
+status_t jobs_reload(struct jobs *jobs, struct error *error);
+
+/* What decides whether two requests are the same: the hash of the spec as the client sent it. */
+status_t jobs_hash_spec(const Refrain__JobSpec *spec, uint8_t hash[REQUEST_HASH_BYTES], struct error *error);
+/* The job an earlier submission with this key made: STATUS_NOT_FOUND, or STATUS_CONFLICT when it asked for
+ * something else. */
+status_t jobs_find_same(struct jobs *jobs, const char *tenant, const char *key,
+                        const uint8_t hash[REQUEST_HASH_BYTES], uint64_t *id, struct error *error);
+
+struct submission {
+    const char *tenant;
+    const char *idempotency_key; /* NULL: none */
+    uint8_t hash[REQUEST_HASH_BYTES];
+    const Refrain__JobSpec *spec; /* complete */
+};
+/* STATUS_NO_MEMORY when as many jobs as allowed are waiting. */
+status_t jobs_submit(struct jobs *jobs, const struct submission *submission, int64_t now_ms, uint64_t *id,
+                     struct error *error);
+
+struct job *jobs_find(const struct jobs *jobs, uint64_t id); /* unfinished ones only; NULL otherwise */
+struct job *jobs_first(const struct jobs *jobs);             /* the next to run, or NULL */
+struct job *jobs_at(const struct jobs *jobs,
+                    size_t index); /* any unfinished one, by number; NULL past the end */
+size_t jobs_ahead(const struct jobs *jobs, const struct job *job); /* queued before it */
+bool jobs_use_model(const struct jobs *jobs, const char *model);
+
+/* plan: for people. */
+status_t jobs_start(struct jobs *jobs, struct job *job, const char *plan, int64_t now_ms,
+                    struct error *error);
+/* running > queued. lost: the ranks were lost, which counts; the third time the job fails instead. message:
+ * why. */
+status_t jobs_requeue(struct jobs *jobs, struct job *job, bool lost, const char *message, int64_t now_ms,
+                      struct error *error);
+/* What a client asks for: a queued job is cancelled at once, a running one becomes cancelling. */
+status_t jobs_cancel(struct jobs *jobs, struct job *job, int64_t now_ms, struct error *error);
+/* Into a final state; the job is gone from memory afterwards. message, times may be NULL. */
+status_t jobs_finish(struct jobs *jobs, struct job *job, Refrain__JobState state, const char *message,
+                     const Refrain__JobTimes *times, int64_t now_ms, struct error *error);
+
+/* Expires what is past its deadline. */
+status_t jobs_expire(struct jobs *jobs, int64_t now_ms, struct error *error);
+int64_t jobs_next_deadline_ms(const struct jobs *jobs); /* wall clock; INT64_MAX: none */
+
+/* The stored job with what only memory knows: progress, jobs ahead, an estimate. */
+status_t jobs_describe(struct jobs *jobs, const char *tenant, uint64_t id, Refrain__Job **out,
+                       struct error *error);
+void jobs_decorate(const struct jobs *jobs, Refrain__Job *job); /* the same for a message already read */
+
+/* Numbers of jobs that changed state since the last call, for whoever tells watchers. The array is valid
+ * until the next change. */
+size_t jobs_take_changed(struct jobs *jobs, const uint64_t **ids);
+
+#endif

@@ -1,0 +1,255 @@
+/*
+ * launch.c - see launch.h. Runs on the coordinator's loop thread; holds no locks.
+ *
+ * Plain mpirun, as if typed: when one rank dies it ends the others, its own end is seen through a pidfd
+ * (which also works for a process that an earlier coordinator started), and a new one is started after a
+ * growing pause.
+ */
+#include "coordinator/launch.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#include "base/clock.h"
+#include "base/log.h"
+#include "coordinator/child.h"
+
+enum { PATH_BYTES = 4096, MAX_ARGUMENTS = 40, HOPELESS_FAILURES = 3 };
+
+#define FIRST_PAUSE_NS (500 * MILLISECOND_NS)
+#define LAST_PAUSE_NS  (30 * SECOND_NS)
+#define KILL_AFTER_NS  (4 * SECOND_NS) /* mpirun takes 1 s to end its ranks in order */
+
+struct launch {
+    struct launch_config config;
+    char note[PATH_BYTES], log[PATH_BYTES];
+    struct child child;
+    bool inherited, forbidden, stopping, killed;
+    int failures;     /* in a row, without a ready group between */
+    int64_t start_ns; /* not before */
+    int64_t since_ns; /* started, or found */
+    int64_t kill_ns;  /* when stopping */
+};
+
+/* ----------------------------------------------------------------------------------------------- the note */
+
+/* Field 22 of /proc/PID/stat: with it a number that was given to another process in the meantime is not
+ * mistaken. */
+static bool process_start_time(pid_t pid, uint64_t *ticks)
+{
+    char path[64], text[1024];
+    snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t length = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+    if (fd >= 0) close(fd);
+    if (length <= 0) return false;
+    text[length] = '\0';
+    const char *at = strrchr(text, ')'); /* the name may hold blanks and brackets; field 3 follows */
+    for (int field = 2; at && field < 22; field++) at = strchr(at + 1, ' ');
+    return at && sscanf(at, "%" SCNu64, ticks) == 1;
+}
+
+static void write_note(const struct launch *launch)
+{
+    uint64_t ticks = 0;
+    FILE *file = process_start_time(launch->child.pid, &ticks) ? fopen(launch->note, "we") : NULL;
+    if (file) fprintf(file, "%d %" PRIu64 "\n", (int)launch->child.pid, ticks);
+    if (!file || fclose(file) != 0)
+        log_line(LOG_WARN,
+                 "%s: cannot be written: a restarted coordinator will not find these ranks' launcher",
+                 launch->note);
+}
+
+/* Finds the launcher of an earlier coordinator. */
+static void read_note(struct launch *launch)
+{
+    int pid = 0;
+    uint64_t noted = 0, ticks = 0;
+    FILE *file = fopen(launch->note, "re");
+    if (!file) return;
+    bool fine = fscanf(file, "%d %" SCNu64, &pid, &noted) == 2 && pid > 1;
+    fclose(file);
+    if (!fine || !process_start_time(pid, &ticks) || ticks != noted) {
+        unlink(launch->note);
+        return;
+    }
+    int pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+    if (pidfd < 0) return;
+    launch->child = (struct child){pid, pidfd};
+    launch->since_ns = clock_now_ns();
+    launch->inherited = true;
+    log_line(LOG_INFO, "the ranks of an earlier coordinator are still there (mpirun, process %d)", pid);
+}
+
+status_t launch_open(const struct launch_config *config, struct launch **launch, struct error *error)
+{
+    struct launch *made = calloc(1, sizeof *made);
+    if (!made) return error_set(error, STATUS_NO_MEMORY, "no memory for the launcher");
+    made->config = *config;
+    made->child.pidfd = -1;
+    snprintf(made->note, sizeof made->note, "%s/launcher", config->data);
+    snprintf(made->log, sizeof made->log, "%s/workers.log", config->data);
+    read_note(made);
+    *launch = made;
+    return STATUS_OK;
+}
+
+void launch_close(struct launch *launch)
+{
+    if (!launch) return;
+    if (launch->child.pidfd >= 0) close(launch->child.pidfd);
+    free(launch);
+}
+
+/* ----------------------------------------------------------------------------------------------- starting */
+
+static status_t start(struct launch *launch, struct error *error)
+{
+    const struct launch_config *config = &launch->config;
+    const char *argv[MAX_ARGUMENTS];
+    char ranks[24], threads[24];
+    int n = 0;
+    snprintf(ranks, sizeof ranks, "%" PRId64, config->ranks);
+    snprintf(threads, sizeof threads, "%" PRId64, config->threads);
+    argv[n++] = "mpirun";
+    argv[n++] = "-np", argv[n++] = ranks;
+    if (config->hostfile) argv[n++] = "--hostfile", argv[n++] = config->hostfile;
+    argv[n++] = "--oversubscribe"; /* more ranks than cores is slow, not wrong */
+    argv[n++] = "--bind-to", argv[n++] = "none";
+    if (geteuid() == 0) argv[n++] = "--allow-run-as-root";
+    /* Without waiting between the signals: ranks have nothing to save, and the next launch waits for their
+     * end. */
+    argv[n++] = "--mca", argv[n++] = "odls_base_sigkill_timeout", argv[n++] = "0";
+    argv[n++] = config->worker_binary;
+    argv[n++] = "--coordinator", argv[n++] = config->worker_endpoint;
+    if (config->threads) argv[n++] = "--threads", argv[n++] = threads;
+    if (config->fabric) argv[n++] = "--fabric", argv[n++] = config->fabric;
+    if (config->key_file) argv[n++] = "--key", argv[n++] = config->key_file;
+    argv[n] = NULL;
+    static const char *const environment[] = {"OMPI_MCA_mpi_yield_when_idle=1",
+                                              NULL}; /* idle ranks leave the cores alone */
+    if (!config->tied) {
+        char previous[PATH_BYTES + 8];
+        snprintf(previous, sizeof previous, "%s.1", launch->log);
+        rename(launch->log, previous); /* what the last ones said stays readable */
+    }
+    struct child_options options = {.log_path = config->tied ? NULL : launch->log,
+                                    .new_session = true,
+                                    .tied = config->tied,
+                                    .environment = environment};
+    return child_start(argv, &options, &launch->child, error);
+}
+
+static void pause_before_next(struct launch *launch, int64_t now_ns)
+{
+    int64_t pause_ns = FIRST_PAUSE_NS;
+    for (int i = 1; i < launch->failures && pause_ns < LAST_PAUSE_NS; i++) pause_ns *= 2;
+    launch->start_ns = now_ns + (launch->failures == 0      ? 0
+                                 : pause_ns < LAST_PAUSE_NS ? pause_ns
+                                                            : LAST_PAUSE_NS);
+}
+
+static void try_start(struct launch *launch, int64_t now_ns)
+{
+    struct error error;
+    if (start(launch, &error) == STATUS_OK) {
+        launch->inherited = launch->stopping = launch->killed = false;
+        launch->since_ns = now_ns;
+        write_note(launch);
+        log_line(LOG_INFO, "started %" PRId64 " ranks (mpirun, process %d)", launch->config.ranks,
+                 (int)launch->child.pid);
+        return;
+    }
+    launch->failures++;
+    pause_before_next(launch, now_ns);
+    log_line(LOG_ERROR, "%s; next try in %.1f s", error.text,
+             (double)(launch->start_ns - now_ns) / SECOND_NS);
+}
+
+/* ------------------------------------------------------------------------------------------------- ending */
+
+static void note_end(struct launch *launch, int64_t now_ns)
+{
+    bool asked = launch->stopping;
+    int code = child_reap(&launch->child); /* -1 for an inherited one: init reaps it */
+    unlink(launch->note);
+    launch->inherited = launch->stopping = false;
+    if (!asked) launch->failures++;
+    pause_before_next(launch, now_ns);
+    log_line(asked ? LOG_INFO : LOG_WARN, "mpirun ended%s (code %d)", asked ? "" : " by itself", code);
+}
+
+void launch_stop(struct launch *launch, int64_t now_ns)
+{
+    if (launch->child.pidfd < 0 || launch->stopping) return;
+    kill(launch->child.pid, SIGTERM);
+    launch->stopping = true;
+    launch->killed = false;
+    launch->kill_ns = now_ns + KILL_AFTER_NS;
+}
+
+bool launch_tick(struct launch *launch, bool readable, int64_t now_ns)
+{
+    bool ended = readable && launch->child.pidfd >= 0;
+    if (ended) {
+        note_end(launch, now_ns);
+    } else if (launch->stopping && !launch->killed && now_ns >= launch->kill_ns) {
+        log_line(LOG_WARN, "mpirun does not end, it is killed");
+        kill(-launch->child.pid, SIGKILL); /* it leads a process group of its own */
+        kill(launch->child.pid, SIGKILL);
+        launch->killed = true;
+    }
+    bool due = launch->child.pidfd < 0 && launch->config.ranks > 0 && !launch->forbidden &&
+               now_ns >= launch->start_ns;
+    if (due) try_start(launch, now_ns);
+    return ended;
+}
+
+int64_t launch_wake_ns(const struct launch *launch)
+{
+    if (launch->stopping && !launch->killed) return launch->kill_ns;
+    if (launch->child.pidfd < 0 && launch->config.ranks > 0 && !launch->forbidden) return launch->start_ns;
+    return CLOCK_NEVER;
+}
+
+int launch_descriptor(const struct launch *launch)
+{
+    return launch->child.pidfd;
+}
+
+bool launch_running(const struct launch *launch)
+{
+    return launch->child.pidfd >= 0;
+}
+
+bool launch_inherited(const struct launch *launch)
+{
+    return launch->inherited;
+}
+
+bool launch_overdue(const struct launch *launch, int64_t now_ns, int64_t limit_ns)
+{
+    return launch->child.pidfd >= 0 && !launch->stopping && now_ns - launch->since_ns > limit_ns;
+}
+
+bool launch_hopeless(const struct launch *launch)
+{
+    return launch->config.tied && launch->failures >= HOPELESS_FAILURES;
+}
+
+void launch_settled(struct launch *launch)
+{
+    launch->failures = 0;
+}
+
+void launch_forbid(struct launch *launch)
+{
+    launch->forbidden = true;
+}

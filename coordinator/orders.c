@@ -1,0 +1,123 @@
+/*
+ * orders.c - see orders.h. Runs on the coordinator's loop thread; keeps nothing.
+ */
+#include "coordinator/orders.h"
+
+#include <sys/random.h>
+#include "base/log.h"
+
+enum { TOKEN_BYTES = 32 };
+
+/* An order of the given kind with its body in place, sent to one worker. */
+#define SEND(outbox, peer, kind, member, body_pointer)                                                       \
+    do {                                                                                                     \
+        Refrain__WorkerOrder order_ = REFRAIN__WORKER_ORDER__INIT;                                           \
+        order_.body_case = REFRAIN__WORKER_ORDER__BODY_##kind;                                               \
+        order_.member = (body_pointer);                                                                      \
+        outbox_order(outbox, peer, &order_);                                                                 \
+    } while (0)
+
+/* Sets a number together with its has_ flag. */
+#define SET(message, field, value) ((message).has_##field = 1, (message).field = (value))
+
+void order_shutdown(struct outbox *outbox, const struct wire_peer *peer, const char *reason)
+{
+    Refrain__Shutdown body = REFRAIN__SHUTDOWN__INIT;
+    body.reason = (char *)reason;
+    SEND(outbox, peer, SHUTDOWN, shutdown, &body);
+}
+
+void order_shutdown_group(struct outbox *outbox, const struct group *group, const char *reason)
+{
+    for (uint32_t rank = 0; rank < group->ranks; rank++)
+        if (group->members[rank].here) order_shutdown(outbox, &group->members[rank].peer, reason);
+}
+
+void order_rehello(struct outbox *outbox, const struct wire_peer *peer)
+{
+    Refrain__Rehello body = REFRAIN__REHELLO__INIT;
+    SEND(outbox, peer, REHELLO, rehello, &body);
+}
+
+void order_welcome(struct outbox *outbox, const struct wire_peer *peer, Refrain__Welcome *welcome)
+{
+    SEND(outbox, peer, WELCOME, welcome, welcome);
+}
+
+void order_epoch(struct outbox *outbox, const struct group *group)
+{
+    uint8_t token[TOKEN_BYTES]; /* the epoch's secret: the fabrics listen to nobody without it */
+    Refrain__Member members[PLAN_MAX_RANKS], *pointers[PLAN_MAX_RANKS];
+    if (getrandom(token, sizeof token, 0) != sizeof token) {
+        log_line(LOG_ERROR,
+                 "no random numbers for an epoch: %m"); /* the join times out, and it is tried again */
+        return;
+    }
+    for (uint32_t rank = 0; rank < group->ranks; rank++) {
+        refrain__member__init(&members[rank]);
+        SET(members[rank], rank, rank);
+        members[rank].address = group->members[rank].address;
+        pointers[rank] = &members[rank];
+    }
+    for (uint32_t rank = 0; rank < group->ranks; rank++) {
+        Refrain__Epoch body = REFRAIN__EPOCH__INIT;
+        SET(body, epoch, group->epoch);
+        SET(body, self, rank);
+        SET(body, token, ((ProtobufCBinaryData){sizeof token, token}));
+        body.n_members = group->ranks;
+        body.members = pointers;
+        SEND(outbox, &group->members[rank].peer, EPOCH, epoch, &body);
+    }
+}
+
+void order_load(struct outbox *outbox, struct group *group, const struct model *model)
+{
+    Refrain__Split split = REFRAIN__SPLIT__INIT;
+    Refrain__Load body = REFRAIN__LOAD__INIT;
+    SET(split, head, group->plan.head);
+    SET(split, tail, group->plan.tail);
+    split.n_middle = group->ranks - 1;
+    split.middle = group->plan.middle;
+    SET(body, epoch, group->epoch);
+    body.model = model->card->name;
+    body.directory = model->directory;
+    body.split = &split;
+    for (uint32_t rank = 0; rank < group->ranks; rank++)
+        SEND(outbox, &group->members[rank].peer, LOAD, load, &body);
+}
+
+void order_assign(struct outbox *outbox, const struct group *group, Refrain__JobSpec *spec)
+{
+    Refrain__Assign body = REFRAIN__ASSIGN__INIT;
+    SET(body, epoch, group->epoch);
+    SET(body, job, group->slot.job);
+    SET(body, attempt, group->slot.attempt);
+    body.spec = spec;
+    SEND(outbox, &group->members[0].peer, ASSIGN, assign, &body);
+}
+
+void order_cancel(struct outbox *outbox, const struct group *group)
+{
+    Refrain__CancelJob body = REFRAIN__CANCEL_JOB__INIT;
+    SET(body, job, group->slot.job);
+    SET(body, attempt, group->slot.attempt);
+    SEND(outbox, &group->members[0].peer, CANCEL, cancel, &body);
+}
+
+void order_upload_ack(struct outbox *outbox, const struct group *group, const char *file, uint64_t held)
+{
+    Refrain__UploadAck body = REFRAIN__UPLOAD_ACK__INIT;
+    SET(body, job, group->slot.job);
+    SET(body, attempt, group->slot.attempt);
+    SET(body, received, held);
+    body.file = (char *)file;
+    SEND(outbox, &group->members[0].peer, UPLOAD_ACK, upload_ack, &body);
+}
+
+void order_noted(struct outbox *outbox, const struct wire_peer *peer, uint64_t job, uint32_t attempt)
+{
+    Refrain__JobNoted body = REFRAIN__JOB_NOTED__INIT;
+    SET(body, job, job);
+    SET(body, attempt, attempt);
+    SEND(outbox, peer, NOTED, noted, &body);
+}

@@ -1,0 +1,29 @@
+/*
+ * orders.h - every message the coordinator sends to workers, one function each. They wait in the outbox for
+ * the commit.
+ */
+#ifndef REFRAIN_COORDINATOR_ORDERS_H
+#define REFRAIN_COORDINATOR_ORDERS_H
+
+#include "coordinator/groups.h"
+#include "coordinator/models.h"
+#include "coordinator/outbox.h"
+
+void order_shutdown(struct outbox *outbox, const struct wire_peer *peer, const char *reason);
+void order_shutdown_group(struct outbox *outbox, const struct group *group, const char *reason);
+void order_rehello(struct outbox *outbox, const struct wire_peer *peer);
+void order_welcome(struct outbox *outbox, const struct wire_peer *peer, Refrain__Welcome *welcome);
+
+/* To every rank: the list of all and its own place; a fresh token. */
+void order_epoch(struct outbox *outbox, const struct group *group);
+/* To every rank: group->plan. */
+void order_load(struct outbox *outbox, struct group *group, const struct model *model);
+
+/* To home, about the job in the group's slot. spec: borrowed. */
+void order_assign(struct outbox *outbox, const struct group *group, Refrain__JobSpec *spec);
+void order_cancel(struct outbox *outbox, const struct group *group);
+void order_upload_ack(struct outbox *outbox, const struct group *group, const char *file, uint64_t held);
+/* "It is written down": home may forget the job. */
+void order_noted(struct outbox *outbox, const struct wire_peer *peer, uint64_t job, uint32_t attempt);
+
+#endif

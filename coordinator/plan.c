@@ -1,0 +1,69 @@
+/*
+ * plan.c - see plan.h. Pure functions.
+ */
+#include "coordinator/plan.h"
+
+#include <stdio.h>
+#include <string.h>
+
+/* Blocks of part `index` when `blocks` are dealt to `parts` parts: sizes differ by one at most, the larger
+ * ones last. */
+static uint32_t share(uint32_t blocks, uint32_t parts, uint32_t index)
+{
+    return blocks / parts + (index >= parts - blocks % parts);
+}
+
+static uint32_t smaller(uint32_t a, uint32_t b)
+{
+    return a < b ? a : b;
+}
+
+status_t plan_make(uint32_t layers, uint32_t ranks, const struct fold *fold, struct plan *plan,
+                   struct error *error)
+{
+    if (layers < 1 || ranks < 1 || ranks > PLAN_MAX_RANKS)
+        return error_set(error, STATUS_INVALID, "plan: %u blocks cannot be laid over %u ranks", layers,
+                         ranks);
+    memset(plan, 0, sizeof *plan);
+    plan->layers = layers;
+    plan->ranks = ranks;
+    uint32_t stages = smaller(ranks, layers);
+    if (stages == 1) {
+        plan->head = layers;
+    } else if (!fold) {
+        /* Home also embeds, decodes and drives the loop, so it is among those with the smaller share. */
+        plan->head = share(layers, stages, 0);
+        for (uint32_t i = 1; i < stages; i++) plan->middle[i - 1] = share(layers, stages, i);
+    } else {
+        plan->head = smaller(fold->head, layers);
+        plan->tail = smaller(fold->tail, layers - plan->head);
+        uint32_t rest = layers - plan->head - plan->tail, others = smaller(ranks - 1, rest);
+        for (uint32_t i = 0; i < others; i++) plan->middle[i] = share(rest, others, i);
+    }
+    return STATUS_OK;
+}
+
+status_t plan_read_fold(const char *text, struct fold *fold, struct error *error)
+{
+    struct fold made;
+    int used = 0;
+    /* Digits first: %u would take a sign. */
+    if (text[0] < '0' || text[0] > '9' ||
+        sscanf(text, "%4u,%n%4u%n", &made.head, &used, &made.tail, &used) != 2 || text[used] != '\0' ||
+        !strchr(text, ',') || strpbrk(text, "+- "))
+        return error_set(error, STATUS_INVALID, "--fold '%s': must be HEAD,TAIL in blocks, such as 1,0",
+                         text);
+    *fold = made;
+    return STATUS_OK;
+}
+
+void plan_describe(const struct plan *plan, const char *backend, char *text, size_t bytes)
+{
+    size_t used = (size_t)snprintf(text, bytes, "%u rank%s, blocks %u", plan->ranks,
+                                   plan->ranks == 1 ? "" : "s", plan->head);
+    for (uint32_t i = 0; i + 1 < plan->ranks && plan->middle[i] > 0 && used < bytes; i++)
+        used += (size_t)snprintf(text + used, bytes - used, "+%u", plan->middle[i]);
+    if (plan->tail > 0 && used < bytes)
+        used += (size_t)snprintf(text + used, bytes - used, "(+%u)", plan->tail);
+    if (used < bytes) snprintf(text + used, bytes - used, ", %s", backend);
+}

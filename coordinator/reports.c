@@ -1,0 +1,344 @@
+/*
+ * reports.c - what workers say: who they are, how far they are, what they made.
+ *
+ * A report changes states and files; what follows from it is decided in schedule.c. Whatever does not fit the
+ * present (an older epoch, another attempt, an unknown connection) is ignored or answered with Rehello, never
+ * an error. Runs on the coordinator's loop thread.
+ */
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include "base/log.h"
+#include "coordinator/orders.h"
+#include "coordinator/server.h"
+
+struct sender {
+    struct group *group;
+    struct member *member;
+    uint32_t rank;
+};
+
+/* -------------------------------------------------------------------------------------------------- Hello */
+
+/* A job home says it is working on: is that what the store says, too? Then this group goes on with it. */
+static bool adopt(struct server *server, struct group *group, const Refrain__RunningJob *running)
+{
+    struct slot *slot = &group->slot;
+    if (slot->job) return slot->job == running->job && slot->attempt == running->attempt;
+    const struct job *job = jobs_find(server->jobs, running->job);
+    if (!job || job->attempt != running->attempt || groups_running(server->groups, job->id)) return false;
+    if (job->state != REFRAIN__JOB_STATE__JOB_RUNNING && job->state != REFRAIN__JOB_STATE__JOB_CANCELLING)
+        return false;
+    *slot = (struct slot){.job = job->id, .attempt = job->attempt, .assigned = true};
+    log_line(LOG_INFO, "job %" PRIu64 ": its ranks are still at work on it", job->id);
+    return true;
+}
+
+/* Home came back without the job we think it has: the order or the report got lost with its old connection.
+ */
+static void miss_job(struct server *server, struct group *group)
+{
+    struct error error;
+    struct job *job = jobs_find(server->jobs, group->slot.job);
+    if (job && job->attempt == group->slot.attempt && job->state != REFRAIN__JOB_STATE__JOB_QUEUED &&
+        jobs_requeue(server->jobs, job, false, "the ranks did not know it any more", server->now_ms,
+                     &error) != STATUS_OK)
+        log_line(LOG_ERROR, "%s", error.text);
+    results_drop(server->results, group->slot.job);
+    group->slot = (struct slot){0};
+}
+
+static void welcome(struct server *server, struct group *group, uint32_t rank, const Refrain__Hello *hello)
+{
+    Refrain__Welcome body = REFRAIN__WELCOME__INIT;
+    Refrain__RunningJob *adopted[1]; /* as many as a group has slots */
+    body.has_heartbeat_ms = body.has_silence_ms = 1;
+    body.heartbeat_ms = (uint32_t)server->settings->heartbeat_ms;
+    body.silence_ms = (uint32_t)server->settings->silence_ms;
+    body.adopted = adopted;
+    for (size_t i = 0; rank == 0 && i < hello->n_running && body.n_adopted == 0; i++)
+        if (adopt(server, group, hello->running[i])) adopted[body.n_adopted++] = hello->running[i];
+    if (rank == 0 && group->slot.assigned && body.n_adopted == 0) miss_job(server, group);
+    order_welcome(server->outbox, &group->members[rank].peer, &body);
+}
+
+static void take_hello(struct server *server, const struct wire_peer *peer, const Refrain__Hello *hello)
+{
+    struct group *group;
+    uint32_t rank;
+    struct error error;
+    status_t status = groups_hello(server->groups, peer, hello, server->now_ns, &group, &rank, &error);
+    if (status != STATUS_OK) {
+        log_line(LOG_WARN, "a worker was sent away: %s", error.text);
+        order_shutdown(server->outbox, peer, error.text);
+        return;
+    }
+    log_line(LOG_DEBUG, "group %.8s: rank %u of %u is here, %s on %s", group->name, rank, group->ranks,
+             hello->backend, hello->host);
+    welcome(server, group, rank, hello);
+}
+
+/* ----------------------------------------------------------------------------------------- jobs under way */
+
+/* The job a report is about, if it is the one this group works on; NULL if the report is from the past. */
+static struct job *reported_job(const struct server *server, const struct sender *sender, uint64_t id,
+                                uint32_t attempt)
+{
+    const struct slot *slot = &sender->group->slot;
+    if (sender->rank != 0 || !slot->assigned || slot->job != id || slot->attempt != attempt) return NULL;
+    struct job *job = jobs_find(server->jobs, id);
+    return job && job->attempt == attempt ? job : NULL;
+}
+
+static bool slot_is(const struct sender *sender, uint64_t id, uint32_t attempt)
+{
+    return sender->rank == 0 && sender->group->slot.job == id && sender->group->slot.attempt == attempt;
+}
+
+static void take_progress(struct server *server, const struct sender *sender,
+                          const Refrain__JobProgress *report)
+{
+    struct job *job = reported_job(server, sender, report->job, report->attempt);
+    if (!job || !report->progress) return;
+    Refrain__Progress *progress = &job->progress;
+    *progress = *report->progress; /* plain numbers; unknown fields are not kept */
+    progress->base.n_unknown_fields = 0;
+    progress->base.unknown_fields = NULL;
+    if (progress->has_step_seconds && progress->step_seconds > 0)
+        server->mean_step_seconds = progress->step_seconds;
+    if (!progress->has_seconds_left && progress->phase == REFRAIN__PHASE__PHASE_DENOISE &&
+        progress->has_step_seconds && progress->steps >= progress->step) {
+        progress->has_seconds_left = 1;
+        progress->seconds_left = (progress->steps - progress->step) * progress->step_seconds;
+    }
+    sender->group->progress_ns = server->now_ns;
+    if (!watches_any(server->watches, job->id)) return;
+    Refrain__Job *described;
+    if (jobs_describe(server->jobs, NULL, job->id, &described, NULL) != STATUS_OK) return;
+    watches_progress(server->watches, server->clients, described);
+    refrain__job__free_unpacked(described, NULL);
+}
+
+/* Ends the running attempt for good. */
+static void finish(struct server *server, struct job *job, Refrain__JobState state, const char *message,
+                   const Refrain__JobTimes *times)
+{
+    struct error error;
+    uint64_t id = job->id;
+    if (state != REFRAIN__JOB_STATE__JOB_COMPLETED) results_drop(server->results, id);
+    if (jobs_finish(server->jobs, job, state, message, times, server->now_ms, &error) != STATUS_OK)
+        log_line(LOG_ERROR, "%s", error.text);
+    else if (state == REFRAIN__JOB_STATE__JOB_COMPLETED)
+        log_line(LOG_INFO, "job %" PRIu64 ": completed", id);
+    else if (state == REFRAIN__JOB_STATE__JOB_FAILED)
+        log_line(LOG_ERROR, "job %" PRIu64 ": failed: %s", id, message);
+    else
+        log_line(LOG_INFO, "job %" PRIu64 ": cancelled", id);
+}
+
+/* A result that cannot be kept: the job fails now; home is told to stop by the scheduler, as the slot's job
+ * is over. */
+static void fail_upload(struct server *server, struct job *job, const struct error *error)
+{
+    finish(server, job, REFRAIN__JOB_STATE__JOB_FAILED, error->text, NULL);
+}
+
+static void take_upload(struct server *server, const struct sender *sender, const Refrain__UploadChunk *chunk)
+{
+    struct error error;
+    uint64_t held = 0, bytes, hash;
+    struct job *job = reported_job(server, sender, chunk->job, chunk->attempt);
+    if (!job || !chunk->file) return;
+    /* Complete already: the answer was lost with the old connection. */
+    status_t status =
+        jobstore_find_file(server->store, job->id, job->attempt, chunk->file, &bytes, &hash, &error);
+    if (status == STATUS_OK)
+        held = bytes;
+    else
+        status = results_chunk(server->results, chunk, &held, &error);
+    sender->group->progress_ns = server->now_ns;
+    if (status == STATUS_OK)
+        order_upload_ack(server->outbox, sender->group, chunk->file, held);
+    else if (status != STATUS_AGAIN)
+        fail_upload(server, job, &error);
+}
+
+void server_file_finished(struct server *server, const struct finished_file *file)
+{
+    struct error error = file->error;
+    struct group *group = groups_running(server->groups, file->job);
+    struct job *job = jobs_find(server->jobs, file->job);
+    if (!group || !job || job->attempt != file->attempt || group->slot.attempt != file->attempt) return;
+    status_t status = file->error.status;
+    if (status == STATUS_OK)
+        status = jobstore_add_file(server->store, file->job, file->attempt, file->name, file->bytes,
+                                   file->xxh64, &error);
+    if (status == STATUS_OK)
+        order_upload_ack(server->outbox, group, file->name, file->bytes);
+    else
+        fail_upload(server, job, &error);
+}
+
+/* --------------------------------------------------------------------------------------------- ended jobs */
+
+/* Everything home says it made is here, as it says. */
+static status_t check_files(struct server *server, const struct job *job, const Refrain__JobDone *done,
+                            struct error *error)
+{
+    if (done->n_files == 0) return error_set(error, STATUS_INTERNAL, "the ranks finished without a result");
+    for (size_t i = 0; i < done->n_files; i++) {
+        const Refrain__ResultFile *file = done->files[i];
+        uint64_t bytes, hash;
+        if (!file->name) return error_set(error, STATUS_INTERNAL, "the ranks made a file without a name");
+        status_t status =
+            jobstore_find_file(server->store, job->id, job->attempt, file->name, &bytes, &hash, error);
+        if (status != STATUS_OK) return status;
+        if (bytes != file->bytes || hash != file->xxh64)
+            return error_set(error, STATUS_CORRUPT, "file %s: is not what the ranks made", file->name);
+    }
+    return STATUS_OK;
+}
+
+static void take_done(struct server *server, const struct sender *sender, const Refrain__JobDone *done)
+{
+    struct error error;
+    struct job *job = reported_job(server, sender, done->job, done->attempt);
+    if (job && check_files(server, job, done, &error) != STATUS_OK) {
+        finish(server, job, REFRAIN__JOB_STATE__JOB_FAILED, error.text, NULL);
+    } else if (job) {
+        Refrain__JobTimes times = REFRAIN__JOB_TIMES__INIT;
+        if (done->times) times = *done->times;
+        times.has_queued = 1;
+        times.queued = (double)(job->started_ms - job->submitted_ms) / 1000;
+        if (!times.has_load || times.load < sender->group->slot.load_seconds) {
+            times.has_load = 1;
+            times.load = sender->group->slot.load_seconds;
+        }
+        if (!times.has_total) times.total = (double)(server->now_ms - job->started_ms) / 1000;
+        times.has_total = 1;
+        finish(server, job, REFRAIN__JOB_STATE__JOB_COMPLETED, NULL, &times);
+        sender->group->broken_epochs = 0;
+    }
+}
+
+static void take_failed(struct server *server, const struct sender *sender, const Refrain__JobFailed *failed)
+{
+    struct error error;
+    const char *message = failed->message && *failed->message ? failed->message : "the ranks gave no reason";
+    struct job *job = reported_job(server, sender, failed->job, failed->attempt);
+    if (!job) return;
+    /* The ranks' fault, not the job's. */
+    bool lost = failed->status == STATUS_PEER_LOST || failed->status == STATUS_ABORTED;
+    if (!lost) {
+        finish(server, job, REFRAIN__JOB_STATE__JOB_FAILED, message, NULL);
+        return;
+    }
+    results_drop(server->results, job->id);
+    if (jobs_requeue(server->jobs, job, true, message, server->now_ms, &error) != STATUS_OK)
+        log_line(LOG_ERROR, "%s", error.text);
+}
+
+static void take_cancelled(struct server *server, const struct sender *sender,
+                           const Refrain__JobCancelled *cancelled)
+{
+    struct error error;
+    struct job *job = reported_job(server, sender, cancelled->job, cancelled->attempt);
+    if (!job) return;
+    if (job->state == REFRAIN__JOB_STATE__JOB_CANCELLING)
+        finish(server, job, REFRAIN__JOB_STATE__JOB_CANCELLED, NULL, NULL);
+    else if (jobs_requeue(server->jobs, job, true, "the ranks dropped it", server->now_ms, &error) !=
+             STATUS_OK)
+        log_line(LOG_ERROR, "%s", error.text);
+}
+
+/* A job's last report: whatever it was, and whether or not it still counted, home is free again and may
+ * forget it. */
+static void take_last(struct server *server, const struct sender *sender, const Refrain__WorkerReport *report)
+{
+    uint64_t job;
+    uint32_t attempt;
+    if (report->body_case == REFRAIN__WORKER_REPORT__BODY_DONE) {
+        job = report->done->job, attempt = report->done->attempt;
+        take_done(server, sender, report->done);
+    } else if (report->body_case == REFRAIN__WORKER_REPORT__BODY_FAILED) {
+        job = report->failed->job, attempt = report->failed->attempt;
+        take_failed(server, sender, report->failed);
+    } else {
+        job = report->cancelled->job, attempt = report->cancelled->attempt;
+        take_cancelled(server, sender, report->cancelled);
+    }
+    if (slot_is(sender, job, attempt)) sender->group->slot = (struct slot){0};
+    order_noted(server->outbox, &sender->member->peer, job, attempt);
+}
+
+/* ----------------------------------------------------------------------------------------------- dispatch */
+
+static void take_goodbye(struct server *server, const struct sender *sender, const Refrain__Goodbye *goodbye)
+{
+    if (server->stopping) return;
+    group_lose(sender->group, server->now_ns, "rank %u left%s%s", sender->rank, goodbye->message ? ": " : "",
+               goodbye->message ? goodbye->message : "");
+}
+
+static void dispatch(struct server *server, const struct sender *sender, const Refrain__WorkerReport *report)
+{
+    struct group *group = sender->group;
+    switch (report->body_case) {
+    case REFRAIN__WORKER_REPORT__BODY_EPOCH_READY:
+        group_epoch_ready(group, sender->rank, report->epoch_ready->epoch, server->now_ns);
+        break;
+    case REFRAIN__WORKER_REPORT__BODY_EPOCH_LOST:
+        group_epoch_lost(group, sender->rank, report->epoch_lost, server->now_ns);
+        break;
+    case REFRAIN__WORKER_REPORT__BODY_LOADED:
+        group_loaded(group, sender->rank, report->loaded, server->now_ns);
+        break;
+    case REFRAIN__WORKER_REPORT__BODY_LOAD_FAILED:
+        group_load_failed(group, sender->rank, report->load_failed, server->now_ns);
+        break;
+    case REFRAIN__WORKER_REPORT__BODY_HEARTBEAT:
+        group_heartbeat(group, sender->rank, report->heartbeat, server->now_ns);
+        break;
+    case REFRAIN__WORKER_REPORT__BODY_PROGRESS:
+        take_progress(server, sender, report->progress);
+        break;
+    case REFRAIN__WORKER_REPORT__BODY_UPLOAD:
+        take_upload(server, sender, report->upload);
+        break;
+    case REFRAIN__WORKER_REPORT__BODY_DONE:
+    case REFRAIN__WORKER_REPORT__BODY_FAILED:
+    case REFRAIN__WORKER_REPORT__BODY_CANCELLED:
+        take_last(server, sender, report);
+        break;
+    case REFRAIN__WORKER_REPORT__BODY_GOODBYE:
+        take_goodbye(server, sender, report->goodbye);
+        break;
+    default:
+        server->refused++;
+        break;
+    }
+}
+
+void server_report(struct server *server, const struct wire_peer *peer, zmq_msg_t *frame)
+{
+    Refrain__WorkerReport *report;
+    struct error error;
+    struct sender sender;
+    status_t status = wire_unpack_report(zmq_msg_data(frame), zmq_msg_size(frame), &report, &error);
+    if (status != STATUS_OK) {
+        server->refused++;
+        log_line(LOG_WARN, "a worker sent something else: %s", error.text);
+        if (status == STATUS_UNSUPPORTED) order_shutdown(server->outbox, peer, error.text);
+        return;
+    }
+    if (report->body_case == REFRAIN__WORKER_REPORT__BODY_HELLO) {
+        if (!server->stopping) take_hello(server, peer, report->hello);
+    } else if (groups_find(server->groups, peer, &sender.group, &sender.rank)) {
+        sender.member = &sender.group->members[sender.rank];
+        sender.member->heard_ns = server->now_ns;
+        dispatch(server, &sender, report);
+    } else if (report->body_case != REFRAIN__WORKER_REPORT__BODY_GOODBYE && !server->stopping) {
+        order_rehello(server->outbox, peer);
+    }
+    refrain__worker_report__free_unpacked(report, NULL);
+}

@@ -1,0 +1,79 @@
+/*
+ * server.h - the coordinator: its sockets, its loop, and what the loop works with.
+ *
+ *     struct server *server;
+ *     server_open(&settings, &server, &error);
+ *     server_run(server, &error);                 until SIGTERM or SIGINT
+ *     server_close(server);
+ *
+ * One thread runs all of it. Each turn of the loop takes what has arrived (reports.c, requests.c), decides
+ * (schedule.c), commits once, and only then lets messages go out. The parts:
+ *
+ *     jobstore    what must survive            jobs       unfinished jobs, in memory       groups    ranks
+ * and epochs models      names and cards              results    files                            launch our
+ * own mpirun watches     who wants to know            outbox     messages waiting for the commit  curve keys
+ * and tenants
+ */
+#ifndef REFRAIN_COORDINATOR_SERVER_H
+#define REFRAIN_COORDINATOR_SERVER_H
+
+#include "coordinator/curve.h"
+#include "coordinator/groups.h"
+#include "coordinator/jobs.h"
+#include "coordinator/launch.h"
+#include "coordinator/models.h"
+#include "coordinator/outbox.h"
+#include "coordinator/results.h"
+#include "coordinator/settings.h"
+#include "coordinator/watches.h"
+
+struct server {
+    const struct settings *settings; /* borrowed */
+    void *context, *clients, *workers;
+    struct jobstore *store;
+    struct jobs *jobs;
+    struct groups *groups;
+    struct models *models;
+    struct results *results;
+    struct launch *launch;
+    struct watches *watches;
+    struct outbox *outbox;
+    struct curve *curve; /* NULL: no keys */
+    int signals;         /* signalfd */
+    int data_lock;       /* one coordinator per data directory */
+    char endpoint[256], worker_endpoint[256], worker_key[PATH_MAX];
+
+    int64_t now_ns, now_ms; /* monotonic and wall clock at the start of this turn */
+    int64_t started_ns;
+    int64_t orphans_until_ns; /* jobs the store calls running wait so long for their ranks; CLOCK_NEVER: there
+                                 are none */
+    double mean_step_seconds;
+    uint64_t refused;       /* messages that made no sense */
+    int64_t store_retry_ns; /* after a failed commit: nothing new is begun before */
+    uint64_t *deleted;      /* [deleted_count]: jobs whose files go once the commit is done */
+    size_t deleted_count, deleted_capacity;
+    bool stopping;
+    int64_t stop_at_ns; /* when stopping: end of patience */
+};
+
+status_t server_open(const struct settings *settings, struct server **server, struct error *error);
+/* STATUS_OK when asked to end; otherwise what made it impossible to go on. */
+status_t server_run(struct server *server, struct error *error);
+void server_close(struct server *server); /* NULL is fine */
+
+/* requests.c: one message of a client. */
+void server_request(struct server *server, const struct wire_peer *peer, zmq_msg_t *frame);
+/* requests.c: the answer to a ModelAdd whose inspection ended. */
+void server_inspected(struct server *server, const struct inspected *inspected);
+/* reports.c: one message of a worker. */
+void server_report(struct server *server, const struct wire_peer *peer, zmq_msg_t *frame);
+/* reports.c: a result file is durable, or could not be made so. */
+void server_file_finished(struct server *server, const struct finished_file *file);
+/* schedule.c: brings groups and jobs together; called once per turn. */
+void server_schedule(struct server *server);
+/* schedule.c: the ranks are told to end, running jobs go back to the queue. */
+void server_release_ranks(struct server *server, const char *reason);
+/* After a failed commit: memory becomes what the store says. */
+void server_recover(struct server *server);
+
+#endif

@@ -1,0 +1,174 @@
+/*
+ * settings.c - see settings.h. The table below is the whole command line, its help and its limits.
+ */
+#include "coordinator/settings.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define AT(field) offsetof(struct settings, field)
+
+static const char *const fabric_names[] = {"zmq", "mpi"};
+
+static const struct option_spec specs[] = {
+    {.help = "Where things are"},
+    {"data", 'd', OPTION_TEXT, AT(data), "DIR", .env = "REFRAIN_DATA",
+     .help =
+         "where jobs and results are kept; one coordinator per directory (default ~/.local/share/refrain, "
+         "following XDG_DATA_HOME)"},
+    {"worker-binary", 0, OPTION_TEXT, AT(worker_binary), "FILE",
+     .help = "the refrain-worker to start and to inspect models with (default: beside this program)"},
+    {"config", 0, OPTION_CONFIG, AT(config), "FILE", .env = "REFRAIN_COORDINATOR_CONFIG",
+     .help = "read options from lines `name = value`"},
+
+    {.help = "Who may connect"},
+    {"endpoint", 'e', OPTION_TEXT, AT(endpoint), "ENDPOINT", .standard = "tcp://127.0.0.1:5731",
+     .help = "for clients; port * takes a free one"},
+    {"worker-endpoint", 0, OPTION_TEXT, AT(worker_endpoint), "ENDPOINT", .standard = "tcp://127.0.0.1:5732",
+     .help = "for workers; port * takes a free one"},
+    {"endpoint-file", 0, OPTION_TEXT, AT(endpoint_file), "FILE",
+     .help = "once ready, write both endpoints there as JSON"},
+    {"keys", 0, OPTION_TEXT, AT(keys), "DIR",
+     .help = "allow only the CURVE keys in DIR, one tenant each; without it only this machine is served"},
+    {"make-key", 0, OPTION_TEXT, AT(make_key), "NAME",
+     .help = "make a key pair in the --keys directory and end"},
+    {"role", 0, OPTION_CHOICE, AT(role), .help = "of that key", .standard = "client",
+     .choices = "client|admin|worker"},
+
+    {.help = "Ranks"},
+    {"launch", 'n', OPTION_INT, AT(launch), "N", .max = PLAN_MAX_RANKS,
+     .help =
+         "start N ranks with mpirun and keep them going; otherwise they are started by hand: mpirun -np N "
+         "refrain-worker --coordinator ENDPOINT"},
+    {"hostfile", 0, OPTION_TEXT, AT(hostfile), "FILE", .help = "mpirun's list of hosts"},
+    {"threads", 't', OPTION_INT, AT(threads), "N", .help = "of each rank (default: the worker decides)",
+     .max = 4096},
+    {"fabric", 0, OPTION_CHOICE, AT(fabric), .help = "what carries tensors between the ranks",
+     .choices = "zmq|mpi"},
+    {"fold", 0, OPTION_TEXT, AT(fold_text), "HEAD,TAIL",
+     .help = "blocks of rank 0 before and after the ring (default: an even split)"},
+    {"tie", 0, OPTION_FLAG, AT(tie),
+     .help = "end with the process that started this one, and end the ranks with us"},
+
+    {.help = "Limits"},
+    {"max-jobs", 0, OPTION_INT, AT(max_jobs), "N", .help = "unfinished jobs at most", .standard = "100000",
+     .min = 1, .max = 10000000},
+    {"result-limit", 0, OPTION_BYTES, AT(result_limit), "BYTES", .help = "of one result file",
+     .standard = "64G", .min = 1 << 20, .max = 1e15},
+    {"heartbeat", 0, OPTION_DURATION, AT(heartbeat_ms), "TIME", .help = "between a rank's signs of life",
+     .standard = "500ms", .min = 50, .max = 60000},
+    {"silence", 0, OPTION_DURATION, AT(silence_ms), "TIME",
+     .help = "a rank that said nothing for so long is lost", .standard = "5s", .min = 200, .max = 3600000},
+    {"gather", 0, OPTION_DURATION, AT(gather_ms), "TIME",
+     .help = "from the first rank's arrival to the last's", .standard = "120s", .min = 1000, .max = 3600000},
+    {"join", 0, OPTION_DURATION, AT(join_ms), "TIME", .help = "for the ranks to reach each other",
+     .standard = "30s", .min = 500, .max = 3600000},
+    {"hang", 0, OPTION_DURATION, AT(hang_ms), "TIME", .standard = "10m",
+     .help = "a working group without progress for so long is lost; 0: never"},
+    {"reconnect", 0, OPTION_DURATION, AT(reconnect_ms), "TIME", .standard = "15s", .max = 3600000,
+     .help = "after a restart, wait so long for ranks that are still at work"},
+
+    {.help = "More"},
+    {"help", 'h', OPTION_FLAG, AT(help), .help = "this text"},
+    {"version", 0, OPTION_FLAG, AT(version), .help = "print the version"},
+};
+
+static const struct option_table table = {"refrain-coordinator", specs, sizeof specs / sizeof *specs};
+
+void settings_help(FILE *out)
+{
+    fprintf(out, "usage: refrain-coordinator [options]\n\n"
+                 "Takes jobs from clients, keeps them safe, and has them done by ranks of refrain-worker.\n\n"
+                 "  refrain-coordinator --launch 2              a service on this machine, with two ranks\n"
+                 "  refrain-coordinator --keys K --make-key ann make K/ann.secret for a user called ann\n"
+                 "  refrain-coordinator --keys K --endpoint 'tcp://*:5731' --worker-endpoint 'tcp://*:5732'\n"
+                 "                                              a service for other machines\n\n");
+    options_help(&table, 0, out);
+    fprintf(out,
+            "\nEnds cleanly on SIGTERM and SIGINT; jobs stay stored and go on when it is started again.\n"
+            "Exit status: 0 ended as asked, 1 failed, 2 wrong usage.\n");
+}
+
+/* --data, or where the XDG base directory specification puts it. */
+static status_t find_data(struct settings *settings, struct error *error)
+{
+    const char *xdg = getenv("XDG_DATA_HOME"), *home = getenv("HOME");
+    char *path = settings->data_path;
+    size_t bytes = sizeof settings->data_path;
+    int length = settings->data           ? snprintf(path, bytes, "%s", settings->data)
+                 : xdg && xdg[0] == '/'   ? snprintf(path, bytes, "%s/refrain", xdg)
+                 : home && home[0] == '/' ? snprintf(path, bytes, "%s/.local/share/refrain", home)
+                                          : 0;
+    if (length == 0) return error_set(error, STATUS_INVALID, "--data: must be given, as there is no HOME");
+    /* Paths below it must fit as well. */
+    if (length > PATH_MAX - 512) return error_set(error, STATUS_INVALID, "--data: is too long a path");
+    return STATUS_OK;
+}
+
+/* --worker-binary, or refrain-worker in the directory this program was started from. */
+static status_t find_worker(struct settings *settings, struct error *error)
+{
+    char *path = settings->worker_path;
+    if (settings->worker_binary) {
+        if (!realpath(settings->worker_binary, path))
+            return error_set(error, STATUS_NOT_FOUND, "--worker-binary %s: %m", settings->worker_binary);
+        return STATUS_OK;
+    }
+    ssize_t length = readlink("/proc/self/exe", path, sizeof settings->worker_path - 1);
+    if (length < 0) return error_set(error, STATUS_IO, "/proc/self/exe: %m");
+    path[length] = '\0';
+    char *slash = strrchr(path, '/');
+    static const char name[] = "refrain-worker";
+    if (!slash || (size_t)(slash + 1 - path) + sizeof name > sizeof settings->worker_path)
+        return error_set(error, STATUS_INVALID, "--worker-binary: must be given");
+    memcpy(slash + 1, name, sizeof name);
+    return STATUS_OK;
+}
+
+static status_t check_together(const struct settings *settings, struct error *error)
+{
+    if (options_operand_count(settings->options) > 0)
+        return error_set(error, STATUS_INVALID, "%s: is not an option; see --help",
+                         options_operand(settings->options, 0));
+    if (settings->make_key && !settings->keys)
+        return error_set(error, STATUS_INVALID, "--make-key: needs --keys DIR");
+    if (settings->silence_ms < 3 * settings->heartbeat_ms)
+        return error_set(error, STATUS_INVALID, "--silence: must be at least three times --heartbeat");
+    if (settings->hostfile && settings->launch == 0)
+        return error_set(error, STATUS_INVALID, "--hostfile: needs --launch N");
+    if (settings->hostfile && access(settings->hostfile, R_OK) != 0)
+        return error_set(error, STATUS_INVALID, "--hostfile %s: %m", settings->hostfile);
+    return STATUS_OK;
+}
+
+status_t settings_read(int argc, char **argv, struct settings *settings, struct error *error)
+{
+    *settings = (struct settings){0};
+    status_t status = options_parse(&table, 0, argc, argv, settings, &settings->options, error);
+    if (status != STATUS_OK || settings->help || settings->version) return status;
+    if ((status = check_together(settings, error)) != STATUS_OK) goto fail;
+    if ((status = find_data(settings, error)) != STATUS_OK) goto fail;
+    if ((status = find_worker(settings, error)) != STATUS_OK) goto fail;
+    settings->has_fold = settings->fold_text != NULL;
+    if (settings->has_fold &&
+        (status = plan_read_fold(settings->fold_text, &settings->fold, error)) != STATUS_OK)
+        goto fail;
+    settings->fabric_given = options_given(settings->options, "fabric");
+    return STATUS_OK;
+fail:
+    settings_free(settings);
+    return status;
+}
+
+void settings_free(struct settings *settings)
+{
+    options_destroy(settings->options);
+    settings->options = NULL;
+}
+
+const char *settings_fabric(const struct settings *settings)
+{
+    return settings->fabric_given ? fabric_names[settings->fabric] : NULL;
+}

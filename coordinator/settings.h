@@ -1,0 +1,42 @@
+/*
+ * settings.h - what the command line of refrain-coordinator says, checked.
+ *
+ *     struct settings settings;
+ *     settings_read(argc, argv, &settings, &error);
+ *     ...
+ *     settings_free(&settings);
+ */
+#ifndef REFRAIN_COORDINATOR_SETTINGS_H
+#define REFRAIN_COORDINATOR_SETTINGS_H
+
+#include <limits.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include "base/options.h"
+#include "coordinator/plan.h"
+
+struct settings {
+    /* as given; strings are borrowed from argv, the environment or `options` */
+    const char *data, *endpoint, *worker_endpoint, *endpoint_file, *worker_binary, *hostfile, *fold_text,
+        *keys, *make_key;
+    const char *config;
+    int64_t launch, threads, max_jobs, result_limit;
+    int64_t heartbeat_ms, silence_ms, gather_ms, join_ms, hang_ms, reconnect_ms;
+    int fabric, role; /* indices of their choices */
+    bool tie, help, version;
+
+    /* derived */
+    bool has_fold, fabric_given;
+    struct fold fold;
+    char data_path[PATH_MAX], worker_path[PATH_MAX];
+    struct options *options;
+};
+
+/* On failure settings->options is NULL and nothing is to be freed. */
+status_t settings_read(int argc, char **argv, struct settings *settings, struct error *error);
+void settings_free(struct settings *settings);
+void settings_help(FILE *out);
+const char *settings_fabric(const struct settings *settings); /* "zmq", "mpi"; NULL: the worker's default */
+
+#endif
