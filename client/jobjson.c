@@ -1,0 +1,196 @@
+/* jobjson.c - see jobjson.h. Any thread. */
+#include "client/jobjson.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+
+/* Sets a text that may be missing; what is not UTF-8 is left out. */
+static void set_text(json_t *object, const char *key, const char *text)
+{
+    if (text) json_object_set_new(object, key, json_string(text));
+}
+
+static void set_whole(json_t *object, const char *key, uint64_t value)
+{
+    json_object_set_new(object, key, json_integer((json_int_t)value));
+}
+
+/* JSON has no NaN: what is not finite, or negative where that means unknown, is left out. */
+static void set_real(json_t *object, const char *key, double value)
+{
+    if (isfinite(value) && value >= 0) json_object_set_new(object, key, json_real(value));
+}
+
+static json_t *spec_json(const struct refrain_spec *spec)
+{
+    json_t *object = json_object();
+    set_text(object, "model", spec->model);
+    set_text(object, "prompt", spec->prompt);
+    set_text(object, "negative", spec->negative_prompt);
+    /* A seed is any 64-bit number; JSON readers keep 53 bits, so large ones travel as text. */
+    if (spec->seed >> 53) {
+        char seed[24];
+        snprintf(seed, sizeof seed, "%" PRIu64, spec->seed);
+        set_text(object, "seed", seed);
+    } else {
+        set_whole(object, "seed", spec->seed);
+    }
+    set_whole(object, "steps", spec->steps);
+    set_real(object, "guidance", spec->guidance);
+    set_whole(object, "width", spec->width);
+    set_whole(object, "height", spec->height);
+    set_whole(object, "frames", spec->frames);
+    set_text(object, "solver", refrain_solver_name(spec->solver));
+    set_real(object, "shift", spec->shift);
+    set_whole(object, "fps", spec->fps);
+    json_object_set_new(object, "save_latents", json_boolean(spec->save_latents));
+    json_object_set_new(object, "save_frames", json_boolean(spec->save_frames));
+    set_text(object, "priority", refrain_priority_name(spec->priority));
+    if (spec->deadline_ms) set_whole(object, "deadline_ms", spec->deadline_ms);
+    set_text(object, "label", spec->label);
+    return object;
+}
+
+static json_t *times_json(const struct refrain_times *times)
+{
+    json_t *object = json_object();
+    set_real(object, "queued", times->queued);
+    set_real(object, "load", times->load);
+    set_real(object, "text", times->text);
+    set_real(object, "denoise", times->denoise);
+    set_real(object, "decode", times->decode);
+    set_real(object, "encode", times->encode);
+    set_real(object, "total", times->total);
+    return object;
+}
+
+static json_t *files_json(const struct refrain_job *job)
+{
+    json_t *array = json_array();
+    for (size_t i = 0; i < job->file_count; i++) {
+        char hash[17];
+        snprintf(hash, sizeof hash, "%016" PRIx64, job->files[i].xxh64);
+        json_t *object = json_object();
+        set_text(object, "name", job->files[i].name);
+        set_whole(object, "bytes", job->files[i].bytes);
+        set_text(object, "xxh64", hash);
+        json_array_append_new(array, object);
+    }
+    return array;
+}
+
+static void set_progress(json_t *object, const struct refrain_progress *progress)
+{
+    if (progress->phase == REFRAIN_PHASE_NONE) return;
+    set_text(object, "phase", refrain_phase_name(progress->phase));
+    set_whole(object, "step", progress->step);
+    set_whole(object, "steps", progress->steps);
+    set_real(object, "seconds_left", progress->seconds_left);
+    if (progress->step_seconds > 0) set_real(object, "step_seconds", progress->step_seconds);
+}
+
+json_t *jobjson_job(const struct refrain_job *job)
+{
+    json_t *object = json_object();
+    set_whole(object, "job", job->number);
+    set_text(object, "state", refrain_state_name(job->state));
+    set_whole(object, "sequence", job->sequence);
+    set_whole(object, "attempt", job->attempt);
+    if (!refrain_state_is_final(job->state)) set_progress(object, &job->progress);
+    if (job->state == REFRAIN_QUEUED) set_whole(object, "ahead", job->ahead);
+    set_text(object, "message", job->message);
+    set_text(object, "plan", job->plan);
+    json_object_set_new(object, "spec", spec_json(&job->spec));
+    if (job->file_count) json_object_set_new(object, "files", files_json(job));
+    if (job->submitted_ms) set_whole(object, "submitted_ms", job->submitted_ms);
+    if (job->started_ms) set_whole(object, "started_ms", job->started_ms);
+    if (job->finished_ms) set_whole(object, "finished_ms", job->finished_ms);
+    if (job->times.total > 0) json_object_set_new(object, "times", times_json(&job->times));
+    return object;
+}
+
+json_t *jobjson_event(const struct refrain_event *event)
+{
+    json_t *object = json_object();
+    set_text(object, "event", event->progress_only ? "progress" : "state");
+    if (event->progress_only) {
+        set_whole(object, "job", event->job.number);
+        set_text(object, "state", refrain_state_name(event->job.state));
+        set_progress(object, &event->job.progress);
+        if (event->job.state == REFRAIN_QUEUED) set_whole(object, "ahead", event->job.ahead);
+        return object;
+    }
+    json_t *job = jobjson_job(&event->job);
+    json_object_update(object, job);
+    json_decref(job);
+    set_whole(object, "sequence", event->sequence);
+    return object;
+}
+
+json_t *jobjson_model(const struct refrain_model *model)
+{
+    json_t *object = json_object();
+    set_text(object, "name", model->name);
+    set_text(object, "pipeline", model->pipeline);
+    set_whole(object, "layers", model->layers);
+    set_whole(object, "heads", model->heads);
+    set_whole(object, "head_dim", model->head_dim);
+    set_whole(object, "ffn_dim", model->ffn_dim);
+    set_whole(object, "parameters", model->parameter_count);
+    set_whole(object, "weight_bytes", model->weight_bytes);
+    set_text(object, "solver", refrain_solver_name(model->solver));
+    set_real(object, "shift", model->shift);
+    set_whole(object, "width", model->default_width);
+    set_whole(object, "height", model->default_height);
+    set_whole(object, "frames", model->default_frames);
+    set_whole(object, "size_multiple", model->size_multiple);
+    set_whole(object, "frame_multiple", model->frame_multiple);
+    set_whole(object, "text_length", model->text_length);
+    return object;
+}
+
+static json_t *rank_json(const struct refrain_rank *rank)
+{
+    json_t *object = json_object();
+    set_whole(object, "rank", rank->rank);
+    set_text(object, "host", rank->host);
+    set_whole(object, "pid", rank->pid);
+    set_text(object, "backend", rank->backend);
+    set_whole(object, "threads", rank->threads);
+    set_whole(object, "first_block", rank->first_block);
+    set_whole(object, "blocks", rank->blocks);
+    set_whole(object, "weight_bytes", rank->weight_bytes);
+    set_real(object, "seconds_since_heard", rank->seconds_since_heard);
+    return object;
+}
+
+json_t *jobjson_stats(const struct refrain_stats *stats)
+{
+    json_t *object = json_object(), *ranks = json_array();
+    set_text(object, "version", stats->version);
+    set_real(object, "uptime_seconds", stats->uptime_seconds);
+    set_whole(object, "queued", stats->queued);
+    set_whole(object, "running", stats->running);
+    set_whole(object, "completed", stats->completed);
+    set_whole(object, "failed", stats->failed);
+    set_whole(object, "cancelled", stats->cancelled);
+    set_whole(object, "expired", stats->expired);
+    set_whole(object, "epoch", stats->epoch);
+    set_text(object, "group_state", stats->group_state);
+    for (size_t i = 0; i < stats->rank_count; i++) json_array_append_new(ranks, rank_json(&stats->ranks[i]));
+    json_object_set_new(object, "ranks", ranks);
+    if (stats->mean_step_seconds > 0) set_real(object, "mean_step_seconds", stats->mean_step_seconds);
+    set_whole(object, "store_bytes", stats->store_bytes);
+    set_whole(object, "result_bytes", stats->result_bytes);
+    return object;
+}
+
+void jobjson_print(json_t *object)
+{
+    if (!object) return;
+    json_dumpf(object, stdout, JSON_COMPACT | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(9));
+    json_decref(object);
+    putchar('\n');
+    fflush(stdout);
+}

@@ -1,0 +1,338 @@
+/*
+ * librefrain.h - videos from a refrain coordinator, for C programs.
+ *
+ *     #include "client/librefrain.h"
+ *
+ *     int main(void)
+ *     {
+ *         struct refrain *refrain = NULL;
+ *         struct refrain_job *job = NULL;
+ *         struct error error;
+ *         struct refrain_spec spec = REFRAIN_SPEC_INIT;
+ *         spec.model = "reference";
+ *         spec.prompt = "a large red star spinning on a navy background";
+ *         spec.seed = 7;
+ *
+ *         status_t status = refrain_output_check("star.mp4", &error);
+ *         if (!status) status = refrain_connect(NULL, NULL, 2000, &refrain, &error);
+ *         if (!status) status = refrain_submit(refrain, &spec, NULL, 10000, &job, &error);
+ *         if (!status) status = refrain_wait(refrain, &job, REFRAIN_FOREVER, &error);
+ *         if (!status) status = refrain_fetch(refrain, job, REFRAIN_VIDEO, "star.mp4", 0, 60000, &error);
+ *         if (status) fprintf(stderr, "%s\n", error.text);
+ *         refrain_free(job);
+ *         refrain_close(refrain);
+ *         return status != STATUS_OK;
+ *     }
+ *
+ * Link with libzmq, libprotobuf-c and libxxhash.
+ *
+ * Threads: a connection and everything opened on it (watches) belongs to one thread at a time; different
+ * connections are independent. What refrain_free() frees is plain data without a connection behind it: any
+ * thread, any time.
+ *
+ * Time: every call that talks to the coordinator takes `timeout_ms`, the longest it may take in milliseconds,
+ * or REFRAIN_FOREVER. If the coordinator goes away in the meantime, the library reconnects and asks again;
+ * every call may be repeated without harm (a submission without a key is given a random one). When the time
+ * is over the call returns STATUS_PEER_LOST if there is no connection, STATUS_DEADLINE if there is one but no
+ * answer.
+ *
+ * Failure: a status of base/status.h; if `error` is not NULL a sentence for a person is in it, and where the
+ * coordinator blamed a field of the request, refrain_error_field() names it. Outputs are written only on
+ * success.
+ */
+#ifndef REFRAIN_CLIENT_LIBREFRAIN_H
+#define REFRAIN_CLIENT_LIBREFRAIN_H
+
+#include "base/status.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define REFRAIN_DEFAULT_ENDPOINT "tcp://127.0.0.1:5731"
+#define REFRAIN_FOREVER          (-1)
+
+/* Files of a completed job; the last two exist only if they were asked for. */
+#define REFRAIN_VIDEO   "video.mp4"
+#define REFRAIN_SHEET   "sheet.png" /* the frames on one page */
+#define REFRAIN_LATENTS "latents.safetensors"
+#define REFRAIN_FRAMES  "frames.safetensors"
+
+struct refrain;       /* a connection to a coordinator */
+struct refrain_watch; /* a subscription to one job's events */
+
+/* -------------------------------------------------------------------------- what is asked for */
+
+/* The numbers of these enums are those of proto/refrain.proto. */
+enum refrain_solver { REFRAIN_SOLVER_DEFAULT, REFRAIN_SOLVER_UNIPC, REFRAIN_SOLVER_EULER };
+enum refrain_priority { REFRAIN_PRIORITY_LOW, REFRAIN_PRIORITY_NORMAL, REFRAIN_PRIORITY_HIGH };
+
+/* A video to make. Start from REFRAIN_SPEC_INIT: each field then has the value that means "the default of the
+ * model or of the reference pipeline". In a spec that comes from the coordinator every field says what is
+ * really used. */
+struct refrain_spec {
+    const char *model;           /* a name the coordinator knows; NULL is refused */
+    const char *prompt;          /* UTF-8, at most 16384 bytes */
+    const char *negative_prompt; /* likewise; NULL: empty */
+    uint64_t seed;
+    unsigned steps;  /* 0: 50 */
+    double guidance; /* REFRAIN_GUIDANCE_DEFAULT: 5.0; guidance is in effect only above 1 */
+    unsigned width;  /* pixels, a multiple of 16; 0: the model's */
+    unsigned height; /* likewise */
+    unsigned frames; /* 4n + 1; 0: the model's */
+    enum refrain_solver solver;
+    double shift;      /* flow shift; 0: that of the model's scheduler */
+    unsigned fps;      /* of the video file; 0: 16 */
+    bool save_latents; /* also keep REFRAIN_LATENTS */
+    bool save_frames;  /* also keep REFRAIN_FRAMES */
+    enum refrain_priority priority;
+    uint64_t deadline_ms; /* from submission; a job not finished by then expires. 0: none */
+    const char *label;    /* free text, shown in lists; NULL: none */
+};
+
+#define REFRAIN_GUIDANCE_DEFAULT (-1.0)
+#define REFRAIN_SPEC_INIT                                                                                    \
+    {                                                                                                        \
+        .guidance = REFRAIN_GUIDANCE_DEFAULT, .priority = REFRAIN_PRIORITY_NORMAL                            \
+    }
+
+/* ---------------------------------------------------------------------------- what comes back */
+
+enum refrain_state {
+    REFRAIN_ACCEPTED,
+    REFRAIN_QUEUED,
+    REFRAIN_RUNNING,
+    REFRAIN_CANCELLING,
+    REFRAIN_COMPLETED, /* from here on final */
+    REFRAIN_FAILED,
+    REFRAIN_CANCELLED,
+    REFRAIN_EXPIRED,
+    REFRAIN_REJECTED,
+};
+
+enum refrain_phase {
+    REFRAIN_PHASE_NONE,
+    REFRAIN_PHASE_LOAD,
+    REFRAIN_PHASE_TEXT,
+    REFRAIN_PHASE_DENOISE,
+    REFRAIN_PHASE_DECODE,
+    REFRAIN_PHASE_ENCODE,
+    REFRAIN_PHASE_UPLOAD,
+};
+
+struct refrain_progress {
+    enum refrain_phase phase;
+    unsigned step;       /* done: solver steps, or latent frames while decoding */
+    unsigned steps;      /* of how many; 0: unknown */
+    double seconds_left; /* estimate for the whole job; negative: unknown */
+    double step_seconds; /* recent mean; 0: unknown */
+};
+
+struct refrain_file {
+    const char *name;
+    uint64_t bytes;
+    uint64_t xxh64; /* XXH64, seed 0, of the whole file */
+};
+
+/* Where a job's time went, in seconds; 0 where unknown. */
+struct refrain_times {
+    double queued, load, text, denoise, decode, encode, total;
+};
+
+struct refrain_job {
+    uint64_t number;
+    struct refrain_spec spec;
+    enum refrain_state state;
+    uint64_t sequence; /* of its latest change of state */
+    unsigned attempt;  /* 0 before it first ran */
+    struct refrain_progress progress;
+    const char *message; /* why it failed, expired or went back to the queue; NULL: nothing to say */
+    const struct refrain_file *files;
+    size_t file_count;
+    uint64_t submitted_ms, started_ms, finished_ms; /* wall clock since 1970; 0: not yet */
+    unsigned ahead;                                 /* jobs before it, while queued */
+    struct refrain_times times;
+    const char *plan; /* how it ran, for people; NULL: not known yet */
+};
+
+struct refrain_job_list {
+    const struct refrain_job *jobs; /* newest first */
+    size_t count;
+    bool more; /* ask again with before_job = number of the last one */
+};
+
+struct refrain_event {
+    uint64_t sequence;
+    bool progress_only; /* a live note, not part of the job's history */
+    bool last;          /* nothing more will come */
+    struct refrain_job job;
+};
+
+struct refrain_model {
+    const char *name, *pipeline;
+    unsigned layers, heads, head_dim, ffn_dim;
+    unsigned size_multiple, frame_multiple; /* width and height: multiples; frames: frame_multiple * n + 1 */
+    unsigned text_length;                   /* tokens kept of a prompt */
+    enum refrain_solver solver;
+    double shift;
+    uint64_t parameter_count, weight_bytes;
+    unsigned default_width, default_height, default_frames;
+};
+
+struct refrain_model_list {
+    const struct refrain_model *models;
+    size_t count;
+};
+
+struct refrain_rank {
+    unsigned rank, pid, threads, first_block, blocks;
+    const char *host, *backend;
+    uint64_t weight_bytes;
+    double seconds_since_heard;
+};
+
+struct refrain_stats {
+    const char *version;
+    double uptime_seconds;
+    uint64_t queued, running, completed, failed, cancelled, expired;
+    uint64_t epoch;
+    const char *group_state; /* "none", "starting", "ready", "running", "lost" */
+    const struct refrain_rank *ranks;
+    size_t rank_count;
+    double mean_step_seconds; /* 0: nothing ran yet */
+    uint64_t store_bytes, result_bytes;
+};
+
+/* Frees anything a call below wrote through a `**` parameter except connections and watches, with all the
+ * strings and arrays in it. NULL is fine. */
+void refrain_free(const void *record);
+
+bool refrain_state_is_final(enum refrain_state state);
+const char *refrain_state_name(enum refrain_state state);          /* "running"; never NULL */
+const char *refrain_phase_name(enum refrain_phase phase);          /* "denoise"; "" for none */
+const char *refrain_solver_name(enum refrain_solver solver);       /* "unipc" */
+const char *refrain_priority_name(enum refrain_priority priority); /* "normal" */
+
+/* --------------------------------------------------------------------------------- connection */
+
+/* CURVE keys in Z85 text, 40 characters and a zero. `secret_key` may be "" where only the public half is
+ * needed. */
+struct refrain_keys {
+    char public_key[41], secret_key[41]; /* who we are: the coordinator takes the public key as the tenant */
+    char server_key[41];                 /* public key of the coordinator */
+};
+
+/* Reads `key_file` (proto/keyfile.h says what is in it; both halves of a pair are needed). The coordinator's
+ * key comes from the public-key line of `server_key_file` or, if that is NULL, from the server-key line of
+ * `key_file`. INVALID, NOT_FOUND, DENIED (others may read the secret) or IO, with a sentence that names the
+ * file. */
+status_t refrain_keys_load(const char *key_file, const char *server_key_file, struct refrain_keys *keys,
+                           struct error *error);
+
+/* Makes a new pair: `path` (both halves) and `path`.pub (the public half, to give away). CONFLICT
+ * if either file exists. */
+status_t refrain_keys_make(const char *path, char public_key[41], struct error *error);
+
+/* Connects and waits until the coordinator has answered once. `endpoint` is tcp://HOST:PORT or ipc://PATH;
+ * NULL: $REFRAIN_COORDINATOR, else REFRAIN_DEFAULT_ENDPOINT. `keys` NULL: in the clear. INVALID: not an
+ * endpoint; PEER_LOST: nobody answers; DENIED: the keys do not fit; UNSUPPORTED: it speaks another version.
+ */
+status_t refrain_connect(const char *endpoint, const struct refrain_keys *keys, int timeout_ms,
+                         struct refrain **refrain, struct error *error);
+
+/* Ends it; its watches must have been closed. NULL is fine. */
+void refrain_close(struct refrain *refrain);
+
+/* From now on every wait ends with STATUS_ABORTED once `fd` is readable (a signalfd, an eventfd, an epoll fd:
+ * the library does not read from it). -1: no more. The descriptor stays the caller's. */
+void refrain_stop_on(struct refrain *refrain, int fd);
+
+/* Whether the coordinator was there when last looked. */
+bool refrain_connected(const struct refrain *refrain);
+const char *refrain_endpoint(const struct refrain *refrain);
+
+/* The field of the request that the latest failed call was refused for, as proto/refrain.proto names it; "":
+ * none. */
+const char *refrain_error_field(const struct refrain *refrain);
+
+/* --------------------------------------------------------------------------------------- jobs */
+
+/* What can be said about a request without asking anybody: INVALID with a sentence that starts with the
+ * field, and `field` (NULL is allowed) naming it. A missing model is fine here. */
+status_t refrain_spec_check(const struct refrain_spec *spec, const char **field, struct error *error);
+
+/* Checks what can be checked here (INVALID), then asks for a video. When this returns OK the job is on the
+ * coordinator's disk. Two submissions with the same `idempotency_key` are one job (CONFLICT if they differ);
+ * NULL: a random key. NOT_FOUND: no such model. */
+status_t refrain_submit(struct refrain *refrain, const struct refrain_spec *spec, const char *idempotency_key,
+                        int timeout_ms, struct refrain_job **job, struct error *error);
+
+/* A job as it is now. NOT_FOUND: no such job (or another tenant's). */
+status_t refrain_status(struct refrain *refrain, uint64_t number, int timeout_ms, struct refrain_job **job,
+                        struct error *error);
+
+/* Waits until *job is in a final state and replaces it by the job as it is then (the old one is freed). OK
+ * also if it failed: look at (*job)->state. On failure *job is untouched and still the caller's. */
+status_t refrain_wait(struct refrain *refrain, struct refrain_job **job, int timeout_ms, struct error *error);
+
+/* Asks for the end of a job; a running one stops at its next step. `job` (NULL is allowed): the job as it is
+ * then, cancelled or cancelling. CONFLICT: it completed, failed or expired already. */
+status_t refrain_cancel(struct refrain *refrain, uint64_t number, int timeout_ms, struct refrain_job **job,
+                        struct error *error);
+
+/* Forgets a finished job and its files. CONFLICT: not finished yet. */
+status_t refrain_delete(struct refrain *refrain, uint64_t number, int timeout_ms, struct error *error);
+
+/* At most `limit` jobs (0: as many as the coordinator likes) numbered below `before_job` (0: from the
+ * newest). */
+status_t refrain_list(struct refrain *refrain, unsigned limit, uint64_t before_job, bool active_only,
+                      int timeout_ms, struct refrain_job_list **list, struct error *error);
+
+/* ----------------------------------------------------------------------------------- watching */
+
+/* Asks for a job's changes of state with a sequence above `from_sequence` (0: all of its history), then live
+ * ones and progress notes. Survives reconnecting and restarts of the coordinator: no change of state is lost
+ * or told twice. */
+status_t refrain_watch_open(struct refrain *refrain, uint64_t number, uint64_t from_sequence,
+                            struct refrain_watch **watch, struct error *error);
+
+/* The next event. DEADLINE: none came in `timeout_ms`, also while the coordinator is away: ask again.
+ * NOT_FOUND: no such job. After an event with `last` there is none to wait for. */
+status_t refrain_watch_next(struct refrain_watch *watch, int timeout_ms, struct refrain_event **event,
+                            struct error *error);
+void refrain_watch_close(struct refrain_watch *watch);
+
+/* -------------------------------------------------------------------------------------- files */
+
+/* Whether `path` could be written: its directory exists and takes files, and nothing that is not a plain file
+ * is in the way. To be asked before a long job, not after. INVALID or IO with a sentence beginning with the
+ * path. */
+status_t refrain_output_check(const char *path, struct error *error);
+
+enum refrain_fetch_flags {
+    REFRAIN_FETCH_NEW = 1, /* CONFLICT if `path` exists, instead of replacing it */
+    REFRAIN_FETCH_KEEP_PARTIAL =
+        2, /* keep what has come when the wait ends early; the next fetch goes on from there */
+};
+
+/* Writes a completed job's file to `path`: into a hidden file beside it, checked against the file's hash,
+ * synced and only then renamed, so that `path` is never a half. NOT_FOUND: the job has no such file; CORRUPT:
+ * wrong hash twice. */
+status_t refrain_fetch(struct refrain *refrain, const struct refrain_job *job, const char *file,
+                       const char *path, unsigned flags, int timeout_ms, struct error *error);
+
+/* ------------------------------------------------------------------------------------ service */
+
+status_t refrain_stats(struct refrain *refrain, int timeout_ms, struct refrain_stats **stats,
+                       struct error *error);
+status_t refrain_models(struct refrain *refrain, int timeout_ms, struct refrain_model_list **models,
+                        struct error *error);
+
+/* Makes the checkpoint in `directory` (absolute, on the coordinator's host) known as `name`; the list then
+ * holds this one model. The same pair again is fine; CONFLICT: the name means another directory. Opening a
+ * large checkpoint takes a while: allow half a minute. */
+status_t refrain_model_add(struct refrain *refrain, const char *name, const char *directory, int timeout_ms,
+                           struct refrain_model_list **models, struct error *error);
+status_t refrain_model_remove(struct refrain *refrain, const char *name, int timeout_ms, struct error *error);
+
+#endif

@@ -1,0 +1,251 @@
+/* settings.c - see settings.h. Runs before anything else does; reads files that the person named, and
+ * standard input. */
+#include "client/settings.h"
+
+#include "proto/validate.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define AT(field)  offsetof(struct settings, field)
+#define COUNT(all) (sizeof(all) / sizeof *(all))
+
+enum {
+    MAKES = VERB_GENERATE | VERB_SUBMIT,    /* a video */
+    SAVES = MAKES | VERB_RESULT,            /* files */
+    TALKS = ~(VERB_GENERATE | VERB_KEYGEN), /* to a coordinator that is there already */
+    SHOWS = ~0,
+};
+
+static const struct option_spec specs[] = {
+    {.type = OPTION_HEADING, .help = "The video", .groups = MAKES},
+    {"model", 'm', OPTION_TEXT, AT(model), "DIR-or-NAME",
+     "a checkpoint directory in diffusers' layout, or a name from `refrain models` (default: submit takes "
+     "the "
+     "only model there is, generate the small reference model)",
+     .env = "REFRAIN_MODEL", .groups = MAKES},
+    {"prompt", 'p', OPTION_TEXT, AT(prompt), "TEXT",
+     "what to show, in UTF-8; @FILE reads it from a file, - from standard input", .groups = MAKES},
+    {"negative", 'n', OPTION_TEXT, AT(negative), "TEXT", "what not to show (default: nothing)",
+     .groups = MAKES},
+    {"seed", 's', OPTION_UINT64, AT(seed), "N", "the same seed gives the same video (default 0)",
+     .groups = MAKES},
+    {"steps", 0, OPTION_INT, AT(steps), "N", "denoising steps (default 50)", .min = 1, .max = LIMIT_STEPS,
+     .groups = MAKES},
+    {"guidance", 'g', OPTION_REAL, AT(guidance), "X",
+     "how closely to follow the prompt; 1 or less: off (default 5)", .min = 0, .max = LIMIT_GUIDANCE,
+     .groups = MAKES},
+    {"width", 0, OPTION_INT, AT(width), "N", "pixels, a multiple of 16 (default: the model's)",
+     .groups = MAKES},
+    {"height", 0, OPTION_INT, AT(height), "N", "pixels, a multiple of 16 (default: the model's)",
+     .groups = MAKES},
+    {"frames", 0, OPTION_INT, AT(frames), "N", "4n + 1 (default: the model's)", .groups = MAKES},
+    {"solver", 0, OPTION_CHOICE, AT(solver), .choices = "unipc|euler",
+     .help = "how the steps are taken (default: the model's)", .groups = MAKES},
+    {"shift", 0, OPTION_REAL, AT(shift), "X",
+     "flow shift: larger values spend more steps on the coarse shape; above 0 (default: the model's)",
+     .min = 0, .max = LIMIT_SHIFT, .groups = MAKES},
+    {"fps", 0, OPTION_INT, AT(fps), "N", "frames a second in the video file (default 16)", .min = 1,
+     .max = LIMIT_FPS, .groups = MAKES},
+
+    {.type = OPTION_HEADING, .help = "Files", .groups = SAVES},
+    {"output", 'o', OPTION_TEXT, AT(output), "FILE.mp4",
+     "where the video goes, with a contact sheet FILE.png beside it; submit then waits for the job "
+     "(generate and result: default runs/<number>.mp4)",
+     .groups = SAVES},
+    {"save-latents", 0, OPTION_TEXT, AT(save_latents), "FILE.safetensors",
+     "also keep the latents before decoding: f32 [1,16,T,h,w] named `latents`", .groups = SAVES},
+    {"save-frames", 0, OPTION_TEXT, AT(save_frames), "FILE.safetensors",
+     "also keep the frames before encoding: f32 [1,F,3,H,W] in 0...1 named `frames`", .groups = SAVES},
+
+    {.type = OPTION_HEADING, .help = "The job", .groups = MAKES},
+    {"wait", 'w', OPTION_FLAG, AT(wait), .help = "show progress until the job has ended",
+     .groups = VERB_SUBMIT},
+    {"priority", 0, OPTION_CHOICE, AT(priority), .choices = "low|normal|high",
+     .help = "who goes first in the queue", .standard = "normal", .groups = VERB_SUBMIT},
+    {"deadline", 0, OPTION_DURATION, AT(deadline_ms), "TIME",
+     "give the job up if it has not finished by then, such as 90s, 10m, 1h30m (default: never)", .min = 1,
+     .max = LIMIT_DEADLINE_MS, .groups = MAKES},
+    {"label", 0, OPTION_TEXT, AT(label), "TEXT", "a note of yours, shown by `refrain status` and --json",
+     .groups = MAKES},
+    {"idempotency-key", 0, OPTION_TEXT, AT(idempotency_key), "TEXT",
+     "submitting twice with the same key makes one job", .groups = VERB_SUBMIT},
+
+    {.type = OPTION_HEADING, .help = "How it runs", .groups = VERB_GENERATE},
+    {"ranks", 0, OPTION_INT, AT(ranks), "N", "MPI ranks that the model's layers are split over",
+     .standard = "2", .min = 1, .max = 1024, .groups = VERB_GENERATE},
+    {"threads", 0, OPTION_INT, AT(threads), "N", "threads of each rank (default: the cores, shared out)",
+     .min = 1, .max = 1024, .groups = VERB_GENERATE},
+    {"fabric", 0, OPTION_CHOICE, AT(fabric), .choices = "zmq|mpi", .help = "what carries data between ranks",
+     .standard = "zmq", .groups = VERB_GENERATE},
+
+    {.type = OPTION_HEADING, .help = "Which ones", .groups = VERB_LIST | VERB_WATCH},
+    {"active", 'a', OPTION_FLAG, AT(active), .help = "only jobs that have not ended", .groups = VERB_LIST},
+    {"limit", 'l', OPTION_INT, AT(limit), "N", "at most so many, newest first", .standard = "20", .min = 1,
+     .max = LIMIT_LIST, .groups = VERB_LIST},
+    {"before", 0, OPTION_UINT64, AT(before), "JOB", "only jobs older than this one", .groups = VERB_LIST},
+    {"from", 0, OPTION_UINT64, AT(from), "N", "only events with a sequence number above N (default 0: all)",
+     .groups = VERB_WATCH},
+
+    {.type = OPTION_HEADING, .help = "The coordinator", .groups = TALKS},
+    {"coordinator", 'c', OPTION_TEXT, AT(coordinator), "ENDPOINT", "tcp://HOST:PORT or ipc://PATH",
+     .standard = REFRAIN_DEFAULT_ENDPOINT, .env = "REFRAIN_COORDINATOR", .groups = TALKS},
+    {"key", 0, OPTION_TEXT, AT(key), "FILE",
+     "your key pair, from whoever runs the coordinator or from `refrain keygen`", .env = "REFRAIN_KEY",
+     .groups = TALKS},
+    {"server-key", 0, OPTION_TEXT, AT(server_key), "FILE",
+     "the coordinator's public key, if your key file does not hold it", .env = "REFRAIN_SERVER_KEY",
+     .groups = TALKS},
+    {"timeout", 0, OPTION_DURATION, AT(timeout_ms), "TIME", "how long to look for the coordinator",
+     .standard = "2s", .min = 1, .max = 3600000, .groups = TALKS},
+
+    {.type = OPTION_HEADING, .help = "Output", .groups = SHOWS},
+    {"json", 'j', OPTION_FLAG, AT(json), .help = "one JSON object a line, for scripts", .groups = SHOWS},
+    {"quiet", 'q', OPTION_FLAG, AT(quiet),
+     .help = "only what was asked for (submit: the job's number), and errors", .groups = SHOWS},
+    {"help", 'h', OPTION_FLAG, AT(help), .help = "this text", .groups = SHOWS},
+};
+
+const struct option_table *settings_table(void)
+{
+    static const struct option_table table = {"refrain", specs, COUNT(specs)};
+    return &table;
+}
+
+/* ------------------------------------------------------------------------------------ texts */
+
+/* Reads `file` to its end: one byte more than allowed is enough to know that it is too much. */
+static status_t read_stream(const char *flag, FILE *file, char **text, struct error *error)
+{
+    char *bytes = malloc(LIMIT_PROMPT_BYTES + 3);
+    if (!bytes) return error_set(error, STATUS_NO_MEMORY, "no memory for --%s", flag);
+    size_t length = fread(bytes, 1, LIMIT_PROMPT_BYTES + 2, file);
+    status_t status = STATUS_OK;
+    if (ferror(file)) status = error_set(error, STATUS_IO, "--%s: cannot be read: %m", flag);
+    /* The line ends at the end are the file's, not the prompt's. */
+    while (length && (bytes[length - 1] == '\n' || bytes[length - 1] == '\r')) length--;
+    bytes[length] = 0;
+    if (!status && strlen(bytes) != length)
+        status = error_set(error, STATUS_INVALID, "--%s: contains a zero byte at %zu", flag, strlen(bytes));
+    if (!status && length > LIMIT_PROMPT_BYTES)
+        status = error_set(error, STATUS_INVALID, "--%s: more than %d bytes", flag, LIMIT_PROMPT_BYTES);
+    if (status)
+        free(bytes);
+    else
+        *text = bytes;
+    return status;
+}
+
+/* TEXT, @FILE or - */
+static status_t read_text(const char *flag, const char *value, char **text, struct error *error)
+{
+    if (strcmp(value, "-") == 0) return read_stream(flag, stdin, text, error);
+    if (value[0] != '@') {
+        *text = strdup(value);
+        return *text ? STATUS_OK : error_set(error, STATUS_NO_MEMORY, "no memory for --%s", flag);
+    }
+    FILE *file = fopen(value + 1, "re");
+    if (!file) return error_set(error, STATUS_INVALID, "--%s %s: cannot be read: %m", flag, value);
+    status_t status = read_stream(flag, file, text, error);
+    fclose(file);
+    return status;
+}
+
+void settings_texts_free(struct settings_texts *texts)
+{
+    free(texts->prompt);
+    free(texts->negative);
+    *texts = (struct settings_texts){0};
+}
+
+/* --------------------------------------------------------------------------------- requests */
+
+/* 0 stands for "not said" in a spec, so a 0 that was said must be caught here; so must what no unsigned can
+ * hold. The finer rules (multiples, limits together) are proto/validate.c's. */
+static status_t check_said(const struct settings *settings, const struct options *options, const char **field,
+                           struct error *error)
+{
+    const struct {
+        const char *name;
+        int64_t value, max;
+    } sizes[] = {{"width", settings->width, LIMIT_SIZE},
+                 {"height", settings->height, LIMIT_SIZE},
+                 {"frames", settings->frames, LIMIT_FRAMES}};
+    for (size_t i = 0; i < COUNT(sizes); i++) {
+        int64_t min = strcmp(sizes[i].name, "frames") == 0 ? 1 : LIMIT_SIZE_MULTIPLE;
+        if (!options_given(options, sizes[i].name) ||
+            (sizes[i].value >= min && sizes[i].value <= sizes[i].max))
+            continue;
+        *field = sizes[i].name;
+        return error_set(error, STATUS_INVALID, "%s %lld: must be %lld to %lld", sizes[i].name,
+                         (long long)sizes[i].value, (long long)min, (long long)sizes[i].max);
+    }
+    if (options_given(options, "shift") && !(settings->shift > 0)) {
+        *field = "shift";
+        return error_set(error, STATUS_INVALID, "shift %g: must be above 0 and at most %d", settings->shift,
+                         LIMIT_SHIFT);
+    }
+    if (!settings->prompt) {
+        *field = "prompt";
+        return error_set(error, STATUS_INVALID, "prompt: must be given");
+    }
+    return STATUS_OK;
+}
+
+status_t settings_spec(const struct settings *settings, const struct options *options,
+                       struct settings_texts *texts, struct refrain_spec *spec, const char **field,
+                       struct error *error)
+{
+    *field = "";
+    status_t status = check_said(settings, options, field, error);
+    if (!status) status = read_text("prompt", settings->prompt, &texts->prompt, error);
+    if (!status && settings->negative)
+        status = read_text("negative", settings->negative, &texts->negative, error);
+    if (status) return status;
+    struct refrain_spec made = REFRAIN_SPEC_INIT;
+    made.prompt = texts->prompt;
+    made.negative_prompt = texts->negative;
+    made.seed = settings->seed;
+    made.steps = (unsigned)settings->steps;
+    if (options_given(options, "guidance")) made.guidance = settings->guidance;
+    made.width = (unsigned)settings->width;
+    made.height = (unsigned)settings->height;
+    made.frames = (unsigned)settings->frames;
+    if (options_given(options, "solver")) made.solver = (enum refrain_solver)(settings->solver + 1);
+    made.shift = settings->shift;
+    made.fps = (unsigned)settings->fps;
+    made.save_latents = settings->save_latents != NULL;
+    made.save_frames = settings->save_frames != NULL;
+    if (options_given(options, "priority")) made.priority = (enum refrain_priority)settings->priority;
+    made.deadline_ms = (uint64_t)settings->deadline_ms;
+    made.label = settings->label;
+    status = refrain_spec_check(&made, field, error);
+    if (status) return status;
+    *field = "";
+    *spec = made;
+    return STATUS_OK;
+}
+
+const char *settings_flag_of(const char *field)
+{
+    static const char *const renamed[][2] = {
+        {"negative_prompt", "negative"}, {"deadline_ms", "deadline"}, {"idempotency_key", "idempotency-key"}};
+    for (size_t i = 0; i < COUNT(renamed); i++)
+        if (strcmp(field, renamed[i][0]) == 0) return renamed[i][1];
+    for (size_t i = 0; i < COUNT(specs); i++)
+        if (specs[i].name && strcmp(field, specs[i].name) == 0) return specs[i].name;
+    return NULL;
+}
+
+status_t settings_job_number(const char *text, uint64_t *number, struct error *error)
+{
+    char *end;
+    errno = 0;
+    unsigned long long value = strtoull(text, &end, 10);
+    if (text[0] < '0' || text[0] > '9' || *end || errno || value == 0)
+        return error_set(error, STATUS_INVALID, "'%s' is not a job's number; `refrain list` shows them",
+                         text);
+    *number = value;
+    return STATUS_OK;
+}

@@ -1,0 +1,81 @@
+/*
+ * settings.h - the one table of options of the `refrain` command, and what a person asked for in terms of it.
+ *
+ *     struct settings settings = {0};
+ *     options_parse(settings_table(), VERB_SUBMIT, argc, argv, &settings, &options, &error);
+ *     status = settings_spec(&settings, options, &job_texts, &spec, &field, &error);
+ *
+ * Everything that can be wrong with a request without asking the coordinator is found here, before anything
+ * starts. Main thread, at start.
+ */
+#ifndef REFRAIN_CLIENT_SETTINGS_H
+#define REFRAIN_CLIENT_SETTINGS_H
+
+#include "base/options.h"
+#include "client/librefrain.h"
+
+/* One bit per verb: which options it takes. */
+enum verb_bit {
+    VERB_GENERATE = 1 << 0,
+    VERB_SUBMIT = 1 << 1,
+    VERB_STATUS = 1 << 2,
+    VERB_WATCH = 1 << 3,
+    VERB_CANCEL = 1 << 4,
+    VERB_LIST = 1 << 5,
+    VERB_RESULT = 1 << 6,
+    VERB_DELETE = 1 << 7,
+    VERB_STATS = 1 << 8,
+    VERB_MODELS = 1 << 9,
+    VERB_KEYGEN = 1 << 10,
+};
+
+/* Strings are borrowed from argv or the environment. NULL and 0: not said. */
+struct settings {
+    const char *model, *prompt, *negative;
+    uint64_t seed;
+    int64_t steps, width, height, frames, fps;
+    double guidance, shift;
+    int solver; /* index of "unipc|euler"; look at options_given */
+
+    const char *output, *save_latents, *save_frames;
+
+    int priority;        /* enum refrain_priority */
+    int64_t deadline_ms; /* 0: none */
+    const char *label, *idempotency_key;
+    bool wait;
+
+    int64_t ranks, threads;
+    int fabric; /* index of "zmq|mpi" */
+
+    bool active;
+    int64_t limit;
+    uint64_t from, before;
+
+    const char *coordinator, *key, *server_key;
+    int64_t timeout_ms;
+
+    bool json, quiet, help;
+};
+
+const struct option_table *settings_table(void);
+
+/* The two long texts of a job; they may have come from a file or standard input. */
+struct settings_texts {
+    char *prompt, *negative; /* owned; NULL: none */
+};
+void settings_texts_free(struct settings_texts *texts);
+
+/* The request that the settings stand for, completely checked (proto/validate.h); spec->model is left NULL.
+ * Its strings are those of `texts`, which the caller frees also after a failure, and of `settings`. `field`
+ * gets the field to blame, or "". */
+status_t settings_spec(const struct settings *settings, const struct options *options,
+                       struct settings_texts *texts, struct refrain_spec *spec, const char **field,
+                       struct error *error);
+
+/* The option that a field of proto/refrain.proto is set by, without dashes; NULL: none. */
+const char *settings_flag_of(const char *field);
+
+/* A job's number as people type it: digits, above 0. */
+status_t settings_job_number(const char *text, uint64_t *number, struct error *error);
+
+#endif
