@@ -13,15 +13,12 @@ CC       ?= cc
 ifeq ($(origin CC),default)
 CC := gcc
 endif
-ifeq ($(origin CXX),default)
-CXX := g++
-endif
 
 # ---------------------------------------------------------------------------------------------------- dependencies
 
-PACKAGES := gcc g++ make pkg-config openmpi-bin libopenmpi-dev libzmq3-dev libprotobuf-c-dev protobuf-c-compiler \
-  protobuf-compiler libsentencepiece-dev libsqlite3-dev libjansson-dev libutf8proc-dev libxxhash-dev \
-  libavcodec-dev libavformat-dev libavutil-dev libswscale-dev libcmocka-dev
+PACKAGES := gcc make pkg-config openmpi-bin libopenmpi-dev libzmq3-dev libprotobuf-c-dev protobuf-c-compiler \
+  protobuf-compiler libsqlite3-dev libjansson-dev libutf8proc-dev libxxhash-dev \
+  libavcodec-dev libavformat-dev libavutil-dev libswscale-dev
 
 .PHONY: deps
 deps:
@@ -29,7 +26,7 @@ deps:
 
 # ---------------------------------------------------------------------------------------------------------- flags
 
-PKGS := libzmq libprotobuf-c sqlite3 jansson libutf8proc libxxhash libavformat libavcodec libswscale libavutil sentencepiece
+PKGS := libzmq libprotobuf-c sqlite3 jansson libutf8proc libxxhash libavformat libavcodec libswscale libavutil
 pkg = $(shell pkg-config $(1) $(2) 2>/dev/null)
 
 WARN   := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wwrite-strings -Wundef \
@@ -56,7 +53,7 @@ OBJS_proto       := $(call room,proto) $(BUILD)/proto/refrain.pb-c.o
 OBJS_client      := $(call room,client)
 OBJS_cluster     := $(call room,cluster)
 OBJS_kernels     := $(call room,kernels) $(foreach isa,$(ISAS),$(patsubst kernels/cpu/%.c,$(BUILD)/kernels/cpu/%.$(isa).o,$(wildcard kernels/cpu/*.c)))
-OBJS_model       := $(call room,worker/model) $(patsubst %.cc,$(BUILD)/%.o,$(wildcard worker/model/*.cc))
+OBJS_model       := $(call room,worker/model)
 OBJS_worker      := $(call room,worker)
 OBJS_coordinator := $(call room,coordinator)
 
@@ -66,7 +63,7 @@ WORKER_OBJS      := $(OBJS_worker) $(OBJS_model) $(OBJS_cluster) $(OBJS_kernels)
 
 CLIENT_LIBS      := $(call pkg,--libs,libzmq libprotobuf-c jansson libxxhash) -lm
 COORDINATOR_LIBS := $(call pkg,--libs,libzmq libprotobuf-c sqlite3 jansson libxxhash) -lm
-WORKER_LIBS      := $(call pkg,--libs,libzmq libprotobuf-c jansson libutf8proc libxxhash libavformat libavcodec libswscale libavutil sentencepiece) $(MPI_LIBS) -lstdc++ -lm
+WORKER_LIBS      := $(call pkg,--libs,libzmq libprotobuf-c jansson libutf8proc libxxhash libavformat libavcodec libswscale libavutil) $(MPI_LIBS) -lm
 
 PROGRAMS := $(patsubst %,$(BUILD)/%,$(if $(wildcard client/main.c),refrain) \
   $(if $(wildcard coordinator/main.c),refrain-coordinator) $(if $(wildcard worker/main.c),refrain-worker))
@@ -101,10 +98,6 @@ $(foreach isa,$(ISAS),$(eval $(call isa_rule,$(isa))))
 $(BUILD)/%.o: %.c $(BUILD)/.flags | $(PROTO_GEN)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(BASE_CFLAGS) $(PKG_CFLAGS) $(if $(filter cluster/% worker/%,$<),$(MPI_CFLAGS)) -MMD -MP -c -o $@ $<
-$(BUILD)/%.o: %.cc $(BUILD)/.flags
-	@mkdir -p $(@D)
-	$(CXX) $(CFLAGS) -std=c++17 -I. -fPIC -Wall -Wextra -Werror $(SANITIZE) $(PKG_CFLAGS) -MMD -MP -c -o $@ $<
-
 # Rebuild everything when the flags change, and only then.
 FLAGS_NOW := $(CC) $(CFLAGS) $(BASE_CFLAGS) $(ISA_avx2) $(ISA_avx512)
 $(BUILD)/.flags: FORCE
@@ -113,14 +106,97 @@ $(BUILD)/.flags: FORCE
 .PHONY: FORCE
 FORCE:
 
+# --------------------------------------------------------------------------------------------------------------- run
+
+.PHONY: run
+run: ## from nothing to a video: install, build, start a coordinator and two ranks, make one clip, stop everything
+	@$(MAKE) --no-print-directory deps
+	@$(MAKE) --no-print-directory -j$(CORES) build-quietly
+	@$(BUILD)/refrain generate --model models/reference --prompt "a large red star spinning on a navy background" \
+	  --seed 7 --steps 30 --guidance 4 --width 64 --height 64 --frames 17 --ranks 2
+
+CORES := $(shell nproc 2>/dev/null || echo 1)
+
+.PHONY: build-quietly
+build-quietly:
+	@began=$$(date +%s.%N); log=$$(mktemp); \
+	if ! $(MAKE) --no-print-directory all >$$log 2>&1; then cat $$log; rm -f $$log; exit 1; fi; rm -f $$log; \
+	printf 'build    %s (%s)  %.1f s\n' "refrain, refrain-coordinator, refrain-worker" \
+	  "$$($(BUILD)/refrain-worker --version | sed 's/.*here: //')" $$(echo "$$(date +%s.%N) $$began" | awk '{print $$1 - $$2}')
+
+PREFIX ?= /usr/local
+.PHONY: install
+install: all ## copy the three programs to $(PREFIX)/bin
+	install -D -t $(DESTDIR)$(PREFIX)/bin $(PROGRAMS)
+
 # ------------------------------------------------------------------------------------------------------------- tests
 
+TEST_PACKAGES := libcmocka-dev clang libclang-rt-dev ffmpeg
+
 TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
-TEST_SUPPORT := $(patsubst %.c,$(BUILD)/%.o,$(filter-out $(wildcard tests/test_*.c) $(wildcard tests/fuzz_*.c),$(wildcard tests/*.c)))
-ALL_OBJS := $(OBJS_client) $(OBJS_coordinator) $(WORKER_OBJS)
+FUZZERS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/fuzz_*.c))
+TEST_SUPPORT := $(patsubst %.c,$(BUILD)/%.o,$(filter-out $(wildcard tests/test_*.c tests/fuzz_*.c),$(wildcard tests/*.c)))
+ALL_OBJS := $(sort $(OBJS_client) $(OBJS_coordinator) $(WORKER_OBJS))
 
 $(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(TEST_SUPPORT) $(ALL_OBJS)
-	$(CC) $(LDFLAGS) -o $@ $^ $(sort $(CLIENT_LIBS) $(COORDINATOR_LIBS)) $(WORKER_LIBS) $(call pkg,--libs,cmocka)
+	$(CC) $(LDFLAGS) -o $@ $^ $(CLIENT_LIBS) $(COORDINATOR_LIBS) $(WORKER_LIBS) $(call pkg,--libs,cmocka)
+
+# Fuzzers are built from the sources with clang's instrumentation, apart from everything else.
+FUZZ_FLAGS := -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined -std=gnu17 -D_GNU_SOURCE \
+  -DREFRAIN_VERSION='"$(VERSION)"' -I. -I$(BUILD)
+FUZZ_SOURCES_wire := $(wildcard proto/*.c) $(BUILD)/proto/refrain.pb-c.c base/status.c
+FUZZ_SOURCES_ticket := cluster/ticket.c base/status.c
+FUZZ_SOURCES_safetensors := worker/model/safetensors.c worker/model/checkpoint.c base/status.c
+$(BUILD)/tests/fuzz_%: tests/fuzz_%.c $(wildcard proto/*.[ch] cluster/*.[ch] worker/model/*.[ch] base/*.[ch]) | $(PROTO_GEN)
+	@mkdir -p $(@D)
+	clang $(FUZZ_FLAGS) $(call pkg,--cflags,$(PKGS)) -o $@ $< $(FUZZ_SOURCES_$*) \
+	  $(call pkg,--libs,libzmq libprotobuf-c jansson) -lm
+
+FUZZ_SECONDS ?= 15
+.PHONY: test test-programs test-fuzz fuzz
+test: ## install what tests need, build, run every test (a short fuzz included)
+	@tools/deps.sh $(PACKAGES) $(TEST_PACKAGES)
+	@$(MAKE) --no-print-directory -j$(CORES) test-programs
+	@tools/run_tests.sh $(TESTS) $(foreach f,$(FUZZERS),"tools/fuzz.sh $(f) $(FUZZ_SECONDS)")
+
+test-programs: all $(TESTS) $(FUZZERS)
+
+fuzz: FUZZ_SECONDS = 600
+fuzz: $(FUZZERS) ## ten minutes of fuzzing each decoder
+	@tools/run_tests.sh $(foreach f,$(FUZZERS),"tools/fuzz.sh $(f) $(FUZZ_SECONDS)")
+
+.PHONY: asan tsan
+asan: ## every test under AddressSanitizer and UndefinedBehaviorSanitizer
+	@$(MAKE) --no-print-directory BUILD=build/asan SANITIZE="-fsanitize=address,undefined -fno-omit-frame-pointer" \
+	  CFLAGS="-O1 -g" FUZZERS= test
+tsan: ## every test under ThreadSanitizer
+	@$(MAKE) --no-print-directory BUILD=build/tsan SANITIZE="-fsanitize=thread" CFLAGS="-O1 -g" FUZZERS= test
+
+# ---------------------------------------------------------------------------------------------------------- examples
+
+EXAMPLE_PACKAGES := python3 python3-zmq python3-protobuf
+.PHONY: examples
+examples: ## build and run the C and the Python example against a real coordinator
+	@tools/deps.sh $(PACKAGES) $(EXAMPLE_PACKAGES)
+	@$(MAKE) --no-print-directory -j$(CORES) all
+	@examples/run.sh $(BUILD)
+
+# --------------------------------------------------------------------------------------------------------- benchmarks
+
+BENCHES := $(patsubst tools/%.c,$(BUILD)/tools/%,$(wildcard tools/bench_*.c))
+$(BUILD)/tools/bench_%: $(BUILD)/tools/bench_%.o $(ALL_OBJS)
+	$(CC) $(LDFLAGS) -o $@ $^ $(CLIENT_LIBS) $(COORDINATOR_LIBS) $(WORKER_LIBS)
+
+.PHONY: bench bench-programs
+bench-programs: all $(BENCHES)
+bench: ## ratios against diffusers on this machine (makes .reference-env, some GB, the first time)
+	@tools/deps.sh $(PACKAGES) python3-venv
+	@$(MAKE) --no-print-directory -j$(CORES) bench-programs
+	@tools/bench.sh $(BUILD)
+
+.PHONY: tidy
+tidy: ## clang-format, clang-tidy and cppcheck over everything
+	@tools/tidy.sh
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
 

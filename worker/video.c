@@ -70,6 +70,7 @@ static status_t open_codec(struct video *v, struct error *error)
     if (v->format->oformat->flags & AVFMT_GLOBALHEADER) v->codec->flags |= AV_CODEC_FLAG_GLOBAL_HEADER;
     av_opt_set(v->codec->priv_data, "preset", "medium", 0);
     av_opt_set(v->codec->priv_data, "crf", "16", 0);
+    av_opt_set(v->codec->priv_data, "x264-params", "log=0", 0); /* errors only: the log is ours */
     int code = avcodec_open2(v->codec, encoder, NULL);
     return code < 0 ? av_fail(error, v->path, "the H.264 encoder refused", code) : STATUS_OK;
 }
