@@ -5,6 +5,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-builtin-rules
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
+.SECONDARY:
 
 VERSION  := 0.1.0
 BUILD    ?= build
@@ -97,7 +98,7 @@ $(foreach isa,$(ISAS),$(eval $(call isa_rule,$(isa))))
 
 $(BUILD)/%.o: %.c $(BUILD)/.flags | $(PROTO_GEN)
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) $(BASE_CFLAGS) $(PKG_CFLAGS) $(if $(filter cluster/% worker/%,$<),$(MPI_CFLAGS)) -MMD -MP -c -o $@ $<
+	$(CC) $(CFLAGS) $(BASE_CFLAGS) $(PKG_CFLAGS) $(if $(filter cluster/% worker/% tests/% tools/%,$<),$(MPI_CFLAGS)) -MMD -MP -c -o $@ $<
 # Rebuild everything when the flags change, and only then.
 FLAGS_NOW := $(CC) $(CFLAGS) $(BASE_CFLAGS) $(ISA_avx2) $(ISA_avx512)
 $(BUILD)/.flags: FORCE
@@ -175,6 +176,10 @@ tsan: ## every test under ThreadSanitizer
 # ---------------------------------------------------------------------------------------------------------- examples
 
 EXAMPLE_PACKAGES := python3 python3-zmq python3-protobuf
+
+$(BUILD)/examples/submit: $(BUILD)/examples/submit.o $(CLIENT_OBJS)
+	$(CC) $(LDFLAGS) -o $@ $^ $(CLIENT_LIBS)
+
 .PHONY: examples
 examples: ## build and run the C and the Python example against a real coordinator
 	@tools/deps.sh $(PACKAGES) $(EXAMPLE_PACKAGES)

@@ -7,8 +7,7 @@
 
 enum { BACKENDS = 3 };
 
-/* The compiler's run-time library asks CPUID and also whether the operating system saves the wide registers.
- */
+/* The compiler's run-time library asks CPUID, and whether the operating system saves the wide registers. */
 static bool runs_avx2(void)
 {
 #if defined(__x86_64__)

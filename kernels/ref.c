@@ -397,8 +397,7 @@ static void ref_channel_norm(struct team *team, const struct volume *x, const fl
 
 /* ---------------------------------------------------------------------------------------- element-wise */
 
-/* Float arithmetic here, not double: the op is defined by its roundings, and every backend has the same bits.
- */
+/* Float arithmetic here, not double: the op is defined by its roundings, the same bits everywhere. */
 static void ref_lincomb(struct team *team, int terms, const float *weights, const float *const *x,
                         int64_t count, float *y)
 {

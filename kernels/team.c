@@ -205,8 +205,7 @@ status_t team_create(int threads, struct team **result, struct error *error)
     if (!team) goto no_memory;
     *team = (struct team){.threads = threads, .spin_looks = threads > cores_allowed() ? 0 : SPIN_LOOKS};
 
-    /* Aligned to its size, so that each thread's scratch can be one huge page: tiles hop through all of it.
-     */
+    /* Aligned to its size, so that a thread's scratch can be one huge page: tiles hop through all of it. */
     size_t bytes = (size_t)threads * TEAM_SCRATCH_BYTES;
     team->scratch = aligned_alloc(TEAM_SCRATCH_BYTES, bytes);
     if (!team->scratch) goto no_memory;

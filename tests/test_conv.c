@@ -63,8 +63,7 @@ static void conv_run(const struct ops *ops, void *made, struct team *team, const
     }
 }
 
-/* A convolution with output [frames, height, width, out]; slack: extra floats between pixels and rows of x.
- */
+/* A convolution to [frames, height, width, out]; slack: extra floats between pixels and rows of x. */
 static void check_conv(struct conv_shape s, int frames, int height, int width, dtype_t dtype, bool residual,
                        bool in_place, int slack)
 {

@@ -260,9 +260,10 @@ static void check_attention(int q_rows, int kv_rows, int heads, int head_dim, bo
 static void attention_equals_ref_over_odd_shapes(void **state)
 {
     static const int shapes[][4] = {/* q rows, kv rows, heads, head_dim */
-                                    {1, 1, 1, 1},      {5, 3, 2, 12},     {13, 17, 3, 40},    {80, 80, 4, 64},
-                                    {37, 130, 2, 128}, {50, 129, 1, 256}, {200, 128, 1, 100}, {9, 300, 2, 33},
-                                    {26, 513, 1, 64},  {220, 31, 2, 17}};
+                                    {1, 1, 1, 1},       {5, 3, 2, 12},      {13, 17, 3, 40},
+                                    {80, 80, 4, 64},    {37, 130, 2, 128},  {50, 129, 1, 256},
+                                    {200, 128, 1, 100}, {9, 300, 2, 33},    {26, 513, 1, 64},
+                                    {220, 31, 2, 17},   {130, 140, 1, 384}, {70, 20, 1, 512}};
     for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++)
         for (int bias = 0; bias < 2; bias++)
             check_attention(shapes[i][0], shapes[i][1], shapes[i][2], shapes[i][3], bias, 0, 1);

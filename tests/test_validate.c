@@ -340,9 +340,10 @@ static const struct option_table sample_table = {"sample", sample_specs,
 static status_t parse(const char *line, unsigned group, struct sample *sample, struct options **options,
                       struct error *error)
 {
-    static char copy[512]; /* values point into it */
-    char *argv[16] = {(char *)"sample"}, *rest = copy;
-    int argc = 1;
+    static char copy[512], *argv[16]; /* values and operands point into them */
+    char *rest = copy;
+    int argc = 0;
+    argv[argc++] = (char *)"sample";
     snprintf(copy, sizeof copy, "%s", line);
     for (char *word; argc < 15 && (word = strsep(&rest, " "));)
         if (*word) argv[argc++] = word;

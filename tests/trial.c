@@ -27,8 +27,6 @@ float *random_floats(int64_t count, float scale, uint64_t seed)
     return x;
 }
 
-/* A weight as checkpoints have it: the type of choice, at an address that is aligned to nothing but its type.
- */
 void *random_weights(int64_t count, dtype_t dtype, float scale, uint64_t seed)
 {
     size_t width = dtype_bytes(dtype);
@@ -104,8 +102,6 @@ double sheet_error(const struct sheet *a, const struct sheet *b)
         }
     return sqrt(difference) / (sqrt(size) + 1e-30);
 }
-
-/* ----------------------------------------------------------------------------------------- the harness */
 
 static struct team *teams[TRIAL_TEAMS];
 

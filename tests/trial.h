@@ -43,8 +43,7 @@ double sheet_error(const struct sheet *a, const struct sheet *b);
 struct trial {
     const char *name;
     int items, width, gap; /* gap: floats between the items of the sheet */
-    /* Computes items [first, first + count) into out, which holds all items. `made` is what `make` returned.
-     */
+    /* Computes items [first, first + count) into out, which holds all of them; `made` comes from `make`. */
     void (*run)(const struct ops *ops, void *made, struct team *team, const void *inputs, int first,
                 int count, const struct sheet *out);
     void *(*make)(const struct ops *ops, const void *inputs); /* weights, or NULL */

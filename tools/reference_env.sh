@@ -4,14 +4,15 @@
 #     $(tools/reference_env.sh) tools/reference.py golden
 #
 # REFRAIN_REFERENCE_PYTHON names an interpreter that already has the packages; it is checked and nothing is installed.
-# Otherwise .reference-env in the repository is a virtual environment with the versions below (about 1.5 GB on disk,
-# torch for CPUs). Only golden data and rival benchmarks need it; the product never does.
+# Otherwise .reference-env in the repository is a virtual environment with the versions below. torch comes from its own
+# index of CPU builds (1.5 GB on disk in all) where that can be reached, else from the default one, which has it with
+# CUDA (7 GB). Only golden data and rival benchmarks need this; the product never does.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 PACKAGES=(torch==2.15.0 diffusers==0.42.1 transformers==5.23.0 accelerate==1.15.0 tokenizers==0.23.3 safetensors==0.8.0
           sentencepiece==0.2.3 ftfy==6.3.1 numpy==2.4.6 pyzmq==27.3.0 protobuf==7.36.2)
-TORCH_INDEX=${REFRAIN_TORCH_INDEX:-https://download.pytorch.org/whl/cpu}
+TORCH_CPU_INDEX=https://download.pytorch.org/whl/cpu/
 
 # Prints what is missing or of another version than pinned; nothing when all is well.
 missing() {
@@ -49,7 +50,12 @@ if [ ! -x "$python" ]; then
     }
 fi
 if [ -n "$(missing "$python")" ]; then
-    echo "reference_env: installing ${PACKAGES[*]} into $env" >&2
-    "$env/bin/pip" install --quiet --disable-pip-version-check --extra-index-url "$TORCH_INDEX" "${PACKAGES[@]}" >&2
+    echo "reference_env: installing ${PACKAGES[*]} into $env (some minutes)" >&2
+    install=("$env/bin/pip" install --quiet --disable-pip-version-check)
+    # Asked first: pip would try an index that does not answer again and again, for every package.
+    if "$python" -c 'import sys, urllib.request; urllib.request.urlopen(sys.argv[1], timeout=5)' "$TORCH_CPU_INDEX" 2>/dev/null; then
+        "${install[@]}" --index-url "$TORCH_CPU_INDEX" "${PACKAGES[0]}" >&2
+    fi
+    "${install[@]}" "${PACKAGES[@]}" >&2
 fi
 echo "$python"

@@ -18,24 +18,25 @@
 #include "kernels/cpu/tile.h"
 
 enum {
-    MAX_HEAD_DIM = 256,
+    MAX_HEAD_DIM = 512,
     KV_TILE = 128,
-    Q_BLOCK = 16 * TILE_ROWS,          /* rows of a task at most */
-    P_ROW = KV_TILE + LANES,           /* floats between rows of weights: not a power of two */
-    ROW_FLOATS = MAX_HEAD_DIM + LANES, /* the same for rows of q and of the output */
+    P_ROW = KV_TILE + LANES,  /* floats between rows of weights: not a power of two */
+    BLOCK_TILES = 16,         /* tiles of q rows a task has at most, */
+    BLOCK_FLOATS = 192 * 272, /* and floats of q: 192 rows of heads up to 256, fewer of larger ones */
+    MAX_ROWS = BLOCK_TILES * TILE_ROWS,
     TASKS_PER_THREAD = 4,
 };
 
 /* One thread's scratch. Rows of q and out are `row_floats` apart, so that a small head stays in a small
  * place. */
 struct attention_scratch {
-    float q[Q_BLOCK * ROW_FLOATS];   /* scaled */
-    float out[Q_BLOCK * ROW_FLOATS]; /* not yet divided by the sum */
+    float q[BLOCK_FLOATS];           /* scaled */
+    float out[BLOCK_FLOATS];         /* not yet divided by the sum */
     float k[KV_TILE * MAX_HEAD_DIM]; /* transposed: panels of 32 kv rows, [panel][head_dim][32] */
     float v[KV_TILE * MAX_HEAD_DIM]; /* panels of 32 dimensions, [panel][kv rows][32] */
     float p[TILE_ROWS * P_ROW];      /* logits, then weights, of one tile of rows */
-    float total[Q_BLOCK][LANES];     /* running sums of weights */
-    float largest[Q_BLOCK + LANES];  /* running maxima; the rest is read, never used */
+    float total[MAX_ROWS][LANES];    /* running sums of weights */
+    float largest[MAX_ROWS + LANES]; /* running maxima; the rest is read, never used */
 };
 _Static_assert(sizeof(struct attention_scratch) <= TEAM_SCRATCH_BYTES,
                "a task of attention must fit its scratch");
@@ -184,8 +185,7 @@ static void adjust_logits(const struct block *b, int row, float *p)
     v16_store(p + last, v16_first_n(v16_load(p + last), v16_set1(-INFINITY), b->kv_rows - last));
 }
 
-/* Turns the logits of one tile of rows into weights; scale[rows] is what earlier sums must be multiplied by.
- */
+/* Turns the logits of one tile of rows into weights; scale[rows] is what earlier sums are to be times. */
 static void weigh(const struct block *b, int row, int rows, float scale[LANES])
 {
     struct attention_scratch *s = b->scratch;
@@ -288,12 +288,16 @@ static void attention_task(void *arguments, int task, void *memory)
 void FOR_ISA(attention)(struct team *team, const struct attention *a)
 {
     if (a->q_rows < 1) return;
-    struct attention_run run = {.a = *a,
-                                .row_tiles = divide_up(a->q_rows, TILE_ROWS),
-                                .row_floats = divide_up(a->head_dim, LANES) * LANES + LANES};
+    struct attention_run run = {
+        .a = *a,
+        .row_tiles = divide_up(a->q_rows, TILE_ROWS),
+        .row_floats = divide_up(a->head_dim, LANES) * LANES + LANES, /* not a power of two */
+    };
+    int largest = BLOCK_FLOATS / (run.row_floats * TILE_ROWS);
+    if (largest > BLOCK_TILES) largest = BLOCK_TILES;
     int threads = team_threads(team),
         wanted = threads == 1 ? 1 : divide_up(TASKS_PER_THREAD * threads, a->heads);
-    int fewest = divide_up(run.row_tiles, Q_BLOCK / TILE_ROWS), most = divide_up(run.row_tiles, 2);
+    int fewest = divide_up(run.row_tiles, largest), most = divide_up(run.row_tiles, 2);
     run.row_parts = wanted < fewest ? fewest : wanted > most ? most : wanted;
     team_run(team, a->heads * run.row_parts, attention_task, &run);
 }

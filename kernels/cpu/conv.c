@@ -152,8 +152,7 @@ static void pack_part(const struct conv *conv, const struct matrix *w, int part)
             }
 }
 
-/* Lists the pieces of a part in order of summation and where blocks end; with pieces NULL only counts them.
- */
+/* Lists the pieces of a part in order of summation, and where blocks end; NULL: only counts them. */
 static int list_pieces(const struct conv *conv, struct piece *pieces)
 {
     int channels = conv->shape.in_channels, per_tap = divide_up(channels, PIECE_CHANNELS), count = 0,

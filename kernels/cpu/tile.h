@@ -19,8 +19,7 @@
  * pieces. */
 enum { TILE_ROWS = 12, TILE_COLUMNS = 32, TILE_BLOCK = 256 };
 
-/* A run of k: `length` floats of each row of A that lie together, `offset` floats after the row's beginning.
- */
+/* A run of k: `length` floats of each row of A that lie together, `offset` floats after its beginning. */
 struct segment {
     int64_t offset;
     int length;
