@@ -24,9 +24,9 @@ enum { ENVELOPE_VERSION = 1, ENVELOPE_BYTES = 32 };
 enum envelope_kind {
     ENVELOPE_HELLO = 1, /* number: messages I take before I release one; place: members of the epoch */
     ENVELOPE_WELCOME,
-    ENVELOPE_DATA,
+    ENVELOPE_DATA,   /* number: credits returned on the way */
     ENVELOPE_CHUNK,  /* place: offset in the payload, bytes */
-    ENVELOPE_CREDIT, /* number: messages released since the last one */
+    ENVELOPE_CREDIT, /* number: credits returned: messages that were released */
     ENVELOPE_BEAT,
     ENVELOPE_BYE, /* I leave the epoch */
 };

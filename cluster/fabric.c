@@ -115,8 +115,10 @@ void fabric_release(struct fabric *fabric, struct fabric_event *event)
     /* A message that outlived its epoch has nobody left to tell. */
     bool tell = parcel->epoch == fabric->epoch && fabric->phase != PHASE_IDLE;
     if (tell) {
-        fabric->peers[event->peer].released++;
+        struct peer *peer = &fabric->peers[event->peer];
+        peer->released++;
         fabric->releases = true;
+        tell = 2 * peer->used >= peer->window; /* else it has credits enough, and hears of this one later */
     }
     pthread_mutex_unlock(&fabric->lock);
     parcel_give(&fabric->shelf, parcel);

@@ -61,16 +61,17 @@ struct peer {
     bool left;                    /* lost because it said so: its process is well */
     bool owes_welcome, owes_beat; /* to be sent as soon as the transport takes it */
     int64_t heard_ns, beat_ns, hello_ns;
-    int unreleased;                          /* messages of it that the owner holds or will get */
-    uint32_t owed;                           /* credits to be sent back */
+    int window;      /* messages in flight either way: the smaller of both members' credits */
+    atomic_int used; /* of those, towards this member: arrived, and the peer does not have the credit back */
+    int owed;        /* of those, released: credits to be sent back */
     struct outgoing *queue, **queue_end;     /* posted, not handed over completely */
     struct parcel *arriving, **arriving_end; /* oldest first; only the last can still lack places */
     struct parcel *open;                     /* that last one, while it lacks some */
     atomic_int borrowed;                     /* chunks the transport still reads */
     struct event_node lost_note;
-    int credits;       /* lock: so many may be posted */
-    uint32_t released; /* lock: releases the I/O thread has not seen */
-    bool starved;      /* lock: a post was refused since */
+    int credits;  /* lock: so many may be posted */
+    int released; /* lock: releases the I/O thread has not seen */
+    bool starved; /* lock: a post was refused since */
 };
 
 enum phase {

@@ -79,7 +79,6 @@ static void fetch_posts(struct fabric *fabric)
     for (int i = 0; fabric->releases && i < fabric->count; i++) {
         struct peer *peer = &fabric->peers[i];
         peer->owed += peer->released;
-        peer->unreleased -= (int)peer->released;
         peer->released = 0;
     }
     fabric->releases = false;

@@ -84,7 +84,8 @@ static void take_hello(struct fabric *fabric, int index, const uint8_t *head, si
     from->greeted = true;
     pthread_mutex_lock(&fabric->lock);
     int theirs = (int)envelope->number;
-    from->credits = theirs < fabric->credits ? theirs : fabric->credits;
+    from->window = theirs < fabric->credits ? theirs : fabric->credits;
+    from->credits = from->window;
     pthread_mutex_unlock(&fabric->lock);
 }
 
@@ -93,7 +94,7 @@ static void take_credit(struct fabric *fabric, int index, uint32_t number)
     struct peer *from = &fabric->peers[index];
     from->spoke = true;
     pthread_mutex_lock(&fabric->lock);
-    bool sane = number <= (uint32_t)(MAX_CREDITS - from->credits);
+    bool sane = number <= (uint32_t)(from->window - from->credits);
     if (sane) from->credits += (int)number;
     if (sane && from->starved) {
         from->starved = false;
@@ -131,7 +132,7 @@ static const char *check_data(const struct fabric *fabric, const struct peer *fr
     if (ticket->epoch != fabric->epoch) return "its ticket names another epoch";
     if (ticket->bytes > fabric->max_bytes) return "it announced a payload above the limit";
     if (from->open) return "it began a message before the last one was complete";
-    if (from->unreleased >= fabric->credits) return "it sent more messages than it has credits";
+    if (from->used >= from->window) return "it sent more messages than it has credits";
     if (inlined > 0 ? inlined != ticket->bytes || chunk_bytes > 0 : (ticket->bytes > 0) != (chunk_bytes > 0))
         return "its payload does not fit its ticket";
     if (chunk_bytes > ticket->bytes) return "its payload is longer than announced";
@@ -166,7 +167,7 @@ static bool take_data(struct fabric *fabric, int index, const uint8_t *head, siz
     parcel->epoch = fabric->epoch;
     parcel->note.event = (struct fabric_event){
         .kind = FABRIC_RECEIVED, .peer = index, .ticket = ticket, .payload = parcel->bytes, .hold = parcel};
-    from->unreleased++;
+    atomic_fetch_add(&from->used, 1);
     *from->arriving_end = parcel;
     from->arriving_end = &parcel->next;
     if (chunk_bytes > 0) {
@@ -223,6 +224,7 @@ bool fabric_io_head(struct fabric *fabric, int peer, const uint8_t *head, size_t
         break;
     case ENVELOPE_DATA:
         if (fabric->phase == PHASE_OVER) return false; /* nobody wants it any more */
+        if (envelope.number > 0) take_credit(fabric, peer, envelope.number);
         return take_data(fabric, peer, head, bytes, chunk_bytes, parcel, place);
     case ENVELOPE_CHUNK:
         if (fabric->phase == PHASE_OVER) return false;

@@ -45,13 +45,14 @@ static status_t send_head(struct fabric *fabric, int peer, const uint8_t *head, 
     return status;
 }
 
-static status_t send_signal(struct fabric *fabric, int peer, enum envelope_kind kind, uint32_t number)
+static status_t send_signal(struct fabric *fabric, int peer, enum envelope_kind kind, int number)
 {
     uint8_t head[ENVELOPE_BYTES];
-    envelope_encode(
-        &(struct envelope){
-            .kind = (uint8_t)kind, .from = (uint32_t)fabric->self, .number = number, .epoch = fabric->epoch},
-        head);
+    envelope_encode(&(struct envelope){.kind = (uint8_t)kind,
+                                       .from = (uint32_t)fabric->self,
+                                       .number = (uint32_t)number,
+                                       .epoch = fabric->epoch},
+                    head);
     return send_head(fabric, peer, head, sizeof head);
 }
 
@@ -68,6 +69,13 @@ static status_t send_hello(struct fabric *fabric, int peer)
     return send_head(fabric, peer, head, sizeof head);
 }
 
+/* The peer has back, or will have, what it was owed. */
+static void credits_told(struct peer *peer)
+{
+    atomic_fetch_sub(&peer->used, peer->owed);
+    peer->owed = 0;
+}
+
 /* Writes the head of the message's next piece; returns its length, and how many bytes go beside it. */
 static size_t write_head(const struct fabric *fabric, const struct outgoing *outgoing, uint8_t *head,
                          size_t *beside)
@@ -76,6 +84,7 @@ static size_t write_head(const struct fabric *fabric, const struct outgoing *out
     struct envelope envelope = {
         .kind = outgoing->handed == 0 ? ENVELOPE_DATA : ENVELOPE_CHUNK,
         .from = (uint32_t)fabric->self,
+        .number = outgoing->handed == 0 ? (uint32_t)fabric->peers[outgoing->peer].owed : 0,
         .epoch = fabric->epoch,
         .place = outgoing->handed,
     };
@@ -102,6 +111,7 @@ static status_t send_piece(struct fabric *fabric, struct peer *to, struct outgoi
     status_t status = fabric->transport->send(fabric->link, outgoing->peer, head, head_bytes,
                                               outgoing->payload + outgoing->handed, beside, outgoing);
     if (status == STATUS_OK) {
+        if (outgoing->handed == 0) credits_told(to);
         outgoing->handed = beside > 0 ? outgoing->handed + beside : outgoing->bytes;
         to->beat_ns = clock_now_ns() + BEAT_MS * MILLISECOND_NS;
     } else if (beside > 0) {
@@ -141,9 +151,11 @@ static status_t push_peer(struct fabric *fabric, int index, int64_t now)
         if ((status = send_signal(fabric, index, ENVELOPE_WELCOME, 0)) != STATUS_OK) return status;
         to->owes_welcome = false;
     }
-    if (to->owed > 0) {
+    /* Credits travel with messages that go there anyway, and by themselves before the peer could run out of
+     * them. */
+    if (to->owed > 0 && 2 * to->used >= to->window) {
         if ((status = send_signal(fabric, index, ENVELOPE_CREDIT, to->owed)) != STATUS_OK) return status;
-        to->owed = 0;
+        credits_told(to);
     }
     if (to->owes_beat && (status = send_signal(fabric, index, ENVELOPE_BEAT, 0)) != STATUS_OK) return status;
     return fabric->phase == PHASE_READY ? push_queue(fabric, to) : STATUS_OK;

@@ -177,7 +177,7 @@ static void try_start(struct launch *launch, int64_t now_ns)
 
 static void note_end(struct launch *launch, int64_t now_ns)
 {
-    bool asked = launch->stopping;
+    bool asked = launch->stopping || launch->forbidden;
     int code = child_reap(&launch->child); /* -1 for an inherited one: init reaps it */
     unlink(launch->note);
     launch->inherited = launch->stopping = false;

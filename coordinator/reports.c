@@ -275,7 +275,6 @@ static void take_last(struct server *server, const struct sender *sender, const 
 
 static void take_goodbye(struct server *server, const struct sender *sender, const Refrain__Goodbye *goodbye)
 {
-    if (server->stopping) return;
     group_lose(sender->group, server->now_ns, "rank %u left%s%s", sender->rank, goodbye->message ? ": " : "",
                goodbye->message ? goodbye->message : "");
 }
@@ -321,6 +320,7 @@ static void dispatch(struct server *server, const struct sender *sender, const R
 
 void server_report(struct server *server, const struct wire_peer *peer, zmq_msg_t *frame)
 {
+    if (server->stopping) return; /* ranks that end as told have nothing to say that counts */
     Refrain__WorkerReport *report;
     struct error error;
     struct sender sender;
@@ -332,12 +332,12 @@ void server_report(struct server *server, const struct wire_peer *peer, zmq_msg_
         return;
     }
     if (report->body_case == REFRAIN__WORKER_REPORT__BODY_HELLO) {
-        if (!server->stopping) take_hello(server, peer, report->hello);
+        take_hello(server, peer, report->hello);
     } else if (groups_find(server->groups, peer, &sender.group, &sender.rank)) {
         sender.member = &sender.group->members[sender.rank];
         sender.member->heard_ns = server->now_ns;
         dispatch(server, &sender, report);
-    } else if (report->body_case != REFRAIN__WORKER_REPORT__BODY_GOODBYE && !server->stopping) {
+    } else if (report->body_case != REFRAIN__WORKER_REPORT__BODY_GOODBYE) {
         order_rehello(server->outbox, peer);
     }
     refrain__worker_report__free_unpacked(report, NULL);

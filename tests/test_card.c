@@ -42,9 +42,9 @@ static void the_reference_model_describes_itself(void **state)
     assert_int_equal(number(card, "text_length"), 512);
     assert_int_equal(number(card, "solver"), REFRAIN__SOLVER__SOLVER_UNIPC);
     assert_true(json_real_value(json_object_get(card, "shift")) == 3.0);
-    assert_int_equal(number(card, "default_width"), 832);
-    assert_int_equal(number(card, "default_height"), 480);
-    assert_int_equal(number(card, "default_frames"), 81);
+    assert_int_equal(number(card, "default_width"), 64);
+    assert_int_equal(number(card, "default_height"), 64);
+    assert_int_equal(number(card, "default_frames"), 17);
     assert_int_equal(number(card, "vae_scale"), 8);
     assert_int_equal(number(card, "patch"), 2);
     assert_true(number(card, "parameter_count") > 11000000);

@@ -99,8 +99,7 @@ static void expect_header_refused(const char *header, size_t data_bytes, const c
     expect_refused("x.safetensors", STATUS_CORRUPT, part);
 }
 
-/* --------------------------------------------------------------------------------------------------- what
- * works */
+/* ------------------------------------------------------------------------------------------- what works */
 
 static void the_published_layout_opens_sharded_and_single(void **state)
 {
@@ -214,8 +213,7 @@ static void a_link_into_a_blob_store_is_followed(void **state)
     checkpoint_close(checkpoint);
 }
 
-/* ------------------------------------------------------------------------------------------------ what is
- * refused */
+/* -------------------------------------------------------------------------------------- what is refused */
 
 static void headers_that_lie_about_lengths_are_refused(void **state)
 {
@@ -325,8 +323,7 @@ static void a_tensor_of_another_shape_or_kind_is_named_with_both(void **state)
     checkpoint_close(checkpoint);
 }
 
-/* -------------------------------------------------------------------------------------------------------
- * indexes */
+/* ---------------------------------------------------------------------------------------------- indexes */
 
 static void expect_directory_refused(status_t status, const char *part)
 {

@@ -91,8 +91,7 @@ static void expect_refused(const char *part)
     assert_memory_equal(&config, &before, sizeof config);
 }
 
-/* --------------------------------------------------------------------------------------------------- what is
- * read */
+/* ----------------------------------------------------------------------------------------- what is read */
 
 static void the_reference_model_reads_as_published(void **state)
 {
@@ -183,8 +182,7 @@ static void solver_keys_that_change_results_are_carried(void **state)
     assert_true(c.solver.shift == 7.0);
 }
 
-/* ------------------------------------------------------------------------------------------------ what is
- * refused */
+/* -------------------------------------------------------------------------------------- what is refused */
 
 static void what_would_compute_something_else_is_refused_with_key_value_and_what_is_supported(void **state)
 {

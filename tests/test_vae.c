@@ -90,7 +90,7 @@ static float *new_floats(int64_t count)
 }
 
 /* The golden's latents cut to the first `latent_frames`, decoded; the caller frees. */
-static float *decode(const struct fixture *f, int latent_frames)
+static float *decode_batched(const struct fixture *f, int latent_frames, size_t batch_bytes)
 {
     const float *all = golden_f32(f->golden, "latents", NULL);
     int64_t plane = (int64_t)f->latent_height * f->latent_width;
@@ -102,7 +102,8 @@ static float *decode(const struct fixture *f, int latent_frames)
     int frames = 1 + f->config.scale_t * (latent_frames - 1), made = 0;
     float *out = new_floats(frames * frame_floats(f));
     struct vae_stream *stream;
-    assert_int_equal(vae_stream_open(f->vae, VAE_DECODER, f->latent_height, f->latent_width, &stream, NULL),
+    assert_int_equal(vae_stream_open_batched(f->vae, VAE_DECODER, f->latent_height, f->latent_width,
+                                             batch_bytes, &stream, NULL),
                      STATUS_OK);
     for (int t = 0; t < latent_frames; t++) {
         int count = vae_decode(stream, f->team, latents, latent_frames, t, out);
@@ -113,6 +114,11 @@ static float *decode(const struct fixture *f, int latent_frames)
     vae_stream_close(stream);
     free(latents);
     return out;
+}
+
+static float *decode(const struct fixture *f, int latent_frames)
+{
+    return decode_batched(f, latent_frames, SIZE_MAX);
 }
 
 /* tools/golden_vae.py: pattern(). */
@@ -127,11 +133,12 @@ static float *make_pattern(const struct fixture *f)
     return frames;
 }
 
-static float *encode(const struct fixture *f)
+static float *encode_batched(const struct fixture *f, size_t batch_bytes)
 {
     float *frames = make_pattern(f), *latents = new_floats(latent_floats(f, f->latent_frames));
     struct vae_stream *stream;
-    assert_int_equal(vae_stream_open(f->vae, VAE_ENCODER, f->latent_height, f->latent_width, &stream, NULL),
+    assert_int_equal(vae_stream_open_batched(f->vae, VAE_ENCODER, f->latent_height, f->latent_width,
+                                             batch_bytes, &stream, NULL),
                      STATUS_OK);
     for (int t = 0; t < f->latent_frames; t++)
         vae_encode(stream, f->team, frames, f->latent_frames, t, latents);
@@ -140,8 +147,12 @@ static float *encode(const struct fixture *f)
     return latents;
 }
 
-/* ------------------------------------------------------------------------------------------------- the
- * reference */
+static float *encode(const struct fixture *f)
+{
+    return encode_batched(f, SIZE_MAX);
+}
+
+/* ---------------------------------------------------------------------------------------- the reference */
 
 /* The golden of the reference model keeps every third row and column from the second on. Returns the new
  * count. */
@@ -220,8 +231,7 @@ static void attention_takes_one_head_as_wide_as_a_published_middle(void **state)
     team_destroy(team);
 }
 
-/* --------------------------------------------------------------------------------------------------- bits,
- * memory */
+/* ----------------------------------------------------------------------------------------- bits, memory */
 
 static void bits_do_not_depend_on_threads_and_a_shorter_video_is_the_beginning_of_a_longer(void **state)
 {
@@ -255,7 +265,30 @@ static void bits_do_not_depend_on_threads_and_a_shorter_video_is_the_beginning_o
         }
 }
 
-static void a_stream_uses_exactly_the_bytes_it_announces_whatever_its_batches(void **state)
+/* One, two or three frames a pass instead of all: large videos are made so. */
+static void bits_do_not_depend_on_how_many_frames_a_pass_takes(void **state)
+{
+    for (int i = 0; i < NAME_COUNT; i++) {
+        struct fixture f;
+        open_fixture(NAMES[i], "auto", 2, &f);
+        float *frames = decode(&f, f.latent_frames), *latents = encode(&f);
+        size_t finest = (size_t)f.height * (size_t)f.width * (size_t)f.config.base * sizeof(float);
+        for (size_t count = 1; count <= 3; count++) {
+            float *other_frames = decode_batched(&f, f.latent_frames, count * finest);
+            float *other_latents = encode_batched(&f, count * finest);
+            assert_memory_equal(other_frames, frames, (size_t)(f.frames * frame_floats(&f)) * sizeof *frames);
+            assert_memory_equal(other_latents, latents,
+                                (size_t)latent_floats(&f, f.latent_frames) * sizeof *latents);
+            free(other_frames);
+            free(other_latents);
+        }
+        free(frames);
+        free(latents);
+        close_fixture(&f);
+    }
+}
+
+static void a_stream_uses_exactly_the_bytes_it_announces(void **state)
 {
     struct fixture f;
     open_fixture("reference", "auto", 1, &f);
@@ -274,8 +307,7 @@ static void a_stream_uses_exactly_the_bytes_it_announces_whatever_its_batches(vo
     close_fixture(&f);
 }
 
-/* -------------------------------------------------------------------------------------------------------
- * refusals */
+/* --------------------------------------------------------------------------------------------- refusals */
 
 static void impossible_sizes_and_parts_that_were_not_loaded_are_refused(void **state)
 {
@@ -326,7 +358,8 @@ int main(void)
         cmocka_unit_test(encoded_latents_equal_the_reference),
         cmocka_unit_test(attention_takes_one_head_as_wide_as_a_published_middle),
         cmocka_unit_test(bits_do_not_depend_on_threads_and_a_shorter_video_is_the_beginning_of_a_longer),
-        cmocka_unit_test(a_stream_uses_exactly_the_bytes_it_announces_whatever_its_batches),
+        cmocka_unit_test(bits_do_not_depend_on_how_many_frames_a_pass_takes),
+        cmocka_unit_test(a_stream_uses_exactly_the_bytes_it_announces),
         cmocka_unit_test(impossible_sizes_and_parts_that_were_not_loaded_are_refused),
         cmocka_unit_test(a_checkpoint_that_does_not_fit_its_configuration_is_named),
     };

@@ -31,6 +31,7 @@ STAGES = ["text", "forward", "decode", "run"]
 PAUSE = 0.05  # seconds between two measurements: idle threads of the one before stop spinning
 LONG = 10.0  # seconds: what takes longer needs no warming up, its first timing counts
 SHORT = 3.0  # seconds that are spent on a stage at least, by up to five times the rounds
+BUSY = 0.5  # load average at the start above which figures are not to be believed
 
 
 class Program:
@@ -187,6 +188,9 @@ def main() -> None:
     p.add_argument("--json", type=pathlib.Path, metavar="FILE", help="also write every single timing")
     a = p.parse_args()
     print(f"Machine: {machine()}.")
+    if os.getloadavg()[0] > BUSY:
+        print("bench: other programs are running: the ratios below say little (the rival's threads wait for each other at barriers, and "
+              "suffer many times over when one of them loses its core)", file=sys.stderr)
     python = reference_python()
     results = [bench_case(a, python, case) for case in a.case or CASES]
     if a.json:

@@ -6,7 +6,7 @@
 # REFRAIN_REFERENCE_PYTHON names an interpreter that already has the packages; it is checked and nothing is installed.
 # Otherwise .reference-env in the repository is a virtual environment with the versions below. torch comes from its own
 # index of CPU builds (1.5 GB on disk in all) where that can be reached, else from the default one, which has it with
-# CUDA (7 GB). Only golden data and rival benchmarks need this; the product never does.
+# CUDA (6 GB). Only golden data and rival benchmarks need this; the product never does.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -43,7 +43,7 @@ fi
 
 env=$PWD/.reference-env
 python=$env/bin/python
-if [ ! -x "$python" ]; then
+if [ ! -x "$env/bin/pip" ]; then
     python3 -m venv "$env" >&2 || {
         echo "reference_env: python3 -m venv failed; on Debian: apt-get install -y python3-venv" >&2
         exit 2

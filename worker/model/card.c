@@ -13,8 +13,8 @@
 #include "worker/model/tokenizer.h"
 #include "worker/model/vae.h"
 
-/* What WanPipeline makes when no size is named, and the step its sizes always have (pipeline_wan.py). */
-enum { DEFAULT_WIDTH = 832, DEFAULT_HEIGHT = 480, DEFAULT_FRAMES = 81, PIPELINE_SIZE_MULTIPLE = 16 };
+/* The step WanPipeline's sizes always have (pipeline_wan.py). */
+enum { PIPELINE_SIZE_MULTIPLE = 16 };
 
 struct weights {
     uint64_t elements, bytes;
@@ -81,7 +81,7 @@ static int common_multiple(int a, int b)
     return multiple;
 }
 
-/* The pipeline's default, or the largest size the rotary tables reach. */
+/* The wanted size, or the largest one the rotary tables reach. */
 static int default_size(int wanted, int multiple, int max_position, int pixels_per_position)
 {
     int64_t reach = (int64_t)max_position * pixels_per_position;
@@ -105,9 +105,8 @@ static json_t *make_card(const char *name, const struct model_config *c, const s
     const struct vae_config *v = &c->vae;
     int token_pixels = v->scale_y * d->patch_y,
         size_multiple = common_multiple(PIPELINE_SIZE_MULTIPLE, token_pixels);
-    int frames = (int64_t)d->max_position < (DEFAULT_FRAMES - 1) / v->scale_t + 1
-                     ? (d->max_position - 1) * v->scale_t + 1
-                     : (DEFAULT_FRAMES - 1) / v->scale_t * v->scale_t + 1;
+    int latent_frames = (c->clip.frames - 1) / v->scale_t + 1;
+    if (latent_frames > d->max_position) latent_frames = d->max_position;
     int solver =
         c->solver.kind == SOLVER_UNIPC ? REFRAIN__SOLVER__SOLVER_UNIPC : REFRAIN__SOLVER__SOLVER_EULER;
     return json_pack(
@@ -116,9 +115,10 @@ static json_t *make_card(const char *name, const struct model_config *c, const s
         d->head_dim, "ffn_dim", d->ffn_dim, "size_multiple", size_multiple, "frame_multiple", v->scale_t,
         "text_length", c->text_length, "solver", solver, "shift", c->solver.shift, "parameter_count",
         (json_int_t)weights->elements, "weight_bytes", (json_int_t)weights->bytes, "default_width",
-        default_size(DEFAULT_WIDTH, size_multiple, d->max_position, token_pixels), "default_height",
-        default_size(DEFAULT_HEIGHT, size_multiple, d->max_position, token_pixels), "default_frames", frames,
-        "max_position", d->max_position, "vae_scale", v->scale_y, "patch", d->patch_y);
+        default_size(c->clip.width, size_multiple, d->max_position, token_pixels), "default_height",
+        default_size(c->clip.height, size_multiple, d->max_position, token_pixels), "default_frames",
+        (latent_frames - 1) * v->scale_t + 1, "max_position", d->max_position, "vae_scale", v->scale_y,
+        "patch", d->patch_y);
 }
 
 status_t model_card_json(const char *directory, char **json, struct error *error)

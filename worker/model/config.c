@@ -12,6 +12,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "worker/model/json_fields.h"
 
@@ -342,6 +343,21 @@ static status_t check_together(const char *directory, const struct model_config 
     return STATUS_OK;
 }
 
+static status_t read_clip(const char *directory, struct clip_config *clip, struct error *error)
+{
+    char path[PATH_MAX];
+    struct json_fields f;
+    *clip = (struct clip_config){.width = 832, .height = 480, .frames = 81}; /* pipeline_wan.py */
+    if (snprintf(path, sizeof path, "%s/refrain.json", directory) >= (int)sizeof path || access(path, F_OK) != 0)
+        return STATUS_OK;
+    status_t status = json_fields_open(path, &f, error);
+    if (status != STATUS_OK) return status;
+    clip->width = json_int(&f, "width", clip->width, 16, 16384);
+    clip->height = json_int(&f, "height", clip->height, 16, 16384);
+    clip->frames = json_int(&f, "frames", clip->frames, 1, 65536);
+    return json_fields_close(&f);
+}
+
 status_t model_config_read(const char *directory, struct model_config *out, struct error *error)
 {
     struct model_config config = {.text_length = TEXT_LENGTH};
@@ -350,6 +366,7 @@ status_t model_config_read(const char *directory, struct model_config *out, stru
     if (status == STATUS_OK) status = read_text(directory, &config.text, error);
     if (status == STATUS_OK) status = read_vae(directory, &config.vae, error);
     if (status == STATUS_OK) status = read_solver(directory, &config.solver, error);
+    if (status == STATUS_OK) status = read_clip(directory, &config.clip, error);
     if (status == STATUS_OK) status = check_together(directory, &config, error);
     if (status == STATUS_OK) *out = config;
     return status;

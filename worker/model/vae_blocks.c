@@ -30,8 +30,7 @@ struct volume volume_frames(const struct volume *volume, int first, int count)
     return part;
 }
 
-/* ----------------------------------------------------------------------------------------------------------
- * tapes */
+/* ------------------------------------------------------------------------------------------------ tapes */
 
 /* The whole buffer, border and history included. */
 static struct volume tape_whole(const struct tape *tape)
@@ -84,8 +83,7 @@ void tape_advance(const struct tape *tape, struct team *team, int frames)
     team_run(team, (int)((floats + SHIFT_FLOATS - 1) / SHIFT_FLOATS), shift_slice, &shift);
 }
 
-/* ---------------------------------------------------------------------------------------------------------
- * blocks */
+/* ----------------------------------------------------------------------------------------------- blocks */
 
 void vae_run_resnet(struct vae_stream *stream, struct team *team, const struct vae_resnet *resnet,
                     const struct tape tapes[2], const struct volume *x, const struct volume *out)

@@ -15,8 +15,7 @@
 #include "kernels/ops.h"
 #include "worker/model/vae.h"
 
-/* -------------------------------------------------------------------------------------------------------
- * weights */
+/* ---------------------------------------------------------------------------------------------- weights */
 
 /* x + conv2(silu(norm2(conv1(silu(norm1(x)))))), x through `shortcut` when the number of channels changes. */
 struct vae_resnet {
@@ -45,8 +44,7 @@ struct vae_level {
 
 /* One direction's weights. */
 struct vae_coder {
-    struct conv
-        *quant; /* 1x1x1, before the decoder or after the encoder (then only the half that makes the mean) */
+    struct conv *quant; /* 1x1x1, before the decoder or after the encoder (there only what makes the mean) */
     struct conv *conv_in, *conv_out;
     struct vae_resnet middle[2];
     struct vae_attention attention;
@@ -61,8 +59,7 @@ struct vae {
     size_t bytes;
 };
 
-/* -------------------------------------------------------------------------------------------------------
- * buffers */
+/* ---------------------------------------------------------------------------------------------- buffers */
 
 /* The input of a convolution: frames between a border of zeros, the last `history` frames before them.
  * Producers write into the inside; the border is never written, so the zeros it was made with stay. */
@@ -89,7 +86,8 @@ struct vae_stream {
     enum vae_part part;
     struct arena arena;
     int latent_height, latent_width;
-    int next; /* latent frame expected by the next call */
+    size_t batch_bytes; /* see vae_stream_open_batched */
+    int next;           /* latent frame expected by the next call */
     struct tape conv_in, conv_out;
     struct tape middle[2][2];
     struct vae_level_buffers levels[VAE_MAX_LEVELS];
@@ -103,8 +101,12 @@ struct vae_stream {
     float *pixels;   /* decoder: [batch, H, W, 3]; encoder: [1, h, w, 2 latent channels] */
 };
 
-/* --------------------------------------------------------------------------------------------------------
- * blocks */
+/* ----------------------------------------------------------------------------------------------- blocks */
+
+/* vae_stream_open with the bytes of one layer's state a pass through a level may have: fewer save memory and
+ * cost time; the result does not depend on it. */
+status_t vae_stream_open_batched(struct vae *vae, enum vae_part part, int latent_height, int latent_width,
+                                 size_t batch_bytes, struct vae_stream **stream, struct error *error);
 
 /* A contiguous volume over `data`. */
 struct volume volume_of(float *data, int frames, int height, int width, int channels);

@@ -53,10 +53,11 @@ static int widest_channels(const struct vae_level *level)
 }
 
 /* Sizes and tapes of the residual blocks of one level. */
-static void lay_out_level(struct arena *arena, const struct vae_level *level, struct vae_level_buffers *b)
+static void lay_out_level(struct arena *arena, size_t batch_bytes, const struct vae_level *level,
+                          struct vae_level_buffers *b)
 {
     size_t bytes = frame_floats(b->height, b->width, widest_channels(level)) * sizeof(float);
-    b->batch = bytes * (size_t)b->frames <= BATCH_BYTES ? b->frames : (int)(BATCH_BYTES / bytes);
+    b->batch = bytes * (size_t)b->frames <= batch_bytes ? b->frames : (int)(batch_bytes / bytes);
     if (b->batch < 1) b->batch = 1;
     for (int i = 0; i < level->resnet_count; i++)
         take_resnet(arena, &level->resnets[i], b->batch, b->height, b->width, b->resnets[i]);
@@ -105,7 +106,7 @@ static void lay_out_decoder(struct arena *arena, struct vae_stream *s)
         const struct vae_level *level = &coder->levels[i];
         struct vae_level_buffers *b = &s->levels[i];
         *b = (struct vae_level_buffers){.frames = frames, .height = h, .width = w};
-        lay_out_level(arena, level, b);
+        lay_out_level(arena, s->batch_bytes, level, b);
         scratch = larger(scratch, level_scratch(level, b));
         if (level->temporal) b->time = take_tape(arena, 2, b->batch, h, w, level->channels, 0, 0);
         if (level->temporal) frames *= 2;
@@ -133,7 +134,7 @@ static void lay_out_encoder(struct arena *arena, struct vae_stream *s)
         if (i > 0)
             b->input = arena_take(arena, (size_t)frames * frame_floats(h, w, level->resnets[0].in_channels),
                                   sizeof(float));
-        lay_out_level(arena, level, b);
+        lay_out_level(arena, s->batch_bytes, level, b);
         scratch = larger(scratch, level_scratch(level, b));
         if (!level->resamples) continue;
         b->sample = take_tape(arena, 0, b->batch, h, w, level->channels, 0, 1);
@@ -162,14 +163,23 @@ static void lay_out(struct arena *arena, struct vae_stream *s)
 size_t vae_stream_bytes(const struct vae *vae, enum vae_part part, int latent_height, int latent_width)
 {
     struct arena measure = {0};
-    struct vae_stream s = {
-        .vae = (struct vae *)vae, .part = part, .latent_height = latent_height, .latent_width = latent_width};
+    struct vae_stream s = {.vae = (struct vae *)vae,
+                           .part = part,
+                           .latent_height = latent_height,
+                           .latent_width = latent_width,
+                           .batch_bytes = BATCH_BYTES};
     lay_out(&measure, &s);
     return measure.used;
 }
 
 status_t vae_stream_open(struct vae *vae, enum vae_part part, int latent_height, int latent_width,
                          struct vae_stream **out, struct error *error)
+{
+    return vae_stream_open_batched(vae, part, latent_height, latent_width, BATCH_BYTES, out, error);
+}
+
+status_t vae_stream_open_batched(struct vae *vae, enum vae_part part, int latent_height, int latent_width,
+                                 size_t batch_bytes, struct vae_stream **out, struct error *error)
 {
     if (!(part == VAE_DECODER ? vae->decoder : vae->encoder))
         return error_set(error, STATUS_CONFLICT, "the %s of this VAE was not loaded",
@@ -184,6 +194,7 @@ status_t vae_stream_open(struct vae *vae, enum vae_part part, int latent_height,
     s->part = part;
     s->latent_height = latent_height;
     s->latent_width = latent_width;
+    s->batch_bytes = batch_bytes;
     lay_out(&s->arena, s);
     status_t status = arena_allocate(&s->arena, error);
     if (status != STATUS_OK) {
