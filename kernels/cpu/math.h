@@ -1,7 +1,8 @@
 /*
  * math.h - exp and what is made of it, sixteen lanes at a time.
  *
- * Errors against double arithmetic, over every float in range (tests/test_ops.c): exp 1.1e-7 relative.
+ * Measured against double arithmetic over every third float: exp 8.5e-8 relative, gelu 5.2e-7 absolute below
+ * |a| = 9. tests/test_ops.c holds SiLU, which is made of the same, to 3e-7 relative.
  */
 #ifndef REFRAIN_KERNELS_CPU_MATH_H
 #define REFRAIN_KERNELS_CPU_MATH_H
