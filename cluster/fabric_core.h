@@ -34,7 +34,7 @@ enum {
     HELLO_MS = 20, /* a member that has not joined yet drops a HELLO, so it is repeated */
     BEAT_MS = 200,
     /* Below FABRIC_LOST_MS by what a busy machine may take to notice and to tell. */
-    SILENCE_MS = FABRIC_LOST_MS - 150,
+    SILENCE_MS = FABRIC_LOST_MS - 300,
 };
 
 struct fabric;

@@ -29,11 +29,12 @@
 enum {
     TAG_HEAD = 21062, /* "RF": out of the way of whatever else the program sends */
     TAG_CHUNK = 21063,
-    CHUNK_BYTES = 64 << 20,
+    CHUNK_BYTES = 16 << 20,
     LENGTH_BYTES = 8,    /* precede the head: how long the chunk behind it is */
     RING = 64,           /* heads that can arrive while this thread is busy */
     HEADS_PER_PEER = 32, /* under way to one peer; a stuck one must not take what the others need */
-    DRAIN_MS = 500,      /* for sends to peers that live, when an epoch or the fabric ends */
+    DRAIN_MS = 1000,     /* without any completion: then sends to peers that live are given up, at leave */
+    SETTLE_MS = 500,     /* for what is left when the fabric closes */
     SPINS = 20,          /* looks without sleeping after something happened */
 };
 
@@ -375,12 +376,19 @@ static bool chunks_to_living(const struct link *link)
 static void link_leave(void *argument)
 {
     struct link *link = argument;
-    int64_t limit = clock_now_ns() + DRAIN_MS * MILLISECOND_NS;
     const struct timespec pause = {.tv_nsec = 50000};
     bool was_broken = link->broken; /* by a lost member: MPI may still serve the others for this last time */
     link->broken = false;
-    while (!link->broken && chunks_to_living(link) && clock_now_ns() < limit)
-        if (!test_transfers(link) && !test_heads(link)) nanosleep(&pause, NULL);
+    link->busy_ns = clock_now_ns();
+    while (!link->broken && chunks_to_living(link)) {
+        int64_t now = clock_now_ns();
+        if (test_transfers(link))
+            link->busy_ns = now;
+        else if (!link->broken &&
+                 !test_heads(link)) /* the others drain, too: what they send has to be taken */
+            nanosleep(&pause, NULL);
+        if (now - link->busy_ns > DRAIN_MS * MILLISECOND_NS) break;
+    }
     int kept = 0;
     for (int i = 0; i < link->count; i++) {
         if (link->transfers[i].kind == SEND_CHUNK) {
@@ -468,7 +476,7 @@ fail:
 static bool settle(struct link *link)
 {
     for (int i = 0; i < RING; i++) MPI_Cancel(&link->ring_requests[i]);
-    int64_t limit = clock_now_ns() + DRAIN_MS * MILLISECOND_NS;
+    int64_t limit = clock_now_ns() + SETTLE_MS * MILLISECOND_NS;
     const struct timespec pause = {.tv_nsec = 50000};
     for (;;) {
         int cancelled = 0;

@@ -131,7 +131,9 @@ struct ops {
     /* y[t,y,x,o] = bias[o] + sum w[o,i,a,b,c] x[t*st + a, y*sy + b, x*sx + c, i] (+ residual[t,y,x,o] if not NULL).
      * `x->data` points at the first tap of output (0,0,0): padding is real memory of the caller, zeros or a cached
      * frame; x's own sizes are not read. With upsample2, y is [frames, 2h, 2w], x->data points at pixel (-1, -1) of
-     * the *small* image [frames, h, w], which has one zero pixel all around. residual may be y. */
+     * the *small* image [frames, h, w], which has one zero pixel all around. residual may be y.
+     * Of 3x3 kernels with stride 1, a backend may compute 2x2 patches of pixels at once: a pixel's bits then depend on
+     * its place in the image being even or odd, so whoever cuts an image cuts at even rows and columns. */
     void (*conv)(struct team *team, const struct conv *conv, const struct volume *x, const struct volume *residual,
                  const struct volume *y);
 

@@ -1,8 +1,9 @@
 /*
  * bench_fabric.c - what the fabric adds to the library it runs on.
  *
- *     build/tools/bench_fabric                          zmq over ipc and over tcp on loopback, then mpi
- * through mpirun mpirun -np 2 HOSTS build/tools/bench_fabric mpi   between two hosts
+ *     build/tools/bench_fabric              zmq over ipc, zmq over tcp on loopback, then mpi (starts mpirun)
+ *     build/tools/bench_fabric ipc|tcp      one of the first two
+ *     mpirun -np 2 --host A,B build/tools/bench_fabric mpi                          mpi between two hosts
  *
  * Two processes. For each size: ping-pong (half a round trip, "one way") and a stream in one direction; raw
  * library and fabric take turns in the same run, the median of the turns counts. Raw means the plainest

@@ -21,6 +21,7 @@
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/narrow.h"
 #include "kernels/cpu/tile.h"
+#include "kernels/cpu/winograd.h"
 #include "kernels/weights.h"
 
 enum {
@@ -48,6 +49,7 @@ struct conv {
     int piece_count;
     float *panels[MAX_PARTS]; /* see above */
     float *bias;              /* [out rounded up to a panel] */
+    struct winograd *winograd; /* where the shape suits: does the work and holds the weights, and panels are NULL */
 };
 
 struct conv_scratch {
@@ -87,6 +89,7 @@ void FOR_ISA(conv_destroy)(struct conv *conv)
 {
     if (!conv) return;
     for (int part = 0; part < MAX_PARTS; part++) free(conv->panels[part]);
+    FOR_ISA(winograd_destroy)(conv->winograd);
     free(conv->pieces);
     free(conv->bias);
     free(conv);
@@ -94,8 +97,9 @@ void FOR_ISA(conv_destroy)(struct conv *conv)
 
 size_t FOR_ISA(conv_bytes)(const struct conv *conv)
 {
-    return ((size_t)conv->parts * part_elements(conv) + (size_t)panel_count(conv) * TILE_COLUMNS) *
-           sizeof(float);
+    size_t bias = (size_t)panel_count(conv) * TILE_COLUMNS * sizeof(float);
+    if (conv->winograd) return bias + FOR_ISA(winograd_bytes)(conv->winograd);
+    return bias + (size_t)conv->parts * part_elements(conv) * sizeof(float);
 }
 
 /* Which of the kernel's three taps along an axis fall on tap `tap` of a part: [*first, *first + *count).
@@ -192,7 +196,9 @@ status_t FOR_ISA(conv_create)(const struct conv_shape *shape, const struct matri
     conv->bias = weights_alloc((size_t)panel_count(conv) * TILE_COLUMNS * sizeof(float));
     if (!conv->pieces || !conv->bias) goto no_memory;
     list_pieces(conv, conv->pieces);
-    for (int part = 0; part < conv->parts; part++) {
+    bool winograd = FOR_ISA(winograd_suits)(shape);
+    if (winograd && (status = FOR_ISA(winograd_create)(shape, w, &conv->winograd, error))) goto fail;
+    for (int part = 0; !winograd && part < conv->parts; part++) {
         conv->panels[part] = weights_alloc(part_elements(conv) * sizeof(float));
         if (!conv->panels[part]) goto no_memory;
         pack_part(conv, w, part);
@@ -203,9 +209,11 @@ status_t FOR_ISA(conv_create)(const struct conv_shape *shape, const struct matri
     return STATUS_OK;
 
 no_memory:
+    status = error_set(error, STATUS_NO_MEMORY, "no memory for a convolution of %d -> %d channels",
+                       shape->in_channels, shape->out_channels);
+fail:
     FOR_ISA(conv_destroy)(conv);
-    return error_set(error, STATUS_NO_MEMORY, "no memory for a convolution of %d -> %d channels",
-                     shape->in_channels, shape->out_channels);
+    return status;
 }
 
 /* ----------------------------------------------------------------------------------------- the product */
@@ -384,6 +392,10 @@ static void plan_tasks(struct conv_run *run, int threads)
 void FOR_ISA(conv)(struct team *team, const struct conv *conv, const struct volume *x,
                    const struct volume *residual, const struct volume *y)
 {
+    if (conv->winograd) {
+        FOR_ISA(winograd)(team, conv->winograd, conv->bias, x, residual, y);
+        return;
+    }
     struct conv_run run = {.conv = conv, .x = *x, .y = *y, .pixel_x = conv->shape.stride_x * x->stride_x};
     if (residual) run.residual = *residual;
     int scale = conv->shape.upsample2 ? 2 : 1;
