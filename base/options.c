@@ -101,7 +101,7 @@ status_t option_read_duration(const char *name, const char *text, int64_t *milli
     double sum = 0;
     const char *at = text;
     do {
-        char *end;
+        char *end = (char *)at;
         /* Digits only at the start of each part: no sign, no "inf". */
         double number = isdigit((unsigned char)*at) ? strtod(at, &end) : NAN;
         size_t length = 0;
@@ -120,7 +120,7 @@ status_t option_read_duration(const char *name, const char *text, int64_t *milli
 static status_t read_bytes(const char *name, const char *text, int64_t *bytes, struct error *error)
 {
     static const char suffixes[] = "KMGT";
-    char *end = NULL;
+    char *end = (char *)text;
     double number = isdigit((unsigned char)*text) ? strtod(text, &end) : NAN;
     const char *suffix = !isnan(number) && *end ? strchr(suffixes, *end) : NULL;
     if (suffix) end++;

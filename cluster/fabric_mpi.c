@@ -18,6 +18,7 @@
 #include <limits.h>
 #include <mpi.h>
 #include <poll.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -35,6 +36,7 @@ enum {
     HEADS_PER_PEER = 32, /* under way to one peer; a stuck one must not take what the others need */
     DRAIN_MS = 1000,     /* without any completion: then sends to peers that live are given up, at leave */
     SETTLE_MS = 500,     /* for what is left when the fabric closes */
+    SOON_NS = 1000000,   /* so long after data moved, more is expected at once */
     SPINS = 20,          /* looks without sleeping after something happened */
 };
 
@@ -69,12 +71,13 @@ struct link {
     struct transfer *transfers;
     int *finished; /* [capacity] MPI_Testsome's answer */
     int count, capacity;
+    int chunks;      /* SEND_CHUNKs and RECEIVE_CHUNKs among them */
     int members;     /* of the epoch; 0: none */
     int *member_of;  /* [ranks] index in the epoch, or -1 */
     int *heads_out;  /* [ranks] SEND_HEADs under way; outlives epochs, as they may */
     int *rank_of;    /* [members] */
     bool *proven;    /* [members] its HELLO was right */
-    int64_t busy_ns; /* when something last happened */
+    int64_t busy_ns; /* when data last moved; heartbeats do not count */
 };
 
 /* ---------------------------------------------------------------------------------------------- transfers */
@@ -116,9 +119,13 @@ static void finish(struct link *link, struct transfer *transfer)
         link->free_slots = transfer->slot;
         break;
     case SEND_CHUNK:
+        link->chunks--;
+        link->busy_ns = clock_now_ns();
         fabric_io_chunk_done(NULL, transfer->outgoing);
         break;
     case RECEIVE_CHUNK:
+        link->chunks--;
+        link->busy_ns = clock_now_ns();
         if (transfer->parcel)
             fabric_io_filled(link->fabric, transfer->peer, transfer->parcel, transfer->bytes);
         free(transfer->waste);
@@ -188,6 +195,8 @@ static status_t link_send(void *argument, int peer, const uint8_t *head, size_t 
         return STATUS_OK;
     }
     link->count++;
+    link->chunks++;
+    link->busy_ns = clock_now_ns();
     return STATUS_OK;
 }
 
@@ -222,6 +231,7 @@ static void receive_chunk(struct link *link, int rank, int peer, struct parcel *
         return;
     }
     link->count++;
+    link->chunks++;
 }
 
 /* Which member of the epoch this came from; -1: none that is believed. */
@@ -242,6 +252,7 @@ static void take_head(struct link *link, const struct head_slot *slot, int rank,
         return;
     }
     const uint8_t *head = slot->wire + LENGTH_BYTES;
+    if (bytes > ENVELOPE_BYTES) link->busy_ns = clock_now_ns();
     struct parcel *parcel = NULL;
     uint8_t *place = NULL;
     int peer = find_member(link, rank, head, bytes);
@@ -292,9 +303,11 @@ static void link_progress(void *argument, int64_t until_ns)
         bool busy = !link->broken && test_heads(link);
         if (!link->broken && test_transfers(link)) busy = true;
         int64_t now = clock_now_ns();
-        if (busy) link->busy_ns = now;
         if (busy || now >= until_ns || atomic_load(&link->fabric->awakened)) return;
-        if (looks < SPINS && now - link->busy_ns < MILLISECOND_NS) continue;
+        /* A large message takes several turns of both sides; between them others may have the core. */
+        bool soon = now - link->busy_ns < SOON_NS;
+        if (soon && link->chunks > 0) sched_yield();
+        if (soon && (link->chunks > 0 || looks < SPINS)) continue;
         int64_t nap = nap_ns(link, now);
         if (nap > until_ns - now) nap = until_ns - now;
         struct timespec limit = {.tv_sec = nap / SECOND_NS, .tv_nsec = nap % SECOND_NS};
@@ -381,13 +394,9 @@ static void link_leave(void *argument)
     link->broken = false;
     link->busy_ns = clock_now_ns();
     while (!link->broken && chunks_to_living(link)) {
-        int64_t now = clock_now_ns();
-        if (test_transfers(link))
-            link->busy_ns = now;
-        else if (!link->broken &&
-                 !test_heads(link)) /* the others drain, too: what they send has to be taken */
-            nanosleep(&pause, NULL);
-        if (now - link->busy_ns > DRAIN_MS * MILLISECOND_NS) break;
+        /* The others drain, too: what they send has to be taken. */
+        if (!test_transfers(link) && !link->broken && !test_heads(link)) nanosleep(&pause, NULL);
+        if (clock_now_ns() - link->busy_ns > DRAIN_MS * MILLISECOND_NS) break;
     }
     int kept = 0;
     for (int i = 0; i < link->count; i++) {

@@ -200,11 +200,13 @@ bool fabric_io_head(struct fabric *fabric, int peer, const uint8_t *head, size_t
     struct peer *from = &fabric->peers[peer];
     /* Idle: the epoch is being left, and the transport drains what is under way. */
     if (from->lost || fabric->phase == PHASE_IDLE) return false;
-    if (!envelope_decode(head, bytes, &envelope) || envelope.from != (uint32_t)peer) {
+    bool ours = envelope_decode(head, bytes, &envelope);
+    /* From an epoch that was left, or not joined here yet; its sender may have another index there. */
+    if (ours && envelope.epoch != fabric->epoch) return false;
+    if (!ours || envelope.from != (uint32_t)peer) {
         fabric_io_lose(fabric, peer, "it sent a message that is not of this fabric");
         return false;
     }
-    if (envelope.epoch != fabric->epoch) return false; /* late, from an epoch that was left */
     from->heard_ns = clock_now_ns();
     switch ((enum envelope_kind)envelope.kind) {
     case ENVELOPE_HELLO:

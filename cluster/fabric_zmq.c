@@ -22,6 +22,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include <zmq.h>
 
 #include "base/log.h"
@@ -50,9 +51,10 @@ struct way {
 struct link {
     struct fabric *fabric;
     void *context, *router;
-    struct way *ways;      /* [count] */
-    int count;             /* 0 outside of epochs */
-    zmq_pollitem_t *items; /* [FIXED_ITEMS + 2 * count] */
+    char file[FABRIC_ADDRESS_BYTES]; /* of the bound ipc socket; empty for tcp */
+    struct way *ways;                /* [count] */
+    int count;                       /* 0 outside of epochs */
+    zmq_pollitem_t *items;           /* [FIXED_ITEMS + 2 * count] */
 };
 
 /* ----------------------------------------------------------------------------------------- open and close */
@@ -67,7 +69,8 @@ static void link_close(void *argument)
     struct link *link = argument;
     if (link->router) zmq_close(link->router);
     if (link->context)
-        zmq_ctx_term(link->context); /* returns when farewells are sent or FAREWELL_MS is over */
+        zmq_ctx_term(link->context);       /* returns when farewells are sent or FAREWELL_MS is over */
+    if (link->file[0]) unlink(link->file); /* ZeroMQ leaves it */
     free(link->items);
     free(link);
 }
@@ -87,6 +90,7 @@ static status_t bind_router(struct link *link, const struct fabric_config *confi
         return error_set(error, STATUS_IO, "fabric: no ZeroMQ socket: %s", zmq_strerror(errno));
     if (zmq_bind(link->router, endpoint) != 0)
         return error_set(error, STATUS_IO, "fabric: %s cannot be bound: %s", endpoint, zmq_strerror(errno));
+    if (strncmp(endpoint, "ipc://", 6) == 0) strcpy(link->file, endpoint + 6);
     size_t length = sizeof bound;
     if (zmq_getsockopt(link->router, ZMQ_LAST_ENDPOINT, bound, &length) != 0)
         return error_set(error, STATUS_IO, "fabric: %s has no endpoint: %s", endpoint, zmq_strerror(errno));

@@ -17,6 +17,8 @@ static status_t wrong_type(const char *name, const char *wanted, struct error *e
     return error_set(error, STATUS_CORRUPT, "model card: %s is not %s", name, wanted);
 }
 
+/* uint32 or uint64. Signs and numbers that would wrap are refused here, so that validate_card sees what
+ * was printed. */
 static status_t set_whole(const ProtobufCFieldDescriptor *field, json_t *value, void *at, struct error *error)
 {
     json_int_t number = json_integer_value(value);
@@ -46,6 +48,7 @@ static status_t set_enum(const ProtobufCFieldDescriptor *field, json_t *value, v
     return wrong_type(field->name, descriptor->short_name, error);
 }
 
+/* A JSON value into the field of the message that has its name. */
 static status_t set_field(Refrain__ModelCard *card, const ProtobufCFieldDescriptor *field, json_t *value,
                           struct error *error)
 {

@@ -64,6 +64,8 @@ static void close_pair(int pair[2])
     if (pair[1] >= 0) close(pair[1]);
 }
 
+/* The report pipe closes by itself when exec works (O_CLOEXEC) and carries errno when it does not: so a
+ * missing program is an error of the caller, not a child that ends oddly. */
 status_t child_start(const char *const *argv, const struct child_options *options, struct child *child,
                      struct error *error)
 {

@@ -54,6 +54,7 @@ static bool public_file(const char *file, char name[TENANT_BYTES])
     return validate_name("key", name, NULL) == STATUS_OK && strcmp(name, COORDINATOR_NAME) != 0;
 }
 
+/* A file that cannot be read or is no key lets nobody in, and says so; the others still count. */
 static void read_key(struct curve *curve, const char *file)
 {
     char path[PATH_MAX];
@@ -118,6 +119,7 @@ static bool zap_receive(void *zap, struct zap_request *request)
     return true;
 }
 
+/* Frames are counted bytes, not C strings. */
 static bool frame_is(const struct zap_request *request, int frame, const char *text)
 {
     return request->bytes[frame] == strlen(text) && memcmp(request->frames[frame], text, strlen(text)) == 0;
@@ -138,6 +140,9 @@ static const struct allowed *judge(struct curve *curve, const struct zap_request
     return NULL;
 }
 
+/* RFC 27: version, request id, status, text, user id, metadata. The user id travels with every message of
+ * the connection (curve_caller reads it): role and name in one, because only the name of the property is
+ * fixed. */
 static void zap_reply(void *zap, const struct zap_request *request, const struct allowed *allowed)
 {
     char user[TENANT_BYTES + 16] = "";
@@ -194,6 +199,7 @@ static status_t own_key(const char *directory, struct keyfile *key, struct error
     return status == STATUS_OK ? keyfile_write(path, key, error) : status;
 }
 
+/* The secret is written first: a public half alone would let in a key that nobody has. */
 status_t curve_make_key(const char *directory, const char *name, enum key_role role, struct error *error)
 {
     char public_path[PATH_MAX], secret_path[PATH_MAX];
@@ -216,6 +222,7 @@ status_t curve_make_key(const char *directory, const char *name, enum key_role r
     return status;
 }
 
+/* Ranks we start ourselves share one key: they are one program, started by one person. */
 status_t curve_worker_key(const char *directory, char *path, size_t bytes, struct error *error)
 {
     struct keyfile key;
@@ -297,6 +304,7 @@ status_t curve_caller(const struct curve *curve, zmq_msg_t *frame, const struct 
     return STATUS_OK;
 }
 
+/* By the text alone: a name that resolves to loopback today need not tomorrow, so only these forms pass. */
 status_t curve_check_loopback(const char *option, const char *endpoint, struct error *error)
 {
     static const char *const fine[] = {"tcp://127.", "tcp://localhost:", "tcp://[::1]:", "ipc://"};

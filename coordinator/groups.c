@@ -53,6 +53,7 @@ void groups_close(struct groups *groups)
 
 /* ------------------------------------------------------------------------------------------------- states */
 
+/* Entering a state also begins its clocks and forgets who answered in the one before. */
 void group_enter(struct group *group, enum group_state state, int64_t now_ns)
 {
     group->state = state;
@@ -89,6 +90,8 @@ void group_epoch_ready(struct group *group, uint32_t rank, uint64_t epoch, int64
              (unsigned long)group->epoch, group->ranks, group->members[0].backend);
 }
 
+/* Only an epoch that is the current one can be lost; a report about an older one was overtaken by its
+ * successor. */
 void group_epoch_lost(struct group *group, uint32_t rank, const Refrain__EpochLost *lost, int64_t now_ns)
 {
     if (lost->epoch != group->epoch || group->state < GROUP_JOINING || group->state > GROUP_LOADING) return;
@@ -114,6 +117,7 @@ static void load_answered(struct group *group, uint32_t rank, int64_t now_ns)
     group_enter(group, GROUP_READY, now_ns);
 }
 
+/* What a rank holds now is noted for stats only; which blocks it should hold is the plan's business. */
 void group_loaded(struct group *group, uint32_t rank, const Refrain__Loaded *loaded, int64_t now_ns)
 {
     if (group->state != GROUP_LOADING || loaded->epoch != group->epoch) return;
@@ -137,6 +141,7 @@ void group_load_failed(struct group *group, uint32_t rank, const Refrain__LoadFa
     load_answered(group, rank, now_ns);
 }
 
+/* That it spoke was noted where the message arrived; here it is whether it also gets on with its work. */
 void group_heartbeat(struct group *group, uint32_t rank, const Refrain__Heartbeat *heartbeat, int64_t now_ns)
 {
     struct member *member = &group->members[rank];
@@ -153,6 +158,8 @@ static bool process_gone(const struct groups *groups, const struct member *membe
            kill((pid_t)member->pid, 0) != 0 && errno == ESRCH;
 }
 
+/* A launcher's end is known within milliseconds, its ranks' silence only after seconds: ask the kernel at
+ * once. */
 void groups_drop_dead(struct groups *groups, int64_t now_ns)
 {
     for (size_t i = 0; i < groups->count; i++)
@@ -161,6 +168,7 @@ void groups_drop_dead(struct groups *groups, int64_t now_ns)
                 group_lose(groups->list[i], now_ns, "rank %u died", rank);
 }
 
+/* Nobody could be heard while the loop stood still: the time counts from now. */
 void groups_forgive(struct groups *groups, int64_t now_ns)
 {
     for (size_t i = 0; i < groups->count; i++) {
@@ -170,6 +178,7 @@ void groups_forgive(struct groups *groups, int64_t now_ns)
     }
 }
 
+/* Silence is the one sign of loss that works across hosts, for hung hosts and for stopped processes. */
 static void check_members(const struct groups *groups, struct group *group, int64_t now_ns)
 {
     for (uint32_t rank = 0; rank < group->ranks; rank++) {
@@ -200,6 +209,7 @@ static void check_broken(const struct groups *groups, struct group *group, int64
         group_enter(group, GROUP_COMPLETE, now_ns);
 }
 
+/* Each waiting state has its own time limit, so that no lost message can hold a group for ever. */
 void group_check(struct groups *groups, struct group *group, int64_t now_ns)
 {
     const struct group_limits *limits = &groups->limits;
@@ -235,6 +245,7 @@ static struct group *find_name(struct groups *groups, const char *name)
     return NULL;
 }
 
+/* Without this a straggler of a lost group would found it anew and wait for ranks that are gone. */
 static bool was_given_up(const struct groups *groups, const char *name)
 {
     for (size_t i = 0; i < REMEMBERED; i++)
@@ -247,6 +258,7 @@ static bool text_fits(const char *text, size_t bytes)
     return text && *text && strlen(text) < bytes;
 }
 
+/* A rank's texts are kept in fixed fields and shown to clients: checked once, here. */
 static status_t check_hello(const Refrain__Hello *hello, struct error *error)
 {
     if (!text_fits(hello->group, GROUP_NAME_BYTES))
@@ -346,6 +358,19 @@ static void all_here(struct group *group, int64_t now_ns)
              (unsigned long)group->epoch, group->ranks);
 }
 
+/* A rank says Hello again: is the epoch to be begun anew? Yes when orders of its old connection may be lost,
+ * as it would never answer them; and yes when it is not in the epoch any more that everybody had joined.
+ * Within one connection reports keep their order, so what Hello says then is later than the rank's
+ * EpochReady. */
+static bool lost_touch(const struct group *group, const struct member *member, const struct wire_peer *peer,
+                       const Refrain__Hello *hello)
+{
+    bool waits_for_answer = group->state == GROUP_JOINING || group->state == GROUP_LOADING;
+    bool joined = group->state == GROUP_READY || group->state == GROUP_LOADING;
+    return (waits_for_answer && !wire_peer_equal(&member->peer, peer)) ||
+           (joined && hello->epoch != group->epoch);
+}
+
 status_t groups_hello(struct groups *groups, const struct wire_peer *peer, const Refrain__Hello *hello,
                       int64_t now_ns, struct group **group, uint32_t *rank, struct error *error)
 {
@@ -360,19 +385,17 @@ status_t groups_hello(struct groups *groups, const struct wire_peer *peer, const
 
     struct member *member = &found->members[hello->rank];
     bool new_here = !member->here;
-    /* Orders on the old connection may be lost: begin the epoch again rather than wait for answers to them.
-     */
-    bool orders_lost = !new_here && !wire_peer_equal(&member->peer, peer) &&
-                       (found->state == GROUP_JOINING || found->state == GROUP_LOADING);
+    bool again = !new_here && lost_touch(found, member, peer, hello);
     fill_member(member, peer, hello, now_ns);
     found->here += new_here;
     if (new_here && found->here == found->ranks) all_here(found, now_ns);
-    if (orders_lost) group_enter(found, GROUP_COMPLETE, now_ns);
+    if (again) group_enter(found, GROUP_COMPLETE, now_ns);
     *group = found;
     *rank = hello->rank;
     return STATUS_OK;
 }
 
+/* A linear search: even a thousand ranks that speak twice a second make it a few microseconds each. */
 bool groups_find(struct groups *groups, const struct wire_peer *peer, struct group **group, uint32_t *rank)
 {
     for (size_t i = 0; i < groups->count; i++)

@@ -16,6 +16,7 @@ struct job *joblist_at(const struct joblist *list, size_t index)
     return list->slots[list->begin + index];
 }
 
+/* Binary search: also says how many jobs are ahead. */
 size_t joblist_rank(const struct joblist *list, uint64_t id)
 {
     size_t low = 0, high = list->count;
@@ -35,6 +36,8 @@ struct job *joblist_find(const struct joblist *list, uint64_t id)
     return rank < list->count && joblist_at(list, rank)->id == id ? joblist_at(list, rank) : NULL;
 }
 
+/* Separate from insertion, so that a job changes its state in the store only when its place in memory is
+ * sure. */
 bool joblist_reserve(struct joblist *list)
 {
     if (list->begin + list->count < list->capacity) return true;
@@ -51,6 +54,7 @@ bool joblist_reserve(struct joblist *list)
     return true;
 }
 
+/* Mostly at the end; a job that comes back after a loss goes to its old place near the front. */
 void joblist_insert(struct joblist *list, struct job *job)
 {
     size_t rank = joblist_rank(list, job->id);
@@ -60,6 +64,7 @@ void joblist_insert(struct joblist *list, struct job *job)
     list->count++;
 }
 
+/* Mostly at the front, which moves nothing. */
 void joblist_remove(struct joblist *list, const struct job *job)
 {
     size_t rank = joblist_rank(list, job->id);

@@ -75,6 +75,7 @@ static void note_changed(struct jobs *jobs, uint64_t id)
     jobs->changed[jobs->changed_count++] = id;
 }
 
+/* The array stays until the next change: the reader need not copy it. */
 size_t jobs_take_changed(struct jobs *jobs, const uint64_t **ids)
 {
     size_t count = jobs->changed_taken ? 0 : jobs->changed_count;
@@ -133,12 +134,14 @@ static status_t move(struct jobs *jobs, struct job *job, Refrain__JobState state
     return STATUS_OK;
 }
 
+/* The start is what counts as an attempt, so a job that never ran has 0. */
 status_t jobs_start(struct jobs *jobs, struct job *job, const char *plan, int64_t now_ms, struct error *error)
 {
     struct job_change change = {.plan = plan};
     return move(jobs, job, REFRAIN__JOB_STATE__JOB_RUNNING, &change, now_ms, error);
 }
 
+/* Files of the lost attempt are forgotten: the next one makes its own, to the same bits. */
 status_t jobs_requeue(struct jobs *jobs, struct job *job, bool lost, const char *message, int64_t now_ms,
                       struct error *error)
 {
@@ -156,6 +159,7 @@ status_t jobs_requeue(struct jobs *jobs, struct job *job, bool lost, const char 
                                : move(jobs, job, REFRAIN__JOB_STATE__JOB_QUEUED, &change, now_ms, error);
 }
 
+/* Asking twice is no error: the client may have missed the answer. */
 status_t jobs_cancel(struct jobs *jobs, struct job *job, int64_t now_ms, struct error *error)
 {
     if (job->state == REFRAIN__JOB_STATE__JOB_CANCELLING) return STATUS_OK;
@@ -176,6 +180,7 @@ static void learn_speed(struct jobs *jobs, const struct job *job, int64_t now_ms
     jobs->seconds_per_work = jobs->seconds_per_work > 0 ? 0.9 * jobs->seconds_per_work + 0.1 * rate : rate;
 }
 
+/* Only a completed job keeps files; whatever else it ends as, nobody may fetch half a result. */
 status_t jobs_finish(struct jobs *jobs, struct job *job, Refrain__JobState state, const char *message,
                      const Refrain__JobTimes *times, int64_t now_ms, struct error *error)
 {
@@ -241,6 +246,7 @@ static void forget_all(struct jobs *jobs)
     jobs->next_deadline_ms = INT64_MAX;
 }
 
+/* Watchers need not be told: what they saw was committed, and what was undone they never saw. */
 status_t jobs_reload(struct jobs *jobs, struct error *error)
 {
     forget_all(jobs);
@@ -275,6 +281,8 @@ void jobs_close(struct jobs *jobs)
 
 /* --------------------------------------------------------------------------------------------- submitting */
 
+/* Packed protobuf of one library and one schema is canonical enough: the same client asking the same gives
+ * the same bytes. An unknown field of a newer client counts as well. */
 status_t jobs_hash_spec(const Refrain__JobSpec *spec, uint8_t hash[REQUEST_HASH_BYTES], struct error *error)
 {
     size_t bytes = refrain__job_spec__get_packed_size(spec);
@@ -303,6 +311,8 @@ status_t jobs_find_same(struct jobs *jobs, const char *tenant, const char *key,
     return STATUS_OK;
 }
 
+/* Accepted and queued in one transaction: both events are in the history, and nobody ever sees one without
+ * the other. */
 status_t jobs_submit(struct jobs *jobs, const struct submission *submission, int64_t now_ms, uint64_t *id,
                      struct error *error)
 {
@@ -367,6 +377,7 @@ size_t jobs_ahead(const struct jobs *jobs, const struct job *job)
     return ahead;
 }
 
+/* Walks all unfinished jobs; asked only when a person removes a model. */
 bool jobs_use_model(const struct jobs *jobs, const char *model)
 {
     for (size_t i = 0; i < jobs->all.count; i++)
@@ -388,6 +399,7 @@ static double estimate_queued(const struct jobs *jobs, const struct job *job)
     return work * jobs->seconds_per_work;
 }
 
+/* Older moments of a history, and finished jobs, stay as they were stored. */
 void jobs_decorate(const struct jobs *jobs, Refrain__Job *out)
 {
     const struct job *job = jobs_find(jobs, out->job);
@@ -426,6 +438,7 @@ int64_t jobs_next_deadline_ms(const struct jobs *jobs)
     return jobs->next_deadline_ms;
 }
 
+/* Scans only when the earliest deadline has come; the scan finds the next one. */
 status_t jobs_expire(struct jobs *jobs, int64_t now_ms, struct error *error)
 {
     if (now_ms < jobs->next_deadline_ms) return STATUS_OK;

@@ -82,6 +82,7 @@ static const char *const sql[STATEMENTS] = {
 
 /* ----------------------------------------------------------------------------------------------- plumbing */
 
+/* A full disk has its own sentence: it is the one failure an operator can end. */
 status_t store_failed(const struct jobstore *store, struct error *error)
 {
     int code = sqlite3_errcode(store->db) & 0xff;
@@ -167,6 +168,7 @@ status_t store_no_memory(struct error *error)
 
 /* --------------------------------------------------------------------------------------- opening, closing */
 
+/* For pragmas at open; everything else is prepared once. */
 static status_t read_number(struct jobstore *store, const char *text, int64_t *number, struct error *error)
 {
     sqlite3_stmt *statement;
@@ -215,6 +217,7 @@ static status_t migrate(struct jobstore *store, struct error *error)
     return STATUS_OK;
 }
 
+/* quick_check reads every page but does not compare indices with rows: fast enough for every start. */
 static status_t check_integrity(struct jobstore *store, struct error *error)
 {
     sqlite3_stmt *statement;
@@ -232,6 +235,8 @@ static status_t check_integrity(struct jobstore *store, struct error *error)
     return status;
 }
 
+/* The order matters: WAL before anything is written, the schema before statements are prepared
+ * against it. */
 status_t jobstore_open(const char *path, struct jobstore **store, struct error *error)
 {
     status_t status;
@@ -274,6 +279,8 @@ void jobstore_close(struct jobstore *store)
     free(store);
 }
 
+/* A broken batch is rolled back even if SQLite would commit what is left of it: half a batch was
+ * acknowledged to nobody. */
 status_t jobstore_commit(struct jobstore *store, struct error *error)
 {
     if (!store->broken && sqlite3_get_autocommit(store->db)) return STATUS_OK;
@@ -320,6 +327,7 @@ static double spec_work(const Refrain__JobSpec *spec)
     return (double)spec->steps * spec->width * spec->height * spec->frames;
 }
 
+/* The job's own number comes from SQLite: AUTOINCREMENT never gives one twice, also after a delete. */
 status_t jobstore_submit(struct jobstore *store, const struct new_job *job, uint64_t *id, struct error *error)
 {
     status_t status = begin_write(store, error);
@@ -366,6 +374,8 @@ status_t jobstore_find_key(struct jobstore *store, const char *tenant, const cha
     return status;
 }
 
+/* The condition on the old sequence number makes a drift between memory and store an error instead of a
+ * wrong history. */
 status_t jobstore_change(struct jobstore *store, const struct job_change *change, struct error *error)
 {
     status_t status = begin_write(store, error);
@@ -497,6 +507,7 @@ status_t jobstore_models(struct jobstore *store,
     return status;
 }
 
+/* One statement reads and raises the counter, so the number is used up even if nobody ever sees it. */
 status_t jobstore_next_epoch(struct jobstore *store, uint64_t above, uint64_t *epoch, struct error *error)
 {
     status_t status = begin_write(store, error);

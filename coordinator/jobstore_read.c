@@ -22,6 +22,7 @@ static status_t count_files(struct jobstore *store, uint64_t id, size_t *count, 
     return status;
 }
 
+/* Counted first: the message wants an array, and a job has a handful of files. */
 static status_t read_files(struct jobstore *store, Refrain__Job *job, struct error *error)
 {
     size_t count = 0;
@@ -105,6 +106,7 @@ status_t jobstore_get(struct jobstore *store, const char *tenant, uint64_t id, R
     return status;
 }
 
+/* LIMIT would have to guess how many fit into an answer; the taker knows and stops the walk. */
 status_t jobstore_list(struct jobstore *store, const char *tenant, uint64_t before, bool active_only,
                        bool (*take)(void *context, Refrain__Job *job), void *context, struct error *error)
 {
@@ -137,6 +139,7 @@ static status_t rewind_to(Refrain__Job *job, sqlite3_stmt *event, struct error *
     return fine ? STATUS_OK : store_no_memory(error);
 }
 
+/* The row is read anew for each event: histories are short, and only one copy of a job's shape exists. */
 status_t jobstore_history(struct jobstore *store, uint64_t id, uint64_t after,
                           bool (*take)(void *context, Refrain__Job *job), void *context, struct error *error)
 {
@@ -188,6 +191,7 @@ status_t jobstore_active(struct jobstore *store,
     return status;
 }
 
+/* Two walks over a tenant's index; asked by people, not in loops. */
 status_t jobstore_count(struct jobstore *store, const char *tenant, uint64_t *counts, uint64_t *result_bytes,
                         struct error *error)
 {

@@ -31,11 +31,12 @@ struct launch {
     struct launch_config config;
     char note[PATH_BYTES], log[PATH_BYTES];
     struct child child;
-    bool inherited, forbidden, stopping, killed;
-    int failures;     /* in a row, without a ready group between */
-    int64_t start_ns; /* not before */
-    int64_t since_ns; /* started, or found */
-    int64_t kill_ns;  /* when stopping */
+    bool inherited, forbidden, stopping, asked, killed; /* stopping; SIGTERM sent; SIGKILL sent */
+    int failures;                                       /* in a row, without a ready group between */
+    int64_t start_ns;                                   /* not before */
+    int64_t since_ns;                                   /* started, or found */
+    int64_t ask_ns;                                     /* when stopping: SIGTERM then ... */
+    int64_t kill_ns;                                    /* ... and SIGKILL then */
 };
 
 /* ----------------------------------------------------------------------------------------------- the note */
@@ -56,6 +57,8 @@ static bool process_start_time(pid_t pid, uint64_t *ticks)
     return at && sscanf(at, "%" SCNu64, ticks) == 1;
 }
 
+/* Losing the note is no reason to fail: a restarted coordinator then starts new ranks, and the old ones
+ * give up as orphans. */
 static void write_note(const struct launch *launch)
 {
     uint64_t ticks = 0;
@@ -110,6 +113,8 @@ void launch_close(struct launch *launch)
 
 /* ----------------------------------------------------------------------------------------------- starting */
 
+/* What a person would type, and as few settings as possible: a site's own Open MPI configuration stays in
+ * force. */
 static status_t start(struct launch *launch, struct error *error)
 {
     const struct launch_config *config = &launch->config;
@@ -147,15 +152,16 @@ static status_t start(struct launch *launch, struct error *error)
     return child_start(argv, &options, &launch->child, error);
 }
 
+/* The first time at once; when it keeps happening, after pauses that double. */
 static void pause_before_next(struct launch *launch, int64_t now_ns)
 {
-    int64_t pause_ns = FIRST_PAUSE_NS;
-    for (int i = 1; i < launch->failures && pause_ns < LAST_PAUSE_NS; i++) pause_ns *= 2;
-    launch->start_ns = now_ns + (launch->failures == 0      ? 0
-                                 : pause_ns < LAST_PAUSE_NS ? pause_ns
-                                                            : LAST_PAUSE_NS);
+    int64_t pause_ns = launch->failures > 1 ? FIRST_PAUSE_NS : 0;
+    for (int i = 2; i < launch->failures && pause_ns < LAST_PAUSE_NS; i++) pause_ns *= 2;
+    launch->start_ns = now_ns + (pause_ns < LAST_PAUSE_NS ? pause_ns : LAST_PAUSE_NS);
 }
 
+/* A failure to start (no mpirun, no memory) is retried like one that ended: the machine may be mended
+ * meanwhile. */
 static void try_start(struct launch *launch, int64_t now_ns)
 {
     struct error error;
@@ -181,31 +187,43 @@ static void note_end(struct launch *launch, int64_t now_ns)
     int code = child_reap(&launch->child); /* -1 for an inherited one: init reaps it */
     unlink(launch->note);
     launch->inherited = launch->stopping = false;
-    if (!asked) launch->failures++;
+    launch->failures++;
     pause_before_next(launch, now_ns);
     log_line(asked ? LOG_INFO : LOG_WARN, "mpirun ended%s (code %d)", asked ? "" : " by itself", code);
 }
 
-void launch_stop(struct launch *launch, int64_t now_ns)
+void launch_stop(struct launch *launch, int64_t now_ns, int64_t grace_ns)
 {
     if (launch->child.pidfd < 0 || launch->stopping) return;
-    kill(launch->child.pid, SIGTERM);
     launch->stopping = true;
-    launch->killed = false;
-    launch->kill_ns = now_ns + KILL_AFTER_NS;
+    launch->asked = launch->killed = false;
+    launch->ask_ns = now_ns + grace_ns;
+    launch->kill_ns = launch->ask_ns + KILL_AFTER_NS;
 }
 
-bool launch_tick(struct launch *launch, bool readable, int64_t now_ns)
+/* First with a word, then without. */
+static void press(struct launch *launch, int64_t now_ns)
 {
-    bool ended = readable && launch->child.pidfd >= 0;
-    if (ended) {
-        note_end(launch, now_ns);
-    } else if (launch->stopping && !launch->killed && now_ns >= launch->kill_ns) {
+    if (!launch->asked && now_ns >= launch->ask_ns) {
+        kill(launch->child.pid, SIGTERM);
+        launch->asked = true;
+    }
+    if (!launch->killed && now_ns >= launch->kill_ns) {
         log_line(LOG_WARN, "mpirun does not end, it is killed");
         kill(-launch->child.pid, SIGKILL); /* it leads a process group of its own */
         kill(launch->child.pid, SIGKILL);
         launch->killed = true;
     }
+}
+
+/* One place for all that time and the pidfd bring about. */
+bool launch_tick(struct launch *launch, bool readable, int64_t now_ns)
+{
+    bool ended = readable && launch->child.pidfd >= 0;
+    if (ended)
+        note_end(launch, now_ns);
+    else if (launch->stopping)
+        press(launch, now_ns);
     bool due = launch->child.pidfd < 0 && launch->config.ranks > 0 && !launch->forbidden &&
                now_ns >= launch->start_ns;
     if (due) try_start(launch, now_ns);
@@ -214,7 +232,7 @@ bool launch_tick(struct launch *launch, bool readable, int64_t now_ns)
 
 int64_t launch_wake_ns(const struct launch *launch)
 {
-    if (launch->stopping && !launch->killed) return launch->kill_ns;
+    if (launch->stopping && !launch->killed) return launch->asked ? launch->kill_ns : launch->ask_ns;
     if (launch->child.pidfd < 0 && launch->config.ranks > 0 && !launch->forbidden) return launch->start_ns;
     return CLOCK_NEVER;
 }

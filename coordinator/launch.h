@@ -50,7 +50,10 @@ bool launch_hopeless(
 /* Starts what is due, reaps what ended (true: it has just ended), kills what does not obey. */
 bool launch_tick(struct launch *launch, bool readable, int64_t now_ns);
 void launch_settled(struct launch *launch);
-void launch_stop(struct launch *launch, int64_t now_ns);
+/* Ends it, if it does not end by itself within grace_ns: an mpirun that lost a rank is ending its job
+ * already, and a SIGTERM in the middle of that makes Open MPI 4.1 crash and leave its session files behind.
+ */
+void launch_stop(struct launch *launch, int64_t now_ns, int64_t grace_ns);
 void launch_forbid(struct launch *launch); /* from now on nothing is started: the coordinator is ending */
 
 #endif

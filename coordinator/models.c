@@ -109,6 +109,7 @@ static const char *list_names(const struct models *models, char *text, size_t by
     return text;
 }
 
+/* The sentence lists what there is, so that a typing error is seen at once. */
 status_t models_find(const struct models *models, const char *name, const struct model **model,
                      struct error *error)
 {
@@ -129,6 +130,7 @@ status_t models_find(const struct models *models, const char *name, const struct
     return STATUS_OK;
 }
 
+/* Jobs that were done with it keep their results; their stored specs still name it. */
 status_t models_remove(struct models *models, const char *name, struct error *error)
 {
     const struct model *model;
@@ -162,6 +164,7 @@ status_t models_open(struct jobstore *store, const char *worker_binary, struct m
     return STATUS_OK;
 }
 
+/* The answered one leaves the queue; the next starts at the following turn. */
 static void drop_first(struct models *models)
 {
     struct inspection *first = models->first;
@@ -190,6 +193,7 @@ void models_close(struct models *models)
     free(models);
 }
 
+/* Only queues: the inspection itself is started by the loop, through models_inspected. */
 status_t models_add(struct models *models, const struct wire_peer *peer, uint64_t request, const char *name,
                     const char *directory, struct error *error)
 {
@@ -221,6 +225,7 @@ status_t models_add(struct models *models, const struct wire_peer *peer, uint64_
     return STATUS_OK;
 }
 
+/* Tied: an inspection that outlives the coordinator would be of use to nobody. */
 static status_t start_child(struct models *models, int64_t now_ns, struct error *error)
 {
     const char *argv[] = {models->worker_binary, "--inspect", models->first->directory, NULL};
@@ -293,6 +298,8 @@ static bool child_ended(const struct models *models)
     return zmq_poll(&item, 1, 0) > 0;
 }
 
+/* Starts what waits, reads what was printed, and hands out the first that is finished; called once per
+ * turn until false. */
 bool models_inspected(struct models *models, int64_t now_ns, struct inspected *inspected)
 {
     if (!models->first) return false;

@@ -77,6 +77,7 @@ void outbox_close(struct outbox *outbox)
     free(outbox);
 }
 
+/* Packed at once: the message may borrow from what changes before the commit. */
 static status_t put(struct outbox *outbox, const struct wire_peer *peer, bool to_worker, uint64_t request,
                     const ProtobufCMessage *message, struct error *error)
 {
@@ -133,6 +134,7 @@ struct blocked {
     size_t count;
 };
 
+/* Linear over a few: slow receivers are rare, and a full table only delays. */
 static bool is_blocked(const struct blocked *blocked, const struct letter *letter)
 {
     for (size_t i = 0; i < blocked->count; i++)
@@ -170,6 +172,7 @@ static void deliver_all(struct outbox *outbox, struct letter *letter, struct blo
     }
 }
 
+/* What is late goes first, so that order is kept for each receiver. */
 void outbox_flush(struct outbox *outbox)
 {
     struct blocked blocked = {.count = 0};
@@ -182,6 +185,7 @@ bool outbox_behind(const struct outbox *outbox)
     return outbox->late.first != NULL;
 }
 
+/* Late letters belong to earlier commits and are still true: they go out unchanged. */
 void outbox_refuse(struct outbox *outbox, const struct error *error)
 {
     for (struct letter *letter = queue_take(&outbox->fresh); letter; letter = discard(letter))

@@ -18,6 +18,7 @@ static uint32_t smaller(uint32_t a, uint32_t b)
     return a < b ? a : b;
 }
 
+/* More ranks than blocks: the surplus gets none and stays in the epoch, ready for a larger model. */
 status_t plan_make(uint32_t layers, uint32_t ranks, const struct fold *fold, struct plan *plan,
                    struct error *error)
 {
@@ -57,6 +58,7 @@ status_t plan_read_fold(const char *text, struct fold *fold, struct error *error
     return STATUS_OK;
 }
 
+/* Ends early where the text is full: it is for people, and a thousand ranks do not fit a line. */
 void plan_describe(const struct plan *plan, const char *backend, char *text, size_t bytes)
 {
     size_t used = (size_t)snprintf(text, bytes, "%u rank%s, blocks %u", plan->ranks,

@@ -48,6 +48,8 @@ static void miss_job(struct server *server, struct group *group)
     group->slot = (struct slot){0};
 }
 
+/* Only home speaks for jobs. That a job is adopted is decided here, before all ranks are back: if one does
+ * not come, the group is lost like any other and the job queued again. */
 static void welcome(struct server *server, struct group *group, uint32_t rank, const Refrain__Hello *hello)
 {
     Refrain__Welcome body = REFRAIN__WELCOME__INIT;
@@ -62,6 +64,7 @@ static void welcome(struct server *server, struct group *group, uint32_t rank, c
     order_welcome(server->outbox, &group->members[rank].peer, &body);
 }
 
+/* Who is sent away is told why, in the words its log will show. */
 static void take_hello(struct server *server, const struct wire_peer *peer, const Refrain__Hello *hello)
 {
     struct group *group;
@@ -90,11 +93,13 @@ static struct job *reported_job(const struct server *server, const struct sender
     return job && job->attempt == attempt ? job : NULL;
 }
 
+/* Does the report speak of what this group was given last, whether or not the job still counts? */
 static bool slot_is(const struct sender *sender, uint64_t id, uint32_t attempt)
 {
     return sender->rank == 0 && sender->group->slot.job == id && sender->group->slot.attempt == attempt;
 }
 
+/* Kept in memory only: after a restart the next report brings it again. */
 static void take_progress(struct server *server, const struct sender *sender,
                           const Refrain__JobProgress *report)
 {
@@ -143,12 +148,19 @@ static void fail_upload(struct server *server, struct job *job, const struct err
     finish(server, job, REFRAIN__JOB_STATE__JOB_FAILED, error->text, NULL);
 }
 
+/* Idempotent: a repeated chunk is answered with what is held, a file that is complete with its size. */
 static void take_upload(struct server *server, const struct sender *sender, const Refrain__UploadChunk *chunk)
 {
     struct error error;
     uint64_t held = 0, bytes, hash;
     struct job *job = reported_job(server, sender, chunk->job, chunk->attempt);
-    if (!job || !chunk->file) return;
+    if (!chunk->file) return;
+    if (!job) { /* it expired or failed: take the bytes as read, so that home comes to its end and is free
+                   again */
+        if (slot_is(sender, chunk->job, chunk->attempt))
+            order_upload_ack(server->outbox, sender->group, chunk->file, chunk->total);
+        return;
+    }
     /* Complete already: the answer was lost with the old connection. */
     status_t status =
         jobstore_find_file(server->store, job->id, job->attempt, chunk->file, &bytes, &hash, &error);
@@ -163,6 +175,7 @@ static void take_upload(struct server *server, const struct sender *sender, cons
         fail_upload(server, job, &error);
 }
 
+/* The acknowledgement waits for the row as well as for the file: JobDone relies on both. */
 void server_file_finished(struct server *server, const struct finished_file *file)
 {
     struct error error = file->error;
@@ -199,6 +212,7 @@ static status_t check_files(struct server *server, const struct job *job, const 
     return STATUS_OK;
 }
 
+/* Completed only if everything it names is here; a result one cannot fetch is no result. */
 static void take_done(struct server *server, const struct sender *sender, const Refrain__JobDone *done)
 {
     struct error error;
@@ -221,6 +235,7 @@ static void take_done(struct server *server, const struct sender *sender, const 
     }
 }
 
+/* The sentence goes to the client as it is: the rank that failed knows best. */
 static void take_failed(struct server *server, const struct sender *sender, const Refrain__JobFailed *failed)
 {
     struct error error;
@@ -238,6 +253,7 @@ static void take_failed(struct server *server, const struct sender *sender, cons
         log_line(LOG_ERROR, "%s", error.text);
 }
 
+/* A rank that drops a job nobody cancelled has not ended it: the job is queued again, as after a loss. */
 static void take_cancelled(struct server *server, const struct sender *sender,
                            const Refrain__JobCancelled *cancelled)
 {
@@ -273,12 +289,14 @@ static void take_last(struct server *server, const struct sender *sender, const 
 
 /* ----------------------------------------------------------------------------------------------- dispatch */
 
+/* An announced end spares everybody the wait for silence. */
 static void take_goodbye(struct server *server, const struct sender *sender, const Refrain__Goodbye *goodbye)
 {
     group_lose(sender->group, server->now_ns, "rank %u left%s%s", sender->rank, goodbye->message ? ": " : "",
                goodbye->message ? goodbye->message : "");
 }
 
+/* What does not fit the present state is ignored inside each function; what is unknown is counted. */
 static void dispatch(struct server *server, const struct sender *sender, const Refrain__WorkerReport *report)
 {
     struct group *group = sender->group;

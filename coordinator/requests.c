@@ -97,6 +97,8 @@ static status_t complete_spec(struct call *call, Refrain__JobSpec *spec, struct 
     return status;
 }
 
+/* The key is looked up before the model: a repeated submit is answered even when the model has gone
+ * since. */
 static status_t take_submit(struct call *call, struct error *error)
 {
     Refrain__Submit *submit = call->request->submit;
@@ -135,6 +137,7 @@ static status_t take_watch(struct call *call, struct error *error)
     return watches_add(call->server->watches, call->peer, call->id, watch->job, watch->from_sequence, error);
 }
 
+/* Unfinished jobs are in memory; only for others is the store asked. */
 static status_t take_cancel(struct call *call, struct error *error)
 {
     uint64_t id = call->request->cancel->job;
@@ -174,6 +177,7 @@ static bool list_job(void *context, Refrain__Job *job)
     return true;
 }
 
+/* An array of limit + 1 pointers is the only memory taken before the store is read. */
 static status_t take_list(struct call *call, struct error *error)
 {
     const Refrain__List *list = call->request->list;
@@ -195,6 +199,7 @@ static status_t take_list(struct call *call, struct error *error)
     return status;
 }
 
+/* Rows now, files after the commit: the other way round a crash could leave a job without its files. */
 static status_t take_delete(struct call *call, struct error *error)
 {
     struct server *server = call->server;
@@ -219,6 +224,7 @@ static status_t take_delete(struct call *call, struct error *error)
 
 /* -------------------------------------------------------------------------------------------------- files */
 
+/* Stateless: any offset, any size, any number of clients; a restart is not noticed. */
 static status_t take_fetch(struct call *call, struct error *error)
 {
     const Refrain__Fetch *fetch = call->request->fetch;
@@ -258,6 +264,7 @@ static status_t take_fetch(struct call *call, struct error *error)
 
 /* -------------------------------------------------------------------------------------------------- stats */
 
+/* The first group stands for all: with one mpirun, the usual case, it is the only one. */
 static const char *group_state_name(const struct server *server)
 {
     const struct group *group = groups_at(server->groups, 0);
@@ -303,6 +310,7 @@ static void fill_counts(const uint64_t counts[JOB_STATES], Refrain__StatsReply *
     SET(*stats, jobs_expired, counts[REFRAIN__JOB_STATE__JOB_EXPIRED]);
 }
 
+/* Ranks are shown to everybody: who waits for a job may know what it waits for. */
 static status_t take_stats(struct call *call, struct error *error)
 {
     struct server *server = call->server;
@@ -421,6 +429,8 @@ static status_t dispatch(struct call *call, struct error *error)
     }
 }
 
+/* The order is the defence: bytes, version and texts; then who it is; then every field; then what it
+ * asks. */
 void server_request(struct server *server, const struct wire_peer *peer, zmq_msg_t *frame)
 {
     struct call call = {.server = server, .peer = peer};

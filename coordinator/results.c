@@ -79,6 +79,7 @@ static void sync_file(struct upload *upload, int fd)
     if (error->status != STATUS_OK) unlink(upload->partial);
 }
 
+/* Stops only when the queue is empty: a file that was received completely is not thrown away at the end. */
 static void *sync_thread(void *argument)
 {
     struct results *results = argument;
@@ -100,6 +101,7 @@ static void *sync_thread(void *argument)
     return NULL;
 }
 
+/* From here to results_finished the upload belongs to the sync thread; the loop only marks it. */
 static void hand_over(struct results *results, struct upload *upload)
 {
     pthread_mutex_lock(&results->lock);
@@ -189,6 +191,7 @@ int results_descriptor(const struct results *results)
     return results->wake;
 }
 
+/* Files of an attempt that is over are dropped silently: their job has moved on. */
 bool results_finished(struct results *results, struct finished_file *finished)
 {
     struct upload *upload = NULL;
@@ -218,6 +221,7 @@ static struct upload *find_upload(struct results *results, const Refrain__Upload
     return upload;
 }
 
+/* Names become paths and sizes become disk space: both are checked before anything is opened. */
 static status_t check_chunk(const struct results *results, const Refrain__UploadChunk *chunk,
                             struct error *error)
 {
@@ -249,6 +253,7 @@ static status_t check_room(const struct results *results, const Refrain__UploadC
                      chunk->file, chunk->total, left, RESERVE_BYTES);
 }
 
+/* Truncates what an earlier coordinator left of the same attempt: its hash state died with it. */
 static status_t open_upload(struct results *results, const Refrain__UploadChunk *chunk,
                             struct upload **upload, struct error *error)
 {
@@ -305,6 +310,8 @@ static status_t write_at(int fd, const char *name, const uint8_t *data, size_t b
     return STATUS_OK;
 }
 
+/* Chunks must follow each other, because the hash runs along with them; anything else is answered with
+ * where to go on. */
 status_t results_chunk(struct results *results, const Refrain__UploadChunk *chunk, uint64_t *held,
                        struct error *error)
 {
@@ -345,6 +352,7 @@ fail:
     return status;
 }
 
+/* Memory and open files go at once, except what the sync thread holds. */
 void results_drop(struct results *results, uint64_t job)
 {
     for (struct upload *upload = results->uploads, *next; upload; upload = next) {
@@ -359,6 +367,7 @@ void results_drop(struct results *results, uint64_t job)
 
 /* -------------------------------------------------------------------------------------- reading, removing */
 
+/* Opened anew for each chunk: a client that stops in the middle leaves nothing behind. */
 status_t results_read(const struct results *results, uint64_t job, const char *name, uint64_t offset,
                       size_t bytes, void *buffer, size_t *got, struct error *error)
 {
@@ -406,6 +415,7 @@ void results_delete(struct results *results, uint64_t job)
     clear_directory(results, name, false);
 }
 
+/* Removing while reading a directory is allowed; entries may be skipped, and the next start finds them. */
 status_t results_sweep(struct results *results, bool (*keep)(void *context, uint64_t job), void *context,
                        struct error *error)
 {

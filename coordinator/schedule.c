@@ -13,6 +13,8 @@
 #include "coordinator/orders.h"
 #include "coordinator/server.h"
 
+#define LAUNCHER_GRACE_NS SECOND_NS /* for our mpirun to notice a lost rank by itself */
+
 /* -------------------------------------------------------------------------------------------- small steps */
 
 static void log_failed(const char *what, const struct error *error)
@@ -50,6 +52,7 @@ static void give_back(struct server *server, struct group *group, bool lost, con
     free_slot(group);
 }
 
+/* Also for a queued job that cannot even be planned: then the slot is empty already. */
 static void fail_job(struct server *server, struct group *group, struct job *job, const char *why)
 {
     struct error error;
@@ -60,6 +63,8 @@ static void fail_job(struct server *server, struct group *group, struct job *job
     free_slot(group);
 }
 
+/* If the commit fails, the job is found running without ranks and queued again later, and the ranks hear of
+ * it when they speak next: nothing here needs to be undone. */
 static void end_group(struct server *server, struct group *group)
 {
     char why[ERROR_TEXT_BYTES + 32];
@@ -68,10 +73,12 @@ static void end_group(struct server *server, struct group *group)
     give_back(server, group, true, why);
     order_shutdown_group(server->outbox, group, why);
     /* Our own mpirun is started anew as a whole; one started by hand is not ours to end. */
-    if (server->settings->launch == group->ranks) launch_stop(server->launch, server->now_ns);
+    if (server->settings->launch == group->ranks)
+        launch_stop(server->launch, server->now_ns, LAUNCHER_GRACE_NS);
     groups_remove(server->groups, group);
 }
 
+/* Numbers grow over everything any member has seen, also over a job store that was started afresh. */
 static void begin_epoch(struct server *server, struct group *group)
 {
     uint64_t above = group->epoch;
@@ -91,6 +98,7 @@ static void begin_epoch(struct server *server, struct group *group)
 
 /* ----------------------------------------------------------------------------------------------- one slot */
 
+/* Every rank loads its own blocks; the state ends when all have answered, well or badly. */
 static void begin_load(struct server *server, struct group *group, struct job *job)
 {
     struct error error;
@@ -107,6 +115,8 @@ static void begin_load(struct server *server, struct group *group, struct job *j
     group_enter(group, GROUP_LOADING, server->now_ns);
 }
 
+/* The spec comes from the store, where every default was filled in at submission: a default that changed
+ * since does not change a job that waits. */
 static void assign(struct server *server, struct group *group, struct job *job)
 {
     Refrain__Job *stored;
@@ -169,6 +179,8 @@ static bool take_next(struct server *server, struct group *group)
     return true;
 }
 
+/* Runs until the slot is with home or nothing more can be done now, so a free group never waits for the
+ * next turn. */
 static void serve(struct server *server, struct group *group)
 {
     struct slot *slot = &group->slot;
@@ -242,9 +254,10 @@ static void check_launch(struct server *server)
     if (groups_at(server->groups, 0)) return;
     if (!launch_overdue(server->launch, server->now_ns, limit_ms * MILLISECOND_NS)) return;
     log_line(LOG_WARN, "no rank came within %.1f s of its start", (double)limit_ms / 1000);
-    launch_stop(server->launch, server->now_ns);
+    launch_stop(server->launch, server->now_ns, 0);
 }
 
+/* Nothing new is begun for a second after a failed commit: each try would fail, and cost a fsync. */
 void server_schedule(struct server *server)
 {
     struct error error;
@@ -261,6 +274,7 @@ void server_schedule(struct server *server)
     check_launch(server);
 }
 
+/* For the coordinator's own end: jobs go back to the queue without counting it as a loss. */
 void server_release_ranks(struct server *server, const char *reason)
 {
     for (size_t i = 0; groups_at(server->groups, i); i++) {
@@ -272,6 +286,7 @@ void server_release_ranks(struct server *server, const char *reason)
     requeue_orphans(server);
 }
 
+/* The store is the truth; what memory believed beyond it is given up. */
 void server_recover(struct server *server)
 {
     struct error error;

@@ -63,6 +63,8 @@ static status_t lock_data(struct server *server, struct error *error)
     return error_set(error, STATUS_CONFLICT, "--data %s: another coordinator is using it", data);
 }
 
+/* Asked once per directory at start: files without a row belong to a deletion or an upload that was cut
+ * short. */
 static bool keep_results(void *context, uint64_t job)
 {
     struct jobstore *store = context;
@@ -73,6 +75,7 @@ static bool keep_results(void *context, uint64_t job)
     return true;
 }
 
+/* The lock comes first: nothing may be read, let alone repaired, under another coordinator's feet. */
 static status_t open_store(struct server *server, struct error *error)
 {
     const struct settings *settings = server->settings;
@@ -93,6 +96,7 @@ static status_t open_store(struct server *server, struct error *error)
     return status;
 }
 
+/* Limits are set before binding, as libzmq takes them over at that moment. */
 static status_t bind_socket(struct server *server, const char *option, const char *endpoint,
                             const char *domain, void **socket, char bound[256], struct error *error)
 {
@@ -152,6 +156,7 @@ static void make_reachable(char endpoint[256], bool from_other_hosts)
     }
 }
 
+/* The launcher comes last: its ranks connect to sockets that are bound by then. */
 static status_t open_ranks(struct server *server, struct error *error)
 {
     const struct settings *settings = server->settings;
@@ -220,6 +225,7 @@ static void expect_ranks(struct server *server)
     if (running) server->orphans_until_ns = server->now_ns + server->settings->reconnect_ms * MILLISECOND_NS;
 }
 
+/* Each part is opened after those it needs; server_close takes what there is, in reverse. */
 status_t server_open(const struct settings *settings, struct server **server, struct error *error)
 {
     struct server *made = calloc(1, sizeof *made);
@@ -256,6 +262,7 @@ static void close_socket(void *socket)
 void server_close(struct server *server)
 {
     if (!server) return;
+    if (server->stopping && server->settings->endpoint_file) unlink(server->settings->endpoint_file);
     launch_close(server->launch);
     groups_close(server->groups);
     outbox_close(server->outbox);
@@ -317,6 +324,7 @@ static bool wait_for_events(const struct server *server)
     return launch_descriptor(server->launch) >= 0 && (items[LAUNCH].revents & ZMQ_POLLIN);
 }
 
+/* Ranks are asked to end by themselves; stopped() sees to it that they do. */
 static void begin_stop(struct server *server, const char *why)
 {
     if (server->stopping) return;
@@ -338,7 +346,8 @@ static void take_signals(struct server *server)
 static void take_messages(struct server *server, void *socket,
                           void (*take)(struct server *, const struct wire_peer *, zmq_msg_t *))
 {
-    for (int i = 0; i < TURN_MESSAGES && clock_now_ns() - server->now_ns < TURN_NS; i++) {
+    int64_t end_ns = clock_now_ns() + TURN_NS; /* of its own: one socket must not use up the other's time */
+    for (int i = 0; i < TURN_MESSAGES && clock_now_ns() < end_ns; i++) {
         struct wire_peer peer;
         zmq_msg_t frame;
         struct error error;
@@ -351,6 +360,7 @@ static void take_messages(struct server *server, void *socket,
     }
 }
 
+/* Both answer somebody who waits, so they come before the commit of this turn. */
 static void take_results(struct server *server)
 {
     struct finished_file file;
@@ -382,7 +392,7 @@ static void commit(struct server *server)
 static bool stopped(struct server *server)
 {
     if (!launch_running(server->launch)) return true;
-    if (server->now_ns >= server->stop_at_ns) launch_stop(server->launch, server->now_ns);
+    if (server->now_ns >= server->stop_at_ns) launch_stop(server->launch, server->now_ns, 0);
     return server->now_ns >= server->stop_at_ns + STOP_PATIENCE_NS;
 }
 

@@ -29,6 +29,7 @@ status_t watches_open(struct watches **watches, struct error *error)
     return STATUS_OK;
 }
 
+/* Keeps the count of those behind, which decides how soon the loop comes back. */
 static void set_behind(struct watches *watches, struct watch *watch, bool behind)
 {
     watches->behind += behind;
@@ -54,6 +55,8 @@ void watches_close(struct watches *watches)
     free(watches);
 }
 
+/* A client that watches again after a reconnect has another connection: its old watch ends with the old
+ * one. */
 status_t watches_add(struct watches *watches, const struct wire_peer *peer, uint64_t request, uint64_t job,
                      uint64_t from_sequence, struct error *error)
 {
@@ -109,6 +112,7 @@ static bool is_final(const Refrain__Job *job)
     return job->state >= REFRAIN__JOB_STATE__JOB_COMPLETED;
 }
 
+/* Not through the outbox: events are read back from what is committed. */
 static status_t send_event(void *clients, const struct watch *watch, Refrain__Job *job, bool progress_only)
 {
     Refrain__Event event = REFRAIN__EVENT__INIT;
@@ -134,6 +138,7 @@ struct pump {
     bool last;       /* the final event was sent */
 };
 
+/* Moves the position only when ZeroMQ took the message, so nothing is skipped. */
 static bool pump_event(void *context, Refrain__Job *job)
 {
     struct pump *pump = context;
@@ -168,6 +173,7 @@ static bool pump_watch(struct watches *watches, struct pump *pump, struct jobsto
     return pump->status != STATUS_OK && pump->status != STATUS_AGAIN;
 }
 
+/* Walks the buckets only while somebody is behind. */
 void watches_pump(struct watches *watches, struct jobs *jobs, struct jobstore *store, void *clients)
 {
     for (size_t i = 0; i < BUCKETS && watches->behind > 0; i++)
@@ -180,6 +186,7 @@ void watches_pump(struct watches *watches, struct jobs *jobs, struct jobstore *s
         }
 }
 
+/* Who has stored events to catch up on gets those first; progress comes again soon. */
 void watches_progress(struct watches *watches, void *clients, Refrain__Job *job)
 {
     for (struct watch **link = &watches->buckets[job->job % BUCKETS]; *link;) {

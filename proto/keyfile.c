@@ -76,6 +76,7 @@ static bool take_role(enum key_role *role, const char *value)
     return false;
 }
 
+/* Strict about everything, because a key file with a typing error must not let in the wrong one. */
 status_t keyfile_read(const char *path, struct keyfile *key, struct error *error)
 {
     char text[KEYFILE_MAX_BYTES + 1];
@@ -112,6 +113,7 @@ status_t keyfile_read(const char *path, struct keyfile *key, struct error *error
     return STATUS_OK;
 }
 
+/* O_EXCL: a key that is in use is never overwritten, and a link is not followed. */
 status_t keyfile_write(const char *path, const struct keyfile *key, struct error *error)
 {
     int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);

@@ -99,6 +99,7 @@ static status_t check_whole(const char *name, uint64_t value, uint64_t min, uint
     return BLAME(name, "%s %" PRIu64 ": must be %" PRIu64 " to %" PRIu64, name, value, min, max);
 }
 
+/* NaN fails every comparison, so finiteness is asked first and limits are written as what must hold. */
 static status_t check_real(const char *name, double value, bool zero_allowed, double max, const char **field,
                            struct error *error)
 {
@@ -243,6 +244,8 @@ static status_t fill_text(char **text, const char *standard)
         if (!(spec)->has_##name) (spec)->name = (value), (spec)->has_##name = 1;                             \
     } while (0)
 
+/* After this the spec says everything; the store keeps it so, and a later change of defaults changes no
+ * stored job. */
 status_t validate_fill(Refrain__JobSpec *spec, const Refrain__ModelCard *card, struct error *error)
 {
     /* 50 steps and guidance 5.0: the defaults of the reference's WanPipeline.__call__. */
@@ -338,6 +341,7 @@ status_t validate_request(const Refrain__Request *request, const char **field, s
     }
 }
 
+/* Divisors must not be 0 and products must fit: checked once here, relied on everywhere else. */
 status_t validate_card(const Refrain__ModelCard *card, struct error *error)
 {
     const char *ignored, **field = &ignored;

@@ -17,8 +17,9 @@ enum {
     WIRETYPE_64BIT = 1,
     WIRETYPE_BYTES = 2,
     WIRETYPE_32BIT = 5,
-    /* A repeated empty message takes 2 bytes on the wire and some 60 unpacked, a sparse job 11 and 800. Honest
-     * messages stay far below this; a frame full of empty ones does not get to unfold into hundreds of megabytes. */
+    /* A repeated empty message takes 2 bytes on the wire and some 60 unpacked, a sparse job 11 and 800.
+     * Honest messages stay far below this; a frame full of empty ones does not get to unfold into hundreds of
+     * megabytes. */
     UNPACK_FIXED_BYTES = 4 << 20,
     UNPACK_FACTOR = 16,
 };
@@ -35,6 +36,7 @@ struct field {
     const uint8_t *bytes; /* WIRETYPE_BYTES */
 };
 
+/* At most ten bytes; what would not fit 64 bits is cut, as protobuf does. */
 static bool walk_varint(struct walker *walker, uint64_t *value)
 {
     uint64_t sum = 0;
@@ -146,6 +148,7 @@ static void allowance_free(void *data, void *pointer)
     free(pointer);
 }
 
+/* Version, then texts, then the message itself: each step may believe what the one before has checked. */
 static status_t unpack(const ProtobufCMessageDescriptor *descriptor, const void *data, size_t bytes,
                        uint64_t *id, ProtobufCMessage **message, struct error *error)
 {
@@ -262,6 +265,7 @@ static status_t receive_failed(zmq_msg_t *frame, struct error *error)
     return error_set(error, STATUS_IO, "message could not be received: %s", zmq_strerror(code));
 }
 
+/* Takes a message whole: after STATUS_CORRUPT the socket stands at the next one. */
 status_t wire_receive(void *socket, struct wire_peer *peer, zmq_msg_t *frame, struct error *error)
 {
     zmq_msg_t part;

@@ -91,6 +91,7 @@ static void become_coordinator(const struct rig *rig)
         (unshare(CLONE_NEWNS) != 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0 ||
          mount("tmpfs", data, "tmpfs", 0, "size=40m") != 0))
         _exit(77);
+    if (rig->quiet && !freopen("/dev/null", "w", stderr)) _exit(1);
     argv[n++] = program;
     argv[n++] = "--data", argv[n++] = data;
     argv[n++] = "--worker-binary", argv[n++] = worker;

@@ -26,6 +26,7 @@ struct rig {
     const char *const *options; /* borrowed: used again by rig_restart */
     const char *worker_script;  /* shell text of refrain-worker */
     bool small_disk;            /* data/ is a file system of 40 MiB (needs privileges) */
+    bool quiet;                 /* its complaints are expected: not shown */
 };
 
 void rig_prepare(struct rig *rig); /* directory and script, nothing started */

@@ -27,6 +27,7 @@ struct board {
     char kind[16];
     char directory[64]; /* for ipc sockets */
     atomic_int count;
+    atomic_uint job; /* mpi: mpirun's number of it, which names its shared memory */
     atomic_int pids[GROUP_MEMBERS];
     atomic_int opened[GROUP_MEMBERS];
     char addresses[GROUP_MEMBERS][FABRIC_ADDRESS_BYTES];
@@ -58,6 +59,7 @@ void group_signal(struct group *group, int index, int number);
 void group_await(struct group *group, int mark); /* until that mark is set */
 void group_expect(struct group *group, int index);
 void group_end(struct group *group);
+void group_end_unfinished(void); /* at the program's end: of a test that failed */
 
 /* -------------------------------------------------------------------------------------- the members' side */
 

@@ -261,6 +261,7 @@ static void run_zmq(struct bench *b)
     measure(b);
     zmq_close(b->raw);
     zmq_ctx_term(context);
+    if (b->self == 0 && strcmp(b->kind, "ipc") == 0) unlink(endpoint + strlen("ipc://"));
 }
 
 static void fork_pair(struct bench *b)
