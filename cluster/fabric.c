@@ -42,6 +42,7 @@ static void wake_io(struct fabric *fabric)
 
 void fabric_signal_owner(struct fabric *fabric)
 {
+    fabric->unsaid_ns = 0;
     if (fabric->ready_signalled) return;
     fabric->ready_signalled = true;
     ring(fabric->ready_fd);
@@ -50,6 +51,7 @@ void fabric_signal_owner(struct fabric *fabric)
 /* Lock held. */
 static void hush_owner(struct fabric *fabric)
 {
+    fabric->unsaid_ns = 0;
     if (!fabric->ready_signalled) return;
     fabric->ready_signalled = false;
     silence(fabric->ready_fd);
@@ -62,7 +64,10 @@ void fabric_push_event(struct fabric *fabric, struct event_node *node)
     node->next = NULL;
     *fabric->events_end = node;
     fabric->events_end = &node->next;
-    fabric_signal_owner(fabric);
+    if (node->event.kind != FABRIC_SENT)
+        fabric_signal_owner(fabric);
+    else if (!fabric->ready_signalled && !fabric->unsaid_ns)
+        fabric->unsaid_ns = clock_now_ns(); /* the I/O thread does it if nothing else comes */
 }
 
 static struct event_node *pop_event(struct fabric *fabric)

@@ -63,13 +63,13 @@ void fabric_io_disconnected(struct fabric *fabric, int peer)
     struct peer *from = &fabric->peers[peer];
     /* Before the handshake it may still be starting up, and the transport connects again. */
     if (fabric->phase == PHASE_JOINING && !from->welcomed) return;
-    fabric_io_lose(fabric, peer, "its connection ended");
+    if (!from->ended_ns) from->ended_ns = clock_now_ns();
 }
 
 /* ------------------------------------------------------------------------------------- the owner's wishes */
 
 /* Takes over what the owner posted and released since the last time. */
-static void fetch_posts(struct fabric *fabric)
+static void fetch_posts(struct fabric *fabric, int64_t now)
 {
     pthread_mutex_lock(&fabric->lock);
     struct outgoing *outgoing = fabric->posted;
@@ -82,6 +82,9 @@ static void fetch_posts(struct fabric *fabric)
         peer->released = 0;
     }
     fabric->releases = false;
+    if (fabric->unsaid_ns && now - fabric->unsaid_ns >= SENT_LATE_MS * MILLISECOND_NS)
+        fabric_signal_owner(fabric);
+    fabric->hurry = fabric->hurry || fabric->in_transit > 0 || fabric->unsaid_ns;
     pthread_mutex_unlock(&fabric->lock);
     while (outgoing) {
         struct outgoing *next = outgoing->next;
@@ -151,7 +154,7 @@ static void drop_unfinished(struct fabric *fabric, struct peer *peer)
 
 static void end_epoch(struct fabric *fabric)
 {
-    fetch_posts(fabric);
+    fetch_posts(fabric, clock_now_ns());
     pthread_mutex_lock(&fabric->lock);
     fabric->phase = PHASE_IDLE;
     fabric_drop_events(fabric);
@@ -201,11 +204,18 @@ static void watch_peers(struct fabric *fabric, int64_t now)
     int64_t pause = now - fabric->turned_ns;
     int64_t forgiven = pause > OWN_SLEEP_MS * MILLISECOND_NS ? pause : 0;
     fabric->turned_ns = now;
+    fabric->hurry = false;
     for (int i = 0; i < fabric->count; i++) {
         struct peer *peer = &fabric->peers[i];
         if (i == fabric->self || peer->lost) continue;
         peer->heard_ns = peer->heard_ns + forgiven < now ? peer->heard_ns + forgiven : now;
         if (now >= peer->beat_ns) peer->owes_beat = true;
+        if (peer->ended_ns) {
+            fabric->hurry = true;
+            if (now - peer->ended_ns >= ENDED_MS * MILLISECOND_NS)
+                fabric_io_lose(fabric, i, "its connection ended");
+            continue;
+        }
         int64_t silent_ns = now - peer->heard_ns;
         if (fabric->phase != PHASE_READY || silent_ns <= SILENCE_MS * MILLISECOND_NS) continue;
         peer->silent = true;
@@ -224,7 +234,7 @@ static int64_t next_turn(const struct fabric *fabric, int64_t now)
     case PHASE_OVER:
         break;
     }
-    return now + TICK_MS * MILLISECOND_NS;
+    return now + (fabric->hurry ? SENT_LATE_MS : TICK_MS) * MILLISECOND_NS;
 }
 
 void *fabric_io_main(void *argument)
@@ -236,7 +246,7 @@ void *fabric_io_main(void *argument)
         int64_t now = clock_now_ns();
         if (fabric->phase != PHASE_IDLE) {
             watch_peers(fabric, now);
-            fetch_posts(fabric);
+            fetch_posts(fabric, now);
             fabric_io_push(fabric, now);
         }
         fabric->transport->progress(fabric->link, next_turn(fabric, now));

@@ -168,6 +168,12 @@ void groups_drop_dead(struct groups *groups, int64_t now_ns)
                 group_lose(groups->list[i], now_ns, "rank %u died", rank);
 }
 
+void groups_drop_launch(struct groups *groups, uint64_t launch, int64_t now_ns)
+{
+    for (size_t i = 0; launch && i < groups->count; i++)
+        if (groups->list[i]->launch == launch) group_lose(groups->list[i], now_ns, "mpirun ended");
+}
+
 /* Nobody could be heard while the loop stood still: the time counts from now. */
 void groups_forgive(struct groups *groups, int64_t now_ns)
 {

@@ -71,6 +71,7 @@ struct group {
     char failure[ERROR_TEXT_BYTES]; /* why it is LOST or BROKEN, or why the load failed */
     status_t load_status;
     struct slot slot;
+    uint64_t launch;     /* launch_number() of the mpirun of ours it came from; 0: somebody else's */
     int64_t progress_ns; /* when any compute_progress last grew */
 };
 
@@ -100,6 +101,8 @@ struct group *groups_running(struct groups *groups,
 void groups_remove(struct groups *groups, struct group *group);
 /* Every rank of this host whose process is gone ends its group at once: for the moment a launcher ended. */
 void groups_drop_dead(struct groups *groups, int64_t now_ns);
+/* The mpirun they came from has ended: they have, or will in a moment. */
+void groups_drop_launch(struct groups *groups, uint64_t launch, int64_t now_ns);
 /* After the loop itself was held up: nobody is silent before having had the chance to be heard. */
 void groups_forgive(struct groups *groups, int64_t now_ns);
 

@@ -32,6 +32,7 @@ struct launch {
     char note[PATH_BYTES], log[PATH_BYTES];
     struct child child;
     bool inherited, forbidden, stopping, asked, killed; /* stopping; SIGTERM sent; SIGKILL sent */
+    uint64_t number;                                    /* of this launcher, or of the last one */
     int failures;                                       /* in a row, without a ready group between */
     int64_t start_ns;                                   /* not before */
     int64_t since_ns;                                   /* started, or found */
@@ -86,6 +87,7 @@ static void read_note(struct launch *launch)
     int pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
     if (pidfd < 0) return;
     launch->child = (struct child){pid, pidfd};
+    launch->number++;
     launch->since_ns = clock_now_ns();
     launch->inherited = true;
     log_line(LOG_INFO, "the ranks of an earlier coordinator are still there (mpirun, process %d)", pid);
@@ -167,6 +169,7 @@ static void try_start(struct launch *launch, int64_t now_ns)
     struct error error;
     if (start(launch, &error) == STATUS_OK) {
         launch->inherited = launch->stopping = launch->killed = false;
+        launch->number++;
         launch->since_ns = now_ns;
         write_note(launch);
         log_line(LOG_INFO, "started %" PRId64 " ranks (mpirun, process %d)", launch->config.ranks,
@@ -245,6 +248,11 @@ int launch_descriptor(const struct launch *launch)
 bool launch_running(const struct launch *launch)
 {
     return launch->child.pidfd >= 0;
+}
+
+uint64_t launch_number(const struct launch *launch)
+{
+    return launch->number;
 }
 
 bool launch_inherited(const struct launch *launch)

@@ -73,7 +73,7 @@ static void end_group(struct server *server, struct group *group)
     give_back(server, group, true, why);
     order_shutdown_group(server->outbox, group, why);
     /* Our own mpirun is started anew as a whole; one started by hand is not ours to end. */
-    if (server->settings->launch == group->ranks)
+    if (group->launch && group->launch == launch_number(server->launch))
         launch_stop(server->launch, server->now_ns, LAUNCHER_GRACE_NS);
     groups_remove(server->groups, group);
 }
@@ -203,6 +203,8 @@ static void drive(struct server *server, struct group *group)
 {
     switch (group->state) {
     case GROUP_COMPLETE:
+        if (!group->launch && server->settings->launch == group->ranks)
+            group->launch = launch_number(server->launch);
         begin_epoch(server, group);
         break;
     case GROUP_READY:

@@ -403,8 +403,11 @@ status_t server_run(struct server *server, struct error *error)
         int64_t before_ns = server->now_ns;
         server->now_ns = clock_now_ns();
         server->now_ms = clock_wall_ms();
-        if (launch_tick(server->launch, launcher_ended, server->now_ns))
+        uint64_t launch = launch_number(server->launch);
+        if (launch_tick(server->launch, launcher_ended, server->now_ns)) {
             groups_drop_dead(server->groups, server->now_ns);
+            groups_drop_launch(server->groups, launch, server->now_ns);
+        }
         if (launch_hopeless(server->launch))
             return error_set(error, STATUS_PEER_LOST,
                              "the ranks end as soon as they are started; see what they said above");

@@ -66,6 +66,10 @@ static void send_hello(struct control *c)
     hello.has_epoch = 1;
     hello.epoch = now.epoch;
     hello.model = now.model[0] ? now.model : NULL;
+    hello.has_first_block = hello.has_blocks = hello.has_weight_bytes = now.model[0] != 0;
+    hello.first_block = now.first_block;
+    hello.blocks = now.blocks;
+    hello.weight_bytes = now.weight_bytes;
     for (int i = 0; i < now.jobs; i++) {
         refrain__running_job__init(&running[i]);
         running[i].has_job = running[i].has_attempt = 1;

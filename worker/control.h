@@ -39,6 +39,8 @@ struct control_config {
 struct presence {
     uint64_t epoch;
     char model[72]; /* "" for none */
+    uint32_t first_block, blocks; /* held of it */
+    uint64_t weight_bytes;
     int jobs;
     struct { uint64_t job; uint32_t attempt; } running[PRESENCE_MAX_JOBS];
 };

@@ -20,10 +20,15 @@
 
 enum { HOME_SLOTS = PRESENCE_MAX_JOBS, DIRECTORY_BYTES = 4096 };
 
+/* How a job ended, as reported; the report is repeated until the coordinator has noted it. */
+enum ending { ENDING_NONE, ENDING_DONE, ENDING_FAILED, ENDING_CANCELLED };
+
 struct slot {
     struct job *job;       /* NULL: free */
     struct upload *upload; /* once the files are made */
-    bool over;             /* reported or dropped: only waits for the fabric to give buffers back */
+    enum ending ending;
+    struct error failure;  /* of ENDING_FAILED */
+    bool over;             /* noted or dropped: only waits for the fabric to give buffers back */
     bool dropped;          /* nobody wants to hear of it any more */
     uint64_t revision;     /* of the last progress reported */
     int64_t began_ns, load_ns;
@@ -162,6 +167,23 @@ static void report_done(struct home *home, struct slot *slot)
     send(home, REFRAIN__WORKER_REPORT__BODY_DONE, &done);
 }
 
+static void report_ending(struct home *home, struct slot *slot)
+{
+    switch (slot->ending) {
+    case ENDING_NONE: break;
+    case ENDING_DONE: report_done(home, slot); break;
+    case ENDING_FAILED: report_failed(home, job_number(slot->job), job_attempt(slot->job), &slot->failure); break;
+    case ENDING_CANCELLED: report_cancelled(home, slot); break;
+    }
+}
+
+static void end(struct home *home, struct slot *slot, enum ending ending)
+{
+    slot->ending = ending;
+    slot->over = slot->dropped;
+    if (!slot->dropped) report_ending(home, slot);
+}
+
 /* ------------------------------------------------------------------------------------------------------------ orders */
 
 static struct slot *slot_of(struct home *home, uint64_t job, uint32_t attempt)
@@ -237,6 +259,12 @@ void home_cancel(struct home *home, uint64_t job, uint32_t attempt)
     if (slot) job_cancel(slot->job);
 }
 
+void home_noted(struct home *home, uint64_t job, uint32_t attempt)
+{
+    struct slot *slot = slot_of(home, job, attempt);
+    if (slot && slot->ending != ENDING_NONE) slot->over = true;
+}
+
 void home_ack(struct home *home, const Refrain__UploadAck *ack)
 {
     struct slot *slot = slot_of(home, ack->job, ack->attempt);
@@ -252,11 +280,14 @@ void home_welcome(struct home *home, const Refrain__Welcome *welcome)
         for (size_t k = 0; k < welcome->n_adopted; k++)
             adopted |= welcome->adopted[k]->job == job_number(s->job) &&
                        welcome->adopted[k]->attempt == job_attempt(s->job);
-        if (adopted && s->upload) {
-            upload_restart(s->upload);
-        } else if (!adopted && !s->over) {
+        if (!adopted) {
             s->dropped = true;
+            s->over |= s->ending != ENDING_NONE;
             job_cancel(s->job);
+        } else if (s->ending != ENDING_NONE) {
+            report_ending(home, s);
+        } else if (s->upload) {
+            upload_restart(s->upload);
         }
     }
 }
@@ -286,12 +317,8 @@ static void settle_outcome(struct home *home, struct slot *slot)
         report_progress(home, slot, REFRAIN__PHASE__PHASE_UPLOAD);
         return;
     }
-    slot->over = true;
-    if (slot->dropped) return;
-    if (status == STATUS_ABORTED)
-        report_cancelled(home, slot);
-    else
-        report_failed(home, job_number(slot->job), job_attempt(slot->job), &error);
+    if (status != STATUS_OK) slot->failure = error;
+    end(home, slot, status == STATUS_ABORTED ? ENDING_CANCELLED : ENDING_FAILED);
 }
 
 /* Sends chunks while the window allows; reports the job done when the coordinator holds everything. */
@@ -316,11 +343,12 @@ static bool advance_upload(struct home *home, struct slot *slot)
         worked = true;
     }
     if (status != STATUS_AGAIN) {
-        report_failed(home, job_number(slot->job), job_attempt(slot->job), &error);
-        slot->over = worked = true;
+        slot->failure = error;
+        end(home, slot, ENDING_FAILED);
+        worked = true;
     } else if (upload_complete(slot->upload)) {
-        report_done(home, slot);
-        slot->over = worked = true;
+        end(home, slot, ENDING_DONE);
+        worked = true;
     }
     return worked;
 }
@@ -333,6 +361,7 @@ static bool advance_slot(struct home *home, struct slot *slot)
         slot_free(slot);
         return true;
     }
+    if (slot->ending != ENDING_NONE) return false; /* until it is noted */
     if (slot->upload) {
         if (slot->dropped) return slot->over = true;
         return advance_upload(home, slot);

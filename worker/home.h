@@ -24,8 +24,11 @@ void home_destroy(struct home *home);
 
 void home_assign(struct home *home, const Refrain__Assign *assign);
 void home_cancel(struct home *home, uint64_t job, uint32_t attempt);
+/* The coordinator has stored how the job ended: it may be forgotten. */
+void home_noted(struct home *home, uint64_t job, uint32_t attempt);
 void home_ack(struct home *home, const Refrain__UploadAck *ack);
-/* A coordinator that restarted: keeps the jobs it adopts, drops the others, offers finished files again. */
+/* A coordinator that restarted: keeps the jobs it adopts, drops the others, offers finished files and
+ * reports of their end again. */
 void home_welcome(struct home *home, const Refrain__Welcome *welcome);
 void home_event(struct home *home, struct fabric_event *event);
 

@@ -17,6 +17,8 @@
 #include "worker/home.h"
 #include "worker/stage.h"
 
+enum { SHUTDOWN_PATIENCE_MS = 50 };
+
 struct rank {
     const struct rank_config *config;
     struct engine *engine;
@@ -42,7 +44,13 @@ static void report(struct rank *r, Refrain__WorkerReport__BodyCase body, void *m
 static void present(struct rank *r)
 {
     struct presence p = {.epoch = r->engine->epoch};
-    if (r->engine->model) memcpy(p.model, r->model_name, sizeof p.model);
+    const struct model *m = r->engine->model;
+    if (m) {
+        memcpy(p.model, r->model_name, sizeof p.model);
+        p.first_block = (uint32_t)m->first;
+        p.blocks = (uint32_t)(m->count + m->tail);
+        p.weight_bytes = model_bytes(m);
+    }
     if (r->home) home_present(r->home, &p);
     control_present(r->config->control, &p);
 }
@@ -194,6 +202,9 @@ static void serve_order(struct rank *r, const Refrain__WorkerOrder *order)
     case REFRAIN__WORKER_ORDER__BODY_CANCEL:
         if (r->home) home_cancel(r->home, order->cancel->job, order->cancel->attempt);
         break;
+    case REFRAIN__WORKER_ORDER__BODY_NOTED:
+        if (r->home) home_noted(r->home, order->noted->job, order->noted->attempt);
+        break;
     case REFRAIN__WORKER_ORDER__BODY_UPLOAD_ACK:
         if (r->home) home_ack(r->home, order->upload_ack);
         break;
@@ -202,15 +213,30 @@ static void serve_order(struct rank *r, const Refrain__WorkerOrder *order)
     if (r->home) present(r);
 }
 
+/* Takes the orders that are there, waiting for the first at most `patience_ms`. */
+static void serve_orders(struct rank *r, int patience_ms)
+{
+    struct pollfd descriptor = {.fd = control_descriptor(r->config->control), .events = POLLIN};
+    Refrain__WorkerOrder *order;
+    if (patience_ms) poll(&descriptor, 1, patience_ms);
+    while (!r->stop && (order = control_take(r->config->control))) {
+        serve_order(r, order);
+        control_free(order);
+    }
+}
+
 static void serve_fabric(struct rank *r)
 {
     struct fabric_event event;
-    while (r->joined && fabric_next(r->engine->fabric, &event) == STATUS_OK) {
+    uint64_t epoch = r->engine->epoch;
+    while (r->joined && r->engine->epoch == epoch && fabric_next(r->engine->fabric, &event) == STATUS_OK) {
         char why[64];
         switch (event.kind) {
         case FABRIC_LOST:
+            /* A member that goes because all were told to is no loss: our own order is a moment behind. */
+            serve_orders(r, SHUTDOWN_PATIENCE_MS);
             snprintf(why, sizeof why, "member %d was lost", event.peer);
-            lose_epoch(r, event.peer, why);
+            if (r->joined && !r->stop && r->engine->epoch == epoch) lose_epoch(r, event.peer, why);
             break;
         case FABRIC_ABORTED: leave_epoch(r); break; /* an Epoch or Shutdown order is waiting */
         default:
@@ -251,12 +277,8 @@ status_t rank_run(const struct rank_config *config, struct error *error)
     r->engine = config->engine;
     while (!r->stop) {
         int64_t deadline_ns;
-        Refrain__WorkerOrder *order;
         serve_fabric(r);
-        while (!r->stop && (order = control_take(config->control))) {
-            serve_order(r, order);
-            control_free(order);
-        }
+        serve_orders(r, 0);
         if (!r->stop && !work(r, &deadline_ns)) sleep_until(r, deadline_ns);
     }
     leave_epoch(r);
