@@ -7,8 +7,8 @@
  *     lay_out(&arena, plan, &buffers);
  *     arena_free(&arena);
  *
- * Running the layout twice means that the size on paper and the size in use cannot differ. Pieces are 64-byte aligned
- * and zeroed by the system on first touch. Owned by one thread.
+ * Running the layout twice means that the size on paper and the size in use cannot differ. Pieces are 64-byte
+ * aligned and zeroed by the system on first touch. Owned by one thread.
  */
 #ifndef REFRAIN_BASE_ARENA_H
 #define REFRAIN_BASE_ARENA_H
@@ -23,8 +23,8 @@ struct arena {
     size_t size;         /* bytes allocated */
 };
 
-/* A piece of `count` elements of `size` bytes: NULL while measuring. Taking more than was measured is a bug and gives
- * NULL. An impossible size (overflow) sticks: arena_allocate then refuses. */
+/* A piece of `count` elements of `size` bytes: NULL while measuring. Taking more than was measured is a bug
+ * and gives NULL. An impossible size (overflow) sticks: arena_allocate then refuses. */
 void *arena_take(struct arena *arena, size_t count, size_t size);
 
 /* Allocates what was measured and starts handing out from the beginning. */

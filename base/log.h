@@ -4,8 +4,8 @@
  *     log_identify("worker 1@node7");                  once, at start
  *     log_line(LOG_WARN, "job %lu: rank %d was lost", job, rank);
  *
- * Any thread. Only the place that first notices an error logs it. Levels by volume: ERROR somebody must act, WARN
- * something was mended, INFO a few lines per job, DEBUG per ticket (off unless REFRAIN_LOG=debug).
+ * Any thread. Only the place that first notices an error logs it. Levels by volume: ERROR somebody must act,
+ * WARN something was mended, INFO a few lines per job, DEBUG per ticket (off unless REFRAIN_LOG=debug).
  */
 #ifndef REFRAIN_BASE_LOG_H
 #define REFRAIN_BASE_LOG_H

@@ -41,10 +41,10 @@ void error_prefix(struct error *error, const char *format, ...)
 
 const char *status_name(status_t status)
 {
-    static const char *const names[] = {"ok",         "try again", "invalid",   "not found", "conflict",
-                                        "denied",     "corrupt",   "unsupported", "system error",
-                                        "out of memory", "deadline passed", "peer lost", "aborted",
-                                        "internal error"};
+    static const char *const names[] = {"ok",           "try again",     "invalid",         "not found",
+                                        "conflict",     "denied",        "corrupt",         "unsupported",
+                                        "system error", "out of memory", "deadline passed", "peer lost",
+                                        "aborted",      "internal error"};
     size_t index = (size_t)status;
     return index < sizeof names / sizeof *names ? names[index] : "unknown status";
 }

@@ -42,7 +42,6 @@ static void wake_io(struct fabric *fabric)
 
 void fabric_signal_owner(struct fabric *fabric)
 {
-    fabric->unsaid_ns = 0;
     if (fabric->ready_signalled) return;
     fabric->ready_signalled = true;
     ring(fabric->ready_fd);
@@ -51,7 +50,6 @@ void fabric_signal_owner(struct fabric *fabric)
 /* Lock held. */
 static void hush_owner(struct fabric *fabric)
 {
-    fabric->unsaid_ns = 0;
     if (!fabric->ready_signalled) return;
     fabric->ready_signalled = false;
     silence(fabric->ready_fd);
@@ -64,10 +62,7 @@ void fabric_push_event(struct fabric *fabric, struct event_node *node)
     node->next = NULL;
     *fabric->events_end = node;
     fabric->events_end = &node->next;
-    if (node->event.kind != FABRIC_SENT)
-        fabric_signal_owner(fabric);
-    else if (!fabric->ready_signalled && !fabric->unsaid_ns)
-        fabric->unsaid_ns = clock_now_ns(); /* the I/O thread does it if nothing else comes */
+    fabric_signal_owner(fabric);
 }
 
 static struct event_node *pop_event(struct fabric *fabric)

@@ -91,8 +91,7 @@ status_t fabric_post(struct fabric *fabric, int peer, const struct ticket *ticke
                      uint64_t cookie, struct error *error);
 bool fabric_can_post(const struct fabric *fabric, int peer);
 
-/* The next event in order of occurrence; STATUS_AGAIN when there is none. Never blocks. (A SENT with nothing
- * else to tell wakes a sleeping owner up to 2 ms late: it spares a wake-up per message.) */
+/* The next event in order of occurrence; STATUS_AGAIN when there is none. Never blocks. */
 status_t fabric_next(struct fabric *fabric, struct fabric_event *event);
 void fabric_release(struct fabric *fabric, struct fabric_event *event); /* other kinds: does nothing */
 

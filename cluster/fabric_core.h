@@ -34,9 +34,6 @@ enum {
     HELLO_MS = 20, /* a member that has not joined yet drops a HELLO, so it is repeated */
     BEAT_MS = 200,
     ENDED_MS = 3, /* after a connection ended its peer's BYE may still arrive, on another one */
-    /* A SENT by itself wakes the owner this late at the earliest. Waking it at once, just before what it
-     * really waits for, takes as long as the message. */
-    SENT_LATE_MS = 1,
     /* Below FABRIC_LOST_MS by what a busy machine may take to notice and to tell. */
     SILENCE_MS = FABRIC_LOST_MS - 300,
 };
@@ -110,13 +107,12 @@ struct fabric {
     struct error failure;                    /* lock: why the epoch is over, or could not begin */
     struct event_node *events, **events_end; /* lock */
     bool ready_signalled;                    /* lock: ready_fd is readable */
-    int64_t unsaid_ns; /* lock: since when only SENTs are queued that the owner was not woken for; 0: none */
-    bool nudge;        /* lock: a credit came for somebody who was refused one */
-    struct outgoing *posted, **posted_end; /* lock: for the I/O thread */
-    struct outgoing *spare;                /* lock: to be used again */
-    bool releases;                         /* lock: some peer's `released` is not 0 */
-    int in_transit;                        /* lock: outgoing messages with holders */
-    struct event_node abort_note;          /* lock: used once per epoch */
+    bool nudge;                              /* lock: a credit came for somebody who was refused one */
+    struct outgoing *posted, **posted_end;   /* lock: for the I/O thread */
+    struct outgoing *spare;                  /* lock: to be used again */
+    bool releases;                           /* lock: some peer's `released` is not 0 */
+    int in_transit;                          /* lock: outgoing messages with holders */
+    struct event_node abort_note;            /* lock: used once per epoch */
 
     uint64_t epoch; /* of the latest join; the owner writes it while idle, as the next three */
     const struct fabric_membership *membership; /* the owner's, during join only */
@@ -124,7 +120,7 @@ struct fabric {
     int self, count;
     struct peer *peers; /* [count]; made and freed by the owner while idle */
     bool stood;         /* the epoch was READY */
-    bool hurry;         /* payloads are out, SENTs unsaid or a connection ended: come round soon */
+    bool hurry;         /* a connection ended: come round soon */
     int64_t turned_ns;  /* when the I/O loop last came round */
     unsigned strangers; /* messages from sources that proved nothing */
     atomic_ullong messages_sent, messages_received, bytes_sent, bytes_received;

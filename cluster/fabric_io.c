@@ -69,7 +69,7 @@ void fabric_io_disconnected(struct fabric *fabric, int peer)
 /* ------------------------------------------------------------------------------------- the owner's wishes */
 
 /* Takes over what the owner posted and released since the last time. */
-static void fetch_posts(struct fabric *fabric, int64_t now)
+static void fetch_posts(struct fabric *fabric)
 {
     pthread_mutex_lock(&fabric->lock);
     struct outgoing *outgoing = fabric->posted;
@@ -82,9 +82,6 @@ static void fetch_posts(struct fabric *fabric, int64_t now)
         peer->released = 0;
     }
     fabric->releases = false;
-    if (fabric->unsaid_ns && now - fabric->unsaid_ns >= SENT_LATE_MS * MILLISECOND_NS)
-        fabric_signal_owner(fabric);
-    fabric->hurry = fabric->hurry || fabric->in_transit > 0 || fabric->unsaid_ns;
     pthread_mutex_unlock(&fabric->lock);
     while (outgoing) {
         struct outgoing *next = outgoing->next;
@@ -154,7 +151,7 @@ static void drop_unfinished(struct fabric *fabric, struct peer *peer)
 
 static void end_epoch(struct fabric *fabric)
 {
-    fetch_posts(fabric, clock_now_ns());
+    fetch_posts(fabric);
     pthread_mutex_lock(&fabric->lock);
     fabric->phase = PHASE_IDLE;
     fabric_drop_events(fabric);
@@ -234,7 +231,7 @@ static int64_t next_turn(const struct fabric *fabric, int64_t now)
     case PHASE_OVER:
         break;
     }
-    return now + (fabric->hurry ? SENT_LATE_MS : TICK_MS) * MILLISECOND_NS;
+    return now + (fabric->hurry ? 1 : TICK_MS) * MILLISECOND_NS;
 }
 
 void *fabric_io_main(void *argument)
@@ -246,7 +243,7 @@ void *fabric_io_main(void *argument)
         int64_t now = clock_now_ns();
         if (fabric->phase != PHASE_IDLE) {
             watch_peers(fabric, now);
-            fetch_posts(fabric, now);
+            fetch_posts(fabric);
             fabric_io_push(fabric, now);
         }
         fabric->transport->progress(fabric->link, next_turn(fabric, now));

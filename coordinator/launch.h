@@ -41,7 +41,8 @@ int launch_descriptor(const struct launch *launch); /* readable when the launche
 int64_t
 launch_wake_ns(const struct launch *launch); /* when launch_tick has something to do; CLOCK_NEVER: nothing */
 bool launch_running(const struct launch *launch);
-/* Counts the launchers of this coordinator, an inherited one too: tells the ranks of one from those of the next. */
+/* Counts the launchers of this coordinator, an inherited one too: tells the ranks of one from those of the
+ * next. */
 uint64_t launch_number(const struct launch *launch);
 bool launch_inherited(const struct launch *launch); /* it was started by an earlier coordinator */
 bool launch_overdue(const struct launch *launch, int64_t now_ns,

@@ -1,21 +1,21 @@
 /*
  * ops.h - the op table: everything that computes, behind one struct of functions.
  *
- *     const struct ops *ops = ops_find("auto");                    cpu-avx512, cpu-avx2 or ref: what this machine has
- *     struct linear *w;
- *     ops->linear_create(&(struct matrix){data, DTYPE_BF16, n, k}, bias, &w, &error);
- *     ops->linear(team, w, x, k, rows, &(struct epilogue){.kind = EPILOGUE_GELU}, y, n);
+ *     const struct ops *ops = ops_find("auto");                    cpu-avx512, cpu-avx2 or ref: what this
+ * machine has struct linear *w; ops->linear_create(&(struct matrix){data, DTYPE_BF16, n, k}, bias, &w,
+ * &error); ops->linear(team, w, x, k, rows, &(struct epilogue){.kind = EPILOGUE_GELU}, y, n);
  *
- * Backends: `ref` is scalar C and defines what is right; `cpu-avx2` and `cpu-avx512` are the same source compiled
- * twice. All activations are float32, row-major; weights keep the width they have in the checkpoint.
+ * Backends: `ref` is scalar C and defines what is right; `cpu-avx2` and `cpu-avx512` are the same source
+ * compiled twice. All activations are float32, row-major; weights keep the width they have in the checkpoint.
  *
- * The contract every backend keeps, tested op by op: **the bits of an output row depend neither on how many rows are
- * computed with it, nor on the number of threads, nor on which rank computes it.** So: tiles have fixed sizes, a sum
- * over k is never split by the number of rows or threads, and sums run in one documented order. The two cpu backends
- * also agree with each other bit for bit (same 16-lane arithmetic, explicit fused multiply-add).
+ * The contract every backend keeps, tested op by op: **the bits of an output row depend neither on how many
+ * rows are computed with it, nor on the number of threads, nor on which rank computes it.** So: tiles have
+ * fixed sizes, a sum over k is never split by the number of rows or threads, and sums run in one documented
+ * order. The two cpu backends also agree with each other bit for bit (same 16-lane arithmetic, explicit fused
+ * multiply-add).
  *
- * Ops do not allocate and do not fail: sizes are checked when a model is loaded or a job is planned. Outputs may not
- * overlap inputs unless said. A team is used by one op at a time.
+ * Ops do not allocate and do not fail: sizes are checked when a model is loaded or a job is planned. Outputs
+ * may not overlap inputs unless said. A team is used by one op at a time.
  */
 #ifndef REFRAIN_KERNELS_OPS_H
 #define REFRAIN_KERNELS_OPS_H
@@ -29,9 +29,13 @@
 typedef enum dtype { DTYPE_F32, DTYPE_BF16, DTYPE_F16 } dtype_t;
 
 /* Bytes of one element. */
-static inline size_t dtype_bytes(dtype_t dtype) { return dtype == DTYPE_F32 ? 4 : 2; }
+static inline size_t dtype_bytes(dtype_t dtype)
+{
+    return dtype == DTYPE_F32 ? 4 : 2;
+}
 
-/* A weight as a checkpoint stores it: `data` is [rows, columns], contiguous, not necessarily aligned; borrowed. */
+/* A weight as a checkpoint stores it: `data` is [rows, columns], contiguous, not necessarily aligned;
+ * borrowed. */
 struct matrix {
     const void *data;
     dtype_t dtype;
@@ -50,15 +54,16 @@ enum epilogue_kind {
 
 struct epilogue {
     enum epilogue_kind kind;
-    const float *other;   /* [rows, n] with row stride `other_stride` floats; may be y itself */
+    const float *other; /* [rows, n] with row stride `other_stride` floats; may be y itself */
     int64_t other_stride;
-    const float *gate;    /* [n] */
+    const float *gate; /* [n] */
 };
 
 struct linear; /* weights in a backend's own layout */
 struct conv;   /* likewise for a convolution */
 
-/* A channels-last view: element (t, y, x, c) is data[t*stride_t + y*stride_y + x*stride_x + c]; strides in floats. */
+/* A channels-last view: element (t, y, x, c) is data[t*stride_t + y*stride_y + x*stride_x + c]; strides in
+ * floats. */
 struct volume {
     float *data;
     int frames, height, width, channels;
@@ -70,7 +75,8 @@ struct conv_shape {
     int out_channels, in_channels;
     int kernel_t, kernel_y, kernel_x;
     int stride_t, stride_y, stride_x;
-    bool upsample2; /* the input is first doubled in y and x by repetition (nearest); strides 1, kernel 3 in y and x */
+    bool upsample2; /* the input is first doubled in y and x by repetition (nearest); strides 1, kernel 3 in y
+                       and x */
 };
 
 struct attention {
@@ -78,33 +84,38 @@ struct attention {
     float *out;             /* [q_rows, heads * head_dim] view */
     int64_t q_stride, k_stride, v_stride, out_stride; /* floats between rows */
     int q_rows, kv_rows, heads, head_dim;             /* head_dim 1..512: a VAE has one head */
-    float scale;            /* multiplies q.k */
-    float last_logit;       /* added to the logit of the last kv row: ln(n) makes it stand for n equal rows; else 0 */
-    const float *bias;      /* [heads, q_rows, kv_rows], added to the scaled logits; NULL for none */
+    float scale;                                      /* multiplies q.k */
+    float
+        last_logit; /* added to the logit of the last kv row: ln(n) makes it stand for n equal rows; else 0 */
+    const float *bias; /* [heads, q_rows, kv_rows], added to the scaled logits; NULL for none */
 };
 
 struct ops {
     const char *name;
 
-    /* --- dense layers ------------------------------------------------------------------------------------------ */
+    /* --- dense layers
+     * ------------------------------------------------------------------------------------------ */
 
-    /* Takes a copy of w [n, k] and bias [n] (any dtype of `struct matrix`; NULL for none; bias->rows must be n and
-     * columns 1). 16-bit weights stay 16 bits wide. */
+    /* Takes a copy of w [n, k] and bias [n] (any dtype of `struct matrix`; NULL for none; bias->rows must be
+     * n and columns 1). 16-bit weights stay 16 bits wide. */
     status_t (*linear_create)(const struct matrix *w, const struct matrix *bias, struct linear **linear,
                               struct error *error);
     void (*linear_destroy)(struct linear *linear); /* NULL is fine */
     size_t (*linear_bytes)(const struct linear *linear);
 
-    /* y[m, n] = epilogue(x[m, k] w^T + bias); x and y have row strides in floats. y may be epilogue->other. */
+    /* y[m, n] = epilogue(x[m, k] w^T + bias); x and y have row strides in floats. y may be epilogue->other.
+     */
     void (*linear)(struct team *team, const struct linear *linear, const float *x, int64_t x_stride, int rows,
                    const struct epilogue *epilogue, float *y, int64_t y_stride);
 
-    /* --- rows: statistics in float32 over the whole row ---------------------------------------------------------- */
+    /* --- rows: statistics in float32 over the whole row
+     * ---------------------------------------------------------- */
 
-    /* y = (x - mean) / sqrt(var + eps) * (base + scale) + shift, var the population variance. scale and shift are
-     * [width]. base 1: modulation (adaLN); base 0: affine weights. scale and shift NULL: plain normalisation. y may be x. */
-    void (*layer_norm)(struct team *team, const float *x, int64_t x_stride, int rows, int width, float eps, float base,
-                       const float *scale, const float *shift, float *y, int64_t y_stride);
+    /* y = (x - mean) / sqrt(var + eps) * (base + scale) + shift, var the population variance. scale and shift
+     * are [width]. base 1: modulation (adaLN); base 0: affine weights. scale and shift NULL: plain
+     * normalisation. y may be x. */
+    void (*layer_norm)(struct team *team, const float *x, int64_t x_stride, int rows, int width, float eps,
+                       float base, const float *scale, const float *shift, float *y, int64_t y_stride);
 
     /* y = x / sqrt(mean(x^2) + eps) * weight. weight [width]. y may be x. */
     void (*rms_norm)(struct team *team, const float *x, int64_t x_stride, int rows, int width, float eps,
@@ -112,15 +123,17 @@ struct ops {
 
     /* In place: rms_norm over the whole row, then rotate adjacent pairs of every head:
      * (a, b) -> (a c - b s, a s + b c). cosines, sines: [rows, head_dim / 2], the same for every head. */
-    void (*rms_norm_rope)(struct team *team, float *x, int64_t x_stride, int rows, int heads, int head_dim, float eps,
-                          const float *weight, const float *cosines, const float *sines);
+    void (*rms_norm_rope)(struct team *team, float *x, int64_t x_stride, int rows, int heads, int head_dim,
+                          float eps, const float *weight, const float *cosines, const float *sines);
 
-    /* --- attention ----------------------------------------------------------------------------------------------- */
+    /* --- attention
+     * ----------------------------------------------------------------------------------------------- */
 
     /* out = softmax(scale q k^T + bias) v per head, no mask. No head's result depends on another. */
     void (*attention)(struct team *team, const struct attention *a);
 
-    /* --- convolution --------------------------------------------------------------------------------------------- */
+    /* --- convolution
+     * --------------------------------------------------------------------------------------------- */
 
     /* w is [out, in, kt, ky, kx] flattened to rows = out; bias [out] or NULL. Copied, held as float32. */
     status_t (*conv_create)(const struct conv_shape *shape, const struct matrix *w, const struct matrix *bias,
@@ -128,31 +141,35 @@ struct ops {
     void (*conv_destroy)(struct conv *conv);
     size_t (*conv_bytes)(const struct conv *conv);
 
-    /* y[t,y,x,o] = bias[o] + sum w[o,i,a,b,c] x[t*st + a, y*sy + b, x*sx + c, i] (+ residual[t,y,x,o] if not NULL).
-     * `x->data` points at the first tap of output (0,0,0): padding is real memory of the caller, zeros or a cached
-     * frame; x's own sizes are not read. With upsample2, y is [frames, 2h, 2w], x->data points at pixel (-1, -1) of
-     * the *small* image [frames, h, w], which has one zero pixel all around. residual may be y.
-     * Of 3x3 kernels with stride 1, a backend may compute 2x2 patches of pixels at once: a pixel's bits then depend on
-     * its place in the image being even or odd, so whoever cuts an image cuts at even rows and columns. */
-    void (*conv)(struct team *team, const struct conv *conv, const struct volume *x, const struct volume *residual,
-                 const struct volume *y);
+    /* y[t,y,x,o] = bias[o] + sum w[o,i,a,b,c] x[t*st + a, y*sy + b, x*sx + c, i] (+ residual[t,y,x,o] if not
+     * NULL). `x->data` points at the first tap of output (0,0,0): padding is real memory of the caller, zeros
+     * or a cached frame; x's own sizes are not read. With upsample2, y is [frames, 2h, 2w], x->data points at
+     * pixel (-1, -1) of the *small* image [frames, h, w], which has one zero pixel all around. residual may
+     * be y. Of 3x3 kernels with stride 1, a backend may compute 2x2 patches of pixels at once: a pixel's bits
+     * then depend on its place in the image being even or odd, so whoever cuts an image cuts at even rows and
+     * columns. */
+    void (*conv)(struct team *team, const struct conv *conv, const struct volume *x,
+                 const struct volume *residual, const struct volume *y);
 
-    /* y = x / max(||x||_2, 1e-12) * sqrt(channels) * gamma over the channels of each pixel, then SiLU if wanted.
-     * gamma [channels]. Sizes from x; y may be x. */
+    /* y = x / max(||x||_2, 1e-12) * sqrt(channels) * gamma over the channels of each pixel, then SiLU if
+     * wanted. gamma [channels]. Sizes from x; y may be x. */
     void (*channel_norm)(struct team *team, const struct volume *x, const float *gamma, bool silu,
                          const struct volume *y);
 
-    /* --- element-wise -------------------------------------------------------------------------------------------- */
+    /* --- element-wise
+     * -------------------------------------------------------------------------------------------- */
 
-    /* y[i] = sum_j weights[j] * x[j][i], summed in order of j, each term rounded (no fused multiply-add), j < 8.
-     * Guidance, solver steps and every forecast are this. y may be one of x. */
-    void (*lincomb)(struct team *team, int terms, const float *weights, const float *const *x, int64_t count, float *y);
+    /* y[i] = sum_j weights[j] * x[j][i], summed in order of j, each term rounded (no fused multiply-add), j
+     * < 8. Guidance, solver steps and every forecast are this. y may be one of x. */
+    void (*lincomb)(struct team *team, int terms, const float *weights, const float *const *x, int64_t count,
+                    float *y);
 
     /* y = x / (1 + exp(-x)); y may be x. */
     void (*silu)(struct team *team, const float *x, int64_t count, float *y);
 };
 
-/* "ref", "cpu-avx2", "cpu-avx512" or "auto" (the fastest this machine can run). NULL: unknown, or not on this machine. */
+/* "ref", "cpu-avx2", "cpu-avx512" or "auto" (the fastest this machine can run). NULL: unknown, or not on this
+ * machine. */
 const struct ops *ops_find(const char *name);
 
 /* The backends this machine can run, "ref" first, NULL at the end: for tests and --version. */

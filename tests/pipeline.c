@@ -1,6 +1,6 @@
 /*
- * pipeline.c - see pipeline.h. Each member runs the product's own loops: job_advance on home, stage_advance elsewhere;
- * only the coordinator is missing.
+ * pipeline.c - see pipeline.h. Each member runs the product's own loops: job_advance on home, stage_advance
+ * elsewhere; only the coordinator is missing.
  */
 #include "tests/pipeline.h"
 
@@ -42,12 +42,16 @@ static void set_up(struct member *m)
     }
     m->engine.ops = ops_find(m->run->backend ? m->run->backend : "auto");
     m->engine.epoch = 1;
-    if (status == STATUS_OK) status = team_create(m->run->threads ? m->run->threads : 1, &m->engine.team, &m->error);
+    if (status == STATUS_OK)
+        status = team_create(m->run->threads ? m->run->threads : 1, &m->engine.team, &m->error);
     if (status == STATUS_OK)
         status = model_load(m->model, m->engine.ops, split, m->engine.self, &m->engine.model, &m->error);
     if (status == STATUS_OK && m->engine.fabric) {
-        struct fabric_membership group = {.epoch = 1, .self = m->engine.self, .count = m->engine.members,
-                                          .addresses = m->addresses, .token = "for tests"};
+        struct fabric_membership group = {.epoch = 1,
+                                          .self = m->engine.self,
+                                          .count = m->engine.members,
+                                          .addresses = m->addresses,
+                                          .token = "for tests"};
         status = fabric_join(m->engine.fabric, &group, clock_now_ns() + 10 * SECOND_NS, &m->error);
     }
     m->error.status = status;
@@ -137,7 +141,10 @@ void pipeline_execute(struct pipeline_run *run)
     golden_path(model, sizeof model, run->model);
     run->order.save_latents = run->order.save_frames = true;
     for (int i = 0; i < count; i++) {
-        members[i] = (struct member){.run = run, .addresses = addresses, .model = model, .directory = directory,
+        members[i] = (struct member){.run = run,
+                                     .addresses = addresses,
+                                     .model = model,
+                                     .directory = directory,
                                      .finished = &finished};
         members[i].engine.self = i;
         members[i].engine.members = count;
@@ -146,7 +153,8 @@ void pipeline_execute(struct pipeline_run *run)
         if (fabric_open(&config, &members[i].engine.fabric, &error) != STATUS_OK) fail_msg("%s", error.text);
         addresses[i] = fabric_address(members[i].engine.fabric);
     }
-    for (int i = 0; i < count; i++) assert_int_equal(pthread_create(&members[i].thread, NULL, member_main, &members[i]), 0);
+    for (int i = 0; i < count; i++)
+        assert_int_equal(pthread_create(&members[i].thread, NULL, member_main, &members[i]), 0);
     for (int i = 0; i < count; i++) pthread_join(members[i].thread, NULL);
     for (int i = 0; i < count; i++) fabric_close(members[i].engine.fabric);
     for (int i = 1; i < count; i++)
@@ -155,7 +163,8 @@ void pipeline_execute(struct pipeline_run *run)
         run->latents = take(directory, "latents.safetensors", "latents", &run->latent_count);
         run->frames = take(directory, "frames.safetensors", "frames", &run->frame_count);
     }
-    static const char *const files[] = {"latents.safetensors", "frames.safetensors", "video.mp4", "sheet.png"};
+    static const char *const files[] = {"latents.safetensors", "frames.safetensors", "video.mp4",
+                                        "sheet.png"};
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
         snprintf(path, sizeof path, "%s/%s", directory, files[i]);
         unlink(path);

@@ -1,9 +1,10 @@
 /*
- * pipeline.h - runs a whole job in this process for tests: one member, or a ring of members in threads of their own,
- * connected by a real fabric.
+ * pipeline.h - runs a whole job in this process for tests: one member, or a ring of members in threads of
+ * their own, connected by a real fabric.
  *
- *     struct pipeline_run run = {.model = "models/reference", .order = {...}, .members = 2, .head = 4, .threads = 1};
- *     pipeline_execute(&run);                     fails the test with a sentence when something goes wrong
+ *     struct pipeline_run run = {.model = "models/reference", .order = {...}, .members = 2, .head = 4,
+ * .threads = 1}; pipeline_execute(&run);                     fails the test with a sentence when something
+ * goes wrong
  *     ... run.latents, run.frames ...
  *     pipeline_free(&run);
  */

@@ -1,6 +1,7 @@
 /*
- * test_denoiser.c - the transformer against diffusers' own forward (tests/golden/denoiser_*.safetensors), in float32,
- * for every backend this machine has; and the promise that a forward's bits depend on nothing but its inputs.
+ * test_denoiser.c - the transformer against diffusers' own forward (tests/golden/denoiser_*.safetensors), in
+ * float32, for every backend this machine has; and the promise that a forward's bits depend on nothing but
+ * its inputs.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -35,8 +36,8 @@ static void forward_open(struct forward *f, const char *model, const struct ops 
     f->ops = ops;
     assert_int_equal(model_config_read(golden_path(path, sizeof path, model), &f->config, &error), STATUS_OK);
     snprintf(part, sizeof part, "%s/transformer", path);
-    if (denoiser_load(part, &f->config.denoiser, ops, &(struct denoiser_part){.ends = true}, &f->denoiser, &error) !=
-        STATUS_OK)
+    if (denoiser_load(part, &f->config.denoiser, ops, &(struct denoiser_part){.ends = true}, &f->denoiser,
+                      &error) != STATUS_OK)
         fail_msg("%s", error.text);
     assert_int_equal(team_create(threads, &f->team, &error), STATUS_OK);
     denoiser_work_lay_out(&f->arena, &f->config.denoiser, grid, &f->work);
@@ -59,7 +60,8 @@ static struct token_grid golden_grid(struct golden *g)
     return (struct token_grid){(int)shape[2], (int)shape[3] / 2, (int)shape[4] / 2};
 }
 
-/* Text of one branch: our rows from the reference's text rows, compared with the reference's text embedding. */
+/* Text of one branch: our rows from the reference's text rows, compared with the reference's text embedding.
+ */
 static struct denoiser_context *check_text(struct forward *f, struct golden *g, const char *branch)
 {
     char name[64];
@@ -73,17 +75,19 @@ static struct denoiser_context *check_text(struct forward *f, struct golden *g, 
     assert_int_equal(count, ids * f->config.denoiser.text_dim);
     int kept = denoiser_text_rows((int)ids, f->config.text_length);
     float *text = malloc((size_t)kept * (size_t)f->config.denoiser.hidden * sizeof *text);
-    assert_int_equal(denoiser_text(f->denoiser, f->team, rows, (int)ids, f->config.text_length, text, &error), STATUS_OK);
+    assert_int_equal(denoiser_text(f->denoiser, f->team, rows, (int)ids, f->config.text_length, text, &error),
+                     STATUS_OK);
     snprintf(name, sizeof name, "%s.text", branch);
     if (golden_has(g, name)) golden_expect(g, name, text, (int64_t)kept * f->config.denoiser.hidden, LIMIT);
-    assert_int_equal(denoiser_context_create(f->denoiser, f->team, text, (int)ids, f->config.text_length, &context, &error),
+    assert_int_equal(denoiser_context_create(f->denoiser, f->team, text, (int)ids, f->config.text_length,
+                                             &context, &error),
                      STATUS_OK);
     free(text);
     return context;
 }
 
-static float *run_forward(struct forward *f, struct golden *g, const struct denoiser_context *context, float timestep,
-                          const char *hidden_prefix)
+static float *run_forward(struct forward *f, struct golden *g, const struct denoiser_context *context,
+                          float timestep, const char *hidden_prefix)
 {
     char name[96];
     int hidden = f->config.denoiser.hidden, rows = token_count(&f->work.grid);
@@ -136,10 +140,22 @@ static void check_model(const char *model, const char *golden_name)
     golden_close(g);
 }
 
-static void the_reference_model_equals_diffusers(void **state) { check_model("models/reference", "denoiser_reference"); }
-static void two_heads_of_12_equal_diffusers(void **state) { check_model("tests/models/tiny-a", "denoiser_tiny-a"); }
-static void three_heads_of_40_equal_diffusers(void **state) { check_model("tests/models/tiny-b", "denoiser_tiny-b"); }
-static void a_single_layer_equals_diffusers(void **state) { check_model("tests/models/tiny-c", "denoiser_tiny-c"); }
+static void the_reference_model_equals_diffusers(void **state)
+{
+    check_model("models/reference", "denoiser_reference");
+}
+static void two_heads_of_12_equal_diffusers(void **state)
+{
+    check_model("tests/models/tiny-a", "denoiser_tiny-a");
+}
+static void three_heads_of_40_equal_diffusers(void **state)
+{
+    check_model("tests/models/tiny-b", "denoiser_tiny-b");
+}
+static void a_single_layer_equals_diffusers(void **state)
+{
+    check_model("tests/models/tiny-c", "denoiser_tiny-c");
+}
 
 static void time_modulation_equals_diffusers(void **state)
 {
@@ -153,7 +169,8 @@ static void time_modulation_equals_diffusers(void **state)
     float *modulation = malloc((size_t)hidden * 7 * sizeof *modulation);
     for (int64_t t = 0; t < steps; t++) {
         char name[64];
-        denoiser_time(f.denoiser, f.team, timesteps[t], &(struct denoiser_modulation){modulation, modulation + hidden});
+        denoiser_time(f.denoiser, f.team, timesteps[t],
+                      &(struct denoiser_modulation){modulation, modulation + hidden});
         snprintf(name, sizeof name, "t%d.modulation.output", (int)t);
         golden_expect(g, name, modulation, hidden, LIMIT);
         snprintf(name, sizeof name, "t%d.modulation.blocks", (int)t);
@@ -175,8 +192,10 @@ static void threads_do_not_change_a_bit(void **state)
         struct denoiser_context *context = check_text(&f, g, "cond");
         float *velocity = run_forward(&f, g, context, 721, "none");
         if (first) assert_memory_equal(first, velocity, (size_t)f.latent_count * sizeof *velocity);
-        if (first) free(velocity);
-        else first = velocity;
+        if (first)
+            free(velocity);
+        else
+            first = velocity;
         denoiser_context_destroy(context);
         forward_close(&f);
     }
@@ -190,12 +209,15 @@ static void a_rank_holds_only_its_blocks(void **state)
     struct model_config config;
     struct error error;
     struct denoiser *all, *two;
-    assert_int_equal(model_config_read(golden_path(path, sizeof path, "models/reference"), &config, &error), STATUS_OK);
+    assert_int_equal(model_config_read(golden_path(path, sizeof path, "models/reference"), &config, &error),
+                     STATUS_OK);
     snprintf(part, sizeof part, "%s/transformer", path);
     bool wanted[8] = {[3] = true, [4] = true};
     const struct ops *ops = ops_find("auto");
-    assert_int_equal(denoiser_load(part, &config.denoiser, ops, &(struct denoiser_part){.ends = true}, &all, &error), 0);
-    assert_int_equal(denoiser_load(part, &config.denoiser, ops, &(struct denoiser_part){wanted, false}, &two, &error), 0);
+    assert_int_equal(
+        denoiser_load(part, &config.denoiser, ops, &(struct denoiser_part){.ends = true}, &all, &error), 0);
+    assert_int_equal(
+        denoiser_load(part, &config.denoiser, ops, &(struct denoiser_part){wanted, false}, &two, &error), 0);
     assert_true(denoiser_bytes(two) * 3 < denoiser_bytes(all));
     denoiser_destroy(two);
     denoiser_destroy(all);

@@ -233,6 +233,7 @@ static void watch_idle_peer(struct member *m, int64_t limit_ms)
     int64_t noticed = clock_now_ns();
     member_await(m, 1);
     CHECK(m, event.peer == 1);
+    atomic_store(&m->board->moments[24 + m->self], noticed - atomic_load(&m->board->moments[1]));
     CHECK(m, noticed - atomic_load(&m->board->moments[1]) < limit_ms * MILLISECOND_NS);
     /* The epoch is over for good. */
     CHECK(m, member_try_post(m, 2 - m->self, 0, NULL, 0) == STATUS_PEER_LOST);
@@ -712,6 +713,8 @@ static void others_well(void **state, int count, scenario run, int number)
     group_signal(group, 1, number);
     for (int i = 0; i < count; i++)
         if (i != 1) group_expect(group, i);
+    long long noticed_ns = atomic_load(&group_board(group)->moments[24]);
+    if (noticed_ns) print_message("             noticed after %.1f ms\n", (double)noticed_ns / 1e6);
     group_end(group);
 }
 

@@ -1,5 +1,6 @@
 /*
- * test_pipeline.c - whole runs, from prompt to frames, against diffusers' WanPipeline (tests/golden/runs.json).
+ * test_pipeline.c - whole runs, from prompt to frames, against diffusers' WanPipeline
+ * (tests/golden/runs.json).
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -29,7 +30,9 @@ static json_t *load_runs(void)
 static struct job_order read_order(json_t *run)
 {
     const char *solver = json_string_value(json_object_get(run, "solver"));
-    return (struct job_order){.job = 1, .attempt = 1, .fps = 16,
+    return (struct job_order){.job = 1,
+                              .attempt = 1,
+                              .fps = 16,
                               .prompt = json_string_value(json_object_get(run, "prompt")),
                               .negative = json_string_value(json_object_get(run, "negative")),
                               .seed = (uint64_t)json_integer_value(json_object_get(run, "seed")),
@@ -47,7 +50,8 @@ static void check_run(json_t *description)
     const char *name = json_string_value(json_object_get(description, "name"));
     struct golden *g = golden_open(json_string_value(json_object_get(description, "golden")));
     struct pipeline_run run = {.model = json_string_value(json_object_get(description, "model")),
-                               .order = read_order(description), .threads = 2};
+                               .order = read_order(description),
+                               .threads = 2};
     int64_t count;
     pipeline_execute(&run);
     if (run.outcome != STATUS_OK) fail_msg("%s: %s", name, run.error.text);
@@ -92,10 +96,20 @@ static void expect_same_bits(const struct pipeline_run *alone, struct split spli
 
 static void any_number_of_ranks_and_threads_makes_the_same_bits(void **state)
 {
-    struct pipeline_run alone = {.model = "models/reference", .threads = 1,
-                                 .order = {.job = 9, .attempt = 1, .prompt = "a small white ring bouncing on a teal background",
-                                           .negative = "a red square", .seed = 99, .steps = 6, .guidance = 4, .shift = 3,
-                                           .width = 48, .height = 80, .frames = 9, .fps = 16}};
+    struct pipeline_run alone = {.model = "models/reference",
+                                 .threads = 1,
+                                 .order = {.job = 9,
+                                           .attempt = 1,
+                                           .prompt = "a small white ring bouncing on a teal background",
+                                           .negative = "a red square",
+                                           .seed = 99,
+                                           .steps = 6,
+                                           .guidance = 4,
+                                           .shift = 3,
+                                           .width = 48,
+                                           .height = 80,
+                                           .frames = 9,
+                                           .fps = 16}};
     pipeline_execute(&alone);
     if (alone.outcome != STATUS_OK) fail_msg("%s", alone.error.text);
     expect_same_bits(&alone, (struct split){.members = 1}, 3);
@@ -109,9 +123,16 @@ static void any_number_of_ranks_and_threads_makes_the_same_bits(void **state)
 
 static void a_split_that_does_not_add_up_is_refused(void **state)
 {
-    struct pipeline_run run = {.model = "models/reference", .split = {.members = 2, .head = 4, .middle = {3}},
-                               .order = {.prompt = "x", .steps = 1, .guidance = 1, .shift = 3, .width = 64, .height = 64,
-                                         .frames = 5, .fps = 16}};
+    struct pipeline_run run = {.model = "models/reference",
+                               .split = {.members = 2, .head = 4, .middle = {3}},
+                               .order = {.prompt = "x",
+                                         .steps = 1,
+                                         .guidance = 1,
+                                         .shift = 3,
+                                         .width = 64,
+                                         .height = 64,
+                                         .frames = 5,
+                                         .fps = 16}};
     pipeline_execute(&run);
     assert_int_equal(run.outcome, STATUS_INVALID);
 }

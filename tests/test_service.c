@@ -1,6 +1,6 @@
 /*
- * test_service.c - the three programs together, as a person uses them: real processes, real ranks under mpirun, real
- * sockets; kills at awkward moments. Runs the binaries of the build that made this test.
+ * test_service.c - the three programs together, as a person uses them: real processes, real ranks under
+ * mpirun, real sockets; kills at awkward moments. Runs the binaries of the build that made this test.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -24,9 +24,11 @@ enum { TEXT_BYTES = 65536, PATH_BYTES = 512 };
 static char build[PATH_BYTES];     /* where the programs are */
 static char directory[PATH_BYTES]; /* of this run: data, results, TMPDIR */
 
-/* ------------------------------------------------------------------------------------------------------------ shell */
+/* ------------------------------------------------------------------------------------------------------------
+ * shell */
 
-/* Runs a command line (the programs' directory is on its PATH) and returns its exit code; `output` holds both streams. */
+/* Runs a command line (the programs' directory is on its PATH) and returns its exit code; `output` holds both
+ * streams. */
 static int shell(char *output, const char *format, ...)
 {
     char command[4096], line[4600];
@@ -119,7 +121,8 @@ static void expect_nothing_left(void)
     if (processes_left()) fail_msg("%d processes are left behind", processes_left());
 }
 
-/* ---------------------------------------------------------------------------------------------------------- fixtures */
+/* ----------------------------------------------------------------------------------------------------------
+ * fixtures */
 
 static int set_up(void **state)
 {
@@ -145,8 +148,9 @@ static int tear_down(void **state)
     return 0;
 }
 
-#define CLIP "--model models/reference --prompt 'a small blue ring moving left on a white background' --seed 5 " \
-             "--steps 6 --guidance 4 --width 48 --height 64 --frames 9"
+#define CLIP                                                                                                 \
+    "--model models/reference --prompt 'a small blue ring moving left on a white background' --seed 5 "      \
+    "--steps 6 --guidance 4 --width 48 --height 64 --frames 9"
 
 static void expect_equal_files(const char *a, const char *b)
 {
@@ -154,18 +158,23 @@ static void expect_equal_files(const char *a, const char *b)
     if (shell(text, "cmp %s %s", a, b) != 0) fail_msg("%s", text);
 }
 
-/* --------------------------------------------------------------------------------------------------------- one shot */
+/* ---------------------------------------------------------------------------------------------------------
+ * one shot */
 
 static void any_number_of_ranks_makes_the_same_video(void **state)
 {
     char text[TEXT_BYTES], one[PATH_BYTES + 32], other[PATH_BYTES + 32];
     snprintf(one, sizeof one, "%s/r1", directory);
-    run(text, "refrain generate " CLIP " --ranks 1 --threads 2 --output %s.mp4 --save-latents %s.safetensors "
-              "--save-frames %s.frames", one, one, one);
+    run(text,
+        "refrain generate " CLIP " --ranks 1 --threads 2 --output %s.mp4 --save-latents %s.safetensors "
+        "--save-frames %s.frames",
+        one, one, one);
     for (int ranks = 2; ranks <= 5; ranks++) {
         snprintf(other, sizeof other, "%s/r%d", directory, ranks);
-        run(text, "refrain generate " CLIP " --ranks %d --threads 1 --output %s.mp4 --save-latents %s.safetensors "
-                  "--save-frames %s.frames", ranks, other, other, other);
+        run(text,
+            "refrain generate " CLIP " --ranks %d --threads 1 --output %s.mp4 --save-latents %s.safetensors "
+            "--save-frames %s.frames",
+            ranks, other, other, other);
         char a[PATH_BYTES + 64], b[PATH_BYTES + 64];
         static const char *const endings[] = {"safetensors", "frames", "mp4", "png"};
         for (size_t i = 0; i < sizeof endings / sizeof *endings; i++) {
@@ -182,8 +191,10 @@ static void the_mpi_fabric_makes_the_same_video(void **state)
     char text[TEXT_BYTES], a[PATH_BYTES + 64], b[PATH_BYTES + 64];
     snprintf(a, sizeof a, "%s/zmq.safetensors", directory);
     snprintf(b, sizeof b, "%s/mpi.safetensors", directory);
-    run(text, "refrain generate " CLIP " --ranks 3 --fabric zmq --output %s/v.mp4 --save-latents %s", directory, a);
-    run(text, "refrain generate " CLIP " --ranks 3 --fabric mpi --output %s/v.mp4 --save-latents %s", directory, b);
+    run(text, "refrain generate " CLIP " --ranks 3 --fabric zmq --output %s/v.mp4 --save-latents %s",
+        directory, a);
+    run(text, "refrain generate " CLIP " --ranks 3 --fabric mpi --output %s/v.mp4 --save-latents %s",
+        directory, b);
     expect_equal_files(a, b);
     expect_nothing_left();
 }
@@ -192,8 +203,11 @@ static void the_video_can_be_played(void **state)
 {
     char text[TEXT_BYTES];
     run(text, "refrain generate " CLIP " --ranks 2 --fps 12 --output %s/play.mp4", directory);
-    run(text, "ffprobe -v error -count_frames -show_entries stream=codec_name,width,height,nb_read_frames,r_frame_rate "
-              "-of csv=p=0 %s/play.mp4", directory);
+    run(text,
+        "ffprobe -v error -count_frames -show_entries "
+        "stream=codec_name,width,height,nb_read_frames,r_frame_rate "
+        "-of csv=p=0 %s/play.mp4",
+        directory);
     if (!strstr(text, "h264,48,64,12/1,9")) fail_msg("ffprobe says %s", text);
     run(text, "ffprobe -v error -show_entries stream=codec_name -of csv=p=0 %s/play.png", directory);
     assert_non_null(strstr(text, "png"));
@@ -202,37 +216,61 @@ static void the_video_can_be_played(void **state)
 static void odd_checkpoints_run_over_ranks(void **state)
 {
     char text[TEXT_BYTES];
-    run(text, "refrain generate --model tests/models/tiny-b --prompt 'a star' --steps 3 --width 64 --height 48 --frames 5 "
-              "--ranks 2 --output %s/tiny.mp4", directory);
+    run(text,
+        "refrain generate --model tests/models/tiny-b --prompt 'a star' --steps 3 --width 64 --height 48 "
+        "--frames 5 "
+        "--ranks 2 --output %s/tiny.mp4",
+        directory);
     /* more ranks than layers: the rest stay idle */
-    run(text, "refrain generate --model tests/models/tiny-c --prompt 'a star' --steps 3 --width 64 --height 48 --frames 5 "
-              "--ranks 3 --output %s/tiny.mp4", directory);
+    run(text,
+        "refrain generate --model tests/models/tiny-c --prompt 'a star' --steps 3 --width 64 --height 48 "
+        "--frames 5 "
+        "--ranks 3 --output %s/tiny.mp4",
+        directory);
 }
 
 static void a_broken_checkpoint_is_refused_with_a_sentence(void **state)
 {
     char text[TEXT_BYTES];
-    run(text, "cp -r models/reference %s/broken && rm %s/broken/transformer/*-00002-of-*", directory, directory);
-    assert_int_not_equal(shell(text, "refrain generate --model %s/broken --prompt x --width 64 --height 64 --frames 5 "
-                                     "--output %s/no.mp4", directory, directory), 0);
+    run(text, "cp -r models/reference %s/broken && rm %s/broken/transformer/*-00002-of-*", directory,
+        directory);
+    assert_int_not_equal(
+        shell(text,
+              "refrain generate --model %s/broken --prompt x --width 64 --height 64 --frames 5 "
+              "--output %s/no.mp4",
+              directory, directory),
+        0);
     assert_non_null(strstr(text, "shard 2 of 3 is missing"));
-    run(text, "rm -rf %s/broken && cp -r models/reference %s/broken && truncate -s -100 "
-              "%s/broken/vae/diffusion_pytorch_model-00001-of-00002.safetensors", directory, directory, directory);
-    assert_int_not_equal(shell(text, "refrain generate --model %s/broken --prompt x --width 64 --height 64 --frames 5 "
-                                     "--output %s/no.mp4", directory, directory), 0);
+    run(text,
+        "rm -rf %s/broken && cp -r models/reference %s/broken && truncate -s -100 "
+        "%s/broken/vae/diffusion_pytorch_model-00001-of-00002.safetensors",
+        directory, directory, directory);
+    assert_int_not_equal(
+        shell(text,
+              "refrain generate --model %s/broken --prompt x --width 64 --height 64 --frames 5 "
+              "--output %s/no.mp4",
+              directory, directory),
+        0);
     assert_non_null(strstr(text, "diffusion_pytorch_model-00001-of-00002.safetensors"));
     run(text, "rm -rf %s/broken", directory);
     expect_nothing_left();
 }
 
-/* Weights that are numbers but not sensible ones: the step that shows it is named, and the service would stay up. */
+/* Weights that are numbers but not sensible ones: the step that shows it is named, and the service would stay
+ * up. */
 static void a_latent_that_is_not_finite_fails_the_job(void **state)
 {
     char text[TEXT_BYTES];
-    run(text, "cp -r models/reference %s/nan && printf '\\377\\377\\377\\377' | dd conv=notrunc bs=1 seek=20000 "
-              "of=%s/nan/transformer/diffusion_pytorch_model-00001-of-00003.safetensors", directory, directory);
-    assert_int_not_equal(shell(text, "refrain generate --model %s/nan --prompt x --width 64 --height 64 --frames 5 --steps 3 "
-                                     "--output %s/no.mp4", directory, directory), 0);
+    run(text,
+        "cp -r models/reference %s/nan && printf '\\377\\377\\377\\377' | dd conv=notrunc bs=1 seek=20000 "
+        "of=%s/nan/transformer/diffusion_pytorch_model-00001-of-00003.safetensors",
+        directory, directory);
+    assert_int_not_equal(
+        shell(text,
+              "refrain generate --model %s/nan --prompt x --width 64 --height 64 --frames 5 --steps 3 "
+              "--output %s/no.mp4",
+              directory, directory),
+        0);
     assert_non_null(strstr(text, "not finite"));
     run(text, "rm -rf %s/nan", directory);
 }
@@ -241,8 +279,10 @@ static void interrupting_generate_leaves_nothing(void **state)
 {
     static const int signals[] = {SIGINT, SIGTERM, SIGKILL};
     for (size_t i = 0; i < sizeof signals / sizeof *signals; i++) {
-        pid_t pid = start("refrain generate --model models/reference --prompt x --steps 900 --width 64 --height 64 "
-                          "--frames 17 --ranks 2 --output %s/never.mp4 >%s/log 2>&1", directory, directory);
+        pid_t pid =
+            start("refrain generate --model models/reference --prompt x --steps 900 --width 64 --height 64 "
+                  "--frames 17 --ranks 2 --output %s/never.mp4 >%s/log 2>&1",
+                  directory, directory);
         usleep(400000 * (useconds_t)(i + 1));
         kill(pid, signals[i]);
         wait_exit(pid, 10);
@@ -253,7 +293,8 @@ static void interrupting_generate_leaves_nothing(void **state)
     assert_false(file_exists(text));
 }
 
-/* ----------------------------------------------------------------------------------------------------------- service */
+/* -----------------------------------------------------------------------------------------------------------
+ * service */
 
 struct service {
     pid_t coordinator;
@@ -267,8 +308,10 @@ static void service_start(struct service *s, const char *name, int ranks)
     snprintf(s->endpoint, sizeof s->endpoint, "ipc://%s.client", s->data);
     snprintf(ready, sizeof ready, "%s.ready", s->data);
     unlink(ready);
-    s->coordinator = start("refrain-coordinator --data %s --launch %d --endpoint %s --worker-endpoint ipc://%s.worker "
-                           "--endpoint-file %s 2>>%s.log", s->data, ranks, s->endpoint, s->data, ready, s->data);
+    s->coordinator =
+        start("refrain-coordinator --data %s --launch %d --endpoint %s --worker-endpoint ipc://%s.worker "
+              "--endpoint-file %s 2>>%s.log",
+              s->data, ranks, s->endpoint, s->data, ready, s->data);
     setenv("REFRAIN_COORDINATOR", s->endpoint, 1);
     for (int i = 0; i < 500 && !file_exists(ready); i++) usleep(20000);
     assert_true(file_exists(ready));
@@ -288,14 +331,18 @@ static void jobs_queue_and_each_gets_its_own_video(void **state)
     service_start(&s, "queue", 2);
     run(text, "refrain models add ref models/reference");
     for (int i = 0; i < 4; i++)
-        run(text, "refrain submit --model ref --prompt 'a red star' --seed %d --steps 4 --width 48 --height 48 --frames 5 "
-                  "--save-latents %s/q%d.safetensors --quiet", i % 2, directory, i);
+        run(text,
+            "refrain submit --model ref --prompt 'a red star' --seed %d --steps 4 --width 48 --height 48 "
+            "--frames 5 "
+            "--save-latents %s/q%d.safetensors --quiet",
+            i % 2, directory, i);
     run(text, "refrain list");
     for (int i = 1; i <= 4; i++) run(text, "refrain watch %d", i);
     run(text, "refrain list --json");
     assert_non_null(strstr(text, "completed"));
     for (int i = 1; i <= 4; i++)
-        run(text, "refrain result %d --output %s/q%d.mp4 --save-latents %s/q%d.safetensors", i, directory, i, directory, i);
+        run(text, "refrain result %d --output %s/q%d.mp4 --save-latents %s/q%d.safetensors", i, directory, i,
+            directory, i);
     char a[PATH_BYTES + 32], b[PATH_BYTES + 32];
     snprintf(a, sizeof a, "%s/q1.safetensors", directory);
     snprintf(b, sizeof b, "%s/q3.safetensors", directory);
@@ -313,8 +360,9 @@ static void a_job_survives_its_client_and_can_be_cancelled(void **state)
     char text[TEXT_BYTES];
     service_start(&s, "cancel", 2);
     run(text, "refrain models add ref models/reference");
-    pid_t client = start("refrain submit --model ref --prompt 'a red star' --steps 1000 --width 64 --height 64 --frames 17 "
-                         "--wait >/dev/null 2>&1");
+    pid_t client = start(
+        "refrain submit --model ref --prompt 'a red star' --steps 1000 --width 64 --height 64 --frames 17 "
+        "--wait >/dev/null 2>&1");
     for (int i = 0; i < 200; i++) {
         shell(text, "refrain status 1 --json");
         if (strstr(text, "denoise")) break;
@@ -327,7 +375,8 @@ static void a_job_survives_its_client_and_can_be_cancelled(void **state)
     run(text, "refrain cancel 1");
     assert_int_equal(shell(text, "refrain watch 1"), 5);
     assert_non_null(strstr(text, "cancelled"));
-    run(text, "refrain submit --model ref --prompt 'a red star' --steps 2 --width 48 --height 48 --frames 5 --wait");
+    run(text, "refrain submit --model ref --prompt 'a red star' --steps 2 --width 48 --height 48 --frames 5 "
+              "--wait");
     service_stop(&s);
 }
 
@@ -380,7 +429,8 @@ static void a_job_survives_a_lost_rank(void **state)
     char text[TEXT_BYTES];
     service_start(&s, "rank", 3);
     run(text, "refrain models add ref models/reference");
-    run(text, "refrain submit --model ref --prompt 'a red star' --steps 150 --width 64 --height 64 --frames 17 --quiet");
+    run(text, "refrain submit --model ref --prompt 'a red star' --steps 150 --width 64 --height 64 --frames "
+              "17 --quiet");
     for (int i = 0; i < 200; i++) {
         shell(text, "refrain status 1 --json");
         if (strstr(text, "denoise")) break;

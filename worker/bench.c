@@ -32,8 +32,9 @@ static void lay_out(struct bench *b, struct arena *arena)
     b->velocity = arena_take(arena, (size_t)b->latent_count, sizeof(float));
     b->x = arena_take(arena, hop_bytes(token_count(&b->engine.work.grid), c->denoiser.hidden), 1);
     b->modulation = arena_take(arena, 7 * hidden, sizeof(float));
-    b->frames = arena_take(arena, (size_t)b->config.frames * 3 * (size_t)b->config.width * (size_t)b->config.height,
-                           sizeof(float));
+    b->frames =
+        arena_take(arena, (size_t)b->config.frames * 3 * (size_t)b->config.width * (size_t)b->config.height,
+                   sizeof(float));
     b->rows = arena_take(arena, (size_t)c->text_length * (size_t)c->text.width, sizeof(float));
     b->text = arena_take(arena, (size_t)c->text_length * hidden, sizeof(float));
 }
@@ -43,9 +44,11 @@ static status_t time_text(struct bench *b, struct error *error)
     const struct model *m = b->engine.model;
     int32_t ids[512];
     status_t status = tokenizer_encode(m->tokenizer, prompt, m->config.text_length, ids, &b->ids, error);
-    if (status == STATUS_OK) status = text_encoder_encode(m->text_encoder, b->engine.team, ids, b->ids, b->rows, error);
     if (status == STATUS_OK)
-        status = denoiser_text(m->denoiser, b->engine.team, b->rows, b->ids, m->config.text_length, b->text, error);
+        status = text_encoder_encode(m->text_encoder, b->engine.team, ids, b->ids, b->rows, error);
+    if (status == STATUS_OK)
+        status = denoiser_text(m->denoiser, b->engine.team, b->rows, b->ids, m->config.text_length, b->text,
+                               error);
     return status;
 }
 
@@ -56,8 +59,8 @@ static void time_forward(struct bench *b)
     struct denoiser_modulation modulation = {b->modulation, b->modulation + m->config.denoiser.hidden};
     denoiser_time(m->denoiser, e->team, 721, &modulation);
     denoiser_embed(m->denoiser, e->team, &e->work, b->latent, b->x);
-    denoiser_blocks(m->denoiser, e->team, &e->work, b->context, modulation.blocks, b->x, 0, m->config.denoiser.layers,
-                    NULL);
+    denoiser_blocks(m->denoiser, e->team, &e->work, b->context, modulation.blocks, b->x, 0,
+                    m->config.denoiser.layers, NULL);
     denoiser_output(m->denoiser, e->team, &e->work, modulation.output, b->x, b->velocity);
 }
 
@@ -65,8 +68,8 @@ static status_t time_decode(struct bench *b, struct error *error)
 {
     vae_stream_close(b->decoder);
     b->decoder = NULL;
-    status_t status = vae_stream_open(b->engine.model->vae, VAE_DECODER, b->latent_height, b->latent_width, &b->decoder,
-                                      error);
+    status_t status = vae_stream_open(b->engine.model->vae, VAE_DECODER, b->latent_height, b->latent_width,
+                                      &b->decoder, error);
     for (int t = 0; status == STATUS_OK && t < b->latent_frames; t++)
         vae_decode(b->decoder, b->engine.team, b->latent, b->latent_frames, t, b->frames);
     return status;
@@ -80,8 +83,8 @@ static status_t time_run(struct bench *b, int steps, struct error *error)
     status_t status = time_text(b, error);
     if (status == STATUS_OK) status = time_text(b, error); /* the negative prompt's share */
     if (status != STATUS_OK) return status;
-    status = solver_create(&m->config.solver, m->config.solver.kind, steps, m->config.solver.shift, b->latent_count,
-                           b->engine.ops, &solver, error);
+    status = solver_create(&m->config.solver, m->config.solver.kind, steps, m->config.solver.shift,
+                           b->latent_count, b->engine.ops, &solver, error);
     if (status != STATUS_OK) return status;
     noise_fill(7, b->latent, b->latent_count);
     for (int i = 0; i < steps; i++) {
@@ -99,7 +102,8 @@ static status_t prepare(struct bench *b, struct error *error)
     b->latent_frames = (b->config.frames - 1) / c->vae.scale_t + 1;
     b->latent_height = b->config.height / c->vae.scale_y;
     b->latent_width = b->config.width / c->vae.scale_y;
-    b->latent_count = (int64_t)c->denoiser.in_channels * b->latent_frames * b->latent_height * b->latent_width;
+    b->latent_count =
+        (int64_t)c->denoiser.in_channels * b->latent_frames * b->latent_height * b->latent_width;
     struct token_grid grid = {b->latent_frames / c->denoiser.patch_t, b->latent_height / c->denoiser.patch_y,
                               b->latent_width / c->denoiser.patch_x};
     status_t status = engine_prepare(&b->engine, &grid, error);
@@ -111,8 +115,8 @@ static status_t prepare(struct bench *b, struct error *error)
     noise_fill(7, b->latent, b->latent_count);
     status = time_text(b, error);
     if (status != STATUS_OK) return status;
-    return denoiser_context_create(b->engine.model->denoiser, b->engine.team, b->text, b->ids, c->text_length, &b->context,
-                                   error);
+    return denoiser_context_create(b->engine.model->denoiser, b->engine.team, b->text, b->ids, c->text_length,
+                                   &b->context, error);
 }
 
 static void serve(struct bench *b)
@@ -150,15 +154,18 @@ status_t bench_run(const struct bench_config *config, struct error *error)
     b->config = *config;
     b->engine.members = 1;
     b->engine.ops = ops_find(config->backend);
-    status_t status = b->engine.ops ? model_config_read(config->directory, &model, error)
-                                    : error_set(error, STATUS_INVALID, "backend %s: not on this machine", config->backend);
+    status_t status =
+        b->engine.ops ? model_config_read(config->directory, &model, error)
+                      : error_set(error, STATUS_INVALID, "backend %s: not on this machine", config->backend);
     if (status != STATUS_OK) goto out;
     struct split split = {.members = 1, .head = model.denoiser.layers};
     status = team_create(config->threads, &b->engine.team, error);
-    if (status == STATUS_OK) status = model_load(config->directory, b->engine.ops, &split, 0, &b->engine.model, error);
+    if (status == STATUS_OK)
+        status = model_load(config->directory, b->engine.ops, &split, 0, &b->engine.model, error);
     if (status == STATUS_OK) status = prepare(b, error);
     if (status == STATUS_OK) {
-        printf("{\"ready\": true, \"backend\": \"%s\", \"threads\": %d}\n", b->engine.ops->name, config->threads);
+        printf("{\"ready\": true, \"backend\": \"%s\", \"threads\": %d}\n", b->engine.ops->name,
+               config->threads);
         fflush(stdout);
         serve(b);
     }

@@ -1,6 +1,6 @@
 /*
- * control.c - see control.h. The control thread owns the socket and its monitor; `lock` guards the presence only. The
- * two mailboxes are the only other things both threads touch.
+ * control.c - see control.h. The control thread owns the socket and its monitor; `lock` guards the presence
+ * only. The two mailboxes are the only other things both threads touch.
  */
 #include "worker/control.h"
 
@@ -27,11 +27,13 @@ struct control {
     int64_t heartbeat_ns, next_heartbeat_ns, unreachable_since_ns;
 };
 
-/* ---------------------------------------------------------------------------------------------------------- sending */
+/* ----------------------------------------------------------------------------------------------------------
+ * sending */
 
 static void send_bytes(struct control *c, const void *bytes, size_t size)
 {
-    /* Never waits: a coordinator that does not read for long is a coordinator that restarted, and will ask again. */
+    /* Never waits: a coordinator that does not read for long is a coordinator that restarted, and will ask
+     * again. */
     if (zmq_send(c->socket, bytes, size, ZMQ_DONTWAIT) < 0 && errno != EAGAIN)
         log_line(LOG_WARN, "a report of %zu bytes could not be sent: %s", size, zmq_strerror(errno));
 }
@@ -96,7 +98,8 @@ static void send_heartbeat(struct control *c)
     send_report(c, &report);
 }
 
-/* -------------------------------------------------------------------------------------------------------- receiving */
+/* --------------------------------------------------------------------------------------------------------
+ * receiving */
 
 /* Hands an order to the compute thread; those that end the epoch also wake it out of the fabric. */
 static void deliver(struct control *c, const uint8_t *bytes, size_t size, const Refrain__WorkerOrder *order)
@@ -118,7 +121,8 @@ static void receive_order(struct control *c)
     size_t size = zmq_msg_size(&message);
     Refrain__WorkerOrder *order = refrain__worker_order__unpack(NULL, size, bytes);
     if (!order || order->version != PROTOCOL) {
-        log_line(LOG_WARN, "an order of %zu bytes was not understood (protocol %u)", size, order ? order->version : 0);
+        log_line(LOG_WARN, "an order of %zu bytes was not understood (protocol %u)", size,
+                 order ? order->version : 0);
     } else if (order->body_case == REFRAIN__WORKER_ORDER__BODY_REHELLO) {
         send_hello(c);
     } else {
@@ -153,7 +157,8 @@ static void receive_monitor(struct control *c)
 /* Without a coordinator for too long this rank ends itself, as if it had been told to. */
 static bool orphaned(struct control *c)
 {
-    if (c->unreachable_since_ns == CLOCK_NEVER || clock_now_ns() - c->unreachable_since_ns < c->config.orphan_ns)
+    if (c->unreachable_since_ns == CLOCK_NEVER ||
+        clock_now_ns() - c->unreachable_since_ns < c->config.orphan_ns)
         return false;
     log_line(LOG_ERROR, "no coordinator at %s for %d s: ending", c->config.coordinator,
              (int)(c->config.orphan_ns / SECOND_NS));
@@ -170,7 +175,8 @@ static bool orphaned(struct control *c)
     return true;
 }
 
-/* ----------------------------------------------------------------------------------------------------------- thread */
+/* -----------------------------------------------------------------------------------------------------------
+ * thread */
 
 static void send_waiting_reports(struct control *c)
 {
@@ -208,18 +214,21 @@ static void *control_main(void *argument)
     return NULL;
 }
 
-/* ------------------------------------------------------------------------------------------------------------ socket */
+/* ------------------------------------------------------------------------------------------------------------
+ * socket */
 
 static status_t connect_socket(struct control *c, struct error *error)
 {
     const struct control_config *config = &c->config;
-    int linger_ms = 500, beat_ms = 1000, silence_ms = 5000, reconnect_ms = 100, reconnect_max_ms = 1000, unlimited = 0;
+    int linger_ms = 500, beat_ms = 1000, silence_ms = 5000, reconnect_ms = 100, reconnect_max_ms = 1000,
+        unlimited = 0;
     int64_t largest = MAX_ORDER_BYTES;
     char monitor[64];
     snprintf(monitor, sizeof monitor, "inproc://control-%p", (void *)c);
     c->zmq = zmq_ctx_new();
     c->socket = c->zmq ? zmq_socket(c->zmq, ZMQ_DEALER) : NULL;
-    if (!c->socket) return error_set(error, STATUS_IO, "no socket for the coordinator: %s", zmq_strerror(errno));
+    if (!c->socket)
+        return error_set(error, STATUS_IO, "no socket for the coordinator: %s", zmq_strerror(errno));
     zmq_setsockopt(c->socket, ZMQ_LINGER, &linger_ms, sizeof linger_ms);
     zmq_setsockopt(c->socket, ZMQ_HEARTBEAT_IVL, &beat_ms, sizeof beat_ms);
     zmq_setsockopt(c->socket, ZMQ_HEARTBEAT_TIMEOUT, &silence_ms, sizeof silence_ms);
@@ -234,8 +243,10 @@ static status_t connect_socket(struct control *c, struct error *error)
     }
     zmq_socket_monitor(c->socket, monitor, ZMQ_EVENT_HANDSHAKE_SUCCEEDED | ZMQ_EVENT_DISCONNECTED);
     c->monitor = zmq_socket(c->zmq, ZMQ_PAIR);
-    if (!c->monitor || zmq_connect(c->monitor, monitor) != 0 || zmq_connect(c->socket, config->coordinator) != 0)
-        return error_set(error, STATUS_IO, "coordinator %s: cannot connect: %s", config->coordinator, zmq_strerror(errno));
+    if (!c->monitor || zmq_connect(c->monitor, monitor) != 0 ||
+        zmq_connect(c->socket, config->coordinator) != 0)
+        return error_set(error, STATUS_IO, "coordinator %s: cannot connect: %s", config->coordinator,
+                         zmq_strerror(errno));
     return STATUS_OK;
 }
 
@@ -287,7 +298,8 @@ void control_stop(struct control *c)
     free(c);
 }
 
-/* --------------------------------------------------------------------------------------------- for the compute thread */
+/* --------------------------------------------------------------------------------------------- for the
+ * compute thread */
 
 void control_present(struct control *c, const struct presence *presence)
 {

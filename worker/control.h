@@ -3,14 +3,13 @@
  *
  *     control_start(&config, &control, &error);
  *     control_present(control, &presence);                    what Hello and heartbeats say about this rank
- *     poll on control_descriptor(control); while ((order = control_take(control))) { ...; control_free(order); }
- *     control_report(control, &report, &error);
- *     control_stop(control);
+ *     poll on control_descriptor(control); while ((order = control_take(control))) { ...;
+ * control_free(order); } control_report(control, &report, &error); control_stop(control);
  *
- * The thread owns the ZeroMQ socket, sends heartbeats (with the compute thread's progress), says Hello again when a
- * restarted coordinator asks for it, and aborts the fabric as soon as an order arrives that ends the epoch, so that a
- * compute thread waiting there wakes up. When the coordinator is out of reach for longer than the orphan time-out, a
- * Shutdown order is made up here.
+ * The thread owns the ZeroMQ socket, sends heartbeats (with the compute thread's progress), says Hello again
+ * when a restarted coordinator asks for it, and aborts the fabric as soon as an order arrives that ends the
+ * epoch, so that a compute thread waiting there wakes up. When the coordinator is out of reach for longer
+ * than the orphan time-out, a Shutdown order is made up here.
  */
 #ifndef REFRAIN_WORKER_CONTROL_H
 #define REFRAIN_WORKER_CONTROL_H
@@ -27,10 +26,10 @@ struct control;
 enum { PRESENCE_MAX_JOBS = 64 };
 
 struct control_config {
-    const char *coordinator;        /* endpoint of its worker socket */
+    const char *coordinator;                          /* endpoint of its worker socket */
     const char *public_key, *secret_key, *server_key; /* CURVE, Z85; NULL for none */
-    int64_t orphan_ns;              /* how long to live without a coordinator */
-    Refrain__Hello hello;           /* the fields that do not change; strings borrowed until control_stop */
+    int64_t orphan_ns;                                /* how long to live without a coordinator */
+    Refrain__Hello hello; /* the fields that do not change; strings borrowed until control_stop */
     struct fabric *fabric;
     const _Atomic uint64_t *progress;
 };
@@ -38,11 +37,14 @@ struct control_config {
 /* What changes: copied. */
 struct presence {
     uint64_t epoch;
-    char model[72]; /* "" for none */
+    char model[72];               /* "" for none */
     uint32_t first_block, blocks; /* held of it */
     uint64_t weight_bytes;
     int jobs;
-    struct { uint64_t job; uint32_t attempt; } running[PRESENCE_MAX_JOBS];
+    struct {
+        uint64_t job;
+        uint32_t attempt;
+    } running[PRESENCE_MAX_JOBS];
 };
 
 status_t control_start(const struct control_config *config, struct control **control, struct error *error);

@@ -4,7 +4,8 @@
 status_t engine_prepare(struct engine *engine, const struct token_grid *grid, struct error *error)
 {
     const struct token_grid *now = &engine->work.grid;
-    if (engine->arena.base && now->frames == grid->frames && now->height == grid->height && now->width == grid->width)
+    if (engine->arena.base && now->frames == grid->frames && now->height == grid->height &&
+        now->width == grid->width)
         return STATUS_OK;
     struct arena arena = {0};
     struct denoiser_work work;
@@ -18,8 +19,8 @@ status_t engine_prepare(struct engine *engine, const struct token_grid *grid, st
     return STATUS_OK;
 }
 
-status_t engine_post(struct engine *engine, int peer, struct ticket *ticket, const void *payload, uint64_t cookie,
-                     struct error *error)
+status_t engine_post(struct engine *engine, int peer, struct ticket *ticket, const void *payload,
+                     uint64_t cookie, struct error *error)
 {
     ticket->epoch = engine->epoch;
     ticket->sequence = engine->sequence + 1;

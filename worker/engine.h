@@ -1,8 +1,8 @@
 /*
  * engine.h - what a rank computes with: a model's weights, a team of threads, its place in the ring.
  *
- * One per rank, owned by the compute thread. Jobs (home) and contexts (stages) borrow it. A new epoch changes fabric
- * membership, a Load changes the model; both only while no job or context is alive.
+ * One per rank, owned by the compute thread. Jobs (home) and contexts (stages) borrow it. A new epoch changes
+ * fabric membership, a Load changes the model; both only while no job or context is alive.
  */
 #ifndef REFRAIN_WORKER_ENGINE_H
 #define REFRAIN_WORKER_ENGINE_H
@@ -16,9 +16,9 @@
 struct engine {
     const struct ops *ops;
     struct team *team;
-    struct fabric *fabric;     /* NULL in a process of its own (benchmarks): then members is 1 */
-    struct model *model;       /* NULL until loaded */
-    int self, members;         /* place in the ring; home is 0 */
+    struct fabric *fabric; /* NULL in a process of its own (benchmarks): then members is 1 */
+    struct model *model;   /* NULL until loaded */
+    int self, members;     /* place in the ring; home is 0 */
     uint64_t epoch;
     uint64_t sequence;         /* of the last ticket sent */
     uint64_t contexts;         /* number of the last job context made here */
@@ -30,13 +30,21 @@ struct engine {
 /* Makes `work` fit the grid; allocates only when the grid changes. */
 status_t engine_prepare(struct engine *engine, const struct token_grid *grid, struct error *error);
 
-/* Sends a ticket to a member, filling in what every ticket of this engine shares. STATUS_AGAIN: no credit now. */
-status_t engine_post(struct engine *engine, int peer, struct ticket *ticket, const void *payload, uint64_t cookie,
-                     struct error *error);
+/* Sends a ticket to a member, filling in what every ticket of this engine shares. STATUS_AGAIN: no credit
+ * now. */
+status_t engine_post(struct engine *engine, int peer, struct ticket *ticket, const void *payload,
+                     uint64_t cookie, struct error *error);
 
-static inline int engine_next_member(const struct engine *engine) { return (engine->self + 1) % engine->members; }
+static inline int engine_next_member(const struct engine *engine)
+{
+    return (engine->self + 1) % engine->members;
+}
 
-/* Bytes of the largest hop a model can have at a number of tokens: modulation [6, hidden] and rows [tokens, hidden]. */
-static inline uint64_t hop_bytes(int tokens, int hidden) { return ((uint64_t)tokens + 6) * (uint64_t)hidden * sizeof(float); }
+/* Bytes of the largest hop a model can have at a number of tokens: modulation [6, hidden] and rows [tokens,
+ * hidden]. */
+static inline uint64_t hop_bytes(int tokens, int hidden)
+{
+    return ((uint64_t)tokens + 6) * (uint64_t)hidden * sizeof(float);
+}
 
 #endif

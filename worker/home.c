@@ -1,8 +1,8 @@
 /*
  * home.c - see home.h. Compute thread of member 0.
  *
- * A slot holds a job from Assign until its files are with the coordinator. Jobs take turns: the one that advanced last
- * is asked last, so steps of several jobs interleave.
+ * A slot holds a job from Assign until its files are with the coordinator. Jobs take turns: the one that
+ * advanced last is asked last, so steps of several jobs interleave.
  */
 #include "worker/home.h"
 
@@ -27,10 +27,10 @@ struct slot {
     struct job *job;       /* NULL: free */
     struct upload *upload; /* once the files are made */
     enum ending ending;
-    struct error failure;  /* of ENDING_FAILED */
-    bool over;             /* noted or dropped: only waits for the fabric to give buffers back */
-    bool dropped;          /* nobody wants to hear of it any more */
-    uint64_t revision;     /* of the last progress reported */
+    struct error failure; /* of ENDING_FAILED */
+    bool over;            /* noted or dropped: only waits for the fabric to give buffers back */
+    bool dropped;         /* nobody wants to hear of it any more */
+    uint64_t revision;    /* of the last progress reported */
     int64_t began_ns, load_ns;
     char directory[DIRECTORY_BYTES];
 };
@@ -43,8 +43,8 @@ struct home {
     struct slot slots[HOME_SLOTS];
 };
 
-status_t home_create(struct engine *engine, struct control *control, const char *directory, struct home **home,
-                     struct error *error)
+status_t home_create(struct engine *engine, struct control *control, const char *directory,
+                     struct home **home, struct error *error)
 {
     struct home *h = calloc(1, sizeof *h);
     if (!h) return error_set(error, STATUS_NO_MEMORY, "no memory for home");
@@ -58,7 +58,8 @@ status_t home_create(struct engine *engine, struct control *control, const char 
 /* A job's files: only the names we make are removed. */
 static void remove_directory(const char *directory)
 {
-    static const char *const names[] = {"video.mp4", "sheet.png", "latents.safetensors", "frames.safetensors"};
+    static const char *const names[] = {"video.mp4", "sheet.png", "latents.safetensors",
+                                        "frames.safetensors"};
     char path[DIRECTORY_BYTES + 32];
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         snprintf(path, sizeof path, "%s/%s", directory, names[i]);
@@ -83,7 +84,8 @@ void home_destroy(struct home *home)
     free(home);
 }
 
-/* --------------------------------------------------------------------------------------------------------- reporting */
+/* ---------------------------------------------------------------------------------------------------------
+ * reporting */
 
 static void send(struct home *home, Refrain__WorkerReport__BodyCase body, void *message)
 {
@@ -170,10 +172,17 @@ static void report_done(struct home *home, struct slot *slot)
 static void report_ending(struct home *home, struct slot *slot)
 {
     switch (slot->ending) {
-    case ENDING_NONE: break;
-    case ENDING_DONE: report_done(home, slot); break;
-    case ENDING_FAILED: report_failed(home, job_number(slot->job), job_attempt(slot->job), &slot->failure); break;
-    case ENDING_CANCELLED: report_cancelled(home, slot); break;
+    case ENDING_NONE:
+        break;
+    case ENDING_DONE:
+        report_done(home, slot);
+        break;
+    case ENDING_FAILED:
+        report_failed(home, job_number(slot->job), job_attempt(slot->job), &slot->failure);
+        break;
+    case ENDING_CANCELLED:
+        report_cancelled(home, slot);
+        break;
     }
 }
 
@@ -184,7 +193,8 @@ static void end(struct home *home, struct slot *slot, enum ending ending)
     if (!slot->dropped) report_ending(home, slot);
 }
 
-/* ------------------------------------------------------------------------------------------------------------ orders */
+/* ------------------------------------------------------------------------------------------------------------
+ * orders */
 
 static struct slot *slot_of(struct home *home, uint64_t job, uint32_t attempt)
 {
@@ -204,15 +214,26 @@ static status_t read_order(const Refrain__Assign *assign, const struct model *mo
     if (spec->steps < 1 || spec->steps > 1000)
         return error_set(error, STATUS_INVALID, "steps %u: must be 1 to 1000", spec->steps);
     if (spec->width > 16384 || spec->height > 16384 || spec->frames > 65536)
-        return error_set(error, STATUS_INVALID, "size %ux%ux%u: too large", spec->width, spec->height, spec->frames);
-    if (!isfinite(spec->guidance)) return error_set(error, STATUS_INVALID, "guidance: must be a finite number");
-    if (spec->fps < 1 || spec->fps > 1000) return error_set(error, STATUS_INVALID, "fps %u: must be 1 to 1000", spec->fps);
-    *order = (struct job_order){.job = assign->job, .attempt = assign->attempt, .prompt = spec->prompt,
-                                .negative = spec->negative_prompt, .seed = spec->seed, .steps = (int)spec->steps,
-                                .width = (int)spec->width, .height = (int)spec->height, .frames = (int)spec->frames,
-                                .fps = (int)spec->fps, .guidance = spec->guidance,
+        return error_set(error, STATUS_INVALID, "size %ux%ux%u: too large", spec->width, spec->height,
+                         spec->frames);
+    if (!isfinite(spec->guidance))
+        return error_set(error, STATUS_INVALID, "guidance: must be a finite number");
+    if (spec->fps < 1 || spec->fps > 1000)
+        return error_set(error, STATUS_INVALID, "fps %u: must be 1 to 1000", spec->fps);
+    *order = (struct job_order){.job = assign->job,
+                                .attempt = assign->attempt,
+                                .prompt = spec->prompt,
+                                .negative = spec->negative_prompt,
+                                .seed = spec->seed,
+                                .steps = (int)spec->steps,
+                                .width = (int)spec->width,
+                                .height = (int)spec->height,
+                                .frames = (int)spec->frames,
+                                .fps = (int)spec->fps,
+                                .guidance = spec->guidance,
                                 .shift = spec->has_shift ? spec->shift : model->config.solver.shift,
-                                .solver = model->config.solver.kind, .save_latents = spec->save_latents,
+                                .solver = model->config.solver.kind,
+                                .save_latents = spec->save_latents,
                                 .save_frames = spec->save_frames};
     if (spec->solver == REFRAIN__SOLVER__SOLVER_UNIPC) order->solver = SOLVER_UNIPC;
     if (spec->solver == REFRAIN__SOLVER__SOLVER_EULER) order->solver = SOLVER_EULER;
@@ -221,14 +242,15 @@ static status_t read_order(const Refrain__Assign *assign, const struct model *mo
     return STATUS_OK;
 }
 
-static status_t start_job(struct home *home, struct slot *slot, const Refrain__Assign *assign, struct error *error)
+static status_t start_job(struct home *home, struct slot *slot, const Refrain__Assign *assign,
+                          struct error *error)
 {
     struct job_order order;
     if (!home->engine->model) return error_set(error, STATUS_CONFLICT, "no model is loaded");
     status_t status = read_order(assign, home->engine->model, &order, error);
     if (status != STATUS_OK) return status;
-    snprintf(slot->directory, sizeof slot->directory, "%s/job-%lu-%u", home->directory, (unsigned long)order.job,
-             order.attempt);
+    snprintf(slot->directory, sizeof slot->directory, "%s/job-%lu-%u", home->directory,
+             (unsigned long)order.job, order.attempt);
     if (mkdir(slot->directory, 0700) != 0)
         return error_set(error, STATUS_IO, "%s: cannot be made: %m", slot->directory);
     slot->began_ns = clock_now_ns();
@@ -305,7 +327,8 @@ void home_event(struct home *home, struct fabric_event *event)
     if (event->kind == FABRIC_RECEIVED) fabric_release(home->engine->fabric, event);
 }
 
-/* ----------------------------------------------------------------------------------------------------------- advance */
+/* -----------------------------------------------------------------------------------------------------------
+ * advance */
 
 /* The job came to its end: files on their way, or a sentence. */
 static void settle_outcome(struct home *home, struct slot *slot)
@@ -367,9 +390,13 @@ static bool advance_slot(struct home *home, struct slot *slot)
         return advance_upload(home, slot);
     }
     switch (job_advance(slot->job)) {
-    case JOB_WAITS: return false;
-    case JOB_FINISHED: settle_outcome(home, slot); return true;
-    case JOB_ADVANCED: break;
+    case JOB_WAITS:
+        return false;
+    case JOB_FINISHED:
+        settle_outcome(home, slot);
+        return true;
+    case JOB_ADVANCED:
+        break;
     }
     if (!slot->dropped && job_status(slot->job)->revision != slot->revision)
         report_progress(home, slot, (Refrain__Phase)job_status(slot->job)->phase);

@@ -17,8 +17,8 @@
 struct home;
 
 /* directory: where jobs' files are made, one folder each; borrowed. */
-status_t home_create(struct engine *engine, struct control *control, const char *directory, struct home **home,
-                     struct error *error);
+status_t home_create(struct engine *engine, struct control *control, const char *directory,
+                     struct home **home, struct error *error);
 /* Drops all jobs and their files without a report; after fabric_leave. NULL is fine. */
 void home_destroy(struct home *home);
 

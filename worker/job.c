@@ -2,8 +2,8 @@
  * job.c - see job.h. Home's compute thread.
  *
  * The life of a job: text -> open contexts on the stages -> steps -> close contexts -> decode -> files.
- * Both branches of a step (conditional, unconditional) are in flight together: while one is with the stages, home
- * computes its own blocks of the other.
+ * Both branches of a step (conditional, unconditional) are in flight together: while one is with the stages,
+ * home computes its own blocks of the other.
  */
 #include "worker/job.h"
 
@@ -19,8 +19,8 @@
 
 enum { BRANCHES = 2 };
 
-/* A hop that has not come back after this long will not: the ranks' own silence is noticed within two seconds, so
- * this only bounds a rank that is alive and stuck. */
+/* A hop that has not come back after this long will not: the ranks' own silence is noticed within two
+ * seconds, so this only bounds a rank that is alive and stuck. */
 #define HOP_TIMEOUT_NS (600 * SECOND_NS)
 
 enum cookie { COOKIE_HOP_0, COOKIE_HOP_1, COOKIE_OPEN, COOKIE_CLOSE };
@@ -28,11 +28,11 @@ enum cookie { COOKIE_HOP_0, COOKIE_HOP_1, COOKIE_OPEN, COOKIE_CLOSE };
 enum life { LIFE_TEXT, LIFE_OPEN, LIFE_STEP, LIFE_CLOSE, LIFE_DECODE, LIFE_FILES, LIFE_FINISHED };
 
 enum branch_state {
-    BRANCH_READY, /* to be embedded and run through home's head blocks */
+    BRANCH_READY,   /* to be embedded and run through home's head blocks */
     BRANCH_LEAVING, /* waits for a credit to the first stage */
-    BRANCH_AWAY,  /* with the stages */
-    BRANCH_BACK,  /* to be run through home's tail blocks and output layer */
-    BRANCH_DONE,  /* its velocity is there */
+    BRANCH_AWAY,    /* with the stages */
+    BRANCH_BACK,    /* to be run through home's tail blocks and output layer */
+    BRANCH_DONE,    /* its velocity is there */
 };
 
 struct branch {
@@ -60,7 +60,7 @@ struct job {
 
     struct token_grid grid;
     int latent_frames, latent_height, latent_width;
-    int64_t latent_count; /* in_channels * frames * height * width */
+    int64_t latent_count;                  /* in_channels * frames * height * width */
     int branches, step, told, outstanding; /* told: OPENs or CLOSEs posted; outstanding: posts not yet SENT */
     bool step_begun;
     struct branch branch[BRANCHES];
@@ -71,7 +71,8 @@ struct job {
     int decoded; /* latent frames */
 };
 
-/* --------------------------------------------------------------------------------------------------------- creation */
+/* ---------------------------------------------------------------------------------------------------------
+ * creation */
 
 static void lay_out(struct job *j, struct arena *arena)
 {
@@ -85,8 +86,8 @@ static void lay_out(struct job *j, struct arena *arena)
     j->latent = arena_take(arena, (size_t)j->latent_count, sizeof(float));
     j->velocity = arena_take(arena, (size_t)j->latent_count, sizeof(float));
     j->output_modulation = arena_take(arena, hidden, sizeof(float));
-    j->frames = arena_take(arena, (size_t)j->order.frames * 3 * (size_t)j->order.width * (size_t)j->order.height,
-                           sizeof(float));
+    j->frames = arena_take(
+        arena, (size_t)j->order.frames * 3 * (size_t)j->order.width * (size_t)j->order.height, sizeof(float));
 }
 
 /* Derives the lattices from the order, or says which number does not fit the model. */
@@ -96,30 +97,33 @@ static status_t measure(struct job *j, struct error *error)
     const struct job_order *o = &j->order;
     int pixel_y = c->vae.scale_y * c->denoiser.patch_y, pixel_x = c->vae.scale_y * c->denoiser.patch_x;
     if (o->width < pixel_x || o->width % pixel_x || o->height < pixel_y || o->height % pixel_y)
-        return error_set(error, STATUS_INVALID, "size %dx%d: must be multiples of %dx%d", o->width, o->height, pixel_x,
-                         pixel_y);
+        return error_set(error, STATUS_INVALID, "size %dx%d: must be multiples of %dx%d", o->width, o->height,
+                         pixel_x, pixel_y);
     if (o->frames < 1 || (o->frames - 1) % c->vae.scale_t)
         return error_set(error, STATUS_INVALID, "frames %d: must be %dn + 1", o->frames, c->vae.scale_t);
     j->latent_frames = (o->frames - 1) / c->vae.scale_t + 1;
     j->latent_height = o->height / c->vae.scale_y;
     j->latent_width = o->width / c->vae.scale_y;
     if (j->latent_frames % c->denoiser.patch_t)
-        return error_set(error, STATUS_INVALID, "frames %d: %d latent frames cannot be cut in patches of %d", o->frames,
-                         j->latent_frames, c->denoiser.patch_t);
-    j->grid = (struct token_grid){j->latent_frames / c->denoiser.patch_t, j->latent_height / c->denoiser.patch_y,
-                                  j->latent_width / c->denoiser.patch_x};
+        return error_set(error, STATUS_INVALID, "frames %d: %d latent frames cannot be cut in patches of %d",
+                         o->frames, j->latent_frames, c->denoiser.patch_t);
+    j->grid =
+        (struct token_grid){j->latent_frames / c->denoiser.patch_t, j->latent_height / c->denoiser.patch_y,
+                            j->latent_width / c->denoiser.patch_x};
     int longest = j->grid.frames > j->grid.height ? j->grid.frames : j->grid.height;
     if (j->grid.width > longest) longest = j->grid.width;
     if (longest > c->denoiser.max_position)
-        return error_set(error, STATUS_INVALID, "size %dx%dx%d: %d patches along one axis, the model knows positions up to %d",
+        return error_set(error, STATUS_INVALID,
+                         "size %dx%dx%d: %d patches along one axis, the model knows positions up to %d",
                          o->width, o->height, o->frames, longest, c->denoiser.max_position);
-    j->latent_count = (int64_t)c->denoiser.in_channels * j->latent_frames * j->latent_height * j->latent_width;
+    j->latent_count =
+        (int64_t)c->denoiser.in_channels * j->latent_frames * j->latent_height * j->latent_width;
     j->branches = o->guidance > 1 ? 2 : 1; /* as the reference: guidance is on only above 1 */
     return STATUS_OK;
 }
 
-status_t job_create(struct engine *engine, const struct job_order *order, const char *directory, struct job **job,
-                    struct error *error)
+status_t job_create(struct engine *engine, const struct job_order *order, const char *directory,
+                    struct job **job, struct error *error)
 {
     struct job *j = calloc(1, sizeof *j);
     if (!j) return error_set(error, STATUS_NO_MEMORY, "no memory for job %lu", (unsigned long)order->job);
@@ -133,8 +137,8 @@ status_t job_create(struct engine *engine, const struct job_order *order, const 
     status_t status = measure(j, error);
     if (status != STATUS_OK) goto err_job;
     const struct model_config *c = &engine->model->config;
-    status = solver_create(&c->solver, order->solver, order->steps, order->shift, j->latent_count, engine->ops, &j->solver,
-                           error);
+    status = solver_create(&c->solver, order->solver, order->steps, order->shift, j->latent_count,
+                           engine->ops, &j->solver, error);
     if (status != STATUS_OK) goto err_job;
     lay_out(j, &j->arena);
     status = arena_allocate(&j->arena, error);
@@ -167,7 +171,8 @@ void job_destroy(struct job *j)
     free(j);
 }
 
-/* ------------------------------------------------------------------------------------------------------- small parts */
+/* -------------------------------------------------------------------------------------------------------
+ * small parts */
 
 static enum job_result job_fail(struct job *j, const struct error *why)
 {
@@ -200,8 +205,12 @@ static bool tell_stages(struct job *j, enum ticket_kind kind, int per_stage, str
     int total = (e->members - 1) * per_stage;
     while (j->told < total) {
         int peer = 1 + j->told / per_stage, b = j->told % per_stage;
-        struct ticket t = {.kind = (uint16_t)kind, .job = j->order.job, .context = j->context, .attempt = j->order.attempt,
-                           .grid = {(uint32_t)j->grid.frames, (uint32_t)j->grid.height, (uint32_t)j->grid.width}};
+        struct ticket t = {
+            .kind = (uint16_t)kind,
+            .job = j->order.job,
+            .context = j->context,
+            .attempt = j->order.attempt,
+            .grid = {(uint32_t)j->grid.frames, (uint32_t)j->grid.height, (uint32_t)j->grid.width}};
         const void *payload = NULL;
         if (kind == TICKET_OPEN) {
             int rows = denoiser_text_rows(j->branch[b].ids, e->model->config.text_length);
@@ -219,7 +228,8 @@ static bool tell_stages(struct job *j, enum ticket_kind kind, int per_stage, str
     return true;
 }
 
-/* ------------------------------------------------------------------------------------------------------------- text */
+/* -------------------------------------------------------------------------------------------------------------
+ * text */
 
 static status_t encode_text(struct job *j, int b, struct error *error)
 {
@@ -235,10 +245,11 @@ static status_t encode_text(struct job *j, int b, struct error *error)
     rows = malloc((size_t)count * (size_t)m->config.text.width * sizeof *rows);
     status = rows ? text_encoder_encode(m->text_encoder, e->team, ids, count, rows, error)
                   : error_set(error, STATUS_NO_MEMORY, "no memory for %d rows of text", count);
-    if (status == STATUS_OK) status = denoiser_text(m->denoiser, e->team, rows, count, limit, j->branch[b].text, error);
     if (status == STATUS_OK)
-        status = denoiser_context_create(m->denoiser, e->team, j->branch[b].text, count, limit, &j->branch[b].context,
-                                         error);
+        status = denoiser_text(m->denoiser, e->team, rows, count, limit, j->branch[b].text, error);
+    if (status == STATUS_OK)
+        status = denoiser_context_create(m->denoiser, e->team, j->branch[b].text, count, limit,
+                                         &j->branch[b].context, error);
     atomic_fetch_add(&e->progress, 1);
 out:
     free(rows);
@@ -270,7 +281,8 @@ static enum job_result advance_open(struct job *j)
     return JOB_ADVANCED;
 }
 
-/* -------------------------------------------------------------------------------------------------------- step loop */
+/* --------------------------------------------------------------------------------------------------------
+ * step loop */
 
 static void begin_step(struct job *j)
 {
@@ -286,7 +298,8 @@ static void begin_step(struct job *j)
     j->step_begun = true;
 }
 
-/* Embedding and home's head blocks; then the hidden state either leaves for the stages or is already where it belongs. */
+/* Embedding and home's head blocks; then the hidden state either leaves for the stages or is already where it
+ * belongs. */
 static void run_head(struct job *j, struct branch *b)
 {
     struct engine *e = j->engine;
@@ -302,12 +315,19 @@ static status_t send_hop(struct job *j, int index, struct error *error)
 {
     struct branch *b = &j->branch[index];
     int rows = token_count(&j->grid);
-    struct ticket t = {.kind = TICKET_HOP, .dtype = TICKET_F32, .branch = (uint16_t)index, .job = j->order.job,
-                       .context = j->context, .attempt = j->order.attempt, .step = (uint32_t)j->step,
+    struct ticket t = {.kind = TICKET_HOP,
+                       .dtype = TICKET_F32,
+                       .branch = (uint16_t)index,
+                       .job = j->order.job,
+                       .context = j->context,
+                       .attempt = j->order.attempt,
+                       .step = (uint32_t)j->step,
                        .timestep = solver_timestep(j->solver, j->step),
                        .grid = {(uint32_t)j->grid.frames, (uint32_t)j->grid.height, (uint32_t)j->grid.width},
-                       .row_count = (uint32_t)rows, .bytes = hop_bytes(rows, j->engine->model->config.denoiser.hidden)};
-    status_t status = engine_post(j->engine, 1, &t, b->hop, j->context * JOB_COOKIES + (uint64_t)(COOKIE_HOP_0 + index), error);
+                       .row_count = (uint32_t)rows,
+                       .bytes = hop_bytes(rows, j->engine->model->config.denoiser.hidden)};
+    status_t status = engine_post(j->engine, 1, &t, b->hop,
+                                  j->context * JOB_COOKIES + (uint64_t)(COOKIE_HOP_0 + index), error);
     if (status != STATUS_OK) return status;
     b->lent++;
     b->state = BRANCH_AWAY;
@@ -321,8 +341,8 @@ static void run_tail(struct job *j, struct branch *b)
     struct engine *e = j->engine;
     const struct model *m = e->model;
     float *x = b->hop + 6 * m->config.denoiser.hidden;
-    denoiser_blocks(m->denoiser, e->team, &e->work, b->context, b->hop, x, m->config.denoiser.layers - m->tail, m->tail,
-                    &e->progress);
+    denoiser_blocks(m->denoiser, e->team, &e->work, b->context, b->hop, x,
+                    m->config.denoiser.layers - m->tail, m->tail, &e->progress);
     denoiser_output(m->denoiser, e->team, &e->work, j->output_modulation, x, b->velocity);
     b->state = BRANCH_DONE;
 }
@@ -334,7 +354,8 @@ static bool all_finite(const float *x, int64_t count)
     return sum == 0;
 }
 
-/* v = unconditional + guidance (conditional - unconditional), rounded as the reference rounds; then the solver. */
+/* v = unconditional + guidance (conditional - unconditional), rounded as the reference rounds; then the
+ * solver. */
 static enum job_result finish_step(struct job *j)
 {
     struct engine *e = j->engine;
@@ -342,9 +363,10 @@ static enum job_result finish_step(struct job *j)
     if (j->branches == 2) {
         const float *c = j->branch[0].velocity, *u = j->branch[1].velocity;
         const float guidance = (float)j->order.guidance;
-        e->ops->lincomb(e->team, 2, (const float[]){1, -1}, (const float *[]){c, u}, j->latent_count, j->velocity);
-        e->ops->lincomb(e->team, 2, (const float[]){1, guidance}, (const float *[]){u, j->velocity}, j->latent_count,
+        e->ops->lincomb(e->team, 2, (const float[]){1, -1}, (const float *[]){c, u}, j->latent_count,
                         j->velocity);
+        e->ops->lincomb(e->team, 2, (const float[]){1, guidance}, (const float *[]){u, j->velocity},
+                        j->latent_count, j->velocity);
         velocity = j->velocity;
     }
     solver_step(j->solver, e->team, j->step, velocity, j->latent);
@@ -358,8 +380,10 @@ static enum job_result finish_step(struct job *j)
     j->status.revision++;
     if (!all_finite(j->latent, j->latent_count)) {
         struct error error;
-        error_set(&error, STATUS_CORRUPT, "step %d of %d: the latent is not finite (NaN or infinity): the weights or the "
-                  "settings are outside what the model can do", j->step, j->order.steps);
+        error_set(&error, STATUS_CORRUPT,
+                  "step %d of %d: the latent is not finite (NaN or infinity): the weights or the "
+                  "settings are outside what the model can do",
+                  j->step, j->order.steps);
         return job_fail(j, &error);
     }
     return JOB_ADVANCED;
@@ -406,7 +430,8 @@ static enum job_result advance_step(struct job *j)
 static enum job_result advance_close(struct job *j)
 {
     struct error error = {0};
-    if (!tell_stages(j, TICKET_CLOSE, 1, &error) && (error.status == STATUS_OK || error.status == STATUS_AGAIN))
+    if (!tell_stages(j, TICKET_CLOSE, 1, &error) &&
+        (error.status == STATUS_OK || error.status == STATUS_AGAIN))
         return JOB_WAITS;
     if (j->cancelled || j->failure.status != STATUS_OK)
         j->life = LIFE_FINISHED;
@@ -415,15 +440,16 @@ static enum job_result advance_close(struct job *j)
     return JOB_ADVANCED;
 }
 
-/* ---------------------------------------------------------------------------------------------------- decode, files */
+/* ----------------------------------------------------------------------------------------------------
+ * decode, files */
 
 /* One latent frame a call, so that other jobs' steps fit between. */
 static enum job_result advance_decode(struct job *j)
 {
     struct error error = {0};
     struct engine *e = j->engine;
-    if (!j->decoder && vae_stream_open(e->model->vae, VAE_DECODER, j->latent_height, j->latent_width, &j->decoder, &error) !=
-                           STATUS_OK)
+    if (!j->decoder && vae_stream_open(e->model->vae, VAE_DECODER, j->latent_height, j->latent_width,
+                                       &j->decoder, &error) != STATUS_OK)
         return job_fail(j, &error);
     vae_decode(j->decoder, e->team, j->latent, j->latent_frames, j->decoded, j->frames);
     atomic_fetch_add(&e->progress, 1);
@@ -438,7 +464,8 @@ static enum job_result advance_decode(struct job *j)
     return JOB_ADVANCED;
 }
 
-static status_t write_video(const struct job *j, const char *path, const struct video_size *size, struct error *error)
+static status_t write_video(const struct job *j, const char *path, const struct video_size *size,
+                            struct error *error)
 {
     struct video *video;
     status_t status = video_open(path, size, &video, error);
@@ -467,8 +494,8 @@ static status_t write_files(const struct job *j, struct error *error)
     status = sheet_write(path, &size, j->frames, error);
     if (status == STATUS_OK && o->save_latents) {
         snprintf(path, sizeof path, "%s/latents.safetensors", j->directory);
-        const int64_t shape[] = {1, j->engine->model->config.denoiser.in_channels, j->latent_frames, j->latent_height,
-                                 j->latent_width};
+        const int64_t shape[] = {1, j->engine->model->config.denoiser.in_channels, j->latent_frames,
+                                 j->latent_height, j->latent_width};
         status = safetensors_write_f32(path, "latents", 5, shape, j->latent, error);
     }
     if (status == STATUS_OK && o->save_frames) {
@@ -489,31 +516,40 @@ static enum job_result advance_files(struct job *j)
     return JOB_ADVANCED;
 }
 
-/* ---------------------------------------------------------------------------------------------------------- outside */
+/* ----------------------------------------------------------------------------------------------------------
+ * outside */
 
 enum job_result job_advance(struct job *j)
 {
     if (j->deadline_ns != CLOCK_NEVER && clock_now_ns() > j->deadline_ns) {
         struct error error;
-        error_set(&error, STATUS_DEADLINE, "step %d of %d: the stages did not answer within %d s", j->step + 1,
-                  j->order.steps, (int)(HOP_TIMEOUT_NS / SECOND_NS));
+        error_set(&error, STATUS_DEADLINE, "step %d of %d: the stages did not answer within %d s",
+                  j->step + 1, j->order.steps, (int)(HOP_TIMEOUT_NS / SECOND_NS));
         return job_fail(j, &error);
     }
     bool between = j->life == LIFE_TEXT || j->life == LIFE_DECODE || j->life == LIFE_FILES;
     if (j->cancelled && between) j->life = LIFE_FINISHED;
     switch (j->life) {
-    case LIFE_TEXT: return advance_text(j);
-    case LIFE_OPEN: return advance_open(j);
-    case LIFE_STEP: return advance_step(j);
-    case LIFE_CLOSE: return advance_close(j);
-    case LIFE_DECODE: return advance_decode(j);
-    case LIFE_FILES: return advance_files(j);
-    case LIFE_FINISHED: break;
+    case LIFE_TEXT:
+        return advance_text(j);
+    case LIFE_OPEN:
+        return advance_open(j);
+    case LIFE_STEP:
+        return advance_step(j);
+    case LIFE_CLOSE:
+        return advance_close(j);
+    case LIFE_DECODE:
+        return advance_decode(j);
+    case LIFE_FILES:
+        return advance_files(j);
+    case LIFE_FINISHED:
+        break;
     }
     return JOB_FINISHED;
 }
 
-/* A hop is back when both its rows have arrived and its outgoing buffer, which receives them, is ours again. */
+/* A hop is back when both its rows have arrived and its outgoing buffer, which receives them, is ours again.
+ */
 static void land(struct job *j, struct branch *b)
 {
     if (b->state == BRANCH_AWAY && b->came_back && !b->lent) {
@@ -532,12 +568,13 @@ static void receive(struct job *j, const struct fabric_event *event)
     switch (t->kind) {
     case TICKET_HOP:
         if (t->bytes != bytes || t->branch >= j->branches) {
-            error_set(&error, STATUS_CORRUPT, "a hop came back with %lu bytes instead of %lu", (unsigned long)t->bytes,
-                      (unsigned long)bytes);
+            error_set(&error, STATUS_CORRUPT, "a hop came back with %lu bytes instead of %lu",
+                      (unsigned long)t->bytes, (unsigned long)bytes);
             job_fail(j, &error);
             return;
         }
-        /* The rows came back, so the stage has read what we sent: the buffer may be written though SENT is pending. */
+        /* The rows came back, so the stage has read what we sent: the buffer may be written though SENT is
+         * pending. */
         memcpy(b->hop + 6 * hidden, event->payload, bytes);
         b->came_back = true;
         land(j, b);
@@ -548,11 +585,12 @@ static void receive(struct job *j, const struct fabric_event *event)
         j->life = LIFE_OPEN;
         return;
     case TICKET_FAILED:
-        error_set(&error, STATUS_NO_MEMORY, "member %d: %.*s", event->peer, (int)(t->bytes < 400 ? t->bytes : 400),
-                  t->bytes ? (const char *)event->payload : "failed");
+        error_set(&error, STATUS_NO_MEMORY, "member %d: %.*s", event->peer,
+                  (int)(t->bytes < 400 ? t->bytes : 400), t->bytes ? (const char *)event->payload : "failed");
         job_fail(j, &error);
         return;
-    default: return;
+    default:
+        return;
     }
 }
 
@@ -571,13 +609,34 @@ void job_event(struct job *j, const struct fabric_event *event)
     }
 }
 
-void job_cancel(struct job *job) { job->cancelled = true; }
-uint64_t job_context(const struct job *job) { return job->context; }
-uint64_t job_number(const struct job *job) { return job->order.job; }
-uint32_t job_attempt(const struct job *job) { return job->order.attempt; }
-const struct job_status *job_status(const struct job *job) { return &job->status; }
-int64_t job_deadline_ns(const struct job *job) { return job->deadline_ns; }
-bool job_settled(const struct job *job) { return job->outstanding == 0; }
+void job_cancel(struct job *job)
+{
+    job->cancelled = true;
+}
+uint64_t job_context(const struct job *job)
+{
+    return job->context;
+}
+uint64_t job_number(const struct job *job)
+{
+    return job->order.job;
+}
+uint32_t job_attempt(const struct job *job)
+{
+    return job->order.attempt;
+}
+const struct job_status *job_status(const struct job *job)
+{
+    return &job->status;
+}
+int64_t job_deadline_ns(const struct job *job)
+{
+    return job->deadline_ns;
+}
+bool job_settled(const struct job *job)
+{
+    return job->outstanding == 0;
+}
 
 status_t job_outcome(const struct job *job, struct error *error)
 {

@@ -9,8 +9,9 @@
  *     }
  *     job_destroy(job);
  *
- * The step loop is in job.c, on one page. All of a job's memory is taken when it is created; advancing does not
- * allocate (the text encoder and the video writer, which are outside the step loop, do). Compute thread of home only.
+ * The step loop is in job.c, on one page. All of a job's memory is taken when it is created; advancing does
+ * not allocate (the text encoder and the video writer, which are outside the step loop, do). Compute thread
+ * of home only.
  */
 #ifndef REFRAIN_WORKER_JOB_H
 #define REFRAIN_WORKER_JOB_H
@@ -20,7 +21,8 @@
 
 struct job;
 
-/* What to make: the fields of the wire's JobSpec, complete, as plain values. Strings are borrowed for job_create. */
+/* What to make: the fields of the wire's JobSpec, complete, as plain values. Strings are borrowed for
+ * job_create. */
 struct job_order {
     uint64_t job;
     uint32_t attempt;
@@ -40,22 +42,23 @@ enum job_phase { JOB_PHASE_TEXT = 2, JOB_PHASE_DENOISE = 3, JOB_PHASE_DECODE = 4
 struct job_status {
     uint64_t revision; /* grows whenever something below changed */
     enum job_phase phase;
-    int done, of;      /* steps, or latent frames in JOB_PHASE_DECODE */
+    int done, of; /* steps, or latent frames in JOB_PHASE_DECODE */
     double step_seconds;
     double seconds_left; /* negative while unknown */
     double text_seconds, denoise_seconds, decode_seconds, encode_seconds;
 };
 
-/* directory: an existing, private place for the job's files; borrowed text. Sizes are checked against the model. */
-status_t job_create(struct engine *engine, const struct job_order *order, const char *directory, struct job **job,
-                    struct error *error);
+/* directory: an existing, private place for the job's files; borrowed text. Sizes are checked against the
+ * model. */
+status_t job_create(struct engine *engine, const struct job_order *order, const char *directory,
+                    struct job **job, struct error *error);
 /* Only when job_settled(), or after fabric_leave. NULL is fine. */
 void job_destroy(struct job *job);
 
 enum job_result job_advance(struct job *job);
 
-/* A SENT or RECEIVED event whose cookie or ticket names this job's context. A received payload is copied: the caller
- * releases it. */
+/* A SENT or RECEIVED event whose cookie or ticket names this job's context. A received payload is copied: the
+ * caller releases it. */
 void job_event(struct job *job, const struct fabric_event *event);
 
 /* Ends the job at its next step boundary (or latent frame); it then finishes with STATUS_ABORTED. */

@@ -1,9 +1,9 @@
 /*
  * main.c - refrain-worker: one MPI rank. Starts MPI, the fabric, the control thread and the rank's loop.
  *
- * Threads: this one computes (with its team), the control thread talks to the coordinator, the fabric's I/O thread moves
- * data. MPI maps ranks to hosts and is then left alone (unless it is the fabric), so that it is not needed after
- * something has failed.
+ * Threads: this one computes (with its team), the control thread talks to the coordinator, the fabric's I/O
+ * thread moves data. MPI maps ranks to hosts and is then left alone (unless it is the fabric), so that it is
+ * not needed after something has failed.
  */
 #include <mpi.h>
 #include <sched.h>
@@ -37,34 +37,43 @@ static const char *const backends[] = {"auto", "ref", "cpu-avx2", "cpu-avx512"};
 static const struct option_spec specs[] = {
     {.help = "Where it belongs"},
     {"coordinator", 'c', OPTION_TEXT, offsetof(struct settings, coordinator), "ENDPOINT",
-     .help = "the coordinator's address for workers", .standard = "tcp://127.0.0.1:5732", .env = "REFRAIN_WORKER_ENDPOINT"},
+     .help = "the coordinator's address for workers", .standard = "tcp://127.0.0.1:5732",
+     .env = "REFRAIN_WORKER_ENDPOINT"},
     {"key", 0, OPTION_TEXT, offsetof(struct settings, key), "FILE",
-     .help = "CURVE key file with public-key, secret-key and the coordinator's server-key", .env = "REFRAIN_WORKER_KEY"},
+     .help = "CURVE key file with public-key, secret-key and the coordinator's server-key",
+     .env = "REFRAIN_WORKER_KEY"},
     {"orphan-timeout", 0, OPTION_DURATION, offsetof(struct settings, orphan_ms), "TIME",
      .help = "how long to live without a coordinator", .standard = "60s", .min = 100, .max = 86400000},
     {.help = "How it computes"},
     {"threads", 't', OPTION_INT, offsetof(struct settings, threads), "N",
      .help = "threads of this rank; 0: the host's cores divided by its ranks", .standard = "0", .min = 0,
      .max = TEAM_MAX_THREADS},
-    {"backend", 0, OPTION_CHOICE, offsetof(struct settings, backend), .help = "instruction set to compute with",
-     .standard = "auto", .choices = "auto|ref|cpu-avx2|cpu-avx512", .env = "REFRAIN_BACKEND"},
-    {"scratch", 0, OPTION_TEXT, offsetof(struct settings, scratch), "DIR", .help = "where files are made before they are sent",
-     .env = "TMPDIR", .standard = "/tmp"},
+    {"backend", 0, OPTION_CHOICE, offsetof(struct settings, backend),
+     .help = "instruction set to compute with", .standard = "auto", .choices = "auto|ref|cpu-avx2|cpu-avx512",
+     .env = "REFRAIN_BACKEND"},
+    {"scratch", 0, OPTION_TEXT, offsetof(struct settings, scratch), "DIR",
+     .help = "where files are made before they are sent", .env = "TMPDIR", .standard = "/tmp"},
     {.help = "How ranks talk to each other"},
-    {"fabric", 'f', OPTION_CHOICE, offsetof(struct settings, fabric), .help = "zmq survives a lost rank, mpi is for fast networks",
-     .standard = "zmq", .choices = "zmq|mpi"},
+    {"fabric", 'f', OPTION_CHOICE, offsetof(struct settings, fabric),
+     .help = "zmq survives a lost rank, mpi is for fast networks", .standard = "zmq", .choices = "zmq|mpi"},
     {"fabric-bind", 0, OPTION_TEXT, offsetof(struct settings, bind), "ENDPOINT",
-     .help = "zmq: where to listen, as tcp://ADDRESS:* or ipc://DIRECTORY; by default ipc when all ranks share a host, "
+     .help = "zmq: where to listen, as tcp://ADDRESS:* or ipc://DIRECTORY; by default ipc when all ranks "
+             "share a host, "
              "tcp on all addresses otherwise"},
     {"join-timeout", 0, OPTION_DURATION, offsetof(struct settings, join_ms), "TIME",
      .help = "how long members wait for each other", .standard = "15s", .min = 100, .max = 600000},
     {"largest-hop", 0, OPTION_BYTES, offsetof(struct settings, largest_hop), "BYTES",
-     .help = "a message between ranks above this is not believed", .standard = "8G", .min = 65536, .max = 1e12},
+     .help = "a message between ranks above this is not believed", .standard = "8G", .min = 65536,
+     .max = 1e12},
     {.help = "Instead of serving"},
-    {"inspect", 0, OPTION_TEXT, offsetof(struct settings, inspect), "DIR", .help = "check a checkpoint and print its card as JSON"},
-    {"bench", 0, OPTION_TEXT, offsetof(struct settings, bench), "DIR", .help = "compute on command from standard input, for timing"},
-    {"size", 0, OPTION_TEXT, offsetof(struct settings, size), "WxHxF", .help = "video size of --bench", .standard = "64x64x17"},
-    {"version", 0, OPTION_FLAG, offsetof(struct settings, version), .help = "print the version and the backends of this machine"},
+    {"inspect", 0, OPTION_TEXT, offsetof(struct settings, inspect), "DIR",
+     .help = "check a checkpoint and print its card as JSON"},
+    {"bench", 0, OPTION_TEXT, offsetof(struct settings, bench), "DIR",
+     .help = "compute on command from standard input, for timing"},
+    {"size", 0, OPTION_TEXT, offsetof(struct settings, size), "WxHxF", .help = "video size of --bench",
+     .standard = "64x64x17"},
+    {"version", 0, OPTION_FLAG, offsetof(struct settings, version),
+     .help = "print the version and the backends of this machine"},
     {"help", 'h', OPTION_FLAG, offsetof(struct settings, help), .help = "this text"},
 };
 static const struct option_table table = {"refrain-worker", specs, sizeof specs / sizeof *specs};
@@ -116,13 +125,17 @@ static uint64_t host_memory(void)
     return pages > 0 && size > 0 ? (uint64_t)pages * (uint64_t)size : 0;
 }
 
-static status_t open_fabric(const struct settings *settings, const struct place *place, const struct scratch *scratch,
-                            struct fabric **fabric, struct error *error)
+static status_t open_fabric(const struct settings *settings, const struct place *place,
+                            const struct scratch *scratch, struct fabric **fabric, struct error *error)
 {
     char ipc[SCRATCH_PATH_BYTES + 8];
     snprintf(ipc, sizeof ipc, "ipc://%s", scratch->path);
-    const char *bind = settings->bind ? settings->bind : place->local_ranks == place->ranks ? ipc : "tcp://*:*";
-    struct fabric_config config = {.kind = fabrics[settings->fabric], .bind = bind, .credits = 8,
+    const char *bind = settings->bind                       ? settings->bind
+                       : place->local_ranks == place->ranks ? ipc
+                                                            : "tcp://*:*";
+    struct fabric_config config = {.kind = fabrics[settings->fabric],
+                                   .bind = bind,
+                                   .credits = 8,
                                    .max_bytes = (uint64_t)settings->largest_hop};
     return fabric_open(&config, fabric, error);
 }
@@ -162,12 +175,14 @@ static status_t serve(const struct settings *settings, const struct place *place
     struct scratch scratch;
     struct keyfile key;
     if (!engine.ops)
-        return error_set(error, STATUS_INVALID, "--backend %s: this machine cannot run it", backends[settings->backend]);
+        return error_set(error, STATUS_INVALID, "--backend %s: this machine cannot run it",
+                         backends[settings->backend]);
     if (settings->key) {
         status_t status = keyfile_read(settings->key, &key, error);
         if (status != STATUS_OK) return status;
         if (!key.server_key[0] || !key.secret_key[0])
-            return error_set(error, STATUS_INVALID, "--key %s: needs secret-key and server-key", settings->key);
+            return error_set(error, STATUS_INVALID, "--key %s: needs secret-key and server-key",
+                             settings->key);
     }
     status_t status = scratch_open(settings->scratch, &scratch, error);
     if (status != STATUS_OK) return status;
@@ -193,7 +208,8 @@ err_scratch:
 
 static status_t run_bench(const struct settings *settings, struct error *error)
 {
-    struct bench_config config = {.directory = settings->bench, .backend = backends[settings->backend],
+    struct bench_config config = {.directory = settings->bench,
+                                  .backend = backends[settings->backend],
                                   .threads = settings->threads ? (int)settings->threads : cores_allowed()};
     if (sscanf(settings->size, "%dx%dx%d", &config.width, &config.height, &config.frames) != 3)
         return error_set(error, STATUS_INVALID, "--size %s: must be WxHxF, such as 64x64x17", settings->size);
@@ -236,7 +252,8 @@ int main(int argc, char **argv)
     struct settings settings = {0};
     struct options *options;
     struct error error;
-    if (options_parse(&table, 0, argc, argv, &settings, &options, &error) != STATUS_OK) return complain(&error);
+    if (options_parse(&table, 0, argc, argv, &settings, &options, &error) != STATUS_OK)
+        return complain(&error);
     if (settings.help) {
         printf("refrain-worker - one rank of refrain; started by mpirun\n\n"
                "  mpirun -np 8 --hostfile hosts refrain-worker --coordinator tcp://head:5732\n\n");

@@ -1,8 +1,9 @@
 /*
  * rank.c - see rank.h. Compute thread.
  *
- * An epoch is one incarnation of the group: members, their order, a secret. It begins with an Epoch order and ends with
- * the next one, with a lost peer, or with Shutdown. Jobs and contexts live inside an epoch; the model outlives it.
+ * An epoch is one incarnation of the group: members, their order, a secret. It begins with an Epoch order and
+ * ends with the next one, with a lost peer, or with Shutdown. Jobs and contexts live inside an epoch; the
+ * model outlives it.
  */
 #include "worker/rank.h"
 
@@ -55,7 +56,8 @@ static void present(struct rank *r)
     control_present(r->config->control, &p);
 }
 
-/* ------------------------------------------------------------------------------------------------------------- epoch */
+/* -------------------------------------------------------------------------------------------------------------
+ * epoch */
 
 static void leave_epoch(struct rank *r)
 {
@@ -88,9 +90,12 @@ static status_t join(struct rank *r, const Refrain__Epoch *order, struct error *
     if (order->n_members < 1 || order->n_members > FABRIC_MAX_MEMBERS || order->self >= order->n_members)
         return error_set(error, STATUS_CORRUPT, "an epoch of %zu members", order->n_members);
     for (size_t i = 0; i < order->n_members; i++) addresses[i] = order->members[i]->address;
-    struct fabric_membership m = {.epoch = order->epoch, .self = (int)order->self, .count = (int)order->n_members,
+    struct fabric_membership m = {.epoch = order->epoch,
+                                  .self = (int)order->self,
+                                  .count = (int)order->n_members,
                                   .addresses = addresses};
-    if (order->token.len != sizeof m.token) return error_set(error, STATUS_CORRUPT, "an epoch without its token");
+    if (order->token.len != sizeof m.token)
+        return error_set(error, STATUS_CORRUPT, "an epoch without its token");
     memcpy(m.token, order->token.data, sizeof m.token);
     status_t status = fabric_join(r->engine->fabric, &m, clock_now_ns() + r->config->join_timeout_ns, error);
     if (status != STATUS_OK) return status;
@@ -110,7 +115,8 @@ static void enter_epoch(struct rank *r, const Refrain__Epoch *order)
         lose_epoch(r, (int)order->self, error.text);
         return;
     }
-    log_line(LOG_INFO, "epoch %lu: member %d of %d", (unsigned long)order->epoch, r->engine->self, r->engine->members);
+    log_line(LOG_INFO, "epoch %lu: member %d of %d", (unsigned long)order->epoch, r->engine->self,
+             r->engine->members);
     present(r);
     Refrain__EpochReady ready = REFRAIN__EPOCH_READY__INIT;
     ready.has_epoch = 1;
@@ -118,7 +124,8 @@ static void enter_epoch(struct rank *r, const Refrain__Epoch *order)
     report(r, REFRAIN__WORKER_REPORT__BODY_EPOCH_READY, &ready);
 }
 
-/* ------------------------------------------------------------------------------------------------------------- model */
+/* -------------------------------------------------------------------------------------------------------------
+ * model */
 
 static status_t read_split(const Refrain__Load *load, int members, struct split *split, struct error *error)
 {
@@ -173,26 +180,34 @@ static void serve_load(struct rank *r, const Refrain__Load *load)
     }
     const struct model *m = r->engine->model;
     Refrain__Loaded loaded = REFRAIN__LOADED__INIT;
-    loaded.has_epoch = loaded.has_weight_bytes = loaded.has_seconds = loaded.has_first_block = loaded.has_blocks = 1;
+    loaded.has_epoch = loaded.has_weight_bytes = loaded.has_seconds = loaded.has_first_block =
+        loaded.has_blocks = 1;
     loaded.epoch = load->epoch;
     loaded.model = load->model;
     loaded.weight_bytes = model_bytes(m);
     loaded.seconds = (double)(clock_now_ns() - began_ns) / (double)SECOND_NS;
     loaded.first_block = (uint32_t)m->first;
     loaded.blocks = (uint32_t)(m->count + m->tail);
-    log_line(LOG_INFO, "%s: blocks %d to %d, %.1f MB of weights, %.2f s", load->model, m->first, m->first + m->count - 1,
-             (double)loaded.weight_bytes / 1e6, loaded.seconds);
+    log_line(LOG_INFO, "%s: blocks %d to %d, %.1f MB of weights, %.2f s", load->model, m->first,
+             m->first + m->count - 1, (double)loaded.weight_bytes / 1e6, loaded.seconds);
     report(r, REFRAIN__WORKER_REPORT__BODY_LOADED, &loaded);
 }
 
-/* -------------------------------------------------------------------------------------------------------------- loop */
+/* --------------------------------------------------------------------------------------------------------------
+ * loop */
 
 static void serve_order(struct rank *r, const Refrain__WorkerOrder *order)
 {
     switch (order->body_case) {
-    case REFRAIN__WORKER_ORDER__BODY_EPOCH: enter_epoch(r, order->epoch); break;
-    case REFRAIN__WORKER_ORDER__BODY_LOAD: serve_load(r, order->load); break;
-    case REFRAIN__WORKER_ORDER__BODY_SHUTDOWN: r->stop = true; break;
+    case REFRAIN__WORKER_ORDER__BODY_EPOCH:
+        enter_epoch(r, order->epoch);
+        break;
+    case REFRAIN__WORKER_ORDER__BODY_LOAD:
+        serve_load(r, order->load);
+        break;
+    case REFRAIN__WORKER_ORDER__BODY_SHUTDOWN:
+        r->stop = true;
+        break;
     case REFRAIN__WORKER_ORDER__BODY_WELCOME:
         if (r->home) home_welcome(r->home, order->welcome);
         break;
@@ -208,7 +223,8 @@ static void serve_order(struct rank *r, const Refrain__WorkerOrder *order)
     case REFRAIN__WORKER_ORDER__BODY_UPLOAD_ACK:
         if (r->home) home_ack(r->home, order->upload_ack);
         break;
-    default: break;
+    default:
+        break;
     }
     if (r->home) present(r);
 }
@@ -238,7 +254,9 @@ static void serve_fabric(struct rank *r)
             snprintf(why, sizeof why, "member %d was lost", event.peer);
             if (r->joined && !r->stop && r->engine->epoch == epoch) lose_epoch(r, event.peer, why);
             break;
-        case FABRIC_ABORTED: leave_epoch(r); break; /* an Epoch or Shutdown order is waiting */
+        case FABRIC_ABORTED:
+            leave_epoch(r);
+            break; /* an Epoch or Shutdown order is waiting */
         default:
             if (r->home)
                 home_event(r->home, &event);
@@ -257,15 +275,17 @@ static bool work(struct rank *r, int64_t *deadline_ns)
         home_advance(r->home, &worked, deadline_ns);
     } else if (r->stage && stage_advance(r->stage, &worked, &error) != STATUS_OK) {
         /* After a lost peer the fabric's own event tells more; everything else is said here. */
-        if (error.status != STATUS_PEER_LOST && error.status != STATUS_ABORTED) lose_epoch(r, r->engine->self, error.text);
+        if (error.status != STATUS_PEER_LOST && error.status != STATUS_ABORTED)
+            lose_epoch(r, r->engine->self, error.text);
     }
     return worked;
 }
 
 static void sleep_until(struct rank *r, int64_t deadline_ns)
 {
-    struct pollfd descriptors[] = {{.fd = control_descriptor(r->config->control), .events = POLLIN},
-                                   {.fd = r->joined ? fabric_descriptor(r->engine->fabric) : -1, .events = POLLIN}};
+    struct pollfd descriptors[] = {
+        {.fd = control_descriptor(r->config->control), .events = POLLIN},
+        {.fd = r->joined ? fabric_descriptor(r->engine->fabric) : -1, .events = POLLIN}};
     poll(descriptors, 2, clock_poll_ms(deadline_ns));
 }
 
@@ -285,7 +305,8 @@ status_t rank_run(const struct rank_config *config, struct error *error)
     arena_free(&r->engine->arena);
     model_destroy(r->engine->model);
     r->engine->model = NULL;
-    status_t status = r->disturbed ? error_set(error, STATUS_PEER_LOST, "ended after a lost epoch") : STATUS_OK;
+    status_t status =
+        r->disturbed ? error_set(error, STATUS_PEER_LOST, "ended after a lost epoch") : STATUS_OK;
     free(r);
     return status;
 }

@@ -13,7 +13,7 @@
 #include "worker/engine.h"
 
 struct rank_config {
-    struct engine *engine;   /* ops, team, fabric; the rest is the loop's */
+    struct engine *engine; /* ops, team, fabric; the rest is the loop's */
     struct control *control;
     const char *directory;   /* private, existing: jobs' files are made here */
     int64_t join_timeout_ns; /* for all members of an epoch to find each other */

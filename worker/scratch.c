@@ -37,7 +37,8 @@ static void sweep(const char *parent)
         long pid = strtol(entry->d_name + sizeof prefix - 1, &end, 10);
         if (*end || pid <= 0 || kill((pid_t)pid, 0) == 0 || errno != ESRCH) continue;
         snprintf(path, sizeof path, "%s/%s", parent, entry->d_name);
-        if (lstat(path, &status) == 0 && S_ISDIR(status.st_mode) && status.st_uid == geteuid()) remove_tree(path);
+        if (lstat(path, &status) == 0 && S_ISDIR(status.st_mode) && status.st_uid == geteuid())
+            remove_tree(path);
     }
     if (directory) closedir(directory);
 }
@@ -48,7 +49,8 @@ status_t scratch_open(const char *parent, struct scratch *scratch, struct error 
     sweep(parent);
     int length = snprintf(s.path, sizeof s.path, "%s/%s%ld", parent, prefix, (long)getpid());
     if (length < 0 || (size_t)length >= sizeof s.path)
-        return error_set(error, STATUS_INVALID, "scratch directory: the path is longer than %d bytes", SCRATCH_PATH_BYTES);
+        return error_set(error, STATUS_INVALID, "scratch directory: the path is longer than %d bytes",
+                         SCRATCH_PATH_BYTES);
     if (mkdir(s.path, 0700) != 0) return error_set(error, STATUS_IO, "%s: cannot be made: %m", s.path);
     *scratch = s;
     return STATUS_OK;

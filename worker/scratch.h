@@ -2,7 +2,8 @@
  * scratch.h - this process' private directory for files in the making.
  *
  *     struct scratch scratch;
- *     scratch_open("/tmp", &scratch, &error);     makes /tmp/refrain-worker-PID, sweeps those of dead processes
+ *     scratch_open("/tmp", &scratch, &error);     makes /tmp/refrain-worker-PID, sweeps those of dead
+ * processes
  *     ... scratch.path ...
  *     scratch_close(&scratch);                    removes it and what is in it
  *

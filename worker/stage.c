@@ -1,8 +1,8 @@
 /*
  * stage.c - see stage.h. Compute thread of a rank that is not home.
  *
- * Received tickets wait in a queue in order of arrival; a hop is computed in a buffer of the stage's own (there are as
- * many as credits towards the next member, so a hop is begun only when it can also be sent).
+ * Received tickets wait in a queue in order of arrival; a hop is computed in a buffer of the stage's own
+ * (there are as many as credits towards the next member, so a hop is begun only when it can also be sent).
  */
 #include "worker/stage.h"
 
@@ -72,7 +72,8 @@ void stage_event(struct stage *s, const struct fabric_event *event)
         if (event->cookie == COOKIE_FAILURE) s->failure_lent = false;
         return;
     }
-    /* Credits bound what peers can have in flight, far below the queue's size; a peer that breaks them is not heard. */
+    /* Credits bound what peers can have in flight, far below the queue's size; a peer that breaks them is not
+     * heard. */
     struct fabric_event copy = *event;
     if (s->waiting == STAGE_QUEUE) {
         log_line(LOG_WARN, "more tickets than credits from member %d: dropped one", event->peer);
@@ -99,9 +100,10 @@ static status_t answer_unknown(struct stage *s, const struct ticket *about, stru
     return engine_post(s->engine, 0, &answer, NULL, COOKIE_NOTHING, error);
 }
 
-/* Tells home that a job cannot be served here, with the sentence; other jobs go on. One sentence is on its way at a
- * time: a second failure before the first was sent goes without words. */
-static status_t answer_failed(struct stage *s, const struct ticket *about, const struct error *why, struct error *error)
+/* Tells home that a job cannot be served here, with the sentence; other jobs go on. One sentence is on its
+ * way at a time: a second failure before the first was sent goes without words. */
+static status_t answer_failed(struct stage *s, const struct ticket *about, const struct error *why,
+                              struct error *error)
 {
     struct ticket answer = *about;
     bool words = !s->failure_lent;
@@ -113,10 +115,12 @@ static status_t answer_failed(struct stage *s, const struct ticket *about, const
         answer.bytes = strlen(s->failure);
         s->failure_lent = true;
     }
-    return engine_post(s->engine, 0, &answer, words ? s->failure : NULL, words ? COOKIE_FAILURE : COOKIE_NOTHING, error);
+    return engine_post(s->engine, 0, &answer, words ? s->failure : NULL,
+                       words ? COOKIE_FAILURE : COOKIE_NOTHING, error);
 }
 
-/* ------------------------------------------------------------------------------------------------------------ open */
+/* ------------------------------------------------------------------------------------------------------------
+ * open */
 
 /* OPEN: payload is the text of one branch, [denoiser_text_rows(row_count), hidden]. */
 static status_t open_context(struct stage *s, const struct ticket *t, const float *text, struct error *error)
@@ -124,13 +128,16 @@ static status_t open_context(struct stage *s, const struct ticket *t, const floa
     const struct model *m = s->engine->model;
     int length = m->config.text_length;
     if (t->branch >= BRANCHES || t->row_count < 1 || t->row_count > (uint32_t)length || t->context == 0 ||
-        t->bytes != (uint64_t)denoiser_text_rows((int)t->row_count, length) * (uint64_t)m->config.denoiser.hidden * 4)
-        return error_set(error, STATUS_CORRUPT, "an OPEN ticket of job %lu does not fit the model", (unsigned long)t->job);
+        t->bytes !=
+            (uint64_t)denoiser_text_rows((int)t->row_count, length) * (uint64_t)m->config.denoiser.hidden * 4)
+        return error_set(error, STATUS_CORRUPT, "an OPEN ticket of job %lu does not fit the model",
+                         (unsigned long)t->job);
     struct context *c = context_find(s, t->context);
     if (!c) c = context_find(s, 0);
     if (!c) return error_set(error, STATUS_NO_MEMORY, "more than %d jobs are open", STAGE_CONTEXTS);
     struct denoiser_context *made;
-    status_t status = denoiser_context_create(m->denoiser, s->engine->team, text, (int)t->row_count, length, &made, error);
+    status_t status =
+        denoiser_context_create(m->denoiser, s->engine->team, text, (int)t->row_count, length, &made, error);
     if (status != STATUS_OK) return status;
     denoiser_context_destroy(c->branch[t->branch]);
     c->branch[t->branch] = made;
@@ -141,13 +148,15 @@ static status_t open_context(struct stage *s, const struct ticket *t, const floa
     return STATUS_OK;
 }
 
-/* ------------------------------------------------------------------------------------------------------------- hop */
+/* -------------------------------------------------------------------------------------------------------------
+ * hop */
 
 static bool hop_fits(const struct ticket *t, const struct context *c, int hidden)
 {
     return t->branch < BRANCHES && c->branch[t->branch] && t->grid[0] == (uint32_t)c->grid.frames &&
-           t->grid[1] == (uint32_t)c->grid.height && t->grid[2] == (uint32_t)c->grid.width && t->row_begin == 0 &&
-           t->row_count == (uint32_t)token_count(&c->grid) && t->bytes == hop_bytes((int)t->row_count, hidden);
+           t->grid[1] == (uint32_t)c->grid.height && t->grid[2] == (uint32_t)c->grid.width &&
+           t->row_begin == 0 && t->row_count == (uint32_t)token_count(&c->grid) &&
+           t->bytes == hop_bytes((int)t->row_count, hidden);
 }
 
 static struct buffer *free_buffer(struct stage *s, size_t bytes)
@@ -173,7 +182,8 @@ static status_t run_hop(struct stage *s, struct context *c, struct fabric_event 
     int hidden = m->config.denoiser.hidden, next = engine_next_member(e);
     struct ticket t = event->ticket;
     struct buffer *b = free_buffer(s, t.bytes);
-    if (!b) return error_set(error, STATUS_NO_MEMORY, "no memory for a hop of %.1f MB", (double)t.bytes / 1e6);
+    if (!b)
+        return error_set(error, STATUS_NO_MEMORY, "no memory for a hop of %.1f MB", (double)t.bytes / 1e6);
     status_t status = engine_prepare(e, &c->grid, error);
     if (status != STATUS_OK) return status;
     memcpy(b->data, event->payload, t.bytes);
@@ -181,7 +191,8 @@ static status_t run_hop(struct stage *s, struct context *c, struct fabric_event 
     event->hold = NULL;
 
     float *modulation = b->data, *x = modulation + 6 * hidden;
-    denoiser_blocks(m->denoiser, e->team, &e->work, c->branch[t.branch], modulation, x, m->first, m->count, &e->progress);
+    denoiser_blocks(m->denoiser, e->team, &e->work, c->branch[t.branch], modulation, x, m->first, m->count,
+                    &e->progress);
     const float *payload = modulation;
     if (next == 0) {
         payload = x;
@@ -193,7 +204,8 @@ static status_t run_hop(struct stage *s, struct context *c, struct fabric_event 
     return status;
 }
 
-/* ---------------------------------------------------------------------------------------------------------- advance */
+/* ----------------------------------------------------------------------------------------------------------
+ * advance */
 
 static bool can_work_on(const struct stage *s, const struct fabric_event *event)
 {
@@ -209,7 +221,8 @@ static status_t work_on(struct stage *s, struct fabric_event *event, struct erro
     const struct ticket *t = &event->ticket;
     struct context *c = t->context ? context_find(s, t->context) : NULL;
     switch (t->kind) {
-    case TICKET_OPEN: return open_context(s, t, event->payload, error);
+    case TICKET_OPEN:
+        return open_context(s, t, event->payload, error);
     case TICKET_CLOSE:
         if (c) context_forget(c);
         return STATUS_OK;
@@ -217,9 +230,11 @@ static status_t work_on(struct stage *s, struct fabric_event *event, struct erro
         if (!c || c->attempt != t->attempt || !c->branch[t->branch % BRANCHES])
             return answer_unknown(s, t, error);
         if (!hop_fits(t, c, s->engine->model->config.denoiser.hidden))
-            return error_set(error, STATUS_CORRUPT, "a hop of job %lu does not fit its context", (unsigned long)t->job);
+            return error_set(error, STATUS_CORRUPT, "a hop of job %lu does not fit its context",
+                             (unsigned long)t->job);
         return run_hop(s, c, event, error);
-    default: return error_set(error, STATUS_CORRUPT, "a stage does not serve tickets of kind %d", t->kind);
+    default:
+        return error_set(error, STATUS_CORRUPT, "a stage does not serve tickets of kind %d", t->kind);
     }
 }
 

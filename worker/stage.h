@@ -5,8 +5,8 @@
  *     stage_event(stage, &event, &error);      one event of the fabric
  *     stage_advance(stage, &error)             computes at most one hop; true when it did something
  *
- * It decides nothing, so it cannot disagree with anybody. What it keeps per job is a context: keys and values of the
- * text for its own blocks, made by OPEN, ended by CLOSE.
+ * It decides nothing, so it cannot disagree with anybody. What it keeps per job is a context: keys and values
+ * of the text for its own blocks, made by OPEN, ended by CLOSE.
  */
 #ifndef REFRAIN_WORKER_STAGE_H
 #define REFRAIN_WORKER_STAGE_H

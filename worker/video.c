@@ -1,4 +1,5 @@
-/* video.c - see video.h. No threads of its own: libx264 is told to use one, so that a file's bytes are reproducible. */
+/* video.c - see video.h. No threads of its own: libx264 is told to use one, so that a file's bytes are
+ * reproducible. */
 #include "worker/video.h"
 
 #include <libavcodec/avcodec.h>
@@ -25,7 +26,8 @@ static status_t av_fail(struct error *error, const char *path, const char *what,
 {
     char reason[AV_ERROR_MAX_STRING_SIZE] = "";
     av_strerror(code, reason, sizeof reason);
-    return error_set(error, code == AVERROR(ENOMEM) ? STATUS_NO_MEMORY : STATUS_IO, "%s: %s: %s", path, what, reason);
+    return error_set(error, code == AVERROR(ENOMEM) ? STATUS_NO_MEMORY : STATUS_IO, "%s: %s: %s", path, what,
+                     reason);
 }
 
 /* Planar floats [3, height, width] to interleaved bytes. */
@@ -52,13 +54,15 @@ static AVFrame *new_frame(enum AVPixelFormat format, int width, int height)
     return frame;
 }
 
-/* ----------------------------------------------------------------------------------------------------------- video */
+/* -----------------------------------------------------------------------------------------------------------
+ * video */
 
 static status_t open_codec(struct video *v, struct error *error)
 {
     const AVCodec *encoder = avcodec_find_encoder_by_name("libx264");
     if (!encoder) encoder = avcodec_find_encoder(AV_CODEC_ID_H264);
-    if (!encoder) return error_set(error, STATUS_UNSUPPORTED, "%s: this libavcodec has no H.264 encoder", v->path);
+    if (!encoder)
+        return error_set(error, STATUS_UNSUPPORTED, "%s: this libavcodec has no H.264 encoder", v->path);
     v->codec = avcodec_alloc_context3(encoder);
     if (!v->codec) return error_set(error, STATUS_NO_MEMORY, "%s: no memory for the encoder", v->path);
     v->codec->width = v->size.width;
@@ -75,7 +79,8 @@ static status_t open_codec(struct video *v, struct error *error)
     return code < 0 ? av_fail(error, v->path, "the H.264 encoder refused", code) : STATUS_OK;
 }
 
-status_t video_open(const char *path, const struct video_size *size, struct video **video, struct error *error)
+status_t video_open(const char *path, const struct video_size *size, struct video **video,
+                    struct error *error)
 {
     struct video *v = calloc(1, sizeof *v);
     char *copy = av_strdup(path);
@@ -96,8 +101,8 @@ status_t video_open(const char *path, const struct video_size *size, struct vide
     if (!(v->rgb = new_frame(AV_PIX_FMT_RGB24, size->width, size->height))) goto err_video;
     if (!(v->yuv = new_frame(AV_PIX_FMT_YUV420P, size->width, size->height))) goto err_video;
     if (!(v->packet = av_packet_alloc())) goto err_video;
-    v->scaler = sws_getContext(size->width, size->height, AV_PIX_FMT_RGB24, size->width, size->height, AV_PIX_FMT_YUV420P,
-                               SWS_BICUBIC | SWS_ACCURATE_RND, NULL, NULL, NULL);
+    v->scaler = sws_getContext(size->width, size->height, AV_PIX_FMT_RGB24, size->width, size->height,
+                               AV_PIX_FMT_YUV420P, SWS_BICUBIC | SWS_ACCURATE_RND, NULL, NULL, NULL);
     if (!v->scaler) goto err_video;
 
     v->stream->time_base = v->codec->time_base;
@@ -136,8 +141,8 @@ status_t video_add(struct video *v, const float *frame, struct error *error)
     int code = av_frame_make_writable(v->yuv);
     if (code < 0) return av_fail(error, v->path, "no memory for a frame", code);
     to_rgb24(frame, v->size.width, v->size.height, v->rgb->data[0], v->rgb->linesize[0]);
-    sws_scale(v->scaler, (const uint8_t *const *)v->rgb->data, v->rgb->linesize, 0, v->size.height, v->yuv->data,
-              v->yuv->linesize);
+    sws_scale(v->scaler, (const uint8_t *const *)v->rgb->data, v->rgb->linesize, 0, v->size.height,
+              v->yuv->data, v->yuv->linesize);
     v->yuv->pts = v->next++;
     return encode(v, v->yuv, error);
 }
@@ -168,7 +173,8 @@ void video_drop(struct video *v)
     free(v);
 }
 
-/* ----------------------------------------------------------------------------------------------------------- sheet */
+/* -----------------------------------------------------------------------------------------------------------
+ * sheet */
 
 enum { SHEET_FRAMES = 8, SHEET_COLUMNS = 4, SHEET_GAP = 4, THUMB_WIDTH = 240 };
 
@@ -205,31 +211,37 @@ out:
     return status;
 }
 
-status_t sheet_write(const char *path, const struct video_size *size, const float *frames, struct error *error)
+status_t sheet_write(const char *path, const struct video_size *size, const float *frames,
+                     struct error *error)
 {
     int count = size->frames < SHEET_FRAMES ? size->frames : SHEET_FRAMES;
     int columns = count < SHEET_COLUMNS ? count : SHEET_COLUMNS, rows = (count + columns - 1) / columns;
-    /* Whole-number enlargement keeps the pixels of small videos visible; large ones shrink to the thumbnail width. */
+    /* Whole-number enlargement keeps the pixels of small videos visible; large ones shrink to the thumbnail
+     * width. */
     int grow = THUMB_WIDTH / size->width;
     int width = grow >= 1 ? size->width * grow : THUMB_WIDTH;
-    int height = grow >= 1 ? size->height * grow : (size->height * THUMB_WIDTH + size->width / 2) / size->width;
+    int height =
+        grow >= 1 ? size->height * grow : (size->height * THUMB_WIDTH + size->width / 2) / size->width;
     if (height < 1) height = 1;
     AVFrame *sheet = new_frame(AV_PIX_FMT_RGB24, columns * (width + SHEET_GAP) + SHEET_GAP,
                                rows * (height + SHEET_GAP) + SHEET_GAP);
     AVFrame *one = new_frame(AV_PIX_FMT_RGB24, size->width, size->height);
-    struct SwsContext *scaler = sws_getContext(size->width, size->height, AV_PIX_FMT_RGB24, width, height,
-                                               AV_PIX_FMT_RGB24, grow >= 1 ? SWS_POINT : SWS_AREA, NULL, NULL, NULL);
+    struct SwsContext *scaler =
+        sws_getContext(size->width, size->height, AV_PIX_FMT_RGB24, width, height, AV_PIX_FMT_RGB24,
+                       grow >= 1 ? SWS_POINT : SWS_AREA, NULL, NULL, NULL);
     status_t status = STATUS_NO_MEMORY;
     error_set(error, status, "%s: no memory for a sheet of %d frames", path, count);
     if (!sheet || !one || !scaler) goto out;
     memset(sheet->data[0], 255, (size_t)sheet->linesize[0] * (size_t)sheet->height);
     for (int i = 0; i < count; i++) {
         int source = count == 1 ? 0 : (int)((int64_t)i * (size->frames - 1) / (count - 1));
-        int left = SHEET_GAP + i % columns * (width + SHEET_GAP), top = SHEET_GAP + i / columns * (height + SHEET_GAP);
-        to_rgb24(frames + (int64_t)source * 3 * size->width * size->height, size->width, size->height, one->data[0],
-                 one->linesize[0]);
+        int left = SHEET_GAP + i % columns * (width + SHEET_GAP),
+            top = SHEET_GAP + i / columns * (height + SHEET_GAP);
+        to_rgb24(frames + (int64_t)source * 3 * size->width * size->height, size->width, size->height,
+                 one->data[0], one->linesize[0]);
         uint8_t *to[4] = {sheet->data[0] + (int64_t)top * sheet->linesize[0] + 3 * left};
-        sws_scale(scaler, (const uint8_t *const *)one->data, one->linesize, 0, size->height, to, sheet->linesize);
+        sws_scale(scaler, (const uint8_t *const *)one->data, one->linesize, 0, size->height, to,
+                  sheet->linesize);
     }
     status = write_png(path, sheet, error);
 out:

@@ -49,7 +49,8 @@ struct conv {
     int piece_count;
     float *panels[MAX_PARTS]; /* see above */
     float *bias;              /* [out rounded up to a panel] */
-    struct winograd *winograd; /* where the shape suits: does the work and holds the weights, and panels are NULL */
+    struct winograd
+        *winograd; /* where the shape suits: does the work and holds the weights, and panels are NULL */
 };
 
 struct conv_scratch {

@@ -348,7 +348,8 @@ static status_t read_clip(const char *directory, struct clip_config *clip, struc
     char path[PATH_MAX];
     struct json_fields f;
     *clip = (struct clip_config){.width = 832, .height = 480, .frames = 81}; /* pipeline_wan.py */
-    if (snprintf(path, sizeof path, "%s/refrain.json", directory) >= (int)sizeof path || access(path, F_OK) != 0)
+    if (snprintf(path, sizeof path, "%s/refrain.json", directory) >= (int)sizeof path ||
+        access(path, F_OK) != 0)
         return STATUS_OK;
     status_t status = json_fields_open(path, &f, error);
     if (status != STATUS_OK) return status;

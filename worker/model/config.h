@@ -62,8 +62,9 @@ struct solver_config {
      * time_shift_type and the sigma_min / sigma_max bounds have no effect on flow sigmas. */
 };
 
-/* The clip a request without a size asks for: WanPipeline's own, or what the model's directory says in `refrain.json`
- * (ours; other programs ignore it): {"width": 64, "height": 64, "frames": 17}. For models trained on another size. */
+/* The clip a request without a size asks for: WanPipeline's own, or what the model's directory says in
+ * `refrain.json` (ours; other programs ignore it): {"width": 64, "height": 64, "frames": 17}. For models
+ * trained on another size. */
 struct clip_config {
     int width, height, frames;
 };

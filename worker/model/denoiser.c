@@ -1,9 +1,11 @@
 /*
- * denoiser.c - the forward pass of WanTransformer3DModel; see denoiser.h. Weights are loaded in denoiser_weights.c.
+ * denoiser.c - the forward pass of WanTransformer3DModel; see denoiser.h. Weights are loaded in
+ * denoiser_weights.c.
  *
  * Runs on whichever thread calls it (one per rank) and that thread's team. No allocation in the forward.
  *
- * One block, for hidden state x [S, hidden] (transformer_wan.py, WanTransformerBlock; m = table + time modulation):
+ * One block, for hidden state x [S, hidden] (transformer_wan.py, WanTransformerBlock; m = table + time
+ * modulation):
  *
  *     n = layer_norm(x) (1 + m.scale1) + m.shift1
  *     x = x + m.gate1 * out1(attention(rope(rms(q n)), rope(rms(k n)), v n))
@@ -19,13 +21,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Feed-forward rows at a time: bounds the [rows, ffn_dim] buffer. Rows do not influence each other, so no bit changes. */
+/* Feed-forward rows at a time: bounds the [rows, ffn_dim] buffer. Rows do not influence each other, so no bit
+ * changes. */
 enum { FFN_ROWS = 4096 };
 
-/* ------------------------------------------------------------------------------------------------------- workspace */
+/* -------------------------------------------------------------------------------------------------------
+ * workspace */
 
-/* 3-D rotary table: a head's features are [time pairs | row pairs | column pairs]; pair j of an axis with d features
- * turns by position / 10000^(2j/d). Angles in double, tables in float, as the reference. */
+/* 3-D rotary table: a head's features are [time pairs | row pairs | column pairs]; pair j of an axis with d
+ * features turns by position / 10000^(2j/d). Angles in double, tables in float, as the reference. */
 static void fill_rotary(const struct denoiser_config *config, const struct denoiser_work *work)
 {
     int half = config->head_dim / 2;
@@ -45,8 +49,8 @@ static void fill_rotary(const struct denoiser_config *config, const struct denoi
             }
 }
 
-void denoiser_work_lay_out(struct arena *arena, const struct denoiser_config *config, const struct token_grid *grid,
-                           struct denoiser_work *work)
+void denoiser_work_lay_out(struct arena *arena, const struct denoiser_config *config,
+                           const struct token_grid *grid, struct denoiser_work *work)
 {
     size_t rows = (size_t)token_count(grid), hidden = (size_t)config->hidden;
     int channels = config->in_channels > config->out_channels ? config->in_channels : config->out_channels;
@@ -64,17 +68,18 @@ void denoiser_work_lay_out(struct arena *arena, const struct denoiser_config *co
     if (arena->base) fill_rotary(config, work);
 }
 
-/* ------------------------------------------------------------------------------------------------------------ text */
+/* ------------------------------------------------------------------------------------------------------------
+ * text */
 
 int denoiser_text_rows(int n, int text_length)
 {
     return n < text_length ? n + 1 : n;
 }
 
-/* The reference attends to text_length rows: the prompt's, then zero rows which text_embedder turns into one and the
- * same vector. One such row with its logit raised by ln(count) has exactly their softmax weight. */
-status_t denoiser_text(const struct denoiser *d, struct team *team, const float *rows, int n, int text_length, float *out,
-                       struct error *error)
+/* The reference attends to text_length rows: the prompt's, then zero rows which text_embedder turns into one
+ * and the same vector. One such row with its logit raised by ln(count) has exactly their softmax weight. */
+status_t denoiser_text(const struct denoiser *d, struct team *team, const float *rows, int n, int text_length,
+                       float *out, struct error *error)
 {
     size_t width = (size_t)d->config.text_dim, hidden = (size_t)d->config.hidden;
     int count = denoiser_text_rows(n, text_length);
@@ -86,17 +91,18 @@ status_t denoiser_text(const struct denoiser *d, struct team *team, const float 
         goto out;
     }
     memcpy(padded, rows, (size_t)n * width * sizeof(float));
-    d->ops->linear(team, d->text_in, padded, (int64_t)width, count, &(struct epilogue){.kind = EPILOGUE_GELU}, middle,
+    d->ops->linear(team, d->text_in, padded, (int64_t)width, count, &(struct epilogue){.kind = EPILOGUE_GELU},
+                   middle, (int64_t)hidden);
+    d->ops->linear(team, d->text_out, middle, (int64_t)hidden, count, &(struct epilogue){0}, out,
                    (int64_t)hidden);
-    d->ops->linear(team, d->text_out, middle, (int64_t)hidden, count, &(struct epilogue){0}, out, (int64_t)hidden);
 out:
     free(middle);
     free(padded);
     return status;
 }
 
-status_t denoiser_context_create(const struct denoiser *d, struct team *team, const float *text, int n, int text_length,
-                                 struct denoiser_context **context, struct error *error)
+status_t denoiser_context_create(const struct denoiser *d, struct team *team, const float *text, int n,
+                                 int text_length, struct denoiser_context **context, struct error *error)
 {
     int64_t hidden = d->config.hidden;
     int layers = d->config.layers, held = 0, rows = denoiser_text_rows(n, text_length);
@@ -105,7 +111,8 @@ status_t denoiser_context_create(const struct denoiser *d, struct team *team, co
     struct denoiser_context *c = calloc(1, sizeof *c + (size_t)layers * sizeof(float *));
     if (!c || (held && !(c->memory = aligned_alloc(64, (floats * sizeof(float) + 63) / 64 * 64)))) {
         free(c);
-        return error_set(error, STATUS_NO_MEMORY, "no memory for the keys and values of %d rows of text", rows);
+        return error_set(error, STATUS_NO_MEMORY, "no memory for the keys and values of %d rows of text",
+                         rows);
     }
     c->rows = rows;
     c->last_logit = rows > n ? (float)log((double)(text_length - n)) : 0;
@@ -114,7 +121,8 @@ status_t denoiser_context_create(const struct denoiser *d, struct team *team, co
         const struct block *b = d->blocks[i];
         if (!b) continue;
         d->ops->linear(team, b->text_kv, text, hidden, rows, &(struct epilogue){0}, at, 2 * hidden);
-        d->ops->rms_norm(team, at, 2 * hidden, rows, (int)hidden, d->config.eps, b->text_norm_k, at, 2 * hidden);
+        d->ops->rms_norm(team, at, 2 * hidden, rows, (int)hidden, d->config.eps, b->text_norm_k, at,
+                         2 * hidden);
         c->key_value[i] = at;
         at += (size_t)rows * 2 * (size_t)hidden;
     }
@@ -129,10 +137,13 @@ void denoiser_context_destroy(struct denoiser_context *context)
     free(context);
 }
 
-/* ------------------------------------------------------------------------------------------------------------ time */
+/* ------------------------------------------------------------------------------------------------------------
+ * time */
 
-/* Sinusoid (cosines first, frequencies 10000^(-k/half) in float32 as in get_timestep_embedding), then two layers. */
-void denoiser_time(const struct denoiser *d, struct team *team, float timestep, const struct denoiser_modulation *out)
+/* Sinusoid (cosines first, frequencies 10000^(-k/half) in float32 as in get_timestep_embedding), then two
+ * layers. */
+void denoiser_time(const struct denoiser *d, struct team *team, float timestep,
+                   const struct denoiser_modulation *out)
 {
     int half = d->config.freq_dim / 2;
     int64_t hidden = d->config.hidden;
@@ -144,13 +155,15 @@ void denoiser_time(const struct denoiser *d, struct team *team, float timestep, 
         wave[half + k] = (float)sin((double)angle);
     }
     const struct ops *ops = d->ops;
-    ops->linear(team, d->time_in, wave, 2 * half, 1, &(struct epilogue){.kind = EPILOGUE_SILU}, first, hidden);
+    ops->linear(team, d->time_in, wave, 2 * half, 1, &(struct epilogue){.kind = EPILOGUE_SILU}, first,
+                hidden);
     ops->linear(team, d->time_out, first, hidden, 1, &(struct epilogue){0}, out->output, hidden);
     ops->silu(team, out->output, hidden, active);
     ops->linear(team, d->time_proj, active, hidden, 1, &(struct epilogue){0}, out->blocks, 6 * hidden);
 }
 
-/* ------------------------------------------------------------------------------------------------- input and output */
+/* ------------------------------------------------------------------------------------------------- input and
+ * output */
 
 /* Visits every (token, patch element) with the index of its latent element: patches are cut in t, y, x. */
 struct patch_walk {
@@ -174,8 +187,8 @@ static int64_t patch_origin(const struct patch_walk *w, const struct token_grid 
 }
 
 /* Patch vectors going in are ordered (channel, t, y, x). */
-void denoiser_embed(const struct denoiser *d, struct team *team, const struct denoiser_work *work, const float *latent,
-                    float *x)
+void denoiser_embed(const struct denoiser *d, struct team *team, const struct denoiser_work *work,
+                    const float *latent, float *x)
 {
     const struct patch_walk w = patch_walk(&d->config, &work->grid);
     int rows = token_count(&work->grid);
@@ -185,10 +198,12 @@ void denoiser_embed(const struct denoiser *d, struct team *team, const struct de
         for (int c = 0; c < d->config.in_channels; c++)
             for (int i = 0; i < w.pt; i++)
                 for (int j = 0; j < w.py; j++)
-                    for (int k = 0; k < w.px; k++) *to++ = origin[c * w.volume + i * w.frame + j * w.plane + k];
+                    for (int k = 0; k < w.px; k++)
+                        *to++ = origin[c * w.volume + i * w.frame + j * w.plane + k];
     }
     int64_t width = (int64_t)d->config.in_channels * w.pt * w.py * w.px;
-    d->ops->linear(team, d->patch_embed, work->patches, width, rows, &(struct epilogue){0}, x, d->config.hidden);
+    d->ops->linear(team, d->patch_embed, work->patches, width, rows, &(struct epilogue){0}, x,
+                   d->config.hidden);
 }
 
 /* Patch vectors coming out are ordered (t, y, x, channel). */
@@ -215,7 +230,8 @@ void denoiser_output(const struct denoiser *d, struct team *team, const struct d
     }
 }
 
-/* ---------------------------------------------------------------------------------------------------------- blocks */
+/* ----------------------------------------------------------------------------------------------------------
+ * blocks */
 
 static void self_attention(const struct denoiser *d, struct team *team, const struct denoiser_work *work,
                            const struct block *b, int rows, const float *gate, float *x)
@@ -225,19 +241,30 @@ static void self_attention(const struct denoiser *d, struct team *team, const st
     int64_t hidden = c->hidden, stride = 3 * hidden;
     float *q = work->qkv, *k = q + hidden, *v = k + hidden;
     ops->linear(team, b->qkv, work->norm, hidden, rows, &(struct epilogue){0}, work->qkv, stride);
-    ops->rms_norm_rope(team, q, stride, rows, c->heads, c->head_dim, c->eps, b->norm_q, work->cosines, work->sines);
-    ops->rms_norm_rope(team, k, stride, rows, c->heads, c->head_dim, c->eps, b->norm_k, work->cosines, work->sines);
-    ops->attention(team, &(struct attention){.q = q, .k = k, .v = v, .out = work->attended, .q_stride = stride,
-                                             .k_stride = stride, .v_stride = stride, .out_stride = hidden,
-                                             .q_rows = rows, .kv_rows = rows, .heads = c->heads,
-                                             .head_dim = c->head_dim, .scale = d->attention_scale});
+    ops->rms_norm_rope(team, q, stride, rows, c->heads, c->head_dim, c->eps, b->norm_q, work->cosines,
+                       work->sines);
+    ops->rms_norm_rope(team, k, stride, rows, c->heads, c->head_dim, c->eps, b->norm_k, work->cosines,
+                       work->sines);
+    ops->attention(team, &(struct attention){.q = q,
+                                             .k = k,
+                                             .v = v,
+                                             .out = work->attended,
+                                             .q_stride = stride,
+                                             .k_stride = stride,
+                                             .v_stride = stride,
+                                             .out_stride = hidden,
+                                             .q_rows = rows,
+                                             .kv_rows = rows,
+                                             .heads = c->heads,
+                                             .head_dim = c->head_dim,
+                                             .scale = d->attention_scale});
     struct epilogue gated = {.kind = EPILOGUE_GATE_ADD, .other = x, .other_stride = hidden, .gate = gate};
     ops->linear(team, b->out, work->attended, hidden, rows, &gated, x, hidden);
 }
 
 static void cross_attention(const struct denoiser *d, struct team *team, const struct denoiser_work *work,
-                            const struct block *b, const struct denoiser_context *context, const float *key_value,
-                            int rows, const float *input, float *x)
+                            const struct block *b, const struct denoiser_context *context,
+                            const float *key_value, int rows, const float *input, float *x)
 {
     const struct denoiser_config *c = &d->config;
     const struct ops *ops = d->ops;
@@ -245,10 +272,19 @@ static void cross_attention(const struct denoiser *d, struct team *team, const s
     float *q = work->qkv;
     ops->linear(team, b->text_q, input, hidden, rows, &(struct epilogue){0}, q, hidden);
     ops->rms_norm(team, q, hidden, rows, c->hidden, c->eps, b->text_norm_q, q, hidden);
-    ops->attention(team, &(struct attention){.q = q, .k = key_value, .v = key_value + hidden, .out = work->attended,
-                                             .q_stride = hidden, .k_stride = 2 * hidden, .v_stride = 2 * hidden,
-                                             .out_stride = hidden, .q_rows = rows, .kv_rows = context->rows,
-                                             .heads = c->heads, .head_dim = c->head_dim, .scale = d->attention_scale,
+    ops->attention(team, &(struct attention){.q = q,
+                                             .k = key_value,
+                                             .v = key_value + hidden,
+                                             .out = work->attended,
+                                             .q_stride = hidden,
+                                             .k_stride = 2 * hidden,
+                                             .v_stride = 2 * hidden,
+                                             .out_stride = hidden,
+                                             .q_rows = rows,
+                                             .kv_rows = context->rows,
+                                             .heads = c->heads,
+                                             .head_dim = c->head_dim,
+                                             .scale = d->attention_scale,
                                              .last_logit = context->last_logit});
     struct epilogue add = {.kind = EPILOGUE_ADD, .other = x, .other_stride = hidden};
     ops->linear(team, b->text_result, work->attended, hidden, rows, &add, x, hidden);
@@ -263,7 +299,8 @@ static void feed_forward(const struct denoiser *d, struct team *team, const stru
         float *part = x + row * hidden;
         d->ops->linear(team, b->up, work->norm + row * hidden, hidden, count,
                        &(struct epilogue){.kind = EPILOGUE_GELU}, work->middle, wide);
-        struct epilogue gated = {.kind = EPILOGUE_GATE_ADD, .other = part, .other_stride = hidden, .gate = gate};
+        struct epilogue gated = {
+            .kind = EPILOGUE_GATE_ADD, .other = part, .other_stride = hidden, .gate = gate};
         d->ops->linear(team, b->down, work->middle, wide, count, &gated, part, hidden);
     }
 }
@@ -278,13 +315,15 @@ static void run_block(const struct denoiser *d, struct team *team, const struct 
     const float *shift1 = m, *scale1 = m + hidden, *gate1 = m + 2 * hidden;
     const float *shift2 = m + 3 * hidden, *scale2 = m + 4 * hidden, *gate2 = m + 5 * hidden;
 
-    ops->lincomb(team, 2, (const float[]){1, 1}, (const float *[]){b->table, modulation}, 6 * (int64_t)hidden, m);
+    ops->lincomb(team, 2, (const float[]){1, 1}, (const float *[]){b->table, modulation}, 6 * (int64_t)hidden,
+                 m);
     ops->layer_norm(team, x, hidden, rows, hidden, eps, 1, scale1, shift1, work->norm, hidden);
     self_attention(d, team, work, b, rows, gate1, x);
 
     const float *input = x;
     if (b->norm_scale) {
-        ops->layer_norm(team, x, hidden, rows, hidden, eps, 0, b->norm_scale, b->norm_shift, work->norm, hidden);
+        ops->layer_norm(team, x, hidden, rows, hidden, eps, 0, b->norm_scale, b->norm_shift, work->norm,
+                        hidden);
         input = work->norm;
     }
     cross_attention(d, team, work, b, context, context->key_value[index], rows, input, x);
@@ -294,8 +333,8 @@ static void run_block(const struct denoiser *d, struct team *team, const struct 
 }
 
 void denoiser_blocks(const struct denoiser *d, struct team *team, const struct denoiser_work *work,
-                     const struct denoiser_context *context, const float *modulation, float *x, int first, int count,
-                     _Atomic uint64_t *progress)
+                     const struct denoiser_context *context, const float *modulation, float *x, int first,
+                     int count, _Atomic uint64_t *progress)
 {
     for (int i = first; i < first + count; i++) {
         run_block(d, team, work, context, modulation, x, i);

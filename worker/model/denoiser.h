@@ -1,16 +1,16 @@
 /*
  * denoiser.h - WanTransformer3DModel, cut into the pieces a pipeline of ranks needs.
  *
- *     home:   denoiser_text(d, team, rows, n, text)                     prompt rows -> what cross-attention sees
- *     all:    denoiser_context_create(d, team, text, n, &context)       keys and values of the text, once per job
- *     home:   denoiser_time(d, team, t, &modulation)                    once per step
- *     home:   denoiser_embed(d, team, work, latent, x)
- *     any:    denoiser_blocks(d, team, work, context, modulation.blocks, x, first, count)
- *     home:   denoiser_output(d, team, work, modulation.output, x, velocity)
+ *     home:   denoiser_text(d, team, rows, n, text)                     prompt rows -> what cross-attention
+ * sees all:    denoiser_context_create(d, team, text, n, &context)       keys and values of the text, once
+ * per job home:   denoiser_time(d, team, t, &modulation)                    once per step home:
+ * denoiser_embed(d, team, work, latent, x) any:    denoiser_blocks(d, team, work, context, modulation.blocks,
+ * x, first, count) home:   denoiser_output(d, team, work, modulation.output, x, velocity)
  *
- * Names: `hidden` is heads * head_dim; S the number of tokens of a video; token (t, y, x) is row (t * gy + y) * gx + x.
- * Everything is float32. Formulas: diffusers' transformer_wan.py (Wan 2.1), read from the checkpoint's config.json.
- * A denoiser holds weights only and is shared by all jobs of a rank; a workspace is used by one call at a time.
+ * Names: `hidden` is heads * head_dim; S the number of tokens of a video; token (t, y, x) is row (t * gy + y)
+ * * gx + x. Everything is float32. Formulas: diffusers' transformer_wan.py (Wan 2.1), read from the
+ * checkpoint's config.json. A denoiser holds weights only and is shared by all jobs of a rank; a workspace is
+ * used by one call at a time.
  */
 #ifndef REFRAIN_WORKER_MODEL_DENOISER_H
 #define REFRAIN_WORKER_MODEL_DENOISER_H
@@ -22,8 +22,8 @@
 struct denoiser;
 struct denoiser_context;
 
-/* Which weights to hold: any set of blocks (one bit of `wanted` per block), and the ends only home needs (embeddings,
- * output layer). */
+/* Which weights to hold: any set of blocks (one bit of `wanted` per block), and the ends only home needs
+ * (embeddings, output layer). */
 struct denoiser_part {
     const bool *wanted; /* [layers] */
     bool ends;
@@ -34,7 +34,10 @@ struct token_grid {
     int frames, height, width; /* in tokens */
 };
 
-static inline int token_count(const struct token_grid *grid) { return grid->frames * grid->height * grid->width; }
+static inline int token_count(const struct token_grid *grid)
+{
+    return grid->frames * grid->height * grid->width;
+}
 
 /* Buffers of one forward, all inside an arena of the caller. */
 struct denoiser_work {
@@ -52,27 +55,30 @@ struct denoiser_work {
 /* What a step's timestep makes. */
 struct denoiser_modulation {
     float *output; /* [hidden]: for the output layer */
-    float *blocks; /* [6, hidden]: shift, scale, gate before attention; shift, scale, gate before the feed-forward */
+    float *blocks; /* [6, hidden]: shift, scale, gate before attention; shift, scale, gate before the
+                      feed-forward */
 };
 
 /* directory: the component's own ("…/transformer"). Touches only the tensors of `part`. */
 status_t denoiser_load(const char *directory, const struct denoiser_config *config, const struct ops *ops,
                        const struct denoiser_part *part, struct denoiser **denoiser, struct error *error);
-void denoiser_destroy(struct denoiser *denoiser);           /* NULL is fine */
-size_t denoiser_bytes(const struct denoiser *denoiser);     /* of weights held */
+void denoiser_destroy(struct denoiser *denoiser);       /* NULL is fine */
+size_t denoiser_bytes(const struct denoiser *denoiser); /* of weights held */
 /* Checks name, shape and type of every tensor of the whole model; reads no data. */
 status_t denoiser_inspect(const char *directory, const struct denoiser_config *config, struct error *error);
 
-/* Takes the buffers from `arena` (see arena.h: call once to measure, once for real) and fills the rotary tables. */
-void denoiser_work_lay_out(struct arena *arena, const struct denoiser_config *config, const struct token_grid *grid,
-                           struct denoiser_work *work);
+/* Takes the buffers from `arena` (see arena.h: call once to measure, once for real) and fills the rotary
+ * tables. */
+void denoiser_work_lay_out(struct arena *arena, const struct denoiser_config *config,
+                           const struct token_grid *grid, struct denoiser_work *work);
 
-/* Rows of text a branch attends to: the prompt's n rows and, when n < text_length, one row that stands for all padding. */
+/* Rows of text a branch attends to: the prompt's n rows and, when n < text_length, one row that stands for
+ * all padding. */
 int denoiser_text_rows(int n, int text_length);
 
 /* rows: [n, text_dim] of the text encoder. out: [denoiser_text_rows(n), hidden]. Needs the ends. */
-status_t denoiser_text(const struct denoiser *denoiser, struct team *team, const float *rows, int n, int text_length,
-                       float *out, struct error *error);
+status_t denoiser_text(const struct denoiser *denoiser, struct team *team, const float *rows, int n,
+                       int text_length, float *out, struct error *error);
 
 /* text: as made by denoiser_text for a prompt of n rows; copied into keys and values of the blocks held. */
 status_t denoiser_context_create(const struct denoiser *denoiser, struct team *team, const float *text, int n,
@@ -87,11 +93,11 @@ void denoiser_time(const struct denoiser *denoiser, struct team *team, float tim
 void denoiser_embed(const struct denoiser *denoiser, struct team *team, const struct denoiser_work *work,
                     const float *latent, float *x);
 
-/* Runs blocks first .. first + count - 1, all of them held, on x [S, hidden] in place. `progress` (may be NULL) is
- * increased after each block, for heartbeats. */
+/* Runs blocks first .. first + count - 1, all of them held, on x [S, hidden] in place. `progress` (may be
+ * NULL) is increased after each block, for heartbeats. */
 void denoiser_blocks(const struct denoiser *denoiser, struct team *team, const struct denoiser_work *work,
-                     const struct denoiser_context *context, const float *modulation, float *x, int first, int count,
-                     _Atomic uint64_t *progress);
+                     const struct denoiser_context *context, const float *modulation, float *x, int first,
+                     int count, _Atomic uint64_t *progress);
 
 /* velocity: [out_channels, frames * pt, height * py, width * px]. */
 void denoiser_output(const struct denoiser *denoiser, struct team *team, const struct denoiser_work *work,

@@ -1,9 +1,10 @@
 /*
- * denoiser_weights.c - loads and checks the tensors of WanTransformer3DModel. Runs once per model on the compute thread.
+ * denoiser_weights.c - loads and checks the tensors of WanTransformer3DModel. Runs once per model on the
+ * compute thread.
  *
- * One table of names and shapes per part of the model drives both loading and inspection, so that a model that was
- * inspected is a model that loads. A rank opens every shard's header but touches data of its own blocks only; the
- * mapped pages of a tensor are given back as soon as the backend has its own copy.
+ * One table of names and shapes per part of the model drives both loading and inspection, so that a model
+ * that was inspected is a model that loads. A rank opens every shard's header but touches data of its own
+ * blocks only; the mapped pages of a tensor are given back as soon as the backend has its own copy.
  */
 #include "worker/model/denoiser_weights.h"
 
@@ -23,7 +24,8 @@ struct loader {
     struct error *error;
 };
 
-static status_t find(const struct loader *l, const char *name, int rank, const int64_t *shape, struct tensor *tensor)
+static status_t find(const struct loader *l, const char *name, int rank, const int64_t *shape,
+                     struct tensor *tensor)
 {
     char full[NAME_BYTES];
     snprintf(full, sizeof full, "%s%s", l->prefix, name);
@@ -31,7 +33,8 @@ static status_t find(const struct loader *l, const char *name, int rank, const i
 }
 
 /* A float32 vector of `count` values, whatever the tensor's rank: shape gives it. */
-static status_t load_vector(const struct loader *l, const char *name, int rank, const int64_t *shape, float **out)
+static status_t load_vector(const struct loader *l, const char *name, int rank, const int64_t *shape,
+                            float **out)
 {
     struct tensor tensor;
     status_t status = find(l, name, rank, shape, &tensor);
@@ -46,7 +49,8 @@ static status_t load_vector(const struct loader *l, const char *name, int rank, 
 }
 
 /* Stacks the rows of several tensors of equal type and width into one; `joined` is malloc'ed. */
-static status_t stack(const struct loader *l, const struct tensor *parts, int count, int columns, struct matrix *joined)
+static status_t stack(const struct loader *l, const struct tensor *parts, int count, int columns,
+                      struct matrix *joined)
 {
     size_t element = dtype_bytes(parts[0].dtype);
     int64_t total = 0;
@@ -69,8 +73,9 @@ static status_t stack(const struct loader *l, const struct tensor *parts, int co
 
 enum { MOST_STACKED = 3 };
 
-/* One dense layer made of `count` modules stacked by output: name.weight [out, in], name.bias [out]. `flat` is the
- * rank of the weight: 2, or 5 for the patch embedding, whose trailing dimensions are flattened into `in`. */
+/* One dense layer made of `count` modules stacked by output: name.weight [out, in], name.bias [out]. `flat`
+ * is the rank of the weight: 2, or 5 for the patch embedding, whose trailing dimensions are flattened into
+ * `in`. */
 static status_t load_linear(const struct loader *l, int count, const char *const *names, int out, int rank,
                             const int64_t *weight_shape, struct linear **linear)
 {
@@ -122,10 +127,10 @@ static status_t load_layer(const struct loader *l, const char *name, int out, in
     return load_linear(l, 1, &name, out, 2, (int64_t[]){out, in}, linear);
 }
 
-#define TRY(call)                                   \
-    do {                                            \
-        status_t try_status = (call);               \
-        if (try_status != STATUS_OK) return try_status; \
+#define TRY(call)                                                                                            \
+    do {                                                                                                     \
+        status_t try_status = (call);                                                                        \
+        if (try_status != STATUS_OK) return try_status;                                                      \
     } while (0)
 
 static status_t load_block(const struct loader *l, const struct denoiser_config *c, struct block *b)
@@ -167,12 +172,14 @@ static status_t load_ends(const struct loader *l, const struct denoiser_config *
     TRY(load_layer(l, "proj_out", out, c->hidden, &d->output));
     if (l->d) {
         d->time_scratch = malloc((size_t)(c->freq_dim + 2 * c->hidden) * sizeof(float));
-        if (!d->time_scratch) return error_set(l->error, STATUS_NO_MEMORY, "no memory for the time embedding");
+        if (!d->time_scratch)
+            return error_set(l->error, STATUS_NO_MEMORY, "no memory for the time embedding");
     }
     return STATUS_OK;
 }
 
-static status_t load_part(struct loader *l, const struct denoiser_config *config, const struct denoiser_part *part)
+static status_t load_part(struct loader *l, const struct denoiser_config *config,
+                          const struct denoiser_part *part)
 {
     struct denoiser dummy;
     struct block none;
@@ -232,7 +239,8 @@ static void destroy_block(const struct ops *ops, struct block *b)
 {
     if (!b) return;
     struct linear *layers[] = {b->qkv, b->out, b->text_q, b->text_kv, b->text_result, b->up, b->down};
-    float *vectors[] = {b->table, b->norm_q, b->norm_k, b->norm_scale, b->norm_shift, b->text_norm_q, b->text_norm_k};
+    float *vectors[] = {b->table,      b->norm_q,      b->norm_k,     b->norm_scale,
+                        b->norm_shift, b->text_norm_q, b->text_norm_k};
     for (size_t i = 0; i < sizeof layers / sizeof *layers; i++) ops->linear_destroy(layers[i]);
     for (size_t i = 0; i < sizeof vectors / sizeof *vectors; i++) free(vectors[i]);
     free(b);
@@ -241,7 +249,8 @@ static void destroy_block(const struct ops *ops, struct block *b)
 void denoiser_destroy(struct denoiser *d)
 {
     if (!d) return;
-    struct linear *layers[] = {d->patch_embed, d->time_in, d->time_out, d->time_proj, d->text_in, d->text_out, d->output};
+    struct linear *layers[] = {d->patch_embed, d->time_in,  d->time_out, d->time_proj,
+                               d->text_in,     d->text_out, d->output};
     for (int i = 0; i < d->config.layers; i++) destroy_block(d->ops, d->blocks[i]);
     for (size_t i = 0; i < sizeof layers / sizeof *layers; i++) d->ops->linear_destroy(layers[i]);
     free(d->time_scratch);

@@ -1,4 +1,5 @@
-/* denoiser_weights.h - the weights of a denoiser, shared by denoiser.c (forward) and denoiser_weights.c (loading). */
+/* denoiser_weights.h - the weights of a denoiser, shared by denoiser.c (forward) and denoiser_weights.c
+ * (loading). */
 #ifndef REFRAIN_WORKER_MODEL_DENOISER_WEIGHTS_H
 #define REFRAIN_WORKER_MODEL_DENOISER_WEIGHTS_H
 
@@ -6,15 +7,15 @@
 
 /* One transformer block; every pointer is owned by the denoiser. */
 struct block {
-    float *table;                        /* scale_shift_table [6, hidden] */
-    struct linear *qkv;                  /* attn1: to_q, to_k, to_v stacked, [3 hidden, hidden] */
-    float *norm_q, *norm_k;              /* attn1: [hidden] */
-    struct linear *out;                  /* attn1.to_out */
-    float *norm_scale, *norm_shift;      /* norm2 [hidden]; NULL when the model has cross_attn_norm false */
-    struct linear *text_q, *text_kv;     /* attn2: to_q; to_k, to_v stacked, [2 hidden, hidden] */
-    float *text_norm_q, *text_norm_k;    /* attn2: [hidden] */
-    struct linear *text_result;          /* attn2.to_out */
-    struct linear *up, *down;            /* ffn */
+    float *table;                     /* scale_shift_table [6, hidden] */
+    struct linear *qkv;               /* attn1: to_q, to_k, to_v stacked, [3 hidden, hidden] */
+    float *norm_q, *norm_k;           /* attn1: [hidden] */
+    struct linear *out;               /* attn1.to_out */
+    float *norm_scale, *norm_shift;   /* norm2 [hidden]; NULL when the model has cross_attn_norm false */
+    struct linear *text_q, *text_kv;  /* attn2: to_q; to_k, to_v stacked, [2 hidden, hidden] */
+    float *text_norm_q, *text_norm_k; /* attn2: [hidden] */
+    struct linear *text_result;       /* attn2.to_out */
+    struct linear *up, *down;         /* ffn */
 };
 
 struct denoiser {
@@ -24,8 +25,8 @@ struct denoiser {
     size_t bytes;
     /* The ends; NULL on ranks that are not home. */
     struct linear *patch_embed, *time_in, *time_out, *time_proj, *text_in, *text_out, *output;
-    float *output_table; /* scale_shift_table [2, hidden]: shift, scale */
-    float *time_scratch; /* [freq_dim + 2 hidden] */
+    float *output_table;    /* scale_shift_table [2, hidden]: shift, scale */
+    float *time_scratch;    /* [freq_dim + 2 hidden] */
     struct block *blocks[]; /* [layers]; NULL for blocks held elsewhere */
 };
 

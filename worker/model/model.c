@@ -4,18 +4,21 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-static status_t place_blocks(struct model *m, const struct split *split, int self, bool *wanted, struct error *error)
+static status_t place_blocks(struct model *m, const struct split *split, int self, bool *wanted,
+                             struct error *error)
 {
     int layers = m->config.denoiser.layers, total = split->head + split->tail, before = split->head;
-    bool sane = split->head >= 0 && split->tail >= 0 && split->members >= 1 && self >= 0 && self < split->members;
+    bool sane =
+        split->head >= 0 && split->tail >= 0 && split->members >= 1 && self >= 0 && self < split->members;
     for (int i = 0; sane && i < split->members - 1; i++) {
         sane = split->middle[i] >= 0 && split->middle[i] <= layers;
         total += split->middle[i];
         if (i < self - 1) before += split->middle[i];
     }
     if (!sane || total != layers)
-        return error_set(error, STATUS_INVALID, "a split of %d blocks over %d members does not fit a model of %d layers",
-                         total, split->members, layers);
+        return error_set(error, STATUS_INVALID,
+                         "a split of %d blocks over %d members does not fit a model of %d layers", total,
+                         split->members, layers);
     m->first = self == 0 ? 0 : before;
     m->count = self == 0 ? split->head : split->middle[self - 1];
     m->tail = self == 0 ? split->tail : 0;
@@ -31,7 +34,8 @@ static status_t load_home(struct model *m, const char *directory, struct error *
     status_t status = tokenizer_open(path, &m->tokenizer, error);
     if (status != STATUS_OK) return status;
     if (tokenizer_vocabulary(m->tokenizer) > m->config.text.vocabulary)
-        return error_set(error, STATUS_INVALID, "%s: knows %d ids, but text_encoder/config.json says vocab_size %d", path,
+        return error_set(error, STATUS_INVALID,
+                         "%s: knows %d ids, but text_encoder/config.json says vocab_size %d", path,
                          tokenizer_vocabulary(m->tokenizer), m->config.text.vocabulary);
     snprintf(path, sizeof path, "%s/text_encoder", directory);
     status = text_encoder_load(path, &m->config.text, m->ops, &m->text_encoder, error);

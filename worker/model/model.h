@@ -3,8 +3,9 @@
  *
  *     model_load("models/reference", ops, &split, self, &model, &error);
  *
- * Home (member 0) holds text encoder, tokenizer, VAE decoder, the denoiser's ends, its first `head` and its last `tail`
- * blocks; every other member only its run of blocks between. Weights only, no per-job state; freed by model_destroy.
+ * Home (member 0) holds text encoder, tokenizer, VAE decoder, the denoiser's ends, its first `head` and its
+ * last `tail` blocks; every other member only its run of blocks between. Weights only, no per-job state;
+ * freed by model_destroy.
  */
 #ifndef REFRAIN_WORKER_MODEL_MODEL_H
 #define REFRAIN_WORKER_MODEL_MODEL_H

@@ -3,14 +3,13 @@
  *
  *     vae_load(dir, &config.vae, ops, VAE_DECODER, &vae, &error);
  *     struct vae_stream *s;
- *     vae_stream_open(vae, VAE_DECODER, height / 8, width / 8, &s, &error);     all memory for the whole decode
- *     for (int t = 0; t < latent_frames; t++)
- *         n = vae_decode(s, team, latents, latent_frames, t, frames);   1 frame for t = 0, then scale_t frames
- *     vae_stream_close(s);
+ *     vae_stream_open(vae, VAE_DECODER, height / 8, width / 8, &s, &error);     all memory for the whole
+ * decode for (int t = 0; t < latent_frames; t++) n = vae_decode(s, team, latents, latent_frames, t, frames);
+ * 1 frame for t = 0, then scale_t frames vae_stream_close(s);
  *
- * Equal to the reference, which also walks latent frames with a cache of the last two input frames of each causal
- * convolution; here the cache is the head of the convolution's own padded input buffer. A stream may be dropped between
- * any two calls. Weights are shared by all streams.
+ * Equal to the reference, which also walks latent frames with a cache of the last two input frames of each
+ * causal convolution; here the cache is the head of the convolution's own padded input buffer. A stream may
+ * be dropped between any two calls. Weights are shared by all streams.
  */
 #ifndef REFRAIN_WORKER_MODEL_VAE_H
 #define REFRAIN_WORKER_MODEL_VAE_H
@@ -37,13 +36,15 @@ void vae_stream_close(struct vae_stream *stream); /* NULL is fine */
 /* What vae_stream_open would allocate. */
 size_t vae_stream_bytes(const struct vae *vae, enum vae_part part, int latent_height, int latent_width);
 
-/* latents: [latent_channels, latent_frames, h, w] as the denoiser has them (scaling by mean and std happens inside);
- * frames: [F, channels, H, W] in 0..1 (clamped), F = 1 + scale_t * (latent_frames - 1), written at the right place.
- * Call with t = 0, 1, ... in order. Returns the number of frames written. */
-int vae_decode(struct vae_stream *stream, struct team *team, const float *latents, int latent_frames, int t, float *frames);
+/* latents: [latent_channels, latent_frames, h, w] as the denoiser has them (scaling by mean and std happens
+ * inside); frames: [F, channels, H, W] in 0..1 (clamped), F = 1 + scale_t * (latent_frames - 1), written at
+ * the right place. Call with t = 0, 1, ... in order. Returns the number of frames written. */
+int vae_decode(struct vae_stream *stream, struct team *team, const float *latents, int latent_frames, int t,
+               float *frames);
 
-/* frames: [F, channels, H, W] in 0..1; writes latent frame t of latents [latent_channels, latent_frames, h, w]: the
- * mean of the posterior, scaled as the denoiser wants it. */
-void vae_encode(struct vae_stream *stream, struct team *team, const float *frames, int latent_frames, int t, float *latents);
+/* frames: [F, channels, H, W] in 0..1; writes latent frame t of latents [latent_channels, latent_frames, h,
+ * w]: the mean of the posterior, scaled as the denoiser wants it. */
+void vae_encode(struct vae_stream *stream, struct team *team, const float *frames, int latent_frames, int t,
+                float *latents);
 
 #endif
