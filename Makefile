@@ -171,7 +171,7 @@ asan: ## every test under AddressSanitizer and UndefinedBehaviorSanitizer
 	@$(MAKE) --no-print-directory BUILD=build/asan SANITIZE="-fsanitize=address,undefined -fno-omit-frame-pointer" \
 	  CFLAGS="-O1 -g" FUZZERS= test
 tsan: ## every test under ThreadSanitizer
-	@$(MAKE) --no-print-directory BUILD=build/tsan SANITIZE="-fsanitize=thread" CFLAGS="-O1 -g" FUZZERS= test
+	@TSAN_OPTIONS=suppressions=$(CURDIR)/tests/tsan.supp $(MAKE) --no-print-directory BUILD=build/tsan SANITIZE="-fsanitize=thread" CFLAGS="-O1 -g" FUZZERS= test
 
 # ---------------------------------------------------------------------------------------------------------- examples
 

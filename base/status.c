@@ -34,8 +34,10 @@ void error_prefix(struct error *error, const char *format, ...)
     int used = vsnprintf(error->text, sizeof error->text, format, arguments);
     va_end(arguments);
     if (used < 0) used = 0;
-    if ((size_t)used < sizeof error->text)
-        snprintf(error->text + used, sizeof error->text - (size_t)used, ": %s", inner);
+    size_t at = (size_t)used;
+    if (at + 3 < sizeof error->text) /* ": ", what fits of the sentence, and its end */
+        snprintf(error->text + at, sizeof error->text - at, ": %.*s", (int)(sizeof error->text - at - 3),
+                 inner);
     make_printable(error->text);
 }
 
