@@ -12,9 +12,10 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "proto/wire.h"
 #include "worker/mailbox.h"
 
-enum { PROTOCOL = 1, MAX_ORDER_BYTES = 4 << 20, DEFAULT_HEARTBEAT_MS = 500 };
+enum { DEFAULT_HEARTBEAT_MS = 500 };
 
 struct control {
     struct control_config config;
@@ -52,7 +53,7 @@ static Refrain__WorkerReport empty_report(Refrain__WorkerReport__BodyCase body)
 {
     Refrain__WorkerReport report = REFRAIN__WORKER_REPORT__INIT;
     report.has_version = 1;
-    report.version = PROTOCOL;
+    report.version = PROTOCOL_VERSION;
     report.body_case = body;
     return report;
 }
@@ -120,7 +121,7 @@ static void receive_order(struct control *c)
     const uint8_t *bytes = zmq_msg_data(&message);
     size_t size = zmq_msg_size(&message);
     Refrain__WorkerOrder *order = refrain__worker_order__unpack(NULL, size, bytes);
-    if (!order || order->version != PROTOCOL) {
+    if (!order || order->version != PROTOCOL_VERSION) {
         log_line(LOG_WARN, "an order of %zu bytes was not understood (protocol %u)", size,
                  order ? order->version : 0);
     } else if (order->body_case == REFRAIN__WORKER_ORDER__BODY_REHELLO) {
@@ -165,7 +166,7 @@ static bool orphaned(struct control *c)
     Refrain__WorkerOrder order = REFRAIN__WORKER_ORDER__INIT;
     Refrain__Shutdown shutdown = REFRAIN__SHUTDOWN__INIT;
     order.has_version = 1;
-    order.version = PROTOCOL;
+    order.version = PROTOCOL_VERSION;
     order.body_case = REFRAIN__WORKER_ORDER__BODY_SHUTDOWN;
     order.shutdown = &shutdown;
     uint8_t bytes[64];
@@ -222,7 +223,7 @@ static status_t connect_socket(struct control *c, struct error *error)
     const struct control_config *config = &c->config;
     int linger_ms = 500, beat_ms = 1000, silence_ms = 5000, reconnect_ms = 100, reconnect_max_ms = 1000,
         unlimited = 0;
-    int64_t largest = MAX_ORDER_BYTES;
+    int64_t largest = WIRE_MAX_BYTES;
     char monitor[64];
     snprintf(monitor, sizeof monitor, "inproc://control-%p", (void *)c);
     c->zmq = zmq_ctx_new();
@@ -327,13 +328,19 @@ int control_descriptor(const struct control *c)
     return mailbox_descriptor(c->orders);
 }
 
-status_t control_report(struct control *c, const Refrain__WorkerReport *report, struct error *error)
+void control_report(struct control *c, Refrain__WorkerReport__BodyCase body, void *message)
 {
-    size_t size = refrain__worker_report__get_packed_size(report);
+    struct error error;
+    Refrain__WorkerReport report = empty_report(body);
+    report.hello = message; /* the members of the union are all pointers */
+    size_t size = refrain__worker_report__get_packed_size(&report);
     uint8_t *bytes = malloc(size);
-    if (!bytes) return error_set(error, STATUS_NO_MEMORY, "no memory for a report of %zu bytes", size);
-    refrain__worker_report__pack(report, bytes);
-    status_t status = mailbox_put(c->reports, bytes, size, error);
+    status_t status =
+        bytes ? STATUS_OK : error_set(&error, STATUS_NO_MEMORY, "no memory for a report of %zu bytes", size);
+    if (bytes) {
+        refrain__worker_report__pack(&report, bytes);
+        status = mailbox_put(c->reports, bytes, size, &error);
+    }
     free(bytes);
-    return status;
+    if (status != STATUS_OK) log_line(LOG_ERROR, "%s", error.text);
 }

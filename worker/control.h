@@ -4,7 +4,7 @@
  *     control_start(&config, &control, &error);
  *     control_present(control, &presence);                    what Hello and heartbeats say about this rank
  *     poll on control_descriptor(control); while ((order = control_take(control))) { ...;
- * control_free(order); } control_report(control, &report, &error); control_stop(control);
+ * control_free(order); } control_report(control, body, &message); control_stop(control);
  *
  * The thread owns the ZeroMQ socket, sends heartbeats (with the compute thread's progress), says Hello again
  * when a restarted coordinator asks for it, and aborts the fabric as soon as an order arrives that ends the
@@ -54,6 +54,7 @@ void control_present(struct control *control, const struct presence *presence);
 Refrain__WorkerOrder *control_take(struct control *control); /* NULL when there is none */
 void control_free(Refrain__WorkerOrder *order);
 int control_descriptor(const struct control *control);
-status_t control_report(struct control *control, const Refrain__WorkerReport *report, struct error *error);
+/* Packs and queues one report; message: the one that `body` names. A failure is logged here. */
+void control_report(struct control *control, Refrain__WorkerReport__BodyCase body, void *message);
 
 #endif

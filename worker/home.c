@@ -87,17 +87,6 @@ void home_destroy(struct home *home)
 /* ---------------------------------------------------------------------------------------------------------
  * reporting */
 
-static void send(struct home *home, Refrain__WorkerReport__BodyCase body, void *message)
-{
-    struct error error;
-    Refrain__WorkerReport report = REFRAIN__WORKER_REPORT__INIT;
-    report.has_version = 1;
-    report.version = 1;
-    report.body_case = body;
-    report.done = message; /* the members of the union are all pointers */
-    if (control_report(home->control, &report, &error) != STATUS_OK) log_line(LOG_ERROR, "%s", error.text);
-}
-
 static void report_failed(struct home *home, uint64_t job, uint32_t attempt, const struct error *why)
 {
     Refrain__JobFailed failed = REFRAIN__JOB_FAILED__INIT;
@@ -107,7 +96,7 @@ static void report_failed(struct home *home, uint64_t job, uint32_t attempt, con
     failed.status = (uint32_t)why->status;
     failed.message = (char *)(uintptr_t)why->text;
     log_line(LOG_WARN, "job %lu: %s", (unsigned long)job, why->text);
-    send(home, REFRAIN__WORKER_REPORT__BODY_FAILED, &failed);
+    control_report(home->control, REFRAIN__WORKER_REPORT__BODY_FAILED, &failed);
 }
 
 static void report_cancelled(struct home *home, const struct slot *slot)
@@ -116,7 +105,7 @@ static void report_cancelled(struct home *home, const struct slot *slot)
     cancelled.has_job = cancelled.has_attempt = 1;
     cancelled.job = job_number(slot->job);
     cancelled.attempt = job_attempt(slot->job);
-    send(home, REFRAIN__WORKER_REPORT__BODY_CANCELLED, &cancelled);
+    control_report(home->control, REFRAIN__WORKER_REPORT__BODY_CANCELLED, &cancelled);
 }
 
 static void report_progress(struct home *home, struct slot *slot, Refrain__Phase phase)
@@ -136,7 +125,7 @@ static void report_progress(struct home *home, struct slot *slot, Refrain__Phase
     progress.has_seconds_left = now->seconds_left >= 0;
     progress.seconds_left = now->seconds_left;
     slot->revision = now->revision;
-    send(home, REFRAIN__WORKER_REPORT__BODY_PROGRESS, &message);
+    control_report(home->control, REFRAIN__WORKER_REPORT__BODY_PROGRESS, &message);
 }
 
 static void report_done(struct home *home, struct slot *slot)
@@ -166,7 +155,7 @@ static void report_done(struct home *home, struct slot *slot)
     times.encode = status->encode_seconds;
     times.total = (double)(clock_now_ns() - slot->began_ns) / (double)SECOND_NS;
     done.times = &times;
-    send(home, REFRAIN__WORKER_REPORT__BODY_DONE, &done);
+    control_report(home->control, REFRAIN__WORKER_REPORT__BODY_DONE, &done);
 }
 
 static void report_ending(struct home *home, struct slot *slot)
@@ -362,7 +351,7 @@ static bool advance_upload(struct home *home, struct slot *slot)
         message.data = (ProtobufCBinaryData){chunk.bytes, (uint8_t *)(uintptr_t)chunk.data};
         message.has_xxh64 = chunk.offset + chunk.bytes == chunk.total;
         message.xxh64 = chunk.xxh64;
-        send(home, REFRAIN__WORKER_REPORT__BODY_UPLOAD, &message);
+        control_report(home->control, REFRAIN__WORKER_REPORT__BODY_UPLOAD, &message);
         worked = true;
     }
     if (status != STATUS_AGAIN) {

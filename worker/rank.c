@@ -31,17 +31,6 @@ struct rank {
     bool disturbed; /* an epoch was lost: MPI is not to be trusted any more */
 };
 
-static void report(struct rank *r, Refrain__WorkerReport__BodyCase body, void *message)
-{
-    struct error error;
-    Refrain__WorkerReport wire = REFRAIN__WORKER_REPORT__INIT;
-    wire.has_version = 1;
-    wire.version = 1;
-    wire.body_case = body;
-    wire.hello = message; /* the members of the union are all pointers */
-    if (control_report(r->config->control, &wire, &error) != STATUS_OK) log_line(LOG_ERROR, "%s", error.text);
-}
-
 static void present(struct rank *r)
 {
     struct presence p = {.epoch = r->engine->epoch};
@@ -80,7 +69,7 @@ static void lose_epoch(struct rank *r, int peer, const char *why)
     lost.message = (char *)(uintptr_t)why;
     log_line(LOG_ERROR, "epoch %lu is over: %s", (unsigned long)r->engine->epoch, why);
     r->disturbed = true;
-    report(r, REFRAIN__WORKER_REPORT__BODY_EPOCH_LOST, &lost);
+    control_report(r->config->control, REFRAIN__WORKER_REPORT__BODY_EPOCH_LOST, &lost);
     leave_epoch(r);
 }
 
@@ -121,7 +110,7 @@ static void enter_epoch(struct rank *r, const Refrain__Epoch *order)
     Refrain__EpochReady ready = REFRAIN__EPOCH_READY__INIT;
     ready.has_epoch = 1;
     ready.epoch = order->epoch;
-    report(r, REFRAIN__WORKER_REPORT__BODY_EPOCH_READY, &ready);
+    control_report(r->config->control, REFRAIN__WORKER_REPORT__BODY_EPOCH_READY, &ready);
 }
 
 /* -------------------------------------------------------------------------------------------------------------
@@ -175,7 +164,7 @@ static void serve_load(struct rank *r, const Refrain__Load *load)
         failed.status = (uint32_t)status;
         failed.message = error.text;
         log_line(LOG_ERROR, "%s", error.text);
-        report(r, REFRAIN__WORKER_REPORT__BODY_LOAD_FAILED, &failed);
+        control_report(r->config->control, REFRAIN__WORKER_REPORT__BODY_LOAD_FAILED, &failed);
         return;
     }
     const struct model *m = r->engine->model;
@@ -190,7 +179,7 @@ static void serve_load(struct rank *r, const Refrain__Load *load)
     loaded.blocks = (uint32_t)(m->count + m->tail);
     log_line(LOG_INFO, "%s: blocks %d to %d, %.1f MB of weights, %.2f s", load->model, m->first,
              m->first + m->count - 1, (double)loaded.weight_bytes / 1e6, loaded.seconds);
-    report(r, REFRAIN__WORKER_REPORT__BODY_LOADED, &loaded);
+    control_report(r->config->control, REFRAIN__WORKER_REPORT__BODY_LOADED, &loaded);
 }
 
 /* --------------------------------------------------------------------------------------------------------------
