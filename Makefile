@@ -56,11 +56,16 @@ OBJS_cluster     := $(call room,cluster)
 OBJS_kernels     := $(call room,kernels) $(foreach isa,$(ISAS),$(patsubst kernels/cpu/%.c,$(BUILD)/kernels/cpu/%.$(isa).o,$(wildcard kernels/cpu/*.c)))
 OBJS_model       := $(call room,worker/model)
 OBJS_worker      := $(call room,worker)
+# Policies and forecasts are values: coordinator and client check and explain with the same tables. What touches
+# tensors is linked by workers only.
+CACHE_TENSORS    := $(patsubst %,$(BUILD)/cache/%.o,reuse blocks bands)
+OBJS_cache       := $(call room,cache)
+OBJS_policies    := $(filter-out $(CACHE_TENSORS),$(OBJS_cache))
 OBJS_coordinator := $(call room,coordinator)
 
-CLIENT_OBJS      := $(OBJS_client) $(OBJS_proto) $(OBJS_base)
-COORDINATOR_OBJS := $(OBJS_coordinator) $(OBJS_proto) $(OBJS_base)
-WORKER_OBJS      := $(OBJS_worker) $(OBJS_model) $(OBJS_cluster) $(OBJS_kernels) $(OBJS_proto) $(OBJS_base)
+CLIENT_OBJS      := $(OBJS_client) $(OBJS_policies) $(OBJS_proto) $(OBJS_base)
+COORDINATOR_OBJS := $(OBJS_coordinator) $(OBJS_policies) $(OBJS_proto) $(OBJS_base)
+WORKER_OBJS      := $(OBJS_worker) $(OBJS_model) $(OBJS_cache) $(OBJS_cluster) $(OBJS_kernels) $(OBJS_proto) $(OBJS_base)
 
 CLIENT_LIBS      := $(call pkg,--libs,libzmq libprotobuf-c jansson libxxhash) -lm
 COORDINATOR_LIBS := $(call pkg,--libs,libzmq libprotobuf-c sqlite3 jansson libxxhash) -lm
@@ -145,10 +150,11 @@ $(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(TEST_SUPPORT) $(ALL_OBJS)
 # Fuzzers are built from the sources with clang's instrumentation, apart from everything else.
 FUZZ_FLAGS := -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined -std=gnu17 -D_GNU_SOURCE \
   -DREFRAIN_VERSION='"$(VERSION)"' -I. -I$(BUILD)
-FUZZ_SOURCES_wire := $(wildcard proto/*.c) $(BUILD)/proto/refrain.pb-c.c base/status.c
+FUZZ_SOURCES_wire := $(wildcard proto/*.c) $(patsubst $(BUILD)/%.o,%.c,$(OBJS_policies)) $(BUILD)/proto/refrain.pb-c.c base/status.c
+FUZZ_SOURCES_cache := $(patsubst $(BUILD)/%.o,%.c,$(OBJS_policies)) base/status.c
 FUZZ_SOURCES_ticket := cluster/ticket.c base/status.c
 FUZZ_SOURCES_safetensors := worker/model/safetensors.c worker/model/checkpoint.c base/status.c
-$(BUILD)/tests/fuzz_%: tests/fuzz_%.c $(wildcard proto/*.[ch] cluster/*.[ch] worker/model/*.[ch] base/*.[ch]) | $(PROTO_GEN)
+$(BUILD)/tests/fuzz_%: tests/fuzz_%.c $(wildcard proto/*.[ch] cache/*.[ch] cluster/*.[ch] worker/model/*.[ch] base/*.[ch]) | $(PROTO_GEN)
 	@mkdir -p $(@D)
 	clang $(FUZZ_FLAGS) $(call pkg,--cflags,$(PKGS)) -o $@ $< $(FUZZ_SOURCES_$*) \
 	  $(call pkg,--libs,libzmq libprotobuf-c jansson) -lm

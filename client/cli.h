@@ -75,5 +75,8 @@ int verb_delete(struct cli *cli);
 int verb_stats(struct cli *cli);
 int verb_models(struct cli *cli);
 int verb_keygen(struct cli *cli);
+int verb_compare(struct cli *cli);
+int verb_calibrate(struct cli *cli);
+int verb_policies(struct cli *cli);
 
 #endif

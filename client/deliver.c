@@ -12,13 +12,17 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { VIDEO, SHEET, LATENTS, FRAMES };
+enum { VIDEO, SHEET, LATENTS, FRAMES, COMPARISON, COMPARISON_SHEET };
 #define RUNS "runs"
 
-static const char *const file_names[DELIVERY_FILES] = {REFRAIN_VIDEO, REFRAIN_SHEET, REFRAIN_LATENTS,
-                                                       REFRAIN_FRAMES};
-static const char *const flag_names[DELIVERY_FILES] = {"--output", "--output", "--save-latents",
-                                                       "--save-frames"};
+static const char *const file_names[DELIVERY_FILES] = {REFRAIN_VIDEO,      REFRAIN_SHEET,
+                                                       REFRAIN_LATENTS,    REFRAIN_FRAMES,
+                                                       REFRAIN_COMPARISON, REFRAIN_COMPARISON_SHEET};
+static const char *const flag_names[DELIVERY_FILES] = {"--output",      "--output", "--save-latents",
+                                                       "--save-frames", "--output", "--output"};
+/* Beside the video, under its name with another ending. */
+static const char *const endings[DELIVERY_FILES] = {
+    [SHEET] = ".png", [COMPARISON] = ".compare.mp4", [COMPARISON_SHEET] = ".compare.png"};
 /* For an immediate fetch; without a byte for so long it is given up, and can be resumed. */
 enum { FETCH_MS = 60000 };
 
@@ -30,16 +34,24 @@ static status_t set_path(struct delivery *delivery, int file, const char *path, 
     return error_set(error, STATUS_INVALID, "%s: longer than %d bytes", flag_names[file], PATH_MAX - 1);
 }
 
-/* The contact sheet's name: the video's with .png instead of .mp4. */
-static status_t set_sheet(struct delivery *delivery, struct error *error)
+/* The name of a file beside the video: the video's with another ending instead of .mp4. */
+static status_t set_beside(struct delivery *delivery, int file, struct error *error)
 {
     char path[PATH_MAX];
     const char *video = delivery->files[VIDEO].path;
     size_t length = strlen(video);
     if (length > 4 && strcmp(video + length - 4, ".mp4") == 0) length -= 4;
-    if ((size_t)snprintf(path, sizeof path, "%.*s.png", (int)length, video) >= sizeof path)
-        return error_set(error, STATUS_INVALID, "--output: longer than %d bytes", PATH_MAX - 5);
-    return set_path(delivery, SHEET, path, error);
+    if ((size_t)snprintf(path, sizeof path, "%.*s%s", (int)length, video, endings[file]) >= sizeof path)
+        return error_set(error, STATUS_INVALID, "--output: longer than %d bytes", PATH_MAX - 13);
+    return set_path(delivery, file, path, error);
+}
+
+static status_t set_all_beside(struct delivery *delivery, struct error *error)
+{
+    status_t status = set_beside(delivery, SHEET, error);
+    if (!status && delivery->compares) status = set_beside(delivery, COMPARISON, error);
+    if (!status && delivery->compares) status = set_beside(delivery, COMPARISON_SHEET, error);
+    return status;
 }
 
 /* One above the highest number in runs/: numbers are not used twice while any later run is there. */
@@ -63,7 +75,7 @@ static status_t set_runs_paths(struct delivery *delivery, uint64_t number, struc
     char path[64];
     snprintf(path, sizeof path, RUNS "/%" PRIu64 ".mp4", number);
     status_t status = set_path(delivery, VIDEO, path, error);
-    return status ? status : set_sheet(delivery, error);
+    return status ? status : set_all_beside(delivery, error);
 }
 
 /* Two files of one name would overwrite each other. */
@@ -83,7 +95,7 @@ static status_t check_writable(const struct delivery *delivery, struct error *er
     bool runs_missing = delivery->in_runs && access(RUNS, F_OK) != 0;
     for (int i = 0; i < DELIVERY_FILES; i++) {
         if (!*delivery->files[i].path) continue;
-        bool in_runs = delivery->in_runs && (i == VIDEO || i == SHEET);
+        bool in_runs = delivery->in_runs && (i == VIDEO || endings[i]);
         status_t status =
             refrain_output_check(in_runs && runs_missing ? "./" RUNS : delivery->files[i].path, error);
         if (status) error_prefix(error, "%s", flag_names[i]);
@@ -95,14 +107,14 @@ static status_t check_writable(const struct delivery *delivery, struct error *er
 status_t delivery_plan(struct delivery *delivery, const struct settings *settings, uint64_t number,
                        struct error *error)
 {
-    *delivery = (struct delivery){0};
+    *delivery = (struct delivery){.compares = settings->compare};
     for (int i = 0; i < DELIVERY_FILES; i++) delivery->files[i].name = file_names[i];
     status_t status = STATUS_OK;
     if (settings->output) {
         status = set_path(delivery, VIDEO, settings->output, error);
         if (!status && !*settings->output)
             status = error_set(error, STATUS_INVALID, "--output: an empty file name");
-        if (!status) status = set_sheet(delivery, error);
+        if (!status) status = set_all_beside(delivery, error);
     } else if (number != DELIVERY_NO_DEFAULT) {
         delivery->in_runs = true;
         delivery->fresh = number == DELIVERY_FREE_NUMBER;
@@ -153,7 +165,7 @@ static status_t fetch_files(struct delivery *delivery, struct cli *cli, const st
 {
     for (int i = 0; i < DELIVERY_FILES; i++) {
         if (!*delivery->files[i].path) continue;
-        if (i == SHEET && !has_file(job, REFRAIN_SHEET)) continue; /* nobody asked for it by name */
+        if (endings[i] && !has_file(job, file_names[i])) continue; /* nobody asked for it by name */
         status_t status = fetch_one(delivery, i, cli, job, error);
         if (status) return status;
     }

@@ -14,10 +14,11 @@
 
 #include <limits.h>
 
-enum { DELIVERY_FILES = 4 };
+enum { DELIVERY_FILES = 6 };
 
 struct delivery {
-    /* For each file of a job: where it goes; "" for not wanted. Video, contact sheet, latents, frames. */
+    /* For each file of a job: where it goes; "" for not wanted. Video, contact sheet, latents, frames, and
+     * the comparison's video and sheet. */
     struct delivery_file {
         const char *name; /* REFRAIN_VIDEO, ... */
         char path[PATH_MAX];
@@ -25,15 +26,16 @@ struct delivery {
     } files[DELIVERY_FILES];
     bool fresh;     /* runs/<number>.mp4 with a number that was free: must not replace anything */
     bool resumable; /* keep what has come of an interrupted fetch; for the caller to set */
-    bool in_runs;   /* video and contact sheet go to runs/, which is made if need be */
+    bool compares;  /* the job compares: there are two more files */
+    bool in_runs;   /* video and what goes beside it go to runs/, which is made if need be */
 };
 
 #define DELIVERY_FREE_NUMBER UINT64_C(0) /* the first run whose files are not there yet */
 #define DELIVERY_NO_DEFAULT  UINT64_MAX  /* only what the options name */
 
 /* --output, --save-latents and --save-frames; without --output the video goes to runs/<number>.mp4. The
- * contact sheet goes beside the video. INVALID or IO, with a sentence that names the option, unless all of
- * them can be written. */
+ * contact sheet goes beside the video, and of a job that compares FILE.compare.mp4 and .png. INVALID or IO,
+ * with a sentence that names the option, unless all of them can be written. */
 status_t delivery_plan(struct delivery *delivery, const struct settings *settings, uint64_t number,
                        struct error *error);
 

@@ -22,6 +22,25 @@ static void set_real(json_t *object, const char *key, double value)
     if (isfinite(value) && value >= 0) json_object_set_new(object, key, json_real(value));
 }
 
+/* The tables' headings: the numbers themselves are many, and in the file they came from. */
+static void set_tables(json_t *object, const char *key, const struct refrain_cache_table *tables,
+                       size_t count)
+{
+    if (count == 0) return;
+    json_t *array = json_array();
+    for (size_t i = 0; i < count; i++) {
+        json_t *table = json_object();
+        set_text(table, "kind", tables[i].kind);
+        set_text(table, "name", tables[i].name);
+        if (tables[i].steps) set_whole(table, "steps", tables[i].steps);
+        if (tables[i].shift > 0) set_real(table, "shift", tables[i].shift);
+        set_whole(table, "width", tables[i].width);
+        set_whole(table, "value_count", tables[i].count);
+        json_array_append_new(array, table);
+    }
+    json_object_set_new(object, key, array);
+}
+
 static json_t *spec_json(const struct refrain_spec *spec)
 {
     json_t *object = json_object();
@@ -49,8 +68,88 @@ static json_t *spec_json(const struct refrain_spec *spec)
     set_text(object, "priority", refrain_priority_name(spec->priority));
     if (spec->deadline_ms) set_whole(object, "deadline_ms", spec->deadline_ms);
     set_text(object, "label", spec->label);
+    set_text(object, "cache", spec->cache);
+    set_tables(object, "cache_tables", spec->cache_tables, spec->cache_table_count);
+    if (spec->compare) json_object_set_new(object, "compare", json_true());
     return object;
 }
+
+/* ------------------------------------------------------------------------------------- caching */
+
+static json_t *action_json(const struct refrain_cache_report *report, size_t at)
+{
+    return json_string(refrain_action_name((enum refrain_action)report->actions[at]));
+}
+
+static json_t *reason_json(const struct refrain_cache_report *report, size_t at)
+{
+    return json_string(refrain_reason_name(report->reasons[at]));
+}
+
+static json_t *change_json(const struct refrain_cache_report *report, size_t at)
+{
+    double change = report->changes[at];
+    return isfinite(change) && change >= 0 ? json_real(change) : json_null();
+}
+
+/* [steps][branches] */
+static json_t *verdicts_json(const struct refrain_cache_report *report,
+                             json_t *(*entry)(const struct refrain_cache_report *, size_t at))
+{
+    json_t *steps = json_array();
+    for (size_t step = 0; step < report->steps; step++) {
+        json_t *branches = json_array();
+        for (size_t branch = 0; branch < report->branches; branch++)
+            json_array_append_new(branches, entry(report, step * report->branches + branch));
+        json_array_append_new(steps, branches);
+    }
+    return steps;
+}
+
+static json_t *counts_json(const uint32_t *counts, size_t count)
+{
+    json_t *array = json_array();
+    for (size_t i = 0; i < count; i++) json_array_append_new(array, json_integer(counts[i]));
+    return array;
+}
+
+json_t *jobjson_comparison(const struct refrain_comparison *comparison)
+{
+    json_t *object = json_object();
+    set_real(object, "psnr", comparison->psnr);
+    set_real(object, "psnr_worst", comparison->psnr_worst);
+    set_real(object, "ssim", comparison->ssim);
+    set_real(object, "perceptual", comparison->perceptual);
+    set_real(object, "cached_seconds", comparison->cached_seconds);
+    set_real(object, "uncached_seconds", comparison->uncached_seconds);
+    return object;
+}
+
+static json_t *cache_json(const struct refrain_cache_report *report)
+{
+    json_t *object = json_object();
+    set_text(object, "policy", report->policy);
+    set_whole(object, "branches", report->branches);
+    set_whole(object, "computed", report->computed);
+    set_whole(object, "reused", report->reused);
+    set_whole(object, "forecast", report->forecast);
+    if (report->actions) json_object_set_new(object, "actions", verdicts_json(report, action_json));
+    if (report->reasons) json_object_set_new(object, "reasons", verdicts_json(report, reason_json));
+    if (report->changes) json_object_set_new(object, "changes", verdicts_json(report, change_json));
+    if (report->computed_seconds > 0) set_real(object, "computed_seconds", report->computed_seconds);
+    if (report->reused_seconds > 0) set_real(object, "reused_seconds", report->reused_seconds);
+    if (isfinite(report->seconds_saved)) /* less than 0: it did not pay */
+        json_object_set_new(object, "seconds_saved", json_real(report->seconds_saved));
+    set_whole(object, "bytes", report->bytes);
+    if (report->blocks) {
+        json_object_set_new(object, "block_computed", counts_json(report->block_computed, report->blocks));
+        json_object_set_new(object, "block_reused", counts_json(report->block_reused, report->blocks));
+    }
+    if (report->comparison) json_object_set_new(object, "comparison", jobjson_comparison(report->comparison));
+    return object;
+}
+
+/* --------------------------------------------------------------------------------------- jobs */
 
 static json_t *times_json(const struct refrain_times *times)
 {
@@ -88,6 +187,13 @@ static void set_progress(json_t *object, const struct refrain_progress *progress
     set_whole(object, "steps", progress->steps);
     set_real(object, "seconds_left", progress->seconds_left);
     if (progress->step_seconds > 0) set_real(object, "step_seconds", progress->step_seconds);
+    if (progress->action_count == 0) return;
+    json_t *actions = json_array();
+    for (size_t i = 0; i < progress->action_count; i++)
+        json_array_append_new(actions,
+                              json_string(refrain_action_name((enum refrain_action)progress->actions[i])));
+    json_object_set_new(object, "actions", actions);
+    set_real(object, "largest_reused", progress->largest_reused);
 }
 
 json_t *jobjson_job(const struct refrain_job *job)
@@ -107,6 +213,7 @@ json_t *jobjson_job(const struct refrain_job *job)
     if (job->started_ms) set_whole(object, "started_ms", job->started_ms);
     if (job->finished_ms) set_whole(object, "finished_ms", job->finished_ms);
     if (job->times.total > 0) json_object_set_new(object, "times", times_json(&job->times));
+    if (job->cache) json_object_set_new(object, "cache", cache_json(job->cache));
     return object;
 }
 
@@ -147,6 +254,8 @@ json_t *jobjson_model(const struct refrain_model *model)
     set_whole(object, "size_multiple", model->size_multiple);
     set_whole(object, "frame_multiple", model->frame_multiple);
     set_whole(object, "text_length", model->text_length);
+    if (model->latent_channels) set_whole(object, "latent_channels", model->latent_channels);
+    set_tables(object, "cache_tables", model->tables, model->table_count);
     return object;
 }
 

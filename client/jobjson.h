@@ -15,6 +15,7 @@
 json_t *jobjson_job(const struct refrain_job *job);
 json_t *jobjson_event(const struct refrain_event *event);
 json_t *jobjson_model(const struct refrain_model *model);
+json_t *jobjson_comparison(const struct refrain_comparison *comparison);
 json_t *jobjson_stats(const struct refrain_stats *stats);
 
 /* Prints one line on standard output, flushed, and gives `object` up. */

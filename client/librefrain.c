@@ -36,8 +36,11 @@ static void random_key(char key[33])
 status_t refrain_spec_check(const struct refrain_spec *spec, const char **field, struct error *error)
 {
     Refrain__JobSpec wire;
-    record_spec_to_wire(spec, &wire);
-    return validate_spec(&wire, field, error);
+    if (field) *field = "";
+    status_t status = record_spec_to_wire(spec, &wire, error);
+    if (!status) status = validate_spec(&wire, field, error);
+    record_wire_free(&wire);
+    return status;
 }
 
 status_t refrain_submit(struct refrain *refrain, const struct refrain_spec *spec, const char *idempotency_key,
@@ -45,7 +48,8 @@ status_t refrain_submit(struct refrain *refrain, const struct refrain_spec *spec
 {
     char key[33];
     Refrain__JobSpec wire;
-    record_spec_to_wire(spec, &wire);
+    status_t status = record_spec_to_wire(spec, &wire, error);
+    if (status) return status;
     Refrain__Submit body = REFRAIN__SUBMIT__INIT;
     body.spec = &wire;
     if (idempotency_key) {
@@ -58,7 +62,8 @@ status_t refrain_submit(struct refrain *refrain, const struct refrain_spec *spec
     request.body_case = REFRAIN__REQUEST__BODY_SUBMIT;
     request.submit = &body;
     Refrain__Reply *reply;
-    status_t status = connection_call(refrain, &request, REFRAIN__REPLY__BODY_JOB, timeout_ms, &reply, error);
+    status = connection_call(refrain, &request, REFRAIN__REPLY__BODY_JOB, timeout_ms, &reply, error);
+    record_wire_free(&wire);
     return status ? status : record_job(reply, job, error);
 }
 

@@ -24,7 +24,7 @@
  *         return status != STATUS_OK;
  *     }
  *
- * Link with libzmq, libprotobuf-c and libxxhash.
+ * Link with libzmq, libprotobuf-c, libxxhash and libm.
  *
  * Threads: a connection and everything opened on it (watches) belongs to one thread at a time; different
  * connections are independent. What refrain_free() frees is plain data without a connection behind it: any
@@ -52,11 +52,14 @@
 #define REFRAIN_DEFAULT_ENDPOINT "tcp://127.0.0.1:5731"
 #define REFRAIN_FOREVER          (-1)
 
-/* Files of a completed job; the last two exist only if they were asked for. */
-#define REFRAIN_VIDEO   "video.mp4"
-#define REFRAIN_SHEET   "sheet.png" /* the frames on one page */
-#define REFRAIN_LATENTS "latents.safetensors"
-#define REFRAIN_FRAMES  "frames.safetensors"
+/* Files of a completed job; those below the first two exist only if they were asked for. */
+#define REFRAIN_VIDEO            "video.mp4"
+#define REFRAIN_SHEET            "sheet.png" /* the frames on one page */
+#define REFRAIN_LATENTS          "latents.safetensors"
+#define REFRAIN_FRAMES           "frames.safetensors"
+#define REFRAIN_COMPARISON       "comparison.mp4" /* cached and uncached side by side: spec.compare */
+#define REFRAIN_COMPARISON_SHEET "comparison.png"
+#define REFRAIN_TRACE            "trace.json" /* what a policy `calibrate` measured */
 
 struct refrain;       /* a connection to a coordinator */
 struct refrain_watch; /* a subscription to one job's events */
@@ -66,6 +69,18 @@ struct refrain_watch; /* a subscription to one job's events */
 /* The numbers of these enums are those of proto/refrain.proto. */
 enum refrain_solver { REFRAIN_SOLVER_DEFAULT, REFRAIN_SOLVER_UNIPC, REFRAIN_SOLVER_EULER };
 enum refrain_priority { REFRAIN_PRIORITY_LOW, REFRAIN_PRIORITY_NORMAL, REFRAIN_PRIORITY_HIGH };
+
+/* Numbers measured on a model for one method of caching (docs/caching.md). */
+struct refrain_cache_table {
+    const char *kind; /* "teacache", "magcache", "sencache", "l2p" */
+    const char *name; /* of the model or the publication they are from */
+    unsigned layers, heads, head_dim, ffn_dim, latent_channels; /* the architecture they are for; 0: any */
+    unsigned steps;                                             /* made at so many; 0: any */
+    double shift;                                               /* likewise */
+    unsigned width;                                             /* values per row */
+    const double *values;                                       /* [count] */
+    size_t count;
+};
 
 /* A video to make. Start from REFRAIN_SPEC_INIT: each field then has the value that means "the default of the
  * model or of the reference pipeline". In a spec that comes from the coordinator every field says what is
@@ -88,6 +103,11 @@ struct refrain_spec {
     enum refrain_priority priority;
     uint64_t deadline_ms; /* from submission; a job not finished by then expires. 0: none */
     const char *label;    /* free text, shown in lists; NULL: none */
+    const char *cache;    /* what may be reused between steps: "balanced", "dbcache:F1B0"; NULL: "off" */
+    const struct refrain_cache_table
+        *cache_tables; /* for policies that need what the model has no table of */
+    size_t cache_table_count;
+    bool compare; /* also make the video without caching, and measure the difference */
 };
 
 #define REFRAIN_GUIDANCE_DEFAULT (-1.0)
@@ -120,12 +140,23 @@ enum refrain_phase {
     REFRAIN_PHASE_UPLOAD,
 };
 
+/* What became of a step, or of one branch of it. The numbers are those of proto/refrain.proto. */
+enum refrain_action {
+    REFRAIN_COMPUTED,
+    REFRAIN_REUSED,
+    REFRAIN_FORECAST, /* extrapolated from several computed steps */
+    REFRAIN_PARTLY,   /* some blocks, or one of the branches, were computed */
+};
+
 struct refrain_progress {
     enum refrain_phase phase;
-    unsigned step;       /* done: solver steps, or latent frames while decoding */
-    unsigned steps;      /* of how many; 0: unknown */
-    double seconds_left; /* estimate for the whole job; negative: unknown */
-    double step_seconds; /* recent mean; 0: unknown */
+    unsigned step;                /* done: solver steps, or latent frames while decoding */
+    unsigned steps;               /* of how many; 0: unknown */
+    double seconds_left;          /* estimate for the whole job; negative: unknown */
+    double step_seconds;          /* recent mean; 0: unknown */
+    const unsigned char *actions; /* [action_count] enum refrain_action, one for each step so far */
+    size_t action_count;          /* 0: nothing is cached, or no step was taken yet */
+    double largest_reused;        /* largest change that was let through so far; negative: none */
 };
 
 struct refrain_file {
@@ -137,6 +168,33 @@ struct refrain_file {
 /* Where a job's time went, in seconds; 0 where unknown. */
 struct refrain_times {
     double queued, load, text, denoise, decode, encode, total;
+};
+
+/* The cached video against the uncached one of the same job. */
+struct refrain_comparison {
+    double psnr;       /* dB over all pixels of all frames, 8-bit range; infinite if they are equal */
+    double psnr_worst; /* of the worst frame */
+    double ssim;       /* mean over frames */
+    double perceptual; /* distance of the features that the model's own video encoder sees; 0: none */
+    double cached_seconds, uncached_seconds; /* of denoising */
+};
+
+/* What a job's caching did. */
+struct refrain_cache_report {
+    const char *policy;                  /* complete text: every parameter */
+    unsigned steps, branches;            /* of the arrays; a job with guidance has two branches */
+    unsigned computed, reused, forecast; /* steps of each branch, added up */
+    const unsigned char *actions;        /* [steps][branches] enum refrain_action; NULL: not told */
+    const unsigned char *reasons;        /* [steps][branches], see refrain_reason_name; NULL: not told */
+    const float *changes;                /* [steps][branches] what was compared with the threshold; negative:
+                                            nothing was measured; NULL: not told */
+    double computed_seconds, reused_seconds; /* mean time of a wholly computed, of a wholly reused step; 0:
+                                                there was none */
+    double seconds_saved;                    /* estimate: denoising without caching minus with it */
+    uint64_t bytes;                          /* of features kept, over all ranks */
+    const uint32_t *block_computed, *block_reused; /* [blocks], policies that decide by block */
+    size_t blocks;                                 /* 0: others */
+    const struct refrain_comparison *comparison;   /* NULL unless the job was to compare */
 };
 
 struct refrain_job {
@@ -152,7 +210,8 @@ struct refrain_job {
     uint64_t submitted_ms, started_ms, finished_ms; /* wall clock since 1970; 0: not yet */
     unsigned ahead;                                 /* jobs before it, while queued */
     struct refrain_times times;
-    const char *plan; /* how it ran, for people; NULL: not known yet */
+    const char *plan;                         /* how it ran, for people; NULL: not known yet */
+    const struct refrain_cache_report *cache; /* once completed, if caching was on; else NULL */
 };
 
 struct refrain_job_list {
@@ -177,6 +236,9 @@ struct refrain_model {
     double shift;
     uint64_t parameter_count, weight_bytes;
     unsigned default_width, default_height, default_frames;
+    unsigned latent_channels;
+    const struct refrain_cache_table *tables; /* calibrations in its directory */
+    size_t table_count;
 };
 
 struct refrain_model_list {
@@ -212,6 +274,8 @@ const char *refrain_state_name(enum refrain_state state);          /* "running";
 const char *refrain_phase_name(enum refrain_phase phase);          /* "denoise"; "" for none */
 const char *refrain_solver_name(enum refrain_solver solver);       /* "unipc" */
 const char *refrain_priority_name(enum refrain_priority priority); /* "normal" */
+const char *refrain_action_name(enum refrain_action action);       /* "reused" */
+const char *refrain_reason_name(unsigned reason);                  /* "below": why it was; docs/caching.md */
 
 /* --------------------------------------------------------------------------------- connection */
 

@@ -24,6 +24,16 @@ static const struct verb verbs[] = {
      "\n"
      "  refrain generate --prompt \"a large red star spinning on a navy background\" --seed 7\n"
      "  refrain generate --model ./Wan2.1-T2V-1.3B --ranks 4 --prompt @prompt.txt --output storm.mp4\n"},
+    {"compare", "", VERB_COMPARE, verb_compare,
+     "the same video with caching and without, and how they differ",
+     "Makes one video twice, with --cache (default: balanced) and without, and prints how far apart they are "
+     "and "
+     "what\n"
+     "caching saved. FILE.compare.mp4 and FILE.compare.png show both side by side. Like generate, unless a\n"
+     "coordinator is named.\n"
+     "\n"
+     "  refrain compare --prompt \"a large red star spinning on a navy background\" --cache fast\n"
+     "  refrain compare --coordinator tcp://127.0.0.1:5731 --prompt @prompt.txt --output storm.mp4\n"},
     {"submit", "", VERB_SUBMIT, verb_submit, "give a job to a coordinator",
      "Gives a job to a coordinator that is already running and prints its number. With --wait or --output "
      "it\n"
@@ -64,6 +74,23 @@ static const struct verb verbs[] = {
      "Shows the coordinator, its ranks and its counts of jobs.\n"
      "\n"
      "  refrain stats\n"},
+    {"policies", "[NAME]", VERB_POLICIES, verb_policies, "what --cache takes",
+     "Lists presets, caching policies and forecasts, or everything about one of them: parameters, defaults, "
+     "source.\n"
+     "\n"
+     "  refrain policies\n"
+     "  refrain policies dbcache\n"},
+    {"calibrate", "", VERB_CALIBRATE, verb_calibrate, "measure a model for the policies that need tables",
+     "Runs a few prompts with every step computed, and fits tables to what was measured. They belong to the "
+     "model,\n"
+     "and to the number of steps and shift they were made at. In the model's directory, as " TABLEFILE_NAME
+     ",\n"
+     "they serve every job; otherwise --cache-table sends them with one. Like generate, unless a coordinator "
+     "is\n"
+     "named.\n"
+     "\n"
+     "  refrain calibrate --model models/reference --steps 50 --output models/reference/" TABLEFILE_NAME "\n"
+     "  refrain calibrate --kind magcache --steps 30 --prompts prompts.txt --output tables.json\n"},
     {"models", "[list | add NAME DIR | remove NAME]", VERB_MODELS, verb_models,
      "the models a coordinator knows",
      "Lists, adds or removes models. A model is a checkpoint directory in diffusers' layout on the "

@@ -1,9 +1,11 @@
 /*
  * progress.c - see progress.h.
  *
- * The redrawn line holds the whole story, so that it is still worth reading when the job is done:
+ * The redrawn line holds the whole story, so that it is still worth reading when the job is done; with
+ * caching there is a second one:
  *
  *     text ✓  denoise ████████████████████████ 30/30  18.2 ms a step   decode ✓
+ *     computed ██▒▒█▒▒▒█▒▒▒█▒▒▒█▒▒▒█▒▒▒██████   13 computed, 17 reused: 1.9× faster than without
  *
  * A pipe gets a line for each phase, about ten of them for the denoising, and no control characters:
  *
@@ -12,18 +14,19 @@
 #include "client/progress.h"
 
 #include "client/jobjson.h"
+#include "client/strip.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { INDENT = 9, BAR_CELLS = 24, LINE_BYTES = 2048 };
+enum { INDENT = 9, BAR_CELLS = 24, LINE_BYTES = 2048, PIPE_COLUMNS = 250 };
 
 struct progress {
     struct show_style style;
     enum progress_form form;
-    bool drawn;       /* the cursor stands at the end of a line that may be redrawn */
+    int drawn;        /* lines that may be redrawn; the cursor stands at the end of the last */
     bool away;        /* the coordinator cannot be heard */
     unsigned attempt; /* the one that is shown */
     unsigned steps;   /* of the denoising, once known */
@@ -33,6 +36,7 @@ struct progress {
     enum refrain_state told_state; /* pipe: what the latest line was about */
     enum refrain_phase told_phase;
     unsigned told_part; /* and how many tenths of that phase */
+    struct strip strip; /* what caching made of the steps so far; the last notes may come without it */
 };
 
 struct progress *progress_new(const struct show_style *style, enum progress_form form)
@@ -55,7 +59,15 @@ void progress_pause(struct progress *progress)
     if (!progress || !progress->drawn) return;
     fputc('\n', stdout);
     fflush(stdout);
-    progress->drawn = false;
+    progress->drawn = 0;
+}
+
+/* Clears the lines that may be redrawn; the cursor is at the start of the first then. */
+static void erase(struct progress *progress)
+{
+    printf("\r\033[K");
+    for (; progress->drawn > 1; progress->drawn--) printf("\033[A\033[K");
+    progress->drawn = 0;
 }
 
 void progress_header(const struct show_style *style, uint64_t number, const struct refrain_spec *spec)
@@ -83,7 +95,10 @@ static void note(struct progress *progress, const struct refrain_job *job)
         progress->attempt = job->attempt;
         progress->reached = REFRAIN_PHASE_NONE;
         progress->step = 0;
+        progress->strip.count = 0;
     }
+    struct strip strip = strip_of(job);
+    if (strip.count) progress->strip = strip;
     if (job->spec.steps) progress->steps = job->spec.steps;
     if (job->state != REFRAIN_RUNNING && job->state != REFRAIN_CANCELLING && job->state != REFRAIN_COMPLETED)
         return;
@@ -171,17 +186,37 @@ static void describe(const struct progress *progress, const struct refrain_job *
 
 /* --------------------------------------------------------------------------------- the drawing */
 
+/* The lines about caching: how many there are, LINE_BYTES of room each. Where strip and words do not fit
+ * beside each other the words get a line of their own. */
+static int describe_caching(const struct progress *progress, int room, char lines[2][LINE_BYTES])
+{
+    enum { LABEL = 9, GAP = 3 };
+    char cells[STRIP_BYTES], words[SHOW_TEXT_BYTES];
+    const struct strip *strip = &progress->strip;
+    if (strip->count == 0) return 0;
+    strip_words(&progress->style, strip, words);
+    bool beside = (int)strip->count <= room - LABEL - GAP - show_width(words);
+    strip_cells(&progress->style, strip, room - LABEL, cells);
+    snprintf(lines[0], LINE_BYTES, "computed %s%s%s", cells, beside ? "   " : "", beside ? words : "");
+    snprintf(lines[1], LINE_BYTES, "%*s%s", LABEL, "", words);
+    return beside ? 1 : 2;
+}
+
 /* Redraws the line; the bar gives way first when the terminal is narrow. */
 static void draw(struct progress *progress, const struct refrain_job *job)
 {
-    char line[LINE_BYTES], fitted[SHOW_TEXT_BYTES];
+    char line[LINE_BYTES], caching[2][LINE_BYTES], fitted[SHOW_TEXT_BYTES];
     int room = progress->style.columns - INDENT - 1;
     describe(progress, job, BAR_CELLS, line);
     int over = show_width(line) - room;
     if (over > 0) describe(progress, job, over < BAR_CELLS - 4 ? BAR_CELLS - over : 0, line);
-    printf("\r\033[K%*s%s", INDENT, "", show_fit(&progress->style, line, room, fitted));
+    erase(progress);
+    printf("%*s%s", INDENT, "", show_fit(&progress->style, line, room, fitted));
+    progress->drawn = 1;
+    int count = describe_caching(progress, room, caching);
+    for (int i = 0; i < count; i++, progress->drawn++)
+        printf("\n%*s%s", INDENT, "", show_fit(&progress->style, caching[i], room, fitted));
     fflush(stdout);
-    progress->drawn = true;
     if (job->state == REFRAIN_QUEUED && job->attempt)
         progress_pause(progress); /* why it starts again stays readable */
 }
@@ -207,7 +242,7 @@ static void describe_moment(const struct progress *progress, const struct refrai
 /* A pipe gets a line when a phase or state begins, and for each tenth of a phase's steps. */
 static void tell(struct progress *progress, const struct refrain_job *job)
 {
-    char line[LINE_BYTES];
+    char line[LINE_BYTES], caching[2][LINE_BYTES];
     const struct refrain_progress *now = &job->progress;
     unsigned part = now->steps ? 10 * now->step / now->steps : 0;
     if (job->state != progress->told_state || now->phase != progress->told_phase) {
@@ -221,6 +256,8 @@ static void tell(struct progress *progress, const struct refrain_job *job)
     if (job->state == REFRAIN_RUNNING && now->phase == REFRAIN_PHASE_NONE) return; /* no news in it yet */
     describe_moment(progress, job, line);
     printf("%*s%s\n", INDENT, "", line);
+    int count = job->state == REFRAIN_COMPLETED ? describe_caching(progress, PIPE_COLUMNS, caching) : 0;
+    for (int i = 0; i < count; i++) printf("%*s%s\n", INDENT, "", caching[i]);
     fflush(stdout);
 }
 
@@ -243,9 +280,9 @@ void progress_away(struct progress *progress, bool away)
 {
     if (!progress || progress->away == away || progress->form != PROGRESS_PERSON) return;
     progress->away = away;
-    if (progress->style.terminal) printf("\r\033[K");
+    if (progress->style.terminal) erase(progress);
     printf("%*s%s\n", INDENT, "",
            away ? "the coordinator is away; waiting for it" : "the coordinator is back");
     fflush(stdout);
-    progress->drawn = false;
+    progress->drawn = 0;
 }

@@ -2,6 +2,7 @@
 #include "client/records.h"
 
 #include <assert.h>
+#include <math.h>
 #include <stdlib.h>
 
 /* The public enums are the wire's. */
@@ -9,6 +10,7 @@ static_assert((int)REFRAIN_SOLVER_EULER == (int)REFRAIN__SOLVER__SOLVER_EULER, "
 static_assert((int)REFRAIN_PRIORITY_HIGH == (int)REFRAIN__PRIORITY__PRIORITY_HIGH, "priorities");
 static_assert((int)REFRAIN_REJECTED == (int)REFRAIN__JOB_STATE__JOB_REJECTED, "states");
 static_assert((int)REFRAIN_PHASE_UPLOAD == (int)REFRAIN__PHASE__PHASE_UPLOAD, "phases");
+static_assert((int)REFRAIN_PARTLY == (int)REFRAIN__CACHE_ACTION__CACHE_PARTLY, "actions");
 
 /* What precedes every public record in memory. */
 struct record {
@@ -44,9 +46,91 @@ static status_t incomplete(Refrain__Reply *reply, struct error *error)
     return error_set(error, STATUS_CORRUPT, "the coordinator's answer lacks its content");
 }
 
+/* Room for the arrays of a record, after its body: all of it is asked for at once, then handed out.
+ * Everything in it is made of pointers and numbers of at most 8 bytes. */
+struct room {
+    unsigned char *at;
+};
+
+static void *take(struct room *room, size_t count, size_t bytes)
+{
+    void *taken = room->at;
+    room->at += (count * bytes + 7) / 8 * 8;
+    return taken;
+}
+
+/* ------------------------------------------------------------------------------------- caching */
+
+static const struct refrain_cache_table *tables_of(Refrain__CacheTable *const *wire, size_t count,
+                                                   struct room *room)
+{
+    struct refrain_cache_table *tables = take(room, count, sizeof *tables);
+    for (size_t i = 0; i < count; i++)
+        tables[i] = (struct refrain_cache_table){
+            .kind = wire[i]->kind ? wire[i]->kind : "",
+            .name = wire[i]->name ? wire[i]->name : "",
+            .layers = wire[i]->layers,
+            .heads = wire[i]->heads,
+            .head_dim = wire[i]->head_dim,
+            .ffn_dim = wire[i]->ffn_dim,
+            .latent_channels = wire[i]->latent_channels,
+            .steps = wire[i]->steps,
+            .shift = wire[i]->shift,
+            .width = wire[i]->width,
+            .values = wire[i]->values,
+            .count = wire[i]->n_values,
+        };
+    return count ? tables : NULL;
+}
+
+static const struct refrain_comparison *comparison_of(const Refrain__Comparison *wire, struct room *room)
+{
+    if (!wire) return NULL;
+    struct refrain_comparison *comparison = take(room, 1, sizeof *comparison);
+    *comparison = (struct refrain_comparison){
+        .psnr = wire->has_psnr ? wire->psnr : INFINITY, /* absent: not a pixel differs */
+        .psnr_worst = wire->has_psnr_worst ? wire->psnr_worst : INFINITY,
+        .ssim = wire->ssim,
+        .perceptual = wire->perceptual,
+        .cached_seconds = wire->cached_seconds,
+        .uncached_seconds = wire->uncached_seconds,
+    };
+    return comparison;
+}
+
+/* Arrays that do not fit each other are left out rather than believed. */
+static const struct refrain_cache_report *report_of(const Refrain__CacheReport *wire, struct room *room)
+{
+    if (!wire) return NULL;
+    struct refrain_cache_report *report = take(room, 1, sizeof *report);
+    size_t branches = wire->branches, count = wire->actions.len;
+    bool fits = branches > 0 && count > 0 && count % branches == 0;
+    *report = (struct refrain_cache_report){
+        .policy = wire->policy ? wire->policy : "",
+        .steps = fits ? (unsigned)(count / branches) : 0,
+        .branches = wire->branches,
+        .computed = wire->computed,
+        .reused = wire->reused,
+        .forecast = wire->forecast,
+        .actions = fits ? wire->actions.data : NULL,
+        .reasons = fits && wire->reasons.len == count ? wire->reasons.data : NULL,
+        .changes = fits && wire->n_changes == count ? wire->changes : NULL,
+        .computed_seconds = wire->computed_seconds,
+        .reused_seconds = wire->reused_seconds,
+        .seconds_saved = wire->seconds_saved,
+        .bytes = wire->bytes,
+        .comparison = comparison_of(wire->comparison, room),
+    };
+    if (wire->n_block_computed != wire->n_block_reused) return report;
+    report->block_computed = wire->block_computed;
+    report->block_reused = wire->block_reused;
+    report->blocks = wire->n_block_computed;
+    return report;
+}
+
 /* --------------------------------------------------------------------------------------- jobs */
 
-static struct refrain_spec spec_of(const Refrain__JobSpec *wire)
+static struct refrain_spec spec_of(const Refrain__JobSpec *wire, struct room *room)
 {
     if (!wire) return (struct refrain_spec)REFRAIN_SPEC_INIT;
     return (struct refrain_spec){
@@ -67,18 +151,25 @@ static struct refrain_spec spec_of(const Refrain__JobSpec *wire)
         .priority = wire->has_priority ? (enum refrain_priority)wire->priority : REFRAIN_PRIORITY_NORMAL,
         .deadline_ms = wire->deadline_ms,
         .label = wire->label,
+        .cache = wire->cache,
+        .cache_tables = tables_of(wire->cache_tables, wire->n_cache_tables, room),
+        .cache_table_count = wire->n_cache_tables,
+        .compare = wire->compare,
     };
 }
 
 static struct refrain_progress progress_of(const Refrain__Progress *wire)
 {
-    if (!wire) return (struct refrain_progress){.seconds_left = -1};
+    if (!wire) return (struct refrain_progress){.seconds_left = -1, .largest_reused = -1};
     return (struct refrain_progress){
         .phase = (enum refrain_phase)wire->phase,
         .step = wire->step,
         .steps = wire->steps,
         .seconds_left = wire->has_seconds_left ? wire->seconds_left : -1,
         .step_seconds = wire->step_seconds,
+        .actions = wire->cache_actions.data,
+        .action_count = wire->cache_actions.len,
+        .largest_reused = wire->has_largest_reused ? wire->largest_reused : -1,
     };
 }
 
@@ -89,16 +180,24 @@ static struct refrain_times times_of(const Refrain__JobTimes *wire)
                                   wire->decode, wire->encode, wire->total};
 }
 
-/* files: room for wire->n_files of them, in the record. */
-static struct refrain_job job_of(const Refrain__Job *wire, struct refrain_file *files)
+/* What job_of will take. */
+static size_t job_room(const Refrain__Job *wire)
 {
+    return wire->n_files * sizeof(struct refrain_file) +
+           (wire->spec ? wire->spec->n_cache_tables : 0) * sizeof(struct refrain_cache_table) +
+           sizeof(struct refrain_cache_report) + sizeof(struct refrain_comparison);
+}
+
+static struct refrain_job job_of(const Refrain__Job *wire, struct room *room)
+{
+    struct refrain_file *files = take(room, wire->n_files, sizeof *files);
     for (size_t i = 0; i < wire->n_files; i++) {
         const Refrain__ResultFile *file = wire->files[i];
         files[i] = (struct refrain_file){file->name ? file->name : "", file->bytes, file->xxh64};
     }
     return (struct refrain_job){
         .number = wire->job,
-        .spec = spec_of(wire->spec),
+        .spec = spec_of(wire->spec, room),
         .state = (enum refrain_state)wire->state,
         .sequence = wire->sequence,
         .attempt = wire->attempt,
@@ -112,18 +211,17 @@ static struct refrain_job job_of(const Refrain__Job *wire, struct refrain_file *
         .ahead = wire->ahead,
         .times = times_of(wire->times),
         .plan = wire->plan && *wire->plan ? wire->plan : NULL,
+        .cache = report_of(wire->cache, room),
     };
 }
 
 status_t record_job(Refrain__Reply *reply, struct refrain_job **job, struct error *error)
 {
-    struct body {
-        struct refrain_job job;
-        struct refrain_file files[];
-    } *body = record_new(reply, sizeof *body + reply->job->n_files * sizeof(struct refrain_file), error);
+    struct refrain_job *body = record_new(reply, sizeof *body + job_room(reply->job), error);
     if (!body) return STATUS_NO_MEMORY;
-    body->job = job_of(reply->job, body->files);
-    *job = &body->job;
+    struct room room = {(unsigned char *)(body + 1)};
+    *body = job_of(reply->job, &room);
+    *job = body;
     return STATUS_OK;
 }
 
@@ -131,40 +229,67 @@ status_t record_event(Refrain__Reply *reply, struct refrain_event **event, struc
 {
     const Refrain__Event *wire = reply->event;
     if (!wire->job) return incomplete(reply, error);
-    struct body {
-        struct refrain_event event;
-        struct refrain_file files[];
-    } *body = record_new(reply, sizeof *body + wire->job->n_files * sizeof(struct refrain_file), error);
+    struct refrain_event *body = record_new(reply, sizeof *body + job_room(wire->job), error);
     if (!body) return STATUS_NO_MEMORY;
-    body->event = (struct refrain_event){wire->sequence, wire->progress_only, wire->last,
-                                         job_of(wire->job, body->files)};
-    *event = &body->event;
+    struct room room = {(unsigned char *)(body + 1)};
+    *body = (struct refrain_event){wire->sequence, wire->progress_only, wire->last, job_of(wire->job, &room)};
+    *event = body;
     return STATUS_OK;
 }
 
 status_t record_job_list(Refrain__Reply *reply, struct refrain_job_list **list, struct error *error)
 {
     const Refrain__JobList *wire = reply->jobs;
-    size_t files_bytes = 0;
-    for (size_t i = 0; i < wire->n_jobs; i++)
-        files_bytes += wire->jobs[i]->n_files * sizeof(struct refrain_file);
-    struct body {
-        struct refrain_job_list list;
-        struct refrain_job jobs[];
-    } *body =
-        record_new(reply, sizeof *body + wire->n_jobs * sizeof(struct refrain_job) + files_bytes, error);
+    size_t bytes = wire->n_jobs * sizeof(struct refrain_job);
+    for (size_t i = 0; i < wire->n_jobs; i++) bytes += job_room(wire->jobs[i]);
+    struct refrain_job_list *body = record_new(reply, sizeof *body + bytes, error);
     if (!body) return STATUS_NO_MEMORY;
-    struct refrain_file *files = (struct refrain_file *)(body->jobs + wire->n_jobs);
-    for (size_t i = 0; i < wire->n_jobs; i++) {
-        body->jobs[i] = job_of(wire->jobs[i], files);
-        files += wire->jobs[i]->n_files;
-    }
-    body->list = (struct refrain_job_list){body->jobs, wire->n_jobs, wire->more};
-    *list = &body->list;
+    struct room room = {(unsigned char *)(body + 1)};
+    struct refrain_job *jobs = take(&room, wire->n_jobs, sizeof *jobs);
+    for (size_t i = 0; i < wire->n_jobs; i++) jobs[i] = job_of(wire->jobs[i], &room);
+    *body = (struct refrain_job_list){jobs, wire->n_jobs, wire->more};
+    *list = body;
     return STATUS_OK;
 }
 
-void record_spec_to_wire(const struct refrain_spec *spec, Refrain__JobSpec *wire)
+/* The tables are borrowed, the list of them and their headings are one block of memory. */
+static status_t tables_to_wire(const struct refrain_spec *spec, Refrain__JobSpec *wire, struct error *error)
+{
+    size_t count = spec->cache_table_count;
+    if (count == 0) return STATUS_OK;
+    Refrain__CacheTable **list = calloc(count, sizeof *list + sizeof **list);
+    if (!list) return error_set(error, STATUS_NO_MEMORY, "no memory for %zu tables", count);
+    Refrain__CacheTable *tables = (Refrain__CacheTable *)(list + count);
+    for (size_t i = 0; i < count; i++) {
+        const struct refrain_cache_table *from = &spec->cache_tables[i];
+        Refrain__CacheTable *to = list[i] = &tables[i];
+        refrain__cache_table__init(to);
+        to->kind = (char *)(uintptr_t)from->kind;
+        to->name = (char *)(uintptr_t)from->name;
+        to->layers = from->layers, to->has_layers = 1;
+        to->heads = from->heads, to->has_heads = 1;
+        to->head_dim = from->head_dim, to->has_head_dim = 1;
+        to->ffn_dim = from->ffn_dim, to->has_ffn_dim = 1;
+        to->latent_channels = from->latent_channels, to->has_latent_channels = 1;
+        to->steps = from->steps, to->has_steps = 1;
+        to->shift = from->shift, to->has_shift = 1;
+        to->width = from->width, to->has_width = 1;
+        to->values = (double *)(uintptr_t)from->values;
+        to->n_values = from->count;
+    }
+    wire->cache_tables = list;
+    wire->n_cache_tables = count;
+    return STATUS_OK;
+}
+
+void record_wire_free(Refrain__JobSpec *wire)
+{
+    free(wire->cache_tables);
+    wire->cache_tables = NULL;
+    wire->n_cache_tables = 0;
+}
+
+status_t record_spec_to_wire(const struct refrain_spec *spec, Refrain__JobSpec *wire, struct error *error)
 {
     refrain__job_spec__init(wire);
     /* The generated struct has no const; the strings are only read while packing. */
@@ -185,6 +310,9 @@ void record_spec_to_wire(const struct refrain_spec *spec, Refrain__JobSpec *wire
     wire->save_frames = spec->save_frames, wire->has_save_frames = 1;
     wire->priority = (Refrain__Priority)spec->priority, wire->has_priority = 1;
     wire->deadline_ms = spec->deadline_ms, wire->has_deadline_ms = spec->deadline_ms != 0;
+    wire->cache = (char *)(uintptr_t)spec->cache;
+    wire->compare = spec->compare, wire->has_compare = spec->compare;
+    return tables_to_wire(spec, wire, error);
 }
 
 /* ------------------------------------------------------------------------------------ service */
@@ -234,7 +362,7 @@ status_t record_stats(Refrain__Reply *reply, struct refrain_stats **stats, struc
     return STATUS_OK;
 }
 
-static struct refrain_model model_of(const Refrain__ModelCard *wire)
+static struct refrain_model model_of(const Refrain__ModelCard *wire, struct room *room)
 {
     return (struct refrain_model){
         .name = wire->name ? wire->name : "",
@@ -253,6 +381,9 @@ static struct refrain_model model_of(const Refrain__ModelCard *wire)
         .default_width = wire->default_width,
         .default_height = wire->default_height,
         .default_frames = wire->default_frames,
+        .latent_channels = wire->latent_channels,
+        .tables = tables_of(wire->tables, wire->n_tables, room),
+        .table_count = wire->n_tables,
     };
 }
 
@@ -261,14 +392,15 @@ status_t record_model_list(Refrain__Reply *reply, struct refrain_model_list **li
     bool one = reply->body_case == REFRAIN__REPLY__BODY_MODEL;
     size_t count = one ? 1 : reply->models->n_models;
     Refrain__ModelCard **cards = one ? &reply->model : reply->models->models;
-    struct body {
-        struct refrain_model_list list;
-        struct refrain_model models[];
-    } *body = record_new(reply, sizeof *body + count * sizeof(struct refrain_model), error);
+    size_t bytes = count * sizeof(struct refrain_model);
+    for (size_t i = 0; i < count; i++) bytes += cards[i]->n_tables * sizeof(struct refrain_cache_table);
+    struct refrain_model_list *body = record_new(reply, sizeof *body + bytes, error);
     if (!body) return STATUS_NO_MEMORY;
-    for (size_t i = 0; i < count; i++) body->models[i] = model_of(cards[i]);
-    body->list = (struct refrain_model_list){body->models, count};
-    *list = &body->list;
+    struct room room = {(unsigned char *)(body + 1)};
+    struct refrain_model *models = take(&room, count, sizeof *models);
+    for (size_t i = 0; i < count; i++) models[i] = model_of(cards[i], &room);
+    *body = (struct refrain_model_list){models, count};
+    *list = body;
     return STATUS_OK;
 }
 
@@ -310,4 +442,18 @@ const char *refrain_priority_name(enum refrain_priority priority)
 {
     static const char *const names[] = {"low", "normal", "high"};
     return NAME_AT(names, priority, "unknown");
+}
+
+const char *refrain_action_name(enum refrain_action action)
+{
+    static const char *const names[] = {"computed", "reused", "forecast", "partly"};
+    return NAME_AT(names, action, "unknown");
+}
+
+const char *refrain_reason_name(unsigned reason)
+{
+    static const char *const names[] = {"off",        "warm-up",    "last",  "mask",  "below",
+                                        "above",      "no-history", "run",   "total", "accumulated",
+                                        "non-finite", "verify",     "blocks"};
+    return NAME_AT(names, reason, "unknown");
 }

@@ -23,8 +23,9 @@ status_t record_stats(Refrain__Reply *reply, struct refrain_stats **stats, struc
 /* Body `models` or, as a list of one, `model`. */
 status_t record_model_list(Refrain__Reply *reply, struct refrain_model_list **list, struct error *error);
 
-/* The other way: fields at their "default" value stay absent. Strings are borrowed: `spec` must outlive
- * `wire`. */
-void record_spec_to_wire(const struct refrain_spec *spec, Refrain__JobSpec *wire);
+/* The other way: fields at their "default" value stay absent. Strings and numbers are borrowed: `spec` must
+ * outlive `wire`, whose list of tables is given back with record_wire_free. NO_MEMORY. */
+status_t record_spec_to_wire(const struct refrain_spec *spec, Refrain__JobSpec *wire, struct error *error);
+void record_wire_free(Refrain__JobSpec *wire);
 
 #endif

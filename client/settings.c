@@ -2,6 +2,7 @@
  * standard input. */
 #include "client/settings.h"
 
+#include "cache/settings.h"
 #include "proto/validate.h"
 
 #include <errno.h>
@@ -12,9 +13,12 @@
 #define COUNT(all) (sizeof(all) / sizeof *(all))
 
 enum {
-    MAKES = VERB_GENERATE | VERB_SUBMIT,    /* a video */
-    SAVES = MAKES | VERB_RESULT,            /* files */
-    TALKS = ~(VERB_GENERATE | VERB_KEYGEN), /* to a coordinator that is there already */
+    MAKES_ONE = VERB_GENERATE | VERB_SUBMIT | VERB_COMPARE, /* a video */
+    MAKES = MAKES_ONE | VERB_CALIBRATE,                     /* videos */
+    SAVES = MAKES_ONE | VERB_RESULT,                        /* files of a job */
+    STARTS =
+        VERB_GENERATE | VERB_COMPARE | VERB_CALIBRATE, /* a coordinator of its own, the last two if need be */
+    TALKS = ~(VERB_GENERATE | VERB_KEYGEN | VERB_POLICIES), /* to a coordinator that is there already */
     SHOWS = ~0,
 };
 
@@ -26,7 +30,7 @@ static const struct option_spec specs[] = {
      "only model there is, generate the small reference model)",
      .env = "REFRAIN_MODEL", .groups = MAKES},
     {"prompt", 'p', OPTION_TEXT, AT(prompt), "TEXT",
-     "what to show, in UTF-8; @FILE reads it from a file, - from standard input", .groups = MAKES},
+     "what to show, in UTF-8; @FILE reads it from a file, - from standard input", .groups = MAKES_ONE},
     {"negative", 'n', OPTION_TEXT, AT(negative), "TEXT", "what not to show (default: nothing)",
      .groups = MAKES},
     {"seed", 's', OPTION_UINT64, AT(seed), "N", "the same seed gives the same video (default 0)",
@@ -49,36 +53,53 @@ static const struct option_spec specs[] = {
     {"fps", 0, OPTION_INT, AT(fps), "N", "frames a second in the video file (default 16)", .min = 1,
      .max = LIMIT_FPS, .groups = MAKES},
 
-    {.type = OPTION_HEADING, .help = "Files", .groups = SAVES},
-    {"output", 'o', OPTION_TEXT, AT(output), "FILE.mp4",
+    {"cache", 0, OPTION_TEXT, AT(cache), "TEXT",
+     "what may be reused between steps: off, safe, balanced, fast, or a policy with parameters such as "
+     "dbcache:F1B0,threshold=0.12,forecast=taylor1; `refrain policies` lists all (default: off; compare: "
+     "balanced)",
+     .groups = MAKES_ONE},
+    {"cache-table", 0, OPTION_TEXT, AT(cache_table), "FILE.json",
+     "calibration tables for the policy, made by `refrain calibrate` (default: those of the model, then the "
+     "published ones)",
+     .groups = MAKES_ONE},
+
+    {.type = OPTION_HEADING, .help = "The calibration", .groups = VERB_CALIBRATE},
+    {"kind", 'k', OPTION_CHOICE, AT(kind), .choices = "all|magcache|teacache|sencache|l2p",
+     .help = "which tables to make", .standard = "all", .groups = VERB_CALIBRATE},
+    {"prompts", 0, OPTION_TEXT, AT(prompts), "FILE",
+     "a prompt on each line; a job is run for each (default: four of our own)", .groups = VERB_CALIBRATE},
+
+    {.type = OPTION_HEADING, .help = "Files", .groups = SAVES | VERB_CALIBRATE},
+    {"output", 'o', OPTION_TEXT, AT(output), "FILE",
      "where the video goes, with a contact sheet FILE.png beside it; submit then waits for the job "
-     "(generate and result: default runs/<number>.mp4)",
-     .groups = SAVES},
+     "(generate, compare and result: default runs/<number>.mp4); calibrate: where the tables go, beside "
+     "those that are there (default " TABLEFILE_NAME ")",
+     .groups = SAVES | VERB_CALIBRATE},
     {"save-latents", 0, OPTION_TEXT, AT(save_latents), "FILE.safetensors",
      "also keep the latents before decoding: f32 [1,16,T,h,w] named `latents`", .groups = SAVES},
     {"save-frames", 0, OPTION_TEXT, AT(save_frames), "FILE.safetensors",
      "also keep the frames before encoding: f32 [1,F,3,H,W] in 0...1 named `frames`", .groups = SAVES},
 
-    {.type = OPTION_HEADING, .help = "The job", .groups = MAKES},
+    {.type = OPTION_HEADING, .help = "The job", .groups = MAKES_ONE},
     {"wait", 'w', OPTION_FLAG, AT(wait), .help = "show progress until the job has ended",
      .groups = VERB_SUBMIT},
     {"priority", 0, OPTION_CHOICE, AT(priority), .choices = "low|normal|high",
      .help = "who goes first in the queue", .standard = "normal", .groups = VERB_SUBMIT},
     {"deadline", 0, OPTION_DURATION, AT(deadline_ms), "TIME",
      "give the job up if it has not finished by then, such as 90s, 10m, 1h30m (default: never)", .min = 1,
-     .max = LIMIT_DEADLINE_MS, .groups = MAKES},
+     .max = LIMIT_DEADLINE_MS, .groups = MAKES_ONE},
     {"label", 0, OPTION_TEXT, AT(label), "TEXT", "a note of yours, shown by `refrain status` and --json",
-     .groups = MAKES},
+     .groups = MAKES_ONE},
     {"idempotency-key", 0, OPTION_TEXT, AT(idempotency_key), "TEXT",
      "submitting twice with the same key makes one job", .groups = VERB_SUBMIT},
 
-    {.type = OPTION_HEADING, .help = "How it runs", .groups = VERB_GENERATE},
+    {.type = OPTION_HEADING, .help = "How it runs", .groups = STARTS},
     {"ranks", 0, OPTION_INT, AT(ranks), "N", "MPI ranks that the model's layers are split over",
-     .standard = "2", .min = 1, .max = 1024, .groups = VERB_GENERATE},
+     .standard = "2", .min = 1, .max = 1024, .groups = STARTS},
     {"threads", 0, OPTION_INT, AT(threads), "N", "threads of each rank (default: the cores, shared out)",
-     .min = 1, .max = 1024, .groups = VERB_GENERATE},
+     .min = 1, .max = 1024, .groups = STARTS},
     {"fabric", 0, OPTION_CHOICE, AT(fabric), .choices = "zmq|mpi", .help = "what carries data between ranks",
-     .standard = "zmq", .groups = VERB_GENERATE},
+     .standard = "zmq", .groups = STARTS},
 
     {.type = OPTION_HEADING, .help = "Which ones", .groups = VERB_LIST | VERB_WATCH},
     {"active", 'a', OPTION_FLAG, AT(active), .help = "only jobs that have not ended", .groups = VERB_LIST},
@@ -152,11 +173,35 @@ static status_t read_text(const char *flag, const char *value, char **text, stru
     return status;
 }
 
-void settings_texts_free(struct settings_texts *texts)
+/* Of all tables in the file those that the job's policy and forecast can use: a file may hold many. */
+static status_t read_tables(const struct settings *said, const char *cache, struct tablefile *tables,
+                            const char **field, struct error *error)
 {
-    free(texts->prompt);
-    free(texts->negative);
-    *texts = (struct settings_texts){0};
+    struct cache_settings caching;
+    *field = "cache";
+    status_t status = cache_settings_read(cache ? cache : "off", &caching, error);
+    if (status) return status;
+    *field = "cache_tables";
+    const char *policy = caching.policy ? caching.policy->table : NULL,
+               *forecast = caching.policy ? caching.forecast->table : NULL;
+    if (!policy && !forecast)
+        return error_set(error, STATUS_INVALID, "cache_tables: --cache %s needs no table",
+                         cache ? cache : "off");
+    status = tablefile_read(said->cache_table, tables, error);
+    if (status) error_prefix(error, "--cache-table");
+    if (status) return STATUS_INVALID;
+    tablefile_keep(tables, policy, forecast);
+    if (tables->count) return STATUS_OK;
+    return error_set(error, STATUS_INVALID, "--cache-table %s: has no table of kind %s", said->cache_table,
+                     policy ? policy : forecast);
+}
+
+void settings_loaded_free(struct settings_loaded *loaded)
+{
+    free(loaded->prompt);
+    free(loaded->negative);
+    tablefile_free(&loaded->tables);
+    *loaded = (struct settings_loaded){0};
 }
 
 /* --------------------------------------------------------------------------------- requests */
@@ -194,18 +239,21 @@ static status_t check_said(const struct settings *settings, const struct options
 }
 
 status_t settings_spec(const struct settings *settings, const struct options *options,
-                       struct settings_texts *texts, struct refrain_spec *spec, const char **field,
+                       struct settings_loaded *loaded, struct refrain_spec *spec, const char **field,
                        struct error *error)
 {
     *field = "";
     status_t status = check_said(settings, options, field, error);
-    if (!status) status = read_text("prompt", settings->prompt, &texts->prompt, error);
+    if (!status) status = read_text("prompt", settings->prompt, &loaded->prompt, error);
     if (!status && settings->negative)
-        status = read_text("negative", settings->negative, &texts->negative, error);
+        status = read_text("negative", settings->negative, &loaded->negative, error);
+    const char *cache = settings->compare && !settings->cache ? "balanced" : settings->cache;
+    if (!status && settings->cache_table)
+        status = read_tables(settings, cache, &loaded->tables, field, error);
     if (status) return status;
     struct refrain_spec made = REFRAIN_SPEC_INIT;
-    made.prompt = texts->prompt;
-    made.negative_prompt = texts->negative;
+    made.prompt = loaded->prompt;
+    made.negative_prompt = loaded->negative;
     made.seed = settings->seed;
     made.steps = (unsigned)settings->steps;
     if (options_given(options, "guidance")) made.guidance = settings->guidance;
@@ -220,6 +268,10 @@ status_t settings_spec(const struct settings *settings, const struct options *op
     if (options_given(options, "priority")) made.priority = (enum refrain_priority)settings->priority;
     made.deadline_ms = (uint64_t)settings->deadline_ms;
     made.label = settings->label;
+    made.cache = cache;
+    made.cache_tables = loaded->tables.tables;
+    made.cache_table_count = loaded->tables.count;
+    made.compare = settings->compare;
     status = refrain_spec_check(&made, field, error);
     if (status) return status;
     *field = "";
@@ -229,8 +281,10 @@ status_t settings_spec(const struct settings *settings, const struct options *op
 
 const char *settings_flag_of(const char *field)
 {
-    static const char *const renamed[][2] = {
-        {"negative_prompt", "negative"}, {"deadline_ms", "deadline"}, {"idempotency_key", "idempotency-key"}};
+    static const char *const renamed[][2] = {{"negative_prompt", "negative"},
+                                             {"deadline_ms", "deadline"},
+                                             {"idempotency_key", "idempotency-key"},
+                                             {"cache_tables", "cache-table"}};
     for (size_t i = 0; i < COUNT(renamed); i++)
         if (strcmp(field, renamed[i][0]) == 0) return renamed[i][1];
     for (size_t i = 0; i < COUNT(specs); i++)

@@ -13,6 +13,7 @@
 
 #include "base/options.h"
 #include "client/librefrain.h"
+#include "client/tablefile.h"
 
 /* One bit per verb: which options it takes. */
 enum verb_bit {
@@ -27,6 +28,9 @@ enum verb_bit {
     VERB_STATS = 1 << 8,
     VERB_MODELS = 1 << 9,
     VERB_KEYGEN = 1 << 10,
+    VERB_COMPARE = 1 << 11,
+    VERB_CALIBRATE = 1 << 12,
+    VERB_POLICIES = 1 << 13,
 };
 
 /* Strings are borrowed from argv or the environment. NULL and 0: not said. */
@@ -37,12 +41,18 @@ struct settings {
     double guidance, shift;
     int solver; /* index of "unipc|euler"; look at options_given */
 
+    const char *cache, *cache_table;
+    bool compare; /* set by the verb, not by an option */
+
     const char *output, *save_latents, *save_frames;
 
     int priority;        /* enum refrain_priority */
     int64_t deadline_ms; /* 0: none */
     const char *label, *idempotency_key;
     bool wait;
+
+    int kind; /* of calibration: index of "all|magcache|..." */
+    const char *prompts;
 
     int64_t ranks, threads;
     int fabric; /* index of "zmq|mpi" */
@@ -59,17 +69,18 @@ struct settings {
 
 const struct option_table *settings_table(void);
 
-/* The two long texts of a job; they may have come from a file or standard input. */
-struct settings_texts {
+/* What was read for a job from files and standard input. */
+struct settings_loaded {
     char *prompt, *negative; /* owned; NULL: none */
+    struct tablefile tables;
 };
-void settings_texts_free(struct settings_texts *texts);
+void settings_loaded_free(struct settings_loaded *loaded);
 
 /* The request that the settings stand for, completely checked (proto/validate.h); spec->model is left NULL.
- * Its strings are those of `texts`, which the caller frees also after a failure, and of `settings`. `field`
+ * Its strings are those of `loaded`, which the caller frees also after a failure, and of `settings`. `field`
  * gets the field to blame, or "". */
 status_t settings_spec(const struct settings *settings, const struct options *options,
-                       struct settings_texts *texts, struct refrain_spec *spec, const char **field,
+                       struct settings_loaded *loaded, struct refrain_spec *spec, const char **field,
                        struct error *error);
 
 /* The option that a field of proto/refrain.proto is set by, without dashes; NULL: none. */

@@ -1,9 +1,11 @@
 /* verb_jobs.c - the verbs about jobs that exist: status, watch, cancel, list, result, delete. */
 #include "client/cli.h"
+#include "client/comparison.h"
 #include "client/deliver.h"
 #include "client/follow.h"
 #include "client/jobjson.h"
 #include "client/progress.h"
+#include "client/strip.h"
 
 #include "base/clock.h"
 
@@ -23,12 +25,16 @@ static status_t connect_about_job(struct cli *cli, uint64_t *number, struct erro
 
 /* ------------------------------------------------------------------------------------- status */
 
-static void print_line(const struct cli *cli, const char *name, const char *text)
+static void print_fitted(const struct cli *cli, const char *name, const char *text, int room)
 {
     char fitted[SHOW_TEXT_BYTES];
-    int room = cli->style.terminal ? cli->style.columns - 12 : 900;
     printf(" %s%-10s%s %s\n", show_colour(&cli->style, SHOW_DIM), name, show_colour(&cli->style, SHOW_PLAIN),
            show_fit(&cli->style, text, room, fitted));
+}
+
+static void print_line(const struct cli *cli, const char *name, const char *text)
+{
+    print_fitted(cli, name, text, cli->style.terminal ? cli->style.columns - 12 : 900);
 }
 
 static void print_state(const struct cli *cli, const struct refrain_job *job)
@@ -98,6 +104,49 @@ static void print_files(const struct cli *cli, const struct refrain_job *job)
     if (job->file_count) print_line(cli, "files", text);
 }
 
+/* What was kept and saved, and what was decided block by block. */
+static void print_cache_facts(const struct cli *cli, const struct refrain_cache_report *report)
+{
+    char text[SHOW_TEXT_BYTES], bytes[SHOW_BYTES], seconds[SHOW_BYTES];
+    uint64_t computed = 0, reused = 0;
+    double saved = report->seconds_saved;
+    for (size_t i = 0; i < report->blocks; i++)
+        computed += report->block_computed[i], reused += report->block_reused[i];
+    size_t used = (size_t)snprintf(text, sizeof text, "kept %s", show_bytes(report->bytes, bytes));
+    if (saved > 0)
+        used += (size_t)snprintf(text + used, sizeof text - used, ", saved about %s",
+                                 show_duration(&cli->style, saved, seconds));
+    if (saved < 0)
+        used += (size_t)snprintf(text + used, sizeof text - used, ", cost about %s more than it saved",
+                                 show_duration(&cli->style, -saved, seconds));
+    if (report->blocks)
+        snprintf(text + used, sizeof text - used, "; %" PRIu64 " of %" PRIu64 " blocks reused", reused,
+                 computed + reused);
+    print_line(cli, "", text);
+}
+
+static void print_cache(const struct cli *cli, const struct refrain_job *job)
+{
+    char text[SHOW_TEXT_BYTES], words[SHOW_TEXT_BYTES], cells[STRIP_BYTES];
+    const char *policy = job->cache && *job->cache->policy ? job->cache->policy : job->spec.cache;
+    if (!policy || !*policy || strcmp(policy, "off") == 0) return;
+    print_fitted(cli, "cache", policy, 900); /* may wrap: what is cut here is nowhere else to be read */
+    struct strip strip = strip_of(job);
+    if (strip.count) {
+        strip_words(&cli->style, &strip, words);
+        int room = (cli->style.terminal ? cli->style.columns : STRIP_CELLS) - 16 - show_width(words);
+        if (room < 16) room = 16;
+        size_t used = (size_t)snprintf(text, sizeof text, "%s   %s",
+                                       strip_cells(&cli->style, &strip, room, cells), words);
+        if (strip.largest >= 0 && used < sizeof text)
+            snprintf(text + used, sizeof text - used, "; largest change let through %.3g", strip.largest);
+        print_line(cli, "", text);
+    }
+    if (job->cache) print_cache_facts(cli, job->cache);
+    if (job->cache && job->cache->comparison)
+        print_line(cli, "compared", comparison_words(&cli->style, job->cache->comparison, text));
+}
+
 int verb_status(struct cli *cli)
 {
     struct error error;
@@ -114,6 +163,7 @@ int verb_status(struct cli *cli)
         print_state(cli, job);
         if (job->plan) print_line(cli, "plan", job->plan);
         print_request(cli, job);
+        print_cache(cli, job);
         print_times(cli, job);
         print_files(cli, job);
     }
@@ -206,7 +256,20 @@ int verb_delete(struct cli *cli)
 
 /* --------------------------------------------------------------------------------------- list */
 
-enum { STATE_COLUMNS = 18, BAR_CELLS = 10, LEFT_COLUMNS = 7, MODEL_COLUMNS = 12, BEFORE_PROMPT = 71 };
+enum {
+    STATE_COLUMNS = 18,
+    BAR_CELLS = 10,
+    LEFT_COLUMNS = 7,
+    CACHE_COLUMNS = 10,
+    MODEL_COLUMNS = 12,
+    BEFORE_PROMPT = 69
+};
+
+/* The model's column gives way where the prompt would have no room. */
+static int model_columns(const struct show_style *style)
+{
+    return !style->terminal || style->columns >= 110 ? MODEL_COLUMNS + 2 : 0;
+}
 
 static const char *ordinal(unsigned number)
 {
@@ -230,6 +293,7 @@ static void print_row(const struct cli *cli, const struct refrain_job *job)
 {
     const struct show_style *style = &cli->style;
     char state[SHOW_BYTES], bar[4 * SHOW_BYTES], count[SHOW_BYTES] = "", left[SHOW_BYTES];
+    char policy[SHOW_BYTES], cache[SHOW_TEXT_BYTES];
     char state_column[SHOW_TEXT_BYTES], model[SHOW_TEXT_BYTES], prompt[SHOW_TEXT_BYTES];
     bool moving = job->state == REFRAIN_RUNNING && job->progress.phase == REFRAIN_PHASE_DENOISE;
     unsigned steps = job->spec.steps, step = moving ? job->progress.step : 0;
@@ -239,13 +303,14 @@ static void print_row(const struct cli *cli, const struct refrain_job *job)
     double seconds_left = refrain_state_is_final(job->state) ? -1 : job->progress.seconds_left;
     show_duration(style, seconds_left, left);
     state_text(job, state);
-    int room = style->terminal ? style->columns - BEFORE_PROMPT : 200;
+    int room = style->terminal ? style->columns - BEFORE_PROMPT - model_columns(style) : 200;
     if (room < 12) room = 12;
-    printf(" %-6" PRIu64 " %s%s%s  %s %7s  %*s%s  %s  %s\n", job->number,
+    printf(" %-6" PRIu64 " %s%s%s  %s %7s  %*s%s  %s  %s%s\n", job->number,
            show_colour(style, show_state_colour(job->state)),
            show_column(style, state, STATE_COLUMNS, state_column), show_colour(style, SHOW_PLAIN),
            show_bar(style, step, steps ? steps : 1, BAR_CELLS, bar), count, LEFT_COLUMNS - show_width(left),
-           "", left, show_column(style, job->spec.model, MODEL_COLUMNS, model),
+           "", left, show_column(style, strip_policy(job->spec.cache, policy), CACHE_COLUMNS, cache),
+           show_column(style, job->spec.model, model_columns(style), model),
            show_fit(style, job->spec.prompt, room, prompt));
 }
 
@@ -261,9 +326,10 @@ int verb_list(struct cli *cli)
                               CALL_MS, &list, &error);
     if (status) return cli_fail(cli, status, &error);
     if (!settings->json && !settings->quiet)
-        printf("%s %-6s %-*s  %-*s  %*s  %-*s  %s%s\n", show_colour(&cli->style, SHOW_DIM), "JOB",
-               STATE_COLUMNS, "STATE", BAR_CELLS + 8, "PROGRESS", LEFT_COLUMNS, "LEFT", MODEL_COLUMNS,
-               "MODEL", "PROMPT", show_colour(&cli->style, SHOW_PLAIN));
+        printf("%s %-6s %-*s  %-*s  %*s  %-*s  %-*.*s%s%s\n", show_colour(&cli->style, SHOW_DIM), "JOB",
+               STATE_COLUMNS, "STATE", BAR_CELLS + 8, "PROGRESS", LEFT_COLUMNS, "LEFT", CACHE_COLUMNS,
+               "CACHE", model_columns(&cli->style), model_columns(&cli->style), "MODEL", "PROMPT",
+               show_colour(&cli->style, SHOW_PLAIN));
     for (size_t i = 0; i < list->count; i++) {
         if (settings->json)
             jobjson_print(jobjson_job(&list->jobs[i]));
@@ -293,6 +359,7 @@ int verb_result(struct cli *cli)
         status = error_set(
             &error, STATUS_CONFLICT, "job %" PRIu64 " is %s: only a completed job has files%s%s", number,
             refrain_state_name(job->state), job->message ? "; " : "", job->message ? job->message : "");
+    if (!status) cli->settings.compare = job->spec.compare;
     if (!status)
         status = delivery_plan(&delivery, &cli->settings,
                                delivery_named(&cli->settings) ? DELIVERY_NO_DEFAULT : number, &error);

@@ -57,7 +57,7 @@ static int stay(struct cli *cli, const struct refrain_job *submitted, struct del
 int verb_submit(struct cli *cli)
 {
     struct error error;
-    struct settings_texts texts = {0};
+    struct settings_loaded loaded = {0};
     struct refrain_spec spec;
     struct delivery delivery;
     struct refrain_job *job = NULL;
@@ -65,7 +65,7 @@ int verb_submit(struct cli *cli)
     int code;
 
     status_t status = cli_operands(cli, 0, 0, "", &error);
-    if (!status) status = settings_spec(&cli->settings, cli->options, &texts, &spec, &cli->field, &error);
+    if (!status) status = settings_spec(&cli->settings, cli->options, &loaded, &spec, &cli->field, &error);
     if (!status) status = delivery_plan(&delivery, &cli->settings, DELIVERY_NO_DEFAULT, &error);
     if (!status) status = cli_connect(cli, &error);
     if (!status) status = modelname_resolve(cli, cli->settings.model, model, &error);
@@ -82,6 +82,6 @@ done:
         code = waits ? stay(cli, job, &delivery) : EXIT_CODE_OK;
     }
     refrain_free(job);
-    settings_texts_free(&texts);
+    settings_loaded_free(&loaded);
     return code;
 }

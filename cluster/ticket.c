@@ -7,7 +7,7 @@
  *      0 magic "RFTK"   4 version u16   6 kind u16      8 dtype u16    10 branch u16   12 expert u16   14
  * reserved u16 16 epoch u64     24 job u64      32 context u64  40 sequence u64 48 attempt u32   52 step u32
  * 56 timestep f32 60 flags u32 64 grid 3 x u32  76 row_begin    80 row_count    84 reserved u32 88 bytes u64
- * 96 trace u64   104 reserved, 24 bytes
+ * 96 trace u64   104 block_begin    108 block_end    112 text_bytes u32 116 reserved, 12 bytes
  */
 #include "cluster/ticket.h"
 
@@ -19,7 +19,7 @@
 
 static const uint8_t MAGIC[4] = {'R', 'F', 'T', 'K'};
 
-enum { RESERVED_A = 14, RESERVED_B = 84, RESERVED_C = 104 };
+enum { RESERVED_A = 14, RESERVED_B = 84, RESERVED_C = 116 };
 
 void ticket_encode(const struct ticket *ticket, uint8_t wire[TICKET_BYTES])
 {
@@ -43,6 +43,9 @@ void ticket_encode(const struct ticket *ticket, uint8_t wire[TICKET_BYTES])
     wire_put32(wire + 80, ticket->row_count);
     wire_put64(wire + 88, ticket->bytes);
     wire_put64(wire + 96, ticket->trace);
+    wire_put32(wire + 104, ticket->block_begin);
+    wire_put32(wire + 108, ticket->block_end);
+    wire_put32(wire + 112, ticket->text_bytes);
 }
 
 /* Everything before the values: is this a ticket, and one of ours? */
@@ -73,8 +76,11 @@ static status_t check_values(const struct ticket *ticket, struct error *error)
     if (ticket->dtype == TICKET_NO_DATA && ticket->bytes > 0)
         return error_set(error, STATUS_CORRUPT, "ticket announces %" PRIu64 " bytes of no type",
                          ticket->bytes);
-    if (ticket->flags)
+    if (ticket->flags & ~(uint32_t)TICKET_BLOCK_RECORDS)
         return error_set(error, STATUS_CORRUPT, "ticket with unknown flags %#x", ticket->flags);
+    if (ticket->text_bytes > ticket->bytes)
+        return error_set(error, STATUS_CORRUPT, "ticket with a text of %u bytes in a payload of %" PRIu64,
+                         ticket->text_bytes, ticket->bytes);
     if (!isfinite(ticket->timestep))
         return error_set(error, STATUS_CORRUPT, "ticket with a timestep that is not a number");
     if (ticket->row_count > UINT32_MAX - ticket->row_begin)
@@ -105,6 +111,9 @@ status_t ticket_decode(const uint8_t *wire, size_t length, struct ticket *ticket
         .row_count = wire_get32(wire + 80),
         .bytes = wire_get64(wire + 88),
         .trace = wire_get64(wire + 96),
+        .block_begin = wire_get32(wire + 104),
+        .block_end = wire_get32(wire + 108),
+        .text_bytes = wire_get32(wire + 112),
     };
     status = check_values(&read, error);
     if (status != STATUS_OK) return status;

@@ -25,6 +25,10 @@ enum ticket_kind {
 
 enum ticket_dtype { TICKET_NO_DATA = 0, TICKET_F32 = 1, TICKET_BF16 = 2, TICKET_TEXT = 3 };
 
+enum ticket_flag {
+    TICKET_BLOCK_RECORDS = 1, /* HOP: after the rows, what was decided for each block: [layers] float32 */
+};
+
 struct ticket {
     uint16_t kind;   /* enum ticket_kind */
     uint16_t dtype;  /* enum ticket_dtype of the payload */
@@ -36,12 +40,15 @@ struct ticket {
     uint64_t sequence; /* counts per sender, for logs and order checks */
     uint32_t attempt;  /* of the job: nothing older is believed */
     uint32_t step;
-    float timestep;                /* what the model was conditioned on */
-    uint32_t flags;                /* none defined yet: 0 */
-    uint32_t grid[3];              /* tokens in time, height, width */
-    uint32_t row_begin, row_count; /* rows of the token sequence in the payload */
-    uint64_t bytes;                /* of the payload */
-    uint64_t trace;                /* free for tracing: echoed by stages */
+    float timestep;                  /* what the model was conditioned on */
+    uint32_t flags;                  /* enum ticket_flag */
+    uint32_t grid[3];                /* tokens in time, height, width */
+    uint32_t row_begin, row_count;   /* rows of the token sequence in the payload */
+    uint64_t bytes;                  /* of the payload */
+    uint64_t trace;                  /* free for tracing: echoed by stages */
+    uint32_t block_begin, block_end; /* HOP: blocks to run before it comes back home */
+    uint32_t
+        text_bytes; /* OPEN: the caching policy's text at the end of the payload, for block-wise policies */
 };
 
 void ticket_encode(const struct ticket *ticket, uint8_t wire[TICKET_BYTES]);

@@ -48,12 +48,74 @@ static status_t set_enum(const ProtobufCFieldDescriptor *field, json_t *value, v
     return wrong_type(field->name, descriptor->short_name, error);
 }
 
+static status_t no_memory(struct error *error)
+{
+    return error_set(error, STATUS_NO_MEMORY, "no memory for a model card");
+}
+
+/* A list of numbers into a repeated double. */
+static status_t set_doubles(const ProtobufCFieldDescriptor *field, json_t *value, double **at, size_t *count,
+                            struct error *error)
+{
+    size_t length = json_array_size(value);
+    if (!json_is_array(value)) return wrong_type(field->name, "a list of numbers", error);
+    if (length == 0) return STATUS_OK;
+    double *numbers = malloc(length * sizeof *numbers);
+    if (!numbers) return no_memory(error);
+    for (size_t i = 0; i < length; i++) {
+        json_t *item = json_array_get(value, i);
+        if (!json_is_number(item)) {
+            free(numbers);
+            return wrong_type(field->name, "a list of numbers", error);
+        }
+        numbers[i] = json_number_value(item);
+    }
+    *at = numbers;
+    *count = length;
+    return STATUS_OK;
+}
+
+static status_t set_fields(ProtobufCMessage *message, json_t *object, struct error *error);
+
+/* A list of objects into a repeated message. What was made before a failure belongs to the message already.
+ */
+static status_t set_messages(const ProtobufCFieldDescriptor *field, json_t *value, ProtobufCMessage ***at,
+                             size_t *count, struct error *error)
+{
+    const ProtobufCMessageDescriptor *descriptor = field->descriptor;
+    size_t length = json_array_size(value);
+    if (!json_is_array(value)) return wrong_type(field->name, "a list of objects", error);
+    if (length == 0) return STATUS_OK;
+    if (!(*at = calloc(length, sizeof **at))) return no_memory(error);
+    status_t status = STATUS_OK;
+    for (size_t i = 0; status == STATUS_OK && i < length; i++) {
+        json_t *item = json_array_get(value, i);
+        if (!json_is_object(item)) return wrong_type(field->name, "a list of objects", error);
+        ProtobufCMessage *made = malloc(descriptor->sizeof_message);
+        if (!made) return no_memory(error);
+        protobuf_c_message_init(descriptor, made);
+        (*at)[(*count)++] = made;
+        status = set_fields(made, item, error);
+    }
+    return status;
+}
+
+static status_t set_list(const ProtobufCFieldDescriptor *field, json_t *value, void *at, size_t *count,
+                         struct error *error)
+{
+    if (field->type == PROTOBUF_C_TYPE_DOUBLE) return set_doubles(field, value, at, count, error);
+    if (field->type == PROTOBUF_C_TYPE_MESSAGE) return set_messages(field, value, at, count, error);
+    return STATUS_OK; /* no card has such a list */
+}
+
 /* A JSON value into the field of the message that has its name. */
-static status_t set_field(Refrain__ModelCard *card, const ProtobufCFieldDescriptor *field, json_t *value,
+static status_t set_field(ProtobufCMessage *message, const ProtobufCFieldDescriptor *field, json_t *value,
                           struct error *error)
 {
-    char *at = (char *)card + field->offset;
-    protobuf_c_boolean *has = (protobuf_c_boolean *)((char *)card + field->quantifier_offset);
+    char *at = (char *)message + field->offset;
+    if (field->label == PROTOBUF_C_LABEL_REPEATED)
+        return set_list(field, value, at, (size_t *)((char *)message + field->quantifier_offset), error);
+    protobuf_c_boolean *has = (protobuf_c_boolean *)((char *)message + field->quantifier_offset);
     status_t status = STATUS_OK;
     switch (field->type) {
     case PROTOBUF_C_TYPE_UINT32:
@@ -69,13 +131,24 @@ static status_t set_field(Refrain__ModelCard *card, const ProtobufCFieldDescript
         break;
     case PROTOBUF_C_TYPE_STRING:
         if (!json_is_string(value)) return wrong_type(field->name, "a text", error);
-        if (!(*(char **)at = strdup(json_string_value(value))))
-            return error_set(error, STATUS_NO_MEMORY, "no memory for a model card");
+        if (!(*(char **)at = strdup(json_string_value(value)))) return no_memory(error);
         return STATUS_OK; /* a text has no has_ flag */
     default:
         return STATUS_OK;
     }
     if (status == STATUS_OK) *has = 1;
+    return status;
+}
+
+/* Every field of the message that the object has. */
+static status_t set_fields(ProtobufCMessage *message, json_t *object, struct error *error)
+{
+    const ProtobufCMessageDescriptor *descriptor = message->descriptor;
+    status_t status = STATUS_OK;
+    for (unsigned i = 0; status == STATUS_OK && i < descriptor->n_fields; i++) {
+        json_t *value = json_object_get(object, descriptor->fields[i].name);
+        if (value && !json_is_null(value)) status = set_field(message, &descriptor->fields[i], value, error);
+    }
     return status;
 }
 
@@ -87,15 +160,12 @@ status_t card_from_json(const char *text, size_t bytes, Refrain__ModelCard **car
     Refrain__ModelCard *made = malloc(sizeof *made);
     if (made) refrain__model_card__init(made);
     if (!made)
-        status = error_set(error, STATUS_NO_MEMORY, "no memory for a model card");
+        status = no_memory(error);
     else if (!json_is_object(object))
         status = error_set(error, STATUS_CORRUPT, "model card: is not a JSON object (%s)",
                            object ? "another value" : where.text);
-    const ProtobufCMessageDescriptor *descriptor = &refrain__model_card__descriptor;
-    for (unsigned i = 0; status == STATUS_OK && i < descriptor->n_fields; i++) {
-        json_t *value = json_object_get(object, descriptor->fields[i].name);
-        if (value && !json_is_null(value)) status = set_field(made, &descriptor->fields[i], value, error);
-    }
+    else
+        status = set_fields(&made->base, object, error);
     if (status == STATUS_OK && (status = validate_card(made, error)) != STATUS_OK)
         error_prefix(error, "model card");
     json_decref(object);

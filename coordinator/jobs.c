@@ -8,11 +8,13 @@
 #include "coordinator/jobs.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
 #include "coordinator/joblist.h"
+#include "proto/validate.h"
 
 enum { PRIORITIES = REFRAIN__PRIORITY__PRIORITY_HIGH + 1, ESTIMATE_MAX_AHEAD = 4096 };
 
@@ -84,9 +86,46 @@ size_t jobs_take_changed(struct jobs *jobs, const uint64_t **ids)
     return count;
 }
 
+static void clear_progress(struct job *job)
+{
+    free(job->progress.cache_actions.data);
+    refrain__progress__init(&job->progress);
+}
+
+/* `to` gets its own copy of the actions; without memory it has none: they are for people to look at. */
+static void copy_progress(Refrain__Progress *to, const Refrain__Progress *from)
+{
+    size_t bytes = from->has_cache_actions ? from->cache_actions.len : 0;
+    uint8_t *actions = bytes ? malloc(bytes) : NULL;
+    *to = *from;
+    to->base.n_unknown_fields = 0; /* of a newer worker: not kept */
+    to->base.unknown_fields = NULL;
+    to->has_cache_actions = actions != NULL;
+    to->cache_actions = (ProtobufCBinaryData){actions ? bytes : 0, actions};
+    if (actions) memcpy(actions, from->cache_actions.data, bytes);
+}
+
+static bool actions_fit(const ProtobufCBinaryData *actions)
+{
+    if (actions->len > LIMIT_STEPS) return false;
+    for (size_t i = 0; i < actions->len; i++)
+        if (actions->data[i] > REFRAIN__CACHE_ACTION__CACHE_PARTLY) return false;
+    return true;
+}
+
+void jobs_note_progress(struct job *job, const Refrain__Progress *progress)
+{
+    Refrain__Progress fitting = *progress;
+    if (!actions_fit(&progress->cache_actions)) fitting.has_cache_actions = 0;
+    if (!isfinite(progress->largest_reused)) fitting.has_largest_reused = 0;
+    clear_progress(job);
+    copy_progress(&job->progress, &fitting);
+}
+
 static void job_free(struct job *job)
 {
     if (!job) return;
+    clear_progress(job);
     free(job->tenant);
     free(job->model);
     free(job);
@@ -127,7 +166,8 @@ static status_t move(struct jobs *jobs, struct job *job, Refrain__JobState state
     job->attempt = change->attempt;
     job->losses = change->losses;
     job->started_ms = change->started_ms;
-    refrain__progress__init(&job->progress);
+    /* A cancelling job goes on until the next step boundary. */
+    if (state != REFRAIN__JOB_STATE__JOB_CANCELLING) clear_progress(job);
     joblist_remove(queue, job);
     if (state == REFRAIN__JOB_STATE__JOB_QUEUED) joblist_insert(queue, job);
     note_changed(jobs, job->id);
@@ -166,10 +206,7 @@ status_t jobs_cancel(struct jobs *jobs, struct job *job, int64_t now_ms, struct 
     if (job->state == REFRAIN__JOB_STATE__JOB_QUEUED)
         return jobs_finish(jobs, job, REFRAIN__JOB_STATE__JOB_CANCELLED, NULL, NULL, now_ms, error);
     struct job_change change = {0};
-    Refrain__Progress progress = job->progress; /* it goes on until the next step boundary */
-    status_t status = move(jobs, job, REFRAIN__JOB_STATE__JOB_CANCELLING, &change, now_ms, error);
-    if (status == STATUS_OK) job->progress = progress;
-    return status;
+    return move(jobs, job, REFRAIN__JOB_STATE__JOB_CANCELLING, &change, now_ms, error);
 }
 
 /* What a finished job teaches about how long others will take: a mean that follows the last ten or so. */
@@ -181,18 +218,31 @@ static void learn_speed(struct jobs *jobs, const struct job *job, int64_t now_ms
 }
 
 /* Only a completed job keeps files; whatever else it ends as, nobody may fetch half a result. */
-status_t jobs_finish(struct jobs *jobs, struct job *job, Refrain__JobState state, const char *message,
-                     const Refrain__JobTimes *times, int64_t now_ms, struct error *error)
+static status_t end(struct jobs *jobs, struct job *job, Refrain__JobState state, struct job_change *change,
+                    int64_t now_ms, struct error *error)
 {
-    struct job_change change = {.message = message, .times = times};
     status_t status = STATUS_OK;
     if (state != REFRAIN__JOB_STATE__JOB_COMPLETED && job->attempt > 0)
         status = jobstore_drop_files(jobs->store, job->id, error);
-    if (status == STATUS_OK) status = move(jobs, job, state, &change, now_ms, error);
+    if (status == STATUS_OK) status = move(jobs, job, state, change, now_ms, error);
     if (status != STATUS_OK) return status;
     if (state == REFRAIN__JOB_STATE__JOB_COMPLETED) learn_speed(jobs, job, now_ms);
     forget(jobs, job);
     return STATUS_OK;
+}
+
+status_t jobs_finish(struct jobs *jobs, struct job *job, Refrain__JobState state, const char *message,
+                     const Refrain__JobTimes *times, int64_t now_ms, struct error *error)
+{
+    struct job_change change = {.message = message, .times = times};
+    return end(jobs, job, state, &change, now_ms, error);
+}
+
+status_t jobs_complete(struct jobs *jobs, struct job *job, const Refrain__JobTimes *times,
+                       const Refrain__CacheReport *cache, int64_t now_ms, struct error *error)
+{
+    struct job_change change = {.times = times, .cache = cache};
+    return end(jobs, job, REFRAIN__JOB_STATE__JOB_COMPLETED, &change, now_ms, error);
 }
 
 /* ------------------------------------------------------------------------------------------------ loading */
@@ -338,7 +388,7 @@ status_t jobs_submit(struct jobs *jobs, const struct submission *submission, int
         .priority = spec->priority,
         .submitted_ms = now_ms,
         .deadline_at_ms = new_job.deadline_at_ms,
-        .work = (double)spec->steps * spec->width * spec->height * spec->frames,
+        .work = jobstore_work(spec),
     };
     if ((status = adopt(jobs, &stored)) != STATUS_OK)
         return error_set(error, status, "no memory for the job");
@@ -413,7 +463,7 @@ void jobs_decorate(const struct jobs *jobs, Refrain__Job *out)
     }
     if ((queued && seconds <= 0) || (!queued && !job->progress.has_phase)) return;
     if (!(out->progress = malloc(sizeof *out->progress))) return; /* only a courtesy */
-    *out->progress = job->progress;
+    copy_progress(out->progress, &job->progress);
     if (queued) {
         out->progress->has_seconds_left = 1;
         out->progress->seconds_left = seconds;
@@ -429,6 +479,16 @@ status_t jobs_describe(struct jobs *jobs, const char *tenant, uint64_t id, Refra
     jobs_decorate(jobs, job);
     *out = job;
     return STATUS_OK;
+}
+
+void jobs_drop_tables(Refrain__Job *job)
+{
+    Refrain__JobSpec *spec = job->spec;
+    for (size_t i = 0; i < spec->n_cache_tables; i++)
+        refrain__cache_table__free_unpacked(spec->cache_tables[i], NULL);
+    free(spec->cache_tables);
+    spec->cache_tables = NULL;
+    spec->n_cache_tables = 0;
 }
 
 /* ---------------------------------------------------------------------------------------------- deadlines */

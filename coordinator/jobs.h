@@ -7,7 +7,7 @@
  *     jobs_submit(jobs, &submission, now_ms, &id, &error);          accepted, then queued
  *     struct job *job = jobs_first(jobs);                           highest priority, then oldest
  *     jobs_start(jobs, job, "2 ranks, blocks 4+4", now_ms, &error); queued > running, attempt + 1
- *     jobs_finish(jobs, job, JOB_COMPLETED, NULL, &times, now_ms, &error);
+ *     jobs_complete(jobs, job, &times, report, now_ms, &error);
  *
  * Every function that moves a job writes to the store first and to memory only when that worked. Nothing is
  * durable before jobstore_commit; when a commit failed, call jobs_reload. Only legal transitions happen:
@@ -32,8 +32,8 @@ struct job {
     Refrain__Priority priority;
     uint32_t attempt, losses;
     int64_t submitted_ms, started_ms, deadline_at_ms; /* wall clock; 0: none */
-    double work;                                      /* steps * pixels */
-    Refrain__Progress progress;                       /* of the running attempt; not stored */
+    double work;                                      /* jobstore_work */
+    Refrain__Progress progress; /* of the running attempt; not stored. Set by jobs_note_progress, owned */
 };
 
 struct jobs;
@@ -79,6 +79,13 @@ status_t jobs_cancel(struct jobs *jobs, struct job *job, int64_t now_ms, struct 
 status_t jobs_finish(struct jobs *jobs, struct job *job, Refrain__JobState state, const char *message,
                      const Refrain__JobTimes *times, int64_t now_ms, struct error *error);
 
+/* jobs_finish as completed, with what the job's caching did (NULL: it had none). */
+status_t jobs_complete(struct jobs *jobs, struct job *job, const Refrain__JobTimes *times,
+                       const Refrain__CacheReport *cache, int64_t now_ms, struct error *error);
+
+/* Takes a copy; bytes that are no actions and a change that is not finite are left out. */
+void jobs_note_progress(struct job *job, const Refrain__Progress *progress);
+
 /* Expires what is past its deadline. */
 status_t jobs_expire(struct jobs *jobs, int64_t now_ms, struct error *error);
 int64_t jobs_next_deadline_ms(const struct jobs *jobs); /* wall clock; INT64_MAX: none */
@@ -87,6 +94,9 @@ int64_t jobs_next_deadline_ms(const struct jobs *jobs); /* wall clock; INT64_MAX
 status_t jobs_describe(struct jobs *jobs, const char *tenant, uint64_t id, Refrain__Job **out,
                        struct error *error);
 void jobs_decorate(const struct jobs *jobs, Refrain__Job *job); /* the same for a message already read */
+
+/* Takes the calibration tables out of a job's spec: lists and live progress do without their bulk. */
+void jobs_drop_tables(Refrain__Job *job);
 
 /* Numbers of jobs that changed state since the last call, for whoever tells watchers. The array is valid
  * until the next change. */

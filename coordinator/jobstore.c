@@ -1,9 +1,9 @@
 /*
  * jobstore.c - see jobstore.h. Runs on the coordinator's loop thread; holds no locks.
  *
- * Schema: jobs (one row each, the spec and the times as packed messages), events (one row per state change),
- * files, models, counters. The row of a job is what its last event says; both are written in one transaction.
- * Every statement is prepared once at open; SQL texts stand in one table.
+ * Schema: jobs (one row each; the spec, the times and the cache report as packed messages), events (one row
+ * per state change), files, models, counters. The row of a job is what its last event says; both are written
+ * in one transaction. Every statement is prepared once at open; SQL texts stand in one table.
  */
 #include "coordinator/jobstore_sql.h"
 
@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SCHEMA_VERSION = 1, APPLICATION_ID = 0x72667231 /* "rfr1" */ };
+enum { SCHEMA_VERSION = 2, APPLICATION_ID = 0x72667231 /* "rfr1" */ };
 
 /* migrations[v] leads from schema v to v + 1. */
 static const char *const migrations[SCHEMA_VERSION] = {
@@ -36,10 +36,12 @@ static const char *const migrations[SCHEMA_VERSION] = {
     "CREATE TABLE models (name TEXT PRIMARY KEY, directory TEXT NOT NULL, card BLOB NOT NULL) STRICT;"
     "CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;"
     "INSERT INTO counters VALUES ('epoch', 0);",
+    "ALTER TABLE jobs ADD COLUMN cache BLOB;", /* CacheReport, once completed */
 };
 
 #define JOB_COLUMNS                                                                                          \
-    "job, spec, state, sequence, attempt, submitted_ms, started_ms, finished_ms, message, plan, times "
+    "job, spec, state, sequence, attempt, submitted_ms, started_ms, finished_ms, message, plan, times, "     \
+    "cache "
 
 static const char *const sql[STATEMENTS] = {
     [S_BEGIN] = "BEGIN IMMEDIATE",
@@ -51,8 +53,8 @@ static const char *const sql[STATEMENTS] = {
         " VALUES (?, ?, ?, ?, ?, ?, ?, 0, 1, 0, 0, ?, 0, 0, ?)",
     [S_JOB_BY_KEY] = "SELECT job, hash FROM jobs WHERE tenant = ? AND idempotency_key = ?",
     [S_JOB_UPDATE] = "UPDATE jobs SET state = ?, sequence = ?, attempt = ?, losses = ?, started_ms = ?,"
-                     " finished_ms = ?, message = ?, plan = COALESCE(?, plan), times = COALESCE(?, times)"
-                     " WHERE job = ? AND sequence = ?",
+                     " finished_ms = ?, message = ?, plan = COALESCE(?, plan), times = COALESCE(?, times),"
+                     " cache = COALESCE(?, cache) WHERE job = ? AND sequence = ?",
     [S_JOB_GET] = "SELECT " JOB_COLUMNS "FROM jobs WHERE job = ?1 AND (?2 IS NULL OR tenant = ?2)",
     [S_JOB_LIST] = "SELECT " JOB_COLUMNS "FROM jobs WHERE tenant = ? AND job < ? ORDER BY job DESC",
     [S_JOB_LIST_ACTIVE] =
@@ -321,10 +323,11 @@ static status_t insert_event(struct jobstore *store, uint64_t job, const struct 
     return run(store, insert, error);
 }
 
-/* Steps times pixels: what a job costs, relative to others. */
-static double spec_work(const Refrain__JobSpec *spec)
+/* A comparison makes the video a second time. What caching saves is not known before. */
+double jobstore_work(const Refrain__JobSpec *spec)
 {
-    return (double)spec->steps * spec->width * spec->height * spec->frames;
+    double once = (double)spec->steps * spec->width * spec->height * spec->frames;
+    return spec->has_compare && spec->compare ? 2 * once : once;
 }
 
 /* The job's own number comes from SQLite: AUTOINCREMENT never gives one twice, also after a delete. */
@@ -342,7 +345,7 @@ status_t jobstore_submit(struct jobstore *store, const struct new_job *job, uint
     }
     store_bind_text(insert, 5, job->spec->model);
     sqlite3_bind_int(insert, 6, job->spec->priority);
-    sqlite3_bind_double(insert, 7, spec_work(job->spec));
+    sqlite3_bind_double(insert, 7, jobstore_work(job->spec));
     sqlite3_bind_int64(insert, 8, job->submitted_ms);
     sqlite3_bind_int64(insert, 9, job->deadline_at_ms);
     if ((status = run(store, insert, error)) != STATUS_OK) return status;
@@ -389,12 +392,13 @@ status_t jobstore_change(struct jobstore *store, const struct job_change *change
     sqlite3_bind_int64(update, 6, change->finished_ms);
     store_bind_text(update, 7, change->message);
     store_bind_text(update, 8, change->plan);
-    if (change->times && !bind_message(update, 9, &change->times->base)) {
+    if ((change->times && !bind_message(update, 9, &change->times->base)) ||
+        (change->cache && !bind_message(update, 10, &change->cache->base))) {
         store_finish(update);
         return store_no_memory(error);
     }
-    sqlite3_bind_int64(update, 10, (int64_t)change->job);
-    sqlite3_bind_int64(update, 11, (int64_t)change->sequence - 1);
+    sqlite3_bind_int64(update, 11, (int64_t)change->job);
+    sqlite3_bind_int64(update, 12, (int64_t)change->sequence - 1);
     if ((status = run(store, update, error)) != STATUS_OK) return status;
     if (sqlite3_changes(store->db) != 1)
         return error_set(error, STATUS_INTERNAL,

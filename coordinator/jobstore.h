@@ -44,6 +44,8 @@ struct new_job {
     int64_t submitted_ms;             /* wall clock */
     int64_t deadline_at_ms;           /* wall clock; 0: none */
 };
+/* Steps times pixels, of every video the job makes: what it costs, relative to others. */
+double jobstore_work(const Refrain__JobSpec *spec);
 /* Stores the job as accepted (sequence 1). */
 status_t jobstore_submit(struct jobstore *store, const struct new_job *job, uint64_t *id,
                          struct error *error);
@@ -62,6 +64,7 @@ struct job_change {
     const char *message;                    /* NULL: none */
     const char *plan;                       /* NULL: keep what is stored */
     const Refrain__JobTimes *times;         /* NULL: keep what is stored */
+    const Refrain__CacheReport *cache;      /* NULL: keep what is stored */
 };
 status_t jobstore_change(struct jobstore *store, const struct job_change *change, struct error *error);
 
@@ -87,7 +90,7 @@ struct stored_job {
     Refrain__Priority priority;
     uint32_t attempt, losses;
     int64_t submitted_ms, started_ms, deadline_at_ms;
-    double work; /* steps * pixels, for estimates */
+    double work; /* jobstore_work, for estimates */
 };
 status_t jobstore_active(struct jobstore *store,
                          status_t (*take)(void *context, const struct stored_job *job), void *context,

@@ -73,6 +73,9 @@ static status_t read_job(struct jobstore *store, sqlite3_stmt *row, Refrain__Job
     job->plan = store_column_copy(row, 9, &fine);
     if (sqlite3_column_type(row, 10) != SQLITE_NULL)
         job->times = (Refrain__JobTimes *)store_column_message(row, 10, &refrain__job_times__descriptor);
+    if (sqlite3_column_type(row, 11) != SQLITE_NULL)
+        job->cache =
+            (Refrain__CacheReport *)store_column_message(row, 11, &refrain__cache_report__descriptor);
     if (!fine)
         status = store_no_memory(error);
     else if (!job->spec)
@@ -135,7 +138,11 @@ static status_t rewind_to(Refrain__Job *job, sqlite3_stmt *event, struct error *
     free(job->message);
     job->message = store_column_copy(event, 4, &fine);
     if (job->has_started_ms && (int64_t)job->started_ms > at_ms) job->has_started_ms = 0;
-    if (job->state < REFRAIN__JOB_STATE__JOB_COMPLETED) job->has_finished_ms = 0;
+    if (job->state < REFRAIN__JOB_STATE__JOB_COMPLETED) {
+        job->has_finished_ms = 0;
+        if (job->cache) refrain__cache_report__free_unpacked(job->cache, NULL);
+        job->cache = NULL; /* it had not been made yet */
+    }
     return fine ? STATUS_OK : store_no_memory(error);
 }
 

@@ -13,7 +13,13 @@
 #include "base/log.h"
 #include "coordinator/child.h"
 
-enum { MAX_MODELS = 256, MAX_WAITING = 32, OUTPUT_BYTES = 64 << 10, INSPECT_SECONDS = 30 };
+enum {
+    MAX_MODELS = 256,
+    MAX_WAITING = 32,
+    OUTPUT_BYTES = 16 << 20,
+    OUTPUT_STEP = 64 << 10,
+    INSPECT_SECONDS = 30
+};
 
 /* One request to add a model. Inspections run one after another, in order. */
 struct inspection {
@@ -34,8 +40,8 @@ struct models {
     struct child child;
     int output; /* of the child; -1: none */
     int64_t deadline_ns;
-    char text[OUTPUT_BYTES + 1]; /* what it printed so far */
-    size_t text_bytes;
+    char *text; /* what it printed so far, terminated; [text_capacity + 1] */
+    size_t text_bytes, text_capacity;
 };
 
 /* ----------------------------------------------------------------------------------------------- registry */
@@ -43,6 +49,7 @@ struct models {
 static void model_free(struct model *model)
 {
     if (model->card) refrain__model_card__free_unpacked(model->card, NULL);
+    if (model->shown) refrain__model_card__free_unpacked(model->shown, NULL);
     free(model->directory);
     *model = (struct model){0};
 }
@@ -54,14 +61,33 @@ static struct model *find(const struct models *models, const char *name)
     return NULL;
 }
 
+/* A copy with the tables' values left out; NULL without memory. */
+static Refrain__ModelCard *make_shown(const Refrain__ModelCard *card)
+{
+    size_t bytes = refrain__model_card__get_packed_size(card);
+    uint8_t *packed = malloc(bytes ? bytes : 1);
+    if (!packed) return NULL;
+    refrain__model_card__pack(card, packed);
+    Refrain__ModelCard *shown = refrain__model_card__unpack(NULL, bytes, packed);
+    free(packed);
+    for (size_t i = 0; shown && i < shown->n_tables; i++) {
+        free(shown->tables[i]->values);
+        shown->tables[i]->values = NULL;
+        shown->tables[i]->n_values = 0;
+    }
+    return shown;
+}
+
 /* Takes over the card, whatever happens. */
 static status_t keep(struct models *models, Refrain__ModelCard *card, const char *directory,
                      struct model **out)
 {
     struct model *model = find(models, card->name);
+    Refrain__ModelCard *shown = make_shown(card);
     char *copy = strdup(directory);
-    if (!copy || (!model && models->count == MAX_MODELS)) {
+    if (!copy || !shown || (!model && models->count == MAX_MODELS)) {
         free(copy);
+        if (shown) refrain__model_card__free_unpacked(shown, NULL);
         refrain__model_card__free_unpacked(card, NULL);
         return STATUS_NO_MEMORY;
     }
@@ -69,7 +95,7 @@ static status_t keep(struct models *models, Refrain__ModelCard *card, const char
         model_free(model);
     else
         model = &models->list[models->count++];
-    *model = (struct model){card, copy};
+    *model = (struct model){card, shown, copy};
     if (out) *out = model;
     return STATUS_OK;
 }
@@ -190,6 +216,7 @@ void models_close(struct models *models)
     end_child(models);
     while (models->first) drop_first(models);
     forget_models(models);
+    free(models->text);
     free(models);
 }
 
@@ -235,12 +262,23 @@ static status_t start_child(struct models *models, int64_t now_ns, struct error 
                        error);
 }
 
-/* Takes what the child printed; anything beyond the buffer is dropped. */
+/* Room for what comes next: most cards are small, one with calibration tables may be megabytes. */
+static size_t output_room(struct models *models)
+{
+    if (models->text_bytes == models->text_capacity && models->text_capacity < OUTPUT_BYTES) {
+        size_t capacity = models->text_capacity ? 2 * models->text_capacity : OUTPUT_STEP;
+        char *text = realloc(models->text, capacity + 1);
+        if (text) models->text = text, models->text_capacity = capacity;
+    }
+    return models->text_capacity - models->text_bytes;
+}
+
+/* Takes what the child printed; anything beyond OUTPUT_BYTES is dropped. */
 static void drain(struct models *models)
 {
     char spill[4096];
     while (models->output >= 0) {
-        size_t room = OUTPUT_BYTES - models->text_bytes;
+        size_t room = output_room(models);
         ssize_t length = read(models->output, room ? models->text + models->text_bytes : spill,
                               room ? room : sizeof spill);
         if (length == 0)
@@ -248,7 +286,7 @@ static void drain(struct models *models)
         if (length <= 0) break;
         if (room) models->text_bytes += (size_t)length;
     }
-    models->text[models->text_bytes] = '\0';
+    if (models->text) models->text[models->text_bytes] = '\0';
 }
 
 /* The last line that says something: what the person is to read. A program may have warned before it gave up.
@@ -266,6 +304,7 @@ static status_t read_verdict(struct models *models, int code, const struct model
 {
     Refrain__ModelCard *card;
     struct model *kept;
+    if (!models->text) return error_set(error, STATUS_NO_MEMORY, "no memory for the model's card");
     if (code != 0) {
         const char *line = last_line(models->text);
         if (*line) return error_set(error, STATUS_INVALID, "%s", line);

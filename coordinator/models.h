@@ -26,7 +26,8 @@ enum { MODELS_POLL_ITEMS = 2 };
 struct models;
 
 struct model {
-    Refrain__ModelCard *card; /* with the name filled in; owned by models */
+    Refrain__ModelCard *card;  /* with the name filled in; owned by models */
+    Refrain__ModelCard *shown; /* for clients: tables without their values, so that a list fits a frame */
     char *directory;
 };
 

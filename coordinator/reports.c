@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "coordinator/orders.h"
 #include "coordinator/server.h"
+#include "proto/caching.h"
 
 struct sender {
     struct group *group;
@@ -106,9 +107,7 @@ static void take_progress(struct server *server, const struct sender *sender,
     struct job *job = reported_job(server, sender, report->job, report->attempt);
     if (!job || !report->progress) return;
     Refrain__Progress *progress = &job->progress;
-    *progress = *report->progress; /* plain numbers; unknown fields are not kept */
-    progress->base.n_unknown_fields = 0;
-    progress->base.unknown_fields = NULL;
+    jobs_note_progress(job, report->progress);
     if (progress->has_step_seconds && progress->step_seconds > 0)
         server->mean_step_seconds = progress->step_seconds;
     if (!progress->has_seconds_left && progress->phase == REFRAIN__PHASE__PHASE_DENOISE &&
@@ -120,21 +119,19 @@ static void take_progress(struct server *server, const struct sender *sender,
     if (!watches_any(server->watches, job->id)) return;
     Refrain__Job *described;
     if (jobs_describe(server->jobs, NULL, job->id, &described, NULL) != STATUS_OK) return;
+    jobs_drop_tables(described);
     watches_progress(server->watches, server->clients, described);
     refrain__job__free_unpacked(described, NULL);
 }
 
-/* Ends the running attempt for good. */
-static void finish(struct server *server, struct job *job, Refrain__JobState state, const char *message,
-                   const Refrain__JobTimes *times)
+/* Ends the running attempt for good, without a result. */
+static void finish(struct server *server, struct job *job, Refrain__JobState state, const char *message)
 {
     struct error error;
     uint64_t id = job->id;
-    if (state != REFRAIN__JOB_STATE__JOB_COMPLETED) results_drop(server->results, id);
-    if (jobs_finish(server->jobs, job, state, message, times, server->now_ms, &error) != STATUS_OK)
+    results_drop(server->results, id);
+    if (jobs_finish(server->jobs, job, state, message, NULL, server->now_ms, &error) != STATUS_OK)
         log_line(LOG_ERROR, "%s", error.text);
-    else if (state == REFRAIN__JOB_STATE__JOB_COMPLETED)
-        log_line(LOG_INFO, "job %" PRIu64 ": completed", id);
     else if (state == REFRAIN__JOB_STATE__JOB_FAILED)
         log_line(LOG_ERROR, "job %" PRIu64 ": failed: %s", id, message);
     else
@@ -145,7 +142,7 @@ static void finish(struct server *server, struct job *job, Refrain__JobState sta
  * is over. */
 static void fail_upload(struct server *server, struct job *job, const struct error *error)
 {
-    finish(server, job, REFRAIN__JOB_STATE__JOB_FAILED, error->text, NULL);
+    finish(server, job, REFRAIN__JOB_STATE__JOB_FAILED, error->text);
 }
 
 /* Idempotent: a repeated chunk is answered with what is held, a file that is complete with its size. */
@@ -212,13 +209,39 @@ static status_t check_files(struct server *server, const struct job *job, const 
     return STATUS_OK;
 }
 
+/* What the job's policy did, if it had one and the report can be believed. A video is not thrown away for
+ * numbers about it that make no sense. */
+static const Refrain__CacheReport *believed_report(struct server *server, const struct job *job,
+                                                   Refrain__CacheReport *report)
+{
+    Refrain__Job *stored;
+    struct error error;
+    if (!report || jobstore_get(server->store, NULL, job->id, &stored, &error) != STATUS_OK) return NULL;
+    status_t status = STATUS_AGAIN; /* nothing to keep */
+    if (caching_on(stored->spec)) status = caching_check_report(report, stored->spec, &error);
+    refrain__job__free_unpacked(stored, NULL);
+    if (status == STATUS_CORRUPT) log_line(LOG_WARN, "job %" PRIu64 ": %s", job->id, error.text);
+    return status == STATUS_OK ? report : NULL;
+}
+
+static void complete(struct server *server, struct job *job, const Refrain__JobTimes *times,
+                     const Refrain__CacheReport *report)
+{
+    struct error error;
+    uint64_t id = job->id;
+    if (jobs_complete(server->jobs, job, times, report, server->now_ms, &error) == STATUS_OK)
+        log_line(LOG_INFO, "job %" PRIu64 ": completed", id);
+    else
+        log_line(LOG_ERROR, "%s", error.text);
+}
+
 /* Completed only if everything it names is here; a result one cannot fetch is no result. */
 static void take_done(struct server *server, const struct sender *sender, const Refrain__JobDone *done)
 {
     struct error error;
     struct job *job = reported_job(server, sender, done->job, done->attempt);
     if (job && check_files(server, job, done, &error) != STATUS_OK) {
-        finish(server, job, REFRAIN__JOB_STATE__JOB_FAILED, error.text, NULL);
+        finish(server, job, REFRAIN__JOB_STATE__JOB_FAILED, error.text);
     } else if (job) {
         Refrain__JobTimes times = REFRAIN__JOB_TIMES__INIT;
         if (done->times) times = *done->times;
@@ -230,7 +253,7 @@ static void take_done(struct server *server, const struct sender *sender, const 
         }
         if (!times.has_total) times.total = (double)(server->now_ms - job->started_ms) / 1000;
         times.has_total = 1;
-        finish(server, job, REFRAIN__JOB_STATE__JOB_COMPLETED, NULL, &times);
+        complete(server, job, &times, believed_report(server, job, done->cache));
         sender->group->broken_epochs = 0;
     }
 }
@@ -245,7 +268,7 @@ static void take_failed(struct server *server, const struct sender *sender, cons
     /* The ranks' fault, not the job's. */
     bool lost = failed->status == STATUS_PEER_LOST || failed->status == STATUS_ABORTED;
     if (!lost) {
-        finish(server, job, REFRAIN__JOB_STATE__JOB_FAILED, message, NULL);
+        finish(server, job, REFRAIN__JOB_STATE__JOB_FAILED, message);
         return;
     }
     results_drop(server->results, job->id);
@@ -261,7 +284,7 @@ static void take_cancelled(struct server *server, const struct sender *sender,
     struct job *job = reported_job(server, sender, cancelled->job, cancelled->attempt);
     if (!job) return;
     if (job->state == REFRAIN__JOB_STATE__JOB_CANCELLING)
-        finish(server, job, REFRAIN__JOB_STATE__JOB_CANCELLED, NULL, NULL);
+        finish(server, job, REFRAIN__JOB_STATE__JOB_CANCELLED, NULL);
     else if (jobs_requeue(server->jobs, job, true, "the ranks dropped it", server->now_ms, &error) !=
              STATUS_OK)
         log_line(LOG_ERROR, "%s", error.text);

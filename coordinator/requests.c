@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "coordinator/server.h"
+#include "proto/caching.h"
 #include "proto/validate.h"
 
 enum { LIST_DEFAULT = 100, LIST_BYTES = 1 << 20 /* of one answer */ };
@@ -94,6 +95,9 @@ static status_t complete_spec(struct call *call, Refrain__JobSpec *spec, struct 
     if (status == STATUS_OK)
         status = validate_spec(spec, &call->field, error); /* with the defaults in place */
     if (status == STATUS_OK) status = validate_spec_for_model(spec, model->card, &call->field, error);
+    if (status == STATUS_OK)
+        status = caching_check_bytes(spec, model->card, (uint64_t)call->server->settings->cache_memory,
+                                     &call->field, error);
     return status;
 }
 
@@ -166,6 +170,7 @@ struct listing {
 static bool list_job(void *context, Refrain__Job *job)
 {
     struct listing *listing = context;
+    jobs_drop_tables(job);
     size_t bytes = refrain__job__get_packed_size(job);
     if (listing->count == listing->limit || (listing->count > 0 && listing->bytes + bytes > LIST_BYTES)) {
         listing->more = true;
@@ -365,7 +370,7 @@ void server_inspected(struct server *server, const struct inspected *inspected)
 {
     struct call call = {.server = server, .peer = &inspected->peer, .id = inspected->request};
     if (inspected->model)
-        REPLY(&call, MODEL, model, inspected->model->card);
+        REPLY(&call, MODEL, model, inspected->model->shown);
     else
         outbox_error(server->outbox, &inspected->peer, inspected->request, &inspected->error, "directory");
 }
@@ -389,7 +394,7 @@ static status_t take_model_list(struct call *call, struct error *error)
     while (models_at(call->server->models, count)) count++;
     Refrain__ModelCard **cards = calloc(count + 1, sizeof *cards);
     if (!cards) return error_set(error, STATUS_NO_MEMORY, "no memory for a list of %zu models", count);
-    for (size_t i = 0; i < count; i++) cards[i] = models_at(call->server->models, i)->card;
+    for (size_t i = 0; i < count; i++) cards[i] = models_at(call->server->models, i)->shown;
     list.n_models = count;
     list.models = cards;
     REPLY(call, MODELS, models, &list);

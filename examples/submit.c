@@ -41,6 +41,7 @@ int main(int argc, char **argv)
     spec.prompt = argc > 3 ? argv[3] : "a large red star spinning on a navy background";
     spec.seed = 7;
     spec.steps = 10;
+    spec.cache = "balanced"; /* may reuse work between steps; NULL: computes them all */
 
     /* Better to hear now that the file cannot be written than when the video is there. */
     status_t status = refrain_output_check(output, &error);
@@ -52,6 +53,10 @@ int main(int argc, char **argv)
     if (!status && job->state != REFRAIN_COMPLETED)
         status = error_set(&error, STATUS_ABORTED, "job %llu %s: %s", (unsigned long long)job->number,
                            refrain_state_name(job->state), job->message ? job->message : "");
+    if (!status && job->cache)
+        printf("%s: %u computed, %u reused or forecast, of %u steps of %u branches\n", job->cache->policy,
+               job->cache->computed, job->cache->reused + job->cache->forecast, job->cache->steps,
+               job->cache->branches);
     if (!status) status = refrain_fetch(refrain, job, REFRAIN_VIDEO, output, 0, 60000, &error);
     if (status)
         fprintf(stderr, "%s\n", error.text);

@@ -35,7 +35,7 @@ def replies(**body):
         yield reply
 
 
-spec = pb.JobSpec(model=model, prompt=prompt, seed=7, steps=10)
+spec = pb.JobSpec(model=model, prompt=prompt, seed=7, steps=10, cache="balanced")  # without cache= every step is computed
 job = next(replies(submit=pb.Submit(spec=spec))).job
 for reply in replies(watch=pb.Watch(job=job.job)):
     job, progress = reply.event.job, reply.event.job.progress
@@ -44,6 +44,9 @@ for reply in replies(watch=pb.Watch(job=job.job)):
         break
 if job.state != pb.JOB_COMPLETED:
     sys.exit(f"job {job.job}: {job.message}")
+if job.HasField("cache"):
+    strip = "".join("#-++"[action] for action in job.cache.actions[:: job.cache.branches or 1])  # of the first branch
+    print(f"{job.cache.policy}: {strip}  {job.cache.computed} computed, {job.cache.reused + job.cache.forecast} reused or forecast")
 
 with open(output, "wb") as file:
     while True:

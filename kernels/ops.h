@@ -90,6 +90,20 @@ struct attention {
     const float *bias; /* [heads, q_rows, kv_rows], added to the scaled logits; NULL for none */
 };
 
+enum { LINCOMB_TERMS = 20 };
+
+/* Of rows a and b: see `reduce2`. */
+enum reduce_sum {
+    REDUCE_DIFFERENCE,  /* sum |a - b| */
+    REDUCE_A,           /* sum |a| */
+    REDUCE_B,           /* sum |b| */
+    REDUCE_PRODUCT,     /* sum a b */
+    REDUCE_A2,          /* sum a^2 */
+    REDUCE_B2,          /* sum b^2 */
+    REDUCE_DIFFERENCE2, /* sum (a - b)^2 */
+    REDUCE_SUMS
+};
+
 struct ops {
     const char *name;
 
@@ -159,10 +173,31 @@ struct ops {
     /* --- element-wise
      * -------------------------------------------------------------------------------------------- */
 
-    /* y[i] = sum_j weights[j] * x[j][i], summed in order of j, each term rounded (no fused multiply-add), j
-     * < 8. Guidance, solver steps and every forecast are this. y may be one of x. */
+    /* y[i] = sum_j weights[j] * x[j][i], summed in order of j, each term rounded (no fused multiply-add),
+     * terms 1..LINCOMB_TERMS. Guidance, solver steps and every forecast are this. y may be one of x. */
     void (*lincomb)(struct team *team, int terms, const float *weights, const float *const *x, int64_t count,
                     float *y);
+
+    /* The same with a set of weights for each group of rows: row r of x[j], y [rows, width] uses
+     * weights[group[r] * terms + j]. y may be one of x. */
+    void (*lincomb_rows)(struct team *team, int terms, const float *weights, const unsigned char *group,
+                         const float *const *x, int64_t rows, int64_t width, float *y);
+
+    /* --- caching
+     * --------------------------------------------------------------------------------------------- */
+
+    /* Row by row of a and b [rows, width], the sums a verdict is made of: partials [rows][REDUCE_SUMS] in the
+     * order of enum reduce_sum. A row's sums are made of 16 lanes in float32 (lane = column % 16) over at
+     * most 1024 columns at a time, the lanes then widened and added in double in a fixed tree, blocks in
+     * order: so they depend neither on threads nor on ranks nor on the instruction set. The caller adds rows
+     * in token order. */
+    void (*reduce2)(struct team *team, const float *a, const float *b, int64_t rows, int64_t width,
+                    double *partials);
+
+    /* y[o, i, c] = sum_k matrix[i, k] x[o, k, c], k in order: a linear map along one axis of a token lattice
+     * (cosine transforms, spectral filters). x, y: [outer, n, inner]; matrix: [n, n]. y may not be x. */
+    void (*mix)(struct team *team, const float *matrix, int64_t outer, int n, int64_t inner, const float *x,
+                float *y);
 
     /* y = x / (1 + exp(-x)); y may be x. */
     void (*silu)(struct team *team, const float *x, int64_t count, float *y);

@@ -408,9 +408,53 @@ static void ref_lincomb(struct team *team, int terms, const float *weights, cons
     }
 }
 
+static void ref_lincomb_rows(struct team *team, int terms, const float *weights, const unsigned char *group,
+                             const float *const *x, int64_t rows, int64_t width, float *y)
+{
+    for (int64_t i = 0; i < rows * width; i++) {
+        const float *own = weights + group[i / width] * terms;
+        float sum = own[0] * x[0][i];
+        for (int j = 1; j < terms; j++) sum = sum + own[j] * x[j][i];
+        y[i] = sum;
+    }
+}
+
 static void ref_silu(struct team *team, const float *x, int64_t count, float *y)
 {
     for (int64_t i = 0; i < count; i++) y[i] = (float)(x[i] * sigmoid(x[i]));
+}
+
+/* --------------------------------------------------------------------------------------------- caching */
+
+static void ref_reduce2(struct team *team, const float *a, const float *b, int64_t rows, int64_t width,
+                        double *partials)
+{
+    for (int64_t row = 0; row < rows; row++) {
+        double sums[REDUCE_SUMS] = {0};
+        for (int64_t i = row * width; i < (row + 1) * width; i++) {
+            double x = a[i], y = b[i];
+            sums[REDUCE_DIFFERENCE] += fabs(x - y);
+            sums[REDUCE_A] += fabs(x);
+            sums[REDUCE_B] += fabs(y);
+            sums[REDUCE_PRODUCT] += x * y;
+            sums[REDUCE_A2] += x * x;
+            sums[REDUCE_B2] += y * y;
+            sums[REDUCE_DIFFERENCE2] += (x - y) * (x - y);
+        }
+        memcpy(partials + row * REDUCE_SUMS, sums, sizeof sums);
+    }
+}
+
+static void ref_mix(struct team *team, const float *matrix, int64_t outer, int n, int64_t inner,
+                    const float *x, float *y)
+{
+    for (int64_t o = 0; o < outer; o++)
+        for (int i = 0; i < n; i++)
+            for (int64_t c = 0; c < inner; c++) {
+                double sum = 0;
+                for (int k = 0; k < n; k++) sum += (double)matrix[i * n + k] * x[(o * n + k) * inner + c];
+                y[(o * n + i) * inner + c] = (float)sum;
+            }
 }
 
 const struct ops ops_ref = {
@@ -429,5 +473,8 @@ const struct ops ops_ref = {
     .conv = ref_conv,
     .channel_norm = ref_channel_norm,
     .lincomb = ref_lincomb,
+    .lincomb_rows = ref_lincomb_rows,
+    .reduce2 = ref_reduce2,
+    .mix = ref_mix,
     .silu = ref_silu,
 };

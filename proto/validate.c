@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "proto/caching.h"
 
 /* Names the field to blame and passes the status on. */
 #define BLAME(name, ...) (blame(field, name), error_set(error, STATUS_INVALID, __VA_ARGS__))
@@ -200,6 +201,7 @@ status_t validate_spec(const Refrain__JobSpec *spec, const char **field, struct 
                             REFRAIN__PRIORITY__PRIORITY_HIGH, field, error);
     if (status == STATUS_OK && spec->has_deadline_ms)
         status = check_whole("deadline_ms", spec->deadline_ms, 0, LIMIT_DEADLINE_MS, field, error);
+    if (status == STATUS_OK) status = caching_check(spec, field, error);
     return status;
 }
 
@@ -230,6 +232,7 @@ status_t validate_spec_for_model(const Refrain__JobSpec *spec, const Refrain__Mo
         (spec->frames - 1) / card->frame_multiple + 1 > card->max_position)
         status = BLAME("frames", "frames %u: model %s goes up to %u", spec->frames,
                        card->name ? card->name : "", (card->max_position - 1) * card->frame_multiple + 1);
+    if (status == STATUS_OK) status = caching_check_for_model(spec, card, field, error);
     return status;
 }
 
@@ -248,10 +251,9 @@ static status_t fill_text(char **text, const char *standard)
  * stored job. */
 status_t validate_fill(Refrain__JobSpec *spec, const Refrain__ModelCard *card, struct error *error)
 {
-    /* 50 steps and guidance 5.0: the defaults of the reference's WanPipeline.__call__. */
     FILL(spec, seed, 0);
-    FILL(spec, steps, 50);
-    FILL(spec, guidance, 5.0);
+    FILL(spec, steps, DEFAULT_STEPS);
+    FILL(spec, guidance, DEFAULT_GUIDANCE);
     FILL(spec, width, card->default_width);
     FILL(spec, height, card->default_height);
     FILL(spec, frames, card->default_frames);
@@ -268,7 +270,7 @@ status_t validate_fill(Refrain__JobSpec *spec, const Refrain__ModelCard *card, s
     if (fill_text(&spec->model, card->name) != STATUS_OK ||
         fill_text(&spec->negative_prompt, "") != STATUS_OK)
         return error_set(error, STATUS_NO_MEMORY, "no memory for the job");
-    return STATUS_OK;
+    return caching_fill(spec, card, error);
 }
 
 /* ----------------------------------------------------------------------------------------------- requests */
@@ -361,11 +363,15 @@ status_t validate_card(const Refrain__ModelCard *card, struct error *error)
         {"max_position", card->max_position, 1, 1 << 20},
         {"vae_scale", card->vae_scale, 1, 64},
         {"patch", card->patch, 1, 64},
+        {"ffn_dim", card->ffn_dim, 0, LIMIT_TABLE_VALUES},
+        {"latent_channels", card->latent_channels, 1, LIMIT_TABLE_LAYERS},
     };
     status_t status =
         card->pipeline ? STATUS_OK : error_set(error, STATUS_INVALID, "pipeline: must be given");
     for (size_t i = 0; status == STATUS_OK && i < sizeof numbers / sizeof *numbers; i++)
         status = check_whole(numbers[i].name, numbers[i].value, numbers[i].min, numbers[i].max, field, error);
     if (status == STATUS_OK) status = check_real("shift", card->shift, false, LIMIT_SHIFT, field, error);
+    if (status == STATUS_OK)
+        status = caching_check_tables("tables", card->tables, card->n_tables, LIMIT_CARD_TABLES, error);
     return status;
 }

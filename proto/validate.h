@@ -34,8 +34,10 @@ enum {
     LIMIT_KEY_BYTES = 128,
     LIMIT_LABEL_BYTES = 128,
     LIMIT_DIRECTORY_BYTES = 4095,
-    LIMIT_LIST = 1000, /* jobs in one answer */
+    LIMIT_LIST = 1000,  /* jobs in one answer */
+    DEFAULT_STEPS = 50, /* this and the guidance: the defaults of the reference's WanPipeline.__call__ */
 };
+#define DEFAULT_GUIDANCE   5.0
 #define LIMIT_VIDEO_PIXELS (INT64_C(1) << 31)               /* width * height * frames */
 #define LIMIT_DEADLINE_MS  (INT64_C(30) * 24 * 3600 * 1000) /* 30 days */
 
@@ -48,8 +50,8 @@ status_t validate_name(const char *field, const char *name, struct error *error)
 
 /* What can be said about a job without knowing its model. */
 status_t validate_spec(const Refrain__JobSpec *spec, const char **field, struct error *error);
-/* What the model adds: its own multiples, its positions. spec must have passed validate_spec; absent sizes
- * are fine. */
+/* What the model adds: its own multiples, its positions, whether its caching can be planned
+ * (proto/caching.h). spec must have passed validate_spec; absent sizes are fine. */
 status_t validate_spec_for_model(const Refrain__JobSpec *spec, const Refrain__ModelCard *card,
                                  const char **field, struct error *error);
 /* Gives every absent field its default, so that the job says everything; strings are malloc'ed as in an

@@ -8,6 +8,7 @@
 
 #include "client/keeper.h"
 
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -83,3 +84,34 @@ void client_assert_file(const char *path, const unsigned char *bytes, size_t siz
 
 /* Fetches the video of job 1 to "out/video.mp4" under a script; leaves what is in out/ for the caller to look
  * at. */
+
+int client_run_verb(int (*verb)(struct cli *), unsigned bit, struct client_fixture *fixture, char *output,
+                    size_t size, const char *const *words)
+{
+    const char *argv[32] = {"refrain"};
+    int argc = 1;
+    argv[argc++] = "--coordinator";
+    argv[argc++] = fixture->endpoint;
+    while (*words) argv[argc++] = *words++;
+    struct cli cli = {.signal_fd = -1, .style = {.unicode = true, .columns = 100}};
+    assert_int_equal(options_parse(settings_table(), bit, argc, (char **)(uintptr_t)argv, &cli.settings,
+                                   &cli.options, &fixture->error),
+                     STATUS_OK);
+    fflush(stdout);
+    char path[128];
+    snprintf(path, sizeof path, "%s/stdout", fixture->directory);
+    int kept = dup(STDOUT_FILENO), file = open(path, O_RDWR | O_CREAT | O_TRUNC, 0600);
+    dup2(file, STDOUT_FILENO);
+    int code = verb(&cli);
+    fflush(stdout);
+    dup2(kept, STDOUT_FILENO);
+    ssize_t length = pread(file, output, size - 1, 0);
+    output[length > 0 ? length : 0] = 0;
+    close(kept);
+    close(file);
+    unlink(path);
+    refrain_close(cli.refrain);
+    options_destroy(cli.options);
+    if (cli.signal_fd >= 0) close(cli.signal_fd);
+    return code;
+}

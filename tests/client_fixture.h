@@ -7,6 +7,7 @@
 #ifndef REFRAIN_TESTS_CLIENT_FIXTURE_H
 #define REFRAIN_TESTS_CLIENT_FIXTURE_H
 
+#include "client/cli.h"
 #include "tests/fake_coordinator.h"
 
 enum { CLIENT_CALL_MS = 5000, CLIENT_VIDEO_BYTES = 3 * 512 * 1024 + 1234 };
@@ -34,5 +35,11 @@ struct fake_script client_script(const struct client_fixture *fixture);
 
 /* Fails unless the file holds exactly these bytes. */
 void client_assert_file(const char *path, const unsigned char *bytes, size_t size);
+
+/* Runs `verb` as the command line would, on the fixture's endpoint and with standard output in a file;
+ * returns the exit code. words: what comes after the verb, NULL at the end; output: [size], what it printed.
+ */
+int client_run_verb(int (*verb)(struct cli *), unsigned bit, struct client_fixture *fixture, char *output,
+                    size_t size, const char *const *words);
 
 #endif

@@ -8,6 +8,7 @@
 
 #include "proto/wire.h"
 
+#include <math.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -71,8 +72,38 @@ struct fake_job {
     Refrain__JobSpec spec;
     Refrain__Progress progress;
     Refrain__JobTimes times;
+    Refrain__CacheReport report;
+    Refrain__Comparison comparison;
     Refrain__ResultFile files[FAKE_FILES], *file_pointers[FAKE_FILES];
 };
+
+static void fill_report(const struct fake_caching *caching, unsigned steps, struct fake_job *out)
+{
+    size_t count = (size_t)steps * caching->branches;
+    const struct refrain_comparison *both = caching->comparison;
+    refrain__cache_report__init(&out->report);
+    out->report.policy = out->spec.cache;
+    out->report.has_branches = 1, out->report.branches = caching->branches;
+    out->report.has_actions = out->report.has_reasons = 1;
+    out->report.actions = (ProtobufCBinaryData){count, (uint8_t *)(uintptr_t)caching->actions};
+    out->report.reasons = (ProtobufCBinaryData){count, (uint8_t *)(uintptr_t)caching->reasons};
+    out->report.changes = (float *)(uintptr_t)caching->changes;
+    out->report.n_changes = caching->changes ? count : 0;
+    out->report.has_seconds_saved = 1, out->report.seconds_saved = caching->seconds_saved;
+    out->report.has_bytes = 1, out->report.bytes = 19400000;
+    out->times.has_denoise = 1, out->times.denoise = 1;
+    out->job.cache = &out->report;
+    if (!both) return;
+    refrain__comparison__init(&out->comparison);
+    out->comparison.has_psnr = isfinite(both->psnr) != 0, out->comparison.psnr = both->psnr;
+    out->comparison.has_psnr_worst = isfinite(both->psnr_worst) != 0,
+    out->comparison.psnr_worst = both->psnr_worst;
+    out->comparison.has_ssim = 1, out->comparison.ssim = both->ssim;
+    out->comparison.has_perceptual = 1, out->comparison.perceptual = both->perceptual;
+    out->comparison.has_cached_seconds = 1, out->comparison.cached_seconds = both->cached_seconds;
+    out->comparison.has_uncached_seconds = 1, out->comparison.uncached_seconds = both->uncached_seconds;
+    out->report.comparison = &out->comparison;
+}
 
 static void fill_job(const struct fake *fake, uint64_t number, enum refrain_state state, struct fake_job *out)
 {
@@ -85,6 +116,7 @@ static void fill_job(const struct fake *fake, uint64_t number, enum refrain_stat
     out->spec.has_steps = 1, out->spec.steps = fake->script.steps;
     out->spec.has_width = out->spec.has_height = out->spec.has_frames = 1;
     out->spec.width = out->spec.height = 64, out->spec.frames = 17;
+    out->spec.cache = (char *)(uintptr_t)fake->script.cache;
     out->job.has_job = 1, out->job.job = number;
     out->job.has_state = 1, out->job.state = (Refrain__JobState)state;
     out->job.spec = &out->spec;
@@ -92,6 +124,7 @@ static void fill_job(const struct fake *fake, uint64_t number, enum refrain_stat
     out->job.times = &out->times;
     out->times.has_total = 1, out->times.total = 1.5;
     if (state < REFRAIN_COMPLETED) return;
+    if (fake->script.caching.branches) fill_report(&fake->script.caching, fake->script.steps, out);
     out->job.message = (char *)(uintptr_t)fake->script.message;
     out->job.files = out->file_pointers;
     for (size_t i = 0; i < FAKE_FILES && fake->script.files[i].name; i++) {
@@ -124,6 +157,11 @@ static void send_event(struct fake *fake, const struct wire_peer *peer, uint64_t
     job.progress.has_phase = 1, job.progress.phase = (Refrain__Phase)phase;
     job.progress.has_step = job.progress.has_steps = 1;
     job.progress.step = step, job.progress.steps = fake->script.steps;
+    if (fake->script.caching.branches == 1) { /* live notes take the branches together: here there is one */
+        job.progress.has_cache_actions = 1;
+        job.progress.cache_actions =
+            (ProtobufCBinaryData){step, (uint8_t *)(uintptr_t)fake->script.caching.actions};
+    }
     Refrain__Event event = REFRAIN__EVENT__INIT;
     event.has_sequence = 1, event.sequence = sequence;
     event.has_progress_only = 1, event.progress_only = sequence == 0;
@@ -161,6 +199,15 @@ static void answer_submit(struct fake *fake, const struct wire_peer *peer, uint6
     fake->seen.guidance = submit->spec->guidance;
     fake->seen.has_steps = submit->spec->has_steps;
     fake->seen.width = submit->spec->width;
+    snprintf(fake->seen.cache, sizeof fake->seen.cache, "%s", submit->spec->cache ? submit->spec->cache : "");
+    fake->seen.compare = submit->spec->compare;
+    fake->seen.tables = (unsigned)submit->spec->n_cache_tables;
+    if (fake->seen.tables) {
+        const Refrain__CacheTable *table = submit->spec->cache_tables[0];
+        snprintf(fake->seen.table_kind, sizeof fake->seen.table_kind, "%s", table->kind);
+        fake->seen.table_sum = 0;
+        for (size_t i = 0; i < table->n_values; i++) fake->seen.table_sum += table->values[i];
+    }
     if (fake->script.refuse_field) {
         char sentence[128];
         snprintf(sentence, sizeof sentence, "%s 7: must be something else", fake->script.refuse_field);

@@ -16,7 +16,7 @@
 
 #include "client/librefrain.h"
 
-enum { FAKE_FILES = 4, FAKE_NO_SUCH_JOB = 404 };
+enum { FAKE_FILES = 8, FAKE_NO_SUCH_JOB = 404 };
 
 struct fake_script {
     unsigned steps;              /* of the one job */
@@ -31,7 +31,15 @@ struct fake_script {
     bool silent;                 /* hears everything, answers nothing but Stats */
     const char *refuse_field;    /* answers Submit with INVALID about this field */
     status_t refuse_model;       /* answers ModelAdd with this, the first time */
-    const char *server_secret;   /* Z85: wants CURVE; any client key will do */
+    const char *cache;           /* text of the job's caching; NULL: none */
+    struct fake_caching {        /* what came of it: told live and in the end; branches 0: nothing */
+        unsigned branches;
+        const unsigned char *actions, *reasons; /* [steps * branches] */
+        const float *changes;                   /* likewise */
+        double seconds_saved;
+        const struct refrain_comparison *comparison; /* NULL: none */
+    } caching;
+    const char *server_secret; /* Z85: wants CURVE; any client key will do */
     struct fake_file {
         const char *name;
         const unsigned char *bytes;
@@ -48,6 +56,10 @@ struct fake_seen {
     bool has_guidance, has_steps;
     double guidance;
     unsigned width;
+    char cache[256], table_kind[32];
+    bool compare;
+    unsigned tables;
+    double table_sum; /* of the values of the first one */
 };
 
 struct fake;

@@ -11,6 +11,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include "proto/caching.h"
 #include "proto/validate.h"
 #include "proto/wire.h"
 
@@ -48,10 +49,16 @@ static void check_request(const uint8_t *data, size_t size)
         card.frame_multiple = 4;
         card.default_frames = card.vae_scale = card.patch = 1;
         card.max_position = 64;
+        card.layers = 8;
+        card.heads = 3;
+        card.head_dim = 40;
+        card.latent_channels = 16;
+        card.shift = 3;
         card.solver = REFRAIN__SOLVER__SOLVER_UNIPC;
         Refrain__JobSpec *spec = request->submit->spec;
         if (validate_fill(spec, &card, &error) != STATUS_OK) abort();
-        validate_spec_for_model(spec, &card, &field, &error);
+        if (validate_spec_for_model(spec, &card, &field, &error) == STATUS_OK)
+            caching_check_bytes(spec, &card, UINT64_C(1) << 33, &field, &error);
     }
     check_round_trip(&request->base);
     refrain__request__free_unpacked(request, NULL);

@@ -17,6 +17,7 @@
 #include "base/clock.h"
 #include "tests/golden.h"
 #include "worker/stage.h"
+#include "worker/upload.h"
 
 enum { MOST_MEMBERS = 8 };
 
@@ -73,6 +74,23 @@ static void run_stage(struct member *m)
     stage_destroy(stage);
 }
 
+static void *copy(const void *from, size_t bytes)
+{
+    void *to = malloc(bytes);
+    memcpy(to, from, bytes);
+    return to;
+}
+
+static void take_cache(struct pipeline_run *run, const struct job *job)
+{
+    if (!job_cache(job, &run->cache)) return;
+    const struct reuse_report *r = &run->cache.report;
+    size_t cells = (size_t)r->steps * (size_t)r->branches;
+    run->actions = copy(r->actions, cells);
+    run->reasons = copy(r->reasons, cells);
+    run->changes = copy(r->changes, cells * sizeof *r->changes);
+}
+
 static void run_home(struct member *m)
 {
     struct pipeline_run *run = m->run;
@@ -92,6 +110,7 @@ static void run_home(struct member *m)
     run->outcome = result == JOB_FINISHED ? job_outcome(job, &run->error)
                                           : error_set(&run->error, STATUS_DEADLINE, "the job did not end");
     if (m->engine.fabric) fabric_leave(m->engine.fabric);
+    take_cache(run, job);
     job_destroy(job);
 }
 
@@ -109,6 +128,7 @@ static void *member_main(void *argument)
         m->run->error = m->error;
     }
     if (m->engine.self == 0) atomic_store(m->finished, true);
+    m->run->tickets[m->engine.self] = m->engine.sequence;
     arena_free(&m->engine.arena);
     model_destroy(m->engine.model);
     team_destroy(m->engine.team);
@@ -163,10 +183,8 @@ void pipeline_execute(struct pipeline_run *run)
         run->latents = take(directory, "latents.safetensors", "latents", &run->latent_count);
         run->frames = take(directory, "frames.safetensors", "frames", &run->frame_count);
     }
-    static const char *const files[] = {"latents.safetensors", "frames.safetensors", "video.mp4",
-                                        "sheet.png"};
-    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
-        snprintf(path, sizeof path, "%s/%s", directory, files[i]);
+    for (int i = 0; i < UPLOAD_MAX_FILES; i++) {
+        snprintf(path, sizeof path, "%s/%s", directory, upload_names[i]);
         unlink(path);
     }
     rmdir(directory);
@@ -176,5 +194,9 @@ void pipeline_free(struct pipeline_run *run)
 {
     free(run->latents);
     free(run->frames);
-    run->latents = run->frames = NULL;
+    free(run->actions);
+    free(run->reasons);
+    free(run->changes);
+    run->latents = run->frames = run->changes = NULL;
+    run->actions = run->reasons = NULL;
 }

@@ -24,6 +24,11 @@ struct pipeline_run {
     int64_t latent_count, frame_count;
     status_t outcome;
     struct error error;
+    /* Of caching, [steps * branches]; NULL when it was off. */
+    unsigned char *actions, *reasons;
+    float *changes;
+    struct job_cache cache; /* its report's pointers are gone */
+    uint64_t tickets[8];    /* sent by each member */
 };
 
 void pipeline_execute(struct pipeline_run *run);

@@ -14,6 +14,7 @@
 
 #include "proto/refrain.pb-c.h"
 #include "tests/golden.h"
+#include "coordinator/models.h"
 #include "worker/model/card.h"
 
 static json_int_t number(const json_t *card, const char *key)
@@ -47,6 +48,9 @@ static void the_reference_model_describes_itself(void **state)
     assert_int_equal(number(card, "default_frames"), 17);
     assert_int_equal(number(card, "vae_scale"), 8);
     assert_int_equal(number(card, "patch"), 2);
+    assert_int_equal(number(card, "ffn_dim"), 1024);
+    assert_int_equal(number(card, "latent_channels"), 16);
+    assert_true(json_is_array(json_object_get(card, "tables")));
     assert_true(number(card, "parameter_count") > 11000000);
     assert_true(number(card, "weight_bytes") > 2 * number(card, "parameter_count"));
     json_decref(card);
@@ -90,12 +94,123 @@ static void a_missing_shard_is_named(void **state)
     assert_int_equal(system(command), 0);
 }
 
+/* ------------------------------------------------------------------------------------------------- tables */
+
+/* The reference model in links, with a refrain-tables.json of its own. */
+static void link_model(char *directory, const char *tables)
+{
+    char command[2048], model[512], root[1024], path[256];
+    assert_non_null(mkdtemp(directory));
+    assert_non_null(realpath(golden_path(model, sizeof model, "models/reference"), root));
+    snprintf(command, sizeof command, "cp -rs %s/. %s && rm -f %s/refrain-tables.json", root, directory,
+             directory);
+    assert_int_equal(system(command), 0);
+    snprintf(path, sizeof path, "%s/refrain-tables.json", directory);
+    FILE *file = fopen(path, "w");
+    assert_non_null(file);
+    fputs(tables, file);
+    assert_int_equal(fclose(file), 0);
+}
+
+static void unlink_model(const char *directory)
+{
+    char command[256];
+    snprintf(command, sizeof command, "rm -r %s", directory);
+    assert_int_equal(system(command), 0);
+}
+
+static void tables_reach_the_coordinators_card_with_every_bit(void **state)
+{
+    char directory[] = P_tmpdir "/refrain-card-XXXXXX", *text;
+    struct error error = {0};
+    Refrain__ModelCard *card;
+    link_model(directory, "{\"tables\": [{\"kind\": \"magcache\", \"name\": \"reference\", \"steps\": 3,"
+                          "\"shift\": 3.0, \"values\": [1, 0.1, 1.0000000000000002]},"
+                          "{\"kind\": \"sencache\", \"layers\": 8, \"shift\": 0, \"width\": 2,"
+                          "\"values\": [-1e-300, 2, 3, 4]}]}");
+    if (model_card_json(directory, &text, &error) != STATUS_OK) fail_msg("%s", error.text);
+    if (card_from_json(text, strlen(text), &card, &error) != STATUS_OK) fail_msg("%s", error.text);
+    assert_int_equal(card->latent_channels, 16);
+    assert_int_equal(card->n_tables, 2);
+    const Refrain__CacheTable *magcache = card->tables[0], *sencache = card->tables[1];
+    assert_string_equal(magcache->kind, "magcache");
+    assert_string_equal(magcache->name, "reference");
+    assert_int_equal(magcache->layers, 8);
+    assert_int_equal(magcache->heads, 4);
+    assert_int_equal(magcache->head_dim, 64);
+    assert_int_equal(magcache->ffn_dim, 1024);
+    assert_int_equal(magcache->latent_channels, 16);
+    assert_int_equal(magcache->steps, 3);
+    assert_int_equal(magcache->width, 1);
+    assert_int_equal(magcache->n_values, 3);
+    assert_true(magcache->shift == 3);
+    assert_true(magcache->values[0] == 1 && magcache->values[1] == 0.1);
+    assert_true(magcache->values[2] == 1.0000000000000002);
+    assert_int_equal(sencache->n_values, 4);
+    assert_int_equal(sencache->width, 2);
+    assert_true(sencache->values[0] == -1e-300);
+    refrain__model_card__free_unpacked(card, NULL);
+    free(text);
+    unlink_model(directory);
+}
+
+static void a_bad_table_is_named_by_file_and_key(void **state)
+{
+    static const struct {
+        const char *tables, *sentence;
+    } bad[] = {
+        {"[]", "/refrain-tables.json: has no list \"tables\""},
+        {"{\"tables\": ", "/refrain-tables.json: line 1: "},
+        {"{\"tables\": [7]}", "/refrain-tables.json: tables[0]: is not a JSON object"},
+        {"{\"tables\": [{\"kind\": \"weather\", \"values\": [1]}]}",
+         "/refrain-tables.json: tables[0]: kind is weather; must be one of "},
+        {"{\"tables\": [{\"kind\": \"magcache\", \"values\": [1, 2, 3], \"width\": 2}]}",
+         "/refrain-tables.json: tables[0]: values must be a list of numbers in rows of 2 (it has 3)"},
+        {"{\"tables\": [{\"kind\": \"magcache\"}]}", "tables[0]: values must be a list of numbers"},
+        {"{\"tables\": [{\"kind\": \"magcache\", \"values\": [1, \"2\"]}]}",
+         "/refrain-tables.json: tables[0]: values[1] is not a number"},
+        {"{\"tables\": [{\"kind\": \"magcache\", \"values\": [1e999]}]}", "line 1: real number overflow"},
+        {"{\"tables\": [{\"kind\": \"magcache\", \"values\": [1], \"layers\": 30}]}",
+         "tables[0]: layers is 30, and the model has 8: the table is of another model"},
+        {"{\"tables\": [{\"kind\": \"magcache\", \"values\": [1], \"steps\": 1001}]}",
+         "tables[0]: steps is 1001; must be a whole number 0 to 1000"},
+        {"{\"tables\": [{\"kind\": \"magcache\", \"values\": [1], \"shift\": -1}]}",
+         "tables[0]: shift is -1; must be a number above 0"},
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        char directory[] = P_tmpdir "/refrain-card-XXXXXX", *text = NULL;
+        struct error error = {0};
+        link_model(directory, bad[i].tables);
+        assert_int_not_equal(model_card_json(directory, &text, &error), STATUS_OK);
+        assert_null(text);
+        if (!strstr(error.text, bad[i].sentence)) fail_msg("%s: \"%s\"", bad[i].tables, error.text);
+        unlink_model(directory);
+    }
+}
+
+static void a_card_with_a_list_that_is_none_is_refused(void **state)
+{
+    static const char *const bad[] = {
+        "{\"tables\":7}", "{\"tables\":[7]}", "{\"tables\":[{\"values\":\"1\"}]}",
+        "{\"tables\":[{\"values\":[1,null]}]}", "{\"tables\":[{\"kind\":\"magcache\"},{\"steps\":-1}]}"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        struct error error;
+        Refrain__ModelCard *card = NULL;
+        assert_int_equal(card_from_json(bad[i], strlen(bad[i]), &card, &error), STATUS_CORRUPT);
+        assert_null(card);
+        assert_non_null(strstr(error.text, "model card: "));
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_reference_model_describes_itself),
         cmocka_unit_test(every_field_is_one_of_the_message),
         cmocka_unit_test(a_missing_shard_is_named),
+        cmocka_unit_test(tables_reach_the_coordinators_card_with_every_bit),
+        cmocka_unit_test(a_bad_table_is_named_by_file_and_key),
+        cmocka_unit_test(a_card_with_a_list_that_is_none_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -24,38 +24,6 @@
 
 /* --------------------------------------------------------------------------------------- verbs */
 
-/* Runs `verb` as the command line would, with standard output in a file; returns the exit code. */
-static int run_verb(int (*verb)(struct cli *), unsigned bit, struct client_fixture *fixture, char *output,
-                    size_t size, const char *const *words)
-{
-    const char *argv[32] = {"refrain"};
-    int argc = 1;
-    argv[argc++] = "--coordinator";
-    argv[argc++] = fixture->endpoint;
-    while (*words) argv[argc++] = *words++;
-    struct cli cli = {.signal_fd = -1, .style = {.unicode = true, .columns = 100}};
-    assert_int_equal(options_parse(settings_table(), bit, argc, (char **)(uintptr_t)argv, &cli.settings,
-                                   &cli.options, &fixture->error),
-                     STATUS_OK);
-    fflush(stdout);
-    char path[128];
-    snprintf(path, sizeof path, "%s/stdout", fixture->directory);
-    int kept = dup(STDOUT_FILENO), file = open(path, O_RDWR | O_CREAT | O_TRUNC, 0600);
-    dup2(file, STDOUT_FILENO);
-    int code = verb(&cli);
-    fflush(stdout);
-    dup2(kept, STDOUT_FILENO);
-    ssize_t length = pread(file, output, size - 1, 0);
-    output[length > 0 ? length : 0] = 0;
-    close(kept);
-    close(file);
-    unlink(path);
-    refrain_close(cli.refrain);
-    options_destroy(cli.options);
-    if (cli.signal_fd >= 0) close(cli.signal_fd);
-    return code;
-}
-
 static void submit_with_an_output_waits_shows_plain_lines_and_writes_the_video(void **state)
 {
     struct client_fixture *fixture = *state;
@@ -64,7 +32,8 @@ static void submit_with_an_output_waits_shows_plain_lines_and_writes_the_video(v
     char output[4096], video[128];
     snprintf(video, sizeof video, "%s/star.mp4", fixture->directory);
     const char *words[] = {"--model", "reference", "--prompt", "a red star", "--output", video, NULL};
-    assert_int_equal(run_verb(verb_submit, VERB_SUBMIT, fixture, output, sizeof output, words), EXIT_CODE_OK);
+    assert_int_equal(client_run_verb(verb_submit, VERB_SUBMIT, fixture, output, sizeof output, words),
+                     EXIT_CODE_OK);
     fake_stop(fake);
     client_assert_file(video, fixture->video, CLIENT_VIDEO_BYTES);
     client_assert_file(client_path(fixture, "star.png"), (const unsigned char *)"sheet", 5);
@@ -81,7 +50,7 @@ static void submit_json_is_an_object_on_each_line(void **state)
     struct fake *fake = fake_start(fixture->endpoint, &script);
     char output[8192];
     const char *words[] = {"--model", "reference", "--prompt", "x", "--wait", "--json", NULL};
-    assert_int_equal(run_verb(verb_submit, VERB_SUBMIT, fixture, output, sizeof output, words),
+    assert_int_equal(client_run_verb(verb_submit, VERB_SUBMIT, fixture, output, sizeof output, words),
                      EXIT_CODE_FAILED);
     fake_stop(fake);
     for (char *line = strtok(output, "\n"); line; line = strtok(NULL, "\n")) {
@@ -99,21 +68,23 @@ static void a_model_directory_is_added_under_its_name_or_with_a_hash(void **stat
     const char *words[] = {"--model", directory, "--prompt", "x", NULL};
     struct fake_script script = {.steps = 2};
     struct fake *fake = fake_start(fixture->endpoint, &script);
-    assert_int_equal(run_verb(verb_submit, VERB_SUBMIT, fixture, output, sizeof output, words), EXIT_CODE_OK);
+    assert_int_equal(client_run_verb(verb_submit, VERB_SUBMIT, fixture, output, sizeof output, words),
+                     EXIT_CODE_OK);
     struct fake_seen seen = fake_stop(fake);
     assert_string_equal(seen.model, "my-model");
     assert_string_equal(seen.directory, directory);
 
     script.refuse_model = STATUS_CONFLICT;
     fake = fake_start(fixture->endpoint, &script);
-    assert_int_equal(run_verb(verb_submit, VERB_SUBMIT, fixture, output, sizeof output, words), EXIT_CODE_OK);
+    assert_int_equal(client_run_verb(verb_submit, VERB_SUBMIT, fixture, output, sizeof output, words),
+                     EXIT_CODE_OK);
     seen = fake_stop(fake);
     assert_int_equal(seen.model_adds, 2);
     assert_int_equal(strlen(seen.model), strlen("my-model") + 9);
 
     script.refuse_model = STATUS_DENIED;
     fake = fake_start(fixture->endpoint, &script);
-    assert_int_equal(run_verb(verb_submit, VERB_SUBMIT, fixture, output, sizeof output, words),
+    assert_int_equal(client_run_verb(verb_submit, VERB_SUBMIT, fixture, output, sizeof output, words),
                      EXIT_CODE_REFUSED);
     assert_int_equal(fake_stop(fake).submits, 0);
 }
@@ -125,7 +96,8 @@ static void list_has_a_row_for_each_job(void **state)
     struct fake *fake = fake_start(fixture->endpoint, &script);
     char output[4096];
     const char *words[] = {NULL};
-    assert_int_equal(run_verb(verb_list, VERB_LIST, fixture, output, sizeof output, words), EXIT_CODE_OK);
+    assert_int_equal(client_run_verb(verb_list, VERB_LIST, fixture, output, sizeof output, words),
+                     EXIT_CODE_OK);
     fake_stop(fake);
     assert_non_null(strstr(output, "queued (1st)"));
     assert_non_null(strstr(output, "completed"));
@@ -138,16 +110,18 @@ static void exit_codes_tell_what_happened(void **state)
     struct client_fixture *fixture = *state;
     char output[4096];
     const char *unknown[] = {"404", NULL}, *job[] = {"1", NULL}, *quick[] = {"1", "--timeout", "100ms", NULL};
-    assert_int_equal(run_verb(verb_status, VERB_STATUS, fixture, output, sizeof output, quick),
+    assert_int_equal(client_run_verb(verb_status, VERB_STATUS, fixture, output, sizeof output, quick),
                      EXIT_CODE_UNREACHABLE);
     struct fake *fake =
         fake_start(fixture->endpoint, &(struct fake_script){.steps = 1, .end = REFRAIN_CANCELLED});
-    assert_int_equal(run_verb(verb_status, VERB_STATUS, fixture, output, sizeof output, unknown),
+    assert_int_equal(client_run_verb(verb_status, VERB_STATUS, fixture, output, sizeof output, unknown),
                      EXIT_CODE_REFUSED);
-    assert_int_equal(run_verb(verb_watch, VERB_WATCH, fixture, output, sizeof output, job), EXIT_CODE_ENDED);
-    assert_int_equal(run_verb(verb_result, VERB_RESULT, fixture, output, sizeof output, job),
+    assert_int_equal(client_run_verb(verb_watch, VERB_WATCH, fixture, output, sizeof output, job),
+                     EXIT_CODE_ENDED);
+    assert_int_equal(client_run_verb(verb_result, VERB_RESULT, fixture, output, sizeof output, job),
                      EXIT_CODE_REFUSED);
-    assert_int_equal(run_verb(verb_cancel, VERB_CANCEL, fixture, output, sizeof output, job), EXIT_CODE_OK);
+    assert_int_equal(client_run_verb(verb_cancel, VERB_CANCEL, fixture, output, sizeof output, job),
+                     EXIT_CODE_OK);
     fake_stop(fake);
 }
 
@@ -161,17 +135,17 @@ static void a_wrong_option_is_blamed_by_its_own_name(void **state)
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         const char *argv[] = {"submit", "--prompt", "x", cases[i][0], cases[i][1], NULL};
         struct settings settings = {0};
-        struct settings_texts texts = {0};
+        struct settings_loaded loaded = {0};
         struct options *options = NULL;
         struct refrain_spec spec;
         const char *field = NULL;
         assert_int_equal(options_parse(settings_table(), VERB_SUBMIT, 5, (char **)(uintptr_t)argv, &settings,
                                        &options, &fixture->error),
                          STATUS_OK);
-        assert_int_equal(settings_spec(&settings, options, &texts, &spec, &field, &fixture->error),
+        assert_int_equal(settings_spec(&settings, options, &loaded, &spec, &field, &fixture->error),
                          STATUS_INVALID);
         assert_string_equal(field, cases[i][2]);
-        settings_texts_free(&texts);
+        settings_loaded_free(&loaded);
         options_destroy(options);
     }
     assert_string_equal(settings_flag_of("negative_prompt"), "negative");

@@ -30,6 +30,10 @@ static struct ticket full_ticket(void)
         .row_count = UINT32_MAX - 1000,
         .bytes = 1ULL << 40,
         .trace = 0xdeadbeefcafef00d,
+        .flags = TICKET_BLOCK_RECORDS,
+        .block_begin = 7,
+        .block_end = 40,
+        .text_bytes = 4000,
     };
 }
 
@@ -48,6 +52,8 @@ static void assert_same(const struct ticket *a, const struct ticket *b)
     assert_int_equal(a->flags, b->flags);
     assert_memory_equal(a->grid, b->grid, sizeof a->grid);
     assert_true(a->row_begin == b->row_begin && a->row_count == b->row_count);
+    assert_true(a->block_begin == b->block_begin && a->block_end == b->block_end);
+    assert_int_equal(a->text_bytes, b->text_bytes);
 }
 
 static void every_field_survives_the_wire(void **state)
@@ -83,7 +89,7 @@ static void random_tickets_survive_the_wire(void **state)
         ticket_encode(&ticket, wire);
         for (int at = 16; at < 56; at++) wire[at] = (uint8_t)rand();
         for (int at = 64; at < 76; at++) wire[at] = (uint8_t)rand();
-        for (int at = 88; at < 104; at++) wire[at] = (uint8_t)rand();
+        for (int at = 96; at < 112; at++) wire[at] = (uint8_t)rand();
         assert_int_equal(ticket_decode(wire, sizeof wire, &ticket, NULL), STATUS_OK);
         ticket_encode(&ticket, again);
         assert_memory_equal(wire, again, sizeof wire);
@@ -115,7 +121,7 @@ static void a_changed_byte_gives_the_same_bytes_again_or_is_refused(void **state
             }
         }
     }
-    assert_true(refused > (4 + 2 + 2 + 4 + 4 + 24) * 255); /* magic, version, reserved, flags at least */
+    assert_true(refused > (4 + 2 + 2 + 4 + 3 + 12) * 255); /* magic, version, reserved, flags at least */
 }
 
 static void assert_refused(const struct ticket *ticket, status_t status)
@@ -137,13 +143,15 @@ static void values_that_mean_nothing_are_refused(void **state)
     assert_refused(&bad, STATUS_CORRUPT);
     bad = good, bad.dtype = TICKET_NO_DATA;
     assert_refused(&bad, STATUS_CORRUPT);
-    bad = good, bad.flags = 1;
+    bad = good, bad.flags = 2;
     assert_refused(&bad, STATUS_CORRUPT);
     bad = good, bad.timestep = NAN;
     assert_refused(&bad, STATUS_CORRUPT);
     bad = good, bad.timestep = -INFINITY;
     assert_refused(&bad, STATUS_CORRUPT);
     bad = good, bad.row_count++;
+    assert_refused(&bad, STATUS_CORRUPT);
+    bad = good, bad.text_bytes = 5, bad.bytes = 4;
     assert_refused(&bad, STATUS_CORRUPT);
 }
 

@@ -38,6 +38,8 @@ static Refrain__ModelCard small_card(void)
     card.max_position = 64;
     card.vae_scale = 8;
     card.patch = 2;
+    card.ffn_dim = 256;
+    card.latent_channels = 16;
     return card;
 }
 
@@ -163,6 +165,9 @@ static void defaults_come_from_the_model_and_given_values_stay(void **state)
     assert_string_equal(spec.model, "small");
     assert_string_equal(spec.negative_prompt, "");
     free(spec.model);
+    assert_string_equal(spec.cache, "off");
+    assert_true(spec.has_compare && !spec.compare);
+    free(spec.cache);
     free(spec.negative_prompt);
 }
 

@@ -9,6 +9,7 @@
 
 #include <stdatomic.h>
 
+#include "cache/blocks.h"
 #include "cluster/fabric.h"
 #include "kernels/ops.h"
 #include "worker/model/model.h"
@@ -34,6 +35,16 @@ status_t engine_prepare(struct engine *engine, const struct token_grid *grid, st
  * now. */
 status_t engine_post(struct engine *engine, int peer, struct ticket *ticket, const void *payload,
                      uint64_t cookie, struct error *error);
+
+/* Runs blocks begin .. end - 1, all held here, on x [tokens, hidden] in place. With `cache`, each block is
+ * first asked about, and records [layers] says what came of it (cache/blocks.h). The workspace must be
+ * prepared. */
+void engine_blocks(struct engine *engine, const struct denoiser_context *context, struct blocks *cache,
+                   int step, const float *modulation, float *x, int begin, int end, float *records);
+
+/* One branch's caching by blocks, for the blocks of this rank. */
+status_t engine_blocks_create(struct engine *engine, const struct cache_settings *settings, int steps,
+                              const struct token_grid *grid, struct blocks **cache, struct error *error);
 
 static inline int engine_next_member(const struct engine *engine)
 {

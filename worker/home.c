@@ -15,6 +15,8 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "proto/caching.h"
+#include "worker/caching_report.h"
 #include "worker/job.h"
 #include "worker/upload.h"
 
@@ -58,11 +60,9 @@ status_t home_create(struct engine *engine, struct control *control, const char 
 /* A job's files: only the names we make are removed. */
 static void remove_directory(const char *directory)
 {
-    static const char *const names[] = {"video.mp4", "sheet.png", "latents.safetensors",
-                                        "frames.safetensors"};
     char path[DIRECTORY_BYTES + 32];
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        snprintf(path, sizeof path, "%s/%s", directory, names[i]);
+    for (int i = 0; i < UPLOAD_MAX_FILES; i++) {
+        snprintf(path, sizeof path, "%s/%s", directory, upload_names[i]);
         unlink(path);
     }
     rmdir(directory);
@@ -124,6 +124,8 @@ static void report_progress(struct home *home, struct slot *slot, Refrain__Phase
     progress.step_seconds = now->step_seconds;
     progress.has_seconds_left = now->seconds_left >= 0;
     progress.seconds_left = now->seconds_left;
+    uint8_t strip[CACHE_STEPS];
+    caching_progress(slot->job, strip, &progress);
     slot->revision = now->revision;
     control_report(home->control, REFRAIN__WORKER_REPORT__BODY_PROGRESS, &message);
 }
@@ -155,6 +157,8 @@ static void report_done(struct home *home, struct slot *slot)
     times.encode = status->encode_seconds;
     times.total = (double)(clock_now_ns() - slot->began_ns) / (double)SECOND_NS;
     done.times = &times;
+    struct caching_report caching;
+    done.cache = caching_report(slot->job, &caching);
     control_report(home->control, REFRAIN__WORKER_REPORT__BODY_DONE, &done);
 }
 
@@ -223,7 +227,9 @@ static status_t read_order(const Refrain__Assign *assign, const struct model *mo
                                 .shift = spec->has_shift ? spec->shift : model->config.solver.shift,
                                 .solver = model->config.solver.kind,
                                 .save_latents = spec->save_latents,
-                                .save_frames = spec->save_frames};
+                                .save_frames = spec->save_frames,
+                                .cache = spec->cache,
+                                .compare = spec->compare};
     if (spec->solver == REFRAIN__SOLVER__SOLVER_UNIPC) order->solver = SOLVER_UNIPC;
     if (spec->solver == REFRAIN__SOLVER__SOLVER_EULER) order->solver = SOLVER_EULER;
     if (!isfinite(order->shift) || order->shift <= 0)
@@ -235,9 +241,16 @@ static status_t start_job(struct home *home, struct slot *slot, const Refrain__A
                           struct error *error)
 {
     struct job_order order;
+    struct cache_table tables[LIMIT_JOB_TABLES];
     if (!home->engine->model) return error_set(error, STATUS_CONFLICT, "no model is loaded");
     status_t status = read_order(assign, home->engine->model, &order, error);
+    if (status == STATUS_OK)
+        status = caching_check_tables("cache_tables", assign->spec->cache_tables,
+                                      assign->spec->n_cache_tables, LIMIT_JOB_TABLES, error);
     if (status != STATUS_OK) return status;
+    order.tables = tables;
+    order.table_count = (int)assign->spec->n_cache_tables;
+    for (int i = 0; i < order.table_count; i++) caching_table(assign->spec->cache_tables[i], &tables[i]);
     snprintf(slot->directory, sizeof slot->directory, "%s/job-%lu-%u", home->directory,
              (unsigned long)order.job, order.attempt);
     if (mkdir(slot->directory, 0700) != 0)

@@ -1,75 +1,17 @@
 /*
  * job.c - see job.h. Home's compute thread.
  *
- * The life of a job: text -> open contexts on the stages -> steps -> close contexts -> decode -> files.
- * Both branches of a step (conditional, unconditional) are in flight together: while one is with the stages,
- * home computes its own blocks of the other.
+ * The life of a job: text -> open contexts on the stages -> steps (job_step.c) -> close contexts -> decode ->
+ * files (job_finish.c).
  */
-#include "worker/job.h"
+#include "worker/job_state.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/clock.h"
-#include "worker/model/checkpoint.h"
 #include "worker/model/noise.h"
-#include "worker/video.h"
-
-enum { BRANCHES = 2 };
-
-/* A hop that has not come back after this long will not: the ranks' own silence is noticed within two
- * seconds, so this only bounds a rank that is alive and stuck. */
-#define HOP_TIMEOUT_NS (600 * SECOND_NS)
-
-enum cookie { COOKIE_HOP_0, COOKIE_HOP_1, COOKIE_OPEN, COOKIE_CLOSE };
-
-enum life { LIFE_TEXT, LIFE_OPEN, LIFE_STEP, LIFE_CLOSE, LIFE_DECODE, LIFE_FILES, LIFE_FINISHED };
-
-enum branch_state {
-    BRANCH_READY,   /* to be embedded and run through home's head blocks */
-    BRANCH_LEAVING, /* waits for a credit to the first stage */
-    BRANCH_AWAY,    /* with the stages */
-    BRANCH_BACK,    /* to be run through home's tail blocks and output layer */
-    BRANCH_DONE,    /* its velocity is there */
-};
-
-struct branch {
-    enum branch_state state;
-    int lent;        /* posts of `hop` not yet SENT */
-    bool came_back;  /* RECEIVED arrived before SENT: becomes BACK with it */
-    int ids;         /* tokens of its prompt */
-    float *text;     /* [denoiser_text_rows(ids), hidden]: what the stages' OPEN carries */
-    float *hop;      /* modulation [6, hidden], then x [tokens, hidden] */
-    float *velocity; /* [latent] */
-    struct denoiser_context *context;
-};
-
-struct job {
-    struct engine *engine;
-    struct job_order order;
-    char *prompt[BRANCHES];
-    char directory[4096];
-    uint64_t context;
-    enum life life;
-    bool cancelled;
-    struct error failure; /* status STATUS_OK: none */
-    struct job_status status;
-    int64_t phase_began_ns, step_began_ns, deadline_ns;
-
-    struct token_grid grid;
-    int latent_frames, latent_height, latent_width;
-    int64_t latent_count;                  /* in_channels * frames * height * width */
-    int branches, step, told, outstanding; /* told: OPENs or CLOSEs posted; outstanding: posts not yet SENT */
-    bool step_begun;
-    struct branch branch[BRANCHES];
-    struct solver *solver;
-    struct arena arena;
-    float *latent, *velocity, *output_modulation, *frames;
-    struct vae_stream *decoder;
-    int decoded; /* latent frames */
-};
 
 /* ---------------------------------------------------------------------------------------------------------
  * creation */
@@ -79,15 +21,19 @@ static void lay_out(struct job *j, struct arena *arena)
     const struct model_config *c = &j->engine->model->config;
     size_t hidden = (size_t)c->denoiser.hidden, text_rows = (size_t)c->text_length;
     for (int b = 0; b < j->branches; b++) {
-        j->branch[b].text = arena_take(arena, text_rows * hidden, sizeof(float));
-        j->branch[b].hop = arena_take(arena, hop_bytes(token_count(&j->grid), c->denoiser.hidden), 1);
+        j->branch[b].text = arena_take(arena, text_rows * hidden * sizeof(float) + sizeof j->policy, 1);
+        j->branch[b].hop = arena_take(
+            arena, hop_bytes(token_count(&j->grid), c->denoiser.hidden) + (size_t)c->denoiser.layers * 4, 1);
         j->branch[b].velocity = arena_take(arena, (size_t)j->latent_count, sizeof(float));
     }
     j->latent = arena_take(arena, (size_t)j->latent_count, sizeof(float));
     j->velocity = arena_take(arena, (size_t)j->latent_count, sizeof(float));
     j->output_modulation = arena_take(arena, hidden, sizeof(float));
-    j->frames = arena_take(
-        arena, (size_t)j->order.frames * 3 * (size_t)j->order.width * (size_t)j->order.height, sizeof(float));
+    size_t pixels = (size_t)j->order.frames * 3 * (size_t)j->order.width * (size_t)j->order.height;
+    j->frames = arena_take(arena, pixels, sizeof(float));
+    if (j->passes < 2) return;
+    j->uncached_latent = arena_take(arena, (size_t)j->latent_count, sizeof(float));
+    j->uncached_frames = arena_take(arena, pixels, sizeof(float));
 }
 
 /* Derives the lattices from the order, or says which number does not fit the model. */
@@ -122,6 +68,89 @@ static status_t measure(struct job *j, struct error *error)
     return STATUS_OK;
 }
 
+/* Tables come with a request that is gone when the job runs. */
+static status_t copy_tables(struct job *j, const struct job_order *order, struct error *error)
+{
+    j->order.table_count = 0;
+    if (order->table_count == 0) return STATUS_OK;
+    j->tables = calloc((size_t)order->table_count, sizeof *j->tables);
+    for (int i = 0; j->tables && i < order->table_count; i++) {
+        size_t bytes = (size_t)order->tables[i].count * sizeof(double);
+        double *values = malloc(bytes ? bytes : 1);
+        char *kind = strdup(order->tables[i].kind), *name = strdup(order->tables[i].name);
+        j->tables[i] = order->tables[i];
+        j->tables[i].values = values;
+        j->tables[i].kind = kind;
+        j->tables[i].name = name;
+        j->order.table_count = i + 1;
+        if (!values || !kind || !name)
+            return error_set(error, STATUS_NO_MEMORY, "no memory for a cache table");
+        memcpy(values, order->tables[i].values, bytes);
+    }
+    return j->tables ? STATUS_OK : error_set(error, STATUS_NO_MEMORY, "no memory for cache tables");
+}
+
+static struct policy_job policy_job(const struct job *j)
+{
+    const struct denoiser_config *d = &j->engine->model->config.denoiser;
+    return (struct policy_job){.steps = j->order.steps,
+                               .layers = d->layers,
+                               .branches = j->branches,
+                               .shift = j->order.shift,
+                               .sigmas = j->sigmas,
+                               .tables = j->tables,
+                               .table_count = j->order.table_count,
+                               .model = {d->layers, d->heads, d->head_dim, d->ffn_dim,
+                                         j->engine->model->config.vae.latent_channels}};
+}
+
+/* Everything the policy will ever hold is taken here, so that what it decides depends on nothing that runs
+ * beside it. */
+static status_t create_cache(struct job *j, struct error *error)
+{
+    const struct denoiser_config *d = &j->engine->model->config.denoiser;
+    j->span_begin = j->span_end = d->layers;
+    status_t status = cache_settings_read(j->order.cache ? j->order.cache : "", &j->settings, error);
+    if (status != STATUS_OK || !j->settings.policy) return status;
+    cache_settings_text(&j->settings, j->policy, sizeof j->policy);
+    j->sigmas = malloc(((size_t)j->order.steps + 1) * sizeof *j->sigmas);
+    if (!j->sigmas) return error_set(error, STATUS_NO_MEMORY, "no memory for a job's sigmas");
+    for (int i = 0; i <= j->order.steps; i++) j->sigmas[i] = solver_sigma(j->solver[0], i);
+    struct reuse_shape shape = {.job = policy_job(j),
+                                .frames = j->grid.frames,
+                                .height = j->grid.height,
+                                .width = j->grid.width,
+                                .hidden = d->hidden,
+                                .latent_rows = (int64_t)d->in_channels * j->latent_frames,
+                                .latent_width = (int64_t)j->latent_height * j->latent_width};
+    status = reuse_create(&j->settings, &shape, j->engine->ops, &j->cache, error);
+    if (status != STATUS_OK) return status;
+    const struct cache_plan *plan = reuse_plan(j->cache);
+    j->cache_bytes =
+        cache_plan_bytes(&j->settings, plan, &shape.job, token_count(&j->grid), d->hidden, j->latent_count);
+    if (plan->policy.site == SITE_SPAN) {
+        j->span_begin = plan->policy.head;
+        j->span_end = d->layers - plan->policy.tail;
+    }
+    for (int b = 0; b < j->branches && plan->policy.site == SITE_BLOCKS && status == STATUS_OK; b++)
+        status = engine_blocks_create(j->engine, &j->settings, j->order.steps, &j->grid, &j->branch[b].blocks,
+                                      error);
+    return status;
+}
+
+void job_begin_pass(struct job *j, int pass)
+{
+    const struct denoiser_config *d = &j->engine->model->config.denoiser;
+    j->pass = pass;
+    j->reuse = pass + 1 == j->passes ? j->cache : NULL;
+    bool span = j->reuse && reuse_plan(j->reuse)->policy.site == SITE_SPAN;
+    j->span_begin = span ? reuse_plan(j->reuse)->policy.head : d->layers;
+    j->span_end = span ? d->layers - reuse_plan(j->reuse)->policy.tail : d->layers;
+    j->step = 0;
+    j->pass_began_ns = clock_now_ns();
+    noise_fill(j->order.seed, j->latent, j->latent_count);
+}
+
 status_t job_create(struct engine *engine, const struct job_order *order, const char *directory,
                     struct job **job, struct error *error)
 {
@@ -134,11 +163,14 @@ status_t job_create(struct engine *engine, const struct job_order *order, const 
     j->status.phase = JOB_PHASE_TEXT;
     j->status.seconds_left = -1;
     snprintf(j->directory, sizeof j->directory, "%s", directory);
-    status_t status = measure(j, error);
-    if (status != STATUS_OK) goto err_job;
+    status_t status = copy_tables(j, order, error);
+    if (status == STATUS_OK) status = measure(j, error);
     const struct model_config *c = &engine->model->config;
-    status = solver_create(&c->solver, order->solver, order->steps, order->shift, j->latent_count,
-                           engine->ops, &j->solver, error);
+    j->passes = order->compare ? PASSES : 1;
+    for (int i = 0; i < j->passes && status == STATUS_OK; i++)
+        status = solver_create(&c->solver, order->solver, order->steps, order->shift, j->latent_count,
+                               engine->ops, &j->solver[i], error);
+    if (status == STATUS_OK) status = create_cache(j, error);
     if (status != STATUS_OK) goto err_job;
     lay_out(j, &j->arena);
     status = arena_allocate(&j->arena, error);
@@ -162,11 +194,21 @@ void job_destroy(struct job *j)
 {
     if (!j) return;
     vae_stream_close(j->decoder);
-    solver_destroy(j->solver);
+    quality_close(j->quality);
+    for (int i = 0; i < PASSES; i++) solver_destroy(j->solver[i]);
     for (int b = 0; b < BRANCHES; b++) {
         denoiser_context_destroy(j->branch[b].context);
+        blocks_destroy(j->branch[b].blocks);
         free(j->prompt[b]);
     }
+    reuse_destroy(j->cache);
+    for (int i = 0; i < j->order.table_count; i++) {
+        free((void *)(uintptr_t)j->tables[i].values);
+        free((void *)(uintptr_t)j->tables[i].kind);
+        free((void *)(uintptr_t)j->tables[i].name);
+    }
+    free(j->tables);
+    free(j->sigmas);
     arena_free(&j->arena);
     free(j);
 }
@@ -174,7 +216,7 @@ void job_destroy(struct job *j)
 /* -------------------------------------------------------------------------------------------------------
  * small parts */
 
-static enum job_result job_fail(struct job *j, const struct error *why)
+enum job_result job_fail(struct job *j, const struct error *why)
 {
     if (j->failure.status == STATUS_OK) j->failure = *why;
     j->deadline_ns = CLOCK_NEVER;
@@ -183,7 +225,7 @@ static enum job_result job_fail(struct job *j, const struct error *why)
     return JOB_ADVANCED;
 }
 
-static void enter_phase(struct job *j, enum life life, enum job_phase phase, int of)
+void job_enter_phase(struct job *j, enum life life, enum job_phase phase, int of)
 {
     j->life = life;
     j->phase_began_ns = clock_now_ns();
@@ -193,9 +235,19 @@ static void enter_phase(struct job *j, enum life life, enum job_phase phase, int
     j->status.revision++;
 }
 
-static double seconds_since(int64_t ns)
+double job_seconds_since(int64_t ns)
 {
     return (double)(clock_now_ns() - ns) / (double)SECOND_NS;
+}
+
+/* A stage whose blocks decide by themselves learns the policy with OPEN, behind the branch's text. */
+static void add_policy(const struct job *j, struct ticket *t, void *behind)
+{
+    if (!j->cache || reuse_plan(j->cache)->policy.site != SITE_BLOCKS) return;
+    t->text_bytes = (uint32_t)strlen(j->policy);
+    t->step = (uint32_t)j->order.steps;
+    memcpy(behind, j->policy, t->text_bytes);
+    t->bytes += t->text_bytes;
 }
 
 /* Posts one message about the whole job to stage after stage; true when all of them have it. */
@@ -219,6 +271,7 @@ static bool tell_stages(struct job *j, enum ticket_kind kind, int per_stage, str
             t.row_count = (uint32_t)j->branch[b].ids;
             t.bytes = (uint64_t)rows * (uint64_t)e->model->config.denoiser.hidden * sizeof(float);
             payload = j->branch[b].text;
+            add_policy(j, &t, j->branch[b].text + (int64_t)rows * e->model->config.denoiser.hidden);
         }
         uint64_t cookie = j->context * JOB_COOKIES + (kind == TICKET_OPEN ? COOKIE_OPEN : COOKIE_CLOSE);
         if (engine_post(e, peer, &t, payload, cookie, error) != STATUS_OK) return false;
@@ -262,9 +315,9 @@ static enum job_result advance_text(struct job *j)
     struct error error = {0};
     for (int b = 0; b < j->branches; b++)
         if (encode_text(j, b, &error) != STATUS_OK) return job_fail(j, &error);
-    noise_fill(j->order.seed, j->latent, j->latent_count);
-    j->status.text_seconds = seconds_since(j->phase_began_ns);
-    enter_phase(j, LIFE_OPEN, JOB_PHASE_DENOISE, j->order.steps);
+    j->status.text_seconds = job_seconds_since(j->phase_began_ns);
+    job_enter_phase(j, LIFE_OPEN, JOB_PHASE_DENOISE, j->order.steps * j->passes);
+    job_begin_pass(j, 0);
     j->told = 0;
     return JOB_ADVANCED;
 }
@@ -281,152 +334,6 @@ static enum job_result advance_open(struct job *j)
     return JOB_ADVANCED;
 }
 
-/* --------------------------------------------------------------------------------------------------------
- * step loop */
-
-static void begin_step(struct job *j)
-{
-    const struct model *m = j->engine->model;
-    size_t bytes = 6 * (size_t)m->config.denoiser.hidden * sizeof(float);
-    j->step_began_ns = clock_now_ns();
-    struct denoiser_modulation modulation = {.output = j->output_modulation, .blocks = j->branch[0].hop};
-    denoiser_time(m->denoiser, j->engine->team, solver_timestep(j->solver, j->step), &modulation);
-    for (int b = 0; b < j->branches; b++) {
-        if (b) memcpy(j->branch[b].hop, j->branch[0].hop, bytes);
-        j->branch[b].state = BRANCH_READY;
-    }
-    j->step_begun = true;
-}
-
-/* Embedding and home's head blocks; then the hidden state either leaves for the stages or is already where it
- * belongs. */
-static void run_head(struct job *j, struct branch *b)
-{
-    struct engine *e = j->engine;
-    const struct model *m = e->model;
-    float *x = b->hop + 6 * m->config.denoiser.hidden;
-    denoiser_embed(m->denoiser, e->team, &e->work, j->latent, x);
-    denoiser_blocks(m->denoiser, e->team, &e->work, b->context, b->hop, x, 0, m->count, &e->progress);
-    b->state = e->members > 1 ? BRANCH_LEAVING : BRANCH_BACK;
-}
-
-/* Sends the hidden state to the first stage; the payload is lent until it is SENT. */
-static status_t send_hop(struct job *j, int index, struct error *error)
-{
-    struct branch *b = &j->branch[index];
-    int rows = token_count(&j->grid);
-    struct ticket t = {.kind = TICKET_HOP,
-                       .dtype = TICKET_F32,
-                       .branch = (uint16_t)index,
-                       .job = j->order.job,
-                       .context = j->context,
-                       .attempt = j->order.attempt,
-                       .step = (uint32_t)j->step,
-                       .timestep = solver_timestep(j->solver, j->step),
-                       .grid = {(uint32_t)j->grid.frames, (uint32_t)j->grid.height, (uint32_t)j->grid.width},
-                       .row_count = (uint32_t)rows,
-                       .bytes = hop_bytes(rows, j->engine->model->config.denoiser.hidden)};
-    status_t status = engine_post(j->engine, 1, &t, b->hop,
-                                  j->context * JOB_COOKIES + (uint64_t)(COOKIE_HOP_0 + index), error);
-    if (status != STATUS_OK) return status;
-    b->lent++;
-    b->state = BRANCH_AWAY;
-    j->outstanding++;
-    j->deadline_ns = clock_now_ns() + HOP_TIMEOUT_NS;
-    return STATUS_OK;
-}
-
-static void run_tail(struct job *j, struct branch *b)
-{
-    struct engine *e = j->engine;
-    const struct model *m = e->model;
-    float *x = b->hop + 6 * m->config.denoiser.hidden;
-    denoiser_blocks(m->denoiser, e->team, &e->work, b->context, b->hop, x,
-                    m->config.denoiser.layers - m->tail, m->tail, &e->progress);
-    denoiser_output(m->denoiser, e->team, &e->work, j->output_modulation, x, b->velocity);
-    b->state = BRANCH_DONE;
-}
-
-static bool all_finite(const float *x, int64_t count)
-{
-    float sum = 0; /* 0 * finite stays 0; 0 * inf and 0 * NaN are NaN */
-    for (int64_t i = 0; i < count; i++) sum += 0 * x[i];
-    return sum == 0;
-}
-
-/* v = unconditional + guidance (conditional - unconditional), rounded as the reference rounds; then the
- * solver. */
-static enum job_result finish_step(struct job *j)
-{
-    struct engine *e = j->engine;
-    const float *velocity = j->branch[0].velocity;
-    if (j->branches == 2) {
-        const float *c = j->branch[0].velocity, *u = j->branch[1].velocity;
-        const float guidance = (float)j->order.guidance;
-        e->ops->lincomb(e->team, 2, (const float[]){1, -1}, (const float *[]){c, u}, j->latent_count,
-                        j->velocity);
-        e->ops->lincomb(e->team, 2, (const float[]){1, guidance}, (const float *[]){u, j->velocity},
-                        j->latent_count, j->velocity);
-        velocity = j->velocity;
-    }
-    solver_step(j->solver, e->team, j->step, velocity, j->latent);
-    j->step_begun = false;
-    j->deadline_ns = CLOCK_NEVER;
-    j->step++;
-    j->status.done = j->step;
-    double seconds = seconds_since(j->step_began_ns);
-    j->status.step_seconds = j->step == 1 ? seconds : 0.8 * j->status.step_seconds + 0.2 * seconds;
-    j->status.seconds_left = j->status.step_seconds * (j->order.steps - j->step);
-    j->status.revision++;
-    if (!all_finite(j->latent, j->latent_count)) {
-        struct error error;
-        error_set(&error, STATUS_CORRUPT,
-                  "step %d of %d: the latent is not finite (NaN or infinity): the weights or the "
-                  "settings are outside what the model can do",
-                  j->step, j->order.steps);
-        return job_fail(j, &error);
-    }
-    return JOB_ADVANCED;
-}
-
-/* The step loop: each call does the first thing that can be done, in the order home wants them done. */
-static enum job_result advance_step(struct job *j)
-{
-    struct error error = {0};
-    if (!j->step_begun) {
-        if (j->cancelled || j->step == j->order.steps) {
-            j->status.denoise_seconds = seconds_since(j->phase_began_ns);
-            j->life = LIFE_CLOSE;
-            j->told = 0;
-            return JOB_ADVANCED;
-        }
-        if (engine_prepare(j->engine, &j->grid, &error) != STATUS_OK) return job_fail(j, &error);
-        begin_step(j);
-    }
-    bool done = true;
-    for (int i = 0; i < j->branches; i++) {
-        struct branch *b = &j->branch[i];
-        if (b->state == BRANCH_LEAVING) { /* first: it keeps the stages busy while home computes */
-            status_t status = send_hop(j, i, &error);
-            if (status == STATUS_OK) return JOB_ADVANCED;
-            if (status != STATUS_AGAIN) return job_fail(j, &error);
-        }
-        done = done && b->state == BRANCH_DONE;
-    }
-    if (done) return finish_step(j);
-    for (int i = 0; i < j->branches; i++) {
-        struct branch *b = &j->branch[i];
-        if (b->state != BRANCH_READY && b->state != BRANCH_BACK) continue;
-        if (engine_prepare(j->engine, &j->grid, &error) != STATUS_OK) return job_fail(j, &error);
-        if (b->state == BRANCH_READY)
-            run_head(j, b);
-        else
-            run_tail(j, b);
-        return JOB_ADVANCED;
-    }
-    return JOB_WAITS;
-}
-
 static enum job_result advance_close(struct job *j)
 {
     struct error error = {0};
@@ -436,83 +343,7 @@ static enum job_result advance_close(struct job *j)
     if (j->cancelled || j->failure.status != STATUS_OK)
         j->life = LIFE_FINISHED;
     else
-        enter_phase(j, LIFE_DECODE, JOB_PHASE_DECODE, j->latent_frames);
-    return JOB_ADVANCED;
-}
-
-/* ----------------------------------------------------------------------------------------------------
- * decode, files */
-
-/* One latent frame a call, so that other jobs' steps fit between. */
-static enum job_result advance_decode(struct job *j)
-{
-    struct error error = {0};
-    struct engine *e = j->engine;
-    if (!j->decoder && vae_stream_open(e->model->vae, VAE_DECODER, j->latent_height, j->latent_width,
-                                       &j->decoder, &error) != STATUS_OK)
-        return job_fail(j, &error);
-    vae_decode(j->decoder, e->team, j->latent, j->latent_frames, j->decoded, j->frames);
-    atomic_fetch_add(&e->progress, 1);
-    j->status.done = ++j->decoded;
-    j->status.seconds_left = seconds_since(j->phase_began_ns) / j->decoded * (j->latent_frames - j->decoded);
-    j->status.revision++;
-    if (j->decoded < j->latent_frames) return JOB_ADVANCED;
-    vae_stream_close(j->decoder);
-    j->decoder = NULL;
-    j->status.decode_seconds = seconds_since(j->phase_began_ns);
-    enter_phase(j, LIFE_FILES, JOB_PHASE_ENCODE, 0);
-    return JOB_ADVANCED;
-}
-
-static status_t write_video(const struct job *j, const char *path, const struct video_size *size,
-                            struct error *error)
-{
-    struct video *video;
-    status_t status = video_open(path, size, &video, error);
-    if (status != STATUS_OK) return status;
-    int64_t frame = (int64_t)3 * size->width * size->height;
-    for (int i = 0; i < size->frames; i++) {
-        status = video_add(video, j->frames + i * frame, error);
-        if (status != STATUS_OK) {
-            video_drop(video);
-            return status;
-        }
-        atomic_fetch_add(&j->engine->progress, 1);
-    }
-    return video_close(video, error);
-}
-
-static status_t write_files(const struct job *j, struct error *error)
-{
-    char path[sizeof j->directory + 32];
-    const struct job_order *o = &j->order;
-    struct video_size size = {o->frames, o->width, o->height, o->fps};
-    snprintf(path, sizeof path, "%s/video.mp4", j->directory);
-    status_t status = write_video(j, path, &size, error);
-    if (status != STATUS_OK) return status;
-    snprintf(path, sizeof path, "%s/sheet.png", j->directory);
-    status = sheet_write(path, &size, j->frames, error);
-    if (status == STATUS_OK && o->save_latents) {
-        snprintf(path, sizeof path, "%s/latents.safetensors", j->directory);
-        const int64_t shape[] = {1, j->engine->model->config.denoiser.in_channels, j->latent_frames,
-                                 j->latent_height, j->latent_width};
-        status = safetensors_write_f32(path, "latents", 5, shape, j->latent, error);
-    }
-    if (status == STATUS_OK && o->save_frames) {
-        snprintf(path, sizeof path, "%s/frames.safetensors", j->directory);
-        const int64_t shape[] = {1, o->frames, 3, o->height, o->width};
-        status = safetensors_write_f32(path, "frames", 5, shape, j->frames, error);
-    }
-    return status;
-}
-
-static enum job_result advance_files(struct job *j)
-{
-    struct error error = {0};
-    if (write_files(j, &error) != STATUS_OK) return job_fail(j, &error);
-    j->status.encode_seconds = seconds_since(j->phase_began_ns);
-    j->status.seconds_left = 0;
-    j->life = LIFE_FINISHED;
+        job_enter_phase(j, LIFE_DECODE, JOB_PHASE_DECODE, j->latent_frames * j->passes);
     return JOB_ADVANCED;
 }
 
@@ -535,63 +366,17 @@ enum job_result job_advance(struct job *j)
     case LIFE_OPEN:
         return advance_open(j);
     case LIFE_STEP:
-        return advance_step(j);
+        return job_advance_step(j);
     case LIFE_CLOSE:
         return advance_close(j);
     case LIFE_DECODE:
-        return advance_decode(j);
+        return job_advance_decode(j);
     case LIFE_FILES:
-        return advance_files(j);
+        return job_advance_files(j);
     case LIFE_FINISHED:
         break;
     }
     return JOB_FINISHED;
-}
-
-/* A hop is back when both its rows have arrived and its outgoing buffer, which receives them, is ours again.
- */
-static void land(struct job *j, struct branch *b)
-{
-    if (b->state == BRANCH_AWAY && b->came_back && !b->lent) {
-        b->came_back = false;
-        b->state = BRANCH_BACK;
-    }
-}
-
-static void receive(struct job *j, const struct fabric_event *event)
-{
-    const struct ticket *t = &event->ticket;
-    struct branch *b = &j->branch[t->branch % BRANCHES];
-    int hidden = j->engine->model->config.denoiser.hidden;
-    uint64_t bytes = (uint64_t)token_count(&j->grid) * (uint64_t)hidden * sizeof(float);
-    struct error error;
-    switch (t->kind) {
-    case TICKET_HOP:
-        if (t->bytes != bytes || t->branch >= j->branches) {
-            error_set(&error, STATUS_CORRUPT, "a hop came back with %lu bytes instead of %lu",
-                      (unsigned long)t->bytes, (unsigned long)bytes);
-            job_fail(j, &error);
-            return;
-        }
-        /* The rows came back, so the stage has read what we sent: the buffer may be written though SENT is
-         * pending. */
-        memcpy(b->hop + 6 * hidden, event->payload, bytes);
-        b->came_back = true;
-        land(j, b);
-        return;
-    case TICKET_UNKNOWN_CONTEXT: /* open everywhere again, then repeat this hop */
-        b->state = BRANCH_LEAVING;
-        j->told = 0;
-        j->life = LIFE_OPEN;
-        return;
-    case TICKET_FAILED:
-        error_set(&error, STATUS_NO_MEMORY, "member %d: %.*s", event->peer,
-                  (int)(t->bytes < 400 ? t->bytes : 400), t->bytes ? (const char *)event->payload : "failed");
-        job_fail(j, &error);
-        return;
-    default:
-        return;
-    }
 }
 
 void job_event(struct job *j, const struct fabric_event *event)
@@ -600,12 +385,11 @@ void job_event(struct job *j, const struct fabric_event *event)
         uint64_t what = event->cookie % JOB_COOKIES;
         j->outstanding--;
         if (what > COOKIE_HOP_1) return;
-        j->branch[what].lent--;
-        land(j, &j->branch[what]);
+        job_sent(j, (int)what);
     } else if (event->kind == FABRIC_RECEIVED) {
         bool current = event->ticket.attempt == j->order.attempt && event->ticket.step == (uint32_t)j->step;
         bool listening = j->life == LIFE_STEP || j->life == LIFE_OPEN;
-        if (listening && j->step_begun && current) receive(j, event);
+        if (listening && j->step_begun && current) job_receive(j, event);
     }
 }
 
@@ -647,4 +431,18 @@ status_t job_outcome(const struct job *job, struct error *error)
     if (job->cancelled && job->life == LIFE_FINISHED && job->status.encode_seconds == 0)
         return error_set(error, STATUS_ABORTED, "cancelled");
     return STATUS_OK;
+}
+
+bool job_cache(const struct job *j, struct job_cache *cache)
+{
+    if (!j->cache) return false;
+    double steps = j->order.steps, cached = j->pass_seconds[j->passes - 1];
+    *cache = j->report;
+    cache->policy = j->policy;
+    cache->bytes = j->cache_bytes;
+    reuse_describe(j->cache, &cache->report);
+    cache->cached_seconds = cached;
+    cache->uncached_seconds = j->passes > 1 ? j->pass_seconds[0] : j->report.computed_seconds * steps;
+    if (cached > 0 && cache->uncached_seconds > 0) cache->seconds_saved = cache->uncached_seconds - cached;
+    return true;
 }

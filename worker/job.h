@@ -9,15 +9,17 @@
  *     }
  *     job_destroy(job);
  *
- * The step loop is in job.c, on one page. All of a job's memory is taken when it is created; advancing does
- * not allocate (the text encoder and the video writer, which are outside the step loop, do). Compute thread
- * of home only.
+ * The step loop is in job_step.c, on one page. All of a job's memory is taken when it is created; advancing
+ * does not allocate (the text encoder and the video writer, which are outside the step loop, do). Compute
+ * thread of home only.
  */
 #ifndef REFRAIN_WORKER_JOB_H
 #define REFRAIN_WORKER_JOB_H
 
+#include "cache/reuse.h"
 #include "worker/engine.h"
 #include "worker/model/solver.h"
+#include "worker/quality.h"
 
 struct job;
 
@@ -32,6 +34,10 @@ struct job_order {
     double guidance, shift;
     enum solver_kind solver;
     bool save_latents, save_frames;
+    const char *cache;                /* text of cache/settings.h; NULL: off */
+    const struct cache_table *tables; /* [table_count], copied */
+    int table_count;
+    bool compare; /* also make it without caching, and measure the difference */
 };
 
 enum job_result { JOB_ADVANCED, JOB_WAITS, JOB_FINISHED };
@@ -47,6 +53,21 @@ struct job_status {
     double seconds_left; /* negative while unknown */
     double text_seconds, denoise_seconds, decode_seconds, encode_seconds;
 };
+
+/* What a job's caching did. */
+struct job_cache {
+    const char *policy; /* complete text */
+    struct reuse_report report;
+    double computed_seconds,
+        reused_seconds;   /* mean times of a step wholly computed, wholly reused; 0: none */
+    double seconds_saved; /* of denoising; an estimate unless the job compared */
+    uint64_t bytes;       /* of features, over all ranks */
+    bool compared;
+    struct quality quality;
+    double cached_seconds, uncached_seconds; /* of denoising, if it compared */
+};
+/* False: caching is off. Pointers live as long as the job. */
+bool job_cache(const struct job *job, struct job_cache *cache);
 
 /* directory: an existing, private place for the job's files; borrowed text. Sizes are checked against the
  * model. */

@@ -19,6 +19,7 @@ struct context {
     uint32_t attempt;
     struct token_grid grid;
     struct denoiser_context *branch[BRANCHES];
+    struct blocks *blocks[BRANCHES]; /* NULL: the policy does not decide by blocks */
 };
 
 struct buffer {
@@ -51,7 +52,10 @@ status_t stage_create(struct engine *engine, struct stage **stage, struct error 
 
 static void context_forget(struct context *c)
 {
-    for (int b = 0; b < BRANCHES; b++) denoiser_context_destroy(c->branch[b]);
+    for (int b = 0; b < BRANCHES; b++) {
+        denoiser_context_destroy(c->branch[b]);
+        blocks_destroy(c->blocks[b]);
+    }
     memset(c, 0, sizeof *c);
 }
 
@@ -122,13 +126,40 @@ static status_t answer_failed(struct stage *s, const struct ticket *about, const
 /* ------------------------------------------------------------------------------------------------------------
  * open */
 
-/* OPEN: payload is the text of one branch, [denoiser_text_rows(row_count), hidden]. */
+/* The policy's text at the end of an OPEN, if there is one; `step` holds the number of steps. */
+static status_t open_blocks(struct stage *s, struct context *c, const struct ticket *t, const void *payload,
+                            struct error *error)
+{
+    char text[CACHE_TEXT_BYTES];
+    struct cache_settings settings;
+    struct blocks *made;
+    if (t->text_bytes == 0) return STATUS_OK;
+    if (t->text_bytes >= sizeof text || t->step < 1 || t->step > CACHE_STEPS)
+        return error_set(error, STATUS_CORRUPT,
+                         "an OPEN ticket of job %lu with a policy of %u bytes for %u steps",
+                         (unsigned long)t->job, t->text_bytes, t->step);
+    memcpy(text, (const char *)payload + t->bytes - t->text_bytes, t->text_bytes);
+    text[t->text_bytes] = 0;
+    status_t status = cache_settings_read(text, &settings, error);
+    if (status == STATUS_OK && !settings.policy)
+        status = error_set(error, STATUS_CORRUPT, "an OPEN ticket of job %lu with an empty policy",
+                           (unsigned long)t->job);
+    if (status == STATUS_OK)
+        status = engine_blocks_create(s->engine, &settings, (int)t->step, &c->grid, &made, error);
+    if (status != STATUS_OK) return status;
+    blocks_destroy(c->blocks[t->branch]);
+    c->blocks[t->branch] = made;
+    return STATUS_OK;
+}
+
+/* OPEN: payload is the text of one branch, [denoiser_text_rows(row_count), hidden], then the policy's text.
+ */
 static status_t open_context(struct stage *s, const struct ticket *t, const float *text, struct error *error)
 {
     const struct model *m = s->engine->model;
     int length = m->config.text_length;
     if (t->branch >= BRANCHES || t->row_count < 1 || t->row_count > (uint32_t)length || t->context == 0 ||
-        t->bytes !=
+        t->bytes - t->text_bytes !=
             (uint64_t)denoiser_text_rows((int)t->row_count, length) * (uint64_t)m->config.denoiser.hidden * 4)
         return error_set(error, STATUS_CORRUPT, "an OPEN ticket of job %lu does not fit the model",
                          (unsigned long)t->job);
@@ -145,18 +176,29 @@ static status_t open_context(struct stage *s, const struct ticket *t, const floa
     c->job = t->job;
     c->attempt = t->attempt;
     c->grid = (struct token_grid){(int)t->grid[0], (int)t->grid[1], (int)t->grid[2]};
-    return STATUS_OK;
+    return open_blocks(s, c, t, text, error);
 }
 
 /* -------------------------------------------------------------------------------------------------------------
  * hop */
 
-static bool hop_fits(const struct ticket *t, const struct context *c, int hidden)
+/* Floats of block records behind a hop's rows. */
+static uint64_t record_bytes(const struct ticket *t, const struct model *m)
 {
-    return t->branch < BRANCHES && c->branch[t->branch] && t->grid[0] == (uint32_t)c->grid.frames &&
-           t->grid[1] == (uint32_t)c->grid.height && t->grid[2] == (uint32_t)c->grid.width &&
-           t->row_begin == 0 && t->row_count == (uint32_t)token_count(&c->grid) &&
-           t->bytes == hop_bytes((int)t->row_count, hidden);
+    return t->flags & TICKET_BLOCK_RECORDS ? (uint64_t)m->config.denoiser.layers * sizeof(float) : 0;
+}
+
+static bool hop_fits(const struct ticket *t, const struct context *c, const struct model *m)
+{
+    int hidden = m->config.denoiser.hidden;
+    bool blocks = t->block_begin >= (uint32_t)m->split.head && t->block_begin < t->block_end &&
+                  t->block_end <= (uint32_t)(m->config.denoiser.layers - m->split.tail);
+    bool records = (t->flags & TICKET_BLOCK_RECORDS) == 0 || c->blocks[t->branch % BRANCHES];
+    return blocks && records && t->branch < BRANCHES && c->branch[t->branch] &&
+           t->grid[0] == (uint32_t)c->grid.frames && t->grid[1] == (uint32_t)c->grid.height &&
+           t->grid[2] == (uint32_t)c->grid.width && t->row_begin == 0 &&
+           t->row_count == (uint32_t)token_count(&c->grid) &&
+           t->bytes == hop_bytes((int)t->row_count, hidden) + record_bytes(t, m);
 }
 
 static struct buffer *free_buffer(struct stage *s, size_t bytes)
@@ -174,13 +216,17 @@ static struct buffer *free_buffer(struct stage *s, size_t bytes)
     return NULL;
 }
 
-/* Computes a hop and sends it on. The last stage sends home the rows alone. */
+/* Computes the hop's blocks that are held here and sends it on: to the next member while there are more, else
+ * home, rows (and records) alone. */
 static status_t run_hop(struct stage *s, struct context *c, struct fabric_event *event, struct error *error)
 {
     struct engine *e = s->engine;
     const struct model *m = e->model;
-    int hidden = m->config.denoiser.hidden, next = engine_next_member(e);
+    int hidden = m->config.denoiser.hidden, last = m->first + m->count;
     struct ticket t = event->ticket;
+    int begin = (int)t.block_begin > m->first ? (int)t.block_begin : m->first;
+    int end = (int)t.block_end < last ? (int)t.block_end : last;
+    int next = (int)t.block_end > last ? engine_next_member(e) : 0;
     struct buffer *b = free_buffer(s, t.bytes);
     if (!b)
         return error_set(error, STATUS_NO_MEMORY, "no memory for a hop of %.1f MB", (double)t.bytes / 1e6);
@@ -191,8 +237,9 @@ static status_t run_hop(struct stage *s, struct context *c, struct fabric_event 
     event->hold = NULL;
 
     float *modulation = b->data, *x = modulation + 6 * hidden;
-    denoiser_blocks(m->denoiser, e->team, &e->work, c->branch[t.branch], modulation, x, m->first, m->count,
-                    &e->progress);
+    float *records = x + (int64_t)t.row_count * hidden;
+    engine_blocks(e, c->branch[t.branch], t.flags & TICKET_BLOCK_RECORDS ? c->blocks[t.branch] : NULL,
+                  (int)t.step, modulation, x, begin, end, records);
     const float *payload = modulation;
     if (next == 0) {
         payload = x;
@@ -229,7 +276,7 @@ static status_t work_on(struct stage *s, struct fabric_event *event, struct erro
     case TICKET_HOP:
         if (!c || c->attempt != t->attempt || !c->branch[t->branch % BRANCHES])
             return answer_unknown(s, t, error);
-        if (!hop_fits(t, c, s->engine->model->config.denoiser.hidden))
+        if (!hop_fits(t, c, s->engine->model))
             return error_set(error, STATUS_CORRUPT, "a hop of job %lu does not fit its context",
                              (unsigned long)t->job);
         return run_hop(s, c, event, error);

@@ -23,6 +23,10 @@ struct upload {
     uint8_t chunk[UPLOAD_CHUNK_BYTES];
 };
 
+const char *const upload_names[UPLOAD_MAX_FILES] = {
+    "video.mp4",      "sheet.png",      "latents.safetensors", "frames.safetensors",
+    "comparison.mp4", "comparison.png", "trace.json"};
+
 static status_t hash_file(struct upload *u, struct sending *f, const char *path, struct error *error)
 {
     XXH64_state_t *state = XXH64_createState();
@@ -40,14 +44,12 @@ static status_t hash_file(struct upload *u, struct sending *f, const char *path,
 
 status_t upload_create(const char *directory, struct upload **upload, struct error *error)
 {
-    static const char *const names[UPLOAD_MAX_FILES] = {"video.mp4", "sheet.png", "latents.safetensors",
-                                                        "frames.safetensors"};
     struct upload *u = calloc(1, sizeof *u);
     if (!u) return error_set(error, STATUS_NO_MEMORY, "no memory for an upload");
     status_t status = STATUS_OK;
     for (int i = 0; i < UPLOAD_MAX_FILES && status == STATUS_OK; i++) {
         char path[4200];
-        snprintf(path, sizeof path, "%s/%s", directory, names[i]);
+        snprintf(path, sizeof path, "%s/%s", directory, upload_names[i]);
         int descriptor = open(path, O_RDONLY | O_CLOEXEC);
         if (descriptor < 0 && errno == ENOENT) continue;
         if (descriptor < 0) {
@@ -55,7 +57,7 @@ status_t upload_create(const char *directory, struct upload **upload, struct err
             break;
         }
         struct sending *f = &u->file[u->count++];
-        f->name = names[i];
+        f->name = upload_names[i];
         f->descriptor = descriptor;
         status = hash_file(u, f, path, error);
     }

@@ -18,7 +18,10 @@
 
 struct upload;
 
-enum { UPLOAD_CHUNK_BYTES = 512 << 10, UPLOAD_WINDOW_BYTES = 8 * UPLOAD_CHUNK_BYTES, UPLOAD_MAX_FILES = 4 };
+enum { UPLOAD_CHUNK_BYTES = 512 << 10, UPLOAD_WINDOW_BYTES = 8 * UPLOAD_CHUNK_BYTES, UPLOAD_MAX_FILES = 7 };
+
+/* The files a job can have, by name. */
+extern const char *const upload_names[UPLOAD_MAX_FILES];
 
 struct upload_chunk {
     const char *file; /* name without directory */
@@ -33,7 +36,7 @@ struct upload_file {
     uint64_t bytes, xxh64;
 };
 
-/* Takes whichever of video.mp4, sheet.png, latents.safetensors, frames.safetensors are in the directory. */
+/* Takes whichever of upload_names are in the directory. */
 status_t upload_create(const char *directory, struct upload **upload, struct error *error);
 void upload_destroy(struct upload *upload); /* NULL is fine */
 

@@ -38,6 +38,14 @@ void FOR_ISA(conv)(struct team *team, const struct conv *conv, const struct volu
 /* elementwise.c */
 void FOR_ISA(lincomb)(struct team *team, int terms, const float *weights, const float *const *x,
                       int64_t count, float *y);
+void FOR_ISA(lincomb_rows)(struct team *team, int terms, const float *weights, const unsigned char *group,
+                           const float *const *x, int64_t rows, int64_t width, float *y);
 void FOR_ISA(silu)(struct team *team, const float *x, int64_t count, float *y);
+
+/* caching.c */
+void FOR_ISA(reduce2)(struct team *team, const float *a, const float *b, int64_t rows, int64_t width,
+                      double *partials);
+void FOR_ISA(mix)(struct team *team, const float *matrix, int64_t outer, int n, int64_t inner, const float *x,
+                  float *y);
 
 #endif

@@ -74,6 +74,10 @@ INLINE v16 v16_min(v16 a, v16 b)
 {
     return _mm512_min_ps(a, b);
 }
+INLINE v16 v16_abs(v16 a)
+{
+    return _mm512_abs_ps(a);
+}
 
 /* a b + c and c - a b, rounded once */
 INLINE v16 v16_fma(v16 a, v16 b, v16 c)
@@ -197,6 +201,11 @@ V16_BINARY(v16_mul, _mm256_mul_ps)
 V16_BINARY(v16_div, _mm256_div_ps)
 V16_BINARY(v16_max, _mm256_max_ps)
 V16_BINARY(v16_min, _mm256_min_ps)
+INLINE v16 v16_abs(v16 a)
+{
+    __m256 sign = _mm256_set1_ps(-0.0f);
+    return (v16){_mm256_andnot_ps(sign, a.lo), _mm256_andnot_ps(sign, a.hi)};
+}
 V16_TERNARY(v16_fma, _mm256_fmadd_ps)
 V16_TERNARY(v16_fnma, _mm256_fnmadd_ps)
 V16_TERNARY(v16_fmaddsub, _mm256_fmaddsub_ps)
@@ -291,6 +300,19 @@ INLINE float v16_sum(v16 a)
     __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
     __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
     return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+
+/* The lanes widened first, then the same tree in double. */
+INLINE double v16_sum_wide(v16 a)
+{
+    __m256 low = v16_low(a), high = v16_high(a);
+    __m256d first = _mm256_add_pd(_mm256_cvtps_pd(_mm256_castps256_ps128(low)),
+                                  _mm256_cvtps_pd(_mm256_castps256_ps128(high)));
+    __m256d second = _mm256_add_pd(_mm256_cvtps_pd(_mm256_extractf128_ps(low, 1)),
+                                   _mm256_cvtps_pd(_mm256_extractf128_ps(high, 1)));
+    __m256d four = _mm256_add_pd(first, second);
+    __m128d two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
+    return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
 }
 
 INLINE float v16_max_lane(v16 a)

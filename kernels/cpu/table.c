@@ -23,5 +23,8 @@ const struct ops FOR_ISA(ops_cpu) = {
     .conv = FOR_ISA(conv),
     .channel_norm = FOR_ISA(channel_norm),
     .lincomb = FOR_ISA(lincomb),
+    .lincomb_rows = FOR_ISA(lincomb_rows),
+    .reduce2 = FOR_ISA(reduce2),
+    .mix = FOR_ISA(mix),
     .silu = FOR_ISA(silu),
 };

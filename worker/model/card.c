@@ -9,6 +9,7 @@
 #include "proto/refrain.pb-c.h"
 #include "worker/model/checkpoint.h"
 #include "worker/model/denoiser.h"
+#include "worker/model/tables.h"
 #include "worker/model/text_encoder.h"
 #include "worker/model/tokenizer.h"
 #include "worker/model/vae.h"
@@ -99,7 +100,9 @@ static void base_name(const char *directory, char *name, size_t bytes)
     snprintf(name, bytes, "%.*s", (int)(end - begin), directory + begin);
 }
 
-static json_t *make_card(const char *name, const struct model_config *c, const struct weights *weights)
+/* Takes over `tables`. */
+static json_t *make_card(const char *name, const struct model_config *c, const struct weights *weights,
+                         json_t *tables)
 {
     const struct denoiser_config *d = &c->denoiser;
     const struct vae_config *v = &c->vae;
@@ -110,7 +113,8 @@ static json_t *make_card(const char *name, const struct model_config *c, const s
     int solver =
         c->solver.kind == SOLVER_UNIPC ? REFRAIN__SOLVER__SOLVER_UNIPC : REFRAIN__SOLVER__SOLVER_EULER;
     return json_pack(
-        "{s:s, s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:f, s:I, s:I, s:i, s:i, s:i, s:i, s:i, s:i}", //
+        "{s:s, s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:f, s:I, s:I, s:i, s:i, s:i, s:i, s:i, s:i,"
+        " s:i, s:o}",
         "name", name, "pipeline", c->pipeline, "layers", d->layers, "heads", d->heads, "head_dim",
         d->head_dim, "ffn_dim", d->ffn_dim, "size_multiple", size_multiple, "frame_multiple", v->scale_t,
         "text_length", c->text_length, "solver", solver, "shift", c->solver.shift, "parameter_count",
@@ -118,7 +122,7 @@ static json_t *make_card(const char *name, const struct model_config *c, const s
         default_size(c->clip.width, size_multiple, d->max_position, token_pixels), "default_height",
         default_size(c->clip.height, size_multiple, d->max_position, token_pixels), "default_frames",
         (latent_frames - 1) * v->scale_t + 1, "max_position", d->max_position, "vae_scale", v->scale_y,
-        "patch", d->patch_y);
+        "patch", d->patch_y, "latent_channels", d->in_channels, "tables", tables);
 }
 
 status_t model_card_json(const char *directory, char **json, struct error *error)
@@ -126,13 +130,16 @@ status_t model_card_json(const char *directory, char **json, struct error *error
     struct model_config config;
     struct weights weights = {0};
     char name[NAME_MAX + 1];
+    json_t *tables;
     status_t status = model_config_read(directory, &config, error);
     if (status == STATUS_OK) status = inspect(directory, &config, &weights, error);
+    if (status == STATUS_OK) status = tables_read(directory, &config, &tables, error);
     if (status != STATUS_OK) return status;
 
     base_name(directory, name, sizeof name);
-    json_t *card = make_card(name, &config, &weights);
-    char *text = card ? json_dumps(card, JSON_COMPACT | JSON_REAL_PRECISION(15)) : NULL;
+    json_t *card = make_card(name, &config, &weights, tables);
+    char *text =
+        card ? json_dumps(card, JSON_COMPACT | JSON_REAL_PRECISION(17)) : NULL; /* doubles as they are */
     json_decref(card);
     if (!text)
         return error_set(error, STATUS_INVALID, "%s: its name is not UTF-8, or out of memory", directory);

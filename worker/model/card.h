@@ -5,8 +5,8 @@
  *     if (model_card_json("models/reference", &json, &error) == STATUS_OK) { puts(json); free(json); }
  *
  * One line of JSON with the fields of message ModelCard in proto/refrain.proto, names alike; `solver` is the
- * number of enum Solver. Reads the configuration, opens the tokenizer, and checks every tensor's name, shape
- * and type without reading data. Any thread.
+ * number of enum Solver; `tables` are those of worker/model/tables.h. Reads the configuration, opens the
+ * tokenizer, and checks every tensor's name, shape and type without reading data. Any thread.
  */
 #ifndef REFRAIN_WORKER_MODEL_CARD_H
 #define REFRAIN_WORKER_MODEL_CARD_H

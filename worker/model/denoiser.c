@@ -332,6 +332,17 @@ static void run_block(const struct denoiser *d, struct team *team, const struct 
     feed_forward(d, team, work, b, rows, gate2, x);
 }
 
+void denoiser_first_input(const struct denoiser *d, struct team *team, const struct denoiser_work *work,
+                          const float *modulation, const float *x, float *out)
+{
+    int hidden = d->config.hidden;
+    float *m = work->modulation;
+    d->ops->lincomb(team, 2, (const float[]){1, 1}, (const float *[]){d->blocks[0]->table, modulation},
+                    2 * (int64_t)hidden, m);
+    d->ops->layer_norm(team, x, hidden, token_count(&work->grid), hidden, d->config.eps, 1, m + hidden, m,
+                       out, hidden);
+}
+
 void denoiser_blocks(const struct denoiser *d, struct team *team, const struct denoiser_work *work,
                      const struct denoiser_context *context, const float *modulation, float *x, int first,
                      int count, _Atomic uint64_t *progress)

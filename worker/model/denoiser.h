@@ -93,6 +93,12 @@ void denoiser_time(const struct denoiser *denoiser, struct team *team, float tim
 void denoiser_embed(const struct denoiser *denoiser, struct team *team, const struct denoiser_work *work,
                     const float *latent, float *x);
 
+/* What block 0's self-attention sees: its normalised, modulated input [S, hidden]; the signal of several
+ * caching policies. Needs block 0; x is not changed. out may be work->norm. */
+void denoiser_first_input(const struct denoiser *denoiser, struct team *team,
+                          const struct denoiser_work *work, const float *modulation, const float *x,
+                          float *out);
+
 /* Runs blocks first .. first + count - 1, all of them held, on x [S, hidden] in place. `progress` (may be
  * NULL) is increased after each block, for heartbeats. */
 void denoiser_blocks(const struct denoiser *denoiser, struct team *team, const struct denoiser_work *work,

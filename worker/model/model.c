@@ -22,6 +22,7 @@ static status_t place_blocks(struct model *m, const struct split *split, int sel
     m->first = self == 0 ? 0 : before;
     m->count = self == 0 ? split->head : split->middle[self - 1];
     m->tail = self == 0 ? split->tail : 0;
+    m->split = *split;
     for (int i = 0; i < m->count; i++) wanted[m->first + i] = true;
     for (int i = 0; i < m->tail; i++) wanted[layers - 1 - i] = true;
     return STATUS_OK;
@@ -40,8 +41,48 @@ static status_t load_home(struct model *m, const char *directory, struct error *
     snprintf(path, sizeof path, "%s/text_encoder", directory);
     status = text_encoder_load(path, &m->config.text, m->ops, &m->text_encoder, error);
     if (status != STATUS_OK) return status;
-    snprintf(path, sizeof path, "%s/vae", directory);
-    return vae_load(path, &m->config.vae, m->ops, VAE_DECODER, &m->vae, error);
+    snprintf(m->vae_directory, sizeof m->vae_directory, "%s/vae", directory);
+    return vae_load(m->vae_directory, &m->config.vae, m->ops, VAE_DECODER, &m->vae, error);
+}
+
+status_t model_encoder(struct model *m, struct vae **encoder, struct error *error)
+{
+    status_t status = STATUS_OK;
+    if (!m->encoder)
+        status = vae_load(m->vae_directory, &m->config.vae, m->ops, VAE_ENCODER, &m->encoder, error);
+    if (status == STATUS_OK) *encoder = m->encoder;
+    return status;
+}
+
+/* Walks the ring: home's head, the members between, home's tail. */
+static int find_run(const struct model *m, int block, int *until)
+{
+    int end = m->split.head;
+    if (block < end) {
+        *until = end;
+        return 0;
+    }
+    for (int i = 0; i < m->split.members - 1; i++) {
+        end += m->split.middle[i];
+        if (block >= end) continue;
+        *until = end;
+        return i + 1;
+    }
+    *until = m->config.denoiser.layers;
+    return 0;
+}
+
+int model_holder(const struct model *m, int block)
+{
+    int until;
+    return find_run(m, block, &until);
+}
+
+int model_held_until(const struct model *m, int block)
+{
+    int until, holder = find_run(m, block, &until), layers = m->config.denoiser.layers;
+    /* The members between are one road: a hop visits them in turn before it comes back. */
+    return holder == 0 ? until : layers - m->split.tail;
 }
 
 status_t model_load(const char *directory, const struct ops *ops, const struct split *split, int self,
@@ -84,6 +125,7 @@ size_t model_bytes(const struct model *m)
 void model_destroy(struct model *m)
 {
     if (!m) return;
+    vae_destroy(m->encoder);
     vae_destroy(m->vae);
     text_encoder_destroy(m->text_encoder);
     tokenizer_close(m->tokenizer);

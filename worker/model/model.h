@@ -29,17 +29,26 @@ struct model {
     const struct ops *ops;
     int first, count; /* this member's blocks in the ring: home's head, or a stage's run */
     int tail;         /* home: further blocks at the end */
+    struct split split;
     struct denoiser *denoiser;
     /* Home only, NULL elsewhere: */
     struct tokenizer *tokenizer;
     struct text_encoder *text_encoder;
     struct vae *vae;
+    struct vae *encoder; /* loaded when a job first compares videos */
+    char vae_directory[4096];
 };
 
 /* Refuses a split that does not add up to the model's layers. directory: the pipeline's. */
 status_t model_load(const char *directory, const struct ops *ops, const struct split *split, int self,
                     struct model **model, struct error *error);
 void model_destroy(struct model *model); /* NULL is fine */
+/* The VAE's encoder; home only. Reads the checkpoint the first time. */
+status_t model_encoder(struct model *model, struct vae **encoder, struct error *error);
+
+/* Which member runs a block, and where its run of blocks ends. 0 <= block < layers. */
+int model_holder(const struct model *model, int block);
+int model_held_until(const struct model *model, int block);
 size_t model_bytes(const struct model *model);
 
 #endif

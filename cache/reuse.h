@@ -1,0 +1,107 @@
+/*
+ * reuse.h - one job's caching at home: measures what its policy wants to see, asks it, keeps the history,
+ * puts the forecast in place of what is skipped, and remembers every verdict.
+ *
+ *     reuse_create(&settings, &shape, ops, &reuse, &error);                    all memory, exactly as planned
+ *     for each step:
+ *         reuse_step(reuse, step)
+ *         for each branch:
+ *             switch (reuse_begin(reuse, team, b, &seen))                      H2
+ *             ACTION_REUSE with SITE_OUTPUT:  reuse_output(reuse, team, b, latent, velocity)
+ *             ACTION_PROBE: run blocks [0, head), then reuse_probe(reuse, team, b, x)       H3
+ *             ACTION_COMPUTE: reuse_enter(x) before block `head`, reuse_leave(x) before block layers - tail
+ *             ACTION_REUSE:   reuse_apply(x) instead
+ *             reuse_tail_begin(x), tail blocks, reuse_tail_end(x), velocity
+ *             reuse_observe(reuse, team, b, latent, velocity)                   H5
+ *
+ * Tensors are float32: x [tokens, hidden], latent and velocity [latent]. Sums are added in token order in
+ * double, so that a verdict depends neither on threads nor on ranks. State is per branch; with `tied` branch
+ * 0 decides for both. Nothing is allocated after reuse_create. Compute thread of home.
+ */
+#ifndef REFRAIN_CACHE_REUSE_H
+#define REFRAIN_CACHE_REUSE_H
+
+#include "cache/settings.h"
+#include "kernels/ops.h"
+
+struct reuse;
+
+enum { REUSE_BRANCHES = 2 };
+
+struct reuse_shape {
+    struct policy_job job;     /* sigmas and tables stay with the caller, for the life of the reuse */
+    int frames, height, width; /* of the token lattice */
+    int64_t hidden;
+    int64_t latent_rows, latent_width; /* elements of the latent are their product */
+};
+
+/* settings->policy must not be NULL. STATUS_INVALID: what cache_settings_plan says; STATUS_NO_MEMORY. */
+status_t reuse_create(const struct cache_settings *settings, const struct reuse_shape *shape,
+                      const struct ops *ops, struct reuse **reuse, struct error *error);
+void reuse_destroy(struct reuse *reuse); /* NULL is fine */
+const struct cache_plan *reuse_plan(const struct reuse *reuse);
+uint64_t reuse_bytes(const struct reuse *reuse); /* of tensors */
+
+void reuse_step(struct reuse *reuse, int step);
+
+/* With `tied`, a branch above 0 may only begin once branch 0 has decided. */
+bool reuse_may_begin(const struct reuse *reuse, int branch);
+
+/* What `begin` needs beyond latent and time: then embed first. */
+bool reuse_wants_embedding(const struct reuse *reuse);
+bool reuse_wants_input(const struct reuse *reuse);
+
+struct reuse_seen {
+    const float *latent;     /* entering the step */
+    const float *time;       /* [hidden] */
+    const float *projection; /* [6, hidden] */
+    const float *embedding;  /* [tokens, hidden]; NULL unless wanted */
+    const float *input;      /* modulated input of block 0 [tokens, hidden]; NULL unless wanted */
+};
+enum action reuse_begin(struct reuse *reuse, struct team *team, int branch, const struct reuse_seen *seen);
+
+/* After embedding, when the plan has probe signals; x is kept. */
+void reuse_embedded(struct reuse *reuse, int branch, const float *x);
+enum action reuse_probe(struct reuse *reuse, struct team *team, int branch, const float *x);
+
+void reuse_enter(struct reuse *reuse, int branch, const float *x);
+void reuse_leave(struct reuse *reuse, struct team *team, int branch, const float *x);
+void reuse_apply(struct reuse *reuse, struct team *team, int branch, float *x);
+void reuse_tail_begin(struct reuse *reuse, int branch, const float *x);
+void reuse_tail_end(struct reuse *reuse, struct team *team, int branch, const float *x);
+
+/* SITE_OUTPUT and SITE_VELOCITY: velocity from the history. */
+void reuse_output(struct reuse *reuse, struct team *team, int branch, const float *latent, float *velocity);
+
+/* The branch's velocity is there, computed or not; SITE_VELOCITY: the guided one, branch 0. `latent` as in
+ * begin. */
+void reuse_observe(struct reuse *reuse, struct team *team, int branch, const float *latent,
+                   const float *velocity);
+
+/* SITE_BLOCKS: what was decided for each block of a step: [layers], the change of its input (NAN: not
+ * measured); the sign bit is set for reused ones. */
+void reuse_blocks(struct reuse *reuse, int branch, const float *records);
+
+/* --------------------------------------------------------------------------------------------- report */
+
+/* Numbers of enum CacheAction in refrain.proto. */
+enum reuse_action { REUSE_COMPUTED, REUSE_REUSED, REUSE_FORECAST, REUSE_PARTLY };
+
+struct reuse_report {
+    int steps, branches, layers;
+    const unsigned char *actions, *reasons;        /* [steps, branches] */
+    const float *changes;                          /* [steps, branches]; CHANGE_NONE */
+    int computed, reused, forecast;                /* branch-steps so far */
+    float largest_reused;                          /* largest change let through; CHANGE_NONE */
+    const uint32_t *block_computed, *block_reused; /* [layers]; NULL unless SITE_BLOCKS */
+};
+void reuse_describe(const struct reuse *reuse, struct reuse_report *report);
+
+/* With plan.trace: what a calibration is made from. */
+struct reuse_record {
+    int step, branch, lag;                                  /* of `step` against step - lag */
+    struct sums residual, output, latent, time, projection; /* time, projection: lag 1 only, else zeros */
+};
+const struct reuse_record *reuse_trace(const struct reuse *reuse, int *count);
+
+#endif

@@ -1,0 +1,125 @@
+/*
+ * job_state.h - the inside of a job, shared by the files that advance it: job.c (its life), job_step.c (the
+ * step loop), job_finish.c (decode and files). Compute thread of home.
+ */
+#ifndef REFRAIN_WORKER_JOB_STATE_H
+#define REFRAIN_WORKER_JOB_STATE_H
+
+#include "base/clock.h"
+#include "cache/blocks.h"
+#include "cache/reuse.h"
+#include "worker/job.h"
+
+enum { BRANCHES = 2, PASSES = 2 };
+
+/* A hop that has not come back after this long will not: the ranks' own silence is noticed within two
+ * seconds, so this only bounds a rank that is alive and stuck. */
+#define HOP_TIMEOUT_NS (600 * SECOND_NS)
+
+enum cookie { COOKIE_HOP_0, COOKIE_HOP_1, COOKIE_OPEN, COOKIE_CLOSE };
+
+enum life { LIFE_TEXT, LIFE_OPEN, LIFE_STEP, LIFE_CLOSE, LIFE_DECODE, LIFE_FILES, LIFE_FINISHED };
+
+enum branch_state {
+    BRANCH_NEW,     /* nothing of this step has been done */
+    BRANCH_HERE,    /* x is at home, about to enter block `at` */
+    BRANCH_LEAVING, /* waits for a credit to the stage that holds block `at` */
+    BRANCH_AWAY,    /* with the stages, until block `until` */
+    BRANCH_DONE,    /* its velocity is there */
+};
+
+struct branch {
+    enum branch_state state;
+    int at, until;      /* blocks */
+    enum action action; /* what the policy said so far */
+    bool asked;         /* the span's verdict has been taken */
+    bool inside;        /* a computed span was entered and not left yet */
+    int lent;           /* posts of `hop` not yet SENT */
+    bool came_back;     /* RECEIVED arrived before SENT: becomes HERE with it */
+    int ids;            /* tokens of its prompt */
+    float
+        *text;  /* [denoiser_text_rows(ids), hidden]: what the stages' OPEN carries, then the policy's text */
+    float *hop; /* modulation [6, hidden], then x [tokens, hidden], then block records [layers] */
+    float *velocity; /* [latent] */
+    struct denoiser_context *context;
+    struct blocks *blocks; /* home's own blocks, for policies that decide by blocks */
+};
+
+struct job {
+    struct engine *engine;
+    struct job_order order;
+    char *prompt[BRANCHES];
+    char directory[4096];
+    uint64_t context;
+    enum life life;
+    bool cancelled;
+    struct error failure; /* status STATUS_OK: none */
+    struct job_status status;
+    int64_t phase_began_ns, step_began_ns, deadline_ns;
+
+    struct token_grid grid;
+    int latent_frames, latent_height, latent_width;
+    int64_t latent_count;                  /* in_channels * frames * height * width */
+    int branches, step, told, outstanding; /* told: OPENs or CLOSEs posted; outstanding: posts not yet SENT */
+    bool step_begun;
+    struct branch branch[BRANCHES];
+    struct arena arena;
+    float *latent, *velocity, *output_modulation, *frames;
+    struct vae_stream *decoder;
+    int decoded; /* latent frames */
+
+    /* Caching. A job that compares makes its steps twice: first without the policy. */
+    struct cache_settings settings;
+    char policy[CACHE_TEXT_BYTES];
+    struct cache_table *tables; /* [order.table_count], with their own values */
+    double *sigmas;             /* [steps + 1] */
+    struct reuse *cache;        /* NULL: off */
+    struct reuse *reuse;        /* the cache in this pass; NULL: none */
+    int span_begin, span_end;   /* of the span that may be skipped; both `layers`: there is none */
+    bool velocity_reused;       /* SITE_VELOCITY: of this step */
+    uint64_t cache_bytes;
+    int passes, pass;
+    struct solver *solver[PASSES];
+    float *uncached_latent, *uncached_frames; /* of the first of two passes */
+    double pass_seconds[PASSES];
+    int64_t pass_began_ns;
+    struct quality_run *quality;
+    struct job_cache report; /* times, and what was compared */
+    int computed_steps, reused_steps;
+};
+
+/* Floats of block records that travel with a hop. */
+static inline int record_count(const struct job *j)
+{
+    return j->reuse && reuse_plan(j->reuse)->policy.site == SITE_BLOCKS
+               ? j->engine->model->config.denoiser.layers
+               : 0;
+}
+
+static inline float *branch_rows(const struct job *j, const struct branch *b)
+{
+    return b->hop + 6 * j->engine->model->config.denoiser.hidden;
+}
+
+static inline float *branch_records(const struct job *j, const struct branch *b)
+{
+    return branch_rows(j, b) + (int64_t)token_count(&j->grid) * j->engine->model->config.denoiser.hidden;
+}
+
+double job_seconds_since(int64_t ns);
+/* Ends the job with this sentence, through CLOSE where stages hold its contexts. */
+enum job_result job_fail(struct job *job, const struct error *why);
+void job_enter_phase(struct job *job, enum life life, enum job_phase phase, int of);
+
+/* job_step.c: the step loop. */
+enum job_result job_advance_step(struct job *job);
+/* Noise, solver and policy as at the start of a run over all steps. */
+void job_begin_pass(struct job *job, int pass);
+void job_receive(struct job *job, const struct fabric_event *event);
+void job_sent(struct job *job, int branch);
+
+/* job_finish.c */
+enum job_result job_advance_decode(struct job *job);
+enum job_result job_advance_files(struct job *job);
+
+#endif
