@@ -143,7 +143,7 @@ static void run_pair(struct bench *b, const struct setting *settings, int count,
 }
 
 /* Texts and values stay as long as the process. */
-static void take_tables(struct bench *b, const char *model, const struct model_config *config)
+static void take_tables(struct bench *b, const char *model, const struct model_config *config, int steps)
 {
     json_t *list, *item;
     size_t i;
@@ -153,13 +153,15 @@ static void take_tables(struct bench *b, const char *model, const struct model_c
     {
         struct cache_table *t = &b->tables[b->order.table_count];
         json_t *values = json_object_get(item, "values");
+        int made_at = (int)json_integer_value(json_object_get(item, "steps"));
         if (b->order.table_count == LIMIT_JOB_TABLES) break;
+        if (made_at && made_at != steps) continue;
         double *numbers = malloc((json_array_size(values) + 1) * sizeof *numbers);
         for (size_t k = 0; k < json_array_size(values); k++)
             numbers[k] = json_number_value(json_array_get(values, k));
         *t = (struct cache_table){.kind = json_string_value(json_object_get(item, "kind")),
                                   .name = json_string_value(json_object_get(item, "name")),
-                                  .steps = (int)json_integer_value(json_object_get(item, "steps")),
+                                  .steps = made_at,
                                   .shift = json_number_value(json_object_get(item, "shift")),
                                   .width = (int)json_integer_value(json_object_get(item, "width")),
                                   .count = (int)json_array_size(values),
@@ -169,7 +171,7 @@ static void take_tables(struct bench *b, const char *model, const struct model_c
     b->order.tables = b->tables;
 }
 
-static void set_up(struct bench *b, const char *model, int threads)
+static void set_up(struct bench *b, const char *model, int steps, int threads)
 {
     struct error error;
     struct model_config config;
@@ -194,7 +196,7 @@ static void set_up(struct bench *b, const char *model, int threads)
                                   .guidance = 4,
                                   .shift = config.solver.shift,
                                   .solver = config.solver.kind};
-    take_tables(b, model, &config);
+    take_tables(b, model, &config, steps);
     strcpy(b->directory, "/dev/shm/refrain-bench-XXXXXX");
     if (!mkdtemp(b->directory)) exit(1);
 }
@@ -217,7 +219,7 @@ int main(int argc, char **argv)
             fprintf(stderr, "bench_caching: %s: not family|label|text\n", lines[i]);
             return 2;
         }
-    set_up(&b, argv[1], threads);
+    set_up(&b, argv[1], steps, threads);
     printf("steps,prompt,seed,family,label,text,seconds,uncached,computed,cells,psnr,psnr_worst,ssim,"
            "perceptual\n");
     for (int p = 0; p < prompt_count; p++)

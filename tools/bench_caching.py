@@ -127,8 +127,8 @@ def main():
         fewer = [p for p in points if p["steps"] == steps and p["family"] == "fewer steps"]
         for p in frontier(ours):
             other = interpolate(fewer, p["time"])
-            print(f"{steps:3d} {p['time']:.3f} {1 / p['time']:5.2f}x {p['psnr']:6.2f} dB "
-                  f"{'' if other is None else f'{p['psnr'] - other:+6.2f} dB'}  {p['text']}")
+            gain = "" if other is None else f"{p['psnr'] - other:+6.2f} dB"
+            print(f"{steps:3d} {p['time']:.3f} {1 / p['time']:5.2f}x {p['psnr']:6.2f} dB {gain:>10s}  {p['text']}")
 
 
 if __name__ == "__main__":
