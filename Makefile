@@ -205,6 +205,12 @@ bench: ## ratios against diffusers on this machine (makes .reference-env, some G
 	@$(MAKE) --no-print-directory -j$(CORES) bench-programs
 	@tools/bench.sh $(BUILD)
 
+.PHONY: bench-caching
+bench-caching: ## every caching policy against the uncached video, fewer steps, and cache-dit on torch (40 minutes)
+	@tools/deps.sh $(PACKAGES) python3-venv
+	@$(MAKE) --no-print-directory -j$(CORES) bench-programs
+	@tools/bench_caching.sh $(BUILD)
+
 .PHONY: tidy
 tidy: ## clang-format, clang-tidy and cppcheck over everything
 	@tools/tidy.sh

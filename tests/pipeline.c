@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <cmocka.h>
 
@@ -91,27 +92,67 @@ static void take_cache(struct pipeline_run *run, const struct job *job)
     run->changes = copy(r->changes, cells * sizeof *r->changes);
 }
 
+enum { MOST_JOBS = 2 };
+
+/* Jobs in flight on home, as worker/home.c has them. */
+struct jobs {
+    struct job *job[MOST_JOBS];
+    struct pipeline_run *run[MOST_JOBS];
+    int count, open;
+};
+
+static void deliver(struct jobs *jobs, struct engine *engine)
+{
+    struct fabric_event event;
+    while (engine->fabric && fabric_next(engine->fabric, &event) == STATUS_OK) {
+        uint64_t context = event.kind == FABRIC_SENT ? event.cookie / JOB_COOKIES : event.ticket.context;
+        for (int i = 0; i < jobs->count && (event.kind == FABRIC_SENT || event.kind == FABRIC_RECEIVED); i++)
+            if (job_context(jobs->job[i]) == context) job_event(jobs->job[i], &event);
+        if (event.kind == FABRIC_RECEIVED) fabric_release(engine->fabric, &event);
+    }
+}
+
+/* One piece of each job; false when all of them wait. */
+static bool advance(struct jobs *jobs)
+{
+    bool worked = false;
+    for (int i = 0; i < jobs->count; i++) {
+        struct pipeline_run *run = jobs->run[i];
+        if (run->outcome != STATUS_AGAIN) continue;
+        enum job_result result = job_advance(jobs->job[i]);
+        if (run->cancel_at && job_status(jobs->job[i])->done >= run->cancel_at) job_cancel(jobs->job[i]);
+        worked |= result != JOB_WAITS;
+        if (result != JOB_FINISHED) continue;
+        run->outcome = job_outcome(jobs->job[i], &run->error);
+        take_cache(run, jobs->job[i]);
+        jobs->open--;
+    }
+    return worked;
+}
+
 static void run_home(struct member *m)
 {
-    struct pipeline_run *run = m->run;
-    struct job *job;
-    enum job_result result;
-    run->outcome = job_create(&m->engine, &run->order, m->directory, &job, &run->error);
-    if (run->outcome != STATUS_OK) return;
-    int64_t deadline_ns = clock_now_ns() + 120 * SECOND_NS;
-    while ((result = job_advance(job)) != JOB_FINISHED && clock_now_ns() < deadline_ns) {
-        struct fabric_event event;
-        if (result == JOB_WAITS) fabric_wait(m->engine.fabric, deadline_ns, NULL);
-        while (m->engine.fabric && fabric_next(m->engine.fabric, &event) == STATUS_OK) {
-            if (event.kind == FABRIC_SENT || event.kind == FABRIC_RECEIVED) job_event(job, &event);
-            if (event.kind == FABRIC_RECEIVED) fabric_release(m->engine.fabric, &event);
-        }
+    struct jobs jobs = {0};
+    for (struct pipeline_run *run = m->run; run; run = run->beside) {
+        char directory[600];
+        snprintf(directory, sizeof directory, "%s/%d", m->directory, jobs.count);
+        run->outcome = job_create(&m->engine, &run->order, directory, &jobs.job[jobs.count], &run->error);
+        if (run->outcome != STATUS_OK) continue;
+        run->outcome = STATUS_AGAIN;
+        jobs.run[jobs.count++] = run;
     }
-    run->outcome = result == JOB_FINISHED ? job_outcome(job, &run->error)
-                                          : error_set(&run->error, STATUS_DEADLINE, "the job did not end");
+    jobs.open = jobs.count;
+    int64_t deadline_ns = clock_now_ns() + 120 * SECOND_NS;
+    while (jobs.open && clock_now_ns() < deadline_ns) {
+        if (!advance(&jobs)) fabric_wait(m->engine.fabric, deadline_ns, NULL);
+        deliver(&jobs, &m->engine);
+    }
     if (m->engine.fabric) fabric_leave(m->engine.fabric);
-    take_cache(run, job);
-    job_destroy(job);
+    for (int i = 0; i < jobs.count; i++) {
+        if (jobs.run[i]->outcome == STATUS_AGAIN)
+            jobs.run[i]->outcome = error_set(&jobs.run[i]->error, STATUS_DEADLINE, "the job did not end");
+        job_destroy(jobs.job[i]);
+    }
 }
 
 static void *member_main(void *argument)
@@ -147,6 +188,21 @@ static float *take(const char *directory, const char *file, const char *tensor, 
     return copy;
 }
 
+static void take_files(struct pipeline_run *run, const char *parent, int index)
+{
+    char directory[256], path[320];
+    snprintf(directory, sizeof directory, "%s/%d", parent, index);
+    if (run->outcome == STATUS_OK) {
+        run->latents = take(directory, "latents.safetensors", "latents", &run->latent_count);
+        run->frames = take(directory, "frames.safetensors", "frames", &run->frame_count);
+    }
+    for (int i = 0; i < UPLOAD_MAX_FILES; i++) {
+        snprintf(path, sizeof path, "%s/%s", directory, upload_names[i]);
+        unlink(path);
+    }
+    rmdir(directory);
+}
+
 void pipeline_execute(struct pipeline_run *run)
 {
     char directory[] = "/tmp/refrain-test-XXXXXX", model[512], bind[64], path[128];
@@ -159,7 +215,13 @@ void pipeline_execute(struct pipeline_run *run)
     assert_non_null(mkdtemp(directory));
     snprintf(bind, sizeof bind, "ipc://%s", directory);
     golden_path(model, sizeof model, run->model);
-    run->order.save_latents = run->order.save_frames = true;
+    int jobs = 0;
+    for (struct pipeline_run *job = run; job; job = job->beside, jobs++) {
+        assert_true(jobs < MOST_JOBS);
+        job->order.save_latents = job->order.save_frames = true;
+        snprintf(path, sizeof path, "%s/%d", directory, jobs);
+        assert_int_equal(mkdir(path, 0700), 0);
+    }
     for (int i = 0; i < count; i++) {
         members[i] = (struct member){.run = run,
                                      .addresses = addresses,
@@ -179,14 +241,8 @@ void pipeline_execute(struct pipeline_run *run)
     for (int i = 0; i < count; i++) fabric_close(members[i].engine.fabric);
     for (int i = 1; i < count; i++)
         if (members[i].error.status != STATUS_OK) print_message("member %d: %s\n", i, members[i].error.text);
-    if (run->outcome == STATUS_OK) {
-        run->latents = take(directory, "latents.safetensors", "latents", &run->latent_count);
-        run->frames = take(directory, "frames.safetensors", "frames", &run->frame_count);
-    }
-    for (int i = 0; i < UPLOAD_MAX_FILES; i++) {
-        snprintf(path, sizeof path, "%s/%s", directory, upload_names[i]);
-        unlink(path);
-    }
+    jobs = 0;
+    for (struct pipeline_run *job = run; job; job = job->beside, jobs++) take_files(job, directory, jobs);
     rmdir(directory);
 }
 

@@ -14,11 +14,14 @@
 #include "worker/job.h"
 
 struct pipeline_run {
-    const char *model;      /* directory below the repository's root */
-    const char *backend;    /* NULL: auto */
-    struct job_order order; /* save_latents and save_frames are set here */
-    struct split split;     /* members 0: one member with all blocks */
-    int threads;            /* of each member; 0: 1 */
+    const char *model;           /* directory below the repository's root */
+    const char *backend;         /* NULL: auto */
+    struct job_order order;      /* save_latents and save_frames are set here */
+    struct split split;          /* members 0: one member with all blocks */
+    int threads;                 /* of each member; 0: 1 */
+    int cancel_at;               /* steps after which the job is cancelled; 0: it is not */
+    struct pipeline_run *beside; /* another job on the same ranks, its steps between those of this one; its
+                                    model, split and threads are not read */
     /* Results */
     float *latents, *frames;
     int64_t latent_count, frame_count;

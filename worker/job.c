@@ -433,6 +433,11 @@ status_t job_outcome(const struct job *job, struct error *error)
     return STATUS_OK;
 }
 
+const float *job_frames(const struct job *j)
+{
+    return j->status.phase == JOB_PHASE_ENCODE ? j->frames : NULL;
+}
+
 bool job_cache(const struct job *j, struct job_cache *cache)
 {
     if (!j->cache) return false;

@@ -66,6 +66,9 @@ struct job_cache {
     struct quality quality;
     double cached_seconds, uncached_seconds; /* of denoising, if it compared */
 };
+/* The decoded video [frames, 3, height, width] in 0..1, from JOB_PHASE_ENCODE on; NULL before. */
+const float *job_frames(const struct job *job);
+
 /* False: caching is off. Pointers live as long as the job. */
 bool job_cache(const struct job *job, struct job_cache *cache);
 
