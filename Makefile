@@ -58,7 +58,7 @@ OBJS_model       := $(call room,worker/model)
 OBJS_worker      := $(call room,worker)
 # Policies and forecasts are values: coordinator and client check and explain with the same tables. What touches
 # tensors is linked by workers only.
-CACHE_TENSORS    := $(patsubst %,$(BUILD)/cache/%.o,reuse blocks bands)
+CACHE_TENSORS    := $(patsubst %,$(BUILD)/cache/%.o,reuse reuse_signals reuse_history blocks bands)
 OBJS_cache       := $(call room,cache)
 OBJS_policies    := $(filter-out $(CACHE_TENSORS),$(OBJS_cache))
 OBJS_coordinator := $(call room,coordinator)
@@ -119,7 +119,7 @@ run: ## from nothing to a video: install, build, start a coordinator and two ran
 	@$(MAKE) --no-print-directory deps
 	@$(MAKE) --no-print-directory -j$(CORES) build-quietly
 	@$(BUILD)/refrain generate --model models/reference --prompt "a large red star spinning on a navy background" \
-	  --seed 7 --steps 30 --guidance 4 --width 64 --height 64 --frames 17 --ranks 2
+	  --seed 7 --steps 30 --guidance 4 --width 64 --height 64 --frames 17 --ranks 2 --cache balanced
 
 CORES := $(shell nproc 2>/dev/null || echo 1)
 

@@ -26,11 +26,16 @@ static int slots(const double *value, const struct policy_job *job)
     return (int)value[SLOTS];
 }
 
-static bool is_of_job(const struct cache_table *table, const struct policy_job *job)
+static bool made_at(const struct cache_table *table, const struct policy_job *job)
 {
     bool steps = table->steps == 0 || table->steps == job->steps;
     bool shift = table->shift == 0 || fabs(table->shift - job->shift) <= 1e-6 * job->shift;
-    return steps && shift && table->width == job->steps && table->count == job->steps * job->steps;
+    return steps && shift;
+}
+
+static bool is_of_job(const struct cache_table *table, const struct policy_job *job)
+{
+    return made_at(table, job) && table->width == job->steps && table->count == job->steps * job->steps;
 }
 
 /* The first table made for this model at this number of steps and shift; *other: one that is for this model
@@ -42,7 +47,7 @@ static const struct cache_table *find(const struct policy_job *job, const struct
         const struct cache_table *table = &job->tables[i];
         if (strcmp(table->kind, "l2p") != 0 || !table_fits(table, &job->model)) continue;
         if (is_of_job(table, job)) return table;
-        *other = table;
+        if (*other == NULL) *other = table;
     }
     return NULL;
 }
@@ -55,6 +60,11 @@ static status_t plan(const double *value, const struct policy_job *job, struct e
         return error_set(
             error, STATUS_NOT_FOUND,
             "l2p: there is no table of this kind for this model; make one with refrain calibrate");
+    if (made_at(other, job))
+        return error_set(
+            error, STATUS_INVALID,
+            "l2p: table %s has %d values in rows of %d, a job of %d steps needs %d in rows of %d",
+            other->name, other->count, other->width, job->steps, job->steps * job->steps, job->steps);
     return error_set(
         error, STATUS_INVALID,
         "l2p: table %s was made at %d steps and shift %g, the job has %d and %g; calibrate at these",

@@ -20,20 +20,6 @@ static status_t check_job(const struct policy_job *job, struct error *error)
     return STATUS_OK;
 }
 
-/* Tables are asked for before the policy's own hook, so that all say the same when there is none. */
-static status_t check_tables(const struct cache_settings *settings, const struct policy_job *job,
-                             struct error *error)
-{
-    const char *const kinds[] = {settings->policy->table, settings->forecast->table};
-    for (int i = 0; i < 2; i++) {
-        const struct cache_table *table;
-        if (kinds[i] == NULL) continue;
-        status_t status = table_find(kinds[i], job->tables, job->table_count, &job->model, &table, error);
-        if (status != STATUS_OK) return status;
-    }
-    return STATUS_OK;
-}
-
 static status_t check_span(const struct policy_plan *p, const struct policy_job *job, struct error *error)
 {
     bool by_block = p->site == SITE_SPAN || p->site == SITE_BLOCKS;
@@ -61,6 +47,32 @@ static status_t check_forecast(const struct cache_settings *settings, const stru
     return f->plan != NULL ? f->plan(settings->forecast_value, job, error) : STATUS_OK;
 }
 
+/* What a site does not pass by cannot be measured there. That is a mistake in the policy, not in the job; it
+ * is said here so that it is neither a crash nor a policy that never fires. */
+static status_t check_signals(const struct policy *policy, const struct policy_plan *p, struct error *error)
+{
+    const unsigned everywhere = SIGNAL_BIT(SIGNAL_TIME) | SIGNAL_BIT(SIGNAL_PROJECTION) |
+                                SIGNAL_BIT(SIGNAL_LATENT) | SIGNAL_BIT(SIGNAL_DRIFT) |
+                                SIGNAL_BIT(SIGNAL_OUTPUT) | SIGNAL_BIT(SIGNAL_RESIDUAL);
+    bool probes = (p->signals & PROBE_RESIDUALS) != 0, verify = (p->signals & SIGNAL_BIT(SIGNAL_VERIFY)) != 0;
+    const char *wrong = NULL;
+    if (p->site == SITE_BLOCKS && (p->signals != 0 || p->trace || policy->block == NULL))
+        wrong = "decides by blocks: it needs a hook for blocks, and sees the change of their inputs only";
+    else if (p->site != SITE_BLOCKS && p->site != SITE_SPAN &&
+             ((p->signals & ~everywhere) != 0 || p->trace || policy->begin == NULL))
+        wrong = "keeps velocities: it must decide before the blocks, whose hidden states it cannot see";
+    else if (p->site == SITE_SPAN && policy->begin == NULL && policy->probe == NULL)
+        wrong = "has no hook that decides";
+    else if (probes && p->head < 1)
+        wrong = "probes the first blocks, and its plan runs none of them: head must be at least 1";
+    else if (verify && p->tail < 1)
+        wrong = "verifies with the last blocks, and its plan runs none of them: tail must be at least 1";
+    else if (p->probe_slots < 0 || p->probe_slots > 2)
+        wrong = "asks for more than 2 probe_slots";
+    if (wrong == NULL) return STATUS_OK;
+    return error_set(error, STATUS_UNSUPPORTED, "policy %s %s", policy->name, wrong);
+}
+
 static int clip(int slots)
 {
     if (slots < 1) return 1;
@@ -71,9 +83,14 @@ static int ring_slots(const struct cache_settings *settings, const struct policy
                       const struct policy_job *job)
 {
     const struct forecast *f = settings->forecast;
-    if (p->trace || settings->policy->weights != NULL) return clip(p->slots);
-    int wanted = f->slots(settings->forecast_value, job);
-    return clip(wanted > p->slots ? wanted : p->slots);
+    int wanted = p->slots;
+    if (!p->trace && settings->policy->weights == NULL) {
+        int needed = f->slots(settings->forecast_value, job);
+        if (needed > wanted) wanted = needed;
+    }
+    /* The residual of before must still be there when that of now comes. */
+    if ((p->signals & SIGNAL_BIT(SIGNAL_RESIDUAL)) != 0 && wanted < 2) wanted = 2;
+    return clip(wanted);
 }
 
 static status_t make_plan(const struct cache_settings *settings, const struct policy_job *given,
@@ -89,9 +106,9 @@ static status_t make_plan(const struct cache_settings *settings, const struct po
         plan->has_mask = true;
         job.mask = plan->mask;
     }
-    status = check_tables(settings, &job, error);
-    if (status == STATUS_OK) status = settings->policy->plan(settings->value, &job, &plan->policy, error);
+    status = settings->policy->plan(settings->value, &job, &plan->policy, error);
     if (status == STATUS_OK) status = check_span(&plan->policy, &job, error);
+    if (status == STATUS_OK) status = check_signals(settings->policy, &plan->policy, error);
     if (status == STATUS_OK) status = check_forecast(settings, &plan->policy, &job, error);
     if (status != STATUS_OK) return status;
     plan->slots = plan->policy.site == SITE_BLOCKS ? 1 : ring_slots(settings, &plan->policy, &job);

@@ -7,11 +7,12 @@
  * gamma_i is the mean over tokens of ||R_i|| / ||R_i-1||, measured once per model (`refrain calibrate`) or
  * published. Nothing is measured while a job runs: table, threshold, K and R give the same steps for every
  * prompt and seed. As in the authors' code the ratio only decides; R itself is reused unscaled. For another
- * number of steps the nearest entries of the table are taken, as they do.
+ * number of steps the nearest entries of a published table are taken, as they do; of a calibrated one only
+ * when asked to: calibrating takes a minute.
  */
 #include "cache/gates.h"
 
-enum { THRESHOLD, RUN, RETENTION, PARAMETERS };
+enum { THRESHOLD, RUN, RETENTION, RESAMPLE, PARAMETERS };
 
 static const struct parameter parameters[PARAMETERS] = {
     [THRESHOLD] = {"threshold", "magcache_thresh", "E", PARAMETER_REAL, 0.12, 0, 100,
@@ -20,6 +21,8 @@ static const struct parameter parameters[PARAMETERS] = {
              "at most so many reused in a row (Wan 1.3B 4, 14B 6, 5B 2)"},
     [RETENTION] = {"R", "retention_ratio", "R", PARAMETER_REAL, 0.2, 0, 1,
                    "part of the steps computed at the beginning"},
+    [RESAMPLE] = {"resample", NULL, NULL, PARAMETER_FLAG, 0, 0, 1,
+                  "take a calibrated table of another number of steps, too: the nearest entries"},
 };
 
 struct state {
@@ -43,6 +46,13 @@ static status_t plan(const double *value, const struct policy_job *job, struct p
     if (table->count < 1 || table->width != 1)
         return error_set(error, STATUS_INVALID, "magcache table '%s': must have one value per step",
                          table->name);
+    bool own = table >= job->tables && table < job->tables + job->table_count;
+    if (own && table->steps != 0 && table->steps != job->steps && value[RESAMPLE] == 0)
+        return error_set(
+            error, STATUS_INVALID,
+            "magcache table '%s' was made at %d steps, the job has %d: calibrate at these, or say "
+            "resample=1",
+            table->name, table->steps, job->steps);
     plan->site = SITE_SPAN;
     return STATUS_OK;
 }

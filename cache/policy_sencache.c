@@ -36,8 +36,8 @@ static status_t find_sensitivities(const struct policy_job *job, const struct ca
     if (status != STATUS_OK) return status;
     if ((*table)->width == TABLE_WIDTH && (*table)->count == TABLE_WIDTH * job->steps) return STATUS_OK;
     return error_set(error, STATUS_INVALID,
-                     "threshold: table '%s' has %d values in rows of %d, a job of %d steps "
-                     "needs %d in rows of %d",
+                     "sencache table '%s' has %d values in rows of %d, a job of %d steps needs %d in rows "
+                     "of %d: calibrate at these steps",
                      (*table)->name, (*table)->count, (*table)->width, job->steps, TABLE_WIDTH * job->steps,
                      TABLE_WIDTH);
 }

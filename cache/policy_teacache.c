@@ -45,8 +45,10 @@ static status_t plan(const double *value, const struct policy_job *job, struct p
     const struct cache_table *table;
     status_t status = find_polynomial(job, retention, &table, error);
     if (status != STATUS_OK) return status;
-    if (table->count < 1)
-        return error_set(error, STATUS_INVALID, "threshold: table '%s' has no coefficients", table->name);
+    if (table->count < 1 || table->width != table->count)
+        return error_set(error, STATUS_INVALID,
+                         "teacache table '%s' has %d values in rows of %d: must be one row, the polynomial's",
+                         table->name, table->count, table->width);
     plan->site = SITE_SPAN;
     plan->signals = SIGNAL_BIT(retention ? SIGNAL_PROJECTION : SIGNAL_TIME);
     return STATUS_OK;

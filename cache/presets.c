@@ -6,9 +6,10 @@
 
 const struct cache_preset cache_presets[] = {
     {"off", "off", "no caching: every step is computed"},
-    {"safe", "dbcache:F1B0_W4_MC3_R0.08,forecast=taylor1", "hardly to be told from uncached"},
-    {"balanced", "dbcache:F1B0_W4_MC3_R0.12,forecast=taylor1", "about twice as fast"},
-    {"fast", "dbcache:F1B0_W4_MC3_R0.24,forecast=taylor1", "as fast as looks still hold"},
+    {"safe", "seacache:threshold=0.1,first=4,forecast=taylor1", "hardly to be told from uncached"},
+    {"balanced", "seacache:threshold=0.2,first=4,forecast=taylor1",
+     "two to three times as fast at 50 steps, less at fewer"},
+    {"fast", "seacache:threshold=0.3,first=4,forecast=taylor1", "as fast as the video still holds"},
 
     {"fora", "interval:N=3,backwards=1,forecast=reuse",
      "FORA, arXiv 2407.01425: every third step, plain reuse"},

@@ -205,8 +205,9 @@ static void take_tables(const Refrain__JobSpec *spec, const Refrain__ModelCard *
         caching_table(spec->cache_tables[i], &caching->tables[count++]);
     for (int exact = 1; exact >= 0; exact--)
         for (size_t i = 0; i < card->n_tables && i < LIMIT_CARD_TABLES; i++) {
-            caching_table(card->tables[i], &caching->tables[count]);
-            count += made_for(&caching->tables[count], &caching->job) == exact;
+            struct cache_table table;
+            caching_table(card->tables[i], &table);
+            if (made_for(&table, &caching->job) == exact) caching->tables[count++] = table;
         }
     caching->job.tables = caching->tables;
     caching->job.table_count = count;
@@ -325,6 +326,24 @@ static status_t fill_tables(Refrain__JobSpec *spec, const Refrain__ModelCard *ca
     return STATUS_OK;
 }
 
+/* A file of tables may hold several of a kind, made at other step counts, and the first that fits the model
+ * is taken, by the ranks as well: those made for just such a job come first, then all others as they were
+ * sent. */
+static void order_tables(Refrain__JobSpec *spec, const Refrain__ModelCard *card)
+{
+    struct caching caching;
+    size_t front = 0;
+    if (take_job(spec, card, &caching, NULL) != STATUS_OK) return;
+    for (size_t i = 0; i < spec->n_cache_tables; i++) {
+        Refrain__CacheTable **tables = spec->cache_tables, *moved = tables[i];
+        struct cache_table table;
+        caching_table(moved, &table);
+        if (!made_for(&table, &caching.job)) continue;
+        memmove(tables + front + 1, tables + front, (i - front) * sizeof *tables);
+        tables[front++] = moved;
+    }
+}
+
 /* A text that would not read back (longer than there is room for) stays as the client wrote it. */
 static status_t fill_text(Refrain__JobSpec *spec, const struct cache_settings *settings)
 {
@@ -346,6 +365,7 @@ status_t caching_fill(Refrain__JobSpec *spec, const Refrain__ModelCard *card, st
     if (!spec->has_compare) spec->has_compare = 1, spec->compare = 0;
     if (read_settings(spec, &settings, NULL) != STATUS_OK) return STATUS_OK; /* refused by caching_check */
     status_t status = fill_text(spec, &settings);
+    order_tables(spec, card);
     if (status == STATUS_OK && settings.policy) status = fill_tables(spec, card, settings.policy->table);
     if (status == STATUS_OK && settings.policy && settings.forecast)
         status = fill_tables(spec, card, settings.forecast->table);
@@ -378,6 +398,18 @@ static const char *slot_text(const struct policy_plan *plan, int64_t tokens, int
     return text;
 }
 
+/* A forecast that keeps less helps only where the policy leaves the choice, and keeps no more by itself. */
+static const char *slots_advice(const struct caching *caching)
+{
+    const struct policy_plan *plan = &caching->plan.policy;
+    bool free_choice = !caching->settings.policy->weights && !plan->trace;
+    if (free_choice && plan->slots <= 1 && caching->plan.slots > 2)
+        return "fewer slots: forecast=taylor1 keeps 2, forecast=reuse 1";
+    if (free_choice && plan->slots <= 1 && caching->plan.slots > 1)
+        return "fewer slots: forecast=reuse keeps 1";
+    return "a smaller or shorter video keeps less";
+}
+
 status_t caching_check_bytes(const Refrain__JobSpec *spec, const Refrain__ModelCard *card, uint64_t limit,
                              const char **field, struct error *error)
 {
@@ -401,9 +433,7 @@ status_t caching_check_bytes(const Refrain__JobSpec *spec, const Refrain__ModelC
                   "cache: keeping %d slot%s of %s for %d branch%s takes %s, at most %s is allowed (%s)",
                   slots, slots == 1 ? "" : "s", slot_text(&caching.plan.policy, tokens, hidden, latent, slot),
                   branches, branches == 1 ? "" : "es", bytes_text(bytes, needed), bytes_text(limit, allowed),
-                  slots > 2   ? "fewer slots: forecast=taylor1 keeps 2, forecast=reuse 1"
-                  : slots > 1 ? "fewer slots: forecast=reuse keeps 1"
-                              : "a smaller or shorter video keeps less"));
+                  slots_advice(&caching)));
 }
 
 /* ------------------------------------------------------------------------------------------------- reports

@@ -171,7 +171,7 @@ static void what_is_not_known_is_refused_with_what_would_be(void **state)
         {"qqqq", "qqqq: unknown (off"},
         {":F=1", "'': unknown"},
         {"off:F=1", "takes no items"},
-        {"safe:W=3", "safe is a preset and takes no items; it stands for dbcache:"},
+        {"safe:W=3", "safe is a preset and takes no items; it stands for seacache:"},
         {"interval:nope=3", "nope: unknown; interval takes N, first"},
         {"interval:Q3", "'Q3': interval takes name=value with N, first"},
         {"interval:F", "'F': interval takes"},

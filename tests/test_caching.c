@@ -305,6 +305,42 @@ static void a_budget_too_small_for_the_ring_says_what_would_fit(void **state)
     free_spec(spec);
 }
 
+/* With AddressSanitizer this also says that no table is read or written past the last. */
+static void as_many_tables_as_are_allowed_of_job_and_card_fit_together(void **state)
+{
+    struct error error;
+    const char *field;
+    Refrain__CacheTable *tables[LIMIT_CARD_TABLES];
+    Refrain__ModelCard card = small_card();
+    Refrain__JobSpec *spec = make_spec("magcache");
+    for (int i = 0; i < LIMIT_JOB_TABLES; i++) give_table(spec, make_table("magcache", 0, 3, 1));
+    for (int i = 0; i < LIMIT_CARD_TABLES; i++) tables[i] = make_table("magcache", 0, 3, 1);
+    card.tables = tables;
+    card.n_tables = LIMIT_CARD_TABLES;
+    assert_int_equal(validate_fill(spec, &card, &error), STATUS_OK);
+    assert_int_equal(spec->n_cache_tables, LIMIT_JOB_TABLES);
+    assert_int_equal(caching_check_for_model(spec, &card, &field, &error), STATUS_OK);
+    for (int i = 0; i < LIMIT_CARD_TABLES; i++) refrain__cache_table__free_unpacked(tables[i], NULL);
+    free_spec(spec);
+}
+
+/* Where the policy makes its own forecast, naming another would be refused. */
+static void a_budget_too_small_never_advises_what_would_be_refused(void **state)
+{
+    static const char *const own[] = {"zeus", "dicache", "calibrate"};
+    struct error error;
+    const char *field;
+    Refrain__ModelCard card = small_card();
+    for (size_t i = 0; i < sizeof own / sizeof *own; i++) {
+        Refrain__JobSpec *spec = make_spec(own[i]);
+        assert_int_equal(validate_fill(spec, &card, &error), STATUS_OK);
+        assert_int_equal(caching_check_bytes(spec, &card, 1, &field, &error), STATUS_NO_MEMORY);
+        if (strstr(error.text, "forecast=") || !strstr(error.text, "a smaller or shorter video keeps less"))
+            fail_msg("%s: %s", own[i], error.text);
+        free_spec(spec);
+    }
+}
+
 /* ------------------------------------------------------------------------------------------------- reports
  */
 
@@ -388,6 +424,8 @@ int main(void)
         cmocka_unit_test(what_only_the_model_can_refuse_names_the_field_cache),
         cmocka_unit_test(a_card_of_an_earlier_version_refuses_caching_and_nothing_else),
         cmocka_unit_test(a_budget_too_small_for_the_ring_says_what_would_fit),
+        cmocka_unit_test(as_many_tables_as_are_allowed_of_job_and_card_fit_together),
+        cmocka_unit_test(a_budget_too_small_never_advises_what_would_be_refused),
         cmocka_unit_test(a_report_must_fit_its_job),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

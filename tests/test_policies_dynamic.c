@@ -399,7 +399,7 @@ static void sencache_bounds_the_change_by_sensitivities_of_the_last_computed_ste
     assert_float_equal(d.changes[3], 2.0, 1e-5);
     assert_float_equal(d.changes[4], 1.4, 1e-5);
     job.steps = 4;
-    driver_refused(&policy_sencache, "", &job, "threshold: table 'test' has 10 values");
+    driver_refused(&policy_sencache, "", &job, "sencache table 'test' has 10 values");
 }
 
 static void sencache_is_strict_early_and_limits_runs(void **state)

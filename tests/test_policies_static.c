@@ -173,7 +173,8 @@ static void magcache_takes_the_nearest_entries_for_other_step_counts(void **stat
         .kind = "magcache", .name = "own", .steps = 3, .width = 1, .count = 3, .values = ratios};
     const struct policy_job job = {.steps = 5, .layers = 4, .branches = 1, .tables = &own, .table_count = 1};
     struct driver d;
-    run(&d, "magcache", "threshold=100,K=100,R=0.2", &job);
+    refused("magcache", "threshold=100", &job, "was made at 3 steps, the job has 5");
+    run(&d, "magcache", "threshold=100,K=100,R=0.2,resample=1", &job);
     assert_string_equal(d.actions, "CRRRR");
     assert_float_equal(d.changes[1], 0.0, 1e-6);
     assert_float_equal(d.changes[2], 0.25, 1e-6);

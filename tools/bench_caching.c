@@ -97,9 +97,9 @@ static void run_setting(struct bench *b, const struct setting *s, int prompt, in
     if (quality_measure(b->encoder, b->engine.team, b->reference, b->video, b->size.frames, b->size.height,
                         b->size.width, &q, &error) != STATUS_OK)
         die(&error);
-    printf("%d,%d,%d,%s,%s,\"%s\",%.6f,%.6f,%d,%d,%.4f,%.4f,%.6f,%.6f\n", steps, prompt, seed, s->family,
-           s->label, s->text, o.seconds, uncached, o.computed, o.cells, q.psnr, q.psnr_worst, q.ssim,
-           q.perceptual);
+    printf("%d,%d,%d,\"%s\",\"%s\",\"%s\",%.6f,%.6f,%d,%d,%.4f,%.4f,%.6f,%.6f\n", steps, prompt, seed,
+           s->family, s->label, s->text, o.seconds, uncached, o.computed, o.cells, q.psnr, q.psnr_worst,
+           q.ssim, q.perceptual);
     fflush(stdout);
 }
 

@@ -90,15 +90,17 @@ def plot(points, path):
         edge = frontier(ours)
         axis.step([p["time"] for p in edge], [p["psnr"] for p in edge], where="post", color="#1b3a57", linewidth=1.6,
                   label="refrain, best at each time")
-        for family, style in (("fewer steps", "s--"), ("cache-dit", "^:")):
+        for family, style in (("fewer steps", "s--"), ("cache-dit", "^")):
             mine = sorted((p for p in here if p["family"] == family), key=lambda p: p["time"])
             if mine:
                 axis.plot([p["time"] for p in mine], [p["psnr"] for p in mine], style, markersize=5, linewidth=1.2,
                           color="#7a7a7a" if family == "fewer steps" else "#2e8b57", label=family)
+        named = -math.inf
         for p in edge:
-            if 0.2 < p["time"] < 0.85:
-                axis.annotate(f"{p['family']} {p['label']}", (p["time"], p["psnr"]), fontsize=6.5, rotation=20,
-                              xytext=(3, 4), textcoords="offset points")
+            if 0.2 < p["time"] < 0.85 and p["psnr"] > named + 2.5:
+                named = p["psnr"]
+                axis.annotate(f"{p['family']} {p['label']}", (p["time"], p["psnr"]), fontsize=7, ha="right",
+                              xytext=(-3, 3), textcoords="offset points")
         axis.set_title(f"{steps} steps")
         axis.set_xlabel("denoising time, share of the uncached run")
         axis.set_ylabel("PSNR to the uncached video, dB")

@@ -207,7 +207,7 @@ def rounded(tensors):
     return [[float("%.15g" % v) for v in t.tolist()] for t in tensors]
 
 
-def main():
+def main(path):
     trajectories = {kind: trajectory(kind, seed) for seed, kind in enumerate(["noise", "smooth", "modes"])}
     cases = []
     for name, (text, which, make, late) in METHODS.items():
@@ -219,8 +219,13 @@ def main():
                           "computed": MASKS[mask], "said": rounded([t[:2] for t in said])})
     golden = {"steps": STEPS, "dimensions": DIMENSIONS,
               "trajectories": {k: rounded(v) for k, v in trajectories.items()}, "cases": cases}
-    with open(sys.argv[1], "w") as f:
+    with open(path, "w") as f:
         f.write(json.dumps(golden, separators=(",", ":")).replace('{"name"', '\n{"name"').replace(',"smooth":', ',\n"smooth":') + "\n")
 
 
-main()
+def make(out_dir):
+    main(out_dir / "cache" / "forecasts.json")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -24,5 +24,9 @@ def main(path):
         out.write("\n")
 
 
+def make(out_dir):
+    main(out_dir / "cache" / "masks.json")
+
+
 if __name__ == "__main__":
     main(sys.argv[1])

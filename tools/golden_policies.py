@@ -150,20 +150,28 @@ def run_dbprune(case):
     return verdicts
 
 
+def make(out_dir):
+    write(out_dir / "cache" / "rules.json", 40)
+
+
+def write(path, cases):
+    logging.disable(logging.WARNING)
+    rng = random.Random(4)
+    data = {
+        "dbcache": [dbcache_case(rng) for _ in range(cases)],
+        "dbprune": [dbprune_case(rng) for _ in range(cases)],
+    }
+    with open(path, "w", encoding="utf-8") as out:
+        json.dump(data, out, separators=(",", ":"))
+        out.write("\n")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", default="tests/golden/cache/rules.json")
     parser.add_argument("--cases", type=int, default=40)
     args = parser.parse_args()
-    logging.disable(logging.WARNING)
-    rng = random.Random(4)
-    data = {
-        "dbcache": [dbcache_case(rng) for _ in range(args.cases)],
-        "dbprune": [dbprune_case(rng) for _ in range(args.cases)],
-    }
-    with open(args.out, "w", encoding="utf-8") as out:
-        json.dump(data, out, separators=(",", ":"))
-        out.write("\n")
+    write(args.out, args.cases)
 
 
 if __name__ == "__main__":

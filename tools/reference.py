@@ -18,7 +18,7 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-GOLDEN = ["text", "solver", "vae", "denoiser", "pipeline"]  # tools/golden_NAME.py, each with make(out_dir)
+GOLDEN = ["text", "solver", "vae", "denoiser", "pipeline", "quality", "masks", "forecasts", "policies", "cache"]  # tools/golden_NAME.py, each with make(out_dir)
 
 
 def golden(a: argparse.Namespace) -> int:
@@ -28,7 +28,7 @@ def golden(a: argparse.Namespace) -> int:
     import reference_pipeline as reference
 
     reference.quiet()
-    a.out.mkdir(parents=True, exist_ok=True)
+    (a.out / "cache").mkdir(parents=True, exist_ok=True)
     for name in [a.only] if a.only else names:
         print(f"golden   {name}", flush=True)
         importlib.import_module(f"golden_{name}").make(a.out)

@@ -11,7 +11,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 PACKAGES=(torch==2.15.0 diffusers==0.42.1 transformers==5.23.0 accelerate==1.15.0 tokenizers==0.23.3 safetensors==0.8.0
-          sentencepiece==0.2.3 ftfy==6.3.1 numpy==2.4.6 pyzmq==27.3.0 protobuf==7.36.2)
+          sentencepiece==0.2.3 ftfy==6.3.1 numpy==2.4.6 pyzmq==27.3.0 protobuf==7.36.2 cache-dit==1.5.3
+          scikit-image==0.26.0 matplotlib==3.11.2)
 TORCH_CPU_INDEX=https://download.pytorch.org/whl/cpu/
 
 # Prints what is missing or of another version than pinned; nothing when all is well.

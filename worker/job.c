@@ -387,9 +387,12 @@ void job_event(struct job *j, const struct fabric_event *event)
         if (what > COOKIE_HOP_1) return;
         job_sent(j, (int)what);
     } else if (event->kind == FABRIC_RECEIVED) {
-        bool current = event->ticket.attempt == j->order.attempt && event->ticket.step == (uint32_t)j->step;
+        const struct ticket *t = &event->ticket;
+        bool current = t->attempt == j->order.attempt;
         bool listening = j->life == LIFE_STEP || j->life == LIFE_OPEN;
-        if (listening && j->step_begun && current) job_receive(j, event);
+        /* A stage may refuse an OPEN before the first step, and that ticket's step is none. */
+        bool in_step = j->step_begun && t->step == (uint32_t)j->step;
+        if (listening && current && (in_step || t->kind == TICKET_FAILED)) job_receive(j, event);
     }
 }
 
@@ -448,6 +451,8 @@ bool job_cache(const struct job *j, struct job_cache *cache)
     reuse_describe(j->cache, &cache->report);
     cache->cached_seconds = cached;
     cache->uncached_seconds = j->passes > 1 ? j->pass_seconds[0] : j->report.computed_seconds * steps;
-    if (cached > 0 && cache->uncached_seconds > 0) cache->seconds_saved = cache->uncached_seconds - cached;
+    bool skipped = cache->report.computed < j->order.steps * cache->report.branches;
+    if (skipped && cached > 0 && cache->uncached_seconds > 0) /* otherwise the difference is chance */
+        cache->seconds_saved = cache->uncached_seconds - cached;
     return true;
 }

@@ -176,7 +176,12 @@ static status_t open_context(struct stage *s, const struct ticket *t, const floa
     c->job = t->job;
     c->attempt = t->attempt;
     c->grid = (struct token_grid){(int)t->grid[0], (int)t->grid[1], (int)t->grid[2]};
-    return open_blocks(s, c, t, text, error);
+    status = open_blocks(s, c, t, text, error);
+    if (status != STATUS_OK) { /* half a context would be taken for a broken peer by the next hop */
+        denoiser_context_destroy(c->branch[t->branch]);
+        c->branch[t->branch] = NULL;
+    }
+    return status;
 }
 
 /* -------------------------------------------------------------------------------------------------------------
