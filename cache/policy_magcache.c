@@ -46,7 +46,8 @@ static status_t plan(const double *value, const struct policy_job *job, struct p
     if (table->count < 1 || table->width != 1)
         return error_set(error, STATUS_INVALID, "magcache table '%s': must have one value per step",
                          table->name);
-    bool own = table >= job->tables && table < job->tables + job->table_count;
+    bool own = false;
+    for (int i = 0; i < job->table_count; i++) own |= table == &job->tables[i];
     if (own && table->steps != 0 && table->steps != job->steps && value[RESAMPLE] == 0)
         return error_set(
             error, STATUS_INVALID,
