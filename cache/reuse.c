@@ -271,6 +271,8 @@ enum action reuse_probe(struct reuse *r, struct team *team, int branch, const fl
     if (b->decided) return b->taken.action;
     if (!reuse_finite(r, b, BEGIN_SIGNALS | PROBE_SIGNALS))
         return decide(b, verdict(ACTION_COMPUTE, REASON_NON_FINITE, CHANGE_NONE));
+    if (!r->settings.policy->probe) /* a policy that cannot make up its mind */
+        return decide(b, verdict(ACTION_COMPUTE, REASON_OFF, CHANGE_NONE));
     struct policy_now now = reuse_moment(r, b);
     return decide(b, r->settings.policy->probe(&now, b->policy_state));
 }
