@@ -1,10 +1,4 @@
-/*
- * reuse.c - see reuse.h. Compute thread of home.
- *
- * A ring's slots are pointers, newest first; pushing rotates them. At a computed step the span's input is
- * written into the slot that is about to be evicted and becomes the residual in place when the span's output
- * is there, so that the history takes no tensor more than it has slots.
- */
+/* reuse.c - see reuse.h: memory, hooks, verdicts, report. Compute thread of home. */
 #include "cache/reuse_state.h"
 
 #include <stdlib.h>
@@ -195,6 +189,7 @@ static bool led(const struct reuse *r, int branch)
 void reuse_step(struct reuse *r, int step)
 {
     r->step = step;
+    if (reuse_wants(r, SIGNAL_FILTERED)) reuse_prepare_filter(r);
     for (int i = 0; i < r->branches; i++) {
         r->branch[i].decided = false;
         r->branch[i].signals.known &= SIGNAL_BIT(SIGNAL_PROBE_HISTORY);

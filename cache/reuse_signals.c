@@ -57,8 +57,8 @@ void reuse_follow(struct reuse *r, struct team *team, struct branch *b, enum sig
     reuse_keep(b, signal, now, rows * width);
 }
 
-/* SeaCache's filter: one linear map along each axis of the lattice. The result is in scratch 0. */
-const float *reuse_filter(struct reuse *r, struct team *team, const float *input)
+/* It depends on sigma alone: made once a step, for all branches. */
+void reuse_prepare_filter(struct reuse *r)
 {
     const struct reuse_shape *s = &r->shape;
     const int sides[3] = {s->frames, s->height, s->width};
@@ -68,6 +68,12 @@ const float *reuse_filter(struct reuse *r, struct team *team, const float *input
         gain /= mean;
     }
     for (int i = 0; i < sides[0] * sides[0]; i++) r->filter[0][i] *= (float)gain;
+}
+
+/* SeaCache's filter: one linear map along each axis of the lattice. The result is in scratch 0. */
+const float *reuse_filter(struct reuse *r, struct team *team, const float *input)
+{
+    const struct reuse_shape *s = &r->shape;
     int64_t plane = (int64_t)s->height * s->width * r->hidden;
     r->ops->mix(team, r->filter[0], 1, s->frames, plane, input, r->scratch[0]);
     r->ops->mix(team, r->filter[1], s->frames, s->height, s->width * r->hidden, r->scratch[0], r->scratch[1]);

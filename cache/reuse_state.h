@@ -95,7 +95,8 @@ void reuse_compare(struct reuse *r, struct team *team, struct branch *b, enum si
 void reuse_keep(struct branch *b, enum signal signal, const float *now, int64_t elements);
 void reuse_follow(struct reuse *r, struct team *team, struct branch *b, enum signal signal, const float *now,
                   int64_t rows, int64_t width);
-/* SeaCache's filter of the modulated input; the result is in scratch 0. */
+/* SeaCache's filter: its matrices for this step's sigma, and the filtered modulated input (in scratch 0). */
+void reuse_prepare_filter(struct reuse *r);
 const float *reuse_filter(struct reuse *r, struct team *team, const float *input);
 /* None of these signals is NaN or infinite. */
 bool reuse_finite(const struct reuse *r, const struct branch *b, unsigned which);

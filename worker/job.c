@@ -109,7 +109,6 @@ static struct policy_job policy_job(const struct job *j)
 static status_t create_cache(struct job *j, struct error *error)
 {
     const struct denoiser_config *d = &j->engine->model->config.denoiser;
-    j->span_begin = j->span_end = d->layers;
     status_t status = cache_settings_read(j->order.cache ? j->order.cache : "", &j->settings, error);
     if (status != STATUS_OK || !j->settings.policy) return status;
     cache_settings_text(&j->settings, j->policy, sizeof j->policy);
@@ -128,10 +127,6 @@ static status_t create_cache(struct job *j, struct error *error)
     const struct cache_plan *plan = reuse_plan(j->cache);
     j->cache_bytes =
         cache_plan_bytes(&j->settings, plan, &shape.job, token_count(&j->grid), d->hidden, j->latent_count);
-    if (plan->policy.site == SITE_SPAN) {
-        j->span_begin = plan->policy.head;
-        j->span_end = d->layers - plan->policy.tail;
-    }
     for (int b = 0; b < j->branches && plan->policy.site == SITE_BLOCKS && status == STATUS_OK; b++)
         status = engine_blocks_create(j->engine, &j->settings, j->order.steps, &j->grid, &j->branch[b].blocks,
                                       error);
