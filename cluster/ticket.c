@@ -19,7 +19,7 @@
 
 static const uint8_t MAGIC[4] = {'R', 'F', 'T', 'K'};
 
-enum { RESERVED_A = 14, RESERVED_B = 84, RESERVED_C = 116 };
+enum { RESERVED_A = 14, RESERVED_B = 84, RESERVED_C = 120 };
 
 void ticket_encode(const struct ticket *ticket, uint8_t wire[TICKET_BYTES])
 {
@@ -46,6 +46,8 @@ void ticket_encode(const struct ticket *ticket, uint8_t wire[TICKET_BYTES])
     wire_put32(wire + 104, ticket->block_begin);
     wire_put32(wire + 108, ticket->block_end);
     wire_put32(wire + 112, ticket->text_bytes);
+    wire_put16(wire + 116, ticket->home);
+    wire_put16(wire + 118, ticket->priority);
 }
 
 /* Everything before the values: is this a ticket, and one of ours? */
@@ -114,6 +116,8 @@ status_t ticket_decode(const uint8_t *wire, size_t length, struct ticket *ticket
         .block_begin = wire_get32(wire + 104),
         .block_end = wire_get32(wire + 108),
         .text_bytes = wire_get32(wire + 112),
+        .home = wire_get16(wire + 116),
+        .priority = wire_get16(wire + 118),
     };
     status = check_values(&read, error);
     if (status != STATUS_OK) return status;

@@ -13,7 +13,7 @@
 #include <stdint.h>
 #include "base/status.h"
 
-enum { TICKET_VERSION = 1, TICKET_BYTES = 128 };
+enum { TICKET_VERSION = 2, TICKET_BYTES = 128 };
 
 enum ticket_kind {
     TICKET_OPEN = 1,  /* home -> stages: a job's context; payload: text context of each branch */
@@ -49,6 +49,8 @@ struct ticket {
     uint32_t block_begin, block_end; /* HOP: blocks to run before it comes back home */
     uint32_t
         text_bytes; /* OPEN: the caching policy's text at the end of the payload, for block-wise policies */
+    uint16_t home;     /* member where the job lives: hops return to it */
+    uint16_t priority; /* of the job, 0..2: a stage takes the highest first, then the oldest */
 };
 
 void ticket_encode(const struct ticket *ticket, uint8_t wire[TICKET_BYTES]);

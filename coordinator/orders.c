@@ -76,8 +76,9 @@ void order_load(struct outbox *outbox, struct group *group, const struct model *
     Refrain__Load body = REFRAIN__LOAD__INIT;
     SET(split, head, group->plan.head);
     SET(split, tail, group->plan.tail);
-    split.n_middle = group->ranks - 1;
-    split.middle = group->plan.middle;
+    split.n_run = group->ranks;
+    split.run = group->plan.run;
+    SET(split, floating, group->plan.floating);
     SET(body, epoch, group->epoch);
     body.model = model->card->name;
     body.directory = model->directory;

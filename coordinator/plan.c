@@ -19,9 +19,10 @@ static uint32_t smaller(uint32_t a, uint32_t b)
 }
 
 /* More ranks than blocks: the surplus gets none and stays in the epoch, ready for a larger model. */
-status_t plan_make(uint32_t layers, uint32_t ranks, const struct fold *fold, struct plan *plan,
-                   struct error *error)
+status_t plan_make(const struct plan_request *request, struct plan *plan, struct error *error)
 {
+    uint32_t layers = request->layers, ranks = request->ranks;
+    const struct plan_wish *wish = request->wish;
     if (layers < 1 || ranks < 1 || ranks > PLAN_MAX_RANKS)
         return error_set(error, STATUS_INVALID, "plan: %u blocks cannot be laid over %u ranks", layers,
                          ranks);
@@ -31,30 +32,49 @@ status_t plan_make(uint32_t layers, uint32_t ranks, const struct fold *fold, str
     uint32_t stages = smaller(ranks, layers);
     if (stages == 1) {
         plan->head = layers;
-    } else if (!fold) {
+    } else if (!wish || !wish->has_fold) {
         /* Home also embeds, decodes and drives the loop, so it is among those with the smaller share. */
         plan->head = share(layers, stages, 0);
-        for (uint32_t i = 1; i < stages; i++) plan->middle[i - 1] = share(layers, stages, i);
+        for (uint32_t i = 1; i < stages; i++) plan->run[i] = share(layers, stages, i);
     } else {
-        plan->head = smaller(fold->head, layers);
-        plan->tail = smaller(fold->tail, layers - plan->head);
+        plan->head = smaller(wish->fold_head, layers);
+        plan->tail = smaller(wish->fold_tail, layers - plan->head);
         uint32_t rest = layers - plan->head - plan->tail, others = smaller(ranks - 1, rest);
-        for (uint32_t i = 0; i < others; i++) plan->middle[i] = share(rest, others, i);
+        for (uint32_t i = 0; i < others; i++) plan->run[i + 1] = share(rest, others, i);
     }
     return STATUS_OK;
 }
 
-status_t plan_read_fold(const char *text, struct fold *fold, struct error *error)
+uint32_t plan_blocks(const struct plan *plan, uint32_t rank)
 {
-    struct fold made;
+    return plan->run[rank] + (rank == 0 || plan->floating ? plan->head + plan->tail : 0);
+}
+
+bool plan_equal(const struct plan *a, const struct plan *b)
+{
+    return a->ranks == b->ranks && a->layers == b->layers && a->head == b->head && a->tail == b->tail &&
+           a->floating == b->floating && memcmp(a->run, b->run, a->ranks * sizeof *a->run) == 0;
+}
+
+status_t plan_check(const struct plan *plan, const struct plan_request *request, const struct plan_mix *mix,
+                    struct error *error)
+{
+    return STATUS_OK;
+}
+
+status_t plan_read_fold(const char *text, struct plan_wish *wish, struct error *error)
+{
+    uint32_t head, tail;
     int used = 0;
     /* Digits first: %u would take a sign. */
     if (text[0] < '0' || text[0] > '9' ||
-        sscanf(text, "%4u,%n%4u%n", &made.head, &used, &made.tail, &used) != 2 || text[used] != '\0' ||
+        sscanf(text, "%4u,%n%4u%n", &head, &used, &tail, &used) != 2 || text[used] != '\0' ||
         !strchr(text, ',') || strpbrk(text, "+- "))
         return error_set(error, STATUS_INVALID, "--fold '%s': must be HEAD,TAIL in blocks, such as 1,0",
                          text);
-    *fold = made;
+    wish->has_fold = true;
+    wish->fold_head = head;
+    wish->fold_tail = tail;
     return STATUS_OK;
 }
 
@@ -63,8 +83,8 @@ void plan_describe(const struct plan *plan, const char *backend, char *text, siz
 {
     size_t used = (size_t)snprintf(text, bytes, "%u rank%s, blocks %u", plan->ranks,
                                    plan->ranks == 1 ? "" : "s", plan->head);
-    for (uint32_t i = 0; i + 1 < plan->ranks && plan->middle[i] > 0 && used < bytes; i++)
-        used += (size_t)snprintf(text + used, bytes - used, "+%u", plan->middle[i]);
+    for (uint32_t i = 1; i < plan->ranks && plan->run[i] > 0 && used < bytes; i++)
+        used += (size_t)snprintf(text + used, bytes - used, "+%u", plan->run[i]);
     if (plan->tail > 0 && used < bytes)
         used += (size_t)snprintf(text + used, bytes - used, "(+%u)", plan->tail);
     if (used < bytes) snprintf(text + used, bytes - used, ", %s", backend);

@@ -1,42 +1,93 @@
 /*
- * plan.h - which blocks of a model each rank of a group gets.
+ * plan.h - how the blocks of a model are laid over the ranks of a group, and what that layout is worth.
  *
- *     struct plan plan;
- *     plan_make(40, 4, NULL, &plan, &error);           40 blocks, 4 ranks: 10+10+10+10
- *     plan_describe(&plan, "cpu-avx512", text, sizeof text);
+ *     struct plan_request request = {.layers = 40, .ranks = 4, .seats = seats, .mix = {.branches = 2, .head = 1,
+ *                                    .hit_rate = 0.54, .jobs = 6}, ...};
+ *     plan_make(&request, &plan, &error);
+ *     plan_check(&plan, &request, &other_mix, &error);          may a job with this policy run on this layout?
+ *     plan_describe(&plan, "cpu-avx512", text, sizeof text);    "4 ranks, blocks 1+8 11 10 10, cpu-avx512"
  *
- * Home (member 0) runs `head` blocks before the ring and `tail` after it, the others hold contiguous runs
- * between. Plain values, pure functions.
+ * Two layouts are compared: a fixed home (member 0 holds the first `head` and the last `tail` blocks and as many of
+ * the ring's as keep it as busy as the others), and a floating one (every member holds head and tail, each job has a
+ * home of its own). A layout that would be slower with the cache than the even one without it is never chosen, and
+ * refused when it is asked for. The model behind it: docs/scheduling.md (after parallelism.md 5.2 and 7.2).
+ *
+ * Plain values, pure functions.
  */
 #ifndef REFRAIN_COORDINATOR_PLAN_H
 #define REFRAIN_COORDINATOR_PLAN_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include "base/status.h"
 
 enum { PLAN_MAX_RANKS = 1024 };
 
-struct fold {
-    uint32_t head, tail;
-};
-
 struct plan {
-    uint32_t head, tail;
-    uint32_t middle[PLAN_MAX_RANKS - 1]; /* [ranks - 1], in ring order; members without blocks stand last */
+    uint32_t head, tail;          /* caps: blocks [0, head) and the last `tail` */
+    uint32_t run[PLAN_MAX_RANKS]; /* [ranks]: blocks of the ring between, in order */
+    bool floating;                /* every rank holds the caps and can be a job's home */
     uint32_t ranks, layers;
+    /* Predicted, in block times of the fastest rank: the busiest rank's work for one step of one job (all its
+     * branches, hits and misses as expected), and the same for the even layout without caching. */
+    double cycle, cycle_uncached;
+    uint32_t jobs_to_saturate; /* so many jobs in flight keep every rank busy */
 };
 
-/* layers >= 1, 1 <= ranks <= PLAN_MAX_RANKS, otherwise STATUS_INVALID. fold NULL: an even split with
- * everything of home's before the ring; otherwise home gets what the fold says, as far as the model has it.
- */
-status_t plan_make(uint32_t layers, uint32_t ranks, const struct fold *fold, struct plan *plan,
-                   struct error *error);
+/* What is known of one rank. */
+struct plan_seat {
+    double speed;          /* relative, > 0; 0: unknown, counts as the mean of the others */
+    uint64_t memory_bytes; /* for weights; 0: unknown, no limit */
+};
 
-/* "HEAD,TAIL" of the command line. */
-status_t plan_read_fold(const char *text, struct fold *fold, struct error *error);
+/* What the jobs are like for which the layout is made. */
+struct plan_mix {
+    uint32_t branches;   /* 1 or 2 */
+    uint32_t head, tail; /* blocks a hit still runs, F and B */
+    double hit_rate;     /* 0..1: of branch-steps that skip the ring; 0: not cached */
+    double home_work;    /* further work at home per branch-step, in block times: embedding, output, a share of text
+                            and decoding */
+    double hop;          /* time of one hop, in block times */
+};
 
-/* "2 ranks, blocks 4+4, cpu-avx512"; with a tail "blocks 1+12+12(+2)". */
+/* An operator's wish; each part may be absent. */
+struct plan_wish {
+    bool has_fold;
+    uint32_t fold_head, fold_tail; /* "--fold 1,0": all that home holds */
+    uint32_t run[PLAN_MAX_RANKS];  /* "--split 10,10,10,10": blocks of each rank, home's first; */
+    uint32_t runs;                 /* how many were given; 0: none */
+    enum plan_home { PLAN_HOME_AUTO, PLAN_HOME_FIXED, PLAN_HOME_FLOATING } home;
+};
+
+struct plan_request {
+    uint32_t layers, ranks;
+    const struct plan_seat *seats; /* [ranks]; NULL: all alike */
+    struct plan_mix mix;
+    const struct plan_wish *wish; /* NULL: none */
+    uint64_t block_bytes;         /* weights of one block; 0: unknown, memory is not looked at */
+    uint64_t home_bytes;          /* of what only a home holds: ends, text encoder, VAE */
+};
+
+/* layers >= 1, 1 <= ranks <= PLAN_MAX_RANKS, otherwise STATUS_INVALID; STATUS_NO_MEMORY: the weights do not fit the
+ * ranks; STATUS_INVALID for a wish that does not add up or would be slower cached than uncached. */
+status_t plan_make(const struct plan_request *request, struct plan *plan, struct error *error);
+
+/* Would a job like this be slower on this layout than without its caching on an even one? STATUS_INVALID with the
+ * sentence: names the two times and what to do. */
+status_t plan_check(const struct plan *plan, const struct plan_request *request, const struct plan_mix *mix,
+                    struct error *error);
+
+/* Blocks each rank holds, caps included. */
+uint32_t plan_blocks(const struct plan *plan, uint32_t rank);
+bool plan_equal(const struct plan *a, const struct plan *b); /* the same blocks on the same ranks */
+
+/* "HEAD,TAIL", "B0,B1,…" and "auto|fixed|floating" of the command line. */
+status_t plan_read_fold(const char *text, struct plan_wish *wish, struct error *error);
+status_t plan_read_split(const char *text, struct plan_wish *wish, struct error *error);
+
+/* For people: "2 ranks, blocks 4+4, cpu-avx512"; "4 ranks, blocks 1+8 11 10 10, cpu-avx512"; floating:
+ * "4 ranks, 8 blocks everywhere, 8+8+8+8 around, cpu-avx512". */
 void plan_describe(const struct plan *plan, const char *backend, char *text, size_t bytes);
 
 #endif

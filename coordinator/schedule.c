@@ -164,9 +164,10 @@ static bool take_next(struct server *server, struct group *group)
     struct job *job = server->stopping ? NULL : jobs_first(server->jobs);
     if (!job) return false;
     if (models_find(server->models, job->model, &model, &error) != STATUS_OK ||
-        plan_make(model->card->layers, group->ranks,
-                  server->settings->has_fold ? &server->settings->fold : NULL, &group->plan,
-                  &error) != STATUS_OK) {
+        plan_make(&(struct plan_request){.layers = model->card->layers,
+                                         .ranks = group->ranks,
+                                         .wish = &server->settings->wish},
+                  &group->plan, &error) != STATUS_OK) {
         fail_job(server, group, job, error.text);
         return true; /* the next one may be fine */
     }

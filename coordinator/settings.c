@@ -154,9 +154,8 @@ status_t settings_read(int argc, char **argv, struct settings *settings, struct 
     if ((status = check_together(settings, error)) != STATUS_OK) goto fail;
     if ((status = find_data(settings, error)) != STATUS_OK) goto fail;
     if ((status = find_worker(settings, error)) != STATUS_OK) goto fail;
-    settings->has_fold = settings->fold_text != NULL;
-    if (settings->has_fold &&
-        (status = plan_read_fold(settings->fold_text, &settings->fold, error)) != STATUS_OK)
+    if (settings->fold_text &&
+        (status = plan_read_fold(settings->fold_text, &settings->wish, error)) != STATUS_OK)
         goto fail;
     settings->fabric_given = options_given(settings->options, "fabric");
     return STATUS_OK;

@@ -27,8 +27,8 @@ struct settings {
     bool tie, help, version;
 
     /* derived */
-    bool has_fold, fabric_given;
-    struct fold fold;
+    bool fabric_given;
+    struct plan_wish wish; /* of --fold, --split, --home */
     char data_path[PATH_MAX], worker_path[PATH_MAX];
     struct options *options;
 };

@@ -398,7 +398,7 @@ void fake_workers_load(struct fake_worker *workers, uint32_t count)
         Refrain__WorkerOrder *order = need_order(&workers[i], REFRAIN__WORKER_ORDER__BODY_LOAD);
         Refrain__Loaded loaded = REFRAIN__LOADED__INIT;
         assert_string_equal(order->load->directory, "/models/small");
-        assert_int_equal(order->load->split->n_middle, count - 1);
+        assert_int_equal(order->load->split->n_run, count);
         SET(loaded, epoch, workers[i].epoch);
         SET(loaded, blocks, 8 / count);
         loaded.model = order->load->model;

@@ -17,7 +17,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 #include "coordinator/jobs.h"
-#include "coordinator/plan.h"
 
 #define SET(message, field, value) ((message).has_##field = 1, (message).field = (value))
 #define STATE(name)                REFRAIN__JOB_STATE__JOB_##name
@@ -436,55 +435,6 @@ static void every_change_is_told_once(void **state)
     assert_int_equal(jobs_take_changed(bench->jobs, &ids), 2);
 }
 
-/* --------------------------------------------------------------------------------------------------- plan */
-
-static void blocks_are_split_evenly_and_every_block_once(void **state)
-{
-    struct error error;
-    for (uint32_t layers = 1; layers <= 41; layers += 4)
-        for (uint32_t ranks = 1; ranks <= 9; ranks++)
-            for (int folded = 0; folded < 2; folded++) {
-                struct plan plan;
-                GOOD(plan_make(layers, ranks, folded ? &(struct fold){1, 2} : NULL, &plan, &error));
-                uint32_t sum = plan.head + plan.tail, least = UINT32_MAX, most = 0;
-                bool ended = false;
-                for (uint32_t i = 0; i + 1 < ranks; i++) {
-                    sum += plan.middle[i];
-                    assert_false(ended && plan.middle[i]); /* those without blocks stand last */
-                    ended = ended || plan.middle[i] == 0;
-                    if (plan.middle[i] && plan.middle[i] < least) least = plan.middle[i];
-                    if (plan.middle[i] > most) most = plan.middle[i];
-                }
-                assert_int_equal(sum, layers);
-                assert_true(most == 0 || most - least <= 1);
-                if (!folded && ranks > 1 && layers >= ranks)
-                    assert_true(plan.head == least || plan.head + 1 == most);
-            }
-}
-
-static void a_plan_says_what_it_is(void **state)
-{
-    struct error error;
-    struct plan plan;
-    struct fold fold;
-    char text[128];
-    GOOD(plan_make(8, 2, NULL, &plan, &error));
-    plan_describe(&plan, "cpu-avx512", text, sizeof text);
-    assert_string_equal(text, "2 ranks, blocks 4+4, cpu-avx512");
-    GOOD(plan_read_fold("1,2", &fold, &error));
-    GOOD(plan_make(30, 4, &fold, &plan, &error));
-    plan_describe(&plan, "x", text, sizeof text);
-    assert_string_equal(text, "4 ranks, blocks 1+9+9+9(+2), x");
-    GOOD(plan_make(3, 5, NULL, &plan, &error));
-    plan_describe(&plan, "x", text, sizeof text);
-    assert_string_equal(text, "5 ranks, blocks 1+1+1, x");
-    static const char *const wrong[] = {"", "1", "1,", ",1", "-1,0", "1,2,3", "1, 2", "a,b", "99999,1"};
-    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
-        assert_int_equal(plan_read_fold(wrong[i], &fold, &error), STATUS_INVALID);
-    assert_int_equal(plan_make(0, 1, NULL, &plan, &error), STATUS_INVALID);
-    assert_int_equal(plan_make(8, PLAN_MAX_RANKS + 1, NULL, &plan, &error), STATUS_INVALID);
-}
-
 #define STORE_TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
 int main(void)
@@ -504,8 +454,6 @@ int main(void)
         STORE_TEST(jobs_expire_at_their_deadline_unless_they_end_before),
         STORE_TEST(the_list_of_waiting_jobs_has_a_limit),
         STORE_TEST(every_change_is_told_once),
-        cmocka_unit_test(blocks_are_split_evenly_and_every_block_once),
-        cmocka_unit_test(a_plan_says_what_it_is),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -113,18 +113,18 @@ static void any_number_of_ranks_and_threads_makes_the_same_bits(void **state)
     pipeline_execute(&alone);
     if (alone.outcome != STATUS_OK) fail_msg("%s", alone.error.text);
     expect_same_bits(&alone, (struct split){.members = 1}, 3);
-    expect_same_bits(&alone, (struct split){.members = 2, .head = 4, .middle = {4}}, 1);
-    expect_same_bits(&alone, (struct split){.members = 2, .head = 1, .tail = 2, .middle = {5}}, 2);
-    expect_same_bits(&alone, (struct split){.members = 3, .head = 2, .tail = 1, .middle = {2, 3}}, 1);
-    expect_same_bits(&alone, (struct split){.members = 4, .head = 2, .middle = {2, 2, 2}}, 1);
-    expect_same_bits(&alone, (struct split){.members = 5, .head = 0, .tail = 0, .middle = {2, 2, 2, 2}}, 1);
+    expect_same_bits(&alone, (struct split){.members = 2, .head = 4, .run = {0, 4}}, 1);
+    expect_same_bits(&alone, (struct split){.members = 2, .head = 1, .tail = 2, .run = {0, 5}}, 2);
+    expect_same_bits(&alone, (struct split){.members = 3, .head = 2, .tail = 1, .run = {0, 2, 3}}, 1);
+    expect_same_bits(&alone, (struct split){.members = 4, .head = 2, .run = {0, 2, 2, 2}}, 1);
+    expect_same_bits(&alone, (struct split){.members = 5, .head = 0, .tail = 0, .run = {0, 2, 2, 2, 2}}, 1);
     pipeline_free(&alone);
 }
 
 static void a_split_that_does_not_add_up_is_refused(void **state)
 {
     struct pipeline_run run = {.model = "models/reference",
-                               .split = {.members = 2, .head = 4, .middle = {3}},
+                               .split = {.members = 2, .head = 4, .run = {0, 3}},
                                .order = {.prompt = "x",
                                          .steps = 1,
                                          .guidance = 1,

@@ -71,10 +71,10 @@ static const char *const policies_at_work[] = {
 };
 
 static const struct split splits[] = {
-    {.members = 2, .head = 4, .middle = {4}},
-    {.members = 3, .head = 1, .tail = 1, .middle = {3, 3}},
-    {.members = 5, .head = 2, .middle = {2, 2, 1, 1}},
-    {.members = 8, .head = 1, .middle = {1, 1, 1, 1, 1, 1, 1}},
+    {.members = 2, .head = 4, .run = {0, 4}},
+    {.members = 3, .head = 1, .tail = 1, .run = {0, 3, 3}},
+    {.members = 5, .head = 2, .run = {0, 2, 2, 1, 1}},
+    {.members = 8, .head = 1, .run = {0, 1, 1, 1, 1, 1, 1, 1}},
 };
 
 static void verdicts_and_latents_are_the_same_for_any_number_of_ranks(void **state)

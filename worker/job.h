@@ -38,6 +38,10 @@ struct job_order {
     const struct cache_table *tables; /* [table_count], copied */
     int table_count;
     bool compare; /* also make it without caching, and measure the difference */
+    const char *tenant;   /* among tenants the ranks are shared fairly; NULL: "" */
+    int priority;         /* 0..2, the numbers of enum Priority in refrain.proto */
+    int64_t deadline_ms;  /* wall clock; 0: none */
+    int checkpoint_every; /* steps; 0: never */
 };
 
 enum job_result { JOB_ADVANCED, JOB_WAITS, JOB_FINISHED };
@@ -80,6 +84,40 @@ status_t job_create(struct engine *engine, const struct job_order *order, const 
 void job_destroy(struct job *job);
 
 enum job_result job_advance(struct job *job);
+
+/* What job_advance would do now, so that home can choose between its jobs. */
+enum job_piece {
+    PIECE_NONE,   /* it waits */
+    PIECE_SEND,   /* gives a hop, an OPEN or a CLOSE to the fabric */
+    PIECE_LIGHT,  /* home's own work of a step: embedding, head and tail blocks, probe, forecast, output, solver */
+    PIECE_BLOCKS, /* home's share of the ring's blocks */
+    PIECE_TEXT,   /* a layer of the text encoder */
+    PIECE_DECODE, /* a latent frame of the VAE */
+    PIECE_FILES,  /* encodes and writes */
+};
+enum job_piece job_next(const struct job *job);
+int job_priority(const struct job *job);
+int64_t job_due_ms(const struct job *job); /* order.deadline_ms */
+const char *job_tenant(const struct job *job);
+/* Rows times blocks computed for the job so far, on all ranks: what tenants are charged for. */
+uint64_t job_work(const struct job *job);
+
+/* ---------------------------------------------------------------------------------------- checkpoints */
+
+/* True between two steps: then *step is how many have been finished, over all passes, and job_save may be called.
+ * After the last step it stays true until decoding begins. */
+bool job_between_steps(const struct job *job, int *step);
+/* Bytes that job_save would write now; 0: the job's caching cannot be saved (SITE_BLOCKS). */
+size_t job_save_bytes(const struct job *job);
+/* Everything another process needs to go on from here, on any number of ranks, with the same bits: the latent,
+ * the solver's history, the policy's and the forecast's bytes, the log of verdicts, and the latents of the steps
+ * whose features the rings hold. Only between steps. */
+void job_save(const struct job *job, void *bytes, size_t size);
+/* Before the first job_advance: the job then encodes its text, recomputes what its rings held, and goes on after
+ * the checkpoint's step. Nothing is changed on failure: STATUS_CORRUPT (not a checkpoint, cut off, sizes that do not
+ * fit), STATUS_UNSUPPORTED (another format), STATUS_CONFLICT (of another job, model or order). The job may then
+ * begin from the start. */
+status_t job_restore(struct job *job, const void *bytes, size_t size, struct error *error);
 
 /* A SENT or RECEIVED event whose cookie or ticket names this job's context. A received payload is copied: the
  * caller releases it. */

@@ -194,7 +194,10 @@ static status_t serve(const struct settings *settings, const struct place *place
     describe(settings, place, &engine, &key, &control_config);
     status = control_start(&control_config, &control, error);
     if (status != STATUS_OK) goto err_fabric;
-    struct rank_config rank = {&engine, control, scratch.path, settings->join_ms * MILLISECOND_NS};
+    struct rank_config rank = {.engine = &engine,
+                               .control = control,
+                               .directory = scratch.path,
+                               .join_timeout_ns = settings->join_ms * MILLISECOND_NS};
     status = rank_run(&rank, error);
     control_stop(control);
 err_fabric:

@@ -120,11 +120,12 @@ static status_t read_split(const Refrain__Load *load, int members, struct split 
 {
     memset(split, 0, sizeof *split);
     split->members = members;
-    if (!load->split || load->split->n_middle != (size_t)members - 1 || members > SPLIT_MAX_MEMBERS)
+    if (!load->split || load->split->n_run != (size_t)members || members > SPLIT_MAX_MEMBERS)
         return error_set(error, STATUS_CORRUPT, "a split that does not name each of %d members", members);
     split->head = (int)load->split->head;
     split->tail = (int)load->split->tail;
-    for (size_t i = 0; i < load->split->n_middle; i++) split->middle[i] = (int)load->split->middle[i];
+    split->floating = load->split->floating;
+    for (size_t i = 0; i < load->split->n_run; i++) split->run[i] = (int)load->split->run[i];
     return STATUS_OK;
 }
 
@@ -278,18 +279,31 @@ static void sleep_until(struct rank *r, int64_t deadline_ns)
     poll(descriptors, 2, clock_poll_ms(deadline_ns));
 }
 
-status_t rank_run(const struct rank_config *config, struct error *error)
+status_t rank_open(const struct rank_config *config, struct rank **rank, struct error *error)
 {
     struct rank *r = calloc(1, sizeof *r);
     if (!r) return error_set(error, STATUS_NO_MEMORY, "no memory for the rank");
     r->config = config;
     r->engine = config->engine;
-    while (!r->stop) {
-        int64_t deadline_ns;
-        serve_fabric(r);
-        serve_orders(r, 0);
-        if (!r->stop && !work(r, &deadline_ns)) sleep_until(r, deadline_ns);
-    }
+    *rank = r;
+    return STATUS_OK;
+}
+
+bool rank_turn(struct rank *r, int64_t *deadline_ns)
+{
+    *deadline_ns = CLOCK_NEVER;
+    serve_fabric(r);
+    serve_orders(r, 0);
+    return !r->stop && work(r, deadline_ns);
+}
+
+bool rank_over(const struct rank *r)
+{
+    return r->stop;
+}
+
+status_t rank_close(struct rank *r, struct error *error)
+{
     leave_epoch(r);
     arena_free(&r->engine->arena);
     model_destroy(r->engine->model);
@@ -298,4 +312,15 @@ status_t rank_run(const struct rank_config *config, struct error *error)
         r->disturbed ? error_set(error, STATUS_PEER_LOST, "ended after a lost epoch") : STATUS_OK;
     free(r);
     return status;
+}
+
+status_t rank_run(const struct rank_config *config, struct error *error)
+{
+    struct rank *r;
+    int64_t deadline_ns;
+    status_t status = rank_open(config, &r, error);
+    if (status != STATUS_OK) return status;
+    while (!rank_over(r))
+        if (!rank_turn(r, &deadline_ns) && !rank_over(r)) sleep_until(r, deadline_ns);
+    return rank_close(r, error);
 }

@@ -10,17 +10,17 @@ static status_t place_blocks(struct model *m, const struct split *split, int sel
     int layers = m->config.denoiser.layers, total = split->head + split->tail, before = split->head;
     bool sane =
         split->head >= 0 && split->tail >= 0 && split->members >= 1 && self >= 0 && self < split->members;
-    for (int i = 0; sane && i < split->members - 1; i++) {
-        sane = split->middle[i] >= 0 && split->middle[i] <= layers;
-        total += split->middle[i];
-        if (i < self - 1) before += split->middle[i];
+    for (int i = 0; sane && i < split->members; i++) {
+        sane = split->run[i] >= 0 && split->run[i] <= layers;
+        total += split->run[i];
+        if (i < self) before += split->run[i];
     }
     if (!sane || total != layers)
         return error_set(error, STATUS_INVALID,
                          "a split of %d blocks over %d members does not fit a model of %d layers", total,
                          split->members, layers);
     m->first = self == 0 ? 0 : before;
-    m->count = self == 0 ? split->head : split->middle[self - 1];
+    m->count = self == 0 ? split->head + split->run[0] : split->run[self];
     m->tail = self == 0 ? split->tail : 0;
     m->split = *split;
     for (int i = 0; i < m->count; i++) wanted[m->first + i] = true;
@@ -58,15 +58,11 @@ status_t model_encoder(struct model *m, struct vae **encoder, struct error *erro
 static int find_run(const struct model *m, int block, int *until)
 {
     int end = m->split.head;
-    if (block < end) {
-        *until = end;
-        return 0;
-    }
-    for (int i = 0; i < m->split.members - 1; i++) {
-        end += m->split.middle[i];
+    for (int i = 0; i < m->split.members; i++) {
+        end += m->split.run[i];
         if (block >= end) continue;
         *until = end;
-        return i + 1;
+        return i;
     }
     *until = m->config.denoiser.layers;
     return 0;

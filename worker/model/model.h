@@ -17,11 +17,14 @@
 
 enum { SPLIT_MAX_MEMBERS = 1024 };
 
-/* Blocks of each member. Home runs [0, head) before the ring and [layers - tail, layers) after it. */
+/* Blocks of each member. Home runs [0, head) before the ring and [layers - tail, layers) after it; member i holds
+ * run[i] blocks of the ring between, in order. Home is member 0, or with `floating` every member: then all hold
+ * head and tail, and each job has a home of its own. */
 struct split {
     int members; /* home included */
     int head, tail;
-    int middle[SPLIT_MAX_MEMBERS]; /* [members - 1]: blocks of member i + 1 */
+    bool floating;
+    int run[SPLIT_MAX_MEMBERS]; /* [members] */
 };
 
 struct model {

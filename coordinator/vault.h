@@ -1,0 +1,71 @@
+/*
+ * vault.h - the coordinator's durable checkpoints: files, and the thread and socket that ranks reach them by.
+ *
+ *     vault_open(&config, &vault, &error);                  makes the directory, finds what is in it
+ *     vault_allow(vault, job, attempt);                     from now on only this attempt may save
+ *     if (vault_latest(vault, job, &checkpoint)) ...        the newest whole one, of any attempt
+ *     poll on vault_descriptor(vault); while (vault_saved(vault, &checkpoint)) ...
+ *     vault_drop(vault, job);                               the job is over: its files go
+ *
+ * <directory>/<job>/<step>-<attempt>: a head of fixed size (magic, format, job, attempt, step, bytes, hash), then
+ * the worker's bytes. Written under a hidden name, hashed, fsynced, renamed, the directory fsynced: a crash at any
+ * moment leaves whole files only, and a file whose head or size does not fit is removed at start. Kept are the
+ * newest `keep` of a job, and in all at most `limit` bytes: beyond it the oldest superseded ones go first, then a
+ * new one is refused.
+ *
+ * The vault's thread owns its ROUTER socket and the files; it never touches the job store. All functions here are
+ * called by the coordinator's loop thread; `lock` guards the index, and no disk or socket is touched under it.
+ */
+#ifndef REFRAIN_COORDINATOR_VAULT_H
+#define REFRAIN_COORDINATOR_VAULT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include "base/status.h"
+
+struct vault;
+
+struct checkpoint {
+    uint64_t job;
+    uint32_t attempt, step;
+    uint64_t bytes, xxh64;
+};
+
+struct vault_config {
+    void *context;         /* ZeroMQ, borrowed */
+    const char *bind;      /* tcp://HOST:PORT, port * takes a free one */
+    const char *directory; /* made if it is not there */
+    uint64_t limit_bytes;  /* of all checkpoints */
+    uint64_t job_bytes;    /* of one checkpoint, at most */
+    int keep;              /* of one job, 1.. */
+    /* Makes the socket a CURVE server before it binds, or does nothing. */
+    status_t (*secure)(void *argument, void *socket, struct error *error);
+    void *secure_argument;
+};
+
+status_t vault_open(const struct vault_config *config, struct vault **vault, struct error *error);
+void vault_close(struct vault *vault); /* NULL is fine; waits for a file that is being made durable */
+const char *vault_endpoint(const struct vault *vault); /* as bound */
+
+/* Attempts are fenced here: chunks of any other attempt of the job are answered with STATUS_ABORTED. */
+void vault_allow(struct vault *vault, uint64_t job, uint32_t attempt);
+/* Nobody may save for the job until vault_allow. What it has stays. */
+void vault_forbid(struct vault *vault, uint64_t job);
+void vault_drop(struct vault *vault, uint64_t job);
+/* At start: removes the files of jobs that are not to be kept. */
+void vault_sweep(struct vault *vault, bool (*keep)(void *context, uint64_t job), void *context);
+
+/* The checkpoint that the most steps went into; among those the latest attempt's. */
+bool vault_latest(const struct vault *vault, uint64_t job, struct checkpoint *checkpoint);
+/* A checkpoint that a rank could not use (it does not fit, its hash is wrong): it goes, the one before it counts. */
+void vault_spoil(struct vault *vault, const struct checkpoint *checkpoint);
+
+int vault_descriptor(const struct vault *vault); /* readable while vault_saved has something */
+bool vault_saved(struct vault *vault, struct checkpoint *checkpoint);
+
+struct vault_stats {
+    uint64_t bytes, saved, refused, loaded;
+};
+void vault_stats(const struct vault *vault, struct vault_stats *stats);
+
+#endif
