@@ -274,6 +274,8 @@ static bool is_underway(struct courier *courier, const struct fetch *fetch)
  * waits for them. */
 static void send_pieces(struct courier *courier)
 {
+    /* Also while there is no connection: what is being sent has a deadline, and what waits behind it. */
+    for (int i = 0; i < COURIER_JOBS; i++) next_checkpoint(courier, &courier->jobs[i]);
     courier->blocked = false;
     for (bool more = courier->socket != NULL; more;) {
         more = false;
