@@ -656,8 +656,8 @@ static void at_start_what_is_not_whole_goes_and_what_is_not_ours_stays(void **st
     vault_rig_stop(&rig);
 }
 
-/* Saves without end, checkpoints of one and of many pieces, until it is killed; never returns. */
-static void save_for_ever(const struct vault_rig *parent)
+/* Saves without end, checkpoints of one and of many pieces, until it is killed; a byte on `told` for each. */
+static void save_for_ever(const struct vault_rig *parent, int told)
 {
     struct vault_rig rig = {0};
     prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -675,6 +675,7 @@ static void save_for_ever(const struct vault_rig *parent)
             struct checkpoint checkpoint =
                 vault_rig_checkpoint(job, 1, first[job - 1] + step, job == 3 ? LARGE / 3 : 20000 * job);
             vault_rig_save(rank, &checkpoint);
+            if (write(told, "", 1) != 1) _exit(1);
         }
 }
 
@@ -687,12 +688,18 @@ static void after_a_kill_at_any_moment_every_file_is_whole(void **state)
     strcpy(rig.directory, "/tmp/refrain-vault.XXXXXX");
     assert_non_null(mkdtemp(rig.directory));
     for (int i = 0; i < KILLS; i++) {
+        int told[2];
+        char byte;
+        assert_int_equal(pipe(told), 0);
         pid_t child = fork();
         assert_true(child >= 0);
-        if (child == 0) save_for_ever(&rig);
-        usleep(10000 + (useconds_t)rand_r(&seed) % 60000);
+        if (child == 0) save_for_ever(&rig, told[1]);
+        close(told[1]);
+        for (int saves = rand_r(&seed) % 20; saves > 0; saves--) assert_int_equal(read(told[0], &byte, 1), 1);
+        usleep((useconds_t)rand_r(&seed) % 5000);
         assert_int_equal(kill(child, SIGKILL), 0);
         assert_int_equal(waitpid(child, NULL, 0), child);
+        close(told[0]);
         vault_rig_start(&rig);
         void *rank = vault_rig_rank(&rig);
         for (uint64_t job = 1; job <= 3; job++) {
