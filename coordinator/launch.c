@@ -19,7 +19,7 @@
 #include <unistd.h>
 #include "base/clock.h"
 #include "base/log.h"
-#include "coordinator/child.h"
+#include "base/child.h"
 
 enum { PATH_BYTES = 4096, MAX_ARGUMENTS = 40, HOPELESS_FAILURES = 3 };
 

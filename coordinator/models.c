@@ -11,7 +11,7 @@
 #include <unistd.h>
 #include "base/clock.h"
 #include "base/log.h"
-#include "coordinator/child.h"
+#include "base/child.h"
 
 enum {
     MAX_MODELS = 256,
@@ -258,7 +258,7 @@ static status_t start_child(struct models *models, int64_t now_ns, struct error 
     const char *argv[] = {models->worker_binary, "--inspect", models->first->directory, NULL};
     models->text_bytes = 0;
     models->deadline_ns = now_ns + INSPECT_SECONDS * SECOND_NS;
-    return child_start(argv, &(struct child_options){.output = &models->output, .tied = true}, &models->child,
+    return child_start(argv, &(struct child_options){.output = &models->output, .last_signal = SIGTERM}, &models->child,
                        error);
 }
 
