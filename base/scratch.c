@@ -18,7 +18,7 @@ static int remove_entry(const char *path, const struct stat *status, int type, s
     return 0;
 }
 
-static void remove_tree(const char *path)
+void scratch_remove(const char *path)
 {
     nftw(path, remove_entry, 16, FTW_DEPTH | FTW_PHYS | FTW_MOUNT);
 }
@@ -37,7 +37,7 @@ static void sweep(const char *parent, const char *program)
         if (*end || pid <= 0 || kill((pid_t)pid, 0) == 0 || errno != ESRCH) continue;
         snprintf(path, sizeof path, "%s/%s", parent, entry->d_name);
         if (lstat(path, &status) == 0 && S_ISDIR(status.st_mode) && status.st_uid == geteuid())
-            remove_tree(path);
+            scratch_remove(path);
     }
     if (directory) closedir(directory);
 }
@@ -57,6 +57,6 @@ status_t scratch_open(const char *parent, const char *program, struct scratch *s
 
 void scratch_close(struct scratch *scratch)
 {
-    if (scratch->path[0]) remove_tree(scratch->path);
+    if (scratch->path[0]) scratch_remove(scratch->path);
     scratch->path[0] = 0;
 }

@@ -24,4 +24,7 @@ struct scratch {
 status_t scratch_open(const char *parent, const char *program, struct scratch *scratch, struct error *error);
 void scratch_close(struct scratch *scratch);
 
+/* A directory and all in it, following no links; as much as can be removed. */
+void scratch_remove(const char *path);
+
 #endif

@@ -13,6 +13,7 @@
 #include <unistd.h>
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/scratch.h"
 #include "cluster/launcher/census.h"
 
 #define KILL_AFTER_NS (2 * SECOND_NS) /* mpirun obeys within milliseconds, or not at all */
@@ -31,9 +32,10 @@ struct seat {
 /* One running mpirun. */
 struct hand {
     struct child child;
-    int rank;      /* CREW_ALL: the group's own */
-    bool outdated; /* its seat went to another one */
-    bool far;      /* it was told a host */
+    uint64_t number; /* which of the crew's mpiruns */
+    int rank;        /* CREW_ALL: the group's own */
+    bool outdated;   /* its seat went to another one */
+    bool far;        /* it was told a host */
 };
 
 struct crew {
@@ -43,7 +45,7 @@ struct crew {
     struct seat *seats; /* [plan->ranks] */
     struct hand hands[CREW_POLL_ITEMS];
     int hand_count;
-    uint64_t started;         /* mpiruns so far: names their directories */
+    uint64_t started;         /* mpiruns so far */
     bool ending, asked, made; /* ending: to end; SIGTERM was sent; SIGKILL was */
     int64_t ask_ns, make_ns;
 };
@@ -58,6 +60,13 @@ static void make_name(char name[CREW_NAME_BYTES])
     for (size_t i = 0; i < sizeof random; i++) snprintf(name + 2 * i, 3, "%02x", random[i]);
 }
 
+/* Where that mpirun has its files. Names of groups are long and do not come twice; a part is enough to tell
+ * this launcher's groups apart, and paths of sockets are short by law. */
+static void name_directory(const struct crew *crew, uint64_t number, char path[PATH_BYTES])
+{
+    snprintf(path, PATH_BYTES, "%.3000s/%.8s-%" PRIu64, crew->directory, crew->name, number);
+}
+
 static status_t start_hand(struct crew *crew, const struct crew_seat *seat, struct error *error)
 {
     char directory[PATH_BYTES];
@@ -66,9 +75,8 @@ static status_t start_hand(struct crew *crew, const struct crew_seat *seat, stru
     if (crew->hand_count == CREW_POLL_ITEMS)
         return error_set(error, STATUS_CONFLICT, "%d mpiruns have not ended yet: no more are started",
                          crew->hand_count);
-    int length = snprintf(directory, sizeof directory, "%s/%" PRIu64, crew->directory, ++crew->started);
-    if (length >= (int)sizeof directory || mkdir(directory, 0700) != 0)
-        return error_set(error, STATUS_IO, "%s: cannot be made: %m", directory);
+    name_directory(crew, ++crew->started, directory);
+    if (mkdir(directory, 0700) != 0) return error_set(error, STATUS_IO, "%s: cannot be made: %m", directory);
     if (seat) {
         job.single = true;
         job.seat = seat->rank;
@@ -77,6 +85,7 @@ static status_t start_hand(struct crew *crew, const struct crew_seat *seat, stru
     }
     status_t status = mpirun_start(crew->plan, &job, &hand->child, error);
     if (status != STATUS_OK) return status;
+    hand->number = crew->started;
     hand->rank = seat ? seat->rank : CREW_ALL;
     hand->outdated = false;
     hand->far = job.host != NULL;
@@ -212,7 +221,9 @@ void crew_reap(struct crew *crew)
             i++;
             continue;
         }
-        char message[CREW_TEXT_BYTES];
+        char message[CREW_TEXT_BYTES], directory[PATH_BYTES];
+        name_directory(crew, hand.number, directory);
+        scratch_remove(directory); /* a killed one could not do it */
         mpirun_explain(child_reap(&hand.child), message, sizeof message);
         crew->hands[i] = crew->hands[--crew->hand_count];
         take_end(crew, &hand, message);
