@@ -53,9 +53,16 @@ static int fastest_first(const void *a, const void *b)
     return x->rank < y->rank ? -1 : x->rank > y->rank;
 }
 
-static bool is_known(double speed)
+/* 0: unknown. */
+static double speed_of(const struct plan_request *request, uint32_t rank)
 {
-    return isfinite(speed) && speed > 0;
+    const struct plan_seat *seats = request->seats;
+    double best = 0;
+    for (uint32_t i = 0; seats && i < request->ranks; i++) {
+        bool same = i == rank || (seats[i].make != 0 && seats[i].make == seats[rank].make);
+        if (same && isfinite(seats[i].speed) && seats[i].speed > best) best = seats[i].speed;
+    }
+    return best;
 }
 
 /* Unknown speeds become the mean of the known ones. */
@@ -63,15 +70,13 @@ static void list_speeds(const struct plan_request *request, struct measured *lis
 {
     double sum = 0;
     uint32_t known = 0;
-    for (uint32_t i = 0; request->seats && i < request->ranks; i++) {
-        if (!is_known(request->seats[i].speed)) continue;
-        sum += request->seats[i].speed;
-        known++;
-    }
     for (uint32_t i = 0; i < request->ranks; i++) {
-        double speed = request->seats ? request->seats[i].speed : 0;
-        list[i] = (struct measured){is_known(speed) ? speed : known ? sum / known : 1, i};
+        list[i] = (struct measured){speed_of(request, i), i};
+        sum += list[i].speed;
+        known += list[i].speed > 0;
     }
+    for (uint32_t i = 0; i < request->ranks; i++)
+        if (list[i].speed == 0) list[i].speed = known ? sum / known : 1;
 }
 
 /* Ranks that are about as fast as the fastest of those not looked at yet get one speed, their mean: so equal

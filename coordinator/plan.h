@@ -1,10 +1,10 @@
 /*
  * plan.h - how the blocks of a model are laid over the ranks of a group, and what that layout is worth.
  *
- *     struct plan_request request = {.layers = 40, .ranks = 4, .seats = seats, .mix = {.branches = 2, .head =
- * 1, .hit_rate = 0.54}, ...}; plan_make(&request, &plan, &error); plan_check(&plan, &request, &other_mix,
- * &error);          may a job with this policy run on this layout? plan_describe(&plan, "cpu-avx512", text,
- * sizeof text);    "4 ranks, blocks 1+8 10 10 11, cpu-avx512"
+ *     struct plan_request request = {.layers = 40, .ranks = 4, .seats = seats, .mix = mix};
+ *     plan_make(&request, &plan, &error);
+ *     plan_check(&plan, &request, &other_mix, &error);      may a job like that run on this layout?
+ *     plan_describe(&plan, "cpu", text, sizeof text);       "4 ranks, blocks 1+8 10 10 11, cpu"
  *
  * Two layouts are compared: a fixed home (member 0 holds the first `head` and the last `tail` blocks and as
  * many of the ring's as keep it as busy as the others), and a floating one (every member holds head and tail,
@@ -39,8 +39,11 @@ struct plan {
 
 /* What is known of one rank. */
 struct plan_seat {
-    double speed; /* in any unit, > 0; 0: unknown, counts as the mean of the others. Within 15 % of each other
-                     they count as equal, so that equal machines get equal blocks at every start */
+    /* In any unit, > 0; 0: unknown, counts as the mean of the others. Within 15 % of each other they count as
+     * equal, so that equal machines get equal blocks at every start. */
+    double speed;
+    uint64_t make; /* ranks of one make (host, backend and threads, say) all count as the fastest of them:
+                      what their measurements differ by is noise; 0: of a make of its own */
     uint64_t memory_bytes; /* for weights; 0: unknown, no limit */
 };
 

@@ -307,6 +307,18 @@ static void equal_machines_get_equal_blocks_whatever_was_measured(void **state)
     }
 }
 
+static void ranks_of_one_make_count_as_the_fastest_of_them(void **state)
+{
+    struct plan_seat seats[4] = {
+        {.speed = 38, .make = 1}, {.speed = 100, .make = 1}, {.make = 1}, {.speed = 50, .make = 2}};
+    struct plan_request request = {.layers = 35, .ranks = 4, .seats = seats, .mix = {.branches = 2}};
+    struct plan plan = make(&request);
+    expect_text(&plan, "4 ranks, blocks 10+10+10+5, x");
+    seats[2].make = 0; /* unknown: the mean of 100, 100 and 50 */
+    plan = make(&request);
+    expect_text(&plan, "4 ranks, blocks 10+11+9+5, x");
+}
+
 static void weights_stay_within_the_memory(void **state)
 {
     struct plan_seat seats[4] = {{.memory_bytes = 12 * GB},
@@ -451,6 +463,7 @@ int main(void)
         cmocka_unit_test(a_fold_is_all_that_home_holds),
         cmocka_unit_test(blocks_follow_the_speeds),
         cmocka_unit_test(equal_machines_get_equal_blocks_whatever_was_measured),
+        cmocka_unit_test(ranks_of_one_make_count_as_the_fastest_of_them),
         cmocka_unit_test(weights_stay_within_the_memory),
         cmocka_unit_test(a_split_is_taken_as_it_is_given),
         cmocka_unit_test(enough_jobs_fill_the_ring),
