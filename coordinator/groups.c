@@ -145,7 +145,8 @@ void group_load_failed(struct group *group, uint32_t rank, const Refrain__LoadFa
 void group_heartbeat(struct group *group, uint32_t rank, const Refrain__Heartbeat *heartbeat, int64_t now_ns)
 {
     struct member *member = &group->members[rank];
-    if (heartbeat->compute_progress != member->compute_progress) group->progress_ns = now_ns;
+    if (heartbeat->compute_progress != member->compute_progress)
+        group->progress_ns = member->progress_ns = now_ns;
     member->compute_progress = heartbeat->compute_progress;
 }
 

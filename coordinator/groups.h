@@ -45,6 +45,7 @@ struct member {
     uint64_t weight_bytes, memory_bytes, epoch; /* epoch: the one its last Hello named */
     int64_t heard_ns;                           /* monotonic */
     uint64_t compute_progress;
+    int64_t progress_ns; /* when it last grew; 0: not yet */
     char host[MEMBER_TEXT_BYTES], backend[MEMBER_TEXT_BYTES], address[MEMBER_TEXT_BYTES],
         model[MEMBER_TEXT_BYTES];
 };
