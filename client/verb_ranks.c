@@ -70,9 +70,9 @@ static void print_heading(const struct cli *cli, const struct refrain_group *gro
 
 static void print_columns(const struct cli *cli)
 {
-    printf(" %s%5s  %-9s  %-16s %8s  %-12s %7s  %-9s %9s %7s %8s %9s %4s%s\n",
+    printf(" %s%5s  %-9s  %-16s %8s  %-12s %7s  %-9s %9s %8s %8s %9s %8s%s\n",
            show_colour(&cli->style, SHOW_DIM), "RANK", "STATE", "HOST", "PID", "BACKEND", "THREADS", "BLOCKS",
-           "WEIGHTS", "SPEED", "HEARD", "COMPUTED", "NEW", show_colour(&cli->style, SHOW_PLAIN));
+           "WEIGHTS", "GFLOP/S", "HEARD", "COMPUTED", "REPLACED", show_colour(&cli->style, SHOW_PLAIN));
 }
 
 static void print_rank(const struct cli *cli, const struct refrain_rank *rank)
@@ -88,7 +88,7 @@ static void print_rank(const struct cli *cli, const struct refrain_rank *rank)
     if (rank->blocks)
         snprintf(blocks, sizeof blocks, "%u...%u", rank->first_block, rank->first_block + rank->blocks - 1);
     if (rank->gflops > 0) snprintf(speed, sizeof speed, "%.0f", rank->gflops);
-    printf("%s %8u  %s %7u  %-9s %9s %7s %8s %9s %4u\n", show_column(&cli->style, rank->host, 16, host),
+    printf("%s %8u  %s %7u  %-9s %9s %8s %8s %9s %8u\n", show_column(&cli->style, rank->host, 16, host),
            rank->pid, show_column(&cli->style, rank->backend, 12, backend), rank->threads, blocks,
            show_bytes(rank->weight_bytes, weights), speed,
            show_duration(&cli->style, rank->seconds_since_heard, heard),
