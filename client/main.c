@@ -75,7 +75,8 @@ static const struct verb verbs[] = {
      "\n"
      "  refrain stats\n"},
     {"ranks", "", VERB_RANKS, verb_ranks, "who computes: the ranks, their health, what is in flight",
-     "Shows the groups of ranks a coordinator has: who is a member, who is missing, whether they compute, which\n"
+     "Shows the groups of ranks a coordinator has: who is a member, who is missing, whether they compute, "
+     "which\n"
      "blocks they hold, how the model is laid over them, and the jobs in flight (yours by number).\n"
      "\n"
      "  refrain ranks\n"

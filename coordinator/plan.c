@@ -119,9 +119,10 @@ static struct plan_mix sane_mix(const struct plan_mix *given, uint32_t layers)
 static status_t make_field(const struct plan_request *request, struct field *field, struct error *error)
 {
     uint32_t layers = request->layers, ranks = request->ranks;
-    if (layers < 1 || ranks < 1 || ranks > PLAN_MAX_RANKS)
-        return error_set(error, STATUS_INVALID, "plan: %u blocks cannot be laid over %u ranks", layers,
-                         ranks);
+    if (layers < 1 || ranks < 1 || ranks > PLAN_MAX_RANKS) {
+        error_set(error, STATUS_INVALID, "plan: %u blocks cannot be laid over %u ranks", layers, ranks);
+        return STATUS_INVALID;
+    }
     field->layers = layers;
     field->ranks = ranks;
     field->mix = sane_mix(&request->mix, layers);

@@ -197,12 +197,12 @@ static struct survey *survey_room(const struct server *server)
     slots = groups;
     survey->seats = seats;
     survey->ranks = calloc(seats, sizeof *survey->ranks);
-    survey->rank_list = calloc(seats, sizeof *survey->rank_list);
-    survey->here = calloc(seats, sizeof *survey->here);
+    survey->rank_list = calloc(seats, sizeof(Refrain__RankInfo *));
+    survey->here = calloc(seats, sizeof(Refrain__RankInfo *));
     survey->jobs = calloc(slots, sizeof *survey->jobs);
-    survey->job_list = calloc(slots, sizeof *survey->job_list);
+    survey->job_list = calloc(slots, sizeof(Refrain__RunningJob *));
     survey->groups = calloc(groups, sizeof *survey->groups);
-    survey->group_list = calloc(groups, sizeof *survey->group_list);
+    survey->group_list = calloc(groups, sizeof(Refrain__GroupInfo *));
     survey->plans = calloc(groups, sizeof *survey->plans);
     if (survey->ranks && survey->rank_list && survey->here && survey->jobs && survey->job_list &&
         survey->groups && survey->group_list && survey->plans)

@@ -40,7 +40,7 @@ struct fake_script {
         const struct refrain_comparison *comparison; /* NULL: none */
     } caching;
     const struct refrain_stats *stats; /* its groups and counts are told; NULL: nothing but a version */
-    const char *server_secret; /* Z85: wants CURVE; any client key will do */
+    const char *server_secret;         /* Z85: wants CURVE; any client key will do */
     struct fake_file {
         const char *name;
         const unsigned char *bytes;

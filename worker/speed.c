@@ -8,9 +8,9 @@
  * ROWS_MOST: enough that a machine of a hundred cores does not spend the run on waking them. */
 enum { WIDTH = 512, ROWS_LEAST = 8, ROWS_MOST = 4096 };
 
-#define RUN_NS MILLISECOND_NS /* long against the clock and the threads' start, short against a time slice   \
-                               */
-#define TOTAL_NS (50 * MILLISECOND_NS) /* for all runs; the slowest backend, in scalar C, takes a few */
+/* A run is long against the clock and the threads' start, short against a time slice. */
+#define RUN_NS   MILLISECOND_NS
+#define TOTAL_NS (50 * MILLISECOND_NS) /* for all runs; the slowest backend, scalar C, takes a few */
 
 struct product {
     const struct ops *ops;
@@ -61,15 +61,15 @@ status_t speed_measure(const struct ops *ops, struct team *team, double *gflops,
     uint16_t *weights = malloc((size_t)WIDTH * WIDTH * sizeof *weights);
     p.x = aligned_alloc(64, bytes);
     p.y = aligned_alloc(64, bytes);
-    status_t status = weights && p.x && p.y
-                          ? STATUS_OK
-                          : error_set(error, STATUS_NO_MEMORY, "no memory to measure the speed");
-    if (status == STATUS_OK) {
+    status_t status = STATUS_NO_MEMORY;
+    if (weights && p.x && p.y) {
         fill(weights, p.x);
         struct matrix matrix = {weights, DTYPE_BF16, WIDTH, WIDTH};
         status = ops->linear_create(&matrix, NULL, &p.linear, error);
+        if (status == STATUS_OK) *gflops = best_gflops(&p);
+    } else {
+        error_set(error, STATUS_NO_MEMORY, "no memory to measure the speed");
     }
-    if (status == STATUS_OK) *gflops = best_gflops(&p);
     ops->linear_destroy(p.linear);
     free(p.y);
     free(p.x);
