@@ -109,6 +109,9 @@ static const struct option_spec specs[] = {
     {"from", 0, OPTION_UINT64, AT(from), "N", "only events with a sequence number above N (default 0: all)",
      .groups = VERB_WATCH},
 
+    {.type = OPTION_HEADING, .help = "How long", .groups = VERB_RANKS},
+    {"watch", 0, OPTION_FLAG, AT(watch), .help = "once a second, until Ctrl-C", .groups = VERB_RANKS},
+
     {.type = OPTION_HEADING, .help = "The coordinator", .groups = TALKS},
     {"coordinator", 'c', OPTION_TEXT, AT(coordinator), "ENDPOINT", "tcp://HOST:PORT or ipc://PATH",
      .standard = REFRAIN_DEFAULT_ENDPOINT, .env = "REFRAIN_COORDINATOR", .groups = TALKS},

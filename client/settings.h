@@ -31,6 +31,7 @@ enum verb_bit {
     VERB_COMPARE = 1 << 11,
     VERB_CALIBRATE = 1 << 12,
     VERB_POLICIES = 1 << 13,
+    VERB_RANKS = 1 << 14,
 };
 
 /* Strings are borrowed from argv or the environment. NULL and 0: not said. */
@@ -57,7 +58,7 @@ struct settings {
     int64_t ranks, threads;
     int fabric; /* index of "zmq|mpi" */
 
-    bool active;
+    bool active, watch;
     int64_t limit;
     uint64_t from, before;
 
