@@ -35,6 +35,7 @@ enum { COURIER_JOBS = 64 }; /* at once, as many as a rank may be at work on */
 struct courier_config {
     const char *public_key, *secret_key, *server_key; /* CURVE, Z85; NULL for none; borrowed until close */
     int64_t patience_ns;                              /* for one checkpoint; 0: 60 s */
+    int64_t pace_ns; /* at least between two checkpoints, of all jobs in turn; 0: as they come */
 };
 
 /* Names one checkpoint. step: steps finished when it was made, over all passes of a job that compares. */
