@@ -55,8 +55,8 @@ void courier_close(
 void courier_connect(struct courier *courier, const char *endpoint);
 
 /* Memory for a checkpoint of that job, the caller's until courier_send, courier_forget or the next
- * courier_buffer of the job. NULL: no vault, no memory, or COURIER_JOBS others were not forgotten. A
- * checkpoint of the job that waits is given up for it. */
+ * courier_buffer of the job. NULL: no vault, no memory, sooner than the pace allows, or COURIER_JOBS others
+ * were not forgotten. A checkpoint of the job that waits is given up for it. */
 void *courier_buffer(struct courier *courier, uint64_t job, size_t bytes);
 /* Takes the buffer back and sends name->bytes of it; the hash is made on the courier's thread. */
 void courier_send(struct courier *courier, void *buffer, const struct checkpoint_name *name);
