@@ -75,12 +75,13 @@ static struct outgoing *find_job(struct courier *courier, uint64_t job)
 static struct outgoing *get_job(struct courier *courier, uint64_t job)
 {
     struct outgoing *found = find_job(courier, job);
-    for (int i = 0; i < COURIER_JOBS && !found; i++) {
+    if (found) return found;
+    for (int i = 0; i < COURIER_JOBS; i++) {
         if (courier->jobs[i].job) continue;
-        found = &courier->jobs[i];
-        found->job = job;
+        courier->jobs[i].job = job;
+        return &courier->jobs[i];
     }
-    return found;
+    return NULL;
 }
 
 static int count_jobs(const struct courier *courier)
