@@ -72,6 +72,7 @@ static json_t *spec_json(const struct refrain_spec *spec)
     set_text(object, "cache", spec->cache);
     set_tables(object, "cache_tables", spec->cache_tables, spec->cache_table_count);
     if (spec->compare) json_object_set_new(object, "compare", json_true());
+    if (spec->checkpoint_every >= 0) set_whole(object, "checkpoint_every", (uint64_t)spec->checkpoint_every);
     return object;
 }
 

@@ -107,13 +107,17 @@ struct refrain_spec {
     const struct refrain_cache_table
         *cache_tables; /* for policies that need what the model has no table of */
     size_t cache_table_count;
-    bool compare; /* also make the video without caching, and measure the difference */
+    bool compare;         /* also make the video without caching, and measure the difference */
+    int checkpoint_every; /* steps between checkpoints, from which the job goes on when ranks are lost; 0:
+                             none; REFRAIN_CHECKPOINT_DEFAULT: 1 */
 };
 
-#define REFRAIN_GUIDANCE_DEFAULT (-1.0)
+#define REFRAIN_GUIDANCE_DEFAULT   (-1.0)
+#define REFRAIN_CHECKPOINT_DEFAULT (-1)
 #define REFRAIN_SPEC_INIT                                                                                    \
     {                                                                                                        \
-        .guidance = REFRAIN_GUIDANCE_DEFAULT, .priority = REFRAIN_PRIORITY_NORMAL                            \
+        .guidance = REFRAIN_GUIDANCE_DEFAULT, .priority = REFRAIN_PRIORITY_NORMAL,                           \
+        .checkpoint_every = REFRAIN_CHECKPOINT_DEFAULT                                                       \
     }
 
 /* ---------------------------------------------------------------------------- what comes back */

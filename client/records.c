@@ -155,6 +155,8 @@ static struct refrain_spec spec_of(const Refrain__JobSpec *wire, struct room *ro
         .cache_tables = tables_of(wire->cache_tables, wire->n_cache_tables, room),
         .cache_table_count = wire->n_cache_tables,
         .compare = wire->compare,
+        .checkpoint_every =
+            wire->has_checkpoint_every ? (int)wire->checkpoint_every : REFRAIN_CHECKPOINT_DEFAULT,
     };
 }
 
@@ -312,6 +314,9 @@ status_t record_spec_to_wire(const struct refrain_spec *spec, Refrain__JobSpec *
     wire->deadline_ms = spec->deadline_ms, wire->has_deadline_ms = spec->deadline_ms != 0;
     wire->cache = (char *)(uintptr_t)spec->cache;
     wire->compare = spec->compare, wire->has_compare = spec->compare;
+    /* Any other negative number stays one that no limit allows. */
+    wire->has_checkpoint_every = spec->checkpoint_every != REFRAIN_CHECKPOINT_DEFAULT;
+    wire->checkpoint_every = wire->has_checkpoint_every ? (uint32_t)spec->checkpoint_every : 0;
     return tables_to_wire(spec, wire, error);
 }
 
