@@ -1,16 +1,16 @@
 /*
- * reuse_save.c - what a job's caching knows between two steps, as bytes and back; see reuse.h. Compute thread of
- * home.
+ * reuse_save.c - what a job's caching knows between two steps, as bytes and back; see reuse.h. Compute thread
+ * of home.
  *
- * A checkpoint holds no hidden states. What is kept of them is a function of the latent that entered a step, so the
- * latents are kept instead, a hundredth of the size, and a restored job makes those steps again: same blocks, same
- * hooks, with what was logged in place of the policy's verdicts. `needed` says which steps these are, from the log
- * alone, and so on both sides. Tensors of a latent's size and smaller are saved as they are. Run lengths, counts,
- * stamps and rings' fill are not saved: they too follow from the log.
+ * A checkpoint holds no hidden states. What is kept of them is a function of the latent that entered a step,
+ * so the latents are kept instead, a hundredth of the size, and a restored job makes those steps again: same
+ * blocks, same hooks, with what was logged in place of the policy's verdicts. `needed` says which steps these
+ * are, from the log alone, and so on both sides. Tensors of a latent's size and smaller are saved as they
+ * are. Run lengths, counts, stamps and rings' fill are not saved: they too follow from the log.
  *
- * Bytes of a section, in the order of the functions below: records, log; then, unless all steps are done, each
- * branch's private bytes and tensors, and the past latents. Lengths follow from the settings and the log, which is
- * read and checked before anything that depends on it.
+ * Bytes of a section, in the order of the functions below: records, log; then, unless all steps are done,
+ * each branch's private bytes and tensors, and the past latents. Lengths follow from the settings and the
+ * log, which is read and checked before anything that depends on it.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -18,8 +18,9 @@
 #include "cache/reuse_state.h"
 
 /* Hidden states that are compared from step to step. */
-#define WHOLE_REFERENCES                                                                                               \
-    (SIGNAL_BIT(SIGNAL_INPUT) | SIGNAL_BIT(SIGNAL_FILTERED) | SIGNAL_BIT(SIGNAL_EMBED) | SIGNAL_BIT(SIGNAL_PROBE_STEP))
+#define WHOLE_REFERENCES                                                                                     \
+    (SIGNAL_BIT(SIGNAL_INPUT) | SIGNAL_BIT(SIGNAL_FILTERED) | SIGNAL_BIT(SIGNAL_EMBED) |                     \
+     SIGNAL_BIT(SIGNAL_PROBE_STEP))
 
 static bool in_span(const struct reuse *r)
 {
@@ -31,7 +32,8 @@ static bool by_block(const struct reuse *r)
     return r->plan.policy.site == SITE_BLOCKS;
 }
 
-/* ----------------------------------------------------------------------------------------------------------- replay */
+/* -----------------------------------------------------------------------------------------------------------
+ * replay */
 
 static bool computed(const struct reuse *r, int step, int branch)
 {
@@ -64,8 +66,8 @@ static bool follows(const struct reuse *r)
     return r->plan.policy.signals & WHOLE_REFERENCES;
 }
 
-/* To be at step `at` again, does the branch have to make `step`? By blocks: one step in which all were computed
- * leaves them as many such steps would. */
+/* To be at step `at` again, does the branch have to make `step`? By blocks: one step in which all were
+ * computed leaves them as many such steps would. */
 static bool needed(const struct reuse *r, int at, int step, int branch)
 {
     if (step < 0 || step >= at || at >= r->shape.job.steps) return false;
@@ -143,13 +145,13 @@ enum action reuse_repeat(struct reuse *r, struct team *team, int branch, const s
             reuse_keep(b, SIGNAL_FILTERED, reuse_filter(r, team, seen->input), whole);
         if (reuse_wants(r, SIGNAL_EMBED)) reuse_keep(b, SIGNAL_EMBED, seen->embedding, whole);
     }
-    b->taken =
-        verdict(computed(r, r->step, branch) ? ACTION_COMPUTE : ACTION_REUSE, REASON_OFF, CHANGE_NONE);
+    b->taken = verdict(computed(r, r->step, branch) ? ACTION_COMPUTE : ACTION_REUSE, REASON_OFF, CHANGE_NONE);
     b->decided = true;
     return b->taken.action;
 }
 
-/* ------------------------------------------------------------------------------------------------------------ bytes */
+/* ------------------------------------------------------------------------------------------------------------
+ * bytes */
 
 /* The same functions measure, write and read, so that the three cannot differ. */
 struct pen {
@@ -186,7 +188,8 @@ static void move_log(struct reuse *r, int steps, struct pen *pen)
 /* Of what is measured against latents and vectors. */
 static void move_references(struct reuse *r, struct branch *b, struct pen *pen)
 {
-    static const enum signal saved[] = {SIGNAL_TIME, SIGNAL_PROJECTION, SIGNAL_LATENT, SIGNAL_DRIFT, SIGNAL_OUTPUT};
+    static const enum signal saved[] = {SIGNAL_TIME, SIGNAL_PROJECTION, SIGNAL_LATENT, SIGNAL_DRIFT,
+                                        SIGNAL_OUTPUT};
     for (size_t i = 0; i < sizeof saved / sizeof *saved; i++) {
         int64_t elements = saved[i] == SIGNAL_TIME         ? r->hidden
                            : saved[i] == SIGNAL_PROJECTION ? 6 * r->hidden
@@ -234,8 +237,8 @@ static void move_state(struct reuse *r, int steps, struct pen *pen)
     move_past(r, steps, pen);
 }
 
-/* What blocks keep lies on the ranks that hold them, and one step made again does not bring it back once some of
- * them repeat older ones. */
+/* What blocks keep lies on the ranks that hold them, and one step made again does not bring it back once some
+ * of them repeat older ones. */
 static bool can_save(const struct reuse *r, int steps)
 {
     bool fresh = true;
@@ -263,7 +266,8 @@ void reuse_save(struct reuse *r, int steps, void *bytes)
     move_state(r, steps, &pen);
 }
 
-/* ---------------------------------------------------------------------------------------------------------- restore */
+/* ----------------------------------------------------------------------------------------------------------
+ * restore */
 
 /* As reuse_create left it. */
 static void forget(struct reuse *r)
@@ -296,15 +300,16 @@ static bool count_log(struct reuse *r, int steps)
 {
     const struct policy_job *job = &r->shape.job;
     for (int i = 0; i < steps * job->branches; i++) {
-        bool known = r->actions[i] <= (by_block(r) ? REUSE_PARTLY : REUSE_FORECAST) && r->reasons[i] < REASONS;
+        bool known =
+            r->actions[i] <= (by_block(r) ? REUSE_PARTLY : REUSE_FORECAST) && r->reasons[i] < REASONS;
         if (!known || !isfinite(r->changes[i])) return false;
         r->counts[r->actions[i]]++;
         if (r->actions[i] != REUSE_COMPUTED && r->changes[i] > r->largest) r->largest = r->changes[i];
     }
     for (int i = 0; i < r->record_count; i++) {
         const struct reuse_record *record = &r->records[i];
-        if (record->step < 0 || record->step >= steps || record->branch < 0 || record->branch >= job->branches ||
-            record->lag < 0 || record->lag > record->step)
+        if (record->step < 0 || record->step >= steps || record->branch < 0 ||
+            record->branch >= job->branches || record->lag < 0 || record->lag > record->step)
             return false;
     }
     return true;
@@ -370,13 +375,14 @@ status_t reuse_restore(struct reuse *r, int steps, const void *bytes, size_t siz
     size_t wanted = read_log(r, steps, &pen, size);
     if (wanted == 0 || wanted != size) {
         forget(r);
-        return error_set(error, STATUS_CORRUPT, "what the checkpoint says about caching, %zu bytes, does not fit",
-                         size);
+        return error_set(error, STATUS_CORRUPT,
+                         "what the checkpoint says about caching, %zu bytes, does not fit", size);
     }
     move_state(r, steps, &pen);
     if (!states_are_sound(r)) {
         forget(r);
-        return error_set(error, STATUS_CORRUPT, "the checkpoint's state of %s is not one", r->settings.policy->name);
+        return error_set(error, STATUS_CORRUPT, "the checkpoint's state of %s is not one",
+                         r->settings.policy->name);
     }
     r->restored = steps;
     return STATUS_OK;

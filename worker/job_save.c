@@ -1,14 +1,15 @@
 /*
  * job_save.c - a job between two steps as bytes, and back; see job.h. Home's compute thread.
  *
- * A checkpoint is a head of fixed size, then: the latent; of a job that compares, the latent of its first pass; what
- * the solver remembers; what caching knows (cache/reuse_save.c). All lengths follow from the order and the head, so
- * none is written and none has to be believed. Numbers are little-endian, as all machines this runs on have them. The
- * hash finds what broke on the way; what it does not find (a checkpoint of another build, say) is checked as well.
+ * A checkpoint is a head of fixed size, then: the latent; of a job that compares, the latent of its first
+ * pass; what the solver remembers; what caching knows (cache/reuse_save.c). All lengths follow from the order
+ * and the head, so none is written and none has to be believed. Numbers are little-endian, as all machines
+ * this runs on have them. The hash finds what broke on the way; what it does not find (a checkpoint of
+ * another build, say) is checked as well.
  *
- * A restored job encodes its text and opens its contexts as every job does, then makes those steps again whose hidden
- * states its caching kept, through the ordinary step loop, and goes on. One whose steps are all done needs neither
- * and goes to the decoder. Times are those that an undisturbed run would have measured.
+ * A restored job encodes its text and opens its contexts as every job does, then makes those steps again
+ * whose hidden states its caching kept, through the ordinary step loop, and goes on. One whose steps are all
+ * done needs neither and goes to the decoder. Times are those that an undisturbed run would have measured.
  */
 #include <math.h>
 #include <string.h>
@@ -26,7 +27,8 @@ struct head {
     uint64_t job, order; /* order: hash of all that changes a bit of the video */
     uint32_t pass, step; /* steps finished in that pass */
     uint32_t computed_steps, reused_steps;
-    double text_seconds, denoise_seconds, step_seconds, pass_seconds[PASSES], computed_seconds, reused_seconds;
+    double text_seconds, denoise_seconds, step_seconds, pass_seconds[PASSES], computed_seconds,
+        reused_seconds;
 };
 _Static_assert(sizeof(struct head) == 112, "no padding");
 
@@ -34,7 +36,8 @@ static const char magic[4] = {'R', 'F', 'C', 'K'};
 enum { HASHED_FROM = 24 };
 _Static_assert(offsetof(struct head, job) == HASHED_FROM, "the hash covers what follows it");
 
-/* ------------------------------------------------------------------------------------------------------------ order */
+/* ------------------------------------------------------------------------------------------------------------
+ * order */
 
 static void mix(uint64_t *hash, const void *bytes, size_t count)
 {
@@ -53,13 +56,41 @@ static void mix_model(uint64_t *hash, const struct model_config *c)
     const struct text_config *t = &c->text;
     const struct vae_config *v = &c->vae;
     const struct solver_config *s = &c->solver;
-    const int64_t numbers[] = {
-        d->layers,    d->heads,           d->head_dim,    d->hidden,       d->ffn_dim,         d->in_channels,
-        d->text_dim,  d->freq_dim,        d->patch_t,     d->patch_y,      d->patch_x,         d->cross_attn_norm,
-        t->layers,    t->heads,           t->head_dim,    t->width,        t->ffn_dim,         t->vocabulary,
-        t->buckets,   t->max_distance,    v->base,        v->decoder_base, v->latent_channels, v->levels,
-        v->resnets,   v->scale_t,         v->scale_y,     s->kind,         s->train_steps,     s->order,
-        s->bh1,       s->final_sigma_min, d->out_channels, c->text_length, s->lower_order_final};
+    const int64_t numbers[] = {d->layers,
+                               d->heads,
+                               d->head_dim,
+                               d->hidden,
+                               d->ffn_dim,
+                               d->in_channels,
+                               d->text_dim,
+                               d->freq_dim,
+                               d->patch_t,
+                               d->patch_y,
+                               d->patch_x,
+                               d->cross_attn_norm,
+                               t->layers,
+                               t->heads,
+                               t->head_dim,
+                               t->width,
+                               t->ffn_dim,
+                               t->vocabulary,
+                               t->buckets,
+                               t->max_distance,
+                               v->base,
+                               v->decoder_base,
+                               v->latent_channels,
+                               v->levels,
+                               v->resnets,
+                               v->scale_t,
+                               v->scale_y,
+                               s->kind,
+                               s->train_steps,
+                               s->order,
+                               s->bh1,
+                               s->final_sigma_min,
+                               d->out_channels,
+                               c->text_length,
+                               s->lower_order_final};
     const double reals[] = {(double)d->eps, (double)t->eps, s->shift, s->shift_terminal};
     mix(hash, numbers, sizeof numbers);
     mix(hash, reals, sizeof reals);
@@ -71,15 +102,16 @@ static void mix_model(uint64_t *hash, const struct model_config *c)
 
 static void mix_table(uint64_t *hash, const struct cache_table *t)
 {
-    const int64_t numbers[] = {t->model.layers, t->model.heads, t->model.head_dim, t->model.ffn_dim,
-                               t->model.latent_channels, t->steps, t->width, t->count};
+    const int64_t numbers[] = {t->model.layers,          t->model.heads, t->model.head_dim, t->model.ffn_dim,
+                               t->model.latent_channels, t->steps,       t->width,          t->count};
     mix_text(hash, t->kind);
     mix(hash, numbers, sizeof numbers);
     mix(hash, &t->shift, sizeof t->shift);
     mix(hash, t->values, (size_t)t->count * sizeof *t->values);
 }
 
-/* Everything that changes a bit, and nothing else: a job may be resumed with another priority. Backends of one kind
+/* Everything that changes a bit, and nothing else: a job may be resumed with another priority. Backends of
+ * one kind
  * ("cpu-avx2", "cpu-avx512") agree with each other (kernels/ops.h). */
 static uint64_t order_hash(const struct job *j)
 {
@@ -98,7 +130,8 @@ static uint64_t order_hash(const struct job *j)
     return hash;
 }
 
-/* ------------------------------------------------------------------------------------------------------------- save */
+/* -------------------------------------------------------------------------------------------------------------
+ * save */
 
 static size_t latent_bytes(const struct job *j)
 {
@@ -164,7 +197,8 @@ void job_save(const struct job *j, void *bytes, size_t size)
     memcpy(bytes, &head, sizeof head);
 }
 
-/* ---------------------------------------------------------------------------------------------------------- restore */
+/* ----------------------------------------------------------------------------------------------------------
+ * restore */
 
 static bool times_are_sound(const struct head *head)
 {
@@ -177,30 +211,32 @@ static bool times_are_sound(const struct head *head)
 }
 
 /* Whole, of this format, of this job; then head->pass and head->step are within it. */
-static status_t check(const struct job *j, const void *bytes, size_t size, struct head *head, struct error *error)
+static status_t check(const struct job *j, const void *bytes, size_t size, struct head *head,
+                      struct error *error)
 {
     if (size < sizeof *head || memcmp(bytes, magic, sizeof magic) != 0)
         return error_set(error, STATUS_CORRUPT, "%zu bytes that are not a checkpoint", size);
     memcpy(head, bytes, sizeof *head);
     if (head->format != FORMAT)
-        return error_set(error, STATUS_UNSUPPORTED, "the checkpoint is of format %u, this worker reads %d", head->format,
-                         FORMAT);
+        return error_set(error, STATUS_UNSUPPORTED, "the checkpoint is of format %u, this worker reads %d",
+                         head->format, FORMAT);
     if (head->bytes != size)
         return error_set(error, STATUS_CORRUPT, "the checkpoint has %zu bytes of %lu", size,
                          (unsigned long)head->bytes);
     if (head->hash != XXH64((const unsigned char *)bytes + HASHED_FROM, size - HASHED_FROM, 0))
         return error_set(error, STATUS_CORRUPT, "the checkpoint's hash does not fit its bytes");
     if (head->job != j->order.job)
-        return error_set(error, STATUS_CONFLICT, "the checkpoint is of job %lu, not %lu", (unsigned long)head->job,
-                         (unsigned long)j->order.job);
+        return error_set(error, STATUS_CONFLICT, "the checkpoint is of job %lu, not %lu",
+                         (unsigned long)head->job, (unsigned long)j->order.job);
     if (head->order != order_hash(j))
         return error_set(error, STATUS_CONFLICT,
                          "the checkpoint is of another order, model or backend than job %lu has",
                          (unsigned long)j->order.job);
     if (head->pass >= (uint32_t)j->passes || head->step > (uint32_t)j->order.steps ||
         head->computed_steps > head->step || head->reused_steps > head->step || !times_are_sound(head))
-        return error_set(error, STATUS_CORRUPT, "the checkpoint's step %u of pass %u, or a time of it, cannot be",
-                         head->step, head->pass);
+        return error_set(error, STATUS_CORRUPT,
+                         "the checkpoint's step %u of pass %u, or a time of it, cannot be", head->step,
+                         head->pass);
     return STATUS_OK;
 }
 
@@ -213,8 +249,8 @@ static status_t read_body(struct job *j, const struct head *head, const void *by
     size_t latent = latent_bytes(j), plain = plain_bytes(j, pass, step);
     bool cached = j->cache && pass + 1 == j->passes;
     if (size < plain || (!cached && size != plain))
-        return error_set(error, STATUS_CORRUPT, "a checkpoint of step %d must have %zu bytes, not %zu", step, plain,
-                         size);
+        return error_set(error, STATUS_CORRUPT, "a checkpoint of step %d must have %zu bytes, not %zu", step,
+                         plain, size);
     if (cached) {
         status_t status = reuse_restore(j->cache, step, at + plain, size - plain, error);
         if (status != STATUS_OK) return status;
@@ -254,7 +290,8 @@ status_t job_restore(struct job *j, const void *bytes, size_t size, struct error
     return STATUS_OK;
 }
 
-/* ----------------------------------------------------------------------------------------------------------- replay */
+/* -----------------------------------------------------------------------------------------------------------
+ * replay */
 
 /* To the next step that must be made again, or on with the job. */
 static void go_to(struct job *j, int step)
