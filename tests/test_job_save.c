@@ -52,6 +52,7 @@ static const char *const settings[] = {
     "teacache:threshold=0.3,retention=1,first=2",
     "fbcache:threshold=0.3",
     "dbcache:F1B0,W3,threshold=0.5,forecast=taylor1",
+    "dbcache:F1B0,W2,M=3,threshold=0.9,separate=0",
     "dbcache:F3B2,W3,threshold=0.5,separate=0,forecast=newton2",
     "easycache:threshold=0.3,first=3",
     "dicache:threshold=0.4",
