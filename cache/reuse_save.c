@@ -32,8 +32,7 @@ static bool by_block(const struct reuse *r)
     return r->plan.policy.site == SITE_BLOCKS;
 }
 
-/* -----------------------------------------------------------------------------------------------------------
- * replay */
+/* ------------------------------------------------------------------------------------------------- replay */
 
 static bool computed(const struct reuse *r, int step, int branch)
 {
@@ -150,8 +149,7 @@ enum action reuse_repeat(struct reuse *r, struct team *team, int branch, const s
     return b->taken.action;
 }
 
-/* ------------------------------------------------------------------------------------------------------------
- * bytes */
+/* -------------------------------------------------------------------------------------------------- bytes */
 
 /* The same functions measure, write and read, so that the three cannot differ. */
 struct pen {
@@ -266,8 +264,7 @@ void reuse_save(struct reuse *r, int steps, void *bytes)
     move_state(r, steps, &pen);
 }
 
-/* ----------------------------------------------------------------------------------------------------------
- * restore */
+/* ------------------------------------------------------------------------------------------------ restore */
 
 /* As reuse_create left it. */
 static void forget(struct reuse *r)

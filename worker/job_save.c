@@ -36,8 +36,7 @@ static const char magic[4] = {'R', 'F', 'C', 'K'};
 enum { HASHED_FROM = 24 };
 _Static_assert(offsetof(struct head, job) == HASHED_FROM, "the hash covers what follows it");
 
-/* ------------------------------------------------------------------------------------------------------------
- * order */
+/* -------------------------------------------------------------------------------------------------- order */
 
 static void mix(uint64_t *hash, const void *bytes, size_t count)
 {
@@ -130,8 +129,7 @@ static uint64_t order_hash(const struct job *j)
     return hash;
 }
 
-/* -------------------------------------------------------------------------------------------------------------
- * save */
+/* --------------------------------------------------------------------------------------------------- save */
 
 static size_t latent_bytes(const struct job *j)
 {
@@ -197,8 +195,7 @@ void job_save(const struct job *j, void *bytes, size_t size)
     memcpy(bytes, &head, sizeof head);
 }
 
-/* ----------------------------------------------------------------------------------------------------------
- * restore */
+/* ------------------------------------------------------------------------------------------------ restore */
 
 static bool times_are_sound(const struct head *head)
 {
@@ -290,8 +287,7 @@ status_t job_restore(struct job *j, const void *bytes, size_t size, struct error
     return STATUS_OK;
 }
 
-/* -----------------------------------------------------------------------------------------------------------
- * replay */
+/* ------------------------------------------------------------------------------------------------- replay */
 
 /* To the next step that must be made again, or on with the job. */
 static void go_to(struct job *j, int step)
