@@ -308,10 +308,9 @@ void job_resume(struct job *j)
     go_to(j, j->reuse ? reuse_replay(j->reuse, -1) : j->resume_step);
 }
 
-enum job_result job_replayed(struct job *j)
+void job_replayed(struct job *j)
 {
     j->step_begun = false;
     j->deadline_ns = CLOCK_NEVER;
     go_to(j, reuse_replay(j->reuse, j->step));
-    return JOB_ADVANCED;
 }

@@ -127,7 +127,7 @@ void job_sent(struct job *job, int branch);
 
 /* job_save.c: in place of the first pass's beginning, and of the end of a step that was made again. */
 void job_resume(struct job *job);
-enum job_result job_replayed(struct job *job);
+void job_replayed(struct job *job);
 
 /* job_finish.c */
 enum job_result job_advance_decode(struct job *job);

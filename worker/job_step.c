@@ -236,7 +236,10 @@ static enum job_result finish_step(struct job *j)
 {
     struct engine *e = j->engine;
     struct solver *solver = j->solver[j->pass];
-    if (j->replaying) return job_replayed(j);
+    if (j->replaying) {
+        job_replayed(j);
+        return JOB_ADVANCED;
+    }
     if (j->velocity_reused)
         reuse_output(j->reuse, e->team, 0, j->latent, j->velocity);
     else
