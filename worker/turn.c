@@ -73,7 +73,7 @@ static void order_pieces(const struct turn_account *a, const bool waits[], int p
 {
     bool steps = waits[PIECE_LIGHT] || waits[PIECE_BLOCKS];
     bool beside = waits[PIECE_TEXT] || waits[PIECE_DECODE] || waits[PIECE_FILES];
-    bool beside_may = beside && !(steps && a->debt);
+    bool beside_may = beside && !(steps && a->debt) && !(waits[PIECE_BLOCKS] && a->beside);
     bool light_may = a->light < TURN_LIGHT || !(waits[PIECE_BLOCKS] || beside_may);
     place[PIECE_SEND] = 0;
     place[PIECE_LIGHT] = light_may ? 1 : 7;
@@ -117,8 +117,10 @@ void turn_charge(struct turn *turn, const struct candidate *chosen, uint64_t wor
     struct turn_account *a = &turn->account[chosen->account];
     a->charged += work;
     if (chosen->piece == PIECE_SEND) return; /* the stages work for it, not home */
+    bool beside = beside_steps(chosen->piece);
     a->light = chosen->piece == PIECE_LIGHT ? a->light + 1 : 0;
-    if (beside_steps(chosen->piece))
+    if (chosen->piece != PIECE_LIGHT) a->beside = beside;
+    if (beside)
         a->debt = work;
     else
         a->debt -= work < a->debt ? work : a->debt;

@@ -20,10 +20,10 @@
  * in rows times blocks, on all ranks. A tenant that had no job here starts where the least charged one
  * stands, so nobody saves up time; one that left ahead of it stays ahead.
  *   5. Among a tenant's jobs: LIGHT pieces (a hit is made of nothing else, and those of a miss feed the
- * stages), but at most TURN_LIGHT in a row while a heavier piece waits; then text, decode and files; then
- * BLOCKS. Text, decode and files take at most half of home's time: after one of them, pieces of steps worth
- * as much work go first, if there are any. Files before decode before text: who is nearly done gives its
- * memory back.
+ * stages), but at most TURN_LIGHT in a row while a heavier piece waits; of the heavier ones text, decode and
+ * files on the one hand and BLOCKS on the other in turn. Text, decode and files take at most half of home's
+ * time: after one of them, pieces of steps worth as much work go first, if there are any. Files before decode
+ * before text: who is nearly done gives its memory back.
  *   6. The job that came first. Jobs of one kind then finish one after another rather than all at once, and
  * one decodes while the others keep the stages busy.
  */
@@ -49,6 +49,7 @@ struct turn_account {
     uint64_t charged; /* rows * blocks */
     uint64_t debt;    /* step work that goes before the next piece of text, decode or files */
     int light;        /* light pieces in a row */
+    bool beside;      /* the last piece that was not light was text, decode or files */
 };
 
 struct turn {
