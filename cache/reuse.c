@@ -237,7 +237,8 @@ enum action reuse_begin(struct reuse *r, struct team *team, int branch, const st
 void reuse_embedded(struct reuse *r, int branch, const float *x)
 {
     struct branch *b = &r->branch[branch];
-    if (b->embedding && !reuse_led(r, branch)) memcpy(b->embedding, x, (size_t)(r->tokens * r->hidden) * sizeof *x);
+    if (b->embedding && !reuse_led(r, branch))
+        memcpy(b->embedding, x, (size_t)(r->tokens * r->hidden) * sizeof *x);
 }
 
 /* What the head blocks added lies in the last slot of the probe ring until it is pushed or overwritten. */

@@ -98,6 +98,13 @@ void reuse_lay_out_past(struct reuse *r, struct arena *arena)
     }
 }
 
+static struct past *past_of(struct reuse *r, int step)
+{
+    for (int i = 0; i < r->past_size; i++)
+        if (r->past[i].step == step) return &r->past[i];
+    return NULL;
+}
+
 /* A slot whose step is not needed to be at step `at`. There always is one. */
 static struct past *free_past(struct reuse *r, int at)
 {
@@ -114,11 +121,9 @@ void reuse_remember(struct reuse *r, const float *latent)
     memcpy(past->latent, latent, (size_t)r->latent * sizeof *latent);
 }
 
-const float *reuse_past(const struct reuse *r)
+const float *reuse_past(struct reuse *r)
 {
-    for (int i = 0; i < r->past_size; i++)
-        if (r->past[i].step == r->step) return r->past[i].latent;
-    return NULL;
+    return past_of(r, r->step)->latent;
 }
 
 int reuse_replay(struct reuse *r, int after)
@@ -151,7 +156,8 @@ enum action reuse_repeat(struct reuse *r, struct team *team, int branch, const s
 
 /* -------------------------------------------------------------------------------------------------- bytes */
 
-/* The same functions measure, write and read, so that the three cannot differ. */
+/* The same functions measure, write and read, so that the three cannot differ. Data that is NULL is measured
+ * only. */
 struct pen {
     enum { MEASURE, WRITE, READ } way;
     unsigned char *bytes;
@@ -160,9 +166,8 @@ struct pen {
 
 static void move(struct pen *pen, void *data, size_t bytes)
 {
-    if (bytes == 0) return; /* `data` may be NULL */
-    if (pen->way == WRITE) memcpy(pen->bytes + pen->used, data, bytes);
-    if (pen->way == READ) memcpy(data, pen->bytes + pen->used, bytes);
+    if (pen->way == WRITE && data) memcpy(pen->bytes + pen->used, data, bytes);
+    if (pen->way == READ && data) memcpy(data, pen->bytes + pen->used, bytes);
     pen->used += bytes;
 }
 
@@ -217,14 +222,9 @@ static void move_past(struct reuse *r, int steps, struct pen *pen)
 {
     for (int step = 0; step < steps; step++) {
         if (!needed_by_any(r, steps, step)) continue;
-        struct past *past = NULL;
-        for (int i = 0; i < r->past_size && !past; i++)
-            if (r->past[i].step == step) past = &r->past[i];
-        if (pen->way == READ) {
-            past = free_past(r, steps);
-            past->step = step;
-        }
-        move_tensor(pen, pen->way == MEASURE ? NULL : past->latent, r->latent);
+        struct past *past = pen->way == READ ? free_past(r, steps) : past_of(r, step);
+        if (past) past->step = step;
+        move_tensor(pen, past ? past->latent : NULL, r->latent);
     }
 }
 
@@ -292,6 +292,14 @@ static void forget(struct reuse *r)
     }
 }
 
+/* No more steps are to be made again than a job of these settings can have kept. */
+static bool past_fits(const struct reuse *r, int steps)
+{
+    int count = 0;
+    for (int step = 0; step < steps; step++) count += needed_by_any(r, steps, step);
+    return count <= r->past_size;
+}
+
 /* Counts what was read; false: no log of this job's. */
 static bool count_log(struct reuse *r, int steps)
 {
@@ -349,7 +357,7 @@ static size_t read_log(struct reuse *r, int steps, struct pen *pen, size_t size)
     move_log(r, steps, &measure);
     if (size - sizeof records < measure.used) return 0;
     move_log(r, steps, pen);
-    if (!count_log(r, steps)) return 0;
+    if (!count_log(r, steps) || !past_fits(r, steps)) return 0;
     for (int b = 0; b < r->branches && !by_block(r); b++) derive_branch(r, steps, b);
     return reuse_save_bytes(r, steps);
 }

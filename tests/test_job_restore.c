@@ -229,6 +229,33 @@ static void forged_bytes_do_no_harm(void **state)
     assert_true(taken > 100); /* otherwise nothing but hashes was tested */
 }
 
+/* One branch decides for both. A log in which they differ, with as many latents as it asks for, has more
+ * steps made again than there is room for. */
+static void a_log_of_tied_branches_that_differ_is_refused(void **state)
+{
+    enum { AT = 10, MOST_MORE = 6 };
+    struct job_order order = small_order("dbcache:F3B2,W3,threshold=0.5,separate=0,forecast=newton2");
+    struct saved_run end = saved_run(saved_rings[0], &order, NULL, true);
+    struct job *job = saved_create(saved_rings[0], &order);
+    const struct saved_bytes *whole = &end.at[AT];
+    size_t latent = (size_t)end.count * sizeof(float), cells = 2 * AT;
+    size_t actions =
+        HEAD + latent + solver_save_bytes(job->solver[0], AT) + sizeof(int64_t) + cells * sizeof(float);
+    saved_discard(saved_rings[0], job);
+    assert_memory_equal(whole->bytes + actions, end.actions, cells);
+    for (size_t more = 0; more <= MOST_MORE; more++) {
+        struct saved_bytes forged = {calloc(1, whole->size + more * latent), whole->size + more * latent};
+        assert_non_null(forged.bytes);
+        memcpy(forged.bytes, whole->bytes, whole->size);
+        for (size_t i = 1; i < cells; i += 2)
+            forged.bytes[actions + i] = end.actions[i] == REUSE_COMPUTED ? REUSE_REUSED : REUSE_COMPUTED;
+        saved_forge(&forged);
+        expect_refused(&order, &forged, STATUS_CORRUPT, "other steps of branch 1");
+        free(forged.bytes);
+    }
+    saved_free(&end);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -239,6 +266,7 @@ int main(void)
         cmocka_unit_test(a_broken_checkpoint_is_refused_and_the_job_begins_from_the_start),
         cmocka_unit_test(what_fits_only_in_part_leaves_nothing_behind),
         cmocka_unit_test(forged_bytes_do_no_harm),
+        cmocka_unit_test(a_log_of_tied_branches_that_differ_is_refused),
     };
     return cmocka_run_group_tests(tests, saved_start_rings, saved_end_rings);
 }

@@ -261,7 +261,7 @@ static status_t read_body(struct job *j, const struct head *head, const void *by
 
 status_t job_restore(struct job *j, const void *bytes, size_t size, struct error *error)
 {
-    struct head head;
+    struct head head = {0};
     if (j->life != LIFE_TEXT || j->resumed)
         return error_set(error, STATUS_CONFLICT, "job %lu has begun already", (unsigned long)j->order.job);
     status_t status = check(j, bytes, size, &head, error);

@@ -112,7 +112,7 @@ struct job {
 
     /* A job that goes on from a checkpoint. Steps whose features it had are made again first. */
     bool resumed, replaying;
-    int resume_step; /* of the pass */
+    int resume_step;                                    /* of the pass */
     double resumed_text, resumed_denoise, resumed_pass; /* seconds */
 };
 

@@ -94,7 +94,7 @@ void solver_step(struct solver *solver, struct team *team, int step, const float
     solver->methods->step(solver, team, step, velocity, latent);
 }
 
-/* --------------------------------------------------------------------------------------------- checkpoints */
+/* -------------------------------------------------------------------------------------------- checkpoints */
 
 size_t solver_save_bytes(const struct solver *solver, int step)
 {
