@@ -153,7 +153,7 @@ status_t job_create(struct engine *engine, const struct job_order *order, const 
     if (!j) return error_set(error, STATUS_NO_MEMORY, "no memory for job %lu", (unsigned long)order->job);
     j->engine = engine;
     j->order = *order;
-    j->context = ++engine->contexts;
+    j->context = engine_new_context(engine);
     j->deadline_ns = CLOCK_NEVER;
     j->status.phase = JOB_PHASE_TEXT;
     j->status.seconds_left = -1;
@@ -188,6 +188,7 @@ err_job:
 void job_destroy(struct job *j)
 {
     if (!j) return;
+    engine_withdraw(j->engine, &j->lent);
     vae_stream_close(j->decoder);
     quality_close(j->quality);
     for (int i = 0; i < PASSES; i++) solver_destroy(j->solver[i]);
@@ -251,12 +252,14 @@ static bool tell_stages(struct job *j, enum ticket_kind kind, int per_stage, str
     struct engine *e = j->engine;
     int total = (e->members - 1) * per_stage;
     while (j->told < total) {
-        int peer = 1 + j->told / per_stage, b = j->told % per_stage;
+        int peer = (e->self + 1 + j->told / per_stage) % e->members, b = j->told % per_stage;
         struct ticket t = {
             .kind = (uint16_t)kind,
             .job = j->order.job,
             .context = j->context,
             .attempt = j->order.attempt,
+            .home = (uint16_t)e->self,
+            .priority = (uint16_t)j->order.priority,
             .grid = {(uint32_t)j->grid.frames, (uint32_t)j->grid.height, (uint32_t)j->grid.width}};
         const void *payload = NULL;
         if (kind == TICKET_OPEN) {
@@ -317,9 +320,22 @@ static enum job_result advance_text(struct job *j)
     return JOB_ADVANCED;
 }
 
+/* The stage of home's own rank, where there is one, works in the job's own contexts and gets no OPEN. */
+static void lend_contexts(struct job *j)
+{
+    engine_withdraw(j->engine, &j->lent);
+    j->lent = (struct engine_context){.id = j->context, .attempt = j->order.attempt, .grid = j->grid};
+    for (int b = 0; b < j->branches; b++) {
+        j->lent.branch[b] = j->branch[b].context;
+        j->lent.blocks[b] = j->branch[b].blocks;
+    }
+    engine_lend(j->engine, &j->lent);
+}
+
 static enum job_result advance_open(struct job *j)
 {
     struct error error = {0};
+    if (j->told == 0) lend_contexts(j);
     if (!tell_stages(j, TICKET_OPEN, j->branches, &error)) {
         j->deadline_ns = j->deadline_ns == CLOCK_NEVER ? clock_now_ns() + HOP_TIMEOUT_NS : j->deadline_ns;
         return error.status == STATUS_OK || error.status == STATUS_AGAIN ? JOB_WAITS : job_fail(j, &error);

@@ -65,6 +65,7 @@ struct job {
     struct branch branch[BRANCHES];
     struct arena arena;
     float *latent, *velocity, *output_modulation, *frames;
+    struct engine_context lent; /* to the stage of home's own rank */
     struct vae_stream *decoder;
     int decoded; /* latent frames */
 

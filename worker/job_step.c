@@ -134,7 +134,7 @@ static void advance_branch(struct job *j, int index)
         int stop = b->at < j->span_begin ? j->span_begin : b->at < j->span_end ? j->span_end : layers;
         int member = model_holder(m, b->at), held = model_held_until(m, b->at);
         b->until = stop < held ? stop : held;
-        if (member != 0) {
+        if (member != e->self) {
             b->state = BRANCH_LEAVING;
             return;
         }
@@ -165,7 +165,9 @@ static status_t send_hop(struct job *j, int index, struct error *error)
                        .bytes = hop_bytes(rows, j->engine->model->config.denoiser.hidden) +
                                 (uint64_t)record_count(j) * sizeof(float),
                        .block_begin = (uint32_t)b->at,
-                       .block_end = (uint32_t)b->until};
+                       .block_end = (uint32_t)b->until,
+                       .home = (uint16_t)j->engine->self,
+                       .priority = (uint16_t)j->order.priority};
     status_t status = engine_post(j->engine, model_holder(j->engine->model, b->at), &t, b->hop,
                                   j->context * JOB_COOKIES + (uint64_t)(COOKIE_HOP_0 + index), error);
     if (status != STATUS_OK) return status;
