@@ -70,6 +70,8 @@ static void deliver(struct member *m)
 {
     struct fabric_event event;
     while (engine_next(&m->engine, &event)) {
+        if (event.kind == FABRIC_LOST && atomic_exchange(m->open, 0) > 0)
+            print_message("member %d lost member %d\n", m->engine.self, event.peer);
         if (event.kind != FABRIC_SENT && event.kind != FABRIC_RECEIVED) continue;
         if (stage_concerns(&event)) {
             stage_event(m->stage, &event);
