@@ -23,7 +23,7 @@ struct member {
     struct ring_run *run;
     struct engine engine;
     const char **addresses, *model, *directory;
-    atomic_int *open; /* jobs of all members that have not ended */
+    atomic_int *open;            /* jobs of all members that have not ended */
     struct job *jobs[MOST_JOBS]; /* [run->count]; NULL: of another home, or refused */
     struct stage *stage;
     struct error error;
@@ -44,7 +44,8 @@ static status_t set_up(struct member *m)
                                       .token = "for tests"};
     status_t status = team_create(1, &m->engine.team, &m->error);
     if (status == STATUS_OK)
-        status = model_load(m->model, m->engine.ops, &m->run->split, m->engine.self, &m->engine.model, &m->error);
+        status =
+            model_load(m->model, m->engine.ops, &m->run->split, m->engine.self, &m->engine.model, &m->error);
     if (status == STATUS_OK)
         status = fabric_join(m->engine.fabric, &group, clock_now_ns() + 30 * SECOND_NS, &m->error);
     if (status == STATUS_OK) status = stage_create(&m->engine, &m->stage, &m->error);

@@ -1,6 +1,6 @@
 /*
- * ring_rig.h - a ring of members in threads of their own, each home and stage as worker/rank.c has them, with jobs
- * homed at any of them, over a real fabric. Only the coordinator is missing.
+ * ring_rig.h - a ring of members in threads of their own, each home and stage as worker/rank.c has them, with
+ * jobs homed at any of them, over a real fabric. Only the coordinator is missing.
  *
  *     struct ring_run ring = {.model = "models/reference", .split = {...}, .jobs = jobs, .count = 4};
  *     ring_execute(&ring);                 fails the test with a sentence when the rig itself goes wrong

@@ -1,6 +1,6 @@
 /*
- * test_floating.c - homes on every member: whoever is home of a job, whatever the split, the same bits, and nothing
- * on the wire for what is reused.
+ * test_floating.c - homes on every member: whoever is home of a job, whatever the split, the same bits, and
+ * nothing on the wire for what is reused.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -51,7 +51,9 @@ static int run_alone(void **state)
         alone[i] = (struct pipeline_run){.model = "models/reference", .order = order_of(i)};
         pipeline_execute(&alone[i]);
         if (alone[i].outcome != STATUS_OK) fail_msg("kind %d: %s", i, alone[i].error.text);
-        if (i > 0) assert_true(i == 2 || i == 4 || alone[i].cache.report.reused + alone[i].cache.report.forecast > 0);
+        if (i > 0)
+            assert_true(i == 2 || i == 4 ||
+                        alone[i].cache.report.reused + alone[i].cache.report.forecast > 0);
     }
     return 0;
 }
@@ -107,7 +109,8 @@ static void jobs_homed_at_three_members_give_the_bits_of_one(void **state)
 static void jobs_homed_at_four_and_five_members_give_the_bits_of_one(void **state)
 {
     run_ring((struct split){.members = 4, .floating = true, .head = 1, .tail = 1, .run = {2, 1, 2, 1}}, 2, 0);
-    run_ring((struct split){.members = 5, .floating = true, .head = 2, .tail = 1, .run = {1, 1, 1, 1, 1}}, 2, 0);
+    run_ring((struct split){.members = 5, .floating = true, .head = 2, .tail = 1, .run = {1, 1, 1, 1, 1}}, 2,
+             0);
 }
 
 static void a_fixed_home_may_hold_a_part_of_the_ring(void **state)
@@ -126,11 +129,10 @@ static void more_hops_than_credits_do_not_lock_the_ring(void **state)
 static void a_cancelled_neighbour_changes_nothing(void **state)
 {
     struct ring_job jobs[6] = {0};
-    struct ring_run ring = {
-        .model = "models/reference",
-        .split = {.members = 3, .floating = true, .head = 1, .tail = 1, .run = {2, 2, 2}},
-        .jobs = jobs,
-        .count = 6};
+    struct ring_run ring = {.model = "models/reference",
+                            .split = {.members = 3, .floating = true, .head = 1, .tail = 1, .run = {2, 2, 2}},
+                            .jobs = jobs,
+                            .count = 6};
     for (int i = 0; i < 6; i++)
         jobs[i] = (struct ring_job){
             .order = order_of(i < 3 ? i : i - 3), .home = i % 3, .cancel_at = i < 3 ? 0 : i - 2};
@@ -142,8 +144,8 @@ static void a_cancelled_neighbour_changes_nothing(void **state)
     ring_free(&ring);
 }
 
-/* Messages on the wire of one job alone: OPEN and CLOSE, and of each computed branch of a step the way from home
- * through the ring and back. */
+/* Messages on the wire of one job alone: OPEN and CLOSE, and of each computed branch of a step the way from
+ * home through the ring and back. */
 static void count_tickets(const char *cache, int home, int hops)
 {
     struct ring_job job = {.order = order_of(0), .home = home};

@@ -377,8 +377,8 @@ static bool ready(struct stage *s, const struct ticket *t)
             engine_reaches_stage(e, model_holder(e->model, e->model->first + e->model->count)));
 }
 
-/* Is this the oldest ticket of its context? An OPEN does not stand behind hops: those that came before it, from
- * another member, wait for it. */
+/* Is this the oldest ticket of its context? An OPEN does not stand behind hops: those that came before it,
+ * from another member, wait for it. */
 static bool leads(const struct stage *s, const struct waiting *ticket)
 {
     const struct waiting *w = s->oldest;
