@@ -121,7 +121,8 @@ static void run_member(struct member *m)
         bool worked = false;
         deliver(m);
         if (stage_advance(m->stage, &worked, &error) != STATUS_OK) {
-            if (error.status != STATUS_PEER_LOST) m->error = error;
+            m->error = error;
+            if (atomic_exchange(m->open, 0) > 0) print_message("member %d: %s\n", m->engine.self, error.text);
             break;
         }
         worked |= advance_jobs(m);
