@@ -45,7 +45,9 @@ struct crew {
     struct seat *seats; /* [plan->ranks] */
     struct hand hands[CREW_POLL_ITEMS];
     int hand_count;
-    uint64_t started;         /* mpiruns so far */
+    uint64_t started; /* mpiruns so far */
+    bool rest_untold; /* the group's own mpirun ended, with seats, and the coordinator does not know */
+    char rest_message[CREW_TEXT_BYTES];
     bool ending, asked, made; /* ending: to end; SIGTERM was sent; SIGKILL was */
     int64_t ask_ns, make_ns;
 };
@@ -208,8 +210,13 @@ static void take_end(struct crew *crew, const struct hand *hand, const char *mes
         leave_seat(crew, hand->rank, message);
         return;
     }
-    for (int i = 0; i < crew->plan->ranks; i++) /* those who were replaced live on */
-        if (crew->seats[i].hold == HELD_BY_ALL) leave_seat(crew, i, message);
+    for (int i = 0; i < crew->plan->ranks; i++) { /* those who were replaced live on */
+        if (crew->seats[i].hold != HELD_BY_ALL) continue;
+        leave_seat(crew, i, message);
+        crew->seats[i].untold = false;
+        crew->rest_untold = true;
+    }
+    if (crew->rest_untold) snprintf(crew->rest_message, sizeof crew->rest_message, "%s", message);
 }
 
 void crew_reap(struct crew *crew)
@@ -232,21 +239,28 @@ void crew_reap(struct crew *crew)
 
 bool crew_news(struct crew *crew, struct crew_end *end)
 {
-    bool empty = crew_empty(crew), any = false;
-    for (int i = 0; i < crew->plan->ranks && (empty || !any); i++) {
+    if (crew->rest_untold) {
+        crew->rest_untold = false;
+        end->rank = CREW_ALL;
+        snprintf(end->message, sizeof end->message, "%s", crew->rest_message);
+        return true;
+    }
+    for (int i = 0; i < crew->plan->ranks; i++) {
         struct seat *seat = &crew->seats[i];
         if (!seat->untold) continue;
         seat->untold = false;
-        any = true;
-        end->rank = empty ? CREW_ALL : i;
+        end->rank = i;
         snprintf(end->message, sizeof end->message, "%s", seat->message);
+        return true;
     }
-    return any;
+    return false;
 }
 
 void crew_retell(struct crew *crew)
 {
-    for (int i = 0; i < crew->plan->ranks; i++) crew->seats[i].untold = crew->seats[i].hold == EMPTY;
+    crew->rest_untold = crew_empty(crew);
+    for (int i = 0; i < crew->plan->ranks; i++)
+        crew->seats[i].untold = !crew->rest_untold && crew->seats[i].hold == EMPTY;
 }
 
 /* ------------------------------------------------------------------------------------------------- ending */
