@@ -240,6 +240,7 @@ status_t server_open(const struct settings *settings, struct server **server, st
     status_t status = open_signals(made, error);
     if (status == STATUS_OK) status = open_store(made, error);
     if (status == STATUS_OK) status = open_sockets(made, error);
+    if (status == STATUS_OK) status = server_open_vault(made, error);
     if (status == STATUS_OK) status = open_ranks(made, error);
     if (status == STATUS_OK) status = write_endpoint_file(made, error);
     if (status != STATUS_OK) {
@@ -393,7 +394,10 @@ static void commit(struct server *server)
     for (size_t i = 0; i < server->deleted_count; i++) results_delete(server->results, server->deleted[i]);
     server->deleted_count = 0;
     size_t count = jobs_take_changed(server->jobs, &changed);
-    for (size_t i = 0; i < count; i++) watches_wake(server->watches, changed[i]);
+    for (size_t i = 0; i < count; i++) {
+        watches_wake(server->watches, changed[i]);
+        if (!jobs_find(server->jobs, changed[i])) server_drop_checkpoints(server, changed[i]); /* it ended */
+    }
     watches_pump(server->watches, server->jobs, server->store, server->clients);
 }
 
@@ -431,6 +435,7 @@ status_t server_run(struct server *server, struct error *error)
         take_messages(server, server->workers, server_report);
         take_messages(server, server->clients, server_request);
         take_results(server);
+        server_take_saved(server);
         if (server->now_ns - before_ns > HELD_UP_NS) forgive(server);
         if (!server->stopping) server_schedule(server);
         commit(server);
