@@ -98,7 +98,8 @@ static void expect_same(const struct pipeline_run *run, int number, int members)
     size_t cells = (size_t)expected->cache.report.steps * (size_t)expected->cache.report.branches;
     assert_int_equal(run->latent_count, expected->latent_count);
     if (memcmp(run->latents, expected->latents, (size_t)run->latent_count * sizeof(float)) != 0)
-        fail_msg("job %d, %s, %d members: other latents than alone", number + 1, kinds[number].cache, members);
+        fail_msg("job %d, %s, %d members: other latents than alone", number + 1, kinds[number].cache,
+                 members);
     assert_memory_equal(run->frames, expected->frames, (size_t)run->frame_count * sizeof(float));
     if (!expected->actions) return;
     assert_memory_equal(run->actions, expected->actions, cells);
