@@ -53,26 +53,30 @@ OBJS_base        := $(call room,base)
 OBJS_proto       := $(call room,proto) $(BUILD)/proto/refrain.pb-c.o
 OBJS_client      := $(call room,client)
 OBJS_cluster     := $(call room,cluster)
+OBJS_launcher    := $(call room,cluster/launcher)
 OBJS_kernels     := $(call room,kernels) $(foreach isa,$(ISAS),$(patsubst kernels/cpu/%.c,$(BUILD)/kernels/cpu/%.$(isa).o,$(wildcard kernels/cpu/*.c)))
 OBJS_model       := $(call room,worker/model)
 OBJS_worker      := $(call room,worker)
 # Policies and forecasts are values: coordinator and client check and explain with the same tables. What touches
 # tensors is linked by workers only.
-CACHE_TENSORS    := $(patsubst %,$(BUILD)/cache/%.o,reuse reuse_signals reuse_history blocks bands)
+CACHE_TENSORS    := $(patsubst %,$(BUILD)/cache/%.o,reuse reuse_signals reuse_history reuse_save blocks bands)
 OBJS_cache       := $(call room,cache)
 OBJS_policies    := $(filter-out $(CACHE_TENSORS),$(OBJS_cache))
 OBJS_coordinator := $(call room,coordinator)
 
 CLIENT_OBJS      := $(OBJS_client) $(OBJS_policies) $(OBJS_proto) $(OBJS_base)
 COORDINATOR_OBJS := $(OBJS_coordinator) $(OBJS_policies) $(OBJS_proto) $(OBJS_base)
+LAUNCHER_OBJS    := $(OBJS_launcher) $(OBJS_policies) $(OBJS_proto) $(OBJS_base)
 WORKER_OBJS      := $(OBJS_worker) $(OBJS_model) $(OBJS_cache) $(OBJS_cluster) $(OBJS_kernels) $(OBJS_proto) $(OBJS_base)
 
 CLIENT_LIBS      := $(call pkg,--libs,libzmq libprotobuf-c jansson libxxhash) -lm
 COORDINATOR_LIBS := $(call pkg,--libs,libzmq libprotobuf-c sqlite3 jansson libxxhash) -lm
+LAUNCHER_LIBS    := $(call pkg,--libs,libzmq libprotobuf-c jansson) -lm
 WORKER_LIBS      := $(call pkg,--libs,libzmq libprotobuf-c jansson libutf8proc libxxhash libavformat libavcodec libswscale libavutil) $(MPI_LIBS) -lm
 
 PROGRAMS := $(patsubst %,$(BUILD)/%,$(if $(wildcard client/main.c),refrain) \
-  $(if $(wildcard coordinator/main.c),refrain-coordinator) $(if $(wildcard worker/main.c),refrain-worker))
+  $(if $(wildcard coordinator/main.c),refrain-coordinator) $(if $(wildcard worker/main.c),refrain-worker) \
+  $(if $(wildcard cluster/launcher/main.c),refrain-launch))
 
 .PHONY: all help
 all: $(PROGRAMS)
@@ -84,6 +88,8 @@ $(BUILD)/refrain: $(BUILD)/client/main.o $(CLIENT_OBJS)
 	$(CC) $(LDFLAGS) -o $@ $^ $(CLIENT_LIBS)
 $(BUILD)/refrain-coordinator: $(BUILD)/coordinator/main.o $(COORDINATOR_OBJS)
 	$(CC) $(LDFLAGS) -o $@ $^ $(COORDINATOR_LIBS)
+$(BUILD)/refrain-launch: $(BUILD)/cluster/launcher/main.o $(LAUNCHER_OBJS)
+	$(CC) $(LDFLAGS) -o $@ $^ $(LAUNCHER_LIBS)
 $(BUILD)/refrain-worker: $(BUILD)/worker/main.o $(WORKER_OBJS)
 	$(CC) $(LDFLAGS) -o $@ $^ $(WORKER_LIBS)
 
@@ -127,22 +133,22 @@ CORES := $(shell nproc 2>/dev/null || echo 1)
 build-quietly:
 	@began=$$(date +%s.%N); log=$$(mktemp); \
 	if ! $(MAKE) --no-print-directory all >$$log 2>&1; then cat $$log; rm -f $$log; exit 1; fi; rm -f $$log; \
-	printf 'build    %s (%s)  %.1f s\n' "refrain, refrain-coordinator, refrain-worker" \
+	printf 'build    %s (%s)  %.1f s\n' "refrain, -coordinator, -worker, -launch" \
 	  "$$($(BUILD)/refrain-worker --version | sed 's/.*here: //')" $$(echo "$$(date +%s.%N) $$began" | awk '{print $$1 - $$2}')
 
 PREFIX ?= /usr/local
 .PHONY: install
-install: all ## copy the three programs to $(PREFIX)/bin
+install: all ## copy the programs to $(PREFIX)/bin
 	install -D -t $(DESTDIR)$(PREFIX)/bin $(PROGRAMS)
 
 # ------------------------------------------------------------------------------------------------------------- tests
 
-TEST_PACKAGES := libcmocka-dev clang libclang-rt-dev ffmpeg
+TEST_PACKAGES := libcmocka-dev clang libclang-rt-dev ffmpeg iproute2 procps
 
 TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
 FUZZERS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/fuzz_*.c))
 TEST_SUPPORT := $(patsubst %.c,$(BUILD)/%.o,$(filter-out $(wildcard tests/test_*.c tests/fuzz_*.c),$(wildcard tests/*.c)))
-ALL_OBJS := $(sort $(OBJS_client) $(OBJS_coordinator) $(WORKER_OBJS))
+ALL_OBJS := $(sort $(OBJS_client) $(OBJS_coordinator) $(OBJS_launcher) $(WORKER_OBJS))
 
 $(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(TEST_SUPPORT) $(ALL_OBJS)
 	$(CC) $(LDFLAGS) -o $@ $^ $(CLIENT_LIBS) $(COORDINATOR_LIBS) $(WORKER_LIBS) $(call pkg,--libs,cmocka)
@@ -164,7 +170,15 @@ FUZZ_SECONDS ?= 15
 test: ## install what tests need, build, run every test (a short fuzz included)
 	@tools/deps.sh $(PACKAGES) $(TEST_PACKAGES)
 	@$(MAKE) --no-print-directory -j$(CORES) test-programs
-	@tools/run_tests.sh $(TESTS) $(foreach f,$(FUZZERS),"tools/fuzz.sh $(f) $(FUZZ_SECONDS)")
+	@tools/run_tests.sh $(TESTS) $(if $(SANITIZE),,"tests/hosts/run.sh $(BUILD)") \
+	  $(foreach f,$(FUZZERS),"tools/fuzz.sh $(f) $(FUZZ_SECONDS)")
+
+SLURM_PACKAGES := slurmd slurmctld slurm-client munge iproute2
+.PHONY: test-slurm
+test-slurm: ## a Slurm of three namespaces (installs it): jobs through ranks in an allocation, and their replacements
+	@tools/deps.sh $(PACKAGES) $(SLURM_PACKAGES)
+	@$(MAKE) --no-print-directory -j$(CORES) all
+	@tests/slurm/run.sh $(BUILD)
 
 test-programs: all $(TESTS) $(FUZZERS)
 

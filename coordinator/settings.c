@@ -4,6 +4,7 @@
 #include "coordinator/settings.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -20,6 +21,8 @@ static const struct option_spec specs[] = {
          "following XDG_DATA_HOME)"},
     {"worker-binary", 0, OPTION_TEXT, AT(worker_binary), "FILE",
      .help = "the refrain-worker to start and to inspect models with (default: beside this program)"},
+    {"launch-binary", 0, OPTION_TEXT, AT(launch_binary), "FILE",
+     .help = "the refrain-launch to start ranks with (default: beside this program)"},
     {"config", 0, OPTION_CONFIG, AT(config), "FILE", .env = "REFRAIN_COORDINATOR_CONFIG",
      .help = "read options from lines `name = value`"},
 
@@ -28,6 +31,8 @@ static const struct option_spec specs[] = {
      .help = "for clients; port * takes a free one"},
     {"worker-endpoint", 0, OPTION_TEXT, AT(worker_endpoint), "ENDPOINT", .standard = "tcp://127.0.0.1:5732",
      .help = "for workers; port * takes a free one"},
+    {"vault-endpoint", 0, OPTION_TEXT, AT(vault_endpoint), "ENDPOINT",
+     .help = "for workers' checkpoints (default: beside the worker endpoint, on a free port)"},
     {"endpoint-file", 0, OPTION_TEXT, AT(endpoint_file), "FILE",
      .help = "once ready, write both endpoints there as JSON"},
     {"keys", 0, OPTION_TEXT, AT(keys), "DIR",
@@ -39,18 +44,27 @@ static const struct option_spec specs[] = {
 
     {.help = "Ranks"},
     {"launch", 'n', OPTION_INT, AT(launch), "N", .max = PLAN_MAX_RANKS,
-     .help =
-         "start N ranks with mpirun and keep them going; otherwise they are started by hand: mpirun -np N "
-         "refrain-worker --coordinator ENDPOINT"},
+     .help = "start N ranks (refrain-launch) and keep them going; otherwise they are started by hand, with "
+             "refrain-launch or mpirun"},
     {"hostfile", 0, OPTION_TEXT, AT(hostfile), "FILE", .help = "mpirun's list of hosts"},
     {"threads", 't', OPTION_INT, AT(threads), "N", .help = "of each rank (default: the worker decides)",
      .max = 4096},
     {"fabric", 0, OPTION_CHOICE, AT(fabric), .help = "what carries tensors between the ranks",
      .choices = "zmq|mpi"},
     {"fold", 0, OPTION_TEXT, AT(fold_text), "HEAD,TAIL",
-     .help = "blocks of rank 0 before and after the ring (default: an even split)"},
+     .help = "blocks of rank 0, first and last ones, and no others (default: computed, docs/scheduling.md)"},
+    {"split", 0, OPTION_TEXT, AT(split_text), "B0,B1,...",
+     .help = "blocks of each rank, rank 0 first (default: computed from speeds, memory and hit rates)"},
+    {"home", 0, OPTION_CHOICE, AT(home), .standard = "auto", .choices = "auto|fixed|floating",
+     .help = "where jobs' step loops live: on rank 0, or each on a rank of its own, which then all hold the "
+             "blocks that every step runs"},
     {"tie", 0, OPTION_FLAG, AT(tie),
      .help = "end with the process that started this one, and end the ranks with us"},
+
+    {"in-flight", 0, OPTION_INT, AT(in_flight), "N", .max = GROUP_SLOTS,
+     .help = "jobs at once on a group of ranks (default: as many as keep every rank busy)"},
+    {"flight-memory", 0, OPTION_BYTES, AT(flight_memory), "BYTES", .max = 1e15,
+     .help = "what the films and features of the jobs on a group may take (default: half of home's memory)"},
 
     {.help = "Limits"},
     {"max-jobs", 0, OPTION_INT, AT(max_jobs), "N", .help = "unfinished jobs at most", .standard = "100000",
@@ -60,8 +74,12 @@ static const struct option_spec specs[] = {
     {"cache-memory", 0, OPTION_BYTES, AT(cache_memory), "BYTES",
      .help = "features one job's caching may keep, over all its ranks", .standard = "8G", .min = 1 << 20,
      .max = 1e15},
+    {"checkpoint-limit", 0, OPTION_BYTES, AT(checkpoint_limit), "BYTES", .standard = "16G", .max = 1e15,
+     .help = "of all checkpoints; 0: none are kept, a job whose ranks are lost starts over"},
+    {"checkpoint-keep", 0, OPTION_INT, AT(checkpoint_keep), "N", .standard = "2", .min = 1, .max = 1000,
+     .help = "checkpoints of a job"},
     {"heartbeat", 0, OPTION_DURATION, AT(heartbeat_ms), "TIME", .help = "between a rank's signs of life",
-     .standard = "500ms", .min = 50, .max = 60000},
+     .standard = "200ms", .min = 50, .max = 60000},
     {"silence", 0, OPTION_DURATION, AT(silence_ms), "TIME",
      .help = "a rank that said nothing for so long is lost", .standard = "5s", .min = 200, .max = 3600000},
     {"gather", 0, OPTION_DURATION, AT(gather_ms), "TIME",
@@ -110,23 +128,21 @@ static status_t find_data(struct settings *settings, struct error *error)
     return STATUS_OK;
 }
 
-/* --worker-binary, or refrain-worker in the directory this program was started from. */
-static status_t find_worker(struct settings *settings, struct error *error)
+/* The file said, or `name` in the directory this program was started from. */
+static status_t find_program(const char *option, const char *said, const char *name, char path[PATH_MAX],
+                             struct error *error)
 {
-    char *path = settings->worker_path;
-    if (settings->worker_binary) {
-        if (!realpath(settings->worker_binary, path))
-            return error_set(error, STATUS_NOT_FOUND, "--worker-binary %s: %m", settings->worker_binary);
+    if (said) {
+        if (!realpath(said, path)) return error_set(error, STATUS_NOT_FOUND, "--%s %s: %m", option, said);
         return STATUS_OK;
     }
-    ssize_t length = readlink("/proc/self/exe", path, sizeof settings->worker_path - 1);
+    ssize_t length = readlink("/proc/self/exe", path, PATH_MAX - 1);
     if (length < 0) return error_set(error, STATUS_IO, "/proc/self/exe: %m");
     path[length] = '\0';
     char *slash = strrchr(path, '/');
-    static const char name[] = "refrain-worker";
-    if (!slash || (size_t)(slash + 1 - path) + sizeof name > sizeof settings->worker_path)
-        return error_set(error, STATUS_INVALID, "--worker-binary: must be given");
-    memcpy(slash + 1, name, sizeof name);
+    if (!slash || slash + 1 - path + strlen(name) >= PATH_MAX)
+        return error_set(error, STATUS_INVALID, "--%s: must be given", option);
+    strcpy(slash + 1, name);
     return STATUS_OK;
 }
 
@@ -146,6 +162,21 @@ static status_t check_together(const struct settings *settings, struct error *er
     return STATUS_OK;
 }
 
+/* How blocks are laid over the ranks, where the operator knows better. */
+static status_t read_wish(struct settings *settings, struct error *error)
+{
+    status_t status = STATUS_OK;
+    if (settings->fold_text) status = plan_read_fold(settings->fold_text, &settings->wish, error);
+    if (status == STATUS_OK && settings->split_text)
+        status = plan_read_split(settings->split_text, &settings->wish, error);
+    settings->wish.home = (enum plan_home)settings->home;
+    if (status == STATUS_OK && settings->launch > 0 && settings->wish.runs > 0 &&
+        settings->wish.runs != settings->launch)
+        return error_set(error, STATUS_INVALID, "--split: names %u ranks, --launch starts %" PRId64,
+                         settings->wish.runs, settings->launch);
+    return status;
+}
+
 status_t settings_read(int argc, char **argv, struct settings *settings, struct error *error)
 {
     *settings = (struct settings){0};
@@ -153,10 +184,13 @@ status_t settings_read(int argc, char **argv, struct settings *settings, struct 
     if (status != STATUS_OK || settings->help || settings->version) return status;
     if ((status = check_together(settings, error)) != STATUS_OK) goto fail;
     if ((status = find_data(settings, error)) != STATUS_OK) goto fail;
-    if ((status = find_worker(settings, error)) != STATUS_OK) goto fail;
-    if (settings->fold_text &&
-        (status = plan_read_fold(settings->fold_text, &settings->wish, error)) != STATUS_OK)
-        goto fail;
+    status = find_program("worker-binary", settings->worker_binary, "refrain-worker", settings->worker_path,
+                          error);
+    if (status == STATUS_OK)
+        status = find_program("launch-binary", settings->launch_binary, "refrain-launch",
+                              settings->launch_path, error);
+    if (status != STATUS_OK) goto fail;
+    if ((status = read_wish(settings, error)) != STATUS_OK) goto fail;
     settings->fabric_given = options_given(settings->options, "fabric");
     return STATUS_OK;
 fail:

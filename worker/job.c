@@ -133,7 +133,7 @@ static status_t create_cache(struct job *j, struct error *error)
     return status;
 }
 
-void job_begin_pass(struct job *j, int pass)
+void job_enter_pass(struct job *j, int pass)
 {
     const struct denoiser_config *d = &j->engine->model->config.denoiser;
     j->pass = pass;
@@ -141,6 +141,11 @@ void job_begin_pass(struct job *j, int pass)
     bool span = j->reuse && reuse_plan(j->reuse)->policy.site == SITE_SPAN;
     j->span_begin = span ? reuse_plan(j->reuse)->policy.head : d->layers;
     j->span_end = span ? d->layers - reuse_plan(j->reuse)->policy.tail : d->layers;
+}
+
+void job_begin_pass(struct job *j, int pass)
+{
+    job_enter_pass(j, pass);
     j->step = 0;
     j->pass_began_ns = clock_now_ns();
     noise_fill(j->order.seed, j->latent, j->latent_count);
@@ -153,7 +158,7 @@ status_t job_create(struct engine *engine, const struct job_order *order, const 
     if (!j) return error_set(error, STATUS_NO_MEMORY, "no memory for job %lu", (unsigned long)order->job);
     j->engine = engine;
     j->order = *order;
-    j->context = ++engine->contexts;
+    j->context = engine_new_context(engine);
     j->deadline_ns = CLOCK_NEVER;
     j->status.phase = JOB_PHASE_TEXT;
     j->status.seconds_left = -1;
@@ -196,6 +201,7 @@ void job_destroy(struct job *j)
     text_encoder_end(j->text_run);
     free(j->text_rows);
     free(j->tenant);
+    engine_withdraw(j->engine, &j->lent);
     vae_stream_close(j->decoder);
     video_drop(j->film);
     comparison_drop(j->comparison);
@@ -323,7 +329,10 @@ static enum job_result advance_text(struct job *j)
     if (!done) return JOB_ADVANCED;
     j->status.text_seconds = job_seconds_since(j->phase_began_ns);
     job_enter_phase(j, LIFE_OPEN, JOB_PHASE_DENOISE, j->order.steps * j->passes);
-    job_begin_pass(j, 0);
+    if (j->resumed)
+        job_resume(j);
+    else
+        job_begin_pass(j, 0);
     j->told = 0;
     return JOB_ADVANCED;
 }
@@ -335,10 +344,23 @@ static enum job_result wait_for_credit(struct job *j, int told)
     return j->told != told ? JOB_ADVANCED : JOB_WAITS;
 }
 
+/* The stage of home's own rank, where there is one, works in the job's own contexts and gets no OPEN. */
+static void lend_contexts(struct job *j)
+{
+    engine_withdraw(j->engine, &j->lent);
+    j->lent = (struct engine_context){.id = j->context, .attempt = j->order.attempt, .grid = j->grid};
+    for (int b = 0; b < j->branches; b++) {
+        j->lent.branch[b] = j->branch[b].context;
+        j->lent.blocks[b] = j->branch[b].blocks;
+    }
+    engine_lend(j->engine, &j->lent);
+}
+
 static enum job_result advance_open(struct job *j)
 {
     struct error error = {0};
     int told = j->told;
+    if (told == 0) lend_contexts(j);
     status_t status = tell_stages(j, TICKET_OPEN, j->branches, &error);
     if (status == STATUS_AGAIN) return wait_for_credit(j, told);
     if (status != STATUS_OK) return job_fail(j, &error);
@@ -395,7 +417,7 @@ enum job_piece job_next(const struct job *j)
     case LIFE_CLOSE: {
         int per_stage = j->life == LIFE_OPEN ? j->branches : 1;
         bool told = j->told == (e->members - 1) * per_stage;
-        return told || fabric_can_post(e->fabric, told_next(j, per_stage)) ? PIECE_SEND : PIECE_NONE;
+        return told || engine_reaches_stage(e, told_next(j, per_stage)) ? PIECE_SEND : PIECE_NONE;
     }
     case LIFE_STEP:
         return job_next_in_step(j);

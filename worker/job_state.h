@@ -1,6 +1,7 @@
 /*
  * job_state.h - the inside of a job, shared by the files that advance it: job.c (its life), job_text.c
- * (text), job_step.c (the step loop), job_finish.c (decode and files). Compute thread of home.
+ * (text), job_step.c (the step loop), job_finish.c (decode and files), job_save.c (checkpoints). Compute
+ * thread of home.
  */
 #ifndef REFRAIN_WORKER_JOB_STATE_H
 #define REFRAIN_WORKER_JOB_STATE_H
@@ -80,6 +81,7 @@ struct job {
     struct branch branch[BRANCHES];
     struct arena arena;
     float *latent, *velocity, *output_modulation, *frames;
+    struct engine_context lent; /* to the stage of home's own rank */
     /* Text, one layer a call. */
     struct text_run *text_run; /* of branch text_branch; NULL between branches */
     float *text_rows;          /* [ids, width] */
@@ -111,6 +113,11 @@ struct job {
     struct quality_run *quality;
     struct job_cache report; /* times, and what was compared */
     int computed_steps, reused_steps;
+
+    /* A job that goes on from a checkpoint. Steps whose features it had are made again first. */
+    bool resumed, replaying;
+    int resume_step;                                    /* of the pass */
+    double resumed_text, resumed_denoise, resumed_pass; /* seconds */
 };
 
 /* Floats of block records that travel with a hop. */
@@ -147,8 +154,14 @@ enum job_result job_advance_step(struct job *job);
 enum job_piece job_next_in_step(const struct job *job);
 /* Noise, solver and policy as at the start of a run over all steps. */
 void job_begin_pass(struct job *job, int pass);
+/* Which caching and which blocks that is. */
+void job_enter_pass(struct job *job, int pass);
 void job_receive(struct job *job, const struct fabric_event *event);
 void job_sent(struct job *job, int branch);
+
+/* job_save.c: in place of the first pass's beginning, and of the end of a step that was made again. */
+void job_resume(struct job *job);
+void job_replayed(struct job *job);
 
 /* job_text.c: a layer of the text encoder, or what follows the last one. *done: it was the last branch's. */
 status_t job_encode_text(struct job *job, bool *done, struct error *error);

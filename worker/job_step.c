@@ -60,12 +60,18 @@ static void begin_step(struct job *j)
 /* ---------------------------------------------------------------------------------------------- a branch's
  * walk */
 
-/* The branch's velocity is there, computed or not. */
+/* The latent that enters the step at work. */
+static const float *entering(const struct job *j)
+{
+    return j->replaying ? reuse_past(j->reuse) : j->latent;
+}
+
+/* The branch's velocity is there, computed or not; or, of a step that is made again, what is kept of it. */
 static void finish_branch(struct job *j, int index)
 {
     struct branch *b = &j->branch[index];
     b->state = BRANCH_DONE;
-    if (!j->reuse) return;
+    if (!j->reuse || j->replaying) return;
     enum reuse_site site = reuse_plan(j->reuse)->policy.site;
     if (site == SITE_BLOCKS)
         reuse_blocks(j->reuse, index, branch_records(j, b));
@@ -80,18 +86,22 @@ static void begin_branch(struct job *j, int index)
     const struct model *m = e->model;
     struct branch *b = &j->branch[index];
     float *x = branch_rows(j, b);
-    struct reuse_seen seen = {.latent = j->latent, .time = j->output_modulation, .projection = b->hop};
+    struct reuse_seen seen = {.latent = entering(j), .time = j->output_modulation, .projection = b->hop};
     enum reuse_site site = j->reuse ? reuse_plan(j->reuse)->policy.site : SITE_VELOCITY;
     b->action = ACTION_COMPUTE;
     b->at = 0;
     b->asked = b->inside = false;
     b->state = BRANCH_HERE;
+    if (j->replaying && !reuse_replays(j->reuse, index)) {
+        finish_branch(j, index);
+        return;
+    }
     if (site == SITE_OUTPUT && reuse_begin(j->reuse, e->team, index, &seen) == ACTION_REUSE) {
         reuse_output(j->reuse, e->team, index, j->latent, b->velocity);
         finish_branch(j, index);
         return;
     }
-    denoiser_embed(m->denoiser, e->team, &e->work, j->latent, x);
+    denoiser_embed(m->denoiser, e->team, &e->work, seen.latent, x);
     for (int i = 0; i < record_count(j); i++) branch_records(j, b)[i] = NAN;
     if (site != SITE_SPAN) return;
     seen.embedding = x;
@@ -111,7 +121,9 @@ static void enter_span(struct job *j, int index)
     float *x = branch_rows(j, b);
     b->asked = true;
     b->action = reuse_probe(j->reuse, j->engine->team, index, x);
-    if (b->action == ACTION_REUSE) {
+    if (b->action == ACTION_REUSE && j->replaying) {
+        finish_branch(j, index);
+    } else if (b->action == ACTION_REUSE) {
         reuse_apply(j->reuse, j->engine->team, index, x);
         reuse_tail_begin(j->reuse, index, x);
         b->at = j->span_end;
@@ -145,7 +157,8 @@ static void output_branch(struct job *j, int index)
     struct branch *b = &j->branch[index];
     const float *x = branch_rows(j, b);
     if (j->span_end < e->model->config.denoiser.layers) reuse_tail_end(j->reuse, e->team, index, x);
-    denoiser_output(e->model->denoiser, e->team, &e->work, j->output_modulation, x, b->velocity);
+    if (!j->replaying)
+        denoiser_output(e->model->denoiser, e->team, &e->work, j->output_modulation, x, b->velocity);
     finish_branch(j, index);
 }
 
@@ -252,12 +265,17 @@ static status_t finish_step(struct job *j, struct error *error)
 {
     struct engine *e = j->engine;
     struct solver *solver = j->solver[j->pass];
+    if (j->replaying) {
+        job_replayed(j);
+        return STATUS_OK;
+    }
     if (j->velocity_reused)
         reuse_output(j->reuse, e->team, 0, j->latent, j->velocity);
     else
         guide(j);
     if (j->reuse && reuse_plan(j->reuse)->policy.site == SITE_VELOCITY)
         reuse_observe(j->reuse, e->team, 0, j->latent, j->velocity);
+    if (j->reuse) reuse_remember(j->reuse, j->latent);
     solver_step(solver, e->team, j->step, j->velocity, j->latent);
     time_step(j, job_seconds_since(j->step_began_ns));
     j->step_begun = false;
@@ -312,7 +330,7 @@ static enum move branch_move(const struct job *j, int index)
     if (b->at == j->span_begin && !b->asked) return MOVE_ENTER;
     int holder = model_holder(e->model, b->at);
     if (holder != e->self)
-        return window_open(j) && fabric_can_post(e->fabric, holder) ? MOVE_SEND : MOVE_NONE;
+        return window_open(j) && engine_reaches_stage(e, holder) ? MOVE_SEND : MOVE_NONE;
     bool span = j->span_begin < layers;
     return span && (b->at < j->span_begin || b->at >= j->span_end) ? MOVE_CAP : MOVE_BLOCK;
 }
