@@ -202,6 +202,8 @@ void group_heartbeat(struct group *group, uint32_t rank, const Refrain__Heartbea
     if (heartbeat->compute_progress != member->compute_progress)
         group->progress_ns = member->progress_ns = now_ns;
     member->compute_progress = heartbeat->compute_progress;
+    if (heartbeat->block_token_ns > 0 && isfinite(heartbeat->block_token_ns))
+        member->block_token_ns = heartbeat->block_token_ns;
 }
 
 /* ------------------------------------------------------------------------------------------- who is alive */

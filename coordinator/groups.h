@@ -48,6 +48,7 @@ struct member {
     uint64_t last_epoch;                        /* the latest its process was ever in */
     int64_t heard_ns;                           /* monotonic */
     uint64_t compute_progress;
+    double block_token_ns; /* mean time of one block and token; 0: unknown */
     double gflops;     /* measured by it; 0: unknown */
     int pidfd;         /* of a process on this host; -1 */
     bool outcast;      /* the process that sat here last is to be told that it is not counted any more */
@@ -84,6 +85,8 @@ struct group {
     char failure[ERROR_TEXT_BYTES]; /* why it is LOST or BROKEN, or why the load failed */
     status_t load_status;
     double load_seconds; /* the latest load */
+    double home_work;    /* mean over the model's jobs: plan_mix; 0: unknown */
+    int64_t laid_ns;     /* since when the plan is this one */
     struct slot slots[GROUP_SLOTS];
     uint64_t launch;     /* launch_number() of the launcher of ours it came from; 0: somebody else's */
     int64_t progress_ns; /* when any compute_progress last grew */

@@ -479,6 +479,15 @@ status_t plan_check(const struct plan *plan, const struct plan_request *request,
                     error);
 }
 
+double plan_cycle(const struct plan *plan, const struct plan_request *request)
+{
+    struct field field;
+    if (make_field(request, &field, NULL) != STATUS_OK || plan->ranks != field.ranks ||
+        plan->layers != field.layers)
+        return 0;
+    return cycle_of(&field, plan, &field.mix);
+}
+
 uint32_t plan_blocks(const struct plan *plan, uint32_t rank)
 {
     return plan->run[rank] + (is_home(plan, rank) ? caps(plan) : 0);

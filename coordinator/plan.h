@@ -87,6 +87,10 @@ status_t plan_make(const struct plan_request *request, struct plan *plan, struct
 status_t plan_check(const struct plan *plan, const struct plan_request *request, const struct plan_mix *mix,
                     struct error *error);
 
+/* What plan_make calls `cycle`, of a layout that is there already, for the request's mix; 0: it is of another model
+ * or number of ranks. */
+double plan_cycle(const struct plan *plan, const struct plan_request *request);
+
 /* Blocks each rank holds, caps included. */
 uint32_t plan_blocks(const struct plan *plan, uint32_t rank);
 bool plan_equal(const struct plan *a, const struct plan *b); /* the same blocks on the same ranks */

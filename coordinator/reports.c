@@ -6,8 +6,10 @@
  * an error. Runs on the coordinator's loop thread.
  */
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include "base/clock.h"
 #include "base/log.h"
 #include "coordinator/orders.h"
 #include "coordinator/repair.h"
@@ -221,22 +223,39 @@ static status_t check_files(struct server *server, const struct job *job, const 
     return STATUS_OK;
 }
 
+/* How much of home's time a job takes beside the ring's blocks: the next layout takes it into account. */
+static void learn_home_work(struct server *server, struct group *group, const struct slot *slot,
+                            const Refrain__JobSpec *spec, const Refrain__ModelCard *card,
+                            const Refrain__JobTimes *times)
+{
+    struct plan_mix mix = {0};
+    hitrates_of(&server->rates, spec, card, &mix);
+    double block_ns = group->members[slot->home].block_token_ns * (double)caching_tokens(spec, card);
+    double branch_steps = spec->steps * (spec->guidance > 1 ? 2.0 : 1.0);
+    if (!times || !(times->home > 0) || !isfinite(times->home) || block_ns <= 0 || spec->compare) return;
+    /* Blocks that run at every step are home's work, too, but counted by themselves. */
+    double work = fmax(0, times->home * SECOND_NS / block_ns / branch_steps - mix.head - mix.tail);
+    group->home_work = group->home_work > 0 ? 0.8 * group->home_work + 0.2 * work : work;
+}
+
 /* What the job's policy did, if it had one and the report can be believed. A video is not thrown away for
- * numbers about it that make no sense. */
-static const Refrain__CacheReport *believed_report(struct server *server, const struct job *job,
-                                                   Refrain__CacheReport *report)
+ * numbers about it that make no sense. What it teaches is kept for later plans. */
+static const Refrain__CacheReport *learn(struct server *server, const struct sender *sender, const struct job *job,
+                                         const Refrain__JobDone *done)
 {
     Refrain__Job *stored;
     struct error error;
-    if (!report || jobstore_get(server->store, NULL, job->id, &stored, &error) != STATUS_OK) return NULL;
     const struct model *model;
+    const struct slot *slot = reported_slot(sender, job->id, job->attempt);
+    if (!slot || jobstore_get(server->store, NULL, job->id, &stored, &error) != STATUS_OK) return NULL;
+    bool known = models_find(server->models, job->model, &model, NULL) == STATUS_OK;
     status_t status = STATUS_AGAIN; /* nothing to keep */
-    if (caching_on(stored->spec)) status = caching_check_report(report, stored->spec, &error);
-    if (status == STATUS_OK && models_find(server->models, job->model, &model, NULL) == STATUS_OK)
-        hitrates_learn(&server->rates, stored->spec, model->card, report);
+    if (done->cache && caching_on(stored->spec)) status = caching_check_report(done->cache, stored->spec, &error);
+    if (status == STATUS_OK && known) hitrates_learn(&server->rates, stored->spec, model->card, done->cache);
+    if (known) learn_home_work(server, sender->group, slot, stored->spec, model->card, done->times);
     refrain__job__free_unpacked(stored, NULL);
     if (status == STATUS_CORRUPT) log_line(LOG_WARN, "job %" PRIu64 ": %s", job->id, error.text);
-    return status == STATUS_OK ? report : NULL;
+    return status == STATUS_OK ? done->cache : NULL;
 }
 
 static void complete(struct server *server, struct job *job, const Refrain__JobTimes *times,
@@ -268,7 +287,7 @@ static void take_done(struct server *server, const struct sender *sender, const 
         }
         if (!times.has_total) times.total = (double)(server->now_ms - job->started_ms) / 1000;
         times.has_total = 1;
-        complete(server, job, &times, believed_report(server, job, done->cache));
+        complete(server, job, &times, learn(server, sender, job, done));
         sender->group->broken_epochs = 0;
     }
 }

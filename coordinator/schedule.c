@@ -18,6 +18,9 @@
 #include "coordinator/server.h"
 #include "proto/caching.h"
 
+#define SETTLE_NS    (10 * SECOND_NS) /* a layout lasts at least so long */
+#define WORTH_A_LOAD 0.9              /* of the time now: another layout costs a pause and a load */
+
 /* -------------------------------------------------------------------------------------------- small steps */
 
 static void log_failed(const char *what, const struct error *error)
@@ -304,23 +307,38 @@ static struct job *choose_job(const struct server *server, struct group *group)
     return job && has_room(server, group, job) ? job : NULL;
 }
 
-/* An empty group is laid out anew for a job of another model, or one that would be slower on the layout it has
- * than without its caching. *fits: the job can be taken now. */
+/* What ranks measured since it was made shows that another layout would be this much better. */
+static bool much_better(const struct server *server, const struct group *group, const struct plan_request *request,
+                        const struct plan *plan)
+{
+    bool settled = server->now_ns - group->laid_ns > SETTLE_NS;
+    return settled && !plan_equal(plan, &group->plan) &&
+           plan->cycle < WORTH_A_LOAD * plan_cycle(&group->plan, request);
+}
+
+/* The layout for this job: the one that is there, unless it is of another model, unknown (ranks that outlived
+ * another coordinator), would make the job slower than without its caching, or proved to be a bad one. *fits: the
+ * job can be taken now; otherwise the group takes nothing until it is empty, and is then laid out anew. */
 static status_t prepare_layout(struct server *server, struct group *group, const struct model *model,
                                const Refrain__JobSpec *spec, bool *fits, struct error *error)
 {
     struct plan_seat seats[PLAN_MAX_RANKS];
+    struct plan plan;
     struct plan_request request = describe_layout(server, group, model->card, seats);
     bool loaded = strcmp(group->model, model->card->name) == 0, known = group->plan.ranks == group->ranks;
     hitrates_of(&server->rates, spec, model->card, &request.mix);
-    *fits = loaded && (!known || plan_check(&group->plan, &request, &request.mix, NULL) == STATUS_OK);
-    /* After a restart a group comes back with a layout that nobody remembers: good enough while jobs run on it. */
-    if (group_in_flight(group) || (*fits && known)) return STATUS_OK;
-    struct plan plan;
+    if (loaded) request.mix.home_work = group->home_work;
     status_t status = plan_make(&request, &plan, error);
     if (status != STATUS_OK) return status;
+    bool busy = group_in_flight(group) > 0;
+    bool good = known && plan_check(&group->plan, &request, &request.mix, NULL) == STATUS_OK &&
+                !much_better(server, group, &request, &plan);
+    *fits = loaded && (good || (busy && !known));
+    if (*fits || busy) return STATUS_OK;
     if (!plan_equal(&plan, &group->plan)) group->model[0] = '\0'; /* to be loaded */
+    if (!loaded) group->home_work = 0;
     group->plan = plan;
+    group->laid_ns = server->now_ns;
     *fits = true;
     return STATUS_OK;
 }

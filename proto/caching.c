@@ -450,6 +450,11 @@ static uint64_t planned_bytes(struct caching *caching, const struct extent *exte
                             extent->latent);
 }
 
+int64_t caching_tokens(const Refrain__JobSpec *spec, const Refrain__ModelCard *card)
+{
+    return extent_of(spec, card).tokens;
+}
+
 uint64_t caching_bytes(const Refrain__JobSpec *spec, const Refrain__ModelCard *card)
 {
     struct caching caching;

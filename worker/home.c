@@ -43,6 +43,7 @@ struct slot {
     bool fetching;        /* a checkpoint to go on from is on its way */
     struct checkpoint_name resume;
     int64_t began_ns, load_ns;
+    int64_t home_ns; /* work for it but the blocks of the ring */
     char directory[DIRECTORY_BYTES];
 };
 
@@ -168,6 +169,8 @@ static void report_done(struct home *home, struct slot *slot)
     times.denoise = status->denoise_seconds;
     times.decode = status->decode_seconds;
     times.encode = status->encode_seconds;
+    times.has_home = 1;
+    times.home = (double)slot->home_ns / (double)SECOND_NS;
     times.total = (double)(clock_now_ns() - slot->began_ns) / (double)SECOND_NS;
     done.times = &times;
     struct caching_report caching;
@@ -507,7 +510,9 @@ static bool tend(struct home *home, struct slot *slot)
 static void advance_job(struct home *home, struct slot *slot, const struct candidate *candidate)
 {
     uint64_t before = job_work(slot->job);
+    int64_t began_ns = clock_now_ns();
     enum job_result result = job_advance(slot->job);
+    if (candidate->piece != PIECE_BLOCKS) slot->home_ns += clock_now_ns() - began_ns;
     turn_charge(&home->turn, candidate, job_work(slot->job) - before);
     if (result == JOB_FINISHED) {
         settle_outcome(home, slot);
