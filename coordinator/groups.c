@@ -3,12 +3,13 @@
  */
 #include "coordinator/groups.h"
 
-#include <errno.h>
-#include <signal.h>
+#include <math.h>
+#include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 #include "base/clock.h"
 #include "base/log.h"
@@ -18,6 +19,7 @@ enum { MAX_GROUPS = 64, REMEMBERED = 64, MAX_BROKEN_EPOCHS = 3 };
 /* After a lost epoch: long enough for a dead rank to be noticed, short enough not to keep jobs waiting. */
 #define BROKEN_GRACE_NS (2500 * MILLISECOND_NS)
 #define BROKEN_HEARD_NS (1500 * MILLISECOND_NS)
+#define SUSPECT_NS      (700 * MILLISECOND_NS) /* three heartbeats */
 
 struct groups {
     struct group_limits limits;
@@ -38,8 +40,15 @@ status_t groups_open(const struct group_limits *limits, struct groups **groups, 
     return STATUS_OK;
 }
 
+static void close_pidfd(struct member *member)
+{
+    if (member->pidfd >= 0) close(member->pidfd);
+    member->pidfd = -1;
+}
+
 static void group_free(struct group *group)
 {
+    for (uint32_t rank = 0; rank < group->ranks; rank++) close_pidfd(&group->members[rank]);
     free(group->members);
     free(group);
 }
@@ -72,6 +81,47 @@ void group_lose(struct group *group, int64_t now_ns, const char *format, ...)
     group_enter(group, GROUP_LOST, now_ns);
 }
 
+/* So much is left that replacing the rest is quicker than starting anew: survivors keep their weights. */
+static bool worth_repairing(const struct group *group)
+{
+    return group->repairable && 2 * group->here >= group->ranks && group->here > 0;
+}
+
+void group_vacate(struct group *group, uint32_t rank, int64_t now_ns, const char *format, ...)
+{
+    struct member *member = &group->members[rank];
+    va_list arguments;
+    if (group->state == GROUP_LOST || !member->here) return;
+    va_start(arguments, format);
+    vsnprintf(group->failure, sizeof group->failure, format, arguments);
+    va_end(arguments);
+    log_line(LOG_WARN, "group %.8s: %s", group->name, group->failure);
+    close_pidfd(member);
+    member->here = false;
+    member->outcast = true;
+    member->epoch = 0;
+    member->model[0] = '\0';
+    member->vacant_ns = member->ask_ns = now_ns;
+    group->here--;
+    group->disturbed = true;
+    group->suspect = -1;
+    group_enter(group, worth_repairing(group) ? GROUP_GATHERING : GROUP_LOST, now_ns);
+}
+
+struct slot *group_slot(struct group *group, uint64_t job)
+{
+    for (int i = 0; i < GROUP_SLOTS; i++)
+        if (group->slots[i].job == job) return &group->slots[i];
+    return NULL;
+}
+
+int group_in_flight(const struct group *group)
+{
+    int count = 0;
+    for (int i = 0; i < GROUP_SLOTS; i++) count += group->slots[i].job != 0;
+    return count;
+}
+
 static bool all_answered(const struct group *group)
 {
     for (uint32_t i = 0; i < group->ranks; i++)
@@ -99,6 +149,8 @@ void group_epoch_lost(struct group *group, uint32_t rank, const Refrain__EpochLo
              lost->message ? ": " : "", lost->message ? lost->message : "");
     log_line(LOG_WARN, "group %.8s: epoch %lu is over: %s", group->name, (unsigned long)group->epoch,
              group->failure);
+    group->disturbed = true;
+    group->suspect = lost->peer < group->ranks && lost->peer != rank ? (int)lost->peer : -1;
     group_enter(group, GROUP_BROKEN, now_ns);
 }
 
@@ -108,7 +160,7 @@ static void load_answered(struct group *group, uint32_t rank, int64_t now_ns)
     group->members[rank].answered = true;
     if (!all_answered(group)) return;
     double seconds = (double)(now_ns - group->since_ns) / SECOND_NS;
-    group->slot.load_seconds = seconds;
+    group->load_seconds = seconds;
     if (group->load_status == STATUS_OK)
         log_line(LOG_INFO, "group %.8s: model %s loaded in %.2f s", group->name, group->model, seconds);
     else
@@ -151,27 +203,41 @@ void group_heartbeat(struct group *group, uint32_t rank, const Refrain__Heartbea
 
 /* ------------------------------------------------------------------------------------------- who is alive */
 
-/* A rank of this host whose process is gone. Says no where it cannot know. */
-static bool process_gone(const struct groups *groups, const struct member *member)
+/* A rank of this host whose process has ended, reaped or not. Says no where it cannot know. */
+static bool process_gone(const struct member *member)
 {
-    return member->here && groups->host[0] && strcmp(member->host, groups->host) == 0 && member->pid > 1 &&
-           kill((pid_t)member->pid, 0) != 0 && errno == ESRCH;
+    struct pollfd ended = {.fd = member->pidfd, .events = POLLIN};
+    return member->here && member->pidfd >= 0 && poll(&ended, 1, 0) == 1;
 }
 
-/* A launcher's end is known within milliseconds, its ranks' silence only after seconds: ask the kernel at
- * once. */
+/* A process' end is known within milliseconds, its silence only after seconds. */
 void groups_drop_dead(struct groups *groups, int64_t now_ns)
 {
     for (size_t i = 0; i < groups->count; i++)
         for (uint32_t rank = 0; rank < groups->list[i]->ranks; rank++)
-            if (process_gone(groups, &groups->list[i]->members[rank]))
-                group_lose(groups->list[i], now_ns, "rank %u died", rank);
+            if (process_gone(&groups->list[i]->members[rank]))
+                group_vacate(groups->list[i], rank, now_ns, "rank %u died", rank);
+}
+
+int groups_descriptors(const struct groups *groups, int *descriptors, int most)
+{
+    int count = 0;
+    for (size_t i = 0; i < groups->count; i++)
+        for (uint32_t rank = 0; rank < groups->list[i]->ranks && count < most; rank++) {
+            int pidfd = groups->list[i]->members[rank].pidfd;
+            if (pidfd >= 0) descriptors[count++] = pidfd;
+        }
+    return count;
 }
 
 void groups_drop_launch(struct groups *groups, uint64_t launch, int64_t now_ns)
 {
-    for (size_t i = 0; launch && i < groups->count; i++)
-        if (groups->list[i]->launch == launch) group_lose(groups->list[i], now_ns, "mpirun ended");
+    for (size_t i = 0; launch && i < groups->count; i++) {
+        struct group *group = groups->list[i];
+        if (group->launch != launch) continue;
+        group->blameless = true;
+        group_lose(group, now_ns, "its launcher ended");
+    }
 }
 
 /* Nobody could be heard while the loop stood still: the time counts from now. */
@@ -190,25 +256,27 @@ static void check_members(const struct groups *groups, struct group *group, int6
     for (uint32_t rank = 0; rank < group->ranks; rank++) {
         const struct member *member = &group->members[rank];
         if (member->here && now_ns - member->heard_ns > groups->limits.silence_ns)
-            group_lose(group, now_ns, "rank %u on %s said nothing for %.1f s", rank, member->host,
-                       (double)(now_ns - member->heard_ns) / SECOND_NS);
+            group_vacate(group, rank, now_ns, "rank %u on %s said nothing for %.1f s", rank, member->host,
+                         (double)(now_ns - member->heard_ns) / SECOND_NS);
     }
 }
 
-/* The epoch is over. Everybody heard from since then: try another; somebody missing: the group is lost. */
-static void check_broken(const struct groups *groups, struct group *group, int64_t now_ns)
+/* The epoch is over; who is missing? A process of this host has died or not. Of another the silence since
+ * then decides, and the one that its neighbours lost needs to be silent for less long than the others. */
+static void check_broken(struct group *group, int64_t now_ns)
 {
     char cause[ERROR_TEXT_BYTES];
     snprintf(cause, sizeof cause, "%s", group->failure);
-    bool waited = now_ns - group->since_ns > BROKEN_GRACE_NS;
-    for (uint32_t rank = 0; rank < group->ranks; rank++) {
+    int64_t waited_ns = now_ns - group->since_ns;
+    for (uint32_t rank = 0; rank < group->ranks && group->state == GROUP_BROKEN; rank++) {
         const struct member *member = &group->members[rank];
-        if (process_gone(groups, member))
-            group_lose(group, now_ns, "rank %u died (%s)", rank, cause);
-        else if (waited && now_ns - member->heard_ns > BROKEN_HEARD_NS)
-            group_lose(group, now_ns, "rank %u is gone (%s)", rank, cause);
+        int64_t patience_ns = (int)rank == group->suspect ? SUSPECT_NS : BROKEN_HEARD_NS;
+        if (process_gone(member))
+            group_vacate(group, rank, now_ns, "rank %u died (%s)", rank, cause);
+        else if (waited_ns > patience_ns && now_ns - member->heard_ns > patience_ns)
+            group_vacate(group, rank, now_ns, "rank %u is gone (%s)", rank, cause);
     }
-    if (group->state == GROUP_LOST || !waited) return;
+    if (group->state != GROUP_BROKEN || waited_ns <= BROKEN_GRACE_NS) return;
     if (++group->broken_epochs >= MAX_BROKEN_EPOCHS)
         group_lose(group, now_ns, "%d epochs in a row broke (%s)", group->broken_epochs, cause);
     else
@@ -223,17 +291,17 @@ void group_check(struct groups *groups, struct group *group, int64_t now_ns)
     check_members(groups, group, now_ns);
     switch (group->state) {
     case GROUP_GATHERING:
-        if (in_state > limits->gather_ns)
+        if (in_state > limits->gather_ns && !(group->repairable && group->formed))
             group_lose(group, now_ns, "only %u of %u ranks came", group->here, group->ranks);
         break;
     case GROUP_JOINING:
         if (in_state > limits->join_ns) group_lose(group, now_ns, "the ranks could not reach each other");
         break;
     case GROUP_BROKEN:
-        check_broken(groups, group, now_ns);
+        check_broken(group, now_ns);
         break;
     case GROUP_READY:
-        if (limits->hang_ns && group->slot.assigned && now_ns - group->progress_ns > limits->hang_ns)
+        if (limits->hang_ns && group_in_flight(group) && now_ns - group->progress_ns > limits->hang_ns)
             group_lose(group, now_ns, "no rank made progress for %lld s",
                        (long long)(limits->hang_ns / SECOND_NS));
         break;
@@ -296,6 +364,9 @@ static status_t make_group(struct groups *groups, const Refrain__Hello *hello, i
     snprintf(made->name, sizeof made->name, "%s", hello->group);
     snprintf(made->fabric, sizeof made->fabric, "%s", hello->fabric);
     made->ranks = hello->ranks;
+    made->suspect = -1;
+    for (uint32_t rank = 0; rank < made->ranks; rank++)
+        made->members[rank] = (struct member){.pidfd = -1, .vacant_ns = now_ns, .ask_ns = CLOCK_NEVER};
     group_enter(made, GROUP_GATHERING, now_ns);
     groups->list[groups->count++] = made;
     *group = made;
@@ -317,10 +388,20 @@ static status_t check_place(const struct group *group, const Refrain__Hello *hel
     return STATUS_OK;
 }
 
-static void fill_member(struct member *member, const struct wire_peer *peer, const Refrain__Hello *hello,
-                        int64_t now_ns)
+/* A process of this host is watched by the kernel; -1 for others, and without permission. */
+static int watch_process(const struct groups *groups, const Refrain__Hello *hello)
 {
+    bool ours = groups->host[0] && strcmp(hello->host, groups->host) == 0 && hello->pid > 1;
+    return ours ? (int)syscall(SYS_pidfd_open, (pid_t)hello->pid, 0) : -1;
+}
+
+static void fill_member(const struct groups *groups, struct member *member, const struct wire_peer *peer,
+                        const Refrain__Hello *hello, int64_t now_ns)
+{
+    if (!member->here) member->pidfd = watch_process(groups, hello);
     member->here = true;
+    member->gflops = hello->gflops > 0 && isfinite(hello->gflops) ? hello->gflops : 0;
+    member->last_epoch = hello->last_epoch;
     member->peer = *peer;
     member->pid = hello->pid;
     member->threads = hello->threads;
@@ -343,6 +424,7 @@ static void fill_member(struct member *member, const struct wire_peer *peer, con
 static void all_here(struct group *group, int64_t now_ns)
 {
     const struct member *home = &group->members[0];
+    group->formed = true;
     bool same_epoch = home->epoch != 0, same_model = true;
     for (uint32_t rank = 1; rank < group->ranks; rank++) {
         const struct member *member = &group->members[rank];
@@ -392,7 +474,13 @@ status_t groups_hello(struct groups *groups, const struct wire_peer *peer, const
     struct member *member = &found->members[hello->rank];
     bool new_here = !member->here;
     bool again = !new_here && lost_touch(found, member, peer, hello);
-    fill_member(member, peer, hello, now_ns);
+    if (new_here && found->formed) {
+        member->replaced++;
+        log_line(LOG_INFO, "group %.8s: rank %u is taken by process %u on %s, %.0f ms after it was lost",
+                 found->name, hello->rank, hello->pid, hello->host,
+                 (double)(now_ns - member->vacant_ns) / MILLISECOND_NS);
+    }
+    fill_member(groups, member, peer, hello, now_ns);
     found->here += new_here;
     if (new_here && found->here == found->ranks) all_here(found, now_ns);
     if (again) group_enter(found, GROUP_COMPLETE, now_ns);
@@ -420,10 +508,14 @@ struct group *groups_at(struct groups *groups, size_t index)
     return index < groups->count ? groups->list[index] : NULL;
 }
 
-struct group *groups_running(struct groups *groups, uint64_t job)
+struct slot *groups_slot(struct groups *groups, uint64_t job, struct group **group)
 {
-    for (size_t i = 0; i < groups->count; i++)
-        if (groups->list[i]->slot.job == job) return groups->list[i];
+    for (size_t i = 0; i < groups->count; i++) {
+        struct slot *slot = group_slot(groups->list[i], job);
+        if (!slot) continue;
+        if (group) *group = groups->list[i];
+        return slot;
+    }
     return NULL;
 }
 

@@ -7,10 +7,12 @@
  *     group_check(group, now_ns);                                            silence, hangs, time-outs
  *     switch (group->state) { case GROUP_COMPLETE: ... }                     what is to be done: schedule.c
  *
- * A group is one mpirun. It is GATHERING until every rank said Hello, then COMPLETE; once an epoch was
- * ordered it is JOINING, and READY when every fabric is joined; LOADING while the ranks read a model. An
- * epoch that a rank reports lost makes it BROKEN: if every rank still lives shortly after, it is COMPLETE
- * again, otherwise LOST. LOST is final.
+ * A group has a fixed number of seats, one per rank. It is GATHERING until every seat is taken (its rank said
+ * Hello), then COMPLETE; once an epoch was ordered it is JOINING, and READY when every fabric is joined;
+ * LOADING while the ranks read a model. An epoch that a rank reports lost makes it BROKEN: if every rank
+ * still lives shortly after, it is COMPLETE again. A rank that died, fell silent or left vacates its seat:
+ * the group is GATHERING again, the others keep their weights, and a launcher is asked for a replacement;
+ * where nobody can make one, or most ranks are gone, the group is LOST, which is final.
  *
  * Plain state, no sockets: what is to be sent is decided in schedule.c from the states. One thread (the
  * loop). Pointers to groups are valid until groups_remove.
@@ -25,7 +27,7 @@
 #include "coordinator/plan.h"
 #include "proto/wire.h"
 
-enum { GROUP_NAME_BYTES = 65, MEMBER_TEXT_BYTES = 257 };
+enum { GROUP_NAME_BYTES = 65, MEMBER_TEXT_BYTES = 257, GROUP_SLOTS = 64 };
 
 enum group_state {
     GROUP_GATHERING, /* waiting for Hello from every rank */
@@ -38,41 +40,58 @@ enum group_state {
 };
 
 struct member {
-    bool here;     /* said Hello */
+    bool here;     /* said Hello; false: the seat is vacant */
     bool answered; /* what the state waits for: EpochReady, Loaded, LoadFailed */
     struct wire_peer peer;
     uint32_t pid, threads, first_block, blocks;
     uint64_t weight_bytes, memory_bytes, epoch; /* epoch: the one its last Hello named */
+    uint64_t last_epoch;                        /* the latest its process was ever in */
     int64_t heard_ns;                           /* monotonic */
     uint64_t compute_progress;
+    double gflops;     /* measured by it; 0: unknown */
+    int pidfd;         /* of a process on this host; -1 */
+    bool outcast;      /* the process that sat here last is to be told that it is not counted any more */
+    int64_t vacant_ns; /* since when, while the seat is vacant */
+    int64_t ask_ns;    /* when a replacement is to be asked for (again); CLOCK_NEVER: nobody asks */
+    int asked;         /* so often in a row, without anybody coming to stay */
+    uint32_t replaced; /* new processes that took the seat */
     char host[MEMBER_TEXT_BYTES], backend[MEMBER_TEXT_BYTES], address[MEMBER_TEXT_BYTES],
         model[MEMBER_TEXT_BYTES];
 };
 
-/* A job on a group. A group runs one for now; an array of these is all that several will need. */
+/* A job in flight on a group. */
 struct slot {
     uint64_t job; /* 0: free */
     uint32_t attempt;
+    uint32_t home;    /* member where its loop lives */
     bool assigned;    /* home was told */
     bool cancel_told; /* ... and told to stop */
-    double load_seconds;
+    bool alone;       /* nothing else may run beside it */
+    uint64_t bytes;   /* of home's memory it is thought to need */
 };
 
 struct group {
     char name[GROUP_NAME_BYTES], fabric[16];
     enum group_state state;
     int64_t since_ns;               /* of the state */
-    uint32_t ranks, here;           /* size of the mpirun; ranks that said Hello */
+    uint32_t ranks, here;           /* seats; ranks that said Hello */
     struct member *members;         /* [ranks] by rank; rank 0 is home */
     uint64_t epoch;                 /* 0: none yet */
     int broken_epochs;              /* in a row without a finished job */
     char model[65];                 /* loaded on every rank, or being loaded; "" none */
     struct plan plan;               /* of that model */
+    struct plan_mix mix;            /* the jobs it was made for */
     char failure[ERROR_TEXT_BYTES]; /* why it is LOST or BROKEN, or why the load failed */
     status_t load_status;
-    struct slot slot;
-    uint64_t launch;     /* launch_number() of the mpirun of ours it came from; 0: somebody else's */
+    double load_seconds; /* the latest load */
+    struct slot slots[GROUP_SLOTS];
+    uint64_t launch;     /* launch_number() of the launcher of ours it came from; 0: somebody else's */
     int64_t progress_ns; /* when any compute_progress last grew */
+    bool repairable;     /* a launcher can start replacements (schedule.c keeps it true) */
+    bool disturbed;      /* the epoch ended: what was in flight is to be given back */
+    bool blameless;      /* ... through no fault of any job's */
+    bool formed;         /* every seat was taken once */
+    int suspect;         /* the rank the others lost; -1 */
 };
 
 struct group_limits {
@@ -95,20 +114,27 @@ status_t groups_hello(struct groups *groups, const struct wire_peer *peer, const
 /* Whose connection it is; false: nobody's. */
 bool groups_find(struct groups *groups, const struct wire_peer *peer, struct group **group, uint32_t *rank);
 struct group *groups_at(struct groups *groups, size_t index); /* NULL past the end */
-struct group *groups_running(struct groups *groups,
-                             uint64_t job); /* the group whose slot holds it, or NULL */
+/* The slot that holds a job, and its group; NULL: nobody works on it. */
+struct slot *groups_slot(struct groups *groups, uint64_t job, struct group **group);
 /* Ends a LOST group; its name is remembered, so that stragglers are not taken for a new one. */
 void groups_remove(struct groups *groups, struct group *group);
-/* Every rank of this host whose process is gone ends its group at once: for the moment a launcher ended. */
+/* Every rank of this host whose process is gone vacates its seat at once. */
 void groups_drop_dead(struct groups *groups, int64_t now_ns);
-/* The mpirun they came from has ended: they have, or will in a moment. */
+/* The launcher they came from has ended: they have, or will in a moment. */
 void groups_drop_launch(struct groups *groups, uint64_t launch, int64_t now_ns);
+/* Descriptors that become readable when a process of this host ends, for poll(): at most `most`. */
+int groups_descriptors(const struct groups *groups, int *descriptors, int most);
 /* After the loop itself was held up: nobody is silent before having had the chance to be heard. */
 void groups_forgive(struct groups *groups, int64_t now_ns);
 
 void group_enter(struct group *group, enum group_state state, int64_t now_ns);
 void group_lose(struct group *group, int64_t now_ns, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
+/* The rank is gone: its seat is vacant, or the group LOST if it cannot be repaired. The sentence: why. */
+void group_vacate(struct group *group, uint32_t rank, int64_t now_ns, const char *format, ...)
+    __attribute__((format(printf, 4, 5)));
+struct slot *group_slot(struct group *group, uint64_t job); /* 0: a free one; NULL: none */
+int group_in_flight(const struct group *group);
 void group_check(struct groups *groups, struct group *group, int64_t now_ns);
 
 /* What a rank reports; anything of another epoch or state is ignored. */

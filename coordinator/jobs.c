@@ -22,6 +22,7 @@ struct jobs {
     struct jobstore *store; /* borrowed */
     size_t limit;           /* unfinished jobs at most */
     struct joblist all, queues[PRIORITIES];
+    struct tenants tenants;
     uint64_t *changed; /* [changed_capacity] */
     size_t changed_count, changed_taken, changed_capacity;
     int64_t next_deadline_ms; /* not later than the earliest */
@@ -120,13 +121,22 @@ void jobs_note_progress(struct job *job, const Refrain__Progress *progress)
     if (!isfinite(progress->largest_reused)) fitting.has_largest_reused = 0;
     clear_progress(job);
     copy_progress(&job->progress, &fitting);
+    uint64_t reached = (uint64_t)fitting.phase << 32 | fitting.step;
+    if (reached > job->reached) job->reached = reached;
+    if (reached > job->loss_reached)
+        job->losses = 0; /* further than ever: what stopped it before is behind it */
 }
 
-static void job_free(struct job *job)
+bool jobs_suspect(const struct job *job)
+{
+    return job->losses + 1 >= JOB_MAX_LOSSES;
+}
+
+static void job_free(struct jobs *jobs, struct job *job)
 {
     if (!job) return;
     clear_progress(job);
-    free(job->tenant);
+    tenants_leave(&jobs->tenants, job->share);
     free(job->model);
     free(job);
 }
@@ -135,7 +145,7 @@ static void forget(struct jobs *jobs, struct job *job)
 {
     joblist_remove(&jobs->queues[job->priority], job);
     joblist_remove(&jobs->all, job);
-    job_free(job);
+    job_free(jobs, job);
 }
 
 /* The one place where a job changes state. `change` carries the message, plan and times; the rest is filled
@@ -154,7 +164,7 @@ static status_t move(struct jobs *jobs, struct job *job, Refrain__JobState state
     change->state = state;
     change->sequence = job->sequence + 1;
     change->attempt = job->attempt + starts;
-    if (change->losses < job->losses) change->losses = job->losses; /* only jobs_requeue adds one */
+    change->losses = job->losses; /* jobs_requeue has counted */
     change->at_ms = now_ms;
     change->started_ms = starts && !job->started_ms ? now_ms : job->started_ms;
     change->finished_ms = is_final(state) ? now_ms : 0;
@@ -174,26 +184,41 @@ static status_t move(struct jobs *jobs, struct job *job, Refrain__JobState state
     return STATUS_OK;
 }
 
-/* The start is what counts as an attempt, so a job that never ran has 0. */
+/* The start is what counts as an attempt, so a job that never ran has 0. Who pays: the tenant, once. */
 status_t jobs_start(struct jobs *jobs, struct job *job, const char *plan, int64_t now_ms, struct error *error)
 {
     struct job_change change = {.plan = plan};
-    return move(jobs, job, REFRAIN__JOB_STATE__JOB_RUNNING, &change, now_ms, error);
+    status_t status = move(jobs, job, REFRAIN__JOB_STATE__JOB_RUNNING, &change, now_ms, error);
+    if (status == STATUS_OK && job->attempt == 1) tenants_charge(job->share, job->work);
+    job->reached = 0;
+    return status;
+}
+
+/* Losses count while the job does not get any further than the last time. */
+static uint32_t count_losses(const struct job *job, enum jobs_loss loss)
+{
+    if (loss == LOSS_NONE) return job->losses;
+    uint32_t losses = job->reached > job->loss_reached ? 1 : job->losses + 1;
+    return loss == LOSS_COMPANY && losses >= JOB_MAX_LOSSES ? JOB_MAX_LOSSES - 1 : losses;
 }
 
 /* Files of the lost attempt are forgotten: the next one makes its own, to the same bits. */
-status_t jobs_requeue(struct jobs *jobs, struct job *job, bool lost, const char *message, int64_t now_ms,
-                      struct error *error)
+status_t jobs_requeue(struct jobs *jobs, struct job *job, enum jobs_loss loss, const char *message,
+                      int64_t now_ms, struct error *error)
 {
-    struct job_change change = {.message = message, .losses = job->losses + lost};
+    struct job_change change = {.message = message, .losses = count_losses(job, loss)};
     if (change.losses >= JOB_MAX_LOSSES) {
-        char text[ERROR_TEXT_BYTES + 64];
-        snprintf(text, sizeof text, "given up after %d attempts, the last one because %s", JOB_MAX_LOSSES,
-                 message);
+        char text[ERROR_TEXT_BYTES + 96];
+        snprintf(text, sizeof text,
+                 "given up after its ranks were lost %d times in a row at the same place, the last time "
+                 "because %s",
+                 JOB_MAX_LOSSES, message);
         return jobs_finish(jobs, job, REFRAIN__JOB_STATE__JOB_FAILED, text, NULL, now_ms, error);
     }
     if (job->state == REFRAIN__JOB_STATE__JOB_CANCELLING)
         return jobs_finish(jobs, job, REFRAIN__JOB_STATE__JOB_CANCELLED, NULL, NULL, now_ms, error);
+    job->losses = change.losses;
+    if (loss != LOSS_NONE && job->reached > job->loss_reached) job->loss_reached = job->reached;
     status_t status = jobstore_drop_files(jobs->store, job->id, error);
     return status != STATUS_OK ? status
                                : move(jobs, job, REFRAIN__JOB_STATE__JOB_QUEUED, &change, now_ms, error);
@@ -247,14 +272,14 @@ status_t jobs_complete(struct jobs *jobs, struct job *job, const Refrain__JobTim
 
 /* ------------------------------------------------------------------------------------------------ loading */
 
-static struct job *job_make(const struct stored_job *stored)
+static struct job *job_make(struct jobs *jobs, const struct stored_job *stored)
 {
     struct job *job = malloc(sizeof *job);
     if (!job) return NULL;
     *job = (struct job){
         .id = stored->id,
         .sequence = stored->sequence,
-        .tenant = strdup(stored->tenant),
+        .share = tenants_join(&jobs->tenants, stored->tenant),
         .model = strdup(stored->model),
         .state = stored->state,
         .priority = stored->priority,
@@ -267,8 +292,9 @@ static struct job *job_make(const struct stored_job *stored)
     };
     if ((unsigned)job->priority >= PRIORITIES) job->priority = REFRAIN__PRIORITY__PRIORITY_NORMAL;
     refrain__progress__init(&job->progress);
-    if (job->tenant && job->model) return job;
-    job_free(job);
+    if (job->share) job->tenant = job->share->name;
+    if (job->share && job->model) return job;
+    job_free(jobs, job);
     return NULL;
 }
 
@@ -276,9 +302,9 @@ static struct job *job_make(const struct stored_job *stored)
 static status_t adopt(void *context, const struct stored_job *stored)
 {
     struct jobs *jobs = context;
-    struct job *job = job_make(stored);
+    struct job *job = job_make(jobs, stored);
     if (!job || !joblist_reserve(&jobs->all) || !joblist_reserve(&jobs->queues[job->priority])) {
-        job_free(job);
+        job_free(jobs, job);
         return STATUS_NO_MEMORY;
     }
     joblist_insert(&jobs->all, job);
@@ -290,7 +316,7 @@ static status_t adopt(void *context, const struct stored_job *stored)
 
 static void forget_all(struct jobs *jobs)
 {
-    for (size_t i = 0; i < jobs->all.count; i++) job_free(joblist_at(&jobs->all, i));
+    for (size_t i = 0; i < jobs->all.count; i++) job_free(jobs, joblist_at(&jobs->all, i));
     joblist_free(&jobs->all);
     for (int i = 0; i < PRIORITIES; i++) joblist_free(&jobs->queues[i]);
     jobs->next_deadline_ms = INT64_MAX;
@@ -412,11 +438,28 @@ struct job *jobs_at(const struct jobs *jobs, size_t index)
     return index < jobs->all.count ? joblist_at(&jobs->all, index) : NULL;
 }
 
-struct job *jobs_first(const struct jobs *jobs)
+/* Of one priority. */
+static bool before(const struct job *a, const struct job *b)
 {
-    for (int priority = PRIORITIES - 1; priority >= 0; priority--)
-        if (jobs->queues[priority].count > 0) return joblist_at(&jobs->queues[priority], 0);
-    return NULL;
+    if ((a->attempt > 0) != (b->attempt > 0)) return a->attempt > 0;
+    if (a->share != b->share && a->share->served != b->share->served)
+        return a->share->served < b->share->served;
+    int64_t due_a = a->deadline_at_ms ? a->deadline_at_ms : INT64_MAX;
+    int64_t due_b = b->deadline_at_ms ? b->deadline_at_ms : INT64_MAX;
+    return due_a != due_b ? due_a < due_b : a->id < b->id;
+}
+
+/* Looks at the whole queue: 10,000 jobs take some 50 us, once per job that starts. */
+struct job *jobs_next(const struct jobs *jobs, bool (*may)(void *context, const struct job *job),
+                      void *context)
+{
+    struct job *next = NULL;
+    for (int priority = PRIORITIES - 1; priority >= 0 && !next; priority--)
+        for (size_t i = 0; i < jobs->queues[priority].count; i++) {
+            struct job *job = joblist_at(&jobs->queues[priority], i);
+            if ((!next || before(job, next)) && (!may || may(context, job))) next = job;
+        }
+    return next;
 }
 
 size_t jobs_ahead(const struct jobs *jobs, const struct job *job)

@@ -5,7 +5,7 @@
  *     struct jobs *jobs;
  *     jobs_open(store, limit, &jobs, &error);                       loads what the store has
  *     jobs_submit(jobs, &submission, now_ms, &id, &error);          accepted, then queued
- *     struct job *job = jobs_first(jobs);                           highest priority, then oldest
+ *     struct job *job = jobs_next(jobs, may_start, context);        whose turn it is
  *     jobs_start(jobs, job, "2 ranks, blocks 4+4", now_ms, &error); queued > running, attempt + 1
  *     jobs_complete(jobs, job, &times, report, now_ms, &error);
  *
@@ -22,18 +22,25 @@
 #include <stdint.h>
 #include "base/status.h"
 #include "coordinator/jobstore.h"
+#include "coordinator/tenants.h"
 
-enum { JOB_MAX_LOSSES = 3 }; /* groups of ranks a job may lose before it fails */
+/* Ranks a job may lose in a row without getting any further, before it fails. The last of them it loses while
+ * nothing runs beside it, so that no job fails for what another did. */
+enum { JOB_MAX_LOSSES = 3 };
 
 struct job {
     uint64_t id, sequence;
-    char *tenant, *model; /* owned */
+    struct tenant *share;
+    const char *tenant; /* share->name */
+    char *model;        /* owned */
     Refrain__JobState state;
     Refrain__Priority priority;
     uint32_t attempt, losses;
     int64_t submitted_ms, started_ms, deadline_at_ms; /* wall clock; 0: none */
     double work;                                      /* jobstore_work */
     Refrain__Progress progress; /* of the running attempt; not stored. Set by jobs_note_progress, owned */
+    uint64_t reached,
+        loss_reached; /* the furthest this attempt came, and any attempt that was lost: phase and step */
 };
 
 struct jobs;
@@ -60,7 +67,11 @@ status_t jobs_submit(struct jobs *jobs, const struct submission *submission, int
                      struct error *error);
 
 struct job *jobs_find(const struct jobs *jobs, uint64_t id); /* unfinished ones only; NULL otherwise */
-struct job *jobs_first(const struct jobs *jobs);             /* the next to run, or NULL */
+/* The queued job whose turn it is, of those that may start (NULL: all may): the highest priority; of it a job
+ * that lost its ranks; then of the tenant served least the one with the earliest deadline, then the oldest.
+ */
+struct job *jobs_next(const struct jobs *jobs, bool (*may)(void *context, const struct job *job),
+                      void *context);
 struct job *jobs_at(const struct jobs *jobs,
                     size_t index); /* any unfinished one, by number; NULL past the end */
 size_t jobs_ahead(const struct jobs *jobs, const struct job *job); /* queued before it */
@@ -69,10 +80,16 @@ bool jobs_use_model(const struct jobs *jobs, const char *model);
 /* plan: for people. */
 status_t jobs_start(struct jobs *jobs, struct job *job, const char *plan, int64_t now_ms,
                     struct error *error);
-/* running > queued. lost: the ranks were lost, which counts; the third time the job fails instead. message:
- * why. */
-status_t jobs_requeue(struct jobs *jobs, struct job *job, bool lost, const char *message, int64_t now_ms,
-                      struct error *error);
+enum jobs_loss {
+    LOSS_NONE,    /* no fault of its: nothing is counted */
+    LOSS_COMPANY, /* a rank was lost while other jobs were in flight too: it may have been any of them */
+    LOSS_ALONE,   /* ... and nothing else was: the last one of JOB_MAX_LOSSES in a row makes it fail */
+};
+/* running > queued, or failed. message: why. */
+status_t jobs_requeue(struct jobs *jobs, struct job *job, enum jobs_loss loss, const char *message,
+                      int64_t now_ms, struct error *error);
+/* It has lost so many ranks that it must run alone. */
+bool jobs_suspect(const struct job *job);
 /* What a client asks for: a queued job is cancelled at once, a running one becomes cancelling. */
 status_t jobs_cancel(struct jobs *jobs, struct job *job, int64_t now_ms, struct error *error);
 /* Into a final state; the job is gone from memory afterwards. message, times may be NULL. */

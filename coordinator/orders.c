@@ -23,7 +23,7 @@ enum { TOKEN_BYTES = 32 };
 void order_shutdown(struct outbox *outbox, const struct wire_peer *peer, const char *reason)
 {
     Refrain__Shutdown body = REFRAIN__SHUTDOWN__INIT;
-    body.reason = (char *)reason;
+    body.reason = (char *)(uintptr_t)reason;
     SEND(outbox, peer, SHUTDOWN, shutdown, &body);
 }
 
@@ -87,32 +87,67 @@ void order_load(struct outbox *outbox, struct group *group, const struct model *
         SEND(outbox, &group->members[rank].peer, LOAD, load, &body);
 }
 
-void order_assign(struct outbox *outbox, const struct group *group, Refrain__JobSpec *spec)
+void order_assign(struct outbox *outbox, const struct group *group, const struct slot *slot,
+                  const struct job *job, Refrain__JobSpec *spec, const struct checkpoint *resume)
 {
     Refrain__Assign body = REFRAIN__ASSIGN__INIT;
+    Refrain__Checkpoint checkpoint = REFRAIN__CHECKPOINT__INIT;
     SET(body, epoch, group->epoch);
-    SET(body, job, group->slot.job);
-    SET(body, attempt, group->slot.attempt);
+    SET(body, job, slot->job);
+    SET(body, attempt, slot->attempt);
     body.spec = spec;
-    SEND(outbox, &group->members[0].peer, ASSIGN, assign, &body);
+    body.tenant = (char *)(uintptr_t)job->tenant;
+    if (job->deadline_at_ms) SET(body, deadline_at_ms, (uint64_t)job->deadline_at_ms);
+    if (resume) {
+        SET(checkpoint, job, resume->job);
+        SET(checkpoint, attempt, resume->attempt);
+        SET(checkpoint, step, resume->step);
+        SET(checkpoint, bytes, resume->bytes);
+        SET(checkpoint, xxh64, resume->xxh64);
+        body.resume = &checkpoint;
+    }
+    SEND(outbox, &group->members[slot->home].peer, ASSIGN, assign, &body);
 }
 
-void order_cancel(struct outbox *outbox, const struct group *group)
+void order_cancel(struct outbox *outbox, const struct group *group, const struct slot *slot)
 {
     Refrain__CancelJob body = REFRAIN__CANCEL_JOB__INIT;
-    SET(body, job, group->slot.job);
-    SET(body, attempt, group->slot.attempt);
-    SEND(outbox, &group->members[0].peer, CANCEL, cancel, &body);
+    SET(body, job, slot->job);
+    SET(body, attempt, slot->attempt);
+    SEND(outbox, &group->members[slot->home].peer, CANCEL, cancel, &body);
 }
 
-void order_upload_ack(struct outbox *outbox, const struct group *group, const char *file, uint64_t held)
+void order_upload_ack(struct outbox *outbox, const struct group *group, const struct slot *slot,
+                      const char *file, uint64_t held)
 {
     Refrain__UploadAck body = REFRAIN__UPLOAD_ACK__INIT;
-    SET(body, job, group->slot.job);
-    SET(body, attempt, group->slot.attempt);
+    SET(body, job, slot->job);
+    SET(body, attempt, slot->attempt);
     SET(body, received, held);
-    body.file = (char *)file;
-    SEND(outbox, &group->members[0].peer, UPLOAD_ACK, upload_ack, &body);
+    body.file = (char *)(uintptr_t)file;
+    SEND(outbox, &group->members[slot->home].peer, UPLOAD_ACK, upload_ack, &body);
+}
+
+void order_replace(struct outbox *outbox, const struct wire_peer *launcher, const struct group *group,
+                   uint32_t rank)
+{
+    Refrain__Replace body = REFRAIN__REPLACE__INIT;
+    const struct member *member = &group->members[rank];
+    body.group = (char *)(uintptr_t)group->name;
+    SET(body, rank, rank);
+    SET(body, ranks, group->ranks);
+    SET(body, threads, member->threads);
+    if (member->host[0]) body.host = (char *)(uintptr_t)member->host;
+    SEND(outbox, launcher, REPLACE, replace, &body);
+}
+
+void order_relaunch(struct outbox *outbox, const struct wire_peer *launcher, const char *group,
+                    const char *reason)
+{
+    Refrain__Relaunch body = REFRAIN__RELAUNCH__INIT;
+    body.group = (char *)(uintptr_t)group;
+    body.reason = (char *)(uintptr_t)reason;
+    SEND(outbox, launcher, RELAUNCH, relaunch, &body);
 }
 
 void order_noted(struct outbox *outbox, const struct wire_peer *peer, uint64_t job, uint32_t attempt)

@@ -6,8 +6,10 @@
 #define REFRAIN_COORDINATOR_ORDERS_H
 
 #include "coordinator/groups.h"
+#include "coordinator/jobs.h"
 #include "coordinator/models.h"
 #include "coordinator/outbox.h"
+#include "coordinator/vault.h"
 
 void order_shutdown(struct outbox *outbox, const struct wire_peer *peer, const char *reason);
 void order_shutdown_group(struct outbox *outbox, const struct group *group, const char *reason);
@@ -19,11 +21,19 @@ void order_epoch(struct outbox *outbox, const struct group *group);
 /* To every rank: group->plan. */
 void order_load(struct outbox *outbox, struct group *group, const struct model *model);
 
-/* To home, about the job in the group's slot. spec: borrowed. */
-void order_assign(struct outbox *outbox, const struct group *group, Refrain__JobSpec *spec);
-void order_cancel(struct outbox *outbox, const struct group *group);
-void order_upload_ack(struct outbox *outbox, const struct group *group, const char *file, uint64_t held);
+/* To the home of a slot's job. spec: borrowed; resume: NULL for the start. */
+void order_assign(struct outbox *outbox, const struct group *group, const struct slot *slot,
+                  const struct job *job, Refrain__JobSpec *spec, const struct checkpoint *resume);
+void order_cancel(struct outbox *outbox, const struct group *group, const struct slot *slot);
+void order_upload_ack(struct outbox *outbox, const struct group *group, const struct slot *slot,
+                      const char *file, uint64_t held);
 /* "It is written down": home may forget the job. */
 void order_noted(struct outbox *outbox, const struct wire_peer *peer, uint64_t job, uint32_t attempt);
+
+/* To a launcher. */
+void order_replace(struct outbox *outbox, const struct wire_peer *launcher, const struct group *group,
+                   uint32_t rank);
+void order_relaunch(struct outbox *outbox, const struct wire_peer *launcher, const char *group,
+                    const char *reason);
 
 #endif

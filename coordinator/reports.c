@@ -10,6 +10,7 @@
 #include <string.h>
 #include "base/log.h"
 #include "coordinator/orders.h"
+#include "coordinator/repair.h"
 #include "coordinator/server.h"
 #include "proto/caching.h"
 
@@ -22,46 +23,55 @@ struct sender {
 /* -------------------------------------------------------------------------------------------------- Hello */
 
 /* A job home says it is working on: is that what the store says, too? Then this group goes on with it. */
-static bool adopt(struct server *server, struct group *group, const Refrain__RunningJob *running)
+static bool adopt(struct server *server, struct group *group, uint32_t rank,
+                  const Refrain__RunningJob *running)
 {
-    struct slot *slot = &group->slot;
-    if (slot->job) return slot->job == running->job && slot->attempt == running->attempt;
+    struct slot *slot = group_slot(group, running->job);
+    if (running->job == 0) return false;
+    if (slot) return slot->attempt == running->attempt && slot->home == rank;
     const struct job *job = jobs_find(server->jobs, running->job);
-    if (!job || job->attempt != running->attempt || groups_running(server->groups, job->id)) return false;
+    slot = group_slot(group, 0);
+    if (!slot || !job || job->attempt != running->attempt || groups_slot(server->groups, job->id, NULL))
+        return false;
     if (job->state != REFRAIN__JOB_STATE__JOB_RUNNING && job->state != REFRAIN__JOB_STATE__JOB_CANCELLING)
         return false;
-    *slot = (struct slot){.job = job->id, .attempt = job->attempt, .assigned = true};
+    *slot = (struct slot){.job = job->id, .attempt = job->attempt, .home = rank, .assigned = true};
+    if (server->vault) vault_allow(server->vault, job->id, job->attempt);
     log_line(LOG_INFO, "job %" PRIu64 ": its ranks are still at work on it", job->id);
     return true;
 }
 
-/* Home came back without the job we think it has: the order or the report got lost with its old connection.
- */
-static void miss_job(struct server *server, struct group *group)
+static bool names(const Refrain__Hello *hello, const struct slot *slot)
 {
-    struct error error;
-    struct job *job = jobs_find(server->jobs, group->slot.job);
-    if (job && job->attempt == group->slot.attempt && job->state != REFRAIN__JOB_STATE__JOB_QUEUED &&
-        jobs_requeue(server->jobs, job, false, "the ranks did not know it any more", server->now_ms,
-                     &error) != STATUS_OK)
-        log_line(LOG_ERROR, "%s", error.text);
-    results_drop(server->results, group->slot.job);
-    group->slot = (struct slot){0};
+    for (size_t i = 0; i < hello->n_running; i++)
+        if (hello->running[i]->job == slot->job && hello->running[i]->attempt == slot->attempt) return true;
+    return false;
 }
 
-/* Only home speaks for jobs. That a job is adopted is decided here, before all ranks are back: if one does
+/* Home came back without jobs we think it has: the order or the report got lost with its old connection. */
+static void miss_jobs(struct server *server, struct group *group, uint32_t rank, const Refrain__Hello *hello)
+{
+    for (int i = 0; i < GROUP_SLOTS; i++) {
+        struct slot *slot = &group->slots[i];
+        if (slot->job && slot->assigned && slot->home == rank && !names(hello, slot))
+            server_give_back(server, slot, LOSS_NONE, "the ranks did not know it any more");
+    }
+}
+
+/* Only homes speak for jobs. That a job is adopted is decided here, before all ranks are back: if one does
  * not come, the group is lost like any other and the job queued again. */
 static void welcome(struct server *server, struct group *group, uint32_t rank, const Refrain__Hello *hello)
 {
     Refrain__Welcome body = REFRAIN__WELCOME__INIT;
-    Refrain__RunningJob *adopted[1]; /* as many as a group has slots */
+    Refrain__RunningJob *adopted[GROUP_SLOTS];
     body.has_heartbeat_ms = body.has_silence_ms = 1;
     body.heartbeat_ms = (uint32_t)server->settings->heartbeat_ms;
     body.silence_ms = (uint32_t)server->settings->silence_ms;
     body.adopted = adopted;
-    for (size_t i = 0; rank == 0 && i < hello->n_running && body.n_adopted == 0; i++)
-        if (adopt(server, group, hello->running[i])) adopted[body.n_adopted++] = hello->running[i];
-    if (rank == 0 && group->slot.assigned && body.n_adopted == 0) miss_job(server, group);
+    body.vault = server->vault ? (char *)(uintptr_t)server->vault_endpoint : NULL;
+    for (size_t i = 0; i < hello->n_running && body.n_adopted < GROUP_SLOTS; i++)
+        if (adopt(server, group, rank, hello->running[i])) adopted[body.n_adopted++] = hello->running[i];
+    miss_jobs(server, group, rank, hello);
     order_welcome(server->outbox, &group->members[rank].peer, &body);
 }
 
@@ -84,20 +94,21 @@ static void take_hello(struct server *server, const struct wire_peer *peer, cons
 
 /* ----------------------------------------------------------------------------------------- jobs under way */
 
+/* The slot a report is about, whether or not its job still counts; NULL if the report is from the past. */
+static struct slot *reported_slot(const struct sender *sender, uint64_t id, uint32_t attempt)
+{
+    struct slot *slot = id ? group_slot(sender->group, id) : NULL;
+    return slot && slot->attempt == attempt && slot->home == sender->rank ? slot : NULL;
+}
+
 /* The job a report is about, if it is the one this group works on; NULL if the report is from the past. */
 static struct job *reported_job(const struct server *server, const struct sender *sender, uint64_t id,
                                 uint32_t attempt)
 {
-    const struct slot *slot = &sender->group->slot;
-    if (sender->rank != 0 || !slot->assigned || slot->job != id || slot->attempt != attempt) return NULL;
+    const struct slot *slot = reported_slot(sender, id, attempt);
+    if (!slot || !slot->assigned) return NULL;
     struct job *job = jobs_find(server->jobs, id);
     return job && job->attempt == attempt ? job : NULL;
-}
-
-/* Does the report speak of what this group was given last, whether or not the job still counts? */
-static bool slot_is(const struct sender *sender, uint64_t id, uint32_t attempt)
-{
-    return sender->rank == 0 && sender->group->slot.job == id && sender->group->slot.attempt == attempt;
 }
 
 /* Kept in memory only: after a restart the next report brings it again. */
@@ -151,11 +162,11 @@ static void take_upload(struct server *server, const struct sender *sender, cons
     struct error error;
     uint64_t held = 0, bytes, hash;
     struct job *job = reported_job(server, sender, chunk->job, chunk->attempt);
+    const struct slot *slot = reported_slot(sender, chunk->job, chunk->attempt);
     if (!chunk->file) return;
     if (!job) { /* it expired or failed: take the bytes as read, so that home comes to its end and is free
                    again */
-        if (slot_is(sender, chunk->job, chunk->attempt))
-            order_upload_ack(server->outbox, sender->group, chunk->file, chunk->total);
+        if (slot) order_upload_ack(server->outbox, sender->group, slot, chunk->file, chunk->total);
         return;
     }
     /* Complete already: the answer was lost with the old connection. */
@@ -167,7 +178,7 @@ static void take_upload(struct server *server, const struct sender *sender, cons
         status = results_chunk(server->results, chunk, &held, &error);
     sender->group->progress_ns = server->now_ns;
     if (status == STATUS_OK)
-        order_upload_ack(server->outbox, sender->group, chunk->file, held);
+        order_upload_ack(server->outbox, sender->group, slot, chunk->file, held);
     else if (status != STATUS_AGAIN)
         fail_upload(server, job, &error);
 }
@@ -176,15 +187,16 @@ static void take_upload(struct server *server, const struct sender *sender, cons
 void server_file_finished(struct server *server, const struct finished_file *file)
 {
     struct error error = file->error;
-    struct group *group = groups_running(server->groups, file->job);
+    struct group *group;
+    const struct slot *slot = groups_slot(server->groups, file->job, &group);
     struct job *job = jobs_find(server->jobs, file->job);
-    if (!group || !job || job->attempt != file->attempt || group->slot.attempt != file->attempt) return;
+    if (!slot || !job || job->attempt != file->attempt || slot->attempt != file->attempt) return;
     status_t status = file->error.status;
     if (status == STATUS_OK)
         status = jobstore_add_file(server->store, file->job, file->attempt, file->name, file->bytes,
                                    file->xxh64, &error);
     if (status == STATUS_OK)
-        order_upload_ack(server->outbox, group, file->name, file->bytes);
+        order_upload_ack(server->outbox, group, slot, file->name, file->bytes);
     else
         fail_upload(server, job, &error);
 }
@@ -247,9 +259,9 @@ static void take_done(struct server *server, const struct sender *sender, const 
         if (done->times) times = *done->times;
         times.has_queued = 1;
         times.queued = (double)(job->started_ms - job->submitted_ms) / 1000;
-        if (!times.has_load || times.load < sender->group->slot.load_seconds) {
+        if (!times.has_load || times.load < sender->group->load_seconds) {
             times.has_load = 1;
-            times.load = sender->group->slot.load_seconds;
+            times.load = sender->group->load_seconds;
         }
         if (!times.has_total) times.total = (double)(server->now_ms - job->started_ms) / 1000;
         times.has_total = 1;
@@ -272,7 +284,7 @@ static void take_failed(struct server *server, const struct sender *sender, cons
         return;
     }
     results_drop(server->results, job->id);
-    if (jobs_requeue(server->jobs, job, true, message, server->now_ms, &error) != STATUS_OK)
+    if (jobs_requeue(server->jobs, job, LOSS_COMPANY, message, server->now_ms, &error) != STATUS_OK)
         log_line(LOG_ERROR, "%s", error.text);
 }
 
@@ -285,7 +297,7 @@ static void take_cancelled(struct server *server, const struct sender *sender,
     if (!job) return;
     if (job->state == REFRAIN__JOB_STATE__JOB_CANCELLING)
         finish(server, job, REFRAIN__JOB_STATE__JOB_CANCELLED, NULL);
-    else if (jobs_requeue(server->jobs, job, true, "the ranks dropped it", server->now_ms, &error) !=
+    else if (jobs_requeue(server->jobs, job, LOSS_COMPANY, "the ranks dropped it", server->now_ms, &error) !=
              STATUS_OK)
         log_line(LOG_ERROR, "%s", error.text);
 }
@@ -306,7 +318,8 @@ static void take_last(struct server *server, const struct sender *sender, const 
         job = report->cancelled->job, attempt = report->cancelled->attempt;
         take_cancelled(server, sender, report->cancelled);
     }
-    if (slot_is(sender, job, attempt)) sender->group->slot = (struct slot){0};
+    struct slot *slot = reported_slot(sender, job, attempt);
+    if (slot) *slot = (struct slot){0};
     order_noted(server->outbox, &sender->member->peer, job, attempt);
 }
 
@@ -315,8 +328,8 @@ static void take_last(struct server *server, const struct sender *sender, const 
 /* An announced end spares everybody the wait for silence. */
 static void take_goodbye(struct server *server, const struct sender *sender, const Refrain__Goodbye *goodbye)
 {
-    group_lose(sender->group, server->now_ns, "rank %u left%s%s", sender->rank, goodbye->message ? ": " : "",
-               goodbye->message ? goodbye->message : "");
+    group_vacate(sender->group, sender->rank, server->now_ns, "rank %u left%s%s", sender->rank,
+                 goodbye->message ? ": " : "", goodbye->message ? goodbye->message : "");
 }
 
 /* What does not fit the present state is ignored inside each function; what is unknown is counted. */
@@ -374,6 +387,13 @@ void server_report(struct server *server, const struct wire_peer *peer, zmq_msg_
     }
     if (report->body_case == REFRAIN__WORKER_REPORT__BODY_HELLO) {
         take_hello(server, peer, report->hello);
+    } else if (report->body_case == REFRAIN__WORKER_REPORT__BODY_LAUNCHER) {
+        repair_take_launcher(server, peer, report->launcher);
+    } else if (launchers_heard(server->launchers, peer, server->now_ns)) {
+        if (report->body_case == REFRAIN__WORKER_REPORT__BODY_SEAT_ENDED)
+            repair_take_seat_ended(server, report->seat_ended);
+        if (report->body_case == REFRAIN__WORKER_REPORT__BODY_GOODBYE)
+            launchers_gone(server->launchers, peer);
     } else if (groups_find(server->groups, peer, &sender.group, &sender.rank)) {
         sender.member = &sender.group->members[sender.rank];
         sender.member->heard_ns = server->now_ns;

@@ -276,7 +276,7 @@ static const char *group_state_name(const struct server *server)
     if (!group) return launch_running(server->launch) ? "starting" : "none";
     switch (group->state) {
     case GROUP_READY:
-        return group->slot.job ? "running" : "ready";
+        return group_in_flight(group) ? "running" : "ready";
     case GROUP_LOADING:
         return "running";
     case GROUP_BROKEN:

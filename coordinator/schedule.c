@@ -3,28 +3,25 @@
  *
  * Level-triggered: once per turn of the loop it looks at what is (states of groups, slots, jobs) and does the
  * next thing that follows from it. Reports only change states (groups.c, reports.c), so nothing is lost by
- * their order, by a restart or by a commit that failed. Runs on the coordinator's loop thread.
+ * their order, by a restart or by a commit that failed. Vacant seats and lost groups: repair.c. Runs on the
+ * coordinator's loop thread.
  */
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include "base/clock.h"
 #include "base/log.h"
 #include "coordinator/orders.h"
+#include "coordinator/repair.h"
 #include "coordinator/server.h"
-
-#define LAUNCHER_GRACE_NS SECOND_NS /* for our mpirun to notice a lost rank by itself */
+#include "proto/caching.h"
 
 /* -------------------------------------------------------------------------------------------- small steps */
 
 static void log_failed(const char *what, const struct error *error)
 {
     log_line(LOG_ERROR, "%s: %s", what, error->text);
-}
-
-static void free_slot(struct group *group)
-{
-    group->slot = (struct slot){0};
 }
 
 /* The job in a slot, as long as the slot's attempt is the one that counts; NULL once it expired or was moved
@@ -38,44 +35,40 @@ static struct job *slot_job(const struct server *server, const struct slot *slot
     return live ? job : NULL;
 }
 
-/* The group cannot go on with what it had: the job waits again. */
-static void give_back(struct server *server, struct group *group, bool lost, const char *why)
+/* What a loss costs: the steps after the checkpoint that the next attempt begins from. */
+static void count_repeated(struct server *server, const struct job *job)
 {
-    struct error error;
-    struct job *job = slot_job(server, &group->slot);
-    if (group->slot.job) results_drop(server->results, group->slot.job);
-    if (job) {
-        log_line(LOG_WARN, "job %" PRIu64 ": back in the queue: %s", job->id, why);
-        if (jobs_requeue(server->jobs, job, lost, why, server->now_ms, &error) != STATUS_OK)
-            log_failed("requeue", &error);
-    }
-    free_slot(group);
+    struct checkpoint checkpoint = {0};
+    if (job->progress.phase != REFRAIN__PHASE__PHASE_DENOISE) return;
+    if (server->vault) vault_latest(server->vault, job->id, &checkpoint);
+    if (job->progress.step > checkpoint.step) server->steps_repeated += job->progress.step - checkpoint.step;
 }
 
-/* Also for a queued job that cannot even be planned: then the slot is empty already. */
-static void fail_job(struct server *server, struct group *group, struct job *job, const char *why)
+void server_give_back(struct server *server, struct slot *slot, enum jobs_loss loss, const char *why)
+{
+    struct error error;
+    struct job *job = slot_job(server, slot);
+    if (slot->job) results_drop(server->results, slot->job);
+    if (job) {
+        log_line(LOG_WARN, "job %" PRIu64 ": back in the queue: %s", job->id, why);
+        count_repeated(server, job);
+        if (server->vault) vault_forbid(server->vault, job->id);
+        if (!slot->assigned) loss = LOSS_NONE; /* the ranks never heard of it */
+        if (jobs_requeue(server->jobs, job, loss, why, server->now_ms, &error) != STATUS_OK)
+            log_failed("requeue", &error);
+    }
+    *slot = (struct slot){0};
+}
+
+/* Also for a queued job that cannot even be planned: then it has no slot. */
+static void fail_job(struct server *server, struct slot *slot, struct job *job, const char *why)
 {
     struct error error;
     log_line(LOG_ERROR, "job %" PRIu64 ": failed: %s", job->id, why);
     if (jobs_finish(server->jobs, job, REFRAIN__JOB_STATE__JOB_FAILED, why, NULL, server->now_ms, &error) !=
         STATUS_OK)
         log_failed("job", &error);
-    free_slot(group);
-}
-
-/* If the commit fails, the job is found running without ranks and queued again later, and the ranks hear of
- * it when they speak next: nothing here needs to be undone. */
-static void end_group(struct server *server, struct group *group)
-{
-    char why[ERROR_TEXT_BYTES + 32];
-    snprintf(why, sizeof why, "the ranks were lost: %s", group->failure);
-    log_line(LOG_ERROR, "group %.8s of %u ranks is lost: %s", group->name, group->ranks, group->failure);
-    give_back(server, group, true, why);
-    order_shutdown_group(server->outbox, group, why);
-    /* Our own mpirun is started anew as a whole; one started by hand is not ours to end. */
-    if (group->launch && group->launch == launch_number(server->launch))
-        launch_stop(server->launch, server->now_ns, LAUNCHER_GRACE_NS);
-    groups_remove(server->groups, group);
+    if (slot) *slot = (struct slot){0};
 }
 
 /* Numbers grow over everything any member has seen, also over a job store that was started afresh. */
@@ -83,9 +76,12 @@ static void begin_epoch(struct server *server, struct group *group)
 {
     uint64_t above = group->epoch;
     struct error error;
-    for (uint32_t rank = 0; rank < group->ranks; rank++)
-        if (group->members[rank].epoch > above) above = group->members[rank].epoch;
-    if (group->slot.assigned) give_back(server, group, true, "the ranks had to find each other again");
+    for (uint32_t rank = 0; rank < group->ranks; rank++) {
+        const struct member *member = &group->members[rank];
+        if (member->epoch > above) above = member->epoch;
+        if (member->last_epoch > above) above = member->last_epoch;
+    }
+    repair_give_back(server, group, "the ranks had to find each other again");
     if (jobstore_next_epoch(server->store, above, &group->epoch, &error) != STATUS_OK) {
         log_failed("epoch", &error);
         return;
@@ -96,15 +92,43 @@ static void begin_epoch(struct server *server, struct group *group)
     group_enter(group, GROUP_JOINING, server->now_ns);
 }
 
-/* ----------------------------------------------------------------------------------------------- one slot */
+/* ------------------------------------------------------------------------------------------------- layout */
+
+/* What jobs like this one make of a layout. */
+static struct plan_mix mix_of(const struct server *server, const Refrain__JobSpec *spec)
+{
+    return (struct plan_mix){.branches = spec->guidance > 1 ? 2 : 1};
+}
+
+/* Lays the model over the group, for jobs like this one. */
+static status_t make_plan(const struct server *server, const struct group *group, const struct model *model,
+                          const struct plan_mix *mix, struct plan *plan, struct error *error)
+{
+    struct plan_seat seats[PLAN_MAX_RANKS];
+    for (uint32_t rank = 0; rank < group->ranks; rank++)
+        seats[rank] = (struct plan_seat){.speed = group->members[rank].gflops};
+    struct plan_request request = {.layers = model->card->layers,
+                                   .ranks = group->ranks,
+                                   .seats = seats,
+                                   .mix = *mix,
+                                   .wish = &server->settings->wish};
+    return plan_make(&request, plan, error);
+}
+
+/* Another layout costs a load, so it must be for another kind of job, not for a better guess. */
+static bool alike(const struct plan_mix *a, const struct plan_mix *b)
+{
+    return a->branches == b->branches && a->head == b->head && a->tail == b->tail &&
+           fabs(a->hit_rate - b->hit_rate) < 0.15;
+}
 
 /* Every rank loads its own blocks; the state ends when all have answered, well or badly. */
-static void begin_load(struct server *server, struct group *group, struct job *job)
+static void begin_load(struct server *server, struct group *group, struct slot *slot, struct job *job)
 {
     struct error error;
     const struct model *model;
     if (models_find(server->models, job->model, &model, &error) != STATUS_OK) {
-        fail_job(server, group, job, error.text);
+        fail_job(server, slot, job, error.text);
         return;
     }
     job->progress.has_phase = 1;
@@ -115,44 +139,171 @@ static void begin_load(struct server *server, struct group *group, struct job *j
     group_enter(group, GROUP_LOADING, server->now_ns);
 }
 
+/* ---------------------------------------------------------------------------------------------- one slot */
+
 /* The spec comes from the store, where every default was filled in at submission: a default that changed
  * since does not change a job that waits. */
-static void assign(struct server *server, struct group *group, struct job *job)
+static void assign(struct server *server, struct group *group, struct slot *slot, struct job *job)
 {
     Refrain__Job *stored;
     struct error error;
+    struct checkpoint checkpoint;
+    bool resumes = server->vault && vault_latest(server->vault, job->id, &checkpoint);
     if (jobstore_get(server->store, NULL, job->id, &stored, &error) != STATUS_OK) {
-        fail_job(server, group, job, error.text);
+        fail_job(server, slot, job, error.text);
         return;
     }
-    group->slot.assigned = true;
-    order_assign(server->outbox, group, stored->spec);
+    slot->assigned = true;
+    if (server->vault) vault_allow(server->vault, job->id, job->attempt);
+    order_assign(server->outbox, group, slot, job, stored->spec, resumes ? &checkpoint : NULL);
     refrain__job__free_unpacked(stored, NULL);
     group->progress_ns = server->now_ns;
-    log_line(LOG_INFO, "job %" PRIu64 ": attempt %u on group %.8s", job->id, job->attempt, group->name);
+    if (resumes)
+        log_line(LOG_INFO, "job %" PRIu64 ": attempt %u on group %.8s, from step %u", job->id, job->attempt,
+                 group->name, checkpoint.step);
+    else
+        log_line(LOG_INFO, "job %" PRIu64 ": attempt %u on group %.8s", job->id, job->attempt, group->name);
 }
 
 /* A job that was started here but not sent to home yet: it waits for the model. */
-static void advance_waiting(struct server *server, struct group *group)
+static void advance_waiting(struct server *server, struct group *group, struct slot *slot)
 {
     struct error error;
-    struct job *job = slot_job(server, &group->slot);
+    struct job *job = slot_job(server, slot);
     if (!job) { /* expired meanwhile */
-        free_slot(group);
+        *slot = (struct slot){0};
     } else if (job->state == REFRAIN__JOB_STATE__JOB_CANCELLING) {
         if (jobs_finish(server->jobs, job, REFRAIN__JOB_STATE__JOB_CANCELLED, NULL, NULL, server->now_ms,
                         &error))
             log_failed("cancel", &error);
-        free_slot(group);
+        *slot = (struct slot){0};
     } else if (strcmp(group->model, job->model) != 0) {
-        begin_load(server, group, job);
+        begin_load(server, group, slot, job);
     } else if (group->load_status != STATUS_OK) {
         group->model[0] = '\0';
         group->load_status = STATUS_OK;
-        fail_job(server, group, job, group->failure);
+        fail_job(server, slot, job, group->failure);
     } else {
-        assign(server, group, job);
+        assign(server, group, slot, job);
     }
+}
+
+/* What can be done about a job in its slot now. */
+static void advance_slot(struct server *server, struct group *group, struct slot *slot)
+{
+    if (!slot->assigned) {
+        advance_waiting(server, group, slot);
+        return;
+    }
+    const struct job *job = slot_job(server, slot);
+    if (slot->cancel_told || (job && job->state == REFRAIN__JOB_STATE__JOB_RUNNING)) return;
+    order_cancel(server->outbox, group,
+                 slot); /* cancelled, or expired: home stops at the next step and says so */
+    slot->cancel_told = true;
+}
+
+/* ----------------------------------------------------------------------------------------------- one more */
+
+/* What home needs for a job beside the model: the film as float32, and its features. */
+static uint64_t bytes_of(const Refrain__JobSpec *spec, const Refrain__ModelCard *card)
+{
+    uint64_t film = 3 * sizeof(float) * spec->frames * (uint64_t)spec->width * spec->height;
+    return film * (spec->compare ? 2 : 1) + caching_bytes(spec, card);
+}
+
+/* Half of what the machine of home has, shared by the ranks on it: the other half is for weights and work. */
+static uint64_t memory_budget(const struct server *server, const struct group *group)
+{
+    const struct member *home = &group->members[0];
+    uint64_t neighbours = 0;
+    if (server->settings->flight_memory) return (uint64_t)server->settings->flight_memory;
+    for (uint32_t rank = 0; rank < group->ranks; rank++)
+        neighbours += strcmp(group->members[rank].host, home->host) == 0;
+    return home->memory_bytes && neighbours ? home->memory_bytes / 2 / neighbours : UINT64_MAX;
+}
+
+static int flight_limit(const struct server *server, const struct group *group)
+{
+    if (server->settings->in_flight) return (int)server->settings->in_flight;
+    int wanted = group->ranks == 1 ? 1 : (int)group->plan.jobs_to_saturate + 1;
+    return wanted < 1 ? 1 : wanted > GROUP_SLOTS / 4 ? GROUP_SLOTS / 4 : wanted;
+}
+
+/* Jobs of lower priority do not keep one of higher priority waiting: home lets them rest. */
+static bool has_room(const struct server *server, const struct group *group, const struct job *job)
+{
+    int equals = 0;
+    bool alone = false;
+    for (int i = 0; i < GROUP_SLOTS; i++) {
+        const struct slot *slot = &group->slots[i];
+        if (!slot->job) continue;
+        const struct job *other = jobs_find(server->jobs, slot->job);
+        equals += !other || other->priority >= job->priority;
+        alone |= slot->alone;
+    }
+    bool fits = equals < flight_limit(server, group) && group_in_flight(group) < GROUP_SLOTS;
+    return fits && !alone && !(jobs_suspect(job) && group_in_flight(group));
+}
+
+static bool fits_memory(const struct server *server, const struct group *group, uint64_t bytes)
+{
+    uint64_t used = 0;
+    for (int i = 0; i < GROUP_SLOTS; i++) used += group->slots[i].job ? group->slots[i].bytes : 0;
+    return group_in_flight(group) == 0 || used + bytes <= memory_budget(server, group);
+}
+
+/* With a floating home the member with the fewest jobs; otherwise the first. */
+static uint32_t choose_home(const struct group *group)
+{
+    uint32_t best = 0, least = UINT32_MAX;
+    for (uint32_t rank = 0; group->plan.floating && rank < group->ranks; rank++) {
+        uint32_t jobs = 0;
+        for (int i = 0; i < GROUP_SLOTS; i++) jobs += group->slots[i].job && group->slots[i].home == rank;
+        if (jobs < least) best = rank, least = jobs;
+    }
+    return best;
+}
+
+static bool has_loaded_model(void *context, const struct job *job)
+{
+    return strcmp(((const struct group *)context)->model, job->model) == 0;
+}
+
+/* Another group stands ready for that model, or for any. */
+static bool elsewhere(const struct server *server, const struct group *here, const char *model)
+{
+    const struct group *group;
+    for (size_t i = 0; (group = groups_at(server->groups, i)); i++)
+        if (group != here && group->state == GROUP_READY &&
+            (strcmp(group->model, model) == 0 || group_in_flight(group) == 0))
+            return true;
+    return false;
+}
+
+/* The job this group is to take now; NULL: none. While it works on one model, the turn of another makes it
+ * take nothing more, unless another group can serve that one. */
+static struct job *choose_job(const struct server *server, struct group *group)
+{
+    struct job *job = jobs_next(server->jobs, NULL, NULL);
+    if (job && group_in_flight(group) && !has_loaded_model(group, job))
+        job = elsewhere(server, group, job->model) ? jobs_next(server->jobs, has_loaded_model, group) : NULL;
+    return job && has_room(server, group, job) ? job : NULL;
+}
+
+/* An empty group is laid out anew when the job is of another kind than those before. */
+static status_t prepare_layout(const struct server *server, struct group *group, const struct model *model,
+                               const Refrain__JobSpec *spec, struct error *error)
+{
+    struct plan_mix mix = mix_of(server, spec);
+    bool same_model = strcmp(group->model, model->card->name) == 0 && group->plan.ranks == group->ranks;
+    if (group_in_flight(group) || (same_model && alike(&mix, &group->mix))) return STATUS_OK;
+    struct plan plan;
+    status_t status = make_plan(server, group, model, &mix, &plan, error);
+    if (status != STATUS_OK) return status;
+    if (!plan_equal(&plan, &group->plan)) group->model[0] = '\0'; /* to be loaded */
+    group->plan = plan;
+    group->mix = mix;
+    return STATUS_OK;
 }
 
 /* Takes the next job of the queue onto the group; false when there is none, or none can be started. */
@@ -161,62 +312,62 @@ static bool take_next(struct server *server, struct group *group)
     char text[ERROR_TEXT_BYTES];
     struct error error;
     const struct model *model;
-    struct job *job = server->stopping ? NULL : jobs_first(server->jobs);
-    if (!job) return false;
-    if (models_find(server->models, job->model, &model, &error) != STATUS_OK ||
-        plan_make(&(struct plan_request){.layers = model->card->layers,
-                                         .ranks = group->ranks,
-                                         .wish = &server->settings->wish},
-                  &group->plan, &error) != STATUS_OK) {
-        fail_job(server, group, job, error.text);
+    Refrain__Job *stored = NULL;
+    struct job *job = server->stopping ? NULL : choose_job(server, group);
+    struct slot *slot = group_slot(group, 0);
+    if (!job || !slot) return false;
+    status_t status = models_find(server->models, job->model, &model, &error);
+    if (status == STATUS_OK) status = jobstore_get(server->store, NULL, job->id, &stored, &error);
+    if (status == STATUS_OK) status = prepare_layout(server, group, model, stored->spec, &error);
+    uint64_t bytes = status == STATUS_OK ? bytes_of(stored->spec, model->card) : 0;
+    if (stored) refrain__job__free_unpacked(stored, NULL);
+    if (status != STATUS_OK) {
+        fail_job(server, NULL, job, error.text);
         return true; /* the next one may be fine */
     }
+    if (!fits_memory(server, group, bytes)) return false;
     plan_describe(&group->plan, group->members[0].backend, text, sizeof text);
     if (jobs_start(server->jobs, job, text, server->now_ms, &error) != STATUS_OK) {
         log_failed("start", &error);
         return false;
     }
-    group->slot = (struct slot){.job = job->id, .attempt = job->attempt};
+    *slot = (struct slot){.job = job->id,
+                          .attempt = job->attempt,
+                          .home = choose_home(group),
+                          .alone = jobs_suspect(job),
+                          .bytes = bytes};
     return true;
 }
 
-/* Runs until the slot is with home or nothing more can be done now, so a free group never waits for the
- * next turn. */
+/* Runs until nothing more can be done now, so that a group never waits for the next turn. */
 static void serve(struct server *server, struct group *group)
 {
-    struct slot *slot = &group->slot;
-    while (group->state == GROUP_READY && !slot->assigned) {
-        if (slot->job)
-            advance_waiting(server, group);
-        else if (!take_next(server, group))
-            return;
-    }
-    if (group->state != GROUP_READY || slot->cancel_told) return;
-    const struct job *job = slot_job(server, slot);
-    if (job && job->state == REFRAIN__JOB_STATE__JOB_RUNNING) return;
-    order_cancel(server->outbox, group); /* cancelled, or expired: home stops at the next step and says so */
-    slot->cancel_told = true;
+    do {
+        for (int i = 0; i < GROUP_SLOTS && group->state == GROUP_READY; i++)
+            if (group->slots[i].job) advance_slot(server, group, &group->slots[i]);
+    } while (group->state == GROUP_READY && take_next(server, group));
 }
 
 /* ----------------------------------------------------------------------------------------------- the turn */
 
 static void drive(struct server *server, struct group *group)
 {
+    if (group->disturbed) repair_give_back(server, group, group->failure);
     switch (group->state) {
+    case GROUP_GATHERING:
+        repair_seats(server, group);
+        break;
     case GROUP_COMPLETE:
         if (!group->launch && server->settings->launch == group->ranks)
             group->launch = launch_number(server->launch);
         begin_epoch(server, group);
         break;
     case GROUP_READY:
-        launch_settled(server->launch);
+        repair_settled(server, group);
         serve(server, group);
         break;
-    case GROUP_BROKEN:
-        if (group->slot.job) give_back(server, group, true, group->failure);
-        break;
     case GROUP_LOST:
-        end_group(server, group);
+        repair_end_group(server, group);
         break; /* frees it */
     default:
         break;
@@ -237,12 +388,12 @@ static void requeue_orphans(struct server *server)
         struct job *job = jobs_at(server->jobs, i);
         if (job->state != REFRAIN__JOB_STATE__JOB_RUNNING && job->state != REFRAIN__JOB_STATE__JOB_CANCELLING)
             continue;
-        if (groups_running(server->groups, job->id)) continue;
+        if (groups_slot(server->groups, job->id, NULL)) continue;
         bool ends = job->state == REFRAIN__JOB_STATE__JOB_CANCELLING;
         log_line(LOG_INFO, "job %" PRIu64 ": %s", job->id,
                  ends ? "cancelled" : "back in the queue after a restart");
-        if (jobs_requeue(server->jobs, job, false, "the coordinator was restarted", server->now_ms, &error) !=
-            STATUS_OK)
+        if (jobs_requeue(server->jobs, job, LOSS_NONE, "the coordinator was restarted", server->now_ms,
+                         &error) != STATUS_OK)
             log_failed("requeue", &error);
         else if (ends)
             i--; /* it left the list */
@@ -254,7 +405,7 @@ static void check_launch(struct server *server)
 {
     const struct settings *settings = server->settings;
     int64_t limit_ms = launch_inherited(server->launch) ? settings->reconnect_ms : settings->gather_ms;
-    if (groups_at(server->groups, 0)) return;
+    if (groups_at(server->groups, 0) || launchers_at(server->launchers, 0)) return;
     if (!launch_overdue(server->launch, server->now_ns, limit_ms * MILLISECOND_NS)) return;
     log_line(LOG_WARN, "no rank came within %.1f s of its start", (double)limit_ms / 1000);
     launch_stop(server->launch, server->now_ns, 0);
@@ -266,8 +417,11 @@ void server_schedule(struct server *server)
     struct error error;
     if (server->now_ns < server->store_retry_ns) return;
     if (jobs_expire(server->jobs, server->now_ms, &error) != STATUS_OK) log_failed("deadlines", &error);
+    repair_launchers(server);
+    groups_drop_dead(server->groups, server->now_ns);
     for (size_t i = 0; groups_at(server->groups, i);) {
         struct group *group = groups_at(server->groups, i);
+        group->repairable = repair_possible(server, group);
         group_check(server->groups, group, server->now_ns);
         bool leaves = group->state == GROUP_LOST;
         drive(server, group);
@@ -282,9 +436,13 @@ void server_release_ranks(struct server *server, const char *reason)
 {
     for (size_t i = 0; groups_at(server->groups, i); i++) {
         struct group *group = groups_at(server->groups, i);
-        give_back(server, group, false, reason);
+        for (int k = 0; k < GROUP_SLOTS; k++)
+            if (group->slots[k].job) server_give_back(server, &group->slots[k], LOSS_NONE, reason);
         order_shutdown_group(server->outbox, group, reason);
     }
+    const struct launcher *launcher;
+    for (size_t i = 0; (launcher = launchers_at(server->launchers, i)); i++)
+        order_shutdown(server->outbox, &launcher->peer, reason);
     server->orphans_until_ns = server->now_ns;
     requeue_orphans(server);
 }
@@ -301,9 +459,10 @@ void server_recover(struct server *server)
     for (size_t i = 0; groups_at(server->groups, i); i++) {
         struct group *group = groups_at(server->groups, i);
         if (group->state < GROUP_JOINING || group->state > GROUP_LOADING) continue;
-        if (group->state == GROUP_READY && !group->slot.job) continue;
-        if (group->slot.job) results_drop(server->results, group->slot.job);
-        free_slot(group);
+        if (group->state == GROUP_READY && !group_in_flight(group)) continue;
+        for (int k = 0; k < GROUP_SLOTS; k++)
+            if (group->slots[k].job) results_drop(server->results, group->slots[k].job);
+        memset(group->slots, 0, sizeof group->slots);
         group_enter(group, GROUP_COMPLETE, server->now_ns);
     }
     if (jobs_reload(server->jobs, &error) != STATUS_OK || models_reload(server->models, &error) != STATUS_OK)

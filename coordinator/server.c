@@ -22,7 +22,8 @@
 enum {
     TURN_MESSAGES = 2048,  /* taken from a socket before a commit */
     QUEUED_MESSAGES = 512, /* held by ZeroMQ per connection, each way */
-    TURN_MS = 100,         /* with ranks about, look after them this often */
+    MOST_WATCHED = 256, /* processes of this host whose end wakes the loop; others are looked at each turn */
+    TURN_MS = 100,      /* with ranks about, look after them this often */
     IDLE_MS = 1000,
     LAST_WORDS_MS = 300, /* at the end, for what is still to be sent */
     BEHIND_MS = 10,      /* until a slow receiver is tried again */
@@ -178,6 +179,7 @@ static status_t open_ranks(struct server *server, struct error *error)
         log_line(LOG_WARN, "ranks on other hosts cannot reach %s; see --keys and --worker-endpoint",
                  server->worker_endpoint);
     status_t status = groups_open(&limits, &server->groups, error);
+    if (status == STATUS_OK) status = launchers_open(&server->launchers, error);
     if (status == STATUS_OK && settings->keys && settings->launch) {
         status = curve_worker_key(settings->keys, server->worker_key, sizeof server->worker_key, error);
         config.key_file = server->worker_key;
@@ -264,6 +266,8 @@ void server_close(struct server *server)
     if (!server) return;
     if (server->stopping && server->settings->endpoint_file) unlink(server->settings->endpoint_file);
     launch_close(server->launch);
+    launchers_close(server->launchers);
+    vault_close(server->vault);
     groups_close(server->groups);
     outbox_close(server->outbox);
     watches_close(server->watches);
@@ -307,7 +311,9 @@ static long poll_timeout_ms(const struct server *server)
 /* Sleeps until something happens; says whether our mpirun ended. */
 static bool wait_for_events(const struct server *server)
 {
-    enum { CLIENTS, WORKERS, SIGNALS, RESULTS, LAUNCH, MODELS, ITEMS = MODELS + MODELS_POLL_ITEMS };
+    enum { CLIENTS, WORKERS, SIGNALS, RESULTS, LAUNCH, MODELS, RANKS = MODELS + MODELS_POLL_ITEMS };
+    enum { ITEMS = RANKS + MOST_WATCHED };
+    int ranks[MOST_WATCHED];
     zmq_pollitem_t items[ITEMS] = {
         [CLIENTS] = {.socket = server->clients, .events = ZMQ_POLLIN},
         [WORKERS] = {.socket = server->workers, .events = ZMQ_POLLIN},
@@ -319,6 +325,8 @@ static bool wait_for_events(const struct server *server)
      * again. */
     if (launch_descriptor(server->launch) < 0) items[LAUNCH] = items[RESULTS];
     int count = MODELS + models_poll(server->models, items + MODELS);
+    int watched = groups_descriptors(server->groups, ranks, MOST_WATCHED);
+    for (int i = 0; i < watched; i++) items[count++] = (zmq_pollitem_t){.fd = ranks[i], .events = ZMQ_POLLIN};
     zmq_poll(items, count,
              poll_timeout_ms(server)); /* what it says about sockets is found out by receiving */
     return launch_descriptor(server->launch) >= 0 && (items[LAUNCH].revents & ZMQ_POLLIN);
@@ -388,6 +396,13 @@ static void commit(struct server *server)
     watches_pump(server->watches, server->jobs, server->store, server->clients);
 }
 
+/* Nobody could be heard while the loop stood still. */
+static void forgive(struct server *server)
+{
+    groups_forgive(server->groups, server->now_ns);
+    launchers_forgive(server->launchers, server->now_ns);
+}
+
 /* True once the ranks are gone, or patience is. */
 static bool stopped(struct server *server)
 {
@@ -415,7 +430,7 @@ status_t server_run(struct server *server, struct error *error)
         take_messages(server, server->workers, server_report);
         take_messages(server, server->clients, server_request);
         take_results(server);
-        if (server->now_ns - before_ns > HELD_UP_NS) groups_forgive(server->groups, server->now_ns);
+        if (server->now_ns - before_ns > HELD_UP_NS) forgive(server);
         if (!server->stopping) server_schedule(server);
         commit(server);
         if (server->stopping && stopped(server)) return STATUS_OK;

@@ -21,10 +21,12 @@
 #include "coordinator/groups.h"
 #include "coordinator/jobs.h"
 #include "coordinator/launch.h"
+#include "coordinator/launchers.h"
 #include "coordinator/models.h"
 #include "coordinator/outbox.h"
 #include "coordinator/results.h"
 #include "coordinator/settings.h"
+#include "coordinator/vault.h"
 #include "coordinator/watches.h"
 
 struct server {
@@ -36,18 +38,22 @@ struct server {
     struct models *models;
     struct results *results;
     struct launch *launch;
+    struct launchers *launchers;
+    struct vault *vault; /* NULL: checkpoints are off */
     struct watches *watches;
     struct outbox *outbox;
     struct curve *curve; /* NULL: no keys */
     int signals;         /* signalfd */
     int data_lock;       /* one coordinator per data directory */
-    char endpoint[256], worker_endpoint[256], worker_key[PATH_MAX];
+    char endpoint[256], worker_endpoint[256], vault_endpoint[256], worker_key[PATH_MAX];
 
     int64_t now_ns, now_ms; /* monotonic and wall clock at the start of this turn */
     int64_t started_ns;
     int64_t orphans_until_ns; /* jobs the store calls running wait so long for their ranks; CLOCK_NEVER: there
                                  are none */
     double mean_step_seconds;
+    uint64_t ranks_replaced, steps_repeated;
+    int failed_starts;      /* groups of ours lost in a row before they were ever ready */
     uint64_t refused;       /* messages that made no sense */
     int64_t store_retry_ns; /* after a failed commit: nothing new is begun before */
     uint64_t *deleted;      /* [deleted_count]: jobs whose files go once the commit is done */
@@ -69,6 +75,8 @@ void server_inspected(struct server *server, const struct inspected *inspected);
 void server_report(struct server *server, const struct wire_peer *peer, zmq_msg_t *frame);
 /* reports.c: a result file is durable, or could not be made so. */
 void server_file_finished(struct server *server, const struct finished_file *file);
+/* schedule.c: a slot's job, if it still counts, waits in the queue again; the slot is free. */
+void server_give_back(struct server *server, struct slot *slot, enum jobs_loss loss, const char *why);
 /* schedule.c: brings groups and jobs together; called once per turn. */
 void server_schedule(struct server *server);
 /* schedule.c: the ranks are told to end, running jobs go back to the queue. */

@@ -410,21 +410,46 @@ static const char *slots_advice(const struct caching *caching)
     return "a smaller or shorter video keeps less";
 }
 
+/* Elements of a job's tensors. */
+struct extent {
+    int64_t tokens, hidden, latent;
+};
+
+/* One latent frame for the first video frame, then one for each frame_multiple; one frame per token. */
+static struct extent extent_of(const Refrain__JobSpec *spec, const Refrain__ModelCard *card)
+{
+    int64_t frames = (spec->frames - 1) / card->frame_multiple + 1;
+    int64_t rows = spec->height / card->vae_scale, columns = spec->width / card->vae_scale;
+    return (struct extent){.tokens = frames * (rows / card->patch) * (columns / card->patch),
+                           .hidden = (int64_t)card->heads * card->head_dim,
+                           .latent = (int64_t)card->latent_channels * frames * rows * columns};
+}
+
+static uint64_t planned_bytes(struct caching *caching, const struct extent *extent)
+{
+    return cache_plan_bytes(&caching->settings, &caching->plan, &caching->job, extent->tokens, extent->hidden,
+                            extent->latent);
+}
+
+uint64_t caching_bytes(const Refrain__JobSpec *spec, const Refrain__ModelCard *card)
+{
+    struct caching caching;
+    const struct extent extent = extent_of(spec, card);
+    if (make_plan(spec, card, &caching, NULL) != STATUS_OK || !caching.settings.policy) return 0;
+    return planned_bytes(&caching, &extent);
+}
+
 status_t caching_check_bytes(const Refrain__JobSpec *spec, const Refrain__ModelCard *card, uint64_t limit,
                              const char **field, struct error *error)
 {
     struct caching caching;
     char slot[64], needed[32], allowed[32];
+    const struct extent extent = extent_of(spec, card);
+    const int64_t tokens = extent.tokens, hidden = extent.hidden, latent = extent.latent;
     status_t status = make_plan(spec, card, &caching, error);
     if (status != STATUS_OK) return blame(field, "cache", status);
     if (!caching.settings.policy) return STATUS_OK;
-    /* One latent frame for the first video frame, then one for each frame_multiple; one frame per token. */
-    int64_t frames = (spec->frames - 1) / card->frame_multiple + 1;
-    int64_t rows = spec->height / card->vae_scale, columns = spec->width / card->vae_scale;
-    int64_t tokens = frames * (rows / card->patch) * (columns / card->patch);
-    int64_t hidden = (int64_t)card->heads * card->head_dim;
-    int64_t latent = (int64_t)card->latent_channels * frames * rows * columns;
-    uint64_t bytes = cache_plan_bytes(&caching.settings, &caching.plan, &caching.job, tokens, hidden, latent);
+    uint64_t bytes = planned_bytes(&caching, &extent);
     if (bytes <= limit) return STATUS_OK;
     int slots = caching.plan.slots, branches = caching.plan.rings;
     return blame(

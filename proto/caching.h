@@ -53,6 +53,9 @@ status_t caching_fill(Refrain__JobSpec *spec, const Refrain__ModelCard *card, st
 status_t caching_check_for_model(const Refrain__JobSpec *spec, const Refrain__ModelCard *card,
                                  const char **field, struct error *error);
 
+/* Features the job's caching would keep, over all ranks; spec as below. */
+uint64_t caching_bytes(const Refrain__JobSpec *spec, const Refrain__ModelCard *card);
+
 /* spec must be complete and have passed caching_check_for_model. limit: bytes over all ranks. */
 status_t caching_check_bytes(const Refrain__JobSpec *spec, const Refrain__ModelCard *card, uint64_t limit,
                              const char **field, struct error *error);

@@ -328,6 +328,22 @@ void fake_worker_report(struct fake_worker *worker, Refrain__WorkerReport *repor
         fake_worker_report(worker, &report_);                                                                \
     } while (0)
 
+void fake_launcher_open(struct fake_worker *launcher, struct rig *rig, const char *group, uint32_t ranks)
+{
+    Refrain__Launcher body = REFRAIN__LAUNCHER__INIT;
+    *launcher = (struct fake_worker){.group = group, .ranks = ranks, .pid = 1};
+    launcher->socket = connect_dealer(rig, rig->worker_endpoint);
+    body.group = (char *)(uintptr_t)group;
+    body.host = (char *)"somewhere";
+    body.fabric = (char *)"zmq";
+    SET(body, ranks, ranks);
+    SET(body, pid, launcher->pid);
+    REPORT(launcher, LAUNCHER, launcher, &body);
+    Refrain__WorkerOrder *order = fake_worker_order(launcher, REFRAIN__WORKER_ORDER__BODY_WELCOME, ANSWER_MS);
+    assert_non_null(order);
+    refrain__worker_order__free_unpacked(order, NULL);
+}
+
 void fake_worker_hello(struct fake_worker *worker)
 {
     char address[64];
@@ -340,6 +356,7 @@ void fake_worker_hello(struct fake_worker *worker)
     SET(hello, pid, worker->pid);
     SET(hello, threads, 1);
     SET(hello, epoch, worker->epoch);
+    SET(hello, last_epoch, worker->last_epoch);
     hello.host = (char *)"somewhere";
     hello.backend = (char *)"cpu-fake";
     hello.fabric = (char *)"zmq";

@@ -50,12 +50,14 @@ struct fake_worker {
     void *socket;
     const char *group;
     uint32_t rank, ranks, pid;
-    uint64_t epoch, running_job; /* what its Hello says */
+    uint64_t epoch, last_epoch, running_job; /* what its Hello says */
     uint32_t running_attempt;
     const char *model;
 };
 void fake_worker_open(struct fake_worker *worker, struct rig *rig, const char *group, uint32_t rank,
                       uint32_t ranks);
+/* Says Launcher of a group and waits for its Welcome; fake_worker_order and _close work on it, too. */
+void fake_launcher_open(struct fake_worker *launcher, struct rig *rig, const char *group, uint32_t ranks);
 void fake_worker_close(struct fake_worker *worker);
 void fake_worker_hello(struct fake_worker *worker);
 void fake_worker_report(struct fake_worker *worker, Refrain__WorkerReport *report);

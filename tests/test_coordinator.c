@@ -333,7 +333,7 @@ static void a_job_goes_on_after_two_lost_groups_and_fails_after_the_third(void *
         close_ranks(workers);
     }
     Refrain__Reply *reply = rig_status(client, job);
-    assert_non_null(strstr(reply->job->message, "given up after 3 attempts"));
+    assert_non_null(strstr(reply->job->message, "given up after its ranks were lost 3 times"));
     refrain__reply__free_unpacked(reply, NULL);
     zmq_close(client);
     rig_stop(&rig);

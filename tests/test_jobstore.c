@@ -331,7 +331,7 @@ static void history_tells_every_state_in_order_and_each_start_is_an_attempt(void
     struct job *job = submit_one(bench);
     uint64_t id = job->id;
     GOOD(jobs_start(bench->jobs, job, NULL, 1001, &error));
-    GOOD(jobs_requeue(bench->jobs, job, true, "a rank died", 1002, &error));
+    GOOD(jobs_requeue(bench->jobs, job, LOSS_ALONE, "a rank died", 1002, &error));
     GOOD(jobs_start(bench->jobs, job, NULL, 1003, &error));
     GOOD(jobs_finish(bench->jobs, job, STATE(COMPLETED), NULL, NULL, 1004, &error));
     GOOD(jobstore_history(bench->store, id, 0, note_history, &history, &error));
@@ -352,18 +352,18 @@ static void the_third_lost_group_fails_the_job_but_restarts_do_not_count(void **
     uint64_t id = job->id;
     for (int i = 0; i < 5; i++) {
         GOOD(jobs_start(bench->jobs, job, NULL, 1001, &error));
-        GOOD(jobs_requeue(bench->jobs, job, false, "restarted", 1002, &error));
+        GOOD(jobs_requeue(bench->jobs, job, LOSS_NONE, "restarted", 1002, &error));
     }
     for (int i = 0; i < 2; i++) {
         GOOD(jobs_start(bench->jobs, job, NULL, 1003, &error));
-        GOOD(jobs_requeue(bench->jobs, job, true, "a rank died", 1004, &error));
+        GOOD(jobs_requeue(bench->jobs, job, LOSS_ALONE, "a rank died", 1004, &error));
         assert_state(bench, id, STATE(QUEUED));
     }
     GOOD(jobs_start(bench->jobs, job, NULL, 1005, &error));
-    GOOD(jobs_requeue(bench->jobs, job, true, "a rank died", 1006, &error));
+    GOOD(jobs_requeue(bench->jobs, job, LOSS_ALONE, "a rank died", 1006, &error));
     assert_state(bench, id, STATE(FAILED));
     Refrain__Job *failed = get(bench, id);
-    assert_string_equal(failed->message, "given up after 3 attempts, the last one because a rank died");
+    assert_string_equal(failed->message, "given up after its ranks were lost 3 times in a row at the same place, the last time because a rank died");
     refrain__job__free_unpacked(failed, NULL);
 }
 
@@ -375,16 +375,16 @@ static void priority_then_submission_decides_and_a_returning_job_takes_its_old_p
                *first = submit(bench, "b", REFRAIN__PRIORITY__PRIORITY_NORMAL, 0, 2),
                *second = submit(bench, "a", REFRAIN__PRIORITY__PRIORITY_NORMAL, 0, 3),
                *high = submit(bench, "b", REFRAIN__PRIORITY__PRIORITY_HIGH, 0, 4);
-    assert_ptr_equal(jobs_first(bench->jobs), high);
+    assert_ptr_equal(jobs_next(bench->jobs, NULL, NULL), high);
     assert_int_equal(jobs_ahead(bench->jobs, low), 3);
     assert_int_equal(jobs_ahead(bench->jobs, second), 2);
     GOOD(jobs_start(bench->jobs, high, NULL, 5, &error));
     GOOD(jobs_start(bench->jobs, first, NULL, 5, &error));
-    assert_ptr_equal(jobs_first(bench->jobs), second);
-    GOOD(jobs_requeue(bench->jobs, first, true, "lost", 6, &error));
-    assert_ptr_equal(jobs_first(bench->jobs), first);
+    assert_ptr_equal(jobs_next(bench->jobs, NULL, NULL), second);
+    GOOD(jobs_requeue(bench->jobs, first, LOSS_ALONE, "lost", 6, &error));
+    assert_ptr_equal(jobs_next(bench->jobs, NULL, NULL), first);
     reopen(bench); /* and undone, as nothing was committed */
-    assert_null(jobs_first(bench->jobs));
+    assert_null(jobs_next(bench->jobs, NULL, NULL));
 }
 
 static void jobs_expire_at_their_deadline_unless_they_end_before(void **state)
