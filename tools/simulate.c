@@ -24,7 +24,7 @@ static const struct option_spec specs[] = {
     {.help = "Experiments"},
     {"model", 0, OPTION_TEXT, FIELD(model), "DIR", .standard = "tests/models/tiny-a",
      .help = "small checkpoint whose blocks are repeated"},
-    {"ranks", 0, OPTION_INT, FIELD(ranks), "P", .min = 0, .max = HAND_MAX_RANKS,
+    {"ranks", 0, OPTION_INT, FIELD(ranks), "P", .min = 0, .max = SEAT_MAX_RANKS,
      .help = "ranks; 0: several", .standard = "0"},
     {"jobs", 0, OPTION_INT, FIELD(jobs), "J", .min = 0, .max = 64, .help = "jobs in flight; 0: several",
      .standard = "0"},

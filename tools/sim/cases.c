@@ -5,10 +5,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/clock.h"
-#include "tools/sim/tiny.h"
 
 enum {
     WIDTH = 32,
@@ -27,42 +25,6 @@ enum {
 #define BLOCK_NS (10 * MILLISECOND_NS)
 #define GUIDANCE 5.0 /* any above 1: two branches */
 
-/* ------------------------------------------------------------------------------------------------------------- lab */
-
-status_t lab_open(const char *source, struct lab *lab, struct error *error)
-{
-    *lab = (struct lab){.source = source};
-    snprintf(lab->directory, sizeof lab->directory, "/dev/shm/refrain-sim-XXXXXX");
-    if (mkdtemp(lab->directory)) return STATUS_OK;
-    snprintf(lab->directory, sizeof lab->directory, "/tmp/refrain-sim-XXXXXX");
-    return mkdtemp(lab->directory) ? STATUS_OK : error_set(error, STATUS_IO, "%s: %m", lab->directory);
-}
-
-static void model_path(const struct lab *lab, int layers, char path[PATH_MAX])
-{
-    snprintf(path, PATH_MAX, "%s/model-%d", lab->directory, layers);
-}
-
-void lab_close(struct lab *lab)
-{
-    char path[PATH_MAX];
-    for (int i = 0; i < lab->count; i++) {
-        model_path(lab, lab->layers[i], path);
-        tiny_remove(path);
-    }
-    rmdir(lab->directory);
-}
-
-status_t lab_model(struct lab *lab, int layers, char directory[PATH_MAX], struct error *error)
-{
-    model_path(lab, layers, directory);
-    for (int i = 0; i < lab->count; i++)
-        if (lab->layers[i] == layers) return STATUS_OK;
-    if (lab->count == LAB_MODELS) return error_set(error, STATUS_NO_MEMORY, "more than %d models", LAB_MODELS);
-    lab->layers[lab->count++] = layers;
-    return tiny_make(lab->source, directory, layers, error);
-}
-
 static struct hand_job make_job(int index, int steps, int branches)
 {
     return (struct hand_job){.steps = steps,
@@ -77,8 +39,8 @@ static status_t check_jobs(int jobs, int ranks, struct error *error)
 {
     if (jobs < 1 || jobs > MOST_JOBS)
         return error_set(error, STATUS_INVALID, "%d jobs: must be 1 to %d", jobs, MOST_JOBS);
-    if (ranks < 1 || ranks > HAND_MAX_RANKS)
-        return error_set(error, STATUS_INVALID, "%d ranks: must be 1 to %d", ranks, HAND_MAX_RANKS);
+    if (ranks < 1 || ranks > SEAT_MAX_RANKS)
+        return error_set(error, STATUS_INVALID, "%d ranks: must be 1 to %d", ranks, SEAT_MAX_RANKS);
     return STATUS_OK;
 }
 

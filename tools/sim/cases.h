@@ -10,24 +10,10 @@
 #ifndef REFRAIN_TOOLS_SIM_CASES_H
 #define REFRAIN_TOOLS_SIM_CASES_H
 
-#include <limits.h>
 #include <stdbool.h>
 #include "base/status.h"
 #include "tools/sim/hand.h"
-
-enum { LAB_MODELS = 8 };
-
-/* A private directory with the models that were made so far; all in memory where the system has /dev/shm. */
-struct lab {
-    char directory[256];
-    const char *source; /* the small checkpoint they are made of */
-    int count, layers[LAB_MODELS];
-};
-
-status_t lab_open(const char *source, struct lab *lab, struct error *error);
-void lab_close(struct lab *lab);
-/* The checkpoint with so many blocks: its directory. */
-status_t lab_model(struct lab *lab, int layers, char directory[PATH_MAX], struct error *error);
+#include "tools/sim/lab.h"
 
 /* Jobs and branches as micro-batches on an even split, without caching. */
 struct cycle_case {
@@ -64,7 +50,7 @@ struct cached_found {
     double hops;      /* per branch-step, on all links */
     double predicted_hops;
     uint64_t hit_hops; /* sent for steps that were hits: none */
-    int run[HAND_MAX_RANKS];
+    int run[SEAT_MAX_RANKS];
 };
 
 status_t case_cached(struct lab *lab, const struct cached_case *wanted, struct cached_found *found,

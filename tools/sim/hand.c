@@ -5,8 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "tools/sim/keeper.h"
 #include "tools/sim/office.h"
-#include "tools/sim/seat.h"
 #include "tools/sim/world.h"
 
 enum { CREDITS = 4 };
@@ -20,10 +20,10 @@ struct hand {
     int count, open; /* jobs; not over yet */
     int members;
     struct team *team;
-    struct seat *seats[HAND_MAX_RANKS];
-    struct wire_peer peers[HAND_MAX_RANKS];
-    char addresses[HAND_MAX_RANKS][FABRIC_ADDRESS_BYTES];
-    bool here[HAND_MAX_RANKS];
+    struct seat *seats[SEAT_MAX_RANKS];
+    struct wire_peer peers[SEAT_MAX_RANKS];
+    char addresses[SEAT_MAX_RANKS][FABRIC_ADDRESS_BYTES];
+    bool here[SEAT_MAX_RANKS];
     int ready, loaded;
     int64_t began_ns;
     struct error failure;
@@ -47,7 +47,7 @@ static void order(struct hand *h, int rank, Refrain__WorkerOrder__BodyCase body,
 
 static void order_epoch(struct hand *h)
 {
-    Refrain__Member members[HAND_MAX_RANKS], *pointers[HAND_MAX_RANKS];
+    Refrain__Member members[SEAT_MAX_RANKS], *pointers[SEAT_MAX_RANKS];
     uint8_t token[FABRIC_TOKEN_BYTES] = "by hand";
     for (int i = 0; i < h->members; i++) {
         refrain__member__init(&members[i]);
@@ -73,7 +73,7 @@ static void order_load(struct hand *h)
     const struct split *s = &h->config->split;
     Refrain__Split split = REFRAIN__SPLIT__INIT;
     Refrain__Load load = REFRAIN__LOAD__INIT;
-    uint32_t run[HAND_MAX_RANKS];
+    uint32_t run[SEAT_MAX_RANKS];
     for (int i = 0; i < h->members; i++) run[i] = (uint32_t)s->run[i];
     split.has_head = split.has_tail = split.has_floating = 1;
     split.head = (uint32_t)s->head;
@@ -297,11 +297,12 @@ status_t hand_run(const struct hand_config *config, struct hand_job *jobs, int c
     struct network_config network = config->network;
     network.seen = see_ticket;
     network.argument = &h;
-    if (h.members < 1 || h.members > HAND_MAX_RANKS)
-        return error_set(error, STATUS_INVALID, "%d ranks: must be 1 to %d", h.members, HAND_MAX_RANKS);
+    if (h.members < 1 || h.members > SEAT_MAX_RANKS)
+        return error_set(error, STATUS_INVALID, "%d ranks: must be 1 to %d", h.members, SEAT_MAX_RANKS);
     status_t status = world_open(error);
     if (status == STATUS_OK) status = network_open(&network, error);
     if (status == STATUS_OK) status = office_open(&(struct office_config){REPORT_DELAY_NS}, error);
+    if (status == STATUS_OK) status = keeper_open(&(struct keeper_config){0}, error);
     costs_set(&config->costs);
     office_listen(take_report, &h);
     if (status == STATUS_OK) status = open_seats(&h, error);
@@ -315,6 +316,7 @@ status_t hand_run(const struct hand_config *config, struct hand_job *jobs, int c
     office_listen(NULL, NULL);
     for (int i = 0; i < h.members; i++) seat_close(h.seats[i]);
     team_destroy(h.team);
+    keeper_close();
     office_close();
     network_close();
     world_close();

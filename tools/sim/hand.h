@@ -15,9 +15,10 @@
 
 #include "tools/sim/costs.h"
 #include "tools/sim/network.h"
+#include "tools/sim/seat.h"
 #include "worker/engine.h"
 
-enum { HAND_MAX_RANKS = 64, HAND_MAX_STEPS = 1000 };
+enum { HAND_MAX_STEPS = 1000 };
 
 struct hand_job {
     /* What to make. */
@@ -49,7 +50,7 @@ struct hand_config {
 };
 
 struct hand_result {
-    int64_t busy_ns[HAND_MAX_RANKS];
+    int64_t busy_ns[SEAT_MAX_RANKS];
     int64_t began_ns; /* the ranks were ready */
     int64_t ended_ns;
     uint64_t bytes; /* over all links */

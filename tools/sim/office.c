@@ -40,7 +40,8 @@ struct control {
     bool over, stopped;
     int64_t since_ns; /* over or stopped */
     int64_t heartbeat_ns, unreachable_since_ns;
-    uint32_t connection; /* the listener it has spoken to */
+    office_order_fn *take; /* NULL: a rank's */
+    void *argument;        /* of take */
     void (*wake)(void *context);
     void *context;
 };
@@ -239,6 +240,12 @@ static void deliver(struct control *c, struct letter *letter)
 {
     Refrain__WorkerOrder *order = refrain__worker_order__unpack(NULL, letter->size, letter->bytes);
     if (!order) abort(); /* the product's own packing */
+    if (c->take) {
+        c->take(c->argument, order);
+        refrain__worker_order__free_unpacked(order, NULL);
+        free(letter);
+        return;
+    }
     switch (order->body_case) {
     case REFRAIN__WORKER_ORDER__BODY_REHELLO:
         send_hello(c);
@@ -293,11 +300,10 @@ void office_listen(office_report_fn *listener, void *argument)
 
 /* ------------------------------------------------------------------------------------------------------------ life */
 
-status_t control_start(const struct control_config *config, struct control **control, struct error *error)
+static status_t make_control(struct control **control, struct error *error)
 {
     struct control *c = calloc(1, sizeof *c);
     if (!c) return error_set(error, STATUS_NO_MEMORY, "no memory for a virtual control");
-    c->config = *config;
     c->number = ++office.numbers;
     c->heartbeat_ns = DEFAULT_HEARTBEAT_MS * MILLISECOND_NS;
     c->unreachable_since_ns = CLOCK_NEVER;
@@ -310,9 +316,30 @@ status_t control_start(const struct control_config *config, struct control **con
     }
     c->next = office.controls;
     office.controls = c;
+    *control = c;
+    return STATUS_OK;
+}
+
+status_t control_start(const struct control_config *config, struct control **control, struct error *error)
+{
+    struct control *c;
+    status_t status = make_control(&c, error);
+    if (status != STATUS_OK) return status;
+    c->config = *config;
     send_hello(c);
     world_at(world_now_ns() + c->heartbeat_ns, WORLD_ARRIVES, beat, c, 0);
     *control = c;
+    return STATUS_OK;
+}
+
+status_t office_line(office_order_fn *take, void *argument, struct control **line, struct error *error)
+{
+    struct control *c;
+    status_t status = make_control(&c, error);
+    if (status != STATUS_OK) return status;
+    c->take = take;
+    c->argument = argument;
+    *line = c;
     return STATUS_OK;
 }
 

@@ -36,6 +36,11 @@ void office_listen(office_report_fn *listener, void *argument);
 void office_order(const struct wire_peer *peer, const void *bytes, size_t size);
 
 void office_notify(struct control *control, void (*wake)(void *context), void *context);
+/* A line that is nobody's rank, such as a launcher's: it says nothing by itself, and `take` is called with each order
+ * as it arrives. Ends with control_stop. */
+typedef void office_order_fn(void *argument, const Refrain__WorkerOrder *order);
+status_t office_line(office_order_fn *take, void *argument, struct control **line, struct error *error);
+
 /* SIGKILL: nothing is said and nothing heard any more. Stop it as ever. */
 void office_kill(struct control *control);
 /* SIGSTOP and SIGCONT: what arrives meanwhile waits. */

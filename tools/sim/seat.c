@@ -8,9 +8,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "tools/sim/keeper.h"
 #include "tools/sim/network.h"
 #include "tools/sim/office.h"
 #include "tools/sim/world.h"
+#include "worker/rank.h"
 
 enum { PIDS_FROM = 100000, DIRECTORY_BYTES = 512 };
 
@@ -24,6 +26,7 @@ struct seat {
     bool killed, stopped, ended;
     int64_t busy_until_ns, busy_ns;
     int64_t turn_ns; /* when the next turn is due; CLOCK_NEVER: somebody must wake it */
+    char group[65];
     char directory[DIRECTORY_BYTES];
 };
 
@@ -79,7 +82,7 @@ static void describe(const struct seat *seat, struct control_config *config)
     refrain__hello__init(hello);
     hello->has_rank = hello->has_ranks = hello->has_pid = hello->has_threads = hello->has_memory_bytes =
         hello->has_gflops = 1;
-    hello->group = (char *)(uintptr_t)seat->config.group;
+    hello->group = (char *)(uintptr_t)seat->group;
     hello->rank = (uint32_t)seat->config.rank;
     hello->ranks = (uint32_t)seat->config.ranks;
     hello->host = (char *)(uintptr_t)"virtual";
@@ -105,6 +108,7 @@ status_t seat_open(const struct seat_config *config, struct seat **seat, struct 
     struct seat *s = calloc(1, sizeof *s);
     if (!s) return error_set(error, STATUS_NO_MEMORY, "no memory for a seat");
     s->config = *config;
+    snprintf(s->group, sizeof s->group, "%s", config->group);
     s->turn_ns = CLOCK_NEVER;
     s->engine.ops = ops_find("auto");
     s->engine.team = config->team;
@@ -129,6 +133,7 @@ status_t seat_open(const struct seat_config *config, struct seat **seat, struct 
     if (status != STATUS_OK) goto err_control;
     network_notify(s->engine.fabric, wake, s);
     office_notify(s->control, wake, s);
+    if (s->courier) keeper_notify(s->courier, wake, s);
     *seat = s;
     return STATUS_OK;
 err_control:
@@ -174,6 +179,7 @@ void seat_kill(struct seat *seat)
     seat->killed = true;
     network_kill(network_port(seat->engine.fabric));
     office_kill(seat->control);
+    if (seat->courier) keeper_kill(seat->courier);
 }
 
 void seat_stop(struct seat *seat)
@@ -206,9 +212,4 @@ int seat_port(const struct seat *seat)
 int64_t seat_busy_ns(const struct seat *seat)
 {
     return seat->busy_ns;
-}
-
-const struct engine *seat_engine(const struct seat *seat)
-{
-    return &seat->engine;
 }

@@ -12,16 +12,21 @@
 #ifndef REFRAIN_TOOLS_SIM_SEAT_H
 #define REFRAIN_TOOLS_SIM_SEAT_H
 
-#include "worker/rank.h"
+#include <stdbool.h>
+#include <stdint.h>
+#include "base/status.h"
 
 struct seat;
+struct team;
+
+enum { SEAT_MAX_RANKS = 64 }; /* of a group */
 
 struct seat_config {
-    const char *group; /* borrowed until seat_close, as the rest */
+    const char *group; /* copied */
     int rank, ranks;
     double speed;          /* 1: as the costs say; 2: in half the time */
     struct team *team;     /* of all seats: they take turns */
-    const char *directory; /* private folders are made below it */
+    const char *directory; /* private folders are made below it; borrowed until seat_close */
     int credits;           /* of the fabric */
     int64_t orphan_ns, join_ns;
     bool checkpoints; /* has a courier */
@@ -37,6 +42,5 @@ void seat_continue(struct seat *seat);
 bool seat_alive(const struct seat *seat); /* neither killed nor ended by itself */
 int seat_port(const struct seat *seat);   /* in the network */
 int64_t seat_busy_ns(const struct seat *seat); /* time spent computing so far */
-const struct engine *seat_engine(const struct seat *seat);
 
 #endif
