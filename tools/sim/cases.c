@@ -62,19 +62,24 @@ static double steps_at(const struct hand_job *job, int64_t moment_ns)
     return done + ((double)moment_ns - began_ns) / (ended_ns - began_ns);
 }
 
-/* Between the slowest job's warm-up and the first job's end: all are in flight. */
+/* When as many are in flight as ever, and whoever was there at the beginning has gone: from the end of the first
+ * `in_flight` jobs to the moment when the last one is assigned. */
 struct window {
     int64_t from_ns, to_ns;
 };
 
-static struct window find_window(const struct hand_job *jobs, int count, int warmup)
+static int by_time(const void *a, const void *b)
 {
-    struct window w = {0, INT64_MAX};
-    for (int i = 0; i < count; i++) {
-        if (jobs[i].step_ns[warmup - 1] > w.from_ns) w.from_ns = jobs[i].step_ns[warmup - 1];
-        if (jobs[i].step_ns[jobs[i].steps - 1] < w.to_ns) w.to_ns = jobs[i].step_ns[jobs[i].steps - 1];
-    }
-    return w;
+    int64_t first = *(const int64_t *)a, second = *(const int64_t *)b;
+    return (first > second) - (first < second);
+}
+
+static struct window find_window(const struct hand_job *jobs, int count, int in_flight)
+{
+    int64_t ends[MOST_JOBS * ROUNDS];
+    for (int i = 0; i < count; i++) ends[i] = jobs[i].step_ns[jobs[i].steps - 1];
+    qsort(ends, (size_t)count, sizeof *ends, by_time);
+    return (struct window){.from_ns = ends[in_flight - 1], .to_ns = ends[count - in_flight - 1]};
 }
 
 /* Steps per nanosecond of all jobs together. */

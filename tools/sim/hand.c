@@ -11,13 +11,13 @@
 
 enum { CREDITS = 4 };
 
-#define REPORT_DELAY_NS (MILLISECOND_NS / 10)
+#define REPORT_DELAY_NS (MILLISECOND_NS / 100)
 #define PATIENCE_NS     (100000 * SECOND_NS) /* of the virtual clock */
 
 struct hand {
     const struct hand_config *config;
     struct hand_job *jobs;
-    int count, open; /* jobs; not over yet */
+    int count, open, assigned; /* jobs; not over yet; so far */
     int members;
     struct team *team;
     struct seat *seats[SEAT_MAX_RANKS];
@@ -89,10 +89,19 @@ static void order_load(struct hand *h)
     for (int i = 0; i < h->members; i++) order(h, i, REFRAIN__WORKER_ORDER__BODY_LOAD, &load);
 }
 
-static void order_job(void *context, uint64_t index)
+/* As the coordinator chooses: with the fewest jobs, of those the first. */
+static int emptiest_home(const struct hand *h)
 {
-    struct hand *h = context;
-    const struct hand_job *job = &h->jobs[index];
+    int jobs[SEAT_MAX_RANKS] = {0}, best = 0;
+    for (int i = 0; i < h->assigned; i++) jobs[h->jobs[i].home] += !h->jobs[i].done;
+    for (int i = 1; i < h->members; i++)
+        if (jobs[i] < jobs[best]) best = i;
+    return best;
+}
+
+static void order_job(struct hand *h, int index)
+{
+    struct hand_job *job = &h->jobs[index];
     Refrain__Assign assign = REFRAIN__ASSIGN__INIT;
     Refrain__JobSpec spec = REFRAIN__JOB_SPEC__INIT;
     spec.has_seed = spec.has_steps = spec.has_guidance = spec.has_width = spec.has_height = spec.has_frames =
@@ -110,12 +119,19 @@ static void order_job(void *context, uint64_t index)
     spec.cache = (char *)(uintptr_t)job->cache;
     assign.has_epoch = assign.has_job = assign.has_attempt = 1;
     assign.epoch = 1;
-    assign.job = index + 1;
+    assign.job = (uint64_t)index + 1;
     assign.attempt = 1;
     assign.spec = &spec;
     assign.tenant = (char *)(uintptr_t)"";
-    int home = h->config->split.floating ? (int)index % h->members : 0;
-    order(h, home, REFRAIN__WORKER_ORDER__BODY_ASSIGN, &assign);
+    job->home = h->config->split.floating ? emptiest_home(h) : 0;
+    job->assigned_ns = world_now_ns();
+    order(h, job->home, REFRAIN__WORKER_ORDER__BODY_ASSIGN, &assign);
+}
+
+static void order_jobs(struct hand *h)
+{
+    int in_flight = h->assigned - (h->count - h->open), most = h->config->in_flight ? h->config->in_flight : h->count;
+    for (; h->assigned < h->count && in_flight < most; in_flight++) order_job(h, h->assigned++);
 }
 
 /* --------------------------------------------------------------------------------------------------- the reports */
@@ -132,8 +148,10 @@ static struct hand_job *job_of(struct hand *h, uint64_t number)
 
 static void finish(struct hand *h, struct hand_job *job)
 {
-    if (!job->done) h->open--;
+    if (job->done) return;
     job->done = true;
+    h->open--;
+    order_jobs(h);
 }
 
 static void take_hello(struct hand *h, const Refrain__Hello *hello, const struct wire_peer *peer)
@@ -154,8 +172,7 @@ static void take_loaded(struct hand *h)
 {
     if (++h->loaded < h->members) return;
     h->began_ns = world_now_ns();
-    for (int i = 0; i < h->count; i++)
-        world_at(h->began_ns + h->jobs[i].begin_ns, WORLD_ARRIVES, order_job, h, (uint64_t)i);
+    order_jobs(h);
 }
 
 static void take_progress(struct hand *h, const Refrain__JobProgress *message, int64_t said_ns)
