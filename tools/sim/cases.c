@@ -12,10 +12,9 @@ enum {
     WIDTH = 32,
     HEIGHT = 32,
     FRAMES = 1,
-    CYCLE_STEPS = 28,
-    CYCLE_WARMUP = 12,
+    CYCLE_STEPS = 30,
     CACHED_STEPS = 100,
-    CACHED_WARMUP = 10,
+    WARMUP = 10, /* steps that are not measured */
     LONGEST_RUN = 3, /* of hits, as real policies have it */
     CYCLE_LAYERS = 8,
     CACHED_LAYERS = 40,
@@ -44,49 +43,36 @@ static status_t check_jobs(int jobs, int ranks, struct error *error)
     return STATUS_OK;
 }
 
-static status_t check_ends(const struct hand_job *jobs, int count, struct error *error)
+static status_t check_failures(const struct hand_job *jobs, int count, struct error *error)
 {
     for (int i = 0; i < count; i++)
-        if (jobs[i].failure[0] || jobs[i].steps_done != jobs[i].steps)
-            return error_set(error, STATUS_INTERNAL, "job %d: %s", i + 1, jobs[i].failure);
+        if (jobs[i].failure[0]) return error_set(error, STATUS_INTERNAL, "job %d: %s", i + 1, jobs[i].failure);
     return STATUS_OK;
 }
 
-/* Steps that a job had done at a moment, with the part of the one under way. */
-static double steps_at(const struct hand_job *job, int64_t moment_ns)
-{
-    int done = 0;
-    while (done < job->steps_done && job->step_ns[done] <= moment_ns) done++;
-    if (done == 0 || done == job->steps_done) return done;
-    double began_ns = (double)job->step_ns[done - 1], ended_ns = (double)job->step_ns[done];
-    return done + ((double)moment_ns - began_ns) / (ended_ns - began_ns);
-}
-
-/* When as many are in flight as ever, and whoever was there at the beginning has gone: from the end of the first
- * `in_flight` jobs to the moment when the last one is assigned. */
+/* While all jobs are in flight: from a step of the job that ends first to its last one. */
 struct window {
     int64_t from_ns, to_ns;
 };
 
-static int by_time(const void *a, const void *b)
+static struct window find_window(const struct hand_job *jobs, int count)
 {
-    int64_t first = *(const int64_t *)a, second = *(const int64_t *)b;
-    return (first > second) - (first < second);
+    int first = 0;
+    while (first < count - 1 && !jobs[first].done) first++;
+    return (struct window){jobs[first].step_ns[WARMUP - 1], jobs[first].step_ns[jobs[first].steps - 1]};
 }
 
-static struct window find_window(const struct hand_job *jobs, int count, int in_flight)
+static bool is_within(struct window w, const struct hand_job *job, int step)
 {
-    int64_t ends[MOST_JOBS * ROUNDS];
-    for (int i = 0; i < count; i++) ends[i] = jobs[i].step_ns[jobs[i].steps - 1];
-    qsort(ends, (size_t)count, sizeof *ends, by_time);
-    return (struct window){.from_ns = ends[in_flight - 1], .to_ns = ends[count - in_flight - 1]};
+    return step < job->steps_done && job->step_ns[step] > w.from_ns && job->step_ns[step] <= w.to_ns;
 }
 
 /* Steps per nanosecond of all jobs together. */
 static double measure_rate(const struct hand_job *jobs, int count, struct window w)
 {
-    double steps = 0;
-    for (int i = 0; i < count; i++) steps += steps_at(&jobs[i], w.to_ns) - steps_at(&jobs[i], w.from_ns);
+    int steps = 0;
+    for (int i = 0; i < count; i++)
+        for (int k = 0; k < jobs[i].steps_done; k++) steps += is_within(w, &jobs[i], k);
     return steps / (double)(w.to_ns - w.from_ns);
 }
 
@@ -124,9 +110,9 @@ status_t case_cycle(struct lab *lab, const struct cycle_case *wanted, struct cyc
     config.network = make_network(wanted->hop * stage_ns, wanted->occupies, TICKET_BYTES + hop_bytes(4, 24));
     for (int i = 0; i < wanted->jobs; i++) jobs[i] = make_job(i, CYCLE_STEPS, wanted->branches);
     status = hand_run(&config, jobs, wanted->jobs, &result, error);
-    if (status == STATUS_OK) status = check_ends(jobs, wanted->jobs, error);
+    if (status == STATUS_OK) status = check_failures(jobs, wanted->jobs, error);
     if (status != STATUS_OK) goto out;
-    struct window window = find_window(jobs, wanted->jobs, CYCLE_WARMUP);
+    struct window window = find_window(jobs, wanted->jobs);
     double work = wanted->jobs * wanted->branches;
     double path = wanted->ranks + wanted->branches - 1 + wanted->ranks * wanted->hop;
     found->predicted = work > path ? work : path;
@@ -215,7 +201,7 @@ static void count_hops(const struct hand_job *jobs, char masks[][CACHED_STEPS + 
         for (int k = 0; k < CACHED_STEPS; k++) {
             bool hit = masks[i][k] == '0';
             if (hit) found->hit_hops += jobs[i].hops[k];
-            if (jobs[i].step_ns[k] <= w.from_ns || jobs[i].step_ns[k] > w.to_ns) continue;
+            if (!is_within(w, &jobs[i], k)) continue;
             steps++;
             hits += hit;
             hops += (double)jobs[i].hops[k];
@@ -247,9 +233,9 @@ status_t case_cached(struct lab *lab, const struct cached_case *wanted, struct c
         if (wanted->percent) jobs[i].cache = texts[i];
     }
     status = hand_run(&config, jobs, wanted->jobs, &result, error);
-    if (status == STATUS_OK) status = check_ends(jobs, wanted->jobs, error);
+    if (status == STATUS_OK) status = check_failures(jobs, wanted->jobs, error);
     if (status != STATUS_OK) goto out;
-    struct window window = find_window(jobs, wanted->jobs, CACHED_WARMUP);
+    struct window window = find_window(jobs, wanted->jobs);
     found->simulated = measure_rate(jobs, wanted->jobs, window) * (double)BLOCK_NS * layers;
     count_hops(jobs, masks, wanted->jobs, wanted->branches, window, found);
     predict(wanted, &config.split, found);

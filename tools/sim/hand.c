@@ -17,7 +17,7 @@ enum { CREDITS = 4 };
 struct hand {
     const struct hand_config *config;
     struct hand_job *jobs;
-    int count, open, assigned; /* jobs; not over yet; so far */
+    int count, open; /* jobs; not over yet */
     int members;
     struct team *team;
     struct seat *seats[SEAT_MAX_RANKS];
@@ -89,19 +89,9 @@ static void order_load(struct hand *h)
     for (int i = 0; i < h->members; i++) order(h, i, REFRAIN__WORKER_ORDER__BODY_LOAD, &load);
 }
 
-/* As the coordinator chooses: with the fewest jobs, of those the first. */
-static int emptiest_home(const struct hand *h)
-{
-    int jobs[SEAT_MAX_RANKS] = {0}, best = 0;
-    for (int i = 0; i < h->assigned; i++) jobs[h->jobs[i].home] += !h->jobs[i].done;
-    for (int i = 1; i < h->members; i++)
-        if (jobs[i] < jobs[best]) best = i;
-    return best;
-}
-
 static void order_job(struct hand *h, int index)
 {
-    struct hand_job *job = &h->jobs[index];
+    const struct hand_job *job = &h->jobs[index];
     Refrain__Assign assign = REFRAIN__ASSIGN__INIT;
     Refrain__JobSpec spec = REFRAIN__JOB_SPEC__INIT;
     spec.has_seed = spec.has_steps = spec.has_guidance = spec.has_width = spec.has_height = spec.has_frames =
@@ -115,7 +105,7 @@ static void order_job(struct hand *h, int index)
     spec.height = (uint32_t)job->height;
     spec.frames = (uint32_t)job->frames;
     spec.fps = 16;
-    spec.save_latents = h->config->whole;
+    spec.save_latents = h->config->end == HAND_FILES;
     spec.cache = (char *)(uintptr_t)job->cache;
     assign.has_epoch = assign.has_job = assign.has_attempt = 1;
     assign.epoch = 1;
@@ -123,15 +113,7 @@ static void order_job(struct hand *h, int index)
     assign.attempt = 1;
     assign.spec = &spec;
     assign.tenant = (char *)(uintptr_t)"";
-    job->home = h->config->split.floating ? emptiest_home(h) : 0;
-    job->assigned_ns = world_now_ns();
-    order(h, job->home, REFRAIN__WORKER_ORDER__BODY_ASSIGN, &assign);
-}
-
-static void order_jobs(struct hand *h)
-{
-    int in_flight = h->assigned - (h->count - h->open), most = h->config->in_flight ? h->config->in_flight : h->count;
-    for (; h->assigned < h->count && in_flight < most; in_flight++) order_job(h, h->assigned++);
+    order(h, h->config->split.floating ? index % h->members : 0, REFRAIN__WORKER_ORDER__BODY_ASSIGN, &assign);
 }
 
 /* --------------------------------------------------------------------------------------------------- the reports */
@@ -148,10 +130,8 @@ static struct hand_job *job_of(struct hand *h, uint64_t number)
 
 static void finish(struct hand *h, struct hand_job *job)
 {
-    if (job->done) return;
+    if (!job->done) h->open--;
     job->done = true;
-    h->open--;
-    order_jobs(h);
 }
 
 static void take_hello(struct hand *h, const Refrain__Hello *hello, const struct wire_peer *peer)
@@ -172,7 +152,7 @@ static void take_loaded(struct hand *h)
 {
     if (++h->loaded < h->members) return;
     h->began_ns = world_now_ns();
-    order_jobs(h);
+    for (int i = 0; i < h->count; i++) order_job(h, i);
 }
 
 static void take_progress(struct hand *h, const Refrain__JobProgress *message, int64_t said_ns)
@@ -181,7 +161,9 @@ static void take_progress(struct hand *h, const Refrain__JobProgress *message, i
     const Refrain__Progress *p = message->progress;
     if (!job || p->phase != REFRAIN__PHASE__PHASE_DENOISE || p->step > HAND_MAX_STEPS) return;
     while (job->steps_done < (int)p->step) job->step_ns[job->steps_done++] = said_ns;
-    if (!h->config->whole && job->steps_done == job->steps) finish(h, job);
+    if (h->config->end == HAND_FILES || job->steps_done < job->steps) return;
+    finish(h, job);
+    if (h->config->end == HAND_FIRST) h->open = 0;
 }
 
 static void take_upload(struct hand *h, int rank, const Refrain__UploadChunk *chunk)

@@ -7,9 +7,8 @@
  *     ... jobs[0].step_ns[23], jobs[0].latents, result.busy_ns[2] ...
  *     hand_free(jobs, 1);
  *
- * Epoch, Load and Assign go out as soon as the ranks answer; jobs are assigned to home, or to the homes in turn if the
- * split floats: all at once, or so many, and then another for each that ends. What the ranks report is read,
- * acknowledged and kept.
+ * Epoch, Load and Assign go out as soon as the ranks answer; all jobs are assigned at once, to home, or to the homes in
+ * turn if the split floats. What the ranks report is read, acknowledged and kept.
  */
 #ifndef REFRAIN_TOOLS_SIM_HAND_H
 #define REFRAIN_TOOLS_SIM_HAND_H
@@ -30,14 +29,19 @@ struct hand_job {
     const char *cache;  /* NULL: off */
 
     /* What came of it. step_ns: when each step was done, on the virtual clock. */
-    int64_t assigned_ns, step_ns[HAND_MAX_STEPS];
+    int64_t step_ns[HAND_MAX_STEPS];
     int steps_done;
     uint64_t hops[HAND_MAX_STEPS]; /* tickets with hidden states sent for each step, on all links */
     bool done;
-    int home; /* member it was assigned to */
-    float *latents; /* with `whole`: [latent_bytes / 4] as in the file, header included; malloc'ed */
+    float *latents; /* of HAND_FILES: [latent_bytes / 4] as in the file, header included; malloc'ed */
     size_t latent_bytes;
     char failure[ERROR_TEXT_BYTES];
+};
+
+enum hand_end {
+    HAND_FIRST, /* one job did all its steps */
+    HAND_STEPS, /* every job did */
+    HAND_FILES, /* every job's files are there */
 };
 
 struct hand_config {
@@ -47,8 +51,7 @@ struct hand_config {
     const double *speeds; /* [members]; NULL: all 1 */
     struct costs costs;
     struct network_config network; /* `seen` is not read */
-    bool whole;                    /* jobs end with their files; otherwise with their last step */
-    int in_flight;                 /* 0: all */
+    enum hand_end end;
 };
 
 struct hand_result {
