@@ -9,7 +9,7 @@
 #include "tools/sim/office.h"
 #include "tools/sim/world.h"
 
-enum { CREDITS = 4 };
+enum { CREDITS = 8 }; /* as worker/main.c has it */
 
 #define REPORT_DELAY_NS (MILLISECOND_NS / 100)
 #define PATIENCE_NS     (100000 * SECOND_NS) /* of the virtual clock */

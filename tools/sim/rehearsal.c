@@ -16,7 +16,7 @@
 #include "tools/sim/world.h"
 #include "worker/model/card.h"
 
-enum { CREDITS = 4, SYNC_PATIENCE_MS = 2000 };
+enum { CREDITS = 8, SYNC_PATIENCE_MS = 2000 }; /* CREDITS: as worker/main.c has it */
 
 #define DELAY_NS  (MILLISECOND_NS / 10) /* of a message to or from the coordinator */
 #define ORPHAN_NS (60 * SECOND_NS)
