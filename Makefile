@@ -55,6 +55,7 @@ OBJS_base        := $(call room,base)
 OBJS_proto       := $(call room,proto) $(BUILD)/proto/refrain.pb-c.o
 OBJS_client      := $(call room,client)
 OBJS_cluster     := $(call room,cluster)
+OBJS_launcher    := $(call room,cluster/launcher)
 OBJS_kernels     := $(call room,kernels) $(foreach isa,$(ISAS),$(patsubst kernels/cpu/%.c,$(BUILD)/kernels/cpu/%.$(isa).o,$(wildcard kernels/cpu/*.c)))
 OBJS_model       := $(call room,worker/model)
 OBJS_worker      := $(call room,worker)
@@ -67,14 +68,17 @@ OBJS_coordinator := $(call room,coordinator)
 
 CLIENT_OBJS      := $(OBJS_client) $(OBJS_policies) $(OBJS_proto) $(OBJS_base)
 COORDINATOR_OBJS := $(OBJS_coordinator) $(OBJS_policies) $(OBJS_proto) $(OBJS_base)
+LAUNCHER_OBJS    := $(OBJS_launcher) $(OBJS_policies) $(OBJS_proto) $(OBJS_base)
 WORKER_OBJS      := $(OBJS_worker) $(OBJS_model) $(OBJS_cache) $(OBJS_cluster) $(OBJS_kernels) $(OBJS_proto) $(OBJS_base)
 
 CLIENT_LIBS      := $(call pkg,--libs,libzmq libprotobuf-c jansson libxxhash) -lm
 COORDINATOR_LIBS := $(call pkg,--libs,libzmq libprotobuf-c sqlite3 jansson libxxhash) -lm
+LAUNCHER_LIBS    := $(call pkg,--libs,libzmq libprotobuf-c jansson) -lm
 WORKER_LIBS      := $(call pkg,--libs,libzmq libprotobuf-c jansson libutf8proc libxxhash libavformat libavcodec libswscale libavutil) $(MPI_LIBS) -lm
 
 PROGRAMS := $(patsubst %,$(BUILD)/%,$(if $(wildcard client/main.c),refrain) \
-  $(if $(wildcard coordinator/main.c),refrain-coordinator) $(if $(wildcard worker/main.c),refrain-worker))
+  $(if $(wildcard coordinator/main.c),refrain-coordinator) $(if $(wildcard worker/main.c),refrain-worker) \
+  $(if $(wildcard cluster/launcher/main.c),refrain-launch))
 
 .PHONY: all help
 all: $(PROGRAMS)
@@ -86,6 +90,8 @@ $(BUILD)/refrain: $(BUILD)/client/main.o $(CLIENT_OBJS)
 	$(CC) $(LDFLAGS) -o $@ $^ $(CLIENT_LIBS)
 $(BUILD)/refrain-coordinator: $(BUILD)/coordinator/main.o $(COORDINATOR_OBJS)
 	$(CC) $(LDFLAGS) -o $@ $^ $(COORDINATOR_LIBS)
+$(BUILD)/refrain-launch: $(BUILD)/cluster/launcher/main.o $(LAUNCHER_OBJS)
+	$(CC) $(LDFLAGS) -o $@ $^ $(LAUNCHER_LIBS)
 $(BUILD)/refrain-worker: $(BUILD)/worker/main.o $(WORKER_OBJS)
 	$(CC) $(LDFLAGS) -o $@ $^ $(WORKER_LIBS)
 
@@ -129,12 +135,12 @@ CORES := $(shell nproc 2>/dev/null || echo 1)
 build-quietly:
 	@began=$$(date +%s.%N); log=$$(mktemp); \
 	if ! $(MAKE) --no-print-directory all >$$log 2>&1; then cat $$log; rm -f $$log; exit 1; fi; rm -f $$log; \
-	printf 'build    %s (%s)  %.1f s\n' "refrain, refrain-coordinator, refrain-worker" \
+	printf 'build    %s (%s)  %.1f s\n' "refrain, -coordinator, -worker, -launch" \
 	  "$$($(BUILD)/refrain-worker --version | sed 's/.*here: //')" $$(echo "$$(date +%s.%N) $$began" | awk '{print $$1 - $$2}')
 
 PREFIX ?= /usr/local
 .PHONY: install
-install: all ## copy the three programs to $(PREFIX)/bin
+install: all ## copy the programs to $(PREFIX)/bin
 	install -D -t $(DESTDIR)$(PREFIX)/bin $(PROGRAMS)
 
 # ------------------------------------------------------------------------------------------------------------- tests
@@ -144,7 +150,7 @@ TEST_PACKAGES := libcmocka-dev clang libclang-rt-dev ffmpeg
 TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
 FUZZERS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/fuzz_*.c))
 TEST_SUPPORT := $(patsubst %.c,$(BUILD)/%.o,$(filter-out $(wildcard tests/test_*.c tests/fuzz_*.c),$(wildcard tests/*.c)))
-ALL_OBJS := $(sort $(OBJS_client) $(OBJS_coordinator) $(WORKER_OBJS))
+ALL_OBJS := $(sort $(OBJS_client) $(OBJS_coordinator) $(OBJS_launcher) $(WORKER_OBJS))
 
 $(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(TEST_SUPPORT) $(ALL_OBJS)
 	$(CC) $(LDFLAGS) -o $@ $^ $(CLIENT_LIBS) $(COORDINATOR_LIBS) $(WORKER_LIBS) $(call pkg,--libs,cmocka)

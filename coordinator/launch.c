@@ -1,9 +1,8 @@
 /*
  * launch.c - see launch.h. Runs on the coordinator's loop thread; holds no locks.
  *
- * Plain mpirun, as if typed: when one rank dies it ends the others, its own end is seen through a pidfd
- * (which also works for a process that an earlier coordinator started), and a new one is started after a
- * growing pause.
+ * refrain-launch, as if typed. Its end, which is its ranks' end, is seen through a pidfd (which also works
+ * for a process that an earlier coordinator started), and a new one is started after a growing pause.
  */
 #include "coordinator/launch.h"
 
@@ -17,15 +16,15 @@
 #include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+#include "base/child.h"
 #include "base/clock.h"
 #include "base/log.h"
-#include "coordinator/child.h"
 
 enum { PATH_BYTES = 4096, MAX_ARGUMENTS = 40, HOPELESS_FAILURES = 3 };
 
 #define FIRST_PAUSE_NS (500 * MILLISECOND_NS)
 #define LAST_PAUSE_NS  (30 * SECOND_NS)
-#define KILL_AFTER_NS  (4 * SECOND_NS) /* mpirun takes 1 s to end its ranks in order */
+#define KILL_AFTER_NS  (4 * SECOND_NS) /* it gives its mpiruns 2 s before it kills them */
 
 struct launch {
     struct launch_config config;
@@ -90,7 +89,8 @@ static void read_note(struct launch *launch)
     launch->number++;
     launch->since_ns = clock_now_ns();
     launch->inherited = true;
-    log_line(LOG_INFO, "the ranks of an earlier coordinator are still there (mpirun, process %d)", pid);
+    log_line(LOG_INFO, "the ranks of an earlier coordinator are still there (refrain-launch, process %d)",
+             pid);
 }
 
 status_t launch_open(const struct launch_config *config, struct launch **launch, struct error *error)
@@ -115,8 +115,6 @@ void launch_close(struct launch *launch)
 
 /* ----------------------------------------------------------------------------------------------- starting */
 
-/* What a person would type, and as few settings as possible: a site's own Open MPI configuration stays in
- * force. */
 static status_t start(struct launch *launch, struct error *error)
 {
     const struct launch_config *config = &launch->config;
@@ -125,23 +123,16 @@ static status_t start(struct launch *launch, struct error *error)
     int n = 0;
     snprintf(ranks, sizeof ranks, "%" PRId64, config->ranks);
     snprintf(threads, sizeof threads, "%" PRId64, config->threads);
-    argv[n++] = "mpirun";
-    argv[n++] = "-np", argv[n++] = ranks;
-    if (config->hostfile) argv[n++] = "--hostfile", argv[n++] = config->hostfile;
-    argv[n++] = "--oversubscribe"; /* more ranks than cores is slow, not wrong */
-    argv[n++] = "--bind-to", argv[n++] = "none";
-    if (geteuid() == 0) argv[n++] = "--allow-run-as-root";
-    /* Without waiting between the signals: ranks have nothing to save, and the next launch waits for their
-     * end. */
-    argv[n++] = "--mca", argv[n++] = "odls_base_sigkill_timeout", argv[n++] = "0";
-    argv[n++] = config->worker_binary;
+    argv[n++] = config->launch_binary;
+    argv[n++] = "--ranks", argv[n++] = ranks;
     argv[n++] = "--coordinator", argv[n++] = config->worker_endpoint;
+    argv[n++] = "--worker-binary", argv[n++] = config->worker_binary;
+    if (config->hostfile) argv[n++] = "--hostfile", argv[n++] = config->hostfile;
     if (config->threads) argv[n++] = "--threads", argv[n++] = threads;
     if (config->fabric) argv[n++] = "--fabric", argv[n++] = config->fabric;
     if (config->key_file) argv[n++] = "--key", argv[n++] = config->key_file;
+    if (config->tied) argv[n++] = "--tie";
     argv[n] = NULL;
-    static const char *const environment[] = {"OMPI_MCA_mpi_yield_when_idle=1",
-                                              NULL}; /* idle ranks leave the cores alone */
     if (!config->tied) {
         char previous[PATH_BYTES + 8];
         snprintf(previous, sizeof previous, "%s.1", launch->log);
@@ -149,8 +140,7 @@ static status_t start(struct launch *launch, struct error *error)
     }
     struct child_options options = {.log_path = config->tied ? NULL : launch->log,
                                     .new_session = true,
-                                    .tied = config->tied,
-                                    .environment = environment};
+                                    .last_signal = config->tied ? SIGTERM : 0};
     return child_start(argv, &options, &launch->child, error);
 }
 
@@ -172,7 +162,7 @@ static void try_start(struct launch *launch, int64_t now_ns)
         launch->number++;
         launch->since_ns = now_ns;
         write_note(launch);
-        log_line(LOG_INFO, "started %" PRId64 " ranks (mpirun, process %d)", launch->config.ranks,
+        log_line(LOG_INFO, "started %" PRId64 " ranks (refrain-launch, process %d)", launch->config.ranks,
                  (int)launch->child.pid);
         return;
     }
@@ -192,7 +182,8 @@ static void note_end(struct launch *launch, int64_t now_ns)
     launch->inherited = launch->stopping = false;
     launch->failures++;
     pause_before_next(launch, now_ns);
-    log_line(asked ? LOG_INFO : LOG_WARN, "mpirun ended%s (code %d)", asked ? "" : " by itself", code);
+    log_line(asked ? LOG_INFO : LOG_WARN, "refrain-launch ended%s (code %d)", asked ? "" : " by itself",
+             code);
 }
 
 void launch_stop(struct launch *launch, int64_t now_ns, int64_t grace_ns)
@@ -212,7 +203,7 @@ static void press(struct launch *launch, int64_t now_ns)
         launch->asked = true;
     }
     if (!launch->killed && now_ns >= launch->kill_ns) {
-        log_line(LOG_WARN, "mpirun does not end, it is killed");
+        log_line(LOG_WARN, "refrain-launch does not end, it is killed");
         kill(-launch->child.pid, SIGKILL); /* it leads a process group of its own */
         kill(launch->child.pid, SIGKILL);
         launch->killed = true;
@@ -273,6 +264,11 @@ bool launch_hopeless(const struct launch *launch)
 void launch_settled(struct launch *launch)
 {
     launch->failures = 0;
+}
+
+void launch_failed(struct launch *launch)
+{
+    launch->failures++;
 }
 
 void launch_forbid(struct launch *launch)

@@ -9,9 +9,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#include "base/child.h"
 #include "base/clock.h"
 #include "base/log.h"
-#include "coordinator/child.h"
 
 enum {
     MAX_MODELS = 256,
@@ -258,8 +258,8 @@ static status_t start_child(struct models *models, int64_t now_ns, struct error 
     const char *argv[] = {models->worker_binary, "--inspect", models->first->directory, NULL};
     models->text_bytes = 0;
     models->deadline_ns = now_ns + INSPECT_SECONDS * SECOND_NS;
-    return child_start(argv, &(struct child_options){.output = &models->output, .tied = true}, &models->child,
-                       error);
+    return child_start(argv, &(struct child_options){.output = &models->output, .last_signal = SIGTERM},
+                       &models->child, error);
 }
 
 /* Room for what comes next: most cards are small, one with calibration tables may be megabytes. */

@@ -173,6 +173,7 @@ static status_t open_ranks(struct server *server, struct error *error)
                                   .join_ns = settings->join_ms * MILLISECOND_NS,
                                   .hang_ns = settings->hang_ms * MILLISECOND_NS};
     struct launch_config config = {.data = settings->data_path,
+                                   .launch_binary = settings->launch_path,
                                    .worker_binary = settings->worker_path,
                                    .worker_endpoint = server->worker_endpoint,
                                    .hostfile = settings->hostfile,

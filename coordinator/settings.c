@@ -20,6 +20,8 @@ static const struct option_spec specs[] = {
          "following XDG_DATA_HOME)"},
     {"worker-binary", 0, OPTION_TEXT, AT(worker_binary), "FILE",
      .help = "the refrain-worker to start and to inspect models with (default: beside this program)"},
+    {"launch-binary", 0, OPTION_TEXT, AT(launch_binary), "FILE",
+     .help = "the refrain-launch to start ranks with (default: beside this program)"},
     {"config", 0, OPTION_CONFIG, AT(config), "FILE", .env = "REFRAIN_COORDINATOR_CONFIG",
      .help = "read options from lines `name = value`"},
 
@@ -41,9 +43,8 @@ static const struct option_spec specs[] = {
 
     {.help = "Ranks"},
     {"launch", 'n', OPTION_INT, AT(launch), "N", .max = PLAN_MAX_RANKS,
-     .help =
-         "start N ranks with mpirun and keep them going; otherwise they are started by hand: mpirun -np N "
-         "refrain-worker --coordinator ENDPOINT"},
+     .help = "start N ranks (refrain-launch) and keep them going; otherwise they are started by hand, with "
+             "refrain-launch or mpirun"},
     {"hostfile", 0, OPTION_TEXT, AT(hostfile), "FILE", .help = "mpirun's list of hosts"},
     {"threads", 't', OPTION_INT, AT(threads), "N", .help = "of each rank (default: the worker decides)",
      .max = 4096},
@@ -121,23 +122,21 @@ static status_t find_data(struct settings *settings, struct error *error)
     return STATUS_OK;
 }
 
-/* --worker-binary, or refrain-worker in the directory this program was started from. */
-static status_t find_worker(struct settings *settings, struct error *error)
+/* The file said, or `name` in the directory this program was started from. */
+static status_t find_program(const char *option, const char *said, const char *name, char path[PATH_MAX],
+                             struct error *error)
 {
-    char *path = settings->worker_path;
-    if (settings->worker_binary) {
-        if (!realpath(settings->worker_binary, path))
-            return error_set(error, STATUS_NOT_FOUND, "--worker-binary %s: %m", settings->worker_binary);
+    if (said) {
+        if (!realpath(said, path)) return error_set(error, STATUS_NOT_FOUND, "--%s %s: %m", option, said);
         return STATUS_OK;
     }
-    ssize_t length = readlink("/proc/self/exe", path, sizeof settings->worker_path - 1);
+    ssize_t length = readlink("/proc/self/exe", path, PATH_MAX - 1);
     if (length < 0) return error_set(error, STATUS_IO, "/proc/self/exe: %m");
     path[length] = '\0';
     char *slash = strrchr(path, '/');
-    static const char name[] = "refrain-worker";
-    if (!slash || (size_t)(slash + 1 - path) + sizeof name > sizeof settings->worker_path)
-        return error_set(error, STATUS_INVALID, "--worker-binary: must be given");
-    memcpy(slash + 1, name, sizeof name);
+    if (!slash || slash + 1 - path + strlen(name) >= PATH_MAX)
+        return error_set(error, STATUS_INVALID, "--%s: must be given", option);
+    strcpy(slash + 1, name);
     return STATUS_OK;
 }
 
@@ -164,7 +163,12 @@ status_t settings_read(int argc, char **argv, struct settings *settings, struct 
     if (status != STATUS_OK || settings->help || settings->version) return status;
     if ((status = check_together(settings, error)) != STATUS_OK) goto fail;
     if ((status = find_data(settings, error)) != STATUS_OK) goto fail;
-    if ((status = find_worker(settings, error)) != STATUS_OK) goto fail;
+    status = find_program("worker-binary", settings->worker_binary, "refrain-worker", settings->worker_path,
+                          error);
+    if (status == STATUS_OK)
+        status = find_program("launch-binary", settings->launch_binary, "refrain-launch",
+                              settings->launch_path, error);
+    if (status != STATUS_OK) goto fail;
     if (settings->fold_text &&
         (status = plan_read_fold(settings->fold_text, &settings->wish, error)) != STATUS_OK)
         goto fail;

@@ -19,7 +19,8 @@
 
 struct settings {
     /* as given; strings are borrowed from argv, the environment or `options` */
-    const char *data, *endpoint, *worker_endpoint, *vault_endpoint, *endpoint_file, *worker_binary, *hostfile,
+    const char *data, *endpoint, *worker_endpoint, *vault_endpoint, *endpoint_file, *worker_binary,
+        *launch_binary, *hostfile,
         *fold_text, *keys, *make_key;
     const char *config;
     int64_t launch, threads, max_jobs, result_limit, cache_memory;
@@ -31,7 +32,7 @@ struct settings {
     /* derived */
     bool fabric_given;
     struct plan_wish wish; /* of --fold, --split, --home */
-    char data_path[PATH_MAX], worker_path[PATH_MAX];
+    char data_path[PATH_MAX], worker_path[PATH_MAX], launch_path[PATH_MAX];
     struct options *options;
 };
 

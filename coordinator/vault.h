@@ -7,14 +7,15 @@
  *     poll on vault_descriptor(vault); while (vault_saved(vault, &checkpoint)) ...
  *     vault_drop(vault, job);                               the job is over: its files go
  *
- * <directory>/<job>/<step>-<attempt>: a head of fixed size (magic, format, job, attempt, step, bytes, hash), then
- * the worker's bytes. Written under a hidden name, hashed, fsynced, renamed, the directory fsynced: a crash at any
- * moment leaves whole files only, and a file whose head or size does not fit is removed at start. Kept are the
- * newest `keep` of a job, and in all at most `limit` bytes: beyond it the oldest superseded ones go first, then a
- * new one is refused.
+ * <directory>/<job>/<step>-<attempt>: a head of fixed size (magic, format, job, attempt, step, bytes, hash),
+ * then the worker's bytes. Written under a hidden name, hashed, fsynced, renamed, the directory fsynced: a
+ * crash at any moment leaves whole files only, and a file whose head or size does not fit is removed at
+ * start. Kept are the newest `keep` of a job, and in all at most `limit` bytes: beyond it the oldest
+ * superseded ones go first, then a new one is refused.
  *
- * The vault's thread owns its ROUTER socket and the files; it never touches the job store. All functions here are
- * called by the coordinator's loop thread; `lock` guards the index, and no disk or socket is touched under it.
+ * The vault's thread owns its ROUTER socket and the files; it never touches the job store. All functions here
+ * are called by the coordinator's loop thread; `lock` guards the index, and no disk or socket is touched
+ * under it.
  */
 #ifndef REFRAIN_COORDINATOR_VAULT_H
 #define REFRAIN_COORDINATOR_VAULT_H
@@ -57,7 +58,8 @@ void vault_sweep(struct vault *vault, bool (*keep)(void *context, uint64_t job),
 
 /* The checkpoint that the most steps went into; among those the latest attempt's. */
 bool vault_latest(const struct vault *vault, uint64_t job, struct checkpoint *checkpoint);
-/* A checkpoint that a rank could not use (it does not fit, its hash is wrong): it goes, the one before it counts. */
+/* A checkpoint that a rank could not use (it does not fit, its hash is wrong): it goes, the one before it
+ * counts. */
 void vault_spoil(struct vault *vault, const struct checkpoint *checkpoint);
 
 int vault_descriptor(const struct vault *vault); /* readable while vault_saved has something */

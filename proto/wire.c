@@ -196,6 +196,19 @@ status_t wire_unpack_order(const void *data, size_t bytes, Refrain__WorkerOrder 
     return unpack(&refrain__worker_order__descriptor, data, bytes, NULL, (ProtobufCMessage **)order, error);
 }
 
+status_t wire_unpack_vault_request(const void *data, size_t bytes, Refrain__VaultRequest **request,
+                                   struct error *error)
+{
+    return unpack(&refrain__vault_request__descriptor, data, bytes, NULL, (ProtobufCMessage **)request,
+                  error);
+}
+
+status_t wire_unpack_vault_reply(const void *data, size_t bytes, Refrain__VaultReply **reply,
+                                 struct error *error)
+{
+    return unpack(&refrain__vault_reply__descriptor, data, bytes, NULL, (ProtobufCMessage **)reply, error);
+}
+
 /* ------------------------------------------------------------------------------------- sending, receiving */
 
 bool wire_peer_equal(const struct wire_peer *a, const struct wire_peer *b)

@@ -39,7 +39,7 @@ enum {
     WIRE_IDENTITY_BYTES = 255,
 };
 
-/* Fills in the version of a Request, Reply, WorkerReport or WorkerOrder. */
+/* Fills in the version of a Request, Reply, WorkerReport, WorkerOrder, VaultRequest or VaultReply. */
 #define wire_stamp(message) ((message).has_version = 1, (message).version = PROTOCOL_VERSION)
 
 /* A connection as a ROUTER socket names it. REQ clients put an empty frame before the message; they get one
@@ -76,5 +76,9 @@ status_t wire_unpack_reply(const void *data, size_t bytes, Refrain__Reply **repl
 status_t wire_unpack_report(const void *data, size_t bytes, Refrain__WorkerReport **report,
                             struct error *error);
 status_t wire_unpack_order(const void *data, size_t bytes, Refrain__WorkerOrder **order, struct error *error);
+status_t wire_unpack_vault_request(const void *data, size_t bytes, Refrain__VaultRequest **request,
+                                   struct error *error);
+status_t wire_unpack_vault_reply(const void *data, size_t bytes, Refrain__VaultReply **reply,
+                                 struct error *error);
 
 #endif

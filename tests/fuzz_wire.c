@@ -70,7 +70,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     ProtobufCMessage *message = NULL;
     status_t status = STATUS_CORRUPT;
     if (size == 0) return 0;
-    switch (data[0] & 3) {
+    switch (data[0] % 6) {
     case 0:
         check_request(data + 1, size - 1);
         return 0;
@@ -82,6 +82,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         break;
     case 3:
         status = wire_unpack_order(data + 1, size - 1, (Refrain__WorkerOrder **)&message, &error);
+        break;
+    case 4:
+        status = wire_unpack_vault_request(data + 1, size - 1, (Refrain__VaultRequest **)&message, &error);
+        break;
+    case 5:
+        status = wire_unpack_vault_reply(data + 1, size - 1, (Refrain__VaultReply **)&message, &error);
         break;
     }
     if (status != STATUS_OK) return 0;

@@ -776,16 +776,17 @@ static void a_second_coordinator_on_the_same_data_is_refused(void **state)
 /* This program as `refrain-worker`: says Hello, joins epochs, sends heartbeats until told to end. */
 static int be_a_rank(int argc, char **argv)
 {
-    const char *rank = getenv("OMPI_COMM_WORLD_RANK"), *size = getenv("OMPI_COMM_WORLD_SIZE"),
-               *job = getenv("PMIX_NAMESPACE");
+    const char *rank = getenv("OMPI_COMM_WORLD_RANK"), *size = getenv("OMPI_COMM_WORLD_SIZE"), *group = NULL;
     struct rig rig = {.context = zmq_ctx_new()};
     struct fake_worker worker;
     prctl(PR_SET_PDEATHSIG, SIGKILL);
-    for (int i = 1; i + 1 < argc; i++)
+    for (int i = 1; i + 1 < argc; i++) {
         if (strcmp(argv[i], "--coordinator") == 0)
             snprintf(rig.worker_endpoint, sizeof rig.worker_endpoint, "%s", argv[i + 1]);
-    if (!rank || !size || !job) return 1;
-    fake_worker_open(&worker, &rig, job, (uint32_t)atoi(rank), (uint32_t)atoi(size));
+        if (strcmp(argv[i], "--group") == 0) group = argv[i + 1];
+    }
+    if (!rank || !size || !group) return 1;
+    fake_worker_open(&worker, &rig, group, (uint32_t)atoi(rank), (uint32_t)atoi(size));
     for (;;) {
         Refrain__Heartbeat beat = REFRAIN__HEARTBEAT__INIT;
         Refrain__WorkerReport report = REFRAIN__WORKER_REPORT__INIT;

@@ -1,5 +1,5 @@
 /*
- * control.c - see control.h. The control thread owns the socket and its monitor; `lock` guards the presence
+ * control.c - see control.h. The control thread owns the uplink; `lock` guards the presence
  * only. The two mailboxes are the only other things both threads touch.
  */
 #include "worker/control.h"
@@ -12,6 +12,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "proto/uplink.h"
 #include "proto/wire.h"
 #include "worker/mailbox.h"
 
@@ -19,13 +20,14 @@ enum { DEFAULT_HEARTBEAT_MS = 500 };
 
 struct control {
     struct control_config config;
-    void *zmq, *socket, *monitor;
+    struct uplink *uplink;
     struct mailbox *orders, *reports; /* coordinator -> compute, compute -> coordinator */
     pthread_t thread;
     pthread_mutex_t lock;
     struct presence presence;
     atomic_bool stop;
-    int64_t heartbeat_ns, next_heartbeat_ns, unreachable_since_ns;
+    bool orphaned; /* a Shutdown was made up */
+    int64_t heartbeat_ns, next_heartbeat_ns;
 };
 
 /* ----------------------------------------------------------------------------------------------------------
@@ -35,7 +37,7 @@ static void send_bytes(struct control *c, const void *bytes, size_t size)
 {
     /* Never waits: a coordinator that does not read for long is a coordinator that restarted, and will ask
      * again. */
-    if (zmq_send(c->socket, bytes, size, ZMQ_DONTWAIT) < 0 && errno != EAGAIN)
+    if (zmq_send(uplink_socket(c->uplink), bytes, size, ZMQ_DONTWAIT) < 0 && errno != EAGAIN)
         log_line(LOG_WARN, "a report of %zu bytes could not be sent: %s", size, zmq_strerror(errno));
 }
 
@@ -117,7 +119,7 @@ static void receive_order(struct control *c)
 {
     zmq_msg_t message;
     zmq_msg_init(&message);
-    if (zmq_msg_recv(&message, c->socket, ZMQ_DONTWAIT) < 0) goto out;
+    if (zmq_msg_recv(&message, uplink_socket(c->uplink), ZMQ_DONTWAIT) < 0) goto out;
     const uint8_t *bytes = zmq_msg_data(&message);
     size_t size = zmq_msg_size(&message);
     Refrain__WorkerOrder *order = refrain__worker_order__unpack(NULL, size, bytes);
@@ -136,31 +138,17 @@ out:
     zmq_msg_close(&message);
 }
 
-/* Connection events: a two-frame message, the first beginning with the event number. */
 static void receive_monitor(struct control *c)
 {
-    zmq_msg_t message;
-    zmq_msg_init(&message);
-    while (zmq_msg_recv(&message, c->monitor, ZMQ_DONTWAIT) >= 0) {
-        uint16_t event = 0;
-        if (zmq_msg_size(&message) >= sizeof event) memcpy(&event, zmq_msg_data(&message), sizeof event);
-        zmq_msg_recv(&message, c->monitor, 0); /* the address */
-        if (event == ZMQ_EVENT_HANDSHAKE_SUCCEEDED) c->unreachable_since_ns = CLOCK_NEVER;
-        if (event == ZMQ_EVENT_DISCONNECTED) {
-            log_line(LOG_WARN, "the coordinator went away; waiting up to %d s for it",
-                     (int)(c->config.orphan_ns / SECOND_NS));
-            c->unreachable_since_ns = clock_now_ns();
-        }
-    }
-    zmq_msg_close(&message);
+    if (uplink_change(c->uplink, clock_now_ns()) == UPLINK_GONE)
+        log_line(LOG_WARN, "the coordinator went away; waiting up to %d s for it",
+                 (int)(c->config.orphan_ns / SECOND_NS));
 }
 
 /* Without a coordinator for too long this rank ends itself, as if it had been told to. */
-static bool orphaned(struct control *c)
+static void end_orphan(struct control *c)
 {
-    if (c->unreachable_since_ns == CLOCK_NEVER ||
-        clock_now_ns() - c->unreachable_since_ns < c->config.orphan_ns)
-        return false;
+    if (c->orphaned || uplink_away_ns(c->uplink, clock_now_ns()) < c->config.orphan_ns) return;
     log_line(LOG_ERROR, "no coordinator at %s for %d s: ending", c->config.coordinator,
              (int)(c->config.orphan_ns / SECOND_NS));
     Refrain__WorkerOrder order = REFRAIN__WORKER_ORDER__INIT;
@@ -172,8 +160,7 @@ static bool orphaned(struct control *c)
     uint8_t bytes[64];
     size_t size = refrain__worker_order__pack(&order, bytes);
     deliver(c, bytes, size, &order);
-    c->unreachable_since_ns = clock_now_ns();
-    return true;
+    c->orphaned = true;
 }
 
 /* -----------------------------------------------------------------------------------------------------------
@@ -193,15 +180,15 @@ static void *control_main(void *argument)
     struct control *c = argument;
     send_hello(c);
     while (!atomic_load(&c->stop)) {
-        zmq_pollitem_t items[] = {{.socket = c->socket, .events = ZMQ_POLLIN},
-                                  {.socket = c->monitor, .events = ZMQ_POLLIN},
+        zmq_pollitem_t items[] = {{.socket = uplink_socket(c->uplink), .events = ZMQ_POLLIN},
+                                  {.socket = uplink_monitor(c->uplink), .events = ZMQ_POLLIN},
                                   {.fd = mailbox_descriptor(c->reports), .events = ZMQ_POLLIN}};
         int64_t now = clock_now_ns();
         if (now >= c->next_heartbeat_ns) {
             send_heartbeat(c);
             c->next_heartbeat_ns = now + c->heartbeat_ns;
         }
-        orphaned(c);
+        end_orphan(c);
         if (zmq_poll(items, 3, clock_poll_ms(c->next_heartbeat_ns)) < 0) continue; /* interrupted */
         if (items[1].revents) receive_monitor(c);
         if (items[2].revents) send_waiting_reports(c);
@@ -215,61 +202,20 @@ static void *control_main(void *argument)
     return NULL;
 }
 
-/* ------------------------------------------------------------------------------------------------------------
- * socket */
-
-static status_t connect_socket(struct control *c, struct error *error)
-{
-    const struct control_config *config = &c->config;
-    int linger_ms = 500, beat_ms = 1000, silence_ms = 5000, reconnect_ms = 100, reconnect_max_ms = 1000,
-        unlimited = 0;
-    int64_t largest = WIRE_MAX_BYTES;
-    char monitor[64];
-    snprintf(monitor, sizeof monitor, "inproc://control-%p", (void *)c);
-    c->zmq = zmq_ctx_new();
-    c->socket = c->zmq ? zmq_socket(c->zmq, ZMQ_DEALER) : NULL;
-    if (!c->socket)
-        return error_set(error, STATUS_IO, "no socket for the coordinator: %s", zmq_strerror(errno));
-    zmq_setsockopt(c->socket, ZMQ_LINGER, &linger_ms, sizeof linger_ms);
-    zmq_setsockopt(c->socket, ZMQ_HEARTBEAT_IVL, &beat_ms, sizeof beat_ms);
-    zmq_setsockopt(c->socket, ZMQ_HEARTBEAT_TIMEOUT, &silence_ms, sizeof silence_ms);
-    zmq_setsockopt(c->socket, ZMQ_RECONNECT_IVL, &reconnect_ms, sizeof reconnect_ms);
-    zmq_setsockopt(c->socket, ZMQ_RECONNECT_IVL_MAX, &reconnect_max_ms, sizeof reconnect_max_ms);
-    zmq_setsockopt(c->socket, ZMQ_MAXMSGSIZE, &largest, sizeof largest);
-    zmq_setsockopt(c->socket, ZMQ_SNDHWM, &unlimited, sizeof unlimited); /* bounded by the upload window */
-    if (config->server_key) {
-        zmq_setsockopt(c->socket, ZMQ_CURVE_SERVERKEY, config->server_key, strlen(config->server_key));
-        zmq_setsockopt(c->socket, ZMQ_CURVE_PUBLICKEY, config->public_key, strlen(config->public_key));
-        zmq_setsockopt(c->socket, ZMQ_CURVE_SECRETKEY, config->secret_key, strlen(config->secret_key));
-    }
-    zmq_socket_monitor(c->socket, monitor, ZMQ_EVENT_HANDSHAKE_SUCCEEDED | ZMQ_EVENT_DISCONNECTED);
-    c->monitor = zmq_socket(c->zmq, ZMQ_PAIR);
-    if (!c->monitor || zmq_connect(c->monitor, monitor) != 0 ||
-        zmq_connect(c->socket, config->coordinator) != 0)
-        return error_set(error, STATUS_IO, "coordinator %s: cannot connect: %s", config->coordinator,
-                         zmq_strerror(errno));
-    return STATUS_OK;
-}
-
-static void close_sockets(struct control *c)
-{
-    if (c->socket) zmq_socket_monitor(c->socket, NULL, 0);
-    if (c->monitor) zmq_close(c->monitor);
-    if (c->socket) zmq_close(c->socket);
-    if (c->zmq) zmq_ctx_term(c->zmq);
-}
-
 status_t control_start(const struct control_config *config, struct control **control, struct error *error)
 {
     struct control *c = calloc(1, sizeof *c);
     if (!c) return error_set(error, STATUS_NO_MEMORY, "no memory for the control thread");
     c->config = *config;
     c->heartbeat_ns = DEFAULT_HEARTBEAT_MS * MILLISECOND_NS;
-    c->unreachable_since_ns = clock_now_ns(); /* not reached yet: counts like lost */
+    struct uplink_config uplink = {.endpoint = config->coordinator,
+                                   .public_key = config->public_key,
+                                   .secret_key = config->secret_key,
+                                   .server_key = config->server_key};
     pthread_mutex_init(&c->lock, NULL);
     status_t status = mailbox_create(&c->orders, error);
     if (status == STATUS_OK) status = mailbox_create(&c->reports, error);
-    if (status == STATUS_OK) status = connect_socket(c, error);
+    if (status == STATUS_OK) status = uplink_open(&uplink, clock_now_ns(), &c->uplink, error);
     if (status != STATUS_OK) goto err_control;
     if (pthread_create(&c->thread, NULL, control_main, c) != 0) {
         status = error_set(error, STATUS_IO, "the control thread cannot be started");
@@ -278,7 +224,7 @@ status_t control_start(const struct control_config *config, struct control **con
     *control = c;
     return STATUS_OK;
 err_control:
-    close_sockets(c);
+    uplink_close(c->uplink);
     mailbox_destroy(c->reports);
     mailbox_destroy(c->orders);
     pthread_mutex_destroy(&c->lock);
@@ -292,7 +238,7 @@ void control_stop(struct control *c)
     atomic_store(&c->stop, true);
     mailbox_put(c->reports, "", 0, NULL); /* wakes the thread */
     pthread_join(c->thread, NULL);
-    close_sockets(c);
+    uplink_close(c->uplink);
     mailbox_destroy(c->reports);
     mailbox_destroy(c->orders);
     pthread_mutex_destroy(&c->lock);

@@ -1,19 +1,21 @@
 /*
- * courier.h - carries checkpoints between this rank and the coordinator's vault, on a thread and a socket of its
- * own: the compute thread copies bytes and goes on, hops and reports never wait for it.
+ * courier.h - carries checkpoints between this rank and the coordinator's vault, on a thread and a socket of
+ * its own: the compute thread copies bytes and goes on, hops and reports never wait for it.
  *
  *     courier_open(&config, &courier, &error);
- *     courier_connect(courier, welcome->vault);                     as soon as the coordinator said where it is
- *     if ((bytes = courier_buffer(courier, job, size))) {           NULL: not now; the next step tries again
+ *     courier_connect(courier, welcome->vault);                     as soon as the coordinator said where it
+ * is if ((bytes = courier_buffer(courier, job, size))) {           NULL: not now; the next step tries again
  *         job_save(job, bytes, size);
  *         courier_send(courier, bytes, &name);
  *     }
  *     courier_fetch(courier, &name);
- *     poll on courier_descriptor(courier); while (courier_take(courier, &arrival)) { ...; courier_free(&arrival); }
+ *     poll on courier_descriptor(courier); while (courier_take(courier, &arrival)) { ...;
+ * courier_free(&arrival); }
  *
- * Of a job at most one checkpoint is on its way and one waits; a newer one takes the place of the one that waits.
- * What cannot be delivered within its deadline is dropped with a log line: a checkpoint is a convenience, a job
- * never fails for want of one. Buffers are used again; after the first checkpoints nothing is allocated.
+ * Of a job at most one checkpoint is on its way and one waits; a newer one takes the place of the one that
+ * waits. What cannot be delivered within its deadline is dropped with a log line: a checkpoint is a
+ * convenience, a job never fails for want of one. Buffers are used again; after the first checkpoints nothing
+ * is allocated.
  *
  * courier_open and courier_close: any thread, once. The others: the compute thread.
  */
@@ -28,8 +30,11 @@
 
 struct courier;
 
+enum { COURIER_JOBS = 64 }; /* at once, as many as a rank may be at work on */
+
 struct courier_config {
     const char *public_key, *secret_key, *server_key; /* CURVE, Z85; NULL for none; borrowed until close */
+    int64_t patience_ns;                              /* for one checkpoint; 0: 60 s */
 };
 
 /* Names one checkpoint. step: steps finished when it was made, over all passes of a job that compares. */
@@ -41,18 +46,21 @@ struct checkpoint_name {
 };
 
 status_t courier_open(const struct courier_config *config, struct courier **courier, struct error *error);
-void courier_close(struct courier *courier); /* NULL is fine; what has not been sent is dropped; at most 1 s */
+void courier_close(
+    struct courier *courier); /* NULL is fine; what has not been sent is dropped; at most 1 s */
 
 /* Where the vault is; NULL or "": nobody keeps checkpoints. Calling it again with the same endpoint changes
  * nothing. */
 void courier_connect(struct courier *courier, const char *endpoint);
 
-/* Memory for a checkpoint of that job, the caller's until courier_send (or courier_forget). NULL: no vault, or no
- * memory, or a newer checkpoint of the job would only wait longer. */
+/* Memory for a checkpoint of that job, the caller's until courier_send, courier_forget or the next
+ * courier_buffer of the job. NULL: no vault, no memory, or COURIER_JOBS others were not forgotten. A
+ * checkpoint of the job that waits is given up for it. */
 void *courier_buffer(struct courier *courier, uint64_t job, size_t bytes);
 /* Takes the buffer back and sends name->bytes of it; the hash is made on the courier's thread. */
 void courier_send(struct courier *courier, void *buffer, const struct checkpoint_name *name);
-/* The job is over here: what waits is dropped, what is under way may still arrive. */
+/* The job is over here: what waits is dropped, what is under way may still arrive. To be called for every job
+ * that courier_buffer was called for. */
 void courier_forget(struct courier *courier, uint64_t job);
 
 struct courier_arrival {
@@ -60,7 +68,8 @@ struct courier_arrival {
     void *bytes; /* [name.bytes]; NULL: it could not be had, error says why */
     struct error error;
 };
-/* Asks for a checkpoint; exactly one arrival follows, at the latest after the courier's deadline (60 s). */
+/* Asks for a checkpoint; exactly one arrival follows, at the latest after the courier's patience (60 s). At
+ * most COURIER_JOBS at once. */
 void courier_fetch(struct courier *courier, const struct checkpoint_name *name);
 bool courier_take(struct courier *courier, struct courier_arrival *arrival);
 void courier_free(struct courier_arrival *arrival);

@@ -12,25 +12,26 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <sys/random.h>
 #include <unistd.h>
 
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/options.h"
+#include "base/scratch.h"
 #include "proto/keyfile.h"
 #include "worker/bench.h"
 #include "worker/model/card.h"
+#include "worker/place.h"
 #include "worker/rank.h"
-#include "worker/scratch.h"
 
 struct settings {
-    const char *coordinator, *bind, *scratch, *key, *inspect, *bench, *size;
+    const char *coordinator, *group, *seat, *bind, *scratch, *key, *inspect, *bench, *size;
     int64_t threads, orphan_ms, join_ms, largest_hop;
     int fabric, backend;
     bool version, help;
 };
 
+enum { FABRIC_ZMQ, FABRIC_MPI };
 static const char *const fabrics[] = {"zmq", "mpi"};
 static const char *const backends[] = {"auto", "ref", "cpu-avx2", "cpu-avx512"};
 
@@ -44,6 +45,10 @@ static const struct option_spec specs[] = {
      .env = "REFRAIN_WORKER_KEY"},
     {"orphan-timeout", 0, OPTION_DURATION, offsetof(struct settings, orphan_ms), "TIME",
      .help = "how long to live without a coordinator", .standard = "60s", .min = 100, .max = 86400000},
+    {"group", 0, OPTION_TEXT, offsetof(struct settings, group), "NAME",
+     .help = "what this group of ranks is called; by default rank 0 makes a name"},
+    {"seat", 0, OPTION_TEXT, offsetof(struct settings, seat), "RANK/RANKS",
+     .help = "take this rank's place in a group that lost it; for an mpirun of one rank"},
     {.help = "How it computes"},
     {"threads", 't', OPTION_INT, offsetof(struct settings, threads), "N",
      .help = "threads of this rank; 0: the host's cores divided by its ranks", .standard = "0", .min = 0,
@@ -57,9 +62,8 @@ static const struct option_spec specs[] = {
     {"fabric", 'f', OPTION_CHOICE, offsetof(struct settings, fabric),
      .help = "zmq survives a lost rank, mpi is for fast networks", .standard = "zmq", .choices = "zmq|mpi"},
     {"fabric-bind", 0, OPTION_TEXT, offsetof(struct settings, bind), "ENDPOINT",
-     .help = "zmq: where to listen, as tcp://ADDRESS:* or ipc://DIRECTORY; by default ipc when all ranks "
-             "share a host, "
-             "tcp on all addresses otherwise"},
+     .help = "zmq: where to listen, as tcp://ADDRESS:* or ipc://DIRECTORY (* for a private one); by default "
+             "ipc when all ranks share a host, tcp on all addresses otherwise"},
     {"join-timeout", 0, OPTION_DURATION, offsetof(struct settings, join_ms), "TIME",
      .help = "how long members wait for each other", .standard = "15s", .min = 100, .max = 600000},
     {"largest-hop", 0, OPTION_BYTES, offsetof(struct settings, largest_hop), "BYTES",
@@ -82,28 +86,6 @@ static int complain(const struct error *error)
 {
     fprintf(stderr, "refrain-worker: %s\n", error->text);
     return error->status == STATUS_INVALID ? 2 : 1;
-}
-
-/* Where this rank stands among the others: filled once, by MPI. */
-struct place {
-    int rank, ranks, local_ranks;
-    char host[256];
-    char group[33]; /* the same on all ranks: names this mpirun */
-};
-
-static void find_place(struct place *place)
-{
-    MPI_Comm here;
-    uint8_t random[16];
-    MPI_Comm_rank(MPI_COMM_WORLD, &place->rank);
-    MPI_Comm_size(MPI_COMM_WORLD, &place->ranks);
-    MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &here);
-    MPI_Comm_size(here, &place->local_ranks);
-    MPI_Comm_free(&here);
-    gethostname(place->host, sizeof place->host - 1);
-    if (getrandom(random, sizeof random, 0) != sizeof random) memset(random, 0, sizeof random);
-    for (size_t i = 0; i < sizeof random; i++) snprintf(place->group + 2 * i, 3, "%02x", random[i]);
-    MPI_Bcast(place->group, sizeof place->group, MPI_CHAR, 0, MPI_COMM_WORLD);
 }
 
 static int cores_allowed(void)
@@ -130,9 +112,9 @@ static status_t open_fabric(const struct settings *settings, const struct place 
 {
     char ipc[SCRATCH_PATH_BYTES + 8];
     snprintf(ipc, sizeof ipc, "ipc://%s", scratch->path);
-    const char *bind = settings->bind                       ? settings->bind
-                       : place->local_ranks == place->ranks ? ipc
-                                                            : "tcp://*:*";
+    bool private =
+        settings->bind ? strcmp(settings->bind, "ipc://*") == 0 : place->local_ranks == place->ranks;
+    const char *bind = private ? ipc : settings->bind ? settings->bind : "tcp://*:*";
     struct fabric_config config = {.kind = fabrics[settings->fabric],
                                    .bind = bind,
                                    .credits = 8,
@@ -184,7 +166,7 @@ static status_t serve(const struct settings *settings, const struct place *place
             return error_set(error, STATUS_INVALID, "--key %s: needs secret-key and server-key",
                              settings->key);
     }
-    status_t status = scratch_open(settings->scratch, &scratch, error);
+    status_t status = scratch_open(settings->scratch, "refrain-worker", &scratch, error);
     if (status != STATUS_OK) return status;
     status = team_create(thread_count(settings, place), &engine.team, error);
     if (status != STATUS_OK) goto err_scratch;
@@ -240,21 +222,50 @@ static int print_version(void)
     return 0;
 }
 
-/* MPI is ended properly only in an undisturbed run: MPI_Finalize can hang for ever once a rank was lost. */
-static void leave_mpi(status_t status)
+/* MPI is ended properly only in an undisturbed run: MPI_Finalize waits for every rank of this mpirun, and can
+ * hang for ever once one was lost. Ranks of a launcher may have lost one that was replaced, without noticing.
+ */
+static void leave_mpi(status_t status, const struct settings *settings, const struct place *place)
 {
+    bool alone = settings->group && settings->fabric == FABRIC_ZMQ && place->world_ranks > 1;
     fflush(NULL);
     if (status != STATUS_OK) _exit(status == STATUS_PEER_LOST ? 0 : 1);
+    if (alone) _exit(0);
     signal(SIGALRM, SIG_DFL);
     alarm(5);
     MPI_Finalize();
+}
+
+static status_t check_together(const struct settings *settings, struct place_wish *wish, struct error *error)
+{
+    status_t status = place_wish(settings->group, settings->seat, wish, error);
+    if (status == STATUS_OK && settings->seat && settings->fabric == FABRIC_MPI)
+        return error_set(error, STATUS_INVALID,
+                         "--seat: with --fabric mpi no rank can be replaced; relaunch the group, or use zmq");
+    return status;
+}
+
+/* MPI is up: everything until it is left again. */
+static status_t take_place(const struct settings *settings, const struct place_wish *wish,
+                           struct place *place, struct error *error)
+{
+    char who[64];
+    status_t status = place_find(wish, place, error);
+    if (status != STATUS_OK) return status;
+    snprintf(who, sizeof who, "worker %d@%.40s", place->rank, place->host);
+    log_identify(who);
+    if (settings->fabric == FABRIC_ZMQ) place_settle();
+    return serve(settings, place, error);
 }
 
 int main(int argc, char **argv)
 {
     struct settings settings = {0};
     struct options *options;
+    struct place_wish wish;
+    struct place place = {0};
     struct error error;
+    prctl(PR_SET_PDEATHSIG, SIGKILL); /* first of all: a rank never outlives its launcher */
     if (options_parse(&table, 0, argc, argv, &settings, &options, &error) != STATUS_OK)
         return complain(&error);
     if (settings.help) {
@@ -266,19 +277,14 @@ int main(int argc, char **argv)
     if (settings.version) return print_version();
     if (settings.inspect) return print_card(settings.inspect);
     if (settings.bench) return run_bench(&settings, &error) == STATUS_OK ? 0 : complain(&error);
+    if (check_together(&settings, &wish, &error) != STATUS_OK) return complain(&error);
 
-    prctl(PR_SET_PDEATHSIG, SIGKILL); /* a rank never outlives its launcher */
     signal(SIGPIPE, SIG_IGN);
     int provided;
     MPI_Init_thread(&argc, &argv, MPI_THREAD_SERIALIZED, &provided);
-    struct place place = {0};
-    find_place(&place);
-    char who[64];
-    snprintf(who, sizeof who, "worker %d@%.40s", place.rank, place.host);
-    log_identify(who);
-    status_t status = serve(&settings, &place, &error);
+    status_t status = take_place(&settings, &wish, &place, &error);
     if (status != STATUS_OK) log_line(LOG_ERROR, "%s", error.text);
-    leave_mpi(status);
+    leave_mpi(status, &settings, &place);
     options_destroy(options);
     return 0;
 }

@@ -8,10 +8,11 @@
  *     int code = child_reap(&child);
  *
  * The child gets no signal mask, no descriptor and no terminal of ours, /dev/null as standard input, and ends
- * with us when asked to. One thread: with `tied`, the thread that starts it must live as long as the program.
+ * with us when asked to. One thread: with `last_signal`, the thread that starts it must live as long as the
+ * program.
  */
-#ifndef REFRAIN_COORDINATOR_CHILD_H
-#define REFRAIN_COORDINATOR_CHILD_H
+#ifndef REFRAIN_BASE_CHILD_H
+#define REFRAIN_BASE_CHILD_H
 
 #include <stdbool.h>
 #include <sys/types.h>
@@ -27,7 +28,7 @@ struct child_options {
     const char *log_path; /* non-NULL: both are appended to this file instead; neither: both go where our
                              error goes */
     bool new_session;     /* away from our terminal and process group: outlives us */
-    bool tied;            /* gets SIGTERM when the calling thread ends */
+    int last_signal;      /* what it gets when the calling thread ends; 0: nothing */
     const char *const *environment; /* "NAME=VALUE" to add, NULL-terminated; or NULL */
 };
 

@@ -1,10 +1,10 @@
 /*
- * child.c - see child.h. Called from the loop thread.
+ * child.c - see child.h. Called from one thread of a program, its loop.
  *
  * fork and exec by hand, because posix_spawn knows neither PR_SET_PDEATHSIG nor how to say why exec failed.
  * Between the two only async-signal-safe functions are called: other threads may hold any lock.
  */
-#include "coordinator/child.h"
+#include "base/child.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -28,8 +28,8 @@ static void become(const char *const *argv, char **environment, const struct chi
         dup2(output, STDERR_FILENO) < 0)
         goto fail;
     if (options->new_session) setsid();
-    if (options->tied && prctl(PR_SET_PDEATHSIG, SIGTERM) != 0) goto fail;
-    if (options->tied && getppid() != parent) _exit(1); /* it ended before we asked to be told */
+    if (options->last_signal && prctl(PR_SET_PDEATHSIG, options->last_signal) != 0) goto fail;
+    if (options->last_signal && getppid() != parent) _exit(1); /* it ended before we asked to be told */
     for (int number = 1; number < NSIG; number++) signal(number, SIG_DFL);
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);

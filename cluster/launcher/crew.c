@@ -1,0 +1,291 @@
+/* crew.c - see crew.h. Holds no locks. */
+#include "cluster/launcher/crew.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/scratch.h"
+#include "cluster/launcher/census.h"
+
+#define KILL_AFTER_NS (2 * SECOND_NS) /* mpirun obeys within milliseconds, or not at all */
+
+enum { PATH_BYTES = 4096 };
+
+enum hold { HELD_BY_ALL, HELD_BY_ONE, EMPTY };
+
+struct seat {
+    enum hold hold;
+    bool untold;     /* empty, and the coordinator does not know */
+    bool far_failed; /* its last process was sent to another host and ended: the next one stays here */
+    char message[CREW_TEXT_BYTES]; /* why it is empty */
+};
+
+/* One running mpirun. */
+struct hand {
+    struct child child;
+    uint64_t number; /* which of the crew's mpiruns */
+    int rank;        /* CREW_ALL: the group's own */
+    bool outdated;   /* its seat went to another one */
+    bool far;        /* it was told a host */
+};
+
+struct crew {
+    const struct mpirun_plan *plan;
+    const char *directory;
+    char name[CREW_NAME_BYTES], host[256];
+    struct seat *seats; /* [plan->ranks] */
+    struct hand hands[CREW_POLL_ITEMS];
+    int hand_count;
+    uint64_t started;         /* mpiruns so far */
+    bool ending, asked, made; /* ending: to end; SIGTERM was sent; SIGKILL was */
+    int64_t ask_ns, make_ns;
+};
+
+/* ------------------------------------------------------------------------------------------------ starting
+ */
+
+static void make_name(char name[CREW_NAME_BYTES])
+{
+    uint8_t random[(CREW_NAME_BYTES - 1) / 2];
+    if (getrandom(random, sizeof random, 0) != sizeof random) memset(random, 0, sizeof random);
+    for (size_t i = 0; i < sizeof random; i++) snprintf(name + 2 * i, 3, "%02x", random[i]);
+}
+
+/* Where that mpirun has its files. Names of groups are long and do not come twice; a part is enough to tell
+ * this launcher's groups apart, and paths of sockets are short by law. */
+static void name_directory(const struct crew *crew, uint64_t number, char path[PATH_BYTES])
+{
+    snprintf(path, PATH_BYTES, "%.3000s/%.8s-%" PRIu64, crew->directory, crew->name, number);
+}
+
+static status_t start_hand(struct crew *crew, const struct crew_seat *seat, struct error *error)
+{
+    char directory[PATH_BYTES];
+    struct hand *hand = &crew->hands[crew->hand_count];
+    struct mpirun_job job = {.group = crew->name, .directory = directory};
+    if (crew->hand_count == CREW_POLL_ITEMS)
+        return error_set(error, STATUS_CONFLICT, "%d mpiruns have not ended yet: no more are started",
+                         crew->hand_count);
+    name_directory(crew, ++crew->started, directory);
+    if (mkdir(directory, 0700) != 0) return error_set(error, STATUS_IO, "%s: cannot be made: %m", directory);
+    if (seat) {
+        job.single = true;
+        job.seat = seat->rank;
+        job.threads = seat->threads;
+        job.host = seat->host;
+    }
+    status_t status = mpirun_start(crew->plan, &job, &hand->child, error);
+    if (status != STATUS_OK) return status;
+    hand->number = crew->started;
+    hand->rank = seat ? seat->rank : CREW_ALL;
+    hand->outdated = false;
+    hand->far = job.host != NULL;
+    crew->hand_count++;
+    return STATUS_OK;
+}
+
+status_t crew_start(const struct mpirun_plan *plan, const char *directory, struct crew **crew,
+                    struct error *error)
+{
+    struct crew *made = calloc(1, sizeof *made);
+    if (made) made->seats = calloc((size_t)plan->ranks, sizeof *made->seats);
+    if (!made || !made->seats) {
+        free(made);
+        return error_set(error, STATUS_NO_MEMORY, "no memory for %d ranks", plan->ranks);
+    }
+    made->plan = plan;
+    made->directory = directory;
+    make_name(made->name);
+    gethostname(made->host, sizeof made->host - 1);
+    status_t status = start_hand(made, NULL, error);
+    if (status == STATUS_OK)
+        *crew = made;
+    else
+        crew_free(made);
+    return status;
+}
+
+void crew_free(struct crew *crew)
+{
+    if (!crew) return;
+    for (int i = 0; i < crew->hand_count; i++) {
+        kill(crew->hands[i].child.pid, SIGKILL);
+        child_reap(&crew->hands[i].child);
+    }
+    census_kill(crew->name, CENSUS_ALL); /* those that lost their mpirun in an odd moment */
+    free(crew->seats);
+    free(crew);
+}
+
+/* -------------------------------------------------------------------------------------------------- seats */
+
+const char *crew_name(const struct crew *crew)
+{
+    return crew->name;
+}
+
+bool crew_empty(const struct crew *crew)
+{
+    for (int i = 0; i < crew->plan->ranks; i++)
+        if (crew->seats[i].hold != EMPTY) return false;
+    return true;
+}
+
+static void leave_seat(struct crew *crew, int rank, const char *message)
+{
+    crew->seats[rank].hold = EMPTY;
+    crew->seats[rank].untold = true;
+    snprintf(crew->seats[rank].message, sizeof crew->seats[rank].message, "%s", message);
+}
+
+/* The one who held it is gone or to be gone. In the group's own mpirun there is no order for one rank only,
+ * and a stopped process hears none: it is looked for by name. On other hosts it is left to the coordinator,
+ * who refuses it. */
+static void clear_seat(struct crew *crew, int rank)
+{
+    for (int i = 0; i < crew->hand_count; i++) {
+        struct hand *hand = &crew->hands[i];
+        if (hand->rank != rank || hand->outdated) continue;
+        hand->outdated = true;
+        kill(hand->child.pid, SIGKILL); /* its rank dies with it */
+    }
+    int killed = census_kill(crew->name, rank);
+    if (killed) log_line(LOG_INFO, "rank %d: an older process was still there and was killed", rank);
+}
+
+/* NULL: here. Where all ranks share this host, whatever name it goes by is this host. */
+static const char *far_host(const struct crew *crew, const struct crew_seat *seat)
+{
+    if (!seat->host || !seat->host[0] || !crew->plan->several_hosts) return NULL;
+    if (strcmp(seat->host, crew->host) == 0 || crew->seats[seat->rank].far_failed) return NULL;
+    return seat->host;
+}
+
+status_t crew_replace(struct crew *crew, const struct crew_seat *wanted, struct error *error)
+{
+    struct crew_seat seat = *wanted;
+    if (seat.rank < 0 || seat.rank >= crew->plan->ranks)
+        return error_set(error, STATUS_INVALID, "rank %d: the group has %d", seat.rank, crew->plan->ranks);
+    if (crew->plan->mpi_fabric)
+        return error_set(error, STATUS_UNSUPPORTED,
+                         "rank %d: with fabric mpi a group is relaunched as a whole", seat.rank);
+    seat.host = far_host(crew, wanted);
+    crew->seats[seat.rank].far_failed = false; /* once: then the host gets its next chance */
+    clear_seat(crew, seat.rank);
+    status_t status = start_hand(crew, &seat, error);
+    if (status == STATUS_OK)
+        crew->seats[seat.rank].hold = HELD_BY_ONE;
+    else
+        leave_seat(crew, seat.rank, error->text);
+    return status;
+}
+
+/* -------------------------------------------------------------------------------------------------- ends */
+
+int crew_poll(const struct crew *crew, zmq_pollitem_t items[CREW_POLL_ITEMS])
+{
+    for (int i = 0; i < crew->hand_count; i++)
+        items[i] = (zmq_pollitem_t){.fd = crew->hands[i].child.pidfd, .events = ZMQ_POLLIN};
+    return crew->hand_count;
+}
+
+static void take_end(struct crew *crew, const struct hand *hand, const char *message)
+{
+    log_line(crew->ending || hand->outdated ? LOG_DEBUG : LOG_WARN, "%s: %s",
+             hand->rank == CREW_ALL ? "the group's mpirun" : "a replacement", message);
+    if (hand->outdated) return;
+    if (hand->rank != CREW_ALL) {
+        crew->seats[hand->rank].far_failed = hand->far;
+        leave_seat(crew, hand->rank, message);
+        return;
+    }
+    for (int i = 0; i < crew->plan->ranks; i++) /* those who were replaced live on */
+        if (crew->seats[i].hold == HELD_BY_ALL) leave_seat(crew, i, message);
+}
+
+void crew_reap(struct crew *crew)
+{
+    for (int i = 0; i < crew->hand_count;) {
+        struct hand hand = crew->hands[i];
+        struct pollfd ended = {.fd = hand.child.pidfd, .events = POLLIN};
+        if (poll(&ended, 1, 0) != 1) {
+            i++;
+            continue;
+        }
+        char message[CREW_TEXT_BYTES], directory[PATH_BYTES];
+        name_directory(crew, hand.number, directory);
+        scratch_remove(directory); /* a killed one could not do it */
+        mpirun_explain(child_reap(&hand.child), message, sizeof message);
+        crew->hands[i] = crew->hands[--crew->hand_count];
+        take_end(crew, &hand, message);
+    }
+}
+
+bool crew_news(struct crew *crew, struct crew_end *end)
+{
+    bool empty = crew_empty(crew), any = false;
+    for (int i = 0; i < crew->plan->ranks && (empty || !any); i++) {
+        struct seat *seat = &crew->seats[i];
+        if (!seat->untold) continue;
+        seat->untold = false;
+        any = true;
+        end->rank = empty ? CREW_ALL : i;
+        snprintf(end->message, sizeof end->message, "%s", seat->message);
+    }
+    return any;
+}
+
+void crew_retell(struct crew *crew)
+{
+    for (int i = 0; i < crew->plan->ranks; i++) crew->seats[i].untold = crew->seats[i].hold == EMPTY;
+}
+
+/* ------------------------------------------------------------------------------------------------- ending */
+
+void crew_end(struct crew *crew, int64_t now_ns, int64_t grace_ns)
+{
+    int64_t ask_ns = now_ns + grace_ns;
+    if (crew->ending && crew->ask_ns <= ask_ns) return;
+    crew->ending = true;
+    crew->ask_ns = ask_ns;
+    crew->make_ns = ask_ns + KILL_AFTER_NS;
+}
+
+static void signal_hands(const struct crew *crew, int number)
+{
+    for (int i = 0; i < crew->hand_count; i++) kill(crew->hands[i].child.pid, number);
+}
+
+void crew_tick(struct crew *crew, int64_t now_ns)
+{
+    if (!crew->ending) return;
+    if (!crew->asked && now_ns >= crew->ask_ns) {
+        signal_hands(crew, SIGTERM);
+        crew->asked = true;
+    }
+    if (!crew->made && now_ns >= crew->make_ns) {
+        if (crew->hand_count) log_line(LOG_WARN, "mpirun does not end, it is killed");
+        signal_hands(crew, SIGKILL);
+        crew->made = true;
+    }
+}
+
+int64_t crew_wake_ns(const struct crew *crew)
+{
+    if (!crew->ending || crew->made) return CLOCK_NEVER;
+    return crew->asked ? crew->make_ns : crew->ask_ns;
+}
+
+bool crew_over(const struct crew *crew)
+{
+    return crew->hand_count == 0;
+}

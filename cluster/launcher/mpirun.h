@@ -1,0 +1,45 @@
+/*
+ * mpirun.h - one mpirun of refrain-worker: a whole group, or one rank that takes a lost one's seat.
+ *
+ *     struct child child;
+ *     mpirun_start(&plan, &(struct mpirun_job){.group = "a3f0", .directory = "/tmp/refrain-launch-71/1"},
+ * &child, &error);
+ *
+ * What a person would type, and as few settings as possible: a site's own Open MPI configuration stays in
+ * force. mpirun's first process dies with the calling thread, and the ranks with it.
+ */
+#ifndef REFRAIN_CLUSTER_LAUNCHER_MPIRUN_H
+#define REFRAIN_CLUSTER_LAUNCHER_MPIRUN_H
+
+#include <stdbool.h>
+#include "base/child.h"
+#include "base/status.h"
+
+/* What is the same for all. Borrowed texts; NULL: not given. */
+struct mpirun_plan {
+    const char *worker;   /* path of refrain-worker */
+    const char *endpoint; /* the coordinator's, for workers */
+    const char *key_file; /* CURVE */
+    const char *hostfile;
+    bool mpi_fabric;         /* instead of zmq: the loss of one rank ends them all */
+    bool several_hosts;      /* a hostfile, or an allocation of more than this host */
+    int ranks;               /* of the group */
+    int threads;             /* of each rank; 0: not said */
+    const char *const *more; /* [more_count] options for refrain-worker */
+    int more_count;
+};
+
+struct mpirun_job {
+    const char *group;
+    const char *directory; /* existing, nobody else's: for mpirun's own files */
+    bool single;           /* one rank, for `seat` */
+    int seat, threads;     /* of the single one; threads 0: as the plan says */
+    const char *host;      /* of the single one; NULL: this host */
+};
+
+status_t mpirun_start(const struct mpirun_plan *plan, const struct mpirun_job *job, struct child *child,
+                      struct error *error);
+/* What its exit status says, in words. */
+void mpirun_explain(int code, char *text, int bytes);
+
+#endif
