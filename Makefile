@@ -157,10 +157,10 @@ $(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(TEST_SUPPORT) $(ALL_OBJS)
 
 # The simulator: the product's objects, but for those that know the time, a socket or a thread (docs/simulation.md).
 # WRAPPED: functions whose calls cost virtual time, tools/sim/costs.c.
-SIM_REPLACED := $(BUILD)/base/clock.o $(BUILD)/worker/control.o $(BUILD)/worker/courier.o $(BUILD)/worker/video.o \
-  $(BUILD)/coordinator/vault.o $(patsubst %.c,$(BUILD)/%.o,$(wildcard cluster/fabric*.c))
+SIM_REPLACED := $(BUILD)/base/clock.o $(BUILD)/base/log.o $(BUILD)/worker/control.o $(BUILD)/worker/video.o $(patsubst %.c,$(BUILD)/%.o,\
+  $(wildcard cluster/fabric*.c worker/courier*.c coordinator/vault*.c))
 SIM_OBJS     := $(call room,tools/sim) $(filter-out $(SIM_REPLACED),$(ALL_OBJS))
-WRAPPED      := denoiser_blocks denoiser_embed denoiser_output text_encoder_encode vae_decode
+WRAPPED      := denoiser_blocks denoiser_embed denoiser_output text_encoder_encode vae_decode results_chunk
 SIM_LIBS     := $(patsubst %,-Wl$(comma)--wrap=%,$(WRAPPED)) $(CLIENT_LIBS) $(COORDINATOR_LIBS) $(WORKER_LIBS)
 
 $(BUILD)/tests/test_sim_%: $(BUILD)/tests/test_sim_%.o $(SIM_OBJS)

@@ -18,7 +18,6 @@ static struct lab lab;
 static int open_lab(void **state)
 {
     struct error error;
-    setenv("REFRAIN_LOG", "error", 0);
     if (lab_open("tests/models/tiny-a", &lab, &error) != STATUS_OK) fail_msg("%s", error.text);
     return 0;
 }

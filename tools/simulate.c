@@ -3,17 +3,20 @@
  *
  *     build/simulate cycle                       jobs and branches as micro-batches, against the formula
  *     build/simulate cached --csv                caching on a fixed and on floating homes
+ *     build/simulate storm --ranks 4 --seeds 50  ranks and coordinator killed at random, outputs compared
  */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/options.h"
+#include "base/clock.h"
 #include "tools/sim/cases.h"
+#include "tools/sim/storm.h"
 
 struct settings {
     const char *model;
-    int64_t ranks, jobs, percent;
+    int64_t ranks, jobs, percent, seed, seeds, pause_ms;
     double hop;
     bool csv, help;
 };
@@ -32,6 +35,10 @@ static const struct option_spec specs[] = {
      .standard = "54"},
     {"hop", 0, OPTION_REAL, FIELD(hop), "C", .min = 0, .max = 10, .help = "time of one hop, in stage times",
      .standard = "0"},
+    {"seed", 0, OPTION_INT, FIELD(seed), "N", .min = 0, .max = 1e9, .help = "of the first storm", .standard = "1"},
+    {"seeds", 0, OPTION_INT, FIELD(seeds), "N", .min = 1, .max = 1e6, .help = "storms", .standard = "10"},
+    {"pause", 0, OPTION_DURATION, FIELD(pause_ms), "TIME", .min = 1, .max = 1e6,
+     .help = "between two disturbances, on average", .standard = "2s"},
     {"csv", 0, OPTION_FLAG, FIELD(csv), .help = "comma-separated values instead of a table"},
     {"help", 'h', OPTION_FLAG, FIELD(help), .help = "this text"},
 };
@@ -105,6 +112,33 @@ static status_t simulate_cached(struct lab *lab, const struct settings *s, struc
     return status;
 }
 
+static status_t simulate_storm(struct lab *lab, const struct settings *s, struct error *error)
+{
+    struct calm calm = {.lab = lab};
+    struct storm_found f;
+    status_t status = STATUS_OK;
+    puts(s->csv ? "seed,ranks,jobs,kills,stops,losses,processes,steps,wanted,seconds,failed,different"
+                : " seed ranks jobs  kills stops losses  ranks-started  steps (of)   seconds  failed  different");
+    for (int64_t i = 0; i < s->seeds && status == STATUS_OK; i++) {
+        struct storm_case c = {.ranks = s->ranks ? (int)s->ranks : 4,
+                               .jobs = s->jobs ? (int)s->jobs : 8,
+                               .seed = (uint64_t)(s->seed + i),
+                               .pause_ns = s->pause_ms * MILLISECOND_NS,
+                               .coordinator = true};
+        status = storm_run(&calm, &c, &f, error);
+        if (status != STATUS_OK) error_prefix(error, "seed %d", (int)(s->seed + i));
+        if (status != STATUS_OK) break;
+        printf(s->csv ? "%lu,%d,%d,%d,%d,%d,%d,%d,%d,%.2f,%d,%d\n"
+                      : "%5lu %5d %4d %6d %5d %6d %14d %6d %4d %9.2f %7d %10d\n",
+               (unsigned long)c.seed, c.ranks, c.jobs, f.kills, f.stops, f.losses, f.processes, f.steps,
+               f.steps_wanted, f.seconds, f.failed, f.different);
+        if (f.first[0]) fprintf(stderr, "seed %lu: %s\n", (unsigned long)c.seed, f.first);
+        fflush(stdout);
+    }
+    calm_free(&calm);
+    return status;
+}
+
 static int complain(const struct error *error)
 {
     fprintf(stderr, "simulate: %s\n", error->text);
@@ -117,11 +151,10 @@ int main(int argc, char **argv)
     struct options *options;
     struct error error;
     struct lab lab;
-    setenv("REFRAIN_LOG", "error", 0);
     if (options_parse(&table, 0, argc, argv, &settings, &options, &error) != STATUS_OK) return complain(&error);
     const char *verb = options_operand_count(options) == 1 ? options_operand(options, 0) : "";
     if (settings.help || !*verb) {
-        puts("simulate - the service on a virtual clock\n\n  simulate cycle|cached [options]\n");
+        puts("simulate - the service on a virtual clock\n\n  simulate cycle|cached|storm [options]\n");
         options_help(&table, 0, stdout);
         options_destroy(options);
         return settings.help ? 0 : 1;
@@ -132,8 +165,10 @@ int main(int argc, char **argv)
             status = simulate_cycle(&lab, &settings, &error);
         else if (strcmp(verb, "cached") == 0)
             status = simulate_cached(&lab, &settings, &error);
+        else if (strcmp(verb, "storm") == 0)
+            status = simulate_storm(&lab, &settings, &error);
         else
-            status = error_set(&error, STATUS_INVALID, "%s: there is cycle and cached", verb);
+            status = error_set(&error, STATUS_INVALID, "%s: there are cycle, cached and storm", verb);
         lab_close(&lab);
     }
     options_destroy(options);

@@ -147,10 +147,18 @@ static struct parcel *take_out(struct parcel **place)
     return parcel;
 }
 
-/* The buffer is a parcel's, found again by what lies before the bytes: its list is short. */
+static void drop_waiting(struct courier *c, uint64_t job)
+{
+    for (struct parcel *parcel; (parcel = take_out(of_job(&c->waiting, job)));) {
+        c->counts.dropped += parcel->sent_ns != CLOCK_NEVER;
+        free_parcel(parcel);
+    }
+}
+
 void *courier_buffer(struct courier *c, uint64_t job, size_t bytes)
 {
     if (!c->connected) return NULL;
+    drop_waiting(c, job);
     struct parcel *parcel = make_parcel(bytes);
     parcel->name.job = job;
     parcel->sent_ns = CLOCK_NEVER; /* being filled */
@@ -174,17 +182,13 @@ void courier_send(struct courier *c, void *buffer, const struct checkpoint_name 
 {
     struct parcel **place = &c->waiting;
     while (*place && (*place)->bytes != buffer) place = &(*place)->next;
-    struct parcel *parcel = take_out(place), *older;
+    struct parcel *parcel = take_out(place);
     if (!parcel) abort(); /* not a buffer of courier_buffer */
     parcel->name = *name;
     parcel->name.xxh64 = XXH64(parcel->bytes, name->bytes, 0);
     if (!*of_job(&c->under_way, name->job)) {
         send_parcel(c, parcel);
         return;
-    }
-    while ((older = take_out(of_job(&c->waiting, name->job)))) {
-        c->counts.dropped++;
-        free_parcel(older);
     }
     parcel->next = c->waiting;
     parcel->sent_ns = 0; /* waits */
@@ -193,7 +197,7 @@ void courier_send(struct courier *c, void *buffer, const struct checkpoint_name 
 
 void courier_forget(struct courier *c, uint64_t job)
 {
-    for (struct parcel *parcel; (parcel = take_out(of_job(&c->waiting, job)));) free_parcel(parcel);
+    drop_waiting(c, job);
 }
 
 static void answer(struct courier *c, struct parcel *parcel)

@@ -33,6 +33,7 @@ struct control {
     uint32_t number;
     struct control_config config;
     struct presence presence;
+    uint64_t last_epoch; /* that it ever was in */
     struct queue orders; /* arrived, not taken yet */
     struct queue held;   /* arrived while the process was stopped */
     struct queue unsaid; /* the turn under way when it was stopped would have said that later */
@@ -170,8 +171,9 @@ static void send_hello(struct control *c)
     Refrain__RunningJob running[PRESENCE_MAX_JOBS], *pointers[PRESENCE_MAX_JOBS];
     Refrain__Hello hello = c->config.hello;
     struct presence *now = &c->presence;
-    hello.has_epoch = 1;
+    hello.has_epoch = hello.has_last_epoch = 1;
     hello.epoch = now->epoch;
+    hello.last_epoch = c->last_epoch;
     hello.model = now->model[0] ? now->model : NULL;
     hello.has_first_block = hello.has_blocks = hello.has_weight_bytes = now->model[0] != 0;
     hello.first_block = now->first_block;
@@ -379,6 +381,7 @@ void office_stop(struct control *c, bool stopped)
 void control_present(struct control *c, const struct presence *presence)
 {
     c->presence = *presence;
+    if (presence->epoch > c->last_epoch) c->last_epoch = presence->epoch;
 }
 
 Refrain__WorkerOrder *control_take(struct control *c)

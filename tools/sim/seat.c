@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/log.h"
 #include "tools/sim/keeper.h"
 #include "tools/sim/network.h"
 #include "tools/sim/office.h"
@@ -26,7 +27,7 @@ struct seat {
     bool killed, stopped, ended;
     int64_t busy_until_ns, busy_ns;
     int64_t turn_ns; /* when the next turn is due; CLOCK_NEVER: somebody must wake it */
-    char group[65];
+    char group[65], name[32];
     char directory[DIRECTORY_BYTES];
 };
 
@@ -64,9 +65,11 @@ static void take_turn(void *context, uint64_t when_ns)
     if (seat->turn_ns != (int64_t)when_ns) return; /* another one was made for an earlier moment */
     seat->turn_ns = CLOCK_NEVER;
     if (seat->killed || seat->stopped || seat->ended) return;
+    log_identify(seat->name);
     world_enter(seat->config.speed);
     bool worked = rank_turn(seat->rank, &deadline_ns);
     seat->busy_until_ns = world_leave();
+    log_identify("coordinator");
     seat->busy_ns += seat->busy_until_ns - world_now_ns();
     if (rank_over(seat->rank))
         end(seat);
@@ -109,6 +112,7 @@ status_t seat_open(const struct seat_config *config, struct seat **seat, struct 
     if (!s) return error_set(error, STATUS_NO_MEMORY, "no memory for a seat");
     s->config = *config;
     snprintf(s->group, sizeof s->group, "%s", config->group);
+    snprintf(s->name, sizeof s->name, "rank %d", config->rank);
     s->turn_ns = CLOCK_NEVER;
     s->engine.ops = ops_find("auto");
     s->engine.team = config->team;
