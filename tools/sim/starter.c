@@ -20,6 +20,8 @@ struct starter {
     bool over;
     struct seat *seats[SEAT_MAX_RANKS]; /* current */
     bool replaced[SEAT_MAX_RANKS];      /* by a process of its own, whose end is reported */
+    struct seat *first[SEAT_MAX_RANKS]; /* those that the group began with: one mpirun, which ends with the last */
+    bool ended;                         /* ... and that was reported */
     struct seat *all[MOST_STARTED];     /* [started] */
     int started;
 };
@@ -37,15 +39,14 @@ static void say_launcher(struct starter *s)
     control_report(s->line, REFRAIN__WORKER_REPORT__BODY_LAUNCHER, &message);
 }
 
+/* rank -1: the mpirun. */
 static void say_ended(struct starter *s, int rank)
 {
-    char text[64];
     Refrain__SeatEnded message = REFRAIN__SEAT_ENDED__INIT;
-    snprintf(text, sizeof text, "the replacement of rank %d ended", rank);
     message.group = s->group;
-    message.has_rank = 1;
-    message.rank = (uint32_t)rank;
-    message.message = text;
+    message.has_rank = rank >= 0;
+    message.rank = (uint32_t)(rank < 0 ? 0 : rank);
+    message.message = (char *)(uintptr_t)(rank < 0 ? "the ranks ended" : "a replacement ended");
     control_report(s->line, REFRAIN__WORKER_REPORT__BODY_SEAT_ENDED, &message);
 }
 
@@ -53,13 +54,17 @@ static void say_ended(struct starter *s, int rank)
 static void beat(void *context, uint64_t unused)
 {
     struct starter *s = context;
+    bool any = false;
     if (s->over) return;
     say_launcher(s);
     for (int i = 0; i < s->config.ranks; i++) {
-        if (!s->replaced[i] || !s->seats[i] || seat_alive(s->seats[i])) continue;
+        any |= !s->first[i] || seat_alive(s->first[i]);
+        if (!s->replaced[i] || seat_alive(s->seats[i])) continue;
         s->replaced[i] = false;
         say_ended(s, i);
     }
+    if (!any && !s->ended) say_ended(s, -1);
+    s->ended |= !any;
     world_at(world_now_ns() + BEAT_NS, WORLD_ARRIVES, beat, s, 0);
 }
 
@@ -70,6 +75,7 @@ static void start_seat(void *context, uint64_t value)
     struct error error;
     int rank = (int)(value % SEAT_MAX_RANKS);
     struct seat_config config = s->config.seat;
+    bool first = !s->first[rank];
     if (s->over || value / SEAT_MAX_RANKS != s->groups || s->started == MOST_STARTED) return;
     if (s->seats[rank]) seat_kill(s->seats[rank]);
     config.group = s->group;
@@ -78,15 +84,21 @@ static void start_seat(void *context, uint64_t value)
     config.speed = s->config.speeds ? s->config.speeds[rank] : 1;
     if (seat_open(&config, &s->seats[rank], &error) != STATUS_OK) abort();
     s->all[s->started++] = s->seats[rank];
+    if (first)
+        s->first[rank] = s->seats[rank];
+    else
+        s->replaced[rank] = true;
 }
 
 static void start_all(struct starter *s)
 {
     s->groups++;
+    s->ended = false;
     snprintf(s->group, sizeof s->group, "virtual-%u", s->groups);
     for (int i = 0; i < s->config.ranks; i++) {
         if (s->seats[i]) seat_kill(s->seats[i]);
         s->replaced[i] = false;
+        s->first[i] = NULL;
         world_at(world_now_ns() + s->config.start_ns, WORLD_ARRIVES, start_seat, s,
                  (uint64_t)i + (uint64_t)s->groups * SEAT_MAX_RANKS);
     }
@@ -97,7 +109,6 @@ static void replace(struct starter *s, const Refrain__Replace *order)
 {
     if (!order->group || strcmp(order->group, s->group) != 0 || order->rank >= (uint32_t)s->config.ranks) return;
     if (s->seats[order->rank]) seat_kill(s->seats[order->rank]);
-    s->replaced[order->rank] = true;
     world_at(world_now_ns() + s->config.start_ns, WORLD_ARRIVES, start_seat, s,
              order->rank + (uint64_t)s->groups * SEAT_MAX_RANKS);
 }
