@@ -16,7 +16,9 @@ struct launcher {
     struct wire_peer peer;
     char group[GROUP_NAME_BYTES], host[MEMBER_TEXT_BYTES], fabric[16];
     uint32_t ranks, pid;
-    int64_t heard_ns, relaunch_ns; /* relaunch_ns: when a new start of everything was last ordered */
+    int64_t heard_ns;
+    int64_t lonely_ns; /* since when none of its ranks is here; 0: some are */
+    bool relaunched;   /* it was told to start anew by us */
 };
 
 struct launchers;

@@ -19,11 +19,6 @@ bool repair_possible(const struct server *server, const struct group *group)
     return strcmp(group->fabric, "zmq") == 0 && launchers_of(server->launchers, group->name);
 }
 
-void repair_launchers(struct server *server)
-{
-    launchers_check(server->launchers, server->now_ns, server->settings->silence_ms * MILLISECOND_NS);
-}
-
 void repair_give_back(struct server *server, struct group *group, const char *why)
 {
     char text[ERROR_TEXT_BYTES + 32];
@@ -40,6 +35,46 @@ void repair_give_back(struct server *server, struct group *group, const char *wh
         if (member->outcast && !member->here) order_shutdown(server->outbox, &member->peer, text);
         member->outcast = false;
     }
+}
+
+/* ---------------------------------------------------------------------------------------------- launchers */
+
+static struct group *find_group(struct server *server, const char *name)
+{
+    struct group *group;
+    for (size_t i = 0; name && (group = groups_at(server->groups, i)); i++)
+        if (strcmp(group->name, name) == 0) return group;
+    return NULL;
+}
+
+static void relaunch(struct server *server, struct launcher *launcher, const char *why)
+{
+    order_relaunch(server->outbox, &launcher->peer, launcher->group, why);
+    launcher->relaunched = true;
+    launcher->lonely_ns = server->now_ns;
+}
+
+/* None of a launcher's ranks has come for so long: they hang, or never got this far. */
+static void check_lonely(struct server *server, struct launcher *launcher)
+{
+    const struct settings *settings = server->settings;
+    bool inherited = launch_inherited(server->launch) && !launcher->relaunched;
+    int64_t limit_ms = inherited ? settings->reconnect_ms : settings->gather_ms;
+    if (find_group(server, launcher->group)) {
+        launcher->lonely_ns = 0;
+    } else if (launcher->lonely_ns == 0) {
+        launcher->lonely_ns = server->now_ns;
+    } else if (server->now_ns - launcher->lonely_ns > limit_ms * MILLISECOND_NS) {
+        log_line(LOG_WARN, "no rank came within %.1f s of its start", (double)limit_ms / 1000);
+        relaunch(server, launcher, "no rank of it came");
+    }
+}
+
+void repair_launchers(struct server *server)
+{
+    struct launcher *launcher;
+    launchers_check(server->launchers, server->now_ns, server->settings->silence_ms * MILLISECOND_NS);
+    for (size_t i = 0; (launcher = launchers_at(server->launchers, i)); i++) check_lonely(server, launcher);
 }
 
 /* ------------------------------------------------------------------------------------------- single seats */
@@ -82,7 +117,6 @@ void repair_seats(struct server *server, struct group *group)
 void repair_settled(struct server *server, struct group *group)
 {
     launch_settled(server->launch);
-    server->failed_starts = 0;
     for (uint32_t rank = 0; rank < group->ranks; rank++) {
         struct member *member = &group->members[rank];
         server->ranks_replaced += member->asked > 0;
@@ -112,21 +146,13 @@ static void group_ended(struct server *server, struct group *group)
             group_vacate(group, rank, server->now_ns, "rank %u ended with its mpirun", rank);
 }
 
-static struct group *find_group(struct server *server, const char *name)
-{
-    struct group *group;
-    for (size_t i = 0; name && (group = groups_at(server->groups, i)); i++)
-        if (strcmp(group->name, name) == 0) return group;
-    return NULL;
-}
-
 /* Nobody of them ever came: the launcher is to try again, and its patience grows. */
 static void start_failed(struct server *server, const char *name)
 {
-    const struct launcher *launcher = name ? launchers_of(server->launchers, name) : NULL;
+    struct launcher *launcher = name ? launchers_of(server->launchers, name) : NULL;
     if (!launcher) return;
-    server->failed_starts++;
-    order_relaunch(server->outbox, &launcher->peer, name, "its ranks ended before they had come here");
+    launch_failed(server->launch);
+    relaunch(server, launcher, "its ranks ended before they had come here");
 }
 
 void repair_take_seat_ended(struct server *server, const Refrain__SeatEnded *message)
@@ -165,10 +191,9 @@ void repair_take_launcher(struct server *server, const struct wire_peer *peer,
 static void start_anew(struct server *server, const struct group *group)
 {
     struct launcher *launcher = launchers_of(server->launchers, group->name);
-    if (!group->formed) server->failed_starts++;
+    if (!group->formed) launch_failed(server->launch);
     if (launcher) {
-        order_relaunch(server->outbox, &launcher->peer, group->name, group->failure);
-        launcher->relaunch_ns = server->now_ns;
+        relaunch(server, launcher, group->failure);
     } else if (group->launch && group->launch == launch_number(server->launch)) {
         launch_stop(server->launch, server->now_ns, LAUNCHER_GRACE_NS);
     }

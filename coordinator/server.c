@@ -253,6 +253,7 @@ status_t server_open_core(const struct settings *settings, outbox_send_fn *send,
     if (!made) return error_set(error, STATUS_NO_MEMORY, "no memory for the coordinator");
     status_t status = open_store(made, error);
     if (status == STATUS_OK) status = outbox_open(send, argument, &made->outbox, error);
+    if (status == STATUS_OK) status = server_open_vault(made, error);
     if (status == STATUS_OK) status = open_ranks(made, error);
     if (status != STATUS_OK) {
         server_close(made);
@@ -271,6 +272,7 @@ status_t server_open(const struct settings *settings, struct server **server, st
     status_t status = open_signals(made, error);
     if (status == STATUS_OK) status = open_store(made, error);
     if (status == STATUS_OK) status = open_sockets(made, error);
+    if (status == STATUS_OK) status = server_open_vault(made, error);
     if (status == STATUS_OK) status = open_ranks(made, error);
     if (status == STATUS_OK) status = write_endpoint_file(made, error);
     if (status != STATUS_OK) {
@@ -424,7 +426,10 @@ static void commit(struct server *server)
     for (size_t i = 0; i < server->deleted_count; i++) results_delete(server->results, server->deleted[i]);
     server->deleted_count = 0;
     size_t count = jobs_take_changed(server->jobs, &changed);
-    for (size_t i = 0; i < count; i++) watches_wake(server->watches, changed[i]);
+    for (size_t i = 0; i < count; i++) {
+        watches_wake(server->watches, changed[i]);
+        if (!jobs_find(server->jobs, changed[i])) server_drop_checkpoints(server, changed[i]); /* it ended */
+    }
     watches_pump(server->watches, server->jobs, server->store, server->outbox);
 }
 
@@ -453,6 +458,7 @@ void server_begin_turn(struct server *server)
 void server_end_turn(struct server *server)
 {
     take_results(server);
+    server_take_saved(server);
     if (server->now_ns - server->before_ns > HELD_UP_NS) forgive(server);
     if (!server->stopping) server_schedule(server);
     commit(server);

@@ -54,7 +54,6 @@ struct server {
                                  are none */
     double mean_step_seconds;
     uint64_t ranks_replaced, steps_repeated;
-    int failed_starts;      /* groups of ours lost in a row before they were ever ready */
     uint64_t refused;       /* messages that made no sense */
     int64_t store_retry_ns; /* after a failed commit: nothing new is begun before */
     uint64_t *deleted;      /* [deleted_count]: jobs whose files go once the commit is done */
@@ -84,6 +83,10 @@ void server_request(struct server *server, const struct wire_peer *peer, zmq_msg
 void server_inspected(struct server *server, const struct inspected *inspected);
 /* reports.c: one message of a worker. */
 void server_report(struct server *server, const struct wire_peer *peer, zmq_msg_t *frame);
+/* checkpoints.c */
+status_t server_open_vault(struct server *server, struct error *error);
+void server_take_saved(struct server *server);
+void server_drop_checkpoints(struct server *server, uint64_t job); /* it is over */
 /* reports.c: a result file is durable, or could not be made so. */
 void server_file_finished(struct server *server, const struct finished_file *file);
 /* schedule.c: a slot's job, if it still counts, waits in the queue again; the slot is free. */

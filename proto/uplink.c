@@ -75,6 +75,16 @@ void uplink_close(struct uplink *uplink)
     free(uplink);
 }
 
+void uplink_beside(const char *endpoint, const char *announced, char *reached, size_t bytes)
+{
+    static const char wildcard[] = "tcp://*:";
+    const char *port = strrchr(endpoint, ':');
+    if (strncmp(announced, wildcard, sizeof wildcard - 1) == 0 && strncmp(endpoint, "tcp://", 6) == 0 && port)
+        snprintf(reached, bytes, "%.*s:%s", (int)(port - endpoint), endpoint, announced + sizeof wildcard - 1);
+    else
+        snprintf(reached, bytes, "%s", announced);
+}
+
 void *uplink_socket(const struct uplink *uplink)
 {
     return uplink->socket;

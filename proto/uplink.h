@@ -14,6 +14,7 @@
 #ifndef REFRAIN_PROTO_UPLINK_H
 #define REFRAIN_PROTO_UPLINK_H
 
+#include <stddef.h>
 #include <stdint.h>
 #include "base/status.h"
 
@@ -30,6 +31,10 @@ enum uplink_change { UPLINK_SAME, UPLINK_BACK, UPLINK_GONE };
 status_t uplink_open(const struct uplink_config *config, int64_t now_ns, struct uplink **uplink,
                      struct error *error);
 void uplink_close(struct uplink *uplink); /* NULL is fine; what was said last has 500 ms to leave */
+
+/* Where another socket of the coordinator is, from what it announced: a `*` stands for the host that `endpoint`
+ * names. */
+void uplink_beside(const char *endpoint, const char *announced, char *reached, size_t bytes);
 
 void *uplink_socket(const struct uplink *uplink);  /* the DEALER */
 void *uplink_monitor(const struct uplink *uplink); /* to poll for input; uplink_change reads it */

@@ -297,10 +297,6 @@ static status_t open_coordinator(struct rehearsal *s, struct error *error)
 {
     status_t status = server_open_core(&s->settings, send_frame, s, &s->server, error);
     if (status != STATUS_OK) return status;
-    struct vault_config vault = {.keep = (int)s->settings.checkpoint_keep};
-    if (s->settings.checkpoint_limit && !s->server->vault)
-        status = vault_open(&vault, &s->server->vault, error);
-    snprintf(s->server->vault_endpoint, sizeof s->server->vault_endpoint, "virtual");
     office_listen(take_report, s);
     turn_at(s, world_now_ns());
     return status;
