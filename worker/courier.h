@@ -35,6 +35,7 @@ enum { COURIER_JOBS = 64 }; /* at once, as many as a rank may be at work on */
 struct courier_config {
     const char *public_key, *secret_key, *server_key; /* CURVE, Z85; NULL for none; borrowed until close */
     int64_t patience_ns;                              /* for one checkpoint; 0: 60 s */
+    int64_t pace_ns; /* at least between two checkpoints, of all jobs in turn; 0: as they come */
 };
 
 /* Names one checkpoint. step: steps finished when it was made, over all passes of a job that compares. */
@@ -54,8 +55,8 @@ void courier_close(
 void courier_connect(struct courier *courier, const char *endpoint);
 
 /* Memory for a checkpoint of that job, the caller's until courier_send, courier_forget or the next
- * courier_buffer of the job. NULL: no vault, no memory, or COURIER_JOBS others were not forgotten. A
- * checkpoint of the job that waits is given up for it. */
+ * courier_buffer of the job. NULL: no vault, no memory, sooner than the pace allows, or COURIER_JOBS others
+ * were not forgotten. A checkpoint of the job that waits is given up for it. */
 void *courier_buffer(struct courier *courier, uint64_t job, size_t bytes);
 /* Takes the buffer back and sends name->bytes of it; the hash is made on the courier's thread. */
 void courier_send(struct courier *courier, void *buffer, const struct checkpoint_name *name);

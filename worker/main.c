@@ -23,6 +23,7 @@
 #include "worker/model/card.h"
 #include "worker/place.h"
 #include "worker/rank.h"
+#include "worker/speed.h"
 
 struct settings {
     const char *coordinator, *group, *seat, *bind, *scratch, *key, *inspect, *bench, *size;
@@ -139,6 +140,7 @@ static void describe(const struct settings *settings, const struct place *place,
     hello->fabric = (char *)(uintptr_t)fabrics[settings->fabric];
     hello->fabric_address = (char *)(uintptr_t)fabric_address(engine->fabric);
     hello->software = (char *)(uintptr_t)REFRAIN_VERSION;
+    hello->has_gflops = speed_measure(engine->ops, engine->team, &hello->gflops, NULL) == STATUS_OK;
     config->coordinator = settings->coordinator;
     config->orphan_ns = settings->orphan_ms * MILLISECOND_NS;
     config->fabric = engine->fabric;
