@@ -13,11 +13,11 @@
 
 enum { CREDITS = 3, MEMBERS = 3 };
 
-#define LATENCY_NS  (5 * MILLISECOND_NS)
-#define DEATH_NS    (2 * MILLISECOND_NS)
-#define JOIN_NS     (10 * SECOND_NS)
-#define BYTES_A_MS  1000.0 /* of a link */
-#define MESSAGE     (1000 - TICKET_BYTES) /* takes a millisecond with its ticket */
+#define LATENCY_NS (5 * MILLISECOND_NS)
+#define DEATH_NS   (2 * MILLISECOND_NS)
+#define JOIN_NS    (10 * SECOND_NS)
+#define BYTES_A_MS 1000.0                /* of a link */
+#define MESSAGE    (1000 - TICKET_BYTES) /* takes a millisecond with its ticket */
 
 static struct fabric *members[MEMBERS];
 
@@ -25,7 +25,8 @@ static int open_members(void **state)
 {
     const struct network_config network = {
         .latency_ns = LATENCY_NS, .bytes_per_second = BYTES_A_MS * 1000, .death_ns = DEATH_NS};
-    const struct fabric_config config = {.kind = "zmq", .bind = "virtual", .credits = CREDITS, .max_bytes = 4096};
+    const struct fabric_config config = {
+        .kind = "zmq", .bind = "virtual", .credits = CREDITS, .max_bytes = 4096};
     assert_int_equal(world_open(NULL), STATUS_OK);
     assert_int_equal(network_open(&network, NULL), STATUS_OK);
     for (int i = 0; i < MEMBERS; i++) assert_int_equal(fabric_open(&config, &members[i], NULL), STATUS_OK);

@@ -36,8 +36,8 @@ static void expect_cycle(const struct cycle_case *c)
     struct error error;
     if (case_cycle(&lab, c, &found, &error) != STATUS_OK) fail_msg("%s", error.text);
     if (fabs(found.simulated / found.predicted - 1) > 0.02)
-        fail_msg("%d ranks, %d jobs, %d branches, hop %g: %.3f stage times, predicted %.3f", c->ranks, c->jobs,
-                 c->branches, c->hop, found.simulated, found.predicted);
+        fail_msg("%d ranks, %d jobs, %d branches, hop %g: %.3f stage times, predicted %.3f", c->ranks,
+                 c->jobs, c->branches, c->hop, found.simulated, found.predicted);
 }
 
 static void expect_cycles(double hop)
@@ -98,7 +98,8 @@ static void expect_share(const struct cached_found *found, double of, double lea
 static void with_one_head_block_a_shifted_split_loses_nothing_but_what_whole_blocks_cost(void **state)
 {
     for (int jobs = 6; jobs <= 10; jobs += 2) {
-        struct cached_found found = run_cached((struct cached_case){.jobs = jobs, .head = 1, .layout = LAYOUT_SHIFTED});
+        struct cached_found found =
+            run_cached((struct cached_case){.jobs = jobs, .head = 1, .layout = LAYOUT_SHIFTED});
         expect_share(&found, found.possible, 0.98, "shifted split");
     }
 }
@@ -134,8 +135,8 @@ static struct hand_job plain_job(uint64_t seed)
     return (struct hand_job){.steps = 6, .width = 32, .height = 32, .frames = 5, .seed = seed, .guidance = 5};
 }
 
-static void run(struct split split, const double *speeds, struct costs costs, enum hand_end end, struct hand_job *jobs,
-                int count, struct hand_result *result)
+static void run(struct split split, const double *speeds, struct costs costs, enum hand_end end,
+                struct hand_job *jobs, int count, struct hand_result *result)
 {
     char model[PATH_MAX];
     struct error error;
@@ -146,7 +147,8 @@ static void run(struct split split, const double *speeds, struct costs costs, en
                                  .costs = costs,
                                  .network = {.latency_ns = MILLISECOND_NS / 10},
                                  .end = end};
-    if (lab_model(&lab, 8, model, &error) != STATUS_OK || hand_run(&config, jobs, count, result, &error) != STATUS_OK)
+    if (lab_model(&lab, 8, model, &error) != STATUS_OK ||
+        hand_run(&config, jobs, count, result, &error) != STATUS_OK)
         fail_msg("%s", error.text);
     for (int i = 0; i < count; i++)
         if (jobs[i].failure[0]) fail_msg("job %d: %s", i, jobs[i].failure);
@@ -163,8 +165,8 @@ static void every_piece_of_work_takes_its_time_and_no_other(void **state)
                                 .frame_ns = 50 * MILLISECOND_NS};
     run((struct split){.members = 2, .run = {3, 5}}, NULL, costs, HAND_FILES, &job, 1, &result);
     /* Two branches, two layers of text, two latent frames. */
-    assert_int_equal(result.busy_ns[0],
-                     6 * 2 * (3 * 10 + 2 + 3) * MILLISECOND_NS + 2 * 2 * 7 * MILLISECOND_NS + 2 * 50 * MILLISECOND_NS);
+    assert_int_equal(result.busy_ns[0], 6 * 2 * (3 * 10 + 2 + 3) * MILLISECOND_NS +
+                                            2 * 2 * 7 * MILLISECOND_NS + 2 * 50 * MILLISECOND_NS);
     assert_int_equal(result.busy_ns[1], 6 * 2 * 5 * 10 * MILLISECOND_NS);
     hand_free(&job, 1);
 }
@@ -175,8 +177,8 @@ static void blocks_in_proportion_to_speed_keep_unequal_ranks_equally_busy(void *
     struct hand_result result;
     const double speeds[] = {1, 2, 1};
     for (int i = 0; i < 4; i++) jobs[i] = plain_job((uint64_t)i);
-    run((struct split){.members = 3, .run = {2, 4, 2}}, speeds, (struct costs){.block_ns = 10 * MILLISECOND_NS},
-        HAND_STEPS, jobs, 4, &result);
+    run((struct split){.members = 3, .run = {2, 4, 2}}, speeds,
+        (struct costs){.block_ns = 10 * MILLISECOND_NS}, HAND_STEPS, jobs, 4, &result);
     for (int i = 0; i < 3; i++) assert_int_equal(result.busy_ns[i], 4 * 6 * 2 * 2 * 10 * MILLISECOND_NS);
 }
 
@@ -187,8 +189,12 @@ enum { COMPANY = 6 };
 /* Sizes, step counts, guidance and policies of all sorts. */
 static void make_company(struct hand_job jobs[COMPANY])
 {
-    static const char *const caches[COMPANY] = {NULL, "interval:N=3,F=1", "fbcache:threshold=0.3", NULL,
-                                                  "interval:N=2,forecast=taylor1", "mask:F=1,mask=1101011"};
+    static const char *const caches[COMPANY] = {NULL,
+                                                "interval:N=3,F=1",
+                                                "fbcache:threshold=0.3",
+                                                NULL,
+                                                "interval:N=2,forecast=taylor1",
+                                                "mask:F=1,mask=1101011"};
     for (int i = 0; i < COMPANY; i++) {
         jobs[i] = plain_job((uint64_t)i + 10);
         jobs[i].cache = caches[i];
@@ -220,8 +226,7 @@ static void latents_are_the_same_alone_and_in_company_on_any_number_of_ranks(voi
                                    {.members = 8, .run = {1, 1, 1, 1, 1, 1, 1, 1}},
                                    {.members = 4, .head = 1, .floating = true, .run = {2, 2, 2, 1}}};
     make_company(alone);
-    for (int i = 0; i < COMPANY; i++)
-        run(splits[0], NULL, costs, HAND_FILES, &alone[i], 1, &result);
+    for (int i = 0; i < COMPANY; i++) run(splits[0], NULL, costs, HAND_FILES, &alone[i], 1, &result);
     for (size_t i = 0; i < sizeof splits / sizeof *splits; i++) {
         make_company(beside);
         run(splits[i], NULL, costs, HAND_FILES, beside, COMPANY, &result);

@@ -43,10 +43,13 @@ static struct rehearsal *begin(int ranks)
         .model = model,
         .directory = lab.directory,
         .ranks = ranks,
-        .costs = {.block_ns = 10 * MILLISECOND_NS, .text_ns = 20 * MILLISECOND_NS, .frame_ns = 100 * MILLISECOND_NS},
+        .costs = {.block_ns = 10 * MILLISECOND_NS,
+                  .text_ns = 20 * MILLISECOND_NS,
+                  .frame_ns = 100 * MILLISECOND_NS},
         .network = {.latency_ns = MILLISECOND_NS / 20, .death_ns = 2 * MILLISECOND_NS},
         .start_ns = START_NS};
-    if (lab_model(&lab, LAYERS, model, &error) != STATUS_OK || rehearsal_open(&config, &r, &error) != STATUS_OK)
+    if (lab_model(&lab, LAYERS, model, &error) != STATUS_OK ||
+        rehearsal_open(&config, &r, &error) != STATUS_OK)
         fail_msg("%s", error.text);
     return r;
 }
@@ -56,15 +59,16 @@ static int submit(struct rehearsal *r)
     Refrain__JobSpec spec = REFRAIN__JOB_SPEC__INIT;
     struct error error;
     int job;
-    spec.has_seed = spec.has_steps = spec.has_width = spec.has_height = spec.has_frames = spec.has_save_latents = 1;
-    spec.model = (char *)(uintptr_t)"tiny";
-    spec.prompt = (char *)(uintptr_t)"a red fox in the snow";
+    spec.has_seed = spec.has_steps = spec.has_width = spec.has_height = spec.has_frames =
+        spec.has_save_latents = 1;
+    spec.model = (char *)(uintptr_t) "tiny";
+    spec.prompt = (char *)(uintptr_t) "a red fox in the snow";
     spec.seed = 7;
     spec.steps = STEPS;
     spec.width = spec.height = 32;
     spec.frames = 5;
     spec.save_latents = 1;
-    spec.cache = (char *)(uintptr_t)"interval:N=3,F=1";
+    spec.cache = (char *)(uintptr_t) "interval:N=3,F=1";
     if (rehearsal_submit(r, &spec, &job, &error) != STATUS_OK) fail_msg("%s", error.text);
     return job;
 }
@@ -88,8 +92,9 @@ static struct run take(struct rehearsal *r, int job)
 {
     struct error error;
     const struct rehearsal_job *done = rehearsal_job(r, job);
-    struct run run = {
-        .ended_ns = done->ended_ns - done->submitted_ns, .attempt = done->attempt, .steps = done->steps_reported};
+    struct run run = {.ended_ns = done->ended_ns - done->submitted_ns,
+                      .attempt = done->attempt,
+                      .steps = done->steps_reported};
     if (done->state != REFRAIN__JOB_STATE__JOB_COMPLETED) fail_msg("%s", done->message);
     if (rehearsal_latents(r, job, &run.latents, &run.bytes, &error) != STATUS_OK) fail_msg("%s", error.text);
     rehearsal_close(r);
@@ -119,7 +124,8 @@ static void a_job_ends_after_the_time_its_work_takes(void **state)
     /* Start, text of two branches (two layers each), steps of 3, 40 and 40 ms a stage in a pipeline of two, two latent
      * frames, and some messages. */
     assert_true(run.ended_ns > START_NS + 80 * MILLISECOND_NS + 200 * MILLISECOND_NS);
-    assert_true(run.ended_ns < START_NS + 80 * MILLISECOND_NS + 200 * MILLISECOND_NS + STEPS * 170 * MILLISECOND_NS);
+    assert_true(run.ended_ns <
+                START_NS + 80 * MILLISECOND_NS + 200 * MILLISECOND_NS + STEPS * 170 * MILLISECOND_NS);
     assert_int_equal(run.attempt, 1);
     free(run.latents);
 }

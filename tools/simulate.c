@@ -27,15 +27,16 @@ static const struct option_spec specs[] = {
     {.help = "Experiments"},
     {"model", 0, OPTION_TEXT, FIELD(model), "DIR", .standard = "tests/models/tiny-a",
      .help = "small checkpoint whose blocks are repeated"},
-    {"ranks", 0, OPTION_INT, FIELD(ranks), "P", .min = 0, .max = SEAT_MAX_RANKS,
-     .help = "ranks; 0: several", .standard = "0"},
+    {"ranks", 0, OPTION_INT, FIELD(ranks), "P", .min = 0, .max = SEAT_MAX_RANKS, .help = "ranks; 0: several",
+     .standard = "0"},
     {"jobs", 0, OPTION_INT, FIELD(jobs), "J", .min = 0, .max = 64, .help = "jobs in flight; 0: several",
      .standard = "0"},
     {"percent", 0, OPTION_INT, FIELD(percent), "N", .min = 0, .max = 74, .help = "steps that are hits",
      .standard = "54"},
     {"hop", 0, OPTION_REAL, FIELD(hop), "C", .min = 0, .max = 10, .help = "time of one hop, in stage times",
      .standard = "0"},
-    {"seed", 0, OPTION_INT, FIELD(seed), "N", .min = 0, .max = 1e9, .help = "of the first storm", .standard = "1"},
+    {"seed", 0, OPTION_INT, FIELD(seed), "N", .min = 0, .max = 1e9, .help = "of the first storm",
+     .standard = "1"},
     {"seeds", 0, OPTION_INT, FIELD(seeds), "N", .min = 1, .max = 1e6, .help = "storms", .standard = "10"},
     {"pause", 0, OPTION_DURATION, FIELD(pause_ms), "TIME", .min = 1, .max = 1e6,
      .help = "between two disturbances, on average", .standard = "2s"},
@@ -53,8 +54,8 @@ static status_t cycle_row(struct lab *lab, const struct settings *s, const struc
     struct cycle_found found;
     status_t status = case_cycle(lab, c, &found, error);
     if (status != STATUS_OK) return status;
-    printf(s->csv ? "%d,%d,%d,%g,%.4f,%.4f,%.4f\n" : "%5d %4d %8d %5g %10.3f %10.3f %8.3f\n", c->ranks, c->jobs,
-           c->branches, c->hop, found.predicted, found.simulated, found.simulated / found.predicted);
+    printf(s->csv ? "%d,%d,%d,%g,%.4f,%.4f,%.4f\n" : "%5d %4d %8d %5g %10.3f %10.3f %8.3f\n", c->ranks,
+           c->jobs, c->branches, c->hop, found.predicted, found.simulated, found.simulated / found.predicted);
     fflush(stdout);
     return STATUS_OK;
 }
@@ -84,8 +85,8 @@ static status_t cached_row(struct lab *lab, const struct settings *s, const stru
     if (status != STATUS_OK) return status;
     printf(s->csv ? "%s,%d,%d,%d,%d,%d,%.4f,%.4f,%.4f,%.4f,%.4f,%.3f,%.3f\n"
                   : "%-9s F%dB%d %4d %5d %4d %9.3f %9.3f %9.3f %9.3f %8.3f %6.2f %6.2f\n",
-           layouts[c->layout], c->head, c->tail, c->percent, c->ranks, c->jobs, f.uncached, f.ideal, f.possible,
-           f.simulated, f.simulated / f.ideal, f.hops, f.predicted_hops);
+           layouts[c->layout], c->head, c->tail, c->percent, c->ranks, c->jobs, f.uncached, f.ideal,
+           f.possible, f.simulated, f.simulated / f.ideal, f.hops, f.predicted_hops);
     fflush(stdout);
     return STATUS_OK;
 }
@@ -94,8 +95,10 @@ static status_t simulate_cached(struct lab *lab, const struct settings *s, struc
 {
     static const int heads[] = {1, 8};
     status_t status = STATUS_OK;
-    puts(s->csv ? "layout,head,tail,percent,ranks,jobs,uncached,ideal,possible,simulated,ratio,hops,predicted_hops"
-                : "layout    caps hits ranks jobs  uncached     ideal  possible simulated    ratio   hops  predicted");
+    puts(s->csv ? "layout,head,tail,percent,ranks,jobs,uncached,ideal,possible,simulated,ratio,hops,"
+                  "predicted_hops"
+                : "layout    caps hits ranks jobs  uncached     ideal  possible simulated    ratio   hops  "
+                  "predicted");
     for (size_t h = 0; h < sizeof heads / sizeof *heads; h++)
         for (int layout = LAYOUT_SHIFTED; layout <= LAYOUT_FLOATING; layout++)
             for (int jobs = 6; jobs <= 10 && status == STATUS_OK; jobs += 2) {
@@ -117,8 +120,10 @@ static status_t simulate_storm(struct lab *lab, const struct settings *s, struct
     struct calm calm = {.lab = lab};
     struct storm_found f;
     status_t status = STATUS_OK;
-    puts(s->csv ? "seed,ranks,jobs,kills,stops,losses,processes,steps,wanted,seconds,failed,different"
-                : " seed ranks jobs  kills stops losses  ranks-started  steps (of)   seconds  failed  different");
+    puts(
+        s->csv
+            ? "seed,ranks,jobs,kills,stops,losses,processes,steps,wanted,seconds,failed,different"
+            : " seed ranks jobs  kills stops losses  ranks-started  steps (of)   seconds  failed  different");
     for (int64_t i = 0; i < s->seeds && status == STATUS_OK; i++) {
         struct storm_case c = {.ranks = s->ranks ? (int)s->ranks : 4,
                                .jobs = s->jobs ? (int)s->jobs : 8,
@@ -151,7 +156,8 @@ int main(int argc, char **argv)
     struct options *options;
     struct error error;
     struct lab lab;
-    if (options_parse(&table, 0, argc, argv, &settings, &options, &error) != STATUS_OK) return complain(&error);
+    if (options_parse(&table, 0, argc, argv, &settings, &options, &error) != STATUS_OK)
+        return complain(&error);
     const char *verb = options_operand_count(options) == 1 ? options_operand(options, 0) : "";
     if (settings.help || !*verb) {
         puts("simulate - the service on a virtual clock\n\n  simulate cycle|cached|storm [options]\n");

@@ -14,7 +14,7 @@ enum {
     FRAMES = 1,
     CYCLE_STEPS = 30,
     CACHED_STEPS = 100,
-    WARMUP = 10, /* steps that are not measured */
+    WARMUP = 10,     /* steps that are not measured */
     LONGEST_RUN = 3, /* of hits, as real policies have it */
     CYCLE_LAYERS = 8,
     CACHED_LAYERS = 40,
@@ -46,7 +46,8 @@ static status_t check_jobs(int jobs, int ranks, struct error *error)
 static status_t check_failures(const struct hand_job *jobs, int count, struct error *error)
 {
     for (int i = 0; i < count; i++)
-        if (jobs[i].failure[0]) return error_set(error, STATUS_INTERNAL, "job %d: %s", i + 1, jobs[i].failure);
+        if (jobs[i].failure[0])
+            return error_set(error, STATUS_INTERNAL, "job %d: %s", i + 1, jobs[i].failure);
     return STATUS_OK;
 }
 
@@ -165,10 +166,8 @@ static void shift_blocks(double hit_rate, int blocks, struct split *s)
 void split_blocks(const struct cached_case *w, struct split *s)
 {
     int blocks = (w->layers ? w->layers : CACHED_LAYERS) - w->head - w->tail;
-    *s = (struct split){.members = w->ranks,
-                        .head = w->head,
-                        .tail = w->tail,
-                        .floating = w->layout == LAYOUT_FLOATING};
+    *s = (struct split){
+        .members = w->ranks, .head = w->head, .tail = w->tail, .floating = w->layout == LAYOUT_FLOATING};
     if (w->layout == LAYOUT_EVEN)
         cut_evenly(blocks, w->ranks, s->run);
     else

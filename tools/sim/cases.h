@@ -18,9 +18,9 @@
 /* Jobs and branches as micro-batches on an even split, without caching. */
 struct cycle_case {
     int ranks, jobs, branches;
-    double hop;      /* c: the time of one hop, in stage times */
-    bool occupies;   /* the hop occupies its link for that time; otherwise it is latency alone */
-    int layers;      /* 0: 8 */
+    double hop;    /* c: the time of one hop, in stage times */
+    bool occupies; /* the hop occupies its link for that time; otherwise it is latency alone */
+    int layers;    /* 0: 8 */
 };
 
 struct cycle_found {
@@ -42,12 +42,12 @@ struct cached_case {
 };
 
 struct cached_found {
-    double hit_rate;  /* of the steps that were measured */
-    double ideal;     /* job-steps in the time of one whole branch on one rank, if work could be cut anywhere */
-    double possible;  /* the same with whole blocks: the busiest rank of this layout never rests */
+    double hit_rate; /* of the steps that were measured */
+    double ideal; /* job-steps in the time of one whole branch on one rank, if work could be cut anywhere */
+    double possible; /* the same with whole blocks: the busiest rank of this layout never rests */
     double simulated;
-    double uncached;  /* the even split without caching, never waiting */
-    double hops;      /* per branch-step, on all links */
+    double uncached; /* the even split without caching, never waiting */
+    double hops;     /* per branch-step, on all links */
     double predicted_hops;
     uint64_t hit_hops; /* sent for steps that were hits: none */
     int run[SEAT_MAX_RANKS];

@@ -29,37 +29,39 @@ static int64_t for_rows(int64_t ns, const struct denoiser_work *work)
     return costs.rows ? ns * token_count(&work->grid) / costs.rows : ns;
 }
 
-void __wrap_denoiser_blocks(const struct denoiser *denoiser, struct team *team, const struct denoiser_work *work,
-                            const struct denoiser_context *context, const float *modulation, float *x, int first,
-                            int count, _Atomic uint64_t *progress)
+void __wrap_denoiser_blocks(const struct denoiser *denoiser, struct team *team,
+                            const struct denoiser_work *work, const struct denoiser_context *context,
+                            const float *modulation, float *x, int first, int count,
+                            _Atomic uint64_t *progress)
 {
     world_charge(for_rows(costs.block_ns, work) * count);
     __real_denoiser_blocks(denoiser, team, work, context, modulation, x, first, count, progress);
 }
 
-void __wrap_denoiser_embed(const struct denoiser *denoiser, struct team *team, const struct denoiser_work *work,
-                           const float *latent, float *x)
+void __wrap_denoiser_embed(const struct denoiser *denoiser, struct team *team,
+                           const struct denoiser_work *work, const float *latent, float *x)
 {
     world_charge(for_rows(costs.embed_ns, work));
     __real_denoiser_embed(denoiser, team, work, latent, x);
 }
 
-void __wrap_denoiser_output(const struct denoiser *denoiser, struct team *team, const struct denoiser_work *work,
-                            const float *modulation, const float *x, float *velocity)
+void __wrap_denoiser_output(const struct denoiser *denoiser, struct team *team,
+                            const struct denoiser_work *work, const float *modulation, const float *x,
+                            float *velocity)
 {
     world_charge(for_rows(costs.output_ns, work));
     __real_denoiser_output(denoiser, team, work, modulation, x, velocity);
 }
 
-status_t __wrap_text_encoder_encode(struct text_encoder *encoder, struct team *team, const int32_t *ids, int count,
-                                    float *rows, struct error *error)
+status_t __wrap_text_encoder_encode(struct text_encoder *encoder, struct team *team, const int32_t *ids,
+                                    int count, float *rows, struct error *error)
 {
     world_charge(costs.text_ns);
     return __real_text_encoder_encode(encoder, team, ids, count, rows, error);
 }
 
-int __wrap_vae_decode(struct vae_stream *stream, struct team *team, const float *latents, int latent_frames, int t,
-                      float *frames)
+int __wrap_vae_decode(struct vae_stream *stream, struct team *team, const float *latents, int latent_frames,
+                      int t, float *frames)
 {
     world_charge(costs.frame_ns);
     return __real_vae_decode(stream, team, latents, latent_frames, t, frames);

@@ -83,7 +83,7 @@ static void order_load(struct hand *h)
     split.run = run;
     load.has_epoch = 1;
     load.epoch = 1;
-    load.model = (char *)(uintptr_t)"tiny";
+    load.model = (char *)(uintptr_t) "tiny";
     load.directory = (char *)(uintptr_t)h->config->model;
     load.split = &split;
     for (int i = 0; i < h->members; i++) order(h, i, REFRAIN__WORKER_ORDER__BODY_LOAD, &load);
@@ -96,7 +96,7 @@ static void order_job(struct hand *h, int index)
     Refrain__JobSpec spec = REFRAIN__JOB_SPEC__INIT;
     spec.has_seed = spec.has_steps = spec.has_guidance = spec.has_width = spec.has_height = spec.has_frames =
         spec.has_fps = spec.has_save_latents = spec.has_checkpoint_every = 1;
-    spec.model = (char *)(uintptr_t)"tiny";
+    spec.model = (char *)(uintptr_t) "tiny";
     spec.prompt = (char *)(uintptr_t)(job->prompt ? job->prompt : "a red fox in the snow");
     spec.seed = job->seed;
     spec.steps = (uint32_t)job->steps;
@@ -112,7 +112,7 @@ static void order_job(struct hand *h, int index)
     assign.job = (uint64_t)index + 1;
     assign.attempt = 1;
     assign.spec = &spec;
-    assign.tenant = (char *)(uintptr_t)"";
+    assign.tenant = (char *)(uintptr_t) "";
     order(h, h->config->split.floating ? index % h->members : 0, REFRAIN__WORKER_ORDER__BODY_ASSIGN, &assign);
 }
 
@@ -120,7 +120,8 @@ static void order_job(struct hand *h, int index)
 
 static void fail(struct hand *h, const char *who, const char *why)
 {
-    if (h->failure.status == STATUS_OK) error_set(&h->failure, STATUS_PEER_LOST, "%s: %s", who, why ? why : "");
+    if (h->failure.status == STATUS_OK)
+        error_set(&h->failure, STATUS_PEER_LOST, "%s: %s", who, why ? why : "");
 }
 
 static struct hand_job *job_of(struct hand *h, uint64_t number)
@@ -205,7 +206,8 @@ static int rank_of(const struct hand *h, const struct wire_peer *peer)
     return -1;
 }
 
-static void take_report(void *context, const struct wire_peer *peer, const void *bytes, size_t size, int64_t said_ns)
+static void take_report(void *context, const struct wire_peer *peer, const void *bytes, size_t size,
+                        int64_t said_ns)
 {
     struct hand *h = context;
     struct error error;
@@ -279,8 +281,8 @@ static status_t open_seats(struct hand *h, struct error *error)
 
 static void add_up(const struct hand *h, struct hand_result *result)
 {
-    *result = (struct hand_result){
-        .began_ns = h->began_ns, .ended_ns = world_now_ns(), .events = world_events()};
+    *result =
+        (struct hand_result){.began_ns = h->began_ns, .ended_ns = world_now_ns(), .events = world_events()};
     for (int i = 0; i < h->members; i++) {
         result->busy_ns[i] = seat_busy_ns(h->seats[i]);
         for (int k = 0; k < h->members; k++)
@@ -288,8 +290,8 @@ static void add_up(const struct hand *h, struct hand_result *result)
     }
 }
 
-status_t hand_run(const struct hand_config *config, struct hand_job *jobs, int count, struct hand_result *result,
-                  struct error *error)
+status_t hand_run(const struct hand_config *config, struct hand_job *jobs, int count,
+                  struct hand_result *result, struct error *error)
 {
     struct hand h = {
         .config = config, .jobs = jobs, .count = count, .open = count, .members = config->split.members};

@@ -63,8 +63,8 @@ struct hand_result {
 };
 
 /* STATUS_DEADLINE: nothing moves any more. A job's failure is in the job. */
-status_t hand_run(const struct hand_config *config, struct hand_job *jobs, int count, struct hand_result *result,
-                  struct error *error);
+status_t hand_run(const struct hand_config *config, struct hand_job *jobs, int count,
+                  struct hand_result *result, struct error *error);
 void hand_free(struct hand_job *jobs, int count); /* the latents */
 
 #endif

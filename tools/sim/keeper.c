@@ -27,7 +27,7 @@ struct parcel {
 struct courier {
     struct courier *next; /* of all there ever were */
     bool connected, over;
-    int64_t since_ns; /* over */
+    int64_t since_ns;                   /* over */
     struct parcel *under_way, *waiting; /* under_way: one of each job; waiting: the newest of each */
     struct parcel *arrivals, **arrivals_end;
     struct courier_counts counts;

@@ -36,7 +36,8 @@ status_t lab_model(struct lab *lab, int layers, char directory[PATH_MAX], struct
     model_path(lab, layers, directory);
     for (int i = 0; i < lab->count; i++)
         if (lab->layers[i] == layers) return STATUS_OK;
-    if (lab->count == LAB_MODELS) return error_set(error, STATUS_NO_MEMORY, "more than %d models", LAB_MODELS);
+    if (lab->count == LAB_MODELS)
+        return error_set(error, STATUS_NO_MEMORY, "more than %d models", LAB_MODELS);
     lab->layers[lab->count++] = layers;
     return tiny_make(lab->source, directory, layers, error);
 }

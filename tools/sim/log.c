@@ -36,5 +36,6 @@ void log_line(enum log_level level, const char *format, ...)
     va_start(arguments, format);
     vsnprintf(text, sizeof text, format, arguments);
     va_end(arguments);
-    fprintf(stderr, "%10.4f %-5s %s: %s\n", (double)clock_now_ns() / (double)SECOND_NS, names[level], speaker, text);
+    fprintf(stderr, "%10.4f %-5s %s: %s\n", (double)clock_now_ns() / (double)SECOND_NS, names[level], speaker,
+            text);
 }

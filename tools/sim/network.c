@@ -45,7 +45,7 @@ struct fabric {
     char address[FABRIC_ADDRESS_BYTES];
     bool closed, killed, stopped;
     int64_t since_ns; /* killed or stopped: what its turn under way would have sent later is not sent */
-    int descriptor; /* always readable: nobody ever sleeps on it here */
+    int descriptor;   /* always readable: nobody ever sleeps on it here */
     void (*wake)(void *context);
     void *wake_context;
 
@@ -344,11 +344,9 @@ static void arrive(void *context, uint64_t unused)
     }
     f->traffic.messages_received++;
     f->traffic.bytes_received += m->ticket.bytes;
-    push(f, &(struct fabric_event){.kind = FABRIC_RECEIVED,
-                                   .peer = from,
-                                   .ticket = m->ticket,
-                                   .payload = m->payload,
-                                   .hold = m});
+    push(f,
+         &(struct fabric_event){
+             .kind = FABRIC_RECEIVED, .peer = from, .ticket = m->ticket, .payload = m->payload, .hold = m});
 }
 
 /* When a message that is posted now has left. */
@@ -388,8 +386,8 @@ static struct message *make_message(struct fabric *f, struct fabric *to, const s
     return m;
 }
 
-status_t fabric_post(struct fabric *f, int peer, const struct ticket *ticket, const void *payload, uint64_t cookie,
-                     struct error *error)
+status_t fabric_post(struct fabric *f, int peer, const struct ticket *ticket, const void *payload,
+                     uint64_t cookie, struct error *error)
 {
     if (!f->joined || f->over) return report_over(f, error);
     if (peer < 0 || peer >= f->count || peer == f->self || ticket->bytes > f->max_bytes ||
@@ -415,7 +413,8 @@ status_t fabric_post(struct fabric *f, int peer, const struct ticket *ticket, co
 bool fabric_can_post(const struct fabric *f, int peer)
 {
     if (!f->joined || f->over || peer < 0 || peer >= f->count || peer == f->self) return false;
-    if (f->credits[peer] == 0) ((struct fabric *)(uintptr_t)f)->starved[peer] = true; /* to be told of the next */
+    if (f->credits[peer] == 0)
+        ((struct fabric *)(uintptr_t)f)->starved[peer] = true; /* to be told of the next */
     return f->credits[peer] > 0;
 }
 

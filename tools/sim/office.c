@@ -153,7 +153,8 @@ static void send_report(struct control *c, const Refrain__WorkerReport *report)
     uint8_t *bytes = malloc(size);
     if (!bytes) abort();
     refrain__worker_report__pack(report, bytes);
-    world_at(clock_now_ns() + office.config.delay_ns, WORLD_ARRIVES, report_arrives, make_letter(c, bytes, size), 0);
+    world_at(clock_now_ns() + office.config.delay_ns, WORLD_ARRIVES, report_arrives,
+             make_letter(c, bytes, size), 0);
     free(bytes);
 }
 
@@ -284,8 +285,8 @@ void office_order(const struct wire_peer *peer, const void *bytes, size_t size)
     for (struct control *c = office.controls; c; c = c->next) {
         struct wire_peer theirs = peer_of(c);
         if (!wire_peer_equal(&theirs, peer)) continue;
-        world_at(clock_now_ns() + office.config.delay_ns, WORLD_ARRIVES, order_arrives, make_letter(c, bytes, size),
-                 0);
+        world_at(clock_now_ns() + office.config.delay_ns, WORLD_ARRIVES, order_arrives,
+                 make_letter(c, bytes, size), 0);
         return;
     }
 }

@@ -69,7 +69,8 @@ static void put_letter(struct rehearsal *s, const struct wire_peer *peer, bool o
 }
 
 /* office_report_fn */
-static void take_report(void *context, const struct wire_peer *peer, const void *bytes, size_t size, int64_t said_ns)
+static void take_report(void *context, const struct wire_peer *peer, const void *bytes, size_t size,
+                        int64_t said_ns)
 {
     put_letter(context, peer, true, bytes, size);
 }
@@ -145,7 +146,8 @@ static void take_job(struct rehearsal *s, const Refrain__Job *now)
     bool denoising = now->progress && now->progress->phase == REFRAIN__PHASE__PHASE_DENOISE;
     int steps = denoising ? (int)now->progress->step : 0;
     if (steps > job->steps_done || now->attempt != job->attempt) {
-        job->steps_reported += steps > job->steps_done && now->attempt == job->attempt ? steps - job->steps_done : 0;
+        job->steps_reported +=
+            steps > job->steps_done && now->attempt == job->attempt ? steps - job->steps_done : 0;
         job->steps_done = steps;
     }
     job->state = now->state;
@@ -244,11 +246,13 @@ const struct rehearsal_job *rehearsal_job(const struct rehearsal *s, int job)
     return &s->jobs[job];
 }
 
-status_t rehearsal_latents(const struct rehearsal *s, int job, void **bytes, size_t *size, struct error *error)
+status_t rehearsal_latents(const struct rehearsal *s, int job, void **bytes, size_t *size,
+                           struct error *error)
 {
     char path[PATH_MAX];
     struct stat about;
-    snprintf(path, sizeof path, "%.4000s/results/%lu/latents.safetensors", s->data, (unsigned long)s->jobs[job].id);
+    snprintf(path, sizeof path, "%.4000s/results/%lu/latents.safetensors", s->data,
+             (unsigned long)s->jobs[job].id);
     FILE *file = fopen(path, "rb");
     if (!file) return error_set(error, STATUS_NOT_FOUND, "%s: %m", path);
     void *read = fstat(fileno(file), &about) == 0 ? malloc((size_t)about.st_size + 1) : NULL;
@@ -342,7 +346,8 @@ static status_t open_world(struct rehearsal *s, struct error *error)
     return status;
 }
 
-status_t rehearsal_open(const struct rehearsal_config *config, struct rehearsal **rehearsal, struct error *error)
+status_t rehearsal_open(const struct rehearsal_config *config, struct rehearsal **rehearsal,
+                        struct error *error)
 {
     struct rehearsal *s = calloc(1, sizeof *s);
     if (!s) return error_set(error, STATUS_NO_MEMORY, "no memory for a virtual service");
@@ -432,8 +437,8 @@ status_t rehearsal_finish(struct rehearsal *s, int64_t limit_ns, struct error *e
     while (count_open(s) && world_now_ns() < end_ns)
         if (!world_step()) break;
     if (!count_open(s)) return STATUS_OK;
-    return error_set(error, STATUS_DEADLINE, "%d of %d jobs have not ended after %.1f s", count_open(s), s->count,
-                     (double)limit_ns / SECOND_NS);
+    return error_set(error, STATUS_DEADLINE, "%d of %d jobs have not ended after %.1f s", count_open(s),
+                     s->count, (double)limit_ns / SECOND_NS);
 }
 
 void rehearsal_kill(struct rehearsal *s, int rank)
@@ -460,7 +465,7 @@ void rehearsal_counts(const struct rehearsal *s, struct rehearsal_counts *counts
     const struct group *group = s->server ? groups_at(s->server->groups, 0) : NULL;
     if (s->server && s->server->vault) vault_stats(s->server->vault, &vault);
     *counts = (struct rehearsal_counts){.processes = starter_started(s->starter),
-                                      .epoch = group ? group->epoch : 0,
-                                      .checkpoints = vault.saved,
-                                      .events = world_events()};
+                                        .epoch = group ? group->epoch : 0,
+                                        .checkpoints = vault.saved,
+                                        .events = world_events()};
 }

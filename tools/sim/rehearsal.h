@@ -31,8 +31,8 @@ struct rehearsal_config {
     const double *speeds; /* [ranks]; NULL: all 1 */
     struct costs costs;
     struct network_config network;
-    int64_t start_ns;     /* of a rank's process */
-    bool no_launcher;     /* ranks are started once, by hand */
+    int64_t start_ns;                           /* of a rank's process */
+    bool no_launcher;                           /* ranks are started once, by hand */
     const char *options[REHEARSAL_MAX_OPTIONS]; /* further ones of refrain-coordinator, NULL at the end */
 };
 
@@ -48,14 +48,16 @@ struct rehearsal_job {
     char message[ERROR_TEXT_BYTES];
 };
 
-status_t rehearsal_open(const struct rehearsal_config *config, struct rehearsal **rehearsal, struct error *error);
+status_t rehearsal_open(const struct rehearsal_config *config, struct rehearsal **rehearsal,
+                        struct error *error);
 void rehearsal_close(struct rehearsal *rehearsal); /* NULL is fine */
 
 /* The spec's model, sizes and so on as any client's. *job: index for rehearsal_job. */
 status_t rehearsal_submit(struct rehearsal *rehearsal, Refrain__JobSpec *spec, int *job, struct error *error);
 const struct rehearsal_job *rehearsal_job(const struct rehearsal *rehearsal, int job);
 /* The file latents.safetensors of a completed job that asked for it; malloc'ed. */
-status_t rehearsal_latents(const struct rehearsal *rehearsal, int job, void **bytes, size_t *size, struct error *error);
+status_t rehearsal_latents(const struct rehearsal *rehearsal, int job, void **bytes, size_t *size,
+                           struct error *error);
 
 int64_t rehearsal_now_ns(const struct rehearsal *rehearsal);
 void rehearsal_run(struct rehearsal *rehearsal, int64_t until_ns);

@@ -88,13 +88,13 @@ static void describe(const struct seat *seat, struct control_config *config)
     hello->group = (char *)(uintptr_t)seat->group;
     hello->rank = (uint32_t)seat->config.rank;
     hello->ranks = (uint32_t)seat->config.ranks;
-    hello->host = (char *)(uintptr_t)"virtual";
+    hello->host = (char *)(uintptr_t) "virtual";
     hello->pid = (uint32_t)(PIDS_FROM + network_port(seat->engine.fabric));
     hello->backend = (char *)(uintptr_t)seat->engine.ops->name;
     hello->threads = 1;
     hello->memory_bytes = (uint64_t)1 << 40;
     hello->gflops = 100 * seat->config.speed;
-    hello->fabric = (char *)(uintptr_t)"zmq";
+    hello->fabric = (char *)(uintptr_t) "zmq";
     hello->fabric_address = (char *)(uintptr_t)fabric_address(seat->engine.fabric);
     hello->software = (char *)(uintptr_t)REFRAIN_VERSION;
     config->coordinator = "virtual";
@@ -119,7 +119,8 @@ status_t seat_open(const struct seat_config *config, struct seat **seat, struct 
     s->engine.members = 1;
     status_t status = fabric_open(&fabric, &s->engine.fabric, error);
     if (status != STATUS_OK) goto err_seat;
-    snprintf(s->directory, sizeof s->directory, "%s/rank-%d", config->directory, network_port(s->engine.fabric));
+    snprintf(s->directory, sizeof s->directory, "%s/rank-%d", config->directory,
+             network_port(s->engine.fabric));
     if (mkdir(s->directory, 0700) != 0) {
         status = error_set(error, STATUS_IO, "%s: cannot be made: %m", s->directory);
         goto err_fabric;

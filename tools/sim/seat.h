@@ -39,8 +39,8 @@ void seat_kill(struct seat *seat);
 void seat_stop(struct seat *seat);
 void seat_continue(struct seat *seat);
 
-bool seat_alive(const struct seat *seat); /* neither killed nor ended by itself */
-int seat_port(const struct seat *seat);   /* in the network */
+bool seat_alive(const struct seat *seat);      /* neither killed nor ended by itself */
+int seat_port(const struct seat *seat);        /* in the network */
 int64_t seat_busy_ns(const struct seat *seat); /* time spent computing so far */
 
 #endif

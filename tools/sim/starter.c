@@ -20,9 +20,10 @@ struct starter {
     bool over;
     struct seat *seats[SEAT_MAX_RANKS]; /* current */
     bool replaced[SEAT_MAX_RANKS];      /* by a process of its own, whose end is reported */
-    struct seat *first[SEAT_MAX_RANKS]; /* those that the group began with: one mpirun, which ends with the last */
-    bool ended;                         /* ... and that was reported */
-    struct seat *all[MOST_STARTED];     /* [started] */
+    struct seat
+        *first[SEAT_MAX_RANKS]; /* those that the group began with: one mpirun, which ends with the last */
+    bool ended;                 /* ... and that was reported */
+    struct seat *all[MOST_STARTED]; /* [started] */
     int started;
 };
 
@@ -32,9 +33,9 @@ static void say_launcher(struct starter *s)
     message.has_ranks = message.has_pid = 1;
     message.group = s->group;
     message.ranks = (uint32_t)s->config.ranks;
-    message.host = (char *)(uintptr_t)"virtual";
+    message.host = (char *)(uintptr_t) "virtual";
     message.pid = 1;
-    message.fabric = (char *)(uintptr_t)"zmq";
+    message.fabric = (char *)(uintptr_t) "zmq";
     message.software = (char *)(uintptr_t)REFRAIN_VERSION;
     control_report(s->line, REFRAIN__WORKER_REPORT__BODY_LAUNCHER, &message);
 }
@@ -107,7 +108,8 @@ static void start_all(struct starter *s)
 
 static void replace(struct starter *s, const Refrain__Replace *order)
 {
-    if (!order->group || strcmp(order->group, s->group) != 0 || order->rank >= (uint32_t)s->config.ranks) return;
+    if (!order->group || strcmp(order->group, s->group) != 0 || order->rank >= (uint32_t)s->config.ranks)
+        return;
     if (s->seats[order->rank]) seat_kill(s->seats[order->rank]);
     world_at(world_now_ns() + s->config.start_ns, WORLD_ARRIVES, start_seat, s,
              order->rank + (uint64_t)s->groups * SEAT_MAX_RANKS);

@@ -11,9 +11,10 @@
 
 enum { LAYERS = 8, PERMILLE_STOPS = 300, PERMILLE_LOSSES = 150 };
 
-#define STORM_NS  (20 * SECOND_NS)
-#define LIMIT_NS  (3000 * SECOND_NS)
-#define SILENT_NS (12 * SECOND_NS) /* at most, for a rank that is stopped: beyond what the coordinator waits */
+#define STORM_NS (20 * SECOND_NS)
+#define LIMIT_NS (3000 * SECOND_NS)
+#define SILENT_NS                                                                                            \
+    (12 * SECOND_NS) /* at most, for a rank that is stopped: beyond what the coordinator waits */
 
 /* A mix: guidance on and off, short and long, cached in several ways, still and moving. */
 static const struct kind {
@@ -35,8 +36,8 @@ static status_t submit(struct rehearsal *r, int kind, int *job, struct error *er
     Refrain__JobSpec spec = REFRAIN__JOB_SPEC__INIT;
     spec.has_seed = spec.has_steps = spec.has_width = spec.has_height = spec.has_frames = spec.has_guidance =
         spec.has_save_latents = 1;
-    spec.model = (char *)(uintptr_t)"tiny";
-    spec.prompt = (char *)(uintptr_t)"a red fox in the snow";
+    spec.model = (char *)(uintptr_t) "tiny";
+    spec.prompt = (char *)(uintptr_t) "a red fox in the snow";
     spec.seed = (uint64_t)kind + 40;
     spec.steps = (uint32_t)k->steps;
     spec.width = (uint32_t)k->width;
@@ -51,13 +52,16 @@ static status_t submit(struct rehearsal *r, int kind, int *job, struct error *er
 static status_t begin(struct lab *lab, int ranks, struct rehearsal **r, struct error *error)
 {
     static char model[PATH_MAX];
-    struct rehearsal_config config = {
-        .model = model,
-        .directory = lab->directory,
-        .ranks = ranks,
-        .costs = {.block_ns = 10 * MILLISECOND_NS, .text_ns = 5 * MILLISECOND_NS, .frame_ns = 60 * MILLISECOND_NS},
-        .network = {.latency_ns = MILLISECOND_NS / 20, .bytes_per_second = 1e8, .death_ns = 2 * MILLISECOND_NS},
-        .start_ns = 500 * MILLISECOND_NS};
+    struct rehearsal_config config = {.model = model,
+                                      .directory = lab->directory,
+                                      .ranks = ranks,
+                                      .costs = {.block_ns = 10 * MILLISECOND_NS,
+                                                .text_ns = 5 * MILLISECOND_NS,
+                                                .frame_ns = 60 * MILLISECOND_NS},
+                                      .network = {.latency_ns = MILLISECOND_NS / 20,
+                                                  .bytes_per_second = 1e8,
+                                                  .death_ns = 2 * MILLISECOND_NS},
+                                      .start_ns = 500 * MILLISECOND_NS};
     status_t status = lab_model(lab, LAYERS, model, error);
     return status == STATUS_OK ? rehearsal_open(&config, r, error) : status;
 }
@@ -100,7 +104,8 @@ static uint64_t roll(struct dice *dice, uint64_t sides)
 }
 
 /* One blow, and how long it lasts until the next. */
-static void strike(struct rehearsal *r, const struct storm_case *w, struct dice *dice, struct storm_found *found)
+static void strike(struct rehearsal *r, const struct storm_case *w, struct dice *dice,
+                   struct storm_found *found)
 {
     int rank = (int)roll(dice, (uint64_t)w->ranks);
     uint64_t what = roll(dice, 1000);
@@ -125,7 +130,8 @@ static void strike(struct rehearsal *r, const struct storm_case *w, struct dice 
 
 static void blame(struct storm_found *found, int job, int kind, const char *why)
 {
-    if (!found->first[0]) snprintf(found->first, sizeof found->first, "job %d of kind %d: %.400s", job, kind, why);
+    if (!found->first[0])
+        snprintf(found->first, sizeof found->first, "job %d of kind %d: %.400s", job, kind, why);
 }
 
 static void compare(const struct calm *calm, const struct rehearsal *r, int job, struct storm_found *found)
@@ -166,7 +172,8 @@ status_t storm_run(struct calm *calm, const struct storm_case *wanted, struct st
     }
     status_t status = begin(calm->lab, wanted->ranks, &r, error);
     if (status != STATUS_OK) return status;
-    for (int i = 0; i < wanted->jobs && status == STATUS_OK; i++) status = submit(r, i % STORM_KINDS, &jobs[i], error);
+    for (int i = 0; i < wanted->jobs && status == STATUS_OK; i++)
+        status = submit(r, i % STORM_KINDS, &jobs[i], error);
     int64_t until_ns = wanted->until_ns ? wanted->until_ns : STORM_NS;
     while (status == STATUS_OK && wanted->pause_ns && rehearsal_now_ns(r) < until_ns) {
         rehearsal_run(r, rehearsal_now_ns(r) + (int64_t)roll(&dice, (uint64_t)(2 * wanted->pause_ns)));

@@ -14,7 +14,8 @@ struct video {
     struct video_size size;
 };
 
-status_t video_open(const char *path, const struct video_size *size, struct video **video, struct error *error)
+status_t video_open(const char *path, const struct video_size *size, struct video **video,
+                    struct error *error)
 {
     struct video *v = calloc(1, sizeof *v);
     if (!v || !(v->file = fopen(path, "wb"))) {
@@ -52,7 +53,8 @@ void video_drop(struct video *v)
     free(v);
 }
 
-status_t sheet_write(const char *path, const struct video_size *size, const float *frames, struct error *error)
+status_t sheet_write(const char *path, const struct video_size *size, const float *frames,
+                     struct error *error)
 {
     FILE *file = fopen(path, "wb");
     if (!file) return error_set(error, STATUS_IO, "%s: cannot be written: %m", path);

@@ -4,8 +4,8 @@
 #include <math.h>
 #include <stdlib.h>
 
-#define WALL_BEGIN_MS INT64_C(1700000000000) /* some day: deadlines of jobs are wall clock times */
-#define WORLD_BEGIN_NS SECOND_NS             /* not 0: a time of 0 means "never was" in places */
+#define WALL_BEGIN_MS  INT64_C(1700000000000) /* some day: deadlines of jobs are wall clock times */
+#define WORLD_BEGIN_NS SECOND_NS              /* not 0: a time of 0 means "never was" in places */
 
 struct event {
     int64_t when_ns;

@@ -28,7 +28,8 @@ enum world_rank { WORLD_ARRIVES, WORLD_WORKS };
 typedef void world_event_fn(void *context, uint64_t value);
 
 status_t world_open(struct error *error);
-void world_close(void); /* events that have not happened are forgotten; whoever they would happen to frees himself */
+void world_close(
+    void); /* events that have not happened are forgotten; whoever they would happen to frees himself */
 
 /* A moment that has passed means now. */
 void world_at(int64_t when_ns, enum world_rank rank, world_event_fn *happens, void *context, uint64_t value);
