@@ -133,7 +133,7 @@ static status_t create_cache(struct job *j, struct error *error)
     return status;
 }
 
-void job_begin_pass(struct job *j, int pass)
+void job_enter_pass(struct job *j, int pass)
 {
     const struct denoiser_config *d = &j->engine->model->config.denoiser;
     j->pass = pass;
@@ -141,6 +141,11 @@ void job_begin_pass(struct job *j, int pass)
     bool span = j->reuse && reuse_plan(j->reuse)->policy.site == SITE_SPAN;
     j->span_begin = span ? reuse_plan(j->reuse)->policy.head : d->layers;
     j->span_end = span ? d->layers - reuse_plan(j->reuse)->policy.tail : d->layers;
+}
+
+void job_begin_pass(struct job *j, int pass)
+{
+    job_enter_pass(j, pass);
     j->step = 0;
     j->pass_began_ns = clock_now_ns();
     noise_fill(j->order.seed, j->latent, j->latent_count);
@@ -312,7 +317,10 @@ static enum job_result advance_text(struct job *j)
         if (encode_text(j, b, &error) != STATUS_OK) return job_fail(j, &error);
     j->status.text_seconds = job_seconds_since(j->phase_began_ns);
     job_enter_phase(j, LIFE_OPEN, JOB_PHASE_DENOISE, j->order.steps * j->passes);
-    job_begin_pass(j, 0);
+    if (j->resumed)
+        job_resume(j);
+    else
+        job_begin_pass(j, 0);
     j->told = 0;
     return JOB_ADVANCED;
 }

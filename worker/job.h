@@ -104,19 +104,23 @@ uint64_t job_work(const struct job *job);
 
 /* ---------------------------------------------------------------------------------------- checkpoints */
 
-/* True between two steps: then *step is how many have been finished, over all passes, and job_save may be called.
- * After the last step it stays true until decoding begins. */
+/* True between two steps: then *step is how many have been finished, over all passes, and job_save may be
+ * called. After the last step it stays true until decoding begins. A restored job gets there once it has made
+ * again what its checkpoint left out; *step is then the checkpoint's. */
 bool job_between_steps(const struct job *job, int *step);
-/* Bytes that job_save would write now; 0: the job's caching cannot be saved (SITE_BLOCKS). */
+/* Bytes that job_save would write now; 0: the job cannot be saved now (caching by blocks, SITE_BLOCKS, from
+ * the first block that is reused until the last step is done). */
 size_t job_save_bytes(const struct job *job);
-/* Everything another process needs to go on from here, on any number of ranks, with the same bits: the latent,
- * the solver's history, the policy's and the forecast's bytes, the log of verdicts, and the latents of the steps
- * whose features the rings hold. Only between steps. */
+/* Everything another process needs to go on from here, on any number of ranks, with the same bits: the
+ * latent, the solver's history, the policy's and the forecast's bytes, the log of verdicts, and the latents
+ * of the steps whose features the rings hold. Only between steps; size: job_save_bytes. `bytes` need not be
+ * aligned. */
 void job_save(const struct job *job, void *bytes, size_t size);
-/* Before the first job_advance: the job then encodes its text, recomputes what its rings held, and goes on after
- * the checkpoint's step. Nothing is changed on failure: STATUS_CORRUPT (not a checkpoint, cut off, sizes that do not
- * fit), STATUS_UNSUPPORTED (another format), STATUS_CONFLICT (of another job, model or order). The job may then
- * begin from the start. */
+/* Before the first job_advance: the job then encodes its text, makes the steps again whose features its rings
+ * held, and goes on after the checkpoint's step; one whose steps are all done decodes at once. Nothing is
+ * changed on failure: STATUS_CORRUPT (not a checkpoint, cut off, sizes that do not fit), STATUS_UNSUPPORTED
+ * (another format), STATUS_CONFLICT (of another job, model, order or kind of backend; or the job has begun).
+ * The job may then begin from the start. */
 status_t job_restore(struct job *job, const void *bytes, size_t size, struct error *error);
 
 /* A SENT or RECEIVED event whose cookie or ticket names this job's context. A received payload is copied: the

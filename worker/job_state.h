@@ -1,6 +1,6 @@
 /*
  * job_state.h - the inside of a job, shared by the files that advance it: job.c (its life), job_step.c (the
- * step loop), job_finish.c (decode and files). Compute thread of home.
+ * step loop), job_finish.c (decode and files), job_save.c (checkpoints). Compute thread of home.
  */
 #ifndef REFRAIN_WORKER_JOB_STATE_H
 #define REFRAIN_WORKER_JOB_STATE_H
@@ -86,6 +86,11 @@ struct job {
     struct quality_run *quality;
     struct job_cache report; /* times, and what was compared */
     int computed_steps, reused_steps;
+
+    /* A job that goes on from a checkpoint. Steps whose features it had are made again first. */
+    bool resumed, replaying;
+    int resume_step;                                    /* of the pass */
+    double resumed_text, resumed_denoise, resumed_pass; /* seconds */
 };
 
 /* Floats of block records that travel with a hop. */
@@ -115,8 +120,14 @@ void job_enter_phase(struct job *job, enum life life, enum job_phase phase, int 
 enum job_result job_advance_step(struct job *job);
 /* Noise, solver and policy as at the start of a run over all steps. */
 void job_begin_pass(struct job *job, int pass);
+/* Which caching and which blocks that is. */
+void job_enter_pass(struct job *job, int pass);
 void job_receive(struct job *job, const struct fabric_event *event);
 void job_sent(struct job *job, int branch);
+
+/* job_save.c: in place of the first pass's beginning, and of the end of a step that was made again. */
+void job_resume(struct job *job);
+void job_replayed(struct job *job);
 
 /* job_finish.c */
 enum job_result job_advance_decode(struct job *job);

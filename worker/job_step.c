@@ -40,12 +40,18 @@ static void begin_step(struct job *j)
 /* ---------------------------------------------------------------------------------------------- a branch's
  * walk */
 
-/* The branch's velocity is there, computed or not. */
+/* The latent that enters the step at work. */
+static const float *entering(const struct job *j)
+{
+    return j->replaying ? reuse_past(j->reuse) : j->latent;
+}
+
+/* The branch's velocity is there, computed or not; or, of a step that is made again, what is kept of it. */
 static void finish_branch(struct job *j, int index)
 {
     struct branch *b = &j->branch[index];
     b->state = BRANCH_DONE;
-    if (!j->reuse) return;
+    if (!j->reuse || j->replaying) return;
     enum reuse_site site = reuse_plan(j->reuse)->policy.site;
     if (site == SITE_BLOCKS)
         reuse_blocks(j->reuse, index, branch_records(j, b));
@@ -60,18 +66,22 @@ static void begin_branch(struct job *j, int index)
     const struct model *m = e->model;
     struct branch *b = &j->branch[index];
     float *x = branch_rows(j, b);
-    struct reuse_seen seen = {.latent = j->latent, .time = j->output_modulation, .projection = b->hop};
+    struct reuse_seen seen = {.latent = entering(j), .time = j->output_modulation, .projection = b->hop};
     enum reuse_site site = j->reuse ? reuse_plan(j->reuse)->policy.site : SITE_VELOCITY;
     b->action = ACTION_COMPUTE;
     b->at = 0;
     b->asked = b->inside = false;
     b->state = BRANCH_HERE;
+    if (j->replaying && !reuse_replays(j->reuse, index)) {
+        finish_branch(j, index);
+        return;
+    }
     if (site == SITE_OUTPUT && reuse_begin(j->reuse, e->team, index, &seen) == ACTION_REUSE) {
         reuse_output(j->reuse, e->team, index, j->latent, b->velocity);
         finish_branch(j, index);
         return;
     }
-    denoiser_embed(m->denoiser, e->team, &e->work, j->latent, x);
+    denoiser_embed(m->denoiser, e->team, &e->work, seen.latent, x);
     for (int i = 0; i < record_count(j); i++) branch_records(j, b)[i] = NAN;
     if (site != SITE_SPAN) return;
     seen.embedding = x;
@@ -91,7 +101,9 @@ static void enter_span(struct job *j, int index)
     float *x = branch_rows(j, b);
     b->asked = true;
     b->action = reuse_probe(j->reuse, j->engine->team, index, x);
-    if (b->action == ACTION_REUSE) {
+    if (b->action == ACTION_REUSE && j->replaying) {
+        finish_branch(j, index);
+    } else if (b->action == ACTION_REUSE) {
         reuse_apply(j->reuse, j->engine->team, index, x);
         reuse_tail_begin(j->reuse, index, x);
         b->at = j->span_end;
@@ -115,7 +127,8 @@ static void output_branch(struct job *j, int index)
     struct branch *b = &j->branch[index];
     const float *x = branch_rows(j, b);
     if (j->span_end < e->model->config.denoiser.layers) reuse_tail_end(j->reuse, e->team, index, x);
-    denoiser_output(e->model->denoiser, e->team, &e->work, j->output_modulation, x, b->velocity);
+    if (!j->replaying)
+        denoiser_output(e->model->denoiser, e->team, &e->work, j->output_modulation, x, b->velocity);
     finish_branch(j, index);
 }
 
@@ -127,8 +140,9 @@ static void advance_branch(struct job *j, int index)
     struct branch *b = &j->branch[index];
     int layers = m->config.denoiser.layers;
     if (b->state == BRANCH_NEW) begin_branch(j, index);
+    if (b->state != BRANCH_DONE && b->at == j->span_begin && j->span_begin < layers && !b->asked)
+        enter_span(j, index);
     if (b->state == BRANCH_DONE) return;
-    if (b->at == j->span_begin && j->span_begin < layers && !b->asked) enter_span(j, index);
     if (b->at == j->span_end && b->inside) leave_span(j, index);
     if (b->at < layers) {
         int stop = b->at < j->span_begin ? j->span_begin : b->at < j->span_end ? j->span_end : layers;
@@ -222,12 +236,17 @@ static enum job_result finish_step(struct job *j)
 {
     struct engine *e = j->engine;
     struct solver *solver = j->solver[j->pass];
+    if (j->replaying) {
+        job_replayed(j);
+        return JOB_ADVANCED;
+    }
     if (j->velocity_reused)
         reuse_output(j->reuse, e->team, 0, j->latent, j->velocity);
     else
         guide(j);
     if (j->reuse && reuse_plan(j->reuse)->policy.site == SITE_VELOCITY)
         reuse_observe(j->reuse, e->team, 0, j->latent, j->velocity);
+    if (j->reuse) reuse_remember(j->reuse, j->latent);
     solver_step(solver, e->team, j->step, j->velocity, j->latent);
     double seconds = job_seconds_since(j->step_began_ns);
     time_step(j, seconds);
