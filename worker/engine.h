@@ -14,6 +14,8 @@
 #include "kernels/ops.h"
 #include "worker/model/model.h"
 
+enum { PRIORITIES = 3 }; /* of jobs: enum Priority in refrain.proto */
+
 struct engine {
     const struct ops *ops;
     struct team *team;
@@ -24,6 +26,7 @@ struct engine {
     uint64_t sequence;         /* of the last ticket sent */
     uint64_t contexts;         /* number of the last job context made here */
     _Atomic uint64_t progress; /* grows with every piece of work: read by the control thread for heartbeats */
+    int hops[PRIORITIES];      /* of jobs at home here, with the stages now, by the jobs' priority */
     struct arena arena;        /* of `work` */
     struct denoiser_work work; /* buffers for the grid at work */
 };

@@ -295,7 +295,7 @@ static void go_to(struct job *j, int step)
     j->step = step;
     j->replaying = step < j->resume_step;
     if (j->replaying) return;
-    int64_t now = clock_now_ns();
+    int64_t now = j->step_ended_ns = clock_now_ns();
     j->phase_began_ns = now - (int64_t)(j->resumed_denoise * (double)SECOND_NS);
     j->pass_began_ns = now - (int64_t)(j->resumed_pass * (double)SECOND_NS);
 }

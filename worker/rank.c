@@ -91,7 +91,8 @@ static status_t join(struct rank *r, const Refrain__Epoch *order, struct error *
     r->joined = true;
     r->engine->self = m.self;
     r->engine->members = m.count;
-    return m.self == 0 ? home_create(r->engine, r->config->control, r->config->directory, &r->home, error)
+    return m.self == 0 ? home_create(r->engine, r->config->control, r->config->courier, r->config->directory,
+                                     &r->home, error)
                        : stage_create(r->engine, &r->stage, error);
 }
 
