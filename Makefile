@@ -160,7 +160,7 @@ $(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(TEST_SUPPORT) $(ALL_OBJS)
 SIM_REPLACED := $(BUILD)/base/clock.o $(BUILD)/base/log.o $(BUILD)/worker/control.o $(BUILD)/worker/video.o $(patsubst %.c,$(BUILD)/%.o,\
   $(wildcard cluster/fabric*.c worker/courier*.c coordinator/vault*.c))
 SIM_OBJS     := $(call room,tools/sim) $(filter-out $(SIM_REPLACED),$(ALL_OBJS))
-WRAPPED      := denoiser_blocks denoiser_embed denoiser_output text_encoder_encode vae_decode results_chunk
+WRAPPED      := denoiser_blocks denoiser_embed denoiser_output text_encoder_layer vae_decode results_chunk
 SIM_LIBS     := $(patsubst %,-Wl$(comma)--wrap=%,$(WRAPPED)) $(CLIENT_LIBS) $(COORDINATOR_LIBS) $(WORKER_LIBS)
 
 $(BUILD)/tests/test_sim_%: $(BUILD)/tests/test_sim_%.o $(SIM_OBJS)

@@ -16,7 +16,7 @@ static struct costs costs;
 __typeof__(denoiser_blocks) __real_denoiser_blocks, __wrap_denoiser_blocks;
 __typeof__(denoiser_embed) __real_denoiser_embed, __wrap_denoiser_embed;
 __typeof__(denoiser_output) __real_denoiser_output, __wrap_denoiser_output;
-__typeof__(text_encoder_encode) __real_text_encoder_encode, __wrap_text_encoder_encode;
+__typeof__(text_encoder_layer) __real_text_encoder_layer, __wrap_text_encoder_layer;
 __typeof__(vae_decode) __real_vae_decode, __wrap_vae_decode;
 
 void costs_set(const struct costs *wanted)
@@ -53,11 +53,10 @@ void __wrap_denoiser_output(const struct denoiser *denoiser, struct team *team,
     __real_denoiser_output(denoiser, team, work, modulation, x, velocity);
 }
 
-status_t __wrap_text_encoder_encode(struct text_encoder *encoder, struct team *team, const int32_t *ids,
-                                    int count, float *rows, struct error *error)
+bool __wrap_text_encoder_layer(struct text_run *run, struct team *team)
 {
     world_charge(costs.text_ns);
-    return __real_text_encoder_encode(encoder, team, ids, count, rows, error);
+    return __real_text_encoder_layer(run, team);
 }
 
 int __wrap_vae_decode(struct vae_stream *stream, struct team *team, const float *latents, int latent_frames,
