@@ -18,10 +18,11 @@ enum { BRANCHES = 2, PASSES = 2 };
  * ranks' own silence is noticed within two seconds, so this only bounds a rank that is alive and stuck. */
 #define HOP_TIMEOUT_NS (600 * SECOND_NS)
 
-/* Hops of a home with the stages, for each stage: one at work, and one that waits. What is beyond that stays
- * at home, where it can still be overtaken: by what is urgent, and by older jobs, which so finish earlier
- * without anybody finishing later. Measured with more: docs/scheduling.md. */
-enum { HOPS_PER_STAGE = 2 };
+/* Hops of a home with the stages, for each stage: one at work, one that waits, and two on their way, which keeps
+ * stages busy whose hops take as long as their work (docs/simulation.md). What is beyond that stays at home,
+ * where it can still be overtaken: by what is urgent, and by older jobs, which so finish earlier without anybody
+ * finishing later. */
+enum { HOPS_PER_STAGE = 4 };
 
 /* Frames of a film encoded a call. */
 enum { FILM_FRAMES = 4 };
