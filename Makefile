@@ -145,7 +145,7 @@ install: all ## copy the programs to $(PREFIX)/bin
 
 # ------------------------------------------------------------------------------------------------------------- tests
 
-TEST_PACKAGES := libcmocka-dev clang libclang-rt-dev ffmpeg
+TEST_PACKAGES := libcmocka-dev clang libclang-rt-dev ffmpeg iproute2 procps
 
 TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
 FUZZERS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/fuzz_*.c))
@@ -185,7 +185,15 @@ FUZZ_SECONDS ?= 15
 test: ## install what tests need, build, run every test (a short fuzz included)
 	@tools/deps.sh $(PACKAGES) $(TEST_PACKAGES)
 	@$(MAKE) --no-print-directory -j$(CORES) test-programs
-	@tools/run_tests.sh $(TESTS) $(foreach f,$(FUZZERS),"tools/fuzz.sh $(f) $(FUZZ_SECONDS)")
+	@tools/run_tests.sh $(TESTS) $(if $(SANITIZE),,"tests/hosts/run.sh $(BUILD)") \
+	  $(foreach f,$(FUZZERS),"tools/fuzz.sh $(f) $(FUZZ_SECONDS)")
+
+SLURM_PACKAGES := slurmd slurmctld slurm-client munge iproute2
+.PHONY: test-slurm
+test-slurm: ## a Slurm of three namespaces (installs it): jobs through ranks in an allocation, and their replacements
+	@tools/deps.sh $(PACKAGES) $(SLURM_PACKAGES)
+	@$(MAKE) --no-print-directory -j$(CORES) all
+	@tests/slurm/run.sh $(BUILD)
 
 test-programs: all $(TESTS) $(FUZZERS)
 

@@ -2,12 +2,11 @@
  * scratch.h - this process' private directory for files in the making.
  *
  *     struct scratch scratch;
- *     scratch_open("/tmp", "refrain-worker", &scratch, &error);    makes /tmp/refrain-worker-PID, sweeps
- * those of dead processes
+ *     scratch_open("/tmp", "refrain-worker", &scratch, &error);    makes /tmp/refrain-worker-PID-XXXXXX
  *     ... scratch.path ...
  *     scratch_close(&scratch);                    removes it and what is in it
  *
- * A killed program cannot remove its files; the next one of that name that starts on the host does it for it.
+ * A killed program cannot remove its files; scratch_open does it for earlier ones of that name whose lock is free.
  */
 #ifndef REFRAIN_BASE_SCRATCH_H
 #define REFRAIN_BASE_SCRATCH_H
@@ -18,6 +17,7 @@ enum { SCRATCH_PATH_BYTES = 3072 };
 
 struct scratch {
     char path[SCRATCH_PATH_BYTES];
+    int lock; /* held while this process lives: so that nobody sweeps it away */
 };
 
 /* program: the first part of the directory's name. */

@@ -158,7 +158,7 @@ status_t job_create(struct engine *engine, const struct job_order *order, const 
     if (!j) return error_set(error, STATUS_NO_MEMORY, "no memory for job %lu", (unsigned long)order->job);
     j->engine = engine;
     j->order = *order;
-    j->context = ++engine->contexts;
+    j->context = engine_new_context(engine);
     j->deadline_ns = CLOCK_NEVER;
     j->status.phase = JOB_PHASE_TEXT;
     j->status.seconds_left = -1;
@@ -201,6 +201,7 @@ void job_destroy(struct job *j)
     text_encoder_end(j->text_run);
     free(j->text_rows);
     free(j->tenant);
+    engine_withdraw(j->engine, &j->lent);
     vae_stream_close(j->decoder);
     video_drop(j->film);
     comparison_drop(j->comparison);
@@ -335,9 +336,22 @@ static enum job_result advance_text(struct job *j)
     return JOB_ADVANCED;
 }
 
+/* The stage of home's own rank, where there is one, works in the job's own contexts and gets no OPEN. */
+static void lend_contexts(struct job *j)
+{
+    engine_withdraw(j->engine, &j->lent);
+    j->lent = (struct engine_context){.id = j->context, .attempt = j->order.attempt, .grid = j->grid};
+    for (int b = 0; b < j->branches; b++) {
+        j->lent.branch[b] = j->branch[b].context;
+        j->lent.blocks[b] = j->branch[b].blocks;
+    }
+    engine_lend(j->engine, &j->lent);
+}
+
 static enum job_result advance_open(struct job *j)
 {
     struct error error = {0};
+    if (j->told == 0) lend_contexts(j);
     if (!tell_stages(j, TICKET_OPEN, j->branches, &error)) {
         if (j->deadline_ns == CLOCK_NEVER) job_await(j);
         return error.status == STATUS_OK || error.status == STATUS_AGAIN ? JOB_WAITS : job_fail(j, &error);
@@ -397,7 +411,7 @@ enum job_piece job_next(const struct job *j)
     case LIFE_CLOSE: {
         int per_stage = j->life == LIFE_OPEN ? j->branches : 1;
         bool told = j->told == (e->members - 1) * per_stage;
-        return told || fabric_can_post(e->fabric, told_next(j, per_stage)) ? PIECE_SEND : PIECE_NONE;
+        return told || engine_reaches_stage(e, told_next(j, per_stage)) ? PIECE_SEND : PIECE_NONE;
     }
     case LIFE_STEP:
         return job_next_in_step(j);

@@ -79,6 +79,7 @@ struct job {
     struct branch branch[BRANCHES];
     struct arena arena;
     float *latent, *velocity, *output_modulation, *frames;
+    struct engine_context lent; /* to the stage of home's own rank */
     /* Text, one layer a call. */
     struct text_run *text_run; /* of branch text_branch; NULL between branches */
     float *text_rows;          /* [ids, width] */

@@ -330,7 +330,7 @@ static enum move branch_move(const struct job *j, int index)
     if (b->at == j->span_begin && !b->asked) return MOVE_ENTER;
     int holder = model_holder(e->model, b->at);
     if (holder != e->self)
-        return window_open(j) && fabric_can_post(e->fabric, holder) ? MOVE_SEND : MOVE_NONE;
+        return window_open(j) && engine_reaches_stage(e, holder) ? MOVE_SEND : MOVE_NONE;
     bool span = j->span_begin < layers;
     return span && (b->at < j->span_begin || b->at >= j->span_end) ? MOVE_CAP : MOVE_BLOCK;
 }

@@ -1,8 +1,8 @@
 /*
  * main.c - refrain-worker: one MPI rank. Starts MPI, the fabric, the control thread and the rank's loop.
  *
- * Threads: this one computes (with its team), the control thread talks to the coordinator, the fabric's I/O
- * thread moves data. MPI maps ranks to hosts and is then left alone (unless it is the fabric), so that it is
+ * Threads: this one computes (with its team), the control thread talks to the coordinator, the courier's carries
+ * checkpoints, the fabric's I/O thread moves data. MPI maps ranks to hosts and is then left alone (unless it is the fabric), so that it is
  * not needed after something has failed.
  */
 #include <mpi.h>
@@ -20,6 +20,7 @@
 #include "base/scratch.h"
 #include "proto/keyfile.h"
 #include "worker/bench.h"
+#include "worker/courier.h"
 #include "worker/model/card.h"
 #include "worker/place.h"
 #include "worker/rank.h"
@@ -145,6 +146,7 @@ static void describe(const struct settings *settings, const struct place *place,
     config->orphan_ns = settings->orphan_ms * MILLISECOND_NS;
     config->fabric = engine->fabric;
     config->progress = &engine->progress;
+    config->block_token_ns = &engine->block_token_ns;
     if (settings->key) {
         config->public_key = key->public_key;
         config->secret_key = key->secret_key;
@@ -156,6 +158,7 @@ static status_t serve(const struct settings *settings, const struct place *place
 {
     struct engine engine = {.ops = ops_find(backends[settings->backend]), .members = 1};
     struct control *control = NULL;
+    struct courier *courier = NULL;
     struct scratch scratch;
     struct keyfile key;
     if (!engine.ops)
@@ -176,14 +179,22 @@ static status_t serve(const struct settings *settings, const struct place *place
     if (status != STATUS_OK) goto err_team;
     struct control_config control_config = {0};
     describe(settings, place, &engine, &key, &control_config);
-    status = control_start(&control_config, &control, error);
+    struct courier_config courier_config = {.public_key = control_config.public_key,
+                                            .secret_key = control_config.secret_key,
+                                            .server_key = control_config.server_key};
+    status = courier_open(&courier_config, &courier, error);
     if (status != STATUS_OK) goto err_fabric;
+    status = control_start(&control_config, &control, error);
+    if (status != STATUS_OK) goto err_courier;
     struct rank_config rank = {.engine = &engine,
                                .control = control,
+                               .courier = courier,
                                .directory = scratch.path,
                                .join_timeout_ns = settings->join_ms * MILLISECOND_NS};
     status = rank_run(&rank, error);
     control_stop(control);
+err_courier:
+    courier_close(courier);
 err_fabric:
     fabric_close(engine.fabric);
 err_team:

@@ -15,7 +15,10 @@
 #include "base/log.h"
 #include "base/scratch.h"
 #include "cluster/launcher/census.h"
+#include "cluster/launcher/litter.h"
 
+#define FAR_TRIAL_NS                                                                                         \
+    (60 * SECOND_NS) /* a process on another host that is given up so soon never came up there */
 #define KILL_AFTER_NS (2 * SECOND_NS) /* mpirun obeys within milliseconds, or not at all */
 
 enum { PATH_BYTES = 4096 };
@@ -24,8 +27,9 @@ enum hold { HELD_BY_ALL, HELD_BY_ONE, EMPTY };
 
 struct seat {
     enum hold hold;
-    bool untold;     /* empty, and the coordinator does not know */
-    bool far_failed; /* its last process was sent to another host and ended: the next one stays here */
+    bool untold; /* empty, and the coordinator does not know */
+    bool
+        far_failed; /* its last process was sent to another host and did not come up: the next one stays here */
     char message[CREW_TEXT_BYTES]; /* why it is empty */
 };
 
@@ -36,6 +40,7 @@ struct hand {
     int rank;        /* CREW_ALL: the group's own */
     bool outdated;   /* its seat went to another one */
     bool far;        /* it was told a host */
+    int64_t began_ns;
 };
 
 struct crew {
@@ -45,7 +50,9 @@ struct crew {
     struct seat *seats; /* [plan->ranks] */
     struct hand hands[CREW_POLL_ITEMS];
     int hand_count;
-    uint64_t started;         /* mpiruns so far */
+    uint64_t started; /* mpiruns so far */
+    bool rest_untold; /* the group's own mpirun ended, with seats, and the coordinator does not know */
+    char rest_message[CREW_TEXT_BYTES];
     bool ending, asked, made; /* ending: to end; SIGTERM was sent; SIGKILL was */
     int64_t ask_ns, make_ns;
 };
@@ -89,6 +96,7 @@ static status_t start_hand(struct crew *crew, const struct crew_seat *seat, stru
     hand->rank = seat ? seat->rank : CREW_ALL;
     hand->outdated = false;
     hand->far = job.host != NULL;
+    hand->began_ns = clock_now_ns();
     crew->hand_count++;
     return STATUS_OK;
 }
@@ -156,6 +164,7 @@ static void clear_seat(struct crew *crew, int rank)
         struct hand *hand = &crew->hands[i];
         if (hand->rank != rank || hand->outdated) continue;
         hand->outdated = true;
+        crew->seats[rank].far_failed = hand->far && clock_now_ns() - hand->began_ns < FAR_TRIAL_NS;
         kill(hand->child.pid, SIGKILL); /* its rank dies with it */
     }
     int killed = census_kill(crew->name, rank);
@@ -178,9 +187,9 @@ status_t crew_replace(struct crew *crew, const struct crew_seat *wanted, struct 
     if (crew->plan->mpi_fabric)
         return error_set(error, STATUS_UNSUPPORTED,
                          "rank %d: with fabric mpi a group is relaunched as a whole", seat.rank);
+    clear_seat(crew, seat.rank);
     seat.host = far_host(crew, wanted);
     crew->seats[seat.rank].far_failed = false; /* once: then the host gets its next chance */
-    clear_seat(crew, seat.rank);
     status_t status = start_hand(crew, &seat, error);
     if (status == STATUS_OK)
         crew->seats[seat.rank].hold = HELD_BY_ONE;
@@ -198,18 +207,24 @@ int crew_poll(const struct crew *crew, zmq_pollitem_t items[CREW_POLL_ITEMS])
     return crew->hand_count;
 }
 
-static void take_end(struct crew *crew, const struct hand *hand, const char *message)
+static void take_end(struct crew *crew, const struct hand *hand, int code, const char *message)
 {
+
     log_line(crew->ending || hand->outdated ? LOG_DEBUG : LOG_WARN, "%s: %s",
              hand->rank == CREW_ALL ? "the group's mpirun" : "a replacement", message);
     if (hand->outdated) return;
     if (hand->rank != CREW_ALL) {
-        crew->seats[hand->rank].far_failed = hand->far;
+        crew->seats[hand->rank].far_failed = hand->far && !mpirun_ran(code);
         leave_seat(crew, hand->rank, message);
         return;
     }
-    for (int i = 0; i < crew->plan->ranks; i++) /* those who were replaced live on */
-        if (crew->seats[i].hold == HELD_BY_ALL) leave_seat(crew, i, message);
+    for (int i = 0; i < crew->plan->ranks; i++) { /* those who were replaced live on */
+        if (crew->seats[i].hold != HELD_BY_ALL) continue;
+        leave_seat(crew, i, message);
+        crew->seats[i].untold = false;
+        crew->rest_untold = true;
+    }
+    if (crew->rest_untold) snprintf(crew->rest_message, sizeof crew->rest_message, "%s", message);
 }
 
 void crew_reap(struct crew *crew)
@@ -224,29 +239,38 @@ void crew_reap(struct crew *crew)
         char message[CREW_TEXT_BYTES], directory[PATH_BYTES];
         name_directory(crew, hand.number, directory);
         scratch_remove(directory); /* a killed one could not do it */
-        mpirun_explain(child_reap(&hand.child), message, sizeof message);
+        if (crew->plan->several_hosts) litter_session(hand.child.pid);
+        int code = child_reap(&hand.child);
+        mpirun_explain(code, message, sizeof message);
         crew->hands[i] = crew->hands[--crew->hand_count];
-        take_end(crew, &hand, message);
+        take_end(crew, &hand, code, message);
     }
 }
 
 bool crew_news(struct crew *crew, struct crew_end *end)
 {
-    bool empty = crew_empty(crew), any = false;
-    for (int i = 0; i < crew->plan->ranks && (empty || !any); i++) {
+    if (crew->rest_untold) {
+        crew->rest_untold = false;
+        end->rank = CREW_ALL;
+        snprintf(end->message, sizeof end->message, "%s", crew->rest_message);
+        return true;
+    }
+    for (int i = 0; i < crew->plan->ranks; i++) {
         struct seat *seat = &crew->seats[i];
         if (!seat->untold) continue;
         seat->untold = false;
-        any = true;
-        end->rank = empty ? CREW_ALL : i;
+        end->rank = i;
         snprintf(end->message, sizeof end->message, "%s", seat->message);
+        return true;
     }
-    return any;
+    return false;
 }
 
 void crew_retell(struct crew *crew)
 {
-    for (int i = 0; i < crew->plan->ranks; i++) crew->seats[i].untold = crew->seats[i].hold == EMPTY;
+    crew->rest_untold = crew_empty(crew);
+    for (int i = 0; i < crew->plan->ranks; i++)
+        crew->seats[i].untold = !crew->rest_untold && crew->seats[i].hold == EMPTY;
 }
 
 /* ------------------------------------------------------------------------------------------------- ending */

@@ -36,7 +36,7 @@ enum {
     CREW_TEXT_BYTES = ERROR_TEXT_BYTES,
 };
 
-/* What became of a seat, or of all that were left (rank CREW_ALL). */
+/* A seat got empty, or all that the group's own mpirun still held (rank CREW_ALL). */
 struct crew_end {
     int rank;
     char message[CREW_TEXT_BYTES];
@@ -63,10 +63,11 @@ bool crew_empty(const struct crew *crew); /* no seat is held any more */
 status_t crew_replace(struct crew *crew, const struct crew_seat *seat, struct error *error);
 
 int crew_poll(const struct crew *crew, zmq_pollitem_t items[CREW_POLL_ITEMS]);
-void crew_reap(struct crew *crew); /* takes note of those that ended */
-/* Seats that got empty, each once; one piece of news with CREW_ALL when none is held any more. */
-bool crew_news(struct crew *crew, struct crew_end *end);
-void crew_retell(struct crew *crew); /* all of it once more, for a coordinator that may not have heard */
+void crew_reap(struct crew *crew);                       /* takes note of those that ended */
+bool crew_news(struct crew *crew, struct crew_end *end); /* each once */
+/* What is empty once more, for a coordinator that knows nothing of the group: CREW_ALL only if no seat is
+ * held. */
+void crew_retell(struct crew *crew);
 
 /* Ends all, if they do not end by themselves within grace_ns; then first with a word, then without. */
 void crew_end(struct crew *crew, int64_t now_ns, int64_t grace_ns);

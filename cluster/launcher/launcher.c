@@ -56,6 +56,7 @@ static void report(struct launcher *l, Refrain__WorkerReport__BodyCase body, voi
 {
     struct error error;
     Refrain__WorkerReport whole = REFRAIN__WORKER_REPORT__INIT;
+    if (uplink_away_ns(l->uplink, clock_now_ns())) return;
     wire_stamp(whole);
     whole.body_case = body;
     whole.hello = message; /* the members of the union are all pointers */

@@ -1,7 +1,9 @@
-/* litter.c - see litter.h. Main thread, before anything is started. */
+/* litter.c - see litter.h. Main thread. */
 #include "cluster/launcher/litter.h"
 
 #include <dirent.h>
+#include <errno.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,6 +11,7 @@
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
+#include "base/scratch.h"
 
 enum { YOUNG_SECONDS = 60, NAME_BYTES = 600 };
 
@@ -44,7 +47,7 @@ static bool is_old_and_ours(const char *path)
            time(NULL) - status.st_mtime > YOUNG_SECONDS;
 }
 
-void litter_sweep(void)
+static void sweep_shared_memory(void)
 {
     char host[256] = "", prefix[NAME_BYTES], path[NAME_BYTES + 64];
     gethostname(host, sizeof host - 1);
@@ -57,4 +60,47 @@ void litter_sweep(void)
         if (is_old_and_ours(path) && !is_mapped(path)) unlink(path);
     }
     closedir(directory);
+}
+
+/* Where mpirun keeps its sessions unless it is told otherwise. False: the path does not fit. */
+static bool name_sessions(char path[NAME_BYTES])
+{
+    static const char *const names[] = {"TMPDIR", "TEMP", "TMP"}; /* the order Open MPI asks in */
+    const char *parent = NULL;
+    char host[256] = "";
+    for (size_t i = 0; i < sizeof names / sizeof *names && !parent; i++) parent = getenv(names[i]);
+    gethostname(host, sizeof host - 1);
+    host[strcspn(host, ".")] = '\0'; /* Open MPI leaves the domain away */
+    int length =
+        snprintf(path, NAME_BYTES, "%s/ompi.%s.%u", parent ? parent : "/tmp", host, (unsigned)geteuid());
+    return length > 0 && length < NAME_BYTES;
+}
+
+void litter_session(pid_t pid)
+{
+    char sessions[NAME_BYTES], path[NAME_BYTES + 64];
+    if (!name_sessions(sessions)) return;
+    snprintf(path, sizeof path, "%s/pid.%ld", sessions, (long)pid);
+    scratch_remove(path);
+    rmdir(sessions); /* fails while somebody else's is in it */
+}
+
+static void sweep_sessions(void)
+{
+    char sessions[NAME_BYTES];
+    DIR *directory = name_sessions(sessions) ? opendir(sessions) : NULL;
+    if (!directory) return;
+    for (struct dirent *entry; (entry = readdir(directory));) {
+        char *end;
+        if (strncmp(entry->d_name, "pid.", 4) != 0) continue;
+        long pid = strtol(entry->d_name + 4, &end, 10);
+        if (!*end && pid > 1 && kill((pid_t)pid, 0) != 0 && errno == ESRCH) litter_session((pid_t)pid);
+    }
+    closedir(directory);
+}
+
+void litter_sweep(void)
+{
+    sweep_shared_memory();
+    sweep_sessions();
 }

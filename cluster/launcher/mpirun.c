@@ -33,14 +33,12 @@ static void add_mca(struct line *line, const char *name, const char *value)
     add_two(line, name, value);
 }
 
-/* Whatever a killed mpirun leaves lies in a directory of ours. On other hosts there is no such directory, and
- * what is left there stays until Open MPI or the host cleans up. */
+/* Whatever a killed mpirun leaves lies in a directory of ours. On other hosts there is no such directory; then all is
+ * where Open MPI puts it by itself, and litter.h cleans up here. (4.1 has a setting for this host only, but its
+ * daemons on the others refuse to start with it.) */
 static void add_directories(struct line *line, const struct mpirun_plan *plan, const struct mpirun_job *job)
 {
-    if (plan->several_hosts) {
-        add_mca(line, "orte_local_tmpdir_base", job->directory);
-        return;
-    }
+    if (plan->several_hosts) return;
     add_mca(line, "orte_tmpdir_base", job->directory);
     add_mca(line, "btl_vader_backing_directory", job->directory); /* Open MPI 4 */
     add_mca(line, "btl_sm_backing_directory", job->directory);    /* Open MPI 5 */
@@ -99,6 +97,11 @@ status_t mpirun_start(const struct mpirun_plan *plan, const struct mpirun_job *j
     status_t status = child_start(line.words, &options, child, error);
     free(line.words);
     return status;
+}
+
+bool mpirun_ran(int code)
+{
+    return code == 0 || (code > 128 && code <= 128 + SIGRTMAX);
 }
 
 void mpirun_explain(int code, char *text, int bytes)

@@ -39,7 +39,9 @@ struct mpirun_job {
 
 status_t mpirun_start(const struct mpirun_plan *plan, const struct mpirun_job *job, struct child *child,
                       struct error *error);
-/* What its exit status says, in words. */
+/* Does its exit status say that its ranks ran, and ended or were killed? Else it could not start them, or they failed. */
+bool mpirun_ran(int code);
+/* The same in words. */
 void mpirun_explain(int code, char *text, int bytes);
 
 #endif
