@@ -410,12 +410,17 @@ status_t fabric_post(struct fabric *f, int peer, const struct ticket *ticket, co
     return STATUS_OK;
 }
 
-bool fabric_can_post(const struct fabric *f, int peer)
+bool fabric_has_credits(const struct fabric *f, int peer, int count)
 {
     if (!f->joined || f->over || peer < 0 || peer >= f->count || peer == f->self) return false;
-    if (f->credits[peer] == 0)
-        ((struct fabric *)(uintptr_t)f)->starved[peer] = true; /* to be told of the next */
-    return f->credits[peer] > 0;
+    bool has = f->credits[peer] >= count;
+    if (!has) ((struct fabric *)(uintptr_t)f)->starved[peer] = true; /* to be told of the next */
+    return has;
+}
+
+bool fabric_can_post(const struct fabric *f, int peer)
+{
+    return fabric_has_credits(f, peer, 1);
 }
 
 status_t fabric_next(struct fabric *f, struct fabric_event *event)
