@@ -13,6 +13,7 @@
 #include <unistd.h>
 #include "base/clock.h"
 #include "base/log.h"
+#include "proto/uplink.h"
 
 #define PATIENCE_NS  (60 * SECOND_NS)
 #define ROUND_BYTES  ((size_t)64 << 10) /* sizes grow a little from step to step */
@@ -247,7 +248,12 @@ int courier_descriptor(const struct courier *courier)
 
 void courier_connect(struct courier *courier, const char *endpoint)
 {
+    char reached[ENDPOINT_BYTES];
     if (!endpoint) endpoint = "";
+    if (courier->coordinator && strlen(endpoint) < ENDPOINT_BYTES) {
+        uplink_beside(courier->coordinator, endpoint, reached, sizeof reached);
+        endpoint = reached;
+    }
     if (strlen(endpoint) >= ENDPOINT_BYTES) {
         log_line(LOG_ERROR, "checkpoints: the endpoint of %zu bytes is too long: they are not kept",
                  strlen(endpoint));
@@ -297,6 +303,7 @@ status_t courier_open(const struct courier_config *config, struct courier **cour
     struct courier *made = calloc(1, sizeof *made);
     if (!made) return error_set(error, STATUS_NO_MEMORY, "no memory for checkpoints");
     pthread_mutex_init(&made->lock, NULL);
+    made->coordinator = config->coordinator;
     made->public_key = config->public_key;
     made->secret_key = config->secret_key;
     made->server_key = config->server_key;

@@ -33,6 +33,7 @@ struct courier;
 enum { COURIER_JOBS = 64 }; /* at once, as many as a rank may be at work on */
 
 struct courier_config {
+    const char *coordinator; /* where this rank reaches it; NULL: a vault at `*` cannot be reached */
     const char *public_key, *secret_key, *server_key; /* CURVE, Z85; NULL for none; borrowed until close */
     int64_t patience_ns;                              /* for one checkpoint; 0: 60 s */
     int64_t pace_ns; /* at least between two checkpoints, of all jobs in turn; 0: as they come */
@@ -50,7 +51,7 @@ status_t courier_open(const struct courier_config *config, struct courier **cour
 void courier_close(
     struct courier *courier); /* NULL is fine; what has not been sent is dropped; at most 1 s */
 
-/* Where the vault is; NULL or "": nobody keeps checkpoints. Calling it again with the same endpoint changes
+/* Where the vault is, a `*` in place of the coordinator's host; NULL or "": nobody keeps checkpoints. Calling it again with the same endpoint changes
  * nothing. */
 void courier_connect(struct courier *courier, const char *endpoint);
 

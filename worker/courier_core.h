@@ -53,7 +53,7 @@ struct fetch {
 };
 
 struct courier {
-    const char *public_key, *secret_key, *server_key; /* borrowed */
+    const char *coordinator, *public_key, *secret_key, *server_key; /* borrowed */
     int64_t patience_ns, pace_ns;
     int wake;    /* eventfd: the thread has something to do */
     int arrived; /* eventfd: courier_take has something */

@@ -284,8 +284,8 @@ static int told_next(const struct job *j, int per_stage)
     return peer < j->engine->self ? peer : peer + 1;
 }
 
-/* Posts one message about the whole job to stage after stage; true when all of them have it. */
-static bool tell_stages(struct job *j, enum ticket_kind kind, int per_stage, struct error *error)
+/* Posts one message about the whole job to stage after stage. STATUS_AGAIN: not all of them have it yet. */
+static status_t tell_stages(struct job *j, enum ticket_kind kind, int per_stage, struct error *error)
 {
     struct engine *e = j->engine;
     int total = (e->members - 1) * per_stage;
@@ -310,11 +310,12 @@ static bool tell_stages(struct job *j, enum ticket_kind kind, int per_stage, str
             add_policy(j, &t, j->branch[b].text + (int64_t)rows * e->model->config.denoiser.hidden);
         }
         uint64_t cookie = j->context * JOB_COOKIES + (kind == TICKET_OPEN ? COOKIE_OPEN : COOKIE_CLOSE);
-        if (engine_post(e, peer, &t, payload, cookie, error) != STATUS_OK) return false;
+        status_t status = engine_post(e, peer, &t, payload, cookie, error);
+        if (status != STATUS_OK) return status;
         j->outstanding++;
         j->told++;
     }
-    return true;
+    return STATUS_OK;
 }
 
 /* -------------------------------------------------------------------------------------------------------------
@@ -336,6 +337,13 @@ static enum job_result advance_text(struct job *j)
     return JOB_ADVANCED;
 }
 
+/* Not all stages have been told yet. told: how many had been before. */
+static enum job_result wait_for_credit(struct job *j, int told)
+{
+    if (j->deadline_ns == CLOCK_NEVER || j->told != told) job_await(j);
+    return j->told != told ? JOB_ADVANCED : JOB_WAITS;
+}
+
 /* The stage of home's own rank, where there is one, works in the job's own contexts and gets no OPEN. */
 static void lend_contexts(struct job *j)
 {
@@ -351,11 +359,11 @@ static void lend_contexts(struct job *j)
 static enum job_result advance_open(struct job *j)
 {
     struct error error = {0};
-    if (j->told == 0) lend_contexts(j);
-    if (!tell_stages(j, TICKET_OPEN, j->branches, &error)) {
-        if (j->deadline_ns == CLOCK_NEVER) job_await(j);
-        return error.status == STATUS_OK || error.status == STATUS_AGAIN ? JOB_WAITS : job_fail(j, &error);
-    }
+    int told = j->told;
+    if (told == 0) lend_contexts(j);
+    status_t status = tell_stages(j, TICKET_OPEN, j->branches, &error);
+    if (status == STATUS_AGAIN) return wait_for_credit(j, told);
+    if (status != STATUS_OK) return job_fail(j, &error);
     j->deadline_ns = CLOCK_NEVER;
     j->life = LIFE_STEP;
     return JOB_ADVANCED;
@@ -364,11 +372,9 @@ static enum job_result advance_open(struct job *j)
 static enum job_result advance_close(struct job *j)
 {
     struct error error = {0};
-    if (!tell_stages(j, TICKET_CLOSE, 1, &error) &&
-        (error.status == STATUS_OK || error.status == STATUS_AGAIN)) {
-        if (j->deadline_ns == CLOCK_NEVER) job_await(j);
-        return JOB_WAITS;
-    }
+    int told = j->told;
+    /* A stage that cannot be told any more is lost, and with it the epoch. */
+    if (tell_stages(j, TICKET_CLOSE, 1, &error) == STATUS_AGAIN) return wait_for_credit(j, told);
     j->deadline_ns = CLOCK_NEVER;
     if (j->cancelled || j->failure.status != STATUS_OK)
         j->life = LIFE_FINISHED;

@@ -85,21 +85,23 @@ void job_destroy(struct job *job);
 
 enum job_result job_advance(struct job *job);
 
-/* What job_advance would do now, so that home can choose between its jobs. */
+/* What job_advance would do now, so that home can choose between its jobs. Other than PIECE_NONE is a promise:
+ * job_advance then does not answer JOB_WAITS. */
 enum job_piece {
     PIECE_NONE,   /* it waits */
-    PIECE_SEND,   /* gives a hop, an OPEN or a CLOSE to the fabric */
+    PIECE_SEND,   /* gives a hop, an OPEN or a CLOSE to the fabric; or ends the job: next to no work */
     PIECE_LIGHT,  /* home's own work of a step: embedding, head and tail blocks, probe, forecast, output, solver */
-    PIECE_BLOCKS, /* home's share of the ring's blocks */
+    PIECE_BLOCKS, /* one of home's share of the ring's blocks */
     PIECE_TEXT,   /* a layer of the text encoder */
     PIECE_DECODE, /* a latent frame of the VAE */
-    PIECE_FILES,  /* encodes and writes */
+    PIECE_FILES,  /* encodes some frames, or writes */
 };
 enum job_piece job_next(const struct job *job);
 int job_priority(const struct job *job);
 int64_t job_due_ms(const struct job *job); /* order.deadline_ms */
 const char *job_tenant(const struct job *job);
-/* Rows times blocks computed for the job so far, on all ranks: what tenants are charged for. */
+/* Rows times blocks computed for the job so far, on all ranks: what tenants are charged for. What is not a block
+ * counts as the blocks that take about as long. Grows when home does the piece, for a hop when it is sent. */
 uint64_t job_work(const struct job *job);
 
 /* ---------------------------------------------------------------------------------------- checkpoints */
@@ -127,7 +129,7 @@ status_t job_restore(struct job *job, const void *bytes, size_t size, struct err
  * caller releases it. */
 void job_event(struct job *job, const struct fabric_event *event);
 
-/* Ends the job at its next step boundary (or latent frame); it then finishes with STATUS_ABORTED. */
+/* Ends the job before its next piece, also in the middle of a step; it then finishes with STATUS_ABORTED. */
 void job_cancel(struct job *job);
 
 uint64_t job_context(const struct job *job); /* names it in tickets and, shifted, in cookies */

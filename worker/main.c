@@ -33,6 +33,9 @@ struct settings {
     bool version, help;
 };
 
+/* A checkpoint takes about a millisecond of CPU, rank and coordinator together: a hundredth. */
+#define CHECKPOINT_PACE_NS (100 * MILLISECOND_NS)
+
 enum { FABRIC_ZMQ, FABRIC_MPI };
 static const char *const fabrics[] = {"zmq", "mpi"};
 static const char *const backends[] = {"auto", "ref", "cpu-avx2", "cpu-avx512"};
@@ -179,7 +182,9 @@ static status_t serve(const struct settings *settings, const struct place *place
     if (status != STATUS_OK) goto err_team;
     struct control_config control_config = {0};
     describe(settings, place, &engine, &key, &control_config);
-    struct courier_config courier_config = {.public_key = control_config.public_key,
+    struct courier_config courier_config = {.coordinator = settings->coordinator,
+                                            .pace_ns = CHECKPOINT_PACE_NS,
+                                            .public_key = control_config.public_key,
                                             .secret_key = control_config.secret_key,
                                             .server_key = control_config.server_key};
     status = courier_open(&courier_config, &courier, error);

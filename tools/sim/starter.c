@@ -51,13 +51,10 @@ static void say_ended(struct starter *s, int rank)
     control_report(s->line, REFRAIN__WORKER_REPORT__BODY_SEAT_ENDED, &message);
 }
 
-/* Says that it is there, and what became of its children. */
-static void beat(void *context, uint64_t unused)
+/* What became of its children, each once. */
+static void say_ends(struct starter *s)
 {
-    struct starter *s = context;
     bool any = false;
-    if (s->over) return;
-    say_launcher(s);
     for (int i = 0; i < s->config.ranks; i++) {
         any |= !s->first[i] || seat_alive(s->first[i]);
         if (!s->replaced[i] || seat_alive(s->seats[i])) continue;
@@ -66,6 +63,15 @@ static void beat(void *context, uint64_t unused)
     }
     if (!any && !s->ended) say_ended(s, -1);
     s->ended |= !any;
+}
+
+static void beat(void *context, uint64_t unused)
+{
+    struct starter *s = context;
+    if (s->over) return;
+    Refrain__Heartbeat heartbeat = REFRAIN__HEARTBEAT__INIT;
+    control_report(s->line, REFRAIN__WORKER_REPORT__BODY_HEARTBEAT, &heartbeat);
+    say_ends(s);
     world_at(world_now_ns() + BEAT_NS, WORLD_ARRIVES, beat, s, 0);
 }
 
@@ -115,6 +121,14 @@ static void replace(struct starter *s, const Refrain__Replace *order)
              order->rank + (uint64_t)s->groups * SEAT_MAX_RANKS);
 }
 
+/* Another coordinator knows nothing of what the last one was told. */
+static void retell(struct starter *s)
+{
+    s->ended = false;
+    for (int i = 0; i < s->config.ranks; i++) s->replaced[i] = s->seats[i] && s->seats[i] != s->first[i];
+    say_ends(s);
+}
+
 static void take_order(void *context, const Refrain__WorkerOrder *order)
 {
     struct starter *s = context;
@@ -122,6 +136,7 @@ static void take_order(void *context, const Refrain__WorkerOrder *order)
     switch (order->body_case) {
     case REFRAIN__WORKER_ORDER__BODY_REHELLO:
         say_launcher(s);
+        retell(s);
         break;
     case REFRAIN__WORKER_ORDER__BODY_REPLACE:
         replace(s, order->replace);

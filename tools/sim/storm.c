@@ -100,7 +100,7 @@ struct dice {
 static uint64_t roll(struct dice *dice, uint64_t sides)
 {
     dice->state = dice->state * 6364136223846793005u + 1442695040888963407u;
-    return (dice->state >> 33) % sides;
+    return (dice->state >> 11) % sides;
 }
 
 /* One blow, and how long it lasts until the next. */
