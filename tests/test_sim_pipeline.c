@@ -109,7 +109,7 @@ static void with_one_head_block_floating_homes_reach_nearly_all_that_is_possible
     for (int jobs = 8; jobs <= 12; jobs += 4) {
         struct cached_found found =
             run_cached((struct cached_case){.jobs = jobs, .head = 1, .layout = LAYOUT_FLOATING});
-        expect_share(&found, found.ideal, 0.95, "floating homes");
+        expect_share(&found, found.ideal, 0.95, "floating homes, F1");
     }
 }
 

@@ -242,6 +242,7 @@ static void storms_end_and_every_output_is_that_of_the_calm(void **state)
     struct calm calm = {.lab = &lab};
     struct storm_found found;
     struct error error;
+    int given_up = 0;
     for (uint64_t seed = 1; seed <= 12; seed++) {
         struct storm_case storm = {.ranks = 2 + (int)(seed % 4),
                                    .jobs = 7,
@@ -251,7 +252,9 @@ static void storms_end_and_every_output_is_that_of_the_calm(void **state)
         if (storm_run(&calm, &storm, &found, &error) != STATUS_OK)
             fail_msg("seed %lu: %s", (unsigned long)seed, error.text);
         if (found.different || found.failed) fail_msg("seed %lu: %s", (unsigned long)seed, found.first);
+        given_up += found.given_up;
     }
+    assert_true(given_up <= 2); /* of 84: three blows in a row hit the same job by chance */
     calm_free(&calm);
 }
 

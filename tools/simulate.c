@@ -120,10 +120,10 @@ static status_t simulate_storm(struct lab *lab, const struct settings *s, struct
     struct calm calm = {.lab = lab};
     struct storm_found f;
     status_t status = STATUS_OK;
-    puts(
-        s->csv
-            ? "seed,ranks,jobs,kills,stops,losses,processes,steps,wanted,seconds,failed,different"
-            : " seed ranks jobs  kills stops losses  ranks-started  steps (of)   seconds  failed  different");
+    puts(s->csv
+             ? "seed,ranks,jobs,kills,stops,losses,processes,steps,wanted,seconds,failed,different,given_up"
+             : " seed ranks jobs  kills stops losses  ranks-started  steps (of)   seconds  failed  different "
+               " given-up");
     for (int64_t i = 0; i < s->seeds && status == STATUS_OK; i++) {
         struct storm_case c = {.ranks = s->ranks ? (int)s->ranks : 4,
                                .jobs = s->jobs ? (int)s->jobs : 8,
@@ -133,10 +133,10 @@ static status_t simulate_storm(struct lab *lab, const struct settings *s, struct
         status = storm_run(&calm, &c, &f, error);
         if (status != STATUS_OK) error_prefix(error, "seed %d", (int)(s->seed + i));
         if (status != STATUS_OK) break;
-        printf(s->csv ? "%lu,%d,%d,%d,%d,%d,%d,%d,%d,%.2f,%d,%d\n"
-                      : "%5lu %5d %4d %6d %5d %6d %14d %6d %4d %9.2f %7d %10d\n",
+        printf(s->csv ? "%lu,%d,%d,%d,%d,%d,%d,%d,%d,%.2f,%d,%d,%d\n"
+                      : "%5lu %5d %4d %6d %5d %6d %14d %6d %4d %9.2f %7d %10d %9d\n",
                (unsigned long)c.seed, c.ranks, c.jobs, f.kills, f.stops, f.losses, f.processes, f.steps,
-               f.steps_wanted, f.seconds, f.failed, f.different);
+               f.steps_wanted, f.seconds, f.failed, f.different, f.given_up);
         if (f.first[0]) fprintf(stderr, "seed %lu: %s\n", (unsigned long)c.seed, f.first);
         fflush(stdout);
     }

@@ -18,14 +18,13 @@ enum { BRANCHES = 2, PASSES = 2 };
  * ranks' own silence is noticed within two seconds, so this only bounds a rank that is alive and stuck. */
 #define HOP_TIMEOUT_NS (600 * SECOND_NS)
 
-/* Hops of a home with the stages, for each stage: one at work, and three that wait or are on their way, so that a
- * stage has work while home decodes a frame, also where a hop takes as long as a stage's work
- * (docs/simulation.md: half of the throughput more than with 2, a sixth more than with 3). What is beyond that stays at home, where it can still be overtaken by what is
+/* Hops of a home with the stages, for each stage: one at work, and two that wait, so that a stage has work
+ * while home decodes a frame. What is beyond that stays at home, where it can still be overtaken by what is
  * urgent and by older jobs. These then finish one after another, and one decodes while the others keep the
  * stages busy; with a long queue at the stages all jobs reach the decoder at once. Four jobs of 30 steps on
  * two ranks with the reference model's times, as a share of two ranks working apart: .77 with a window of 1,
  * .84 with 2, .87 with 3 and 4, .78 without. */
-enum { HOPS_PER_STAGE = 4 };
+enum { HOPS_PER_STAGE = 3 };
 
 /* Frames of a film encoded a call. */
 enum { FILM_FRAMES = 4 };

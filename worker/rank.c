@@ -110,7 +110,9 @@ static status_t take_roles(struct rank *r, bool floating, struct error *error)
     struct engine *e = r->engine;
     bool home = e->self == 0 || floating, stage = e->self != 0 || floating;
     status_t status = STATUS_OK;
-    if (home && !r->home) status = home_create(e, r->config->control, r->config->courier, r->config->directory, &r->home, error);
+    if (home && !r->home)
+        status =
+            home_create(e, r->config->control, r->config->courier, r->config->directory, &r->home, error);
     if (status == STATUS_OK && stage && !r->stage) status = stage_create(e, &r->stage, error);
     if (status != STATUS_OK) return status;
     if (!home) {

@@ -143,7 +143,9 @@ static void compare(const struct calm *calm, const struct rehearsal *r, int job,
     size_t size = 0;
     found->steps += done->steps_reported;
     found->steps_wanted += kinds[kind].steps;
-    if (done->state != REFRAIN__JOB_STATE__JOB_COMPLETED) {
+    if (done->state == REFRAIN__JOB_STATE__JOB_FAILED && strstr(done->message, "given up")) {
+        found->given_up++;
+    } else if (done->state != REFRAIN__JOB_STATE__JOB_COMPLETED) {
         found->failed++;
         blame(found, job, kind, done->message);
     } else if (rehearsal_latents(r, job, &bytes, &size, &error) != STATUS_OK) {

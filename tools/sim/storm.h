@@ -36,6 +36,7 @@ struct storm_found {
     int kills, stops, losses; /* ranks killed, ranks stopped for a while, coordinators killed */
     int processes;            /* ranks started */
     int failed, different;    /* jobs that did not complete; latents that are not those of the calm */
+    int given_up;             /* jobs whose ranks happened to be lost so often that they were taken for the cause */
     int steps, steps_wanted;  /* computed (as far as the clients heard of them), and needed */
     double seconds;           /* of the virtual clock, until the last job had ended */
     char first[512];          /* sentence about the first failure */
