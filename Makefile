@@ -42,6 +42,8 @@ LDFLAGS     += -pthread $(SANITIZE)
 
 # ------------------------------------------------------------------------------------------------------------- rooms
 
+comma := ,
+
 room = $(patsubst %.c,$(BUILD)/%.o,$(filter-out %/main.c,$(wildcard $(1)/*.c)))
 
 PROTO_GEN := $(BUILD)/proto/refrain.pb-c.c $(BUILD)/proto/refrain.pb-c.h
@@ -152,6 +154,21 @@ ALL_OBJS := $(sort $(OBJS_client) $(OBJS_coordinator) $(OBJS_launcher) $(WORKER_
 
 $(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(TEST_SUPPORT) $(ALL_OBJS)
 	$(CC) $(LDFLAGS) -o $@ $^ $(CLIENT_LIBS) $(COORDINATOR_LIBS) $(WORKER_LIBS) $(call pkg,--libs,cmocka)
+
+# The simulator: the product's objects, but for those that know the time, a socket or a thread (docs/simulation.md).
+# WRAPPED: functions whose calls cost virtual time, tools/sim/costs.c.
+SIM_REPLACED := $(BUILD)/base/clock.o $(BUILD)/base/log.o $(BUILD)/worker/control.o $(BUILD)/worker/video.o $(patsubst %.c,$(BUILD)/%.o,\
+  $(wildcard cluster/fabric*.c worker/courier*.c coordinator/vault*.c))
+SIM_OBJS     := $(call room,tools/sim) $(filter-out $(SIM_REPLACED),$(ALL_OBJS))
+WRAPPED      := denoiser_blocks denoiser_embed denoiser_output text_encoder_layer vae_decode results_chunk
+SIM_LIBS     := $(patsubst %,-Wl$(comma)--wrap=%,$(WRAPPED)) $(CLIENT_LIBS) $(COORDINATOR_LIBS) $(WORKER_LIBS)
+
+$(BUILD)/tests/test_sim_%: $(BUILD)/tests/test_sim_%.o $(SIM_OBJS)
+	$(CC) $(LDFLAGS) -o $@ $^ $(SIM_LIBS) $(call pkg,--libs,cmocka)
+.PHONY: simulate
+simulate: $(BUILD)/simulate ## build/simulate: the service on a virtual clock (docs/simulation.md)
+$(BUILD)/simulate: $(BUILD)/tools/simulate.o $(SIM_OBJS)
+	$(CC) $(LDFLAGS) -o $@ $^ $(SIM_LIBS)
 
 # Fuzzers are built from the sources with clang's instrumentation, apart from everything else.
 FUZZ_FLAGS := -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined -std=gnu17 -D_GNU_SOURCE \

@@ -22,9 +22,10 @@ struct queue {
 };
 
 struct outbox {
-    void *clients, *workers; /* borrowed */
-    struct queue fresh;      /* of this turn */
-    struct queue late;       /* committed, but their receivers did not keep up */
+    outbox_send_fn *send;
+    void *argument;
+    struct queue fresh; /* of this turn */
+    struct queue late;  /* committed, but their receivers did not keep up */
 };
 
 static void queue_clear(struct queue *queue)
@@ -48,12 +49,12 @@ static struct letter *queue_take(struct queue *queue)
     return first;
 }
 
-status_t outbox_open(void *clients, void *workers, struct outbox **outbox, struct error *error)
+status_t outbox_open(outbox_send_fn *send, void *argument, struct outbox **outbox, struct error *error)
 {
     struct outbox *made = calloc(1, sizeof *made);
     if (!made) return error_set(error, STATUS_NO_MEMORY, "no memory for the outbox");
-    made->clients = clients;
-    made->workers = workers;
+    made->send = send;
+    made->argument = argument;
     queue_clear(&made->fresh);
     queue_clear(&made->late);
     *outbox = made;
@@ -128,6 +129,17 @@ void outbox_error(struct outbox *outbox, const struct wire_peer *peer, uint64_t 
     outbox_reply(outbox, peer, &reply);
 }
 
+status_t outbox_reply_now(struct outbox *outbox, const struct wire_peer *peer, Refrain__Reply *reply)
+{
+    zmq_msg_t frame;
+    wire_stamp(*reply);
+    status_t status = wire_pack(&reply->base, &frame, NULL);
+    if (status != STATUS_OK) return status;
+    status = outbox->send(outbox->argument, false, peer, &frame, NULL);
+    if (status != STATUS_OK) zmq_msg_close(&frame);
+    return status;
+}
+
 /* Who does not keep up in this flush: what else is for them must wait as well, or it would overtake. */
 struct blocked {
     const struct wire_peer *peers[MAX_BLOCKED]; /* [count], in letters that are in `late` by now */
@@ -149,8 +161,7 @@ static void deliver(struct outbox *outbox, struct letter *letter, struct blocked
     status_t status = STATUS_AGAIN;
     bool waits = is_blocked(blocked, letter);
     if (!waits)
-        status = wire_post(letter->to_worker ? outbox->workers : outbox->clients, &letter->peer,
-                           &letter->frame, &error);
+        status = outbox->send(outbox->argument, letter->to_worker, &letter->peer, &letter->frame, &error);
     if (status == STATUS_AGAIN && outbox->late.bytes < LATE_BYTES) {
         queue_append(&outbox->late, letter);
         if (!waits) blocked->peers[blocked->count++] = &letter->peer;

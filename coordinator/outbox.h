@@ -8,7 +8,8 @@
  *     outbox_refuse(outbox, &error);              failed: clients get the error instead, orders are forgotten
  *
  * So nobody is ever told of something that is not durable. Messages are packed when they are put in; the
- * caller keeps what it passes. One thread (the loop).
+ * caller keeps what it passes. What carries them is the opener's: sockets (server.c), or a simulation's
+ * virtual lines. One thread (the loop).
  */
 #ifndef REFRAIN_COORDINATOR_OUTBOX_H
 #define REFRAIN_COORDINATOR_OUTBOX_H
@@ -18,8 +19,11 @@
 
 struct outbox;
 
-/* Both sockets are borrowed ROUTERs. */
-status_t outbox_open(void *clients, void *workers, struct outbox **outbox, struct error *error);
+/* As wire_post: takes the frame over on STATUS_OK; STATUS_AGAIN: the receiver does not keep up. */
+typedef status_t outbox_send_fn(void *argument, bool to_worker, const struct wire_peer *peer, zmq_msg_t *frame,
+                                struct error *error);
+
+status_t outbox_open(outbox_send_fn *send, void *argument, struct outbox **outbox, struct error *error);
 void outbox_close(struct outbox *outbox); /* NULL is fine; what is in it is dropped */
 
 /* Fill in the version. A message that cannot be kept (no memory, too large) becomes an Error or is dropped
@@ -29,6 +33,10 @@ void outbox_order(struct outbox *outbox, const struct wire_peer *peer, Refrain__
 /* An Error reply; field may be NULL. */
 void outbox_error(struct outbox *outbox, const struct wire_peer *peer, uint64_t id, const struct error *error,
                   const char *field);
+
+/* Past all that waits, now or not at all: for what is durable already. STATUS_AGAIN, STATUS_PEER_LOST: as
+ * wire_post. */
+status_t outbox_reply_now(struct outbox *outbox, const struct wire_peer *peer, Refrain__Reply *reply);
 
 /* What a receiver cannot take now is kept (64 MiB in all) and goes with a later flush, in order. */
 void outbox_flush(struct outbox *outbox);

@@ -133,7 +133,7 @@ static void take_progress(struct server *server, const struct sender *sender,
     Refrain__Job *described;
     if (jobs_describe(server->jobs, NULL, job->id, &described, NULL) != STATUS_OK) return;
     jobs_drop_tables(described);
-    watches_progress(server->watches, server->clients, described);
+    watches_progress(server->watches, server->outbox, described);
     refrain__job__free_unpacked(described, NULL);
 }
 

@@ -23,7 +23,6 @@ enum {
     TURN_MESSAGES = 2048,  /* taken from a socket before a commit */
     QUEUED_MESSAGES = 512, /* held by ZeroMQ per connection, each way */
     MOST_WATCHED = 256, /* processes of this host whose end wakes the loop; others are looked at each turn */
-    TURN_MS = 100,      /* with ranks about, look after them this often */
     IDLE_MS = 1000,
     LAST_WORDS_MS = 300, /* at the end, for what is still to be sent */
     BEHIND_MS = 10,      /* until a slow receiver is tried again */
@@ -127,6 +126,14 @@ static status_t bind_socket(struct server *server, const char *option, const cha
     return STATUS_OK;
 }
 
+/* outbox_send_fn */
+static status_t send_frame(void *argument, bool to_worker, const struct wire_peer *peer, zmq_msg_t *frame,
+                           struct error *error)
+{
+    const struct server *server = argument;
+    return wire_post(to_worker ? server->workers : server->clients, peer, frame, error);
+}
+
 static status_t open_sockets(struct server *server, struct error *error)
 {
     const struct settings *settings = server->settings;
@@ -139,7 +146,7 @@ static status_t open_sockets(struct server *server, struct error *error)
     if (status == STATUS_OK)
         status = bind_socket(server, "--worker-endpoint", settings->worker_endpoint, "workers",
                              &server->workers, server->worker_endpoint, error);
-    if (status == STATUS_OK) status = outbox_open(server->clients, server->workers, &server->outbox, error);
+    if (status == STATUS_OK) status = outbox_open(send_frame, server, &server->outbox, error);
     return status;
 }
 
@@ -228,15 +235,40 @@ static void expect_ranks(struct server *server)
     if (running) server->orphans_until_ns = server->now_ns + server->settings->reconnect_ms * MILLISECOND_NS;
 }
 
-/* Each part is opened after those it needs; server_close takes what there is, in reverse. */
-status_t server_open(const struct settings *settings, struct server **server, struct error *error)
+static struct server *make_server(const struct settings *settings)
 {
     struct server *made = calloc(1, sizeof *made);
-    if (!made) return error_set(error, STATUS_NO_MEMORY, "no memory for the coordinator");
+    if (!made) return NULL;
     made->settings = settings;
     made->signals = made->data_lock = -1;
     made->now_ns = made->started_ns = clock_now_ns();
     made->orphans_until_ns = CLOCK_NEVER;
+    return made;
+}
+
+status_t server_open_core(const struct settings *settings, outbox_send_fn *send, void *argument,
+                          struct server **server, struct error *error)
+{
+    struct server *made = make_server(settings);
+    if (!made) return error_set(error, STATUS_NO_MEMORY, "no memory for the coordinator");
+    status_t status = open_store(made, error);
+    if (status == STATUS_OK) status = outbox_open(send, argument, &made->outbox, error);
+    if (status == STATUS_OK) status = server_open_vault(made, error);
+    if (status == STATUS_OK) status = open_ranks(made, error);
+    if (status != STATUS_OK) {
+        server_close(made);
+        return status;
+    }
+    expect_ranks(made);
+    *server = made;
+    return STATUS_OK;
+}
+
+/* Each part is opened after those it needs; server_close takes what there is, in reverse. */
+status_t server_open(const struct settings *settings, struct server **server, struct error *error)
+{
+    struct server *made = make_server(settings);
+    if (!made) return error_set(error, STATUS_NO_MEMORY, "no memory for the coordinator");
     status_t status = open_signals(made, error);
     if (status == STATUS_OK) status = open_store(made, error);
     if (status == STATUS_OK) status = open_sockets(made, error);
@@ -299,7 +331,7 @@ static long poll_timeout_ms(const struct server *server)
 {
     int64_t now_ns = clock_now_ns(), wake_ns = now_ns + IDLE_MS * MILLISECOND_NS;
     int64_t deadline_ms = jobs_next_deadline_ms(server->jobs);
-    if (groups_at(server->groups, 0) || server->stopping) wake_ns = now_ns + TURN_MS * MILLISECOND_NS;
+    if (groups_at(server->groups, 0) || server->stopping) wake_ns = now_ns + SERVER_TURN_MS * MILLISECOND_NS;
     if (watches_behind(server->watches) || outbox_behind(server->outbox))
         wake_ns = earlier(wake_ns, now_ns + BEHIND_MS * MILLISECOND_NS);
     wake_ns = earlier(wake_ns, launch_wake_ns(server->launch));
@@ -398,7 +430,7 @@ static void commit(struct server *server)
         watches_wake(server->watches, changed[i]);
         if (!jobs_find(server->jobs, changed[i])) server_drop_checkpoints(server, changed[i]); /* it ended */
     }
-    watches_pump(server->watches, server->jobs, server->store, server->clients);
+    watches_pump(server->watches, server->jobs, server->store, server->outbox);
 }
 
 /* Nobody could be heard while the loop stood still. */
@@ -416,13 +448,27 @@ static bool stopped(struct server *server)
     return server->now_ns >= server->stop_at_ns + STOP_PATIENCE_NS;
 }
 
+void server_begin_turn(struct server *server)
+{
+    server->before_ns = server->now_ns;
+    server->now_ns = clock_now_ns();
+    server->now_ms = clock_wall_ms();
+}
+
+void server_end_turn(struct server *server)
+{
+    take_results(server);
+    server_take_saved(server);
+    if (server->now_ns - server->before_ns > HELD_UP_NS) forgive(server);
+    if (!server->stopping) server_schedule(server);
+    commit(server);
+}
+
 status_t server_run(struct server *server, struct error *error)
 {
     for (;;) {
         bool launcher_ended = wait_for_events(server);
-        int64_t before_ns = server->now_ns;
-        server->now_ns = clock_now_ns();
-        server->now_ms = clock_wall_ms();
+        server_begin_turn(server);
         uint64_t launch = launch_number(server->launch);
         if (launch_tick(server->launch, launcher_ended, server->now_ns)) {
             groups_drop_dead(server->groups, server->now_ns);
@@ -434,11 +480,7 @@ status_t server_run(struct server *server, struct error *error)
         take_signals(server);
         take_messages(server, server->workers, server_report);
         take_messages(server, server->clients, server_request);
-        take_results(server);
-        server_take_saved(server);
-        if (server->now_ns - before_ns > HELD_UP_NS) forgive(server);
-        if (!server->stopping) server_schedule(server);
-        commit(server);
+        server_end_turn(server);
         if (server->stopping && stopped(server)) return STATUS_OK;
     }
 }

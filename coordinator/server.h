@@ -49,6 +49,7 @@ struct server {
     char endpoint[256], worker_endpoint[256], vault_endpoint[256], worker_key[PATH_MAX];
 
     int64_t now_ns, now_ms; /* monotonic and wall clock at the start of this turn */
+    int64_t before_ns;      /* start of the turn before it */
     int64_t started_ns;
     int64_t orphans_until_ns; /* jobs the store calls running wait so long for their ranks; CLOCK_NEVER: there
                                  are none */
@@ -67,6 +68,16 @@ status_t server_open(const struct settings *settings, struct server **server, st
 /* STATUS_OK when asked to end; otherwise what made it impossible to go on. */
 status_t server_run(struct server *server, struct error *error);
 void server_close(struct server *server); /* NULL is fine */
+
+/* For who has a loop and a clock of his own, such as a simulation: the same parts without sockets and signals.
+ * What would be sent is given to `send`; nothing is launched. A turn is: server_begin_turn, server_report and
+ * server_request for what has arrived, server_end_turn. Turns are due when something arrived, and every
+ * SERVER_TURN_MS. */
+enum { SERVER_TURN_MS = 100 }; /* with ranks about, look after them this often */
+status_t server_open_core(const struct settings *settings, outbox_send_fn *send, void *argument,
+                          struct server **server, struct error *error);
+void server_begin_turn(struct server *server);
+void server_end_turn(struct server *server);
 
 /* requests.c: one message of a client. */
 void server_request(struct server *server, const struct wire_peer *peer, zmq_msg_t *frame);

@@ -113,7 +113,7 @@ static bool is_final(const Refrain__Job *job)
 }
 
 /* Not through the outbox: events are read back from what is committed. */
-static status_t send_event(void *clients, const struct watch *watch, Refrain__Job *job, bool progress_only)
+static status_t send_event(struct outbox *outbox, const struct watch *watch, Refrain__Job *job, bool progress_only)
 {
     Refrain__Event event = REFRAIN__EVENT__INIT;
     Refrain__Reply reply = REFRAIN__REPLY__INIT;
@@ -122,16 +122,15 @@ static status_t send_event(void *clients, const struct watch *watch, Refrain__Jo
     event.progress_only = progress_only;
     event.last = is_final(job);
     event.job = job;
-    wire_stamp(reply);
     reply.has_id = 1;
     reply.id = watch->request;
     reply.body_case = REFRAIN__REPLY__BODY_EVENT;
     reply.event = &event;
-    return wire_send(clients, &watch->peer, &reply.base, NULL);
+    return outbox_reply_now(outbox, &watch->peer, &reply);
 }
 
 struct pump {
-    void *clients;
+    struct outbox *outbox;
     struct jobs *jobs;
     struct watch *watch;
     status_t status; /* of the last sending */
@@ -143,7 +142,7 @@ static bool pump_event(void *context, Refrain__Job *job)
 {
     struct pump *pump = context;
     jobs_decorate(pump->jobs, job);
-    pump->status = send_event(pump->clients, pump->watch, job, false);
+    pump->status = send_event(pump->outbox, pump->watch, job, false);
     if (pump->status == STATUS_OK) {
         pump->watch->sent = job->sequence;
         pump->last = is_final(job);
@@ -174,11 +173,12 @@ static bool pump_watch(struct watches *watches, struct pump *pump, struct jobsto
 }
 
 /* Walks the buckets only while somebody is behind. */
-void watches_pump(struct watches *watches, struct jobs *jobs, struct jobstore *store, void *clients)
+void watches_pump(struct watches *watches, struct jobs *jobs, struct jobstore *store,
+                  struct outbox *outbox)
 {
     for (size_t i = 0; i < BUCKETS && watches->behind > 0; i++)
         for (struct watch **link = &watches->buckets[i]; *link;) {
-            struct pump pump = {.clients = clients, .jobs = jobs, .watch = *link};
+            struct pump pump = {.outbox = outbox, .jobs = jobs, .watch = *link};
             if ((*link)->behind && pump_watch(watches, &pump, store))
                 drop(watches, link);
             else
@@ -187,12 +187,12 @@ void watches_pump(struct watches *watches, struct jobs *jobs, struct jobstore *s
 }
 
 /* Who has stored events to catch up on gets those first; progress comes again soon. */
-void watches_progress(struct watches *watches, void *clients, Refrain__Job *job)
+void watches_progress(struct watches *watches, struct outbox *outbox, Refrain__Job *job)
 {
     for (struct watch **link = &watches->buckets[job->job % BUCKETS]; *link;) {
         struct watch *watch = *link;
         bool wanted = watch->job == job->job && !watch->behind; /* first things first */
-        if (wanted && send_event(clients, watch, job, true) == STATUS_PEER_LOST)
+        if (wanted && send_event(outbox, watch, job, true) == STATUS_PEER_LOST)
             drop(watches, link);
         else
             link = &watch->next;

@@ -192,6 +192,23 @@ static void who_is_nearly_done_goes_before_who_has_not_begun(void **state)
     expect_turns((enum job_piece[]){PIECE_TEXT, PIECE_DECODE, PIECE_NONE}, 1, "ddd");
 }
 
+static void a_branch_that_was_begun_is_finished_before_an_older_job_goes_on(void **state)
+{
+    struct turn turn = {0};
+    int a = turn_join(&turn, "a");
+    struct candidate candidates[] = {{PIECE_NONE, NORMAL, 0, 1, a}, {PIECE_BLOCKS, NORMAL, 0, 2, a}};
+    turn_charge(&turn, &candidates[turn_choose(&turn, candidates, 2)], 10);
+    candidates[0].piece = PIECE_BLOCKS; /* a hop of the older job came back */
+    assert_int_equal(turn_choose(&turn, candidates, 2), 1);
+    candidates[1].piece = PIECE_LIGHT;
+    assert_int_equal(turn_choose(&turn, candidates, 2), 1);
+    candidates[1].piece = PIECE_NONE; /* the branch has left */
+    assert_int_equal(turn_choose(&turn, candidates, 2), 0);
+    turn_charge(&turn, &candidates[0], 10);
+    candidates[1].piece = PIECE_BLOCKS;
+    assert_int_equal(turn_choose(&turn, candidates, 2), 0);
+}
+
 static void of_two_alike_the_one_that_came_first_goes_first(void **state)
 {
     struct turn turn = {0};
@@ -312,6 +329,7 @@ int main(void)
         cmocka_unit_test(text_decode_and_files_take_half_of_the_time_at_most),
         cmocka_unit_test(text_decode_and_files_take_all_of_it_when_there_is_nothing_else),
         cmocka_unit_test(who_is_nearly_done_goes_before_who_has_not_begun),
+        cmocka_unit_test(a_branch_that_was_begun_is_finished_before_an_older_job_goes_on),
         cmocka_unit_test(of_two_alike_the_one_that_came_first_goes_first),
         cmocka_unit_test(strict_rules_hold_in_every_round),
         cmocka_unit_test(tenants_with_work_are_served_alike_however_many_jobs_they_have),

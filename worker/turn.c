@@ -85,6 +85,14 @@ static void order_pieces(const struct turn_account *a, const bool waits[], int p
 
 enum { PIECES = PIECE_FILES + 1 };
 
+/* Rules 6 and 7: does a go before b? Both have the same kind of piece. */
+static bool goes_on(const struct turn *turn, const struct candidate *a, const struct candidate *b)
+{
+    bool a_begun = a->piece == PIECE_BLOCKS && a->arrival == turn->begun;
+    bool b_begun = b->piece == PIECE_BLOCKS && b->arrival == turn->begun;
+    return a_begun != b_begun ? a_begun : a->arrival < b->arrival;
+}
+
 int turn_choose(const struct turn *turn, const struct candidate *candidates, int count)
 {
     int group = -1, chosen = -1;
@@ -107,7 +115,7 @@ int turn_choose(const struct turn *turn, const struct candidate *candidates, int
         const struct candidate *c = &candidates[i];
         if (c->piece == PIECE_NONE || compare_groups(turn, c, &candidates[group]) != 0) continue;
         int ahead = chosen < 0 ? 1 : place[candidates[chosen].piece] - place[c->piece];
-        if (ahead > 0 || (ahead == 0 && c->arrival < candidates[chosen].arrival)) chosen = i;
+        if (ahead > 0 || (ahead == 0 && goes_on(turn, c, &candidates[chosen]))) chosen = i;
     }
     return chosen;
 }
@@ -116,6 +124,7 @@ void turn_charge(struct turn *turn, const struct candidate *chosen, uint64_t wor
 {
     struct turn_account *a = &turn->account[chosen->account];
     a->charged += work;
+    if (chosen->piece == PIECE_BLOCKS) turn->begun = chosen->arrival;
     if (chosen->piece == PIECE_SEND) return; /* the stages work for it, not home */
     bool beside = beside_steps(chosen->piece);
     a->light = chosen->piece == PIECE_LIGHT ? a->light + 1 : 0;

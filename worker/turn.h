@@ -24,7 +24,9 @@
  *    the one hand and BLOCKS on the other, in turn. Text, decode and files take at most half of home's time:
  *    after one of them, pieces of steps worth as much work go first, if there are any. Files before decode
  *    before text: who is nearly done gives its memory back.
- * 6. The job that came first. Jobs of one kind then finish one after another rather than all at once, and one
+ * 6. Of BLOCKS those of the job that had the last ones: a branch leaves when its last block is done, and while
+ *    two branches are half done the stages have nothing to do.
+ * 7. The job that came first. Jobs of one kind then finish one after another rather than all at once, and one
  *    decodes while the others keep the stages busy.
  */
 #ifndef REFRAIN_WORKER_TURN_H
@@ -53,6 +55,7 @@ struct turn_account {
 };
 
 struct turn {
+    uint64_t begun; /* arrival of the job whose blocks were the last */
     uint64_t
         floor; /* where a tenant that comes begins: as much as the least charged one had when last asked */
     struct turn_account account[TURN_ACCOUNTS];

@@ -1,0 +1,26 @@
+/*
+ * costs.h - the timed backend: what each piece of a model's work takes on the virtual clock.
+ *
+ *     costs_set(&(struct costs){.block_ns = 10 * MILLISECOND_NS, .rows = 8});
+ *
+ * The numbers themselves are computed by the real kernels on a tiny model; only their time is made up. The linker
+ * turns the calls that costs.c names into calls of its functions (--wrap), which charge the world's clock and then do
+ * the real work: so a block costs exactly a block's time, whatever a kernel does inside.
+ */
+#ifndef REFRAIN_TOOLS_SIM_COSTS_H
+#define REFRAIN_TOOLS_SIM_COSTS_H
+
+#include <stdint.h>
+
+struct costs {
+    int64_t block_ns;  /* of one block of the denoiser, one branch */
+    int64_t embed_ns;  /* latent to hidden state, one branch */
+    int64_t output_ns; /* hidden state to velocity, one branch */
+    int64_t text_ns;   /* one layer of the text encoder */
+    int64_t frame_ns;  /* one latent frame through the VAE's decoder */
+    int rows;          /* tokens that block, embed and output are meant for, others in proportion; 0: any */
+};
+
+void costs_set(const struct costs *costs);
+
+#endif

@@ -1,0 +1,43 @@
+/* lab.c - see lab.h. One thread. */
+#include "tools/sim/lab.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "tools/sim/tiny.h"
+
+status_t lab_open(const char *source, struct lab *lab, struct error *error)
+{
+    *lab = (struct lab){.source = source};
+    snprintf(lab->directory, sizeof lab->directory, "/dev/shm/refrain-sim-XXXXXX");
+    if (mkdtemp(lab->directory)) return STATUS_OK;
+    snprintf(lab->directory, sizeof lab->directory, "/tmp/refrain-sim-XXXXXX");
+    return mkdtemp(lab->directory) ? STATUS_OK : error_set(error, STATUS_IO, "%s: %m", lab->directory);
+}
+
+static void model_path(const struct lab *lab, int layers, char path[PATH_MAX])
+{
+    snprintf(path, PATH_MAX, "%s/model-%d", lab->directory, layers);
+}
+
+void lab_close(struct lab *lab)
+{
+    char path[PATH_MAX];
+    for (int i = 0; i < lab->count; i++) {
+        model_path(lab, lab->layers[i], path);
+        tiny_remove(path);
+    }
+    rmdir(lab->directory);
+}
+
+status_t lab_model(struct lab *lab, int layers, char directory[PATH_MAX], struct error *error)
+{
+    model_path(lab, layers, directory);
+    for (int i = 0; i < lab->count; i++)
+        if (lab->layers[i] == layers) return STATUS_OK;
+    if (lab->count == LAB_MODELS)
+        return error_set(error, STATUS_NO_MEMORY, "more than %d models", LAB_MODELS);
+    lab->layers[lab->count++] = layers;
+    return tiny_make(lab->source, directory, layers, error);
+}

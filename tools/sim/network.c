@@ -1,0 +1,493 @@
+/*
+ * network.c - see network.h. One thread.
+ *
+ * Ports live until network_close: events on their way may still name one whose fabric was closed.
+ */
+#include "tools/sim/network.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "tools/sim/world.h"
+
+enum { MAX_PORTS = 1024 };
+
+#define LEAVE_NS (3 * MILLISECOND_NS) /* until a member that left on purpose is missed */
+
+struct message {
+    struct fabric *from, *to;
+    uint64_t epoch, cookie;
+    int64_t posted_ns;
+    struct ticket ticket;
+    struct message *next;             /* in a port's `early` or `held` */
+    struct message *older, **younger; /* among all there are */
+    void *payload;
+    int holders; /* the sender until SENT, and the way to the receiver and the credit back */
+};
+
+struct note {
+    struct note *next;
+    struct fabric_event event;
+};
+
+/* A directed link, from the port that has it. */
+struct link {
+    int64_t free_ns; /* when what was posted so far has left */
+    struct network_traffic traffic;
+};
+
+struct fabric {
+    int port, credits_each;
+    uint64_t max_bytes;
+    char address[FABRIC_ADDRESS_BYTES];
+    bool closed, killed, stopped;
+    int64_t since_ns; /* killed or stopped: what its turn under way would have sent later is not sent */
+    int descriptor;   /* always readable: nobody ever sleeps on it here */
+    void (*wake)(void *context);
+    void *wake_context;
+
+    uint64_t epoch; /* of the latest join */
+    bool joined, over, aborted;
+    uint8_t token[FABRIC_TOKEN_BYTES];
+    int self, count;
+    struct fabric *members[FABRIC_MAX_MEMBERS]; /* [count]; NULL: an address nobody has */
+    int credits[FABRIC_MAX_MEMBERS];
+    bool starved[FABRIC_MAX_MEMBERS];
+    struct note *first, **end;
+    struct message *early; /* arrived for an epoch that is not joined here yet, newest first */
+    struct message *held;  /* it would have sent them, but was stopped; newest first */
+    struct fabric_traffic traffic;
+    struct link links[MAX_PORTS];
+};
+
+static struct network {
+    struct network_config config;
+    struct fabric *ports[MAX_PORTS];
+    int count;
+    struct message *messages; /* those with holders */
+} network;
+
+status_t network_open(const struct network_config *config, struct error *error)
+{
+    network = (struct network){.config = *config};
+    return STATUS_OK;
+}
+
+static void message_drop(struct message *m)
+{
+    free(m->payload);
+    m->payload = NULL;
+    if (--m->holders) return;
+    *m->younger = m->older;
+    if (m->older) m->older->younger = m->younger;
+    free(m);
+}
+
+void network_close(void)
+{
+    while (network.messages) {
+        network.messages->holders = 1; /* the events they waited for do not happen any more */
+        message_drop(network.messages);
+    }
+    for (int i = 0; i < network.count; i++) free(network.ports[i]);
+    network = (struct network){0};
+}
+
+/* ------------------------------------------------------------------------------------------------------ events */
+
+static void push(struct fabric *f, const struct fabric_event *event)
+{
+    struct note *note = malloc(sizeof *note);
+    if (!note) abort();
+    *note = (struct note){.event = *event};
+    *f->end = note;
+    f->end = &note->next;
+    if (f->wake) f->wake(f->wake_context);
+}
+
+static void end_epoch(struct fabric *f, const struct fabric_event *event)
+{
+    if (!f->joined || f->over) return;
+    f->over = true;
+    f->aborted = event->kind == FABRIC_ABORTED;
+    push(f, event);
+}
+
+static void drop_events(struct fabric *f)
+{
+    for (struct note *note = f->first, *next; note; note = next) {
+        next = note->next;
+        if (note->event.kind == FABRIC_RECEIVED) message_drop(note->event.hold);
+        free(note);
+    }
+    f->first = NULL;
+    f->end = &f->first;
+}
+
+static int member_index(const struct fabric *f, const struct fabric *other)
+{
+    for (int i = 0; i < f->count; i++)
+        if (f->members[i] == other) return i;
+    return -1;
+}
+
+static bool in_epoch(const struct fabric *f, uint64_t epoch)
+{
+    return f->joined && !f->over && f->epoch == epoch && !f->killed;
+}
+
+/* ------------------------------------------------------------------------------------------------------- losses */
+
+/* Value: the port that went. */
+static void missed(void *context, uint64_t port)
+{
+    struct fabric *f = context, *gone = network.ports[port];
+    int index = f->joined ? member_index(f, gone) : -1;
+    bool still_there = in_epoch(gone, f->epoch) && !gone->stopped;
+    if (index >= 0 && !still_there && !f->killed)
+        end_epoch(f, &(struct fabric_event){.kind = FABRIC_LOST, .peer = index});
+}
+
+static void let_others_miss(struct fabric *f, int64_t after_ns)
+{
+    if (!f->joined) return;
+    for (int i = 0; i < f->count; i++)
+        if (f->members[i] && f->members[i] != f)
+            world_at(clock_now_ns() + after_ns, WORLD_ARRIVES, missed, f->members[i], (uint64_t)f->port);
+}
+
+void network_kill(int port)
+{
+    struct fabric *f = network.ports[port];
+    let_others_miss(f, network.config.death_ns);
+    f->killed = true;
+    f->since_ns = world_now_ns();
+}
+
+void network_stop(int port)
+{
+    struct fabric *f = network.ports[port];
+    f->stopped = true;
+    f->since_ns = world_now_ns();
+    let_others_miss(f, FABRIC_LOST_MS * MILLISECOND_NS);
+}
+
+static void arrive(void *message, uint64_t unused);
+
+/* Lets a list that grew at its head arrive in the order in which it grew. */
+static void arrive_all(struct message **list)
+{
+    struct message *oldest_first = NULL;
+    for (struct message *m = *list, *next; m; m = next) {
+        next = m->next;
+        m->next = oldest_first;
+        oldest_first = m;
+    }
+    *list = NULL;
+    for (struct message *m = oldest_first, *next; m; m = next) {
+        next = m->next;
+        arrive(m, 0);
+    }
+}
+
+/* Who was missed meanwhile finds that the others have gone on without him. */
+void network_continue(int port)
+{
+    struct fabric *f = network.ports[port];
+    f->stopped = false;
+    for (int i = 0; f->joined && i < f->count; i++)
+        if (f->members[i] && f->members[i] != f && !in_epoch(f->members[i], f->epoch))
+            world_at(clock_now_ns(), WORLD_ARRIVES, missed, f, (uint64_t)f->members[i]->port);
+    arrive_all(&f->held);
+}
+
+/* ---------------------------------------------------------------------------------------------------- life */
+
+status_t fabric_open(const struct fabric_config *config, struct fabric **fabric, struct error *error)
+{
+    if (network.count == MAX_PORTS)
+        return error_set(error, STATUS_NO_MEMORY, "more than %d virtual ranks", MAX_PORTS);
+    struct fabric *f = calloc(1, sizeof *f);
+    if (!f) return error_set(error, STATUS_NO_MEMORY, "no memory for a virtual fabric");
+    if ((f->descriptor = eventfd(1, EFD_CLOEXEC | EFD_NONBLOCK)) < 0) {
+        free(f);
+        return error_set(error, STATUS_IO, "eventfd: %m");
+    }
+    f->port = network.count;
+    f->credits_each = config->credits;
+    f->max_bytes = config->max_bytes;
+    f->end = &f->first;
+    snprintf(f->address, sizeof f->address, "virtual:%d", f->port);
+    network.ports[network.count++] = f;
+    *fabric = f;
+    return STATUS_OK;
+}
+
+void fabric_close(struct fabric *f)
+{
+    if (!f) return;
+    fabric_leave(f);
+    f->closed = true;
+    f->wake = NULL;
+    close(f->descriptor);
+}
+
+const char *fabric_address(const struct fabric *f)
+{
+    return f->address;
+}
+
+static struct fabric *find_address(const char *address)
+{
+    for (int i = 0; i < network.count; i++)
+        if (strcmp(network.ports[i]->address, address) == 0) return network.ports[i];
+    return NULL;
+}
+
+/* At the deadline of a join: who is not there is lost. */
+static void look_for_members(void *context, uint64_t epoch)
+{
+    struct fabric *f = context;
+    for (int i = 0; in_epoch(f, epoch) && i < f->count; i++)
+        if (i != f->self && (!f->members[i] || !in_epoch(f->members[i], epoch) || f->members[i]->stopped))
+            end_epoch(f, &(struct fabric_event){.kind = FABRIC_LOST, .peer = i});
+}
+
+status_t fabric_join(struct fabric *f, const struct fabric_membership *membership, int64_t deadline_ns,
+                     struct error *error)
+{
+    if (f->joined) return error_set(error, STATUS_CONFLICT, "fabric: an epoch is joined already");
+    if (membership->epoch <= f->epoch)
+        return error_set(error, STATUS_INVALID, "fabric: epoch %lu is not newer than %lu",
+                         (unsigned long)membership->epoch, (unsigned long)f->epoch);
+    f->epoch = membership->epoch;
+    f->self = membership->self;
+    f->count = membership->count;
+    memcpy(f->token, membership->token, sizeof f->token);
+    for (int i = 0; i < f->count; i++) {
+        f->members[i] = find_address(membership->addresses[i]);
+        int theirs = f->members[i] ? f->members[i]->credits_each : 0;
+        f->credits[i] = theirs < f->credits_each ? theirs : f->credits_each;
+        f->starved[i] = false;
+    }
+    f->joined = true;
+    f->over = f->aborted = false;
+    world_at(deadline_ns, WORLD_ARRIVES, look_for_members, f, f->epoch);
+    arrive_all(&f->early);
+    return STATUS_OK;
+}
+
+void fabric_leave(struct fabric *f)
+{
+    if (!f->joined) return;
+    if (!f->killed) let_others_miss(f, LEAVE_NS);
+    f->joined = f->over = f->aborted = false;
+    drop_events(f);
+}
+
+void fabric_abort(struct fabric *f)
+{
+    end_epoch(f, &(struct fabric_event){.kind = FABRIC_ABORTED, .peer = f->self});
+}
+
+/* ------------------------------------------------------------------------------------------------------- messages */
+
+static status_t report_over(const struct fabric *f, struct error *error)
+{
+    if (!f->joined) return error_set(error, STATUS_CONFLICT, "fabric: no epoch is joined");
+    if (f->aborted)
+        return error_set(error, STATUS_ABORTED, "fabric: epoch %lu was aborted", (unsigned long)f->epoch);
+    return error_set(error, STATUS_PEER_LOST, "fabric: a member was lost");
+}
+
+static void sent(void *context, uint64_t unused)
+{
+    struct message *m = context;
+    struct fabric_event event = {.kind = FABRIC_SENT, .cookie = m->cookie};
+    if (in_epoch(m->from, m->epoch)) {
+        event.peer = member_index(m->from, m->to);
+        push(m->from, &event);
+    }
+    if (--m->holders == 0) { /* arrived and released already: without latency it can be */
+        m->holders = 1;
+        message_drop(m);
+    }
+}
+
+/* What a member of the epoch sent before this one joined waits; all else that does not fit is dropped. */
+static void arrive(void *context, uint64_t unused)
+{
+    struct message *m = context;
+    struct fabric *f = m->to;
+    bool never_sent = m->posted_ns > m->from->since_ns;
+    if (m->from->stopped && never_sent) {
+        m->next = m->from->held;
+        m->from->held = m;
+        return;
+    }
+    if (m->from->killed && never_sent) {
+        message_drop(m);
+        return;
+    }
+    if (!f->killed && !f->closed && m->epoch > f->epoch) {
+        m->next = f->early;
+        f->early = m;
+        return;
+    }
+    int from = in_epoch(f, m->epoch) ? member_index(f, m->from) : -1;
+    if (from < 0 || memcmp(f->token, m->from->token, sizeof f->token) != 0) {
+        message_drop(m);
+        return;
+    }
+    f->traffic.messages_received++;
+    f->traffic.bytes_received += m->ticket.bytes;
+    push(f,
+         &(struct fabric_event){
+             .kind = FABRIC_RECEIVED, .peer = from, .ticket = m->ticket, .payload = m->payload, .hold = m});
+}
+
+/* When a message that is posted now has left. */
+static int64_t occupy(struct link *link, const struct ticket *ticket)
+{
+    double seconds = network.config.bytes_per_second > 0
+                         ? (double)(ticket->bytes + TICKET_BYTES) / network.config.bytes_per_second
+                         : 0;
+    int64_t begin_ns = clock_now_ns() > link->free_ns ? clock_now_ns() : link->free_ns;
+    link->free_ns = begin_ns + (int64_t)(seconds * (double)SECOND_NS);
+    link->traffic.messages++;
+    link->traffic.hops += ticket->kind == TICKET_HOP;
+    link->traffic.bytes += ticket->bytes;
+    return link->free_ns;
+}
+
+static struct message *make_message(struct fabric *f, struct fabric *to, const struct ticket *ticket,
+                                    const void *payload, uint64_t cookie)
+{
+    struct message *m = calloc(1, sizeof *m);
+    void *copy = aligned_alloc(64, (ticket->bytes + 64) / 64 * 64);
+    if (!m || !copy) abort();
+    if (ticket->bytes) memcpy(copy, payload, ticket->bytes);
+    /* Through the wire's form, so that only what a ticket really carries arrives. */
+    uint8_t wire[TICKET_BYTES];
+    *m = (struct message){
+        .from = f, .to = to, .epoch = f->epoch, .cookie = cookie, .payload = copy, .holders = 2};
+    m->posted_ns = clock_now_ns();
+    m->ticket = *ticket;
+    m->ticket.epoch = f->epoch;
+    ticket_encode(&m->ticket, wire);
+    if (ticket_decode(wire, sizeof wire, &m->ticket, NULL) != STATUS_OK) abort();
+    m->older = network.messages;
+    m->younger = &network.messages;
+    if (m->older) m->older->younger = &m->older;
+    network.messages = m;
+    return m;
+}
+
+status_t fabric_post(struct fabric *f, int peer, const struct ticket *ticket, const void *payload,
+                     uint64_t cookie, struct error *error)
+{
+    if (!f->joined || f->over) return report_over(f, error);
+    if (peer < 0 || peer >= f->count || peer == f->self || ticket->bytes > f->max_bytes ||
+        (ticket->bytes && !payload))
+        return error_set(error, STATUS_INVALID, "fabric: member %d of %d, %lu bytes", peer, f->count,
+                         (unsigned long)ticket->bytes);
+    if (f->credits[peer] == 0) {
+        f->starved[peer] = true;
+        return STATUS_AGAIN;
+    }
+    f->credits[peer]--;
+    f->traffic.messages_sent++;
+    f->traffic.bytes_sent += ticket->bytes;
+    if (!f->members[peer]) return STATUS_OK; /* an address that leads nowhere: lost at the join's deadline */
+    struct message *m = make_message(f, f->members[peer], ticket, payload, cookie);
+    int64_t gone_ns = occupy(&f->links[m->to->port], ticket);
+    if (network.config.seen) network.config.seen(network.config.argument, f->port, m->to->port, &m->ticket);
+    world_at(gone_ns, WORLD_ARRIVES, sent, m, 0);
+    world_at(gone_ns + network.config.latency_ns, WORLD_ARRIVES, arrive, m, 0);
+    return STATUS_OK;
+}
+
+bool fabric_has_credits(const struct fabric *f, int peer, int count)
+{
+    if (!f->joined || f->over || peer < 0 || peer >= f->count || peer == f->self) return false;
+    bool has = f->credits[peer] >= count;
+    if (!has) ((struct fabric *)(uintptr_t)f)->starved[peer] = true; /* to be told of the next */
+    return has;
+}
+
+bool fabric_can_post(const struct fabric *f, int peer)
+{
+    return fabric_has_credits(f, peer, 1);
+}
+
+status_t fabric_next(struct fabric *f, struct fabric_event *event)
+{
+    struct note *note = f->first;
+    if (!note) return STATUS_AGAIN;
+    *event = note->event;
+    f->first = note->next;
+    if (!f->first) f->end = &f->first;
+    free(note);
+    return STATUS_OK;
+}
+
+static void credit_back(void *context, uint64_t epoch)
+{
+    struct message *m = context;
+    struct fabric *f = m->from;
+    int peer = in_epoch(f, epoch) ? member_index(f, m->to) : -1;
+    message_drop(m);
+    if (peer < 0) return;
+    f->credits[peer]++;
+    if (f->starved[peer] && f->wake) f->wake(f->wake_context);
+    f->starved[peer] = false;
+}
+
+void fabric_release(struct fabric *f, struct fabric_event *event)
+{
+    if (event->kind != FABRIC_RECEIVED || !event->hold) return;
+    struct message *m = event->hold;
+    event->hold = NULL;
+    event->payload = NULL;
+    if (in_epoch(f, m->epoch))
+        world_at(clock_now_ns() + network.config.latency_ns, WORLD_ARRIVES, credit_back, m, m->epoch);
+    else
+        message_drop(m);
+}
+
+/* Nobody waits on the virtual clock: ranks are woken instead. */
+status_t fabric_wait(struct fabric *f, int64_t deadline_ns, struct error *error)
+{
+    if (f->first) return STATUS_OK;
+    if (!f->joined || f->over) return report_over(f, error);
+    return error_set(error, STATUS_DEADLINE, "fabric: nothing came before the deadline");
+}
+
+int fabric_descriptor(const struct fabric *f)
+{
+    return f->descriptor;
+}
+
+void fabric_traffic(const struct fabric *f, struct fabric_traffic *traffic)
+{
+    *traffic = f->traffic;
+}
+
+void network_notify(struct fabric *f, void (*wake)(void *context), void *context)
+{
+    f->wake = wake;
+    f->wake_context = context;
+}
+
+int network_port(const struct fabric *f)
+{
+    return f->port;
+}
+
+struct network_traffic network_traffic(int from, int to)
+{
+    return network.ports[from]->links[to].traffic;
+}

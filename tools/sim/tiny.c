@@ -1,0 +1,172 @@
+/* tiny.c - see tiny.h. One thread. */
+#include "tools/sim/tiny.h"
+
+#include <jansson.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "worker/model/safetensors.h"
+
+#define WEIGHTS "transformer/diffusion_pytorch_model.safetensors"
+#define CONFIG  "transformer/config.json"
+
+static const char *const linked[] = {"model_index.json", "scheduler", "text_encoder", "tokenizer", "vae"};
+
+enum { LINKED = sizeof linked / sizeof *linked, NAME_BYTES = 160 };
+
+/* A safetensors file as it grows: its header, and the values behind it. */
+struct writer {
+    json_t *header;
+    float *values;
+    size_t count, capacity;
+};
+
+static status_t add(struct writer *w, const char *name, const struct safetensors *file,
+                    const struct safetensors_entry *entry, float scale, struct error *error)
+{
+    struct tensor tensor = {.data = file->map + entry->begin,
+                            .dtype = (dtype_t)entry->type->dtype,
+                            .rank = entry->rank,
+                            .count = entry->count};
+    size_t count = (size_t)entry->count;
+    if (entry->type->dtype < 0) return error_set(error, STATUS_INVALID, "%s: is not of floats", entry->name);
+    if (w->count + count > w->capacity) {
+        size_t capacity = 2 * (w->count + count);
+        float *more = realloc(w->values, capacity * sizeof *more);
+        if (!more) return error_set(error, STATUS_NO_MEMORY, "no memory for a tiny model");
+        w->values = more;
+        w->capacity = capacity;
+    }
+    float *out = w->values + w->count;
+    tensor_to_f32(&tensor, out);
+    for (size_t i = 0; i < count; i++) out[i] *= scale;
+    json_t *shape = json_array();
+    for (int i = 0; i < entry->rank; i++) json_array_append_new(shape, json_integer(entry->shape[i]));
+    json_object_set_new(w->header, name,
+                        json_pack("{s:s, s:o, s:[I, I]}", "dtype", "F32", "shape", shape, "data_offsets",
+                                  (json_int_t)(w->count * sizeof(float)),
+                                  (json_int_t)((w->count + count) * sizeof(float))));
+    w->count += count;
+    return STATUS_OK;
+}
+
+/* "blocks.7.attn1.to_q.weight": 7, and what comes behind the number. -1: not a block's. */
+static int block_of(const char *name, const char **rest)
+{
+    int block, length;
+    if (sscanf(name, "blocks.%d.%n", &block, &length) != 1) return -1;
+    *rest = name + length;
+    return block;
+}
+
+static status_t write_file(struct writer *w, const char *path, struct error *error)
+{
+    char *text = json_dumps(w->header, JSON_COMPACT);
+    FILE *file = fopen(path, "wb");
+    uint64_t length = text ? strlen(text) : 0, padded = (length + 7) / 8 * 8;
+    bool written = text && file && fwrite(&padded, sizeof padded, 1, file) == 1 &&
+                   fprintf(file, "%-*s", (int)padded, text) == (int)padded &&
+                   fwrite(w->values, sizeof *w->values, w->count, file) == w->count;
+    free(text);
+    if (file && fclose(file) != 0) written = false;
+    return written ? STATUS_OK : error_set(error, STATUS_IO, "%s: cannot be written: %m", path);
+}
+
+static status_t write_blocks(const struct safetensors *source, int held, int layers, struct writer *w,
+                             struct error *error)
+{
+    char name[NAME_BYTES];
+    const char *rest = "";
+    status_t status = STATUS_OK;
+    for (size_t i = 0; i < source->count && status == STATUS_OK; i++) {
+        const struct safetensors_entry *entry = &source->entries[i];
+        int block = block_of(entry->name, &rest);
+        if (block < 0) status = add(w, entry->name, source, entry, 1, error);
+        for (int to = block; block >= 0 && to < layers && status == STATUS_OK; to += held) {
+            snprintf(name, sizeof name, "blocks.%d.%s", to, rest);
+            status = add(w, name, source, entry, 1 - 0.4f * (float)to / (float)layers, error);
+        }
+    }
+    return status;
+}
+
+static int count_blocks(const struct safetensors *source)
+{
+    const char *rest;
+    int count = 0;
+    for (size_t i = 0; i < source->count; i++) {
+        int block = block_of(source->entries[i].name, &rest);
+        if (block >= count) count = block + 1;
+    }
+    return count;
+}
+
+static status_t write_transformer(const char *from, const char *to, int layers, struct error *error)
+{
+    char path[PATH_MAX];
+    struct safetensors source;
+    struct writer w = {.header = json_object()};
+    snprintf(path, sizeof path, "%.4000s/" WEIGHTS, from);
+    status_t status = safetensors_open(path, &source, error);
+    if (status != STATUS_OK) goto out;
+    int held = count_blocks(&source);
+    status = held ? write_blocks(&source, held, layers, &w, error)
+                  : error_set(error, STATUS_INVALID, "%s: has no blocks", path);
+    snprintf(path, sizeof path, "%.4000s/" WEIGHTS, to);
+    if (status == STATUS_OK) status = write_file(&w, path, error);
+    safetensors_close(&source);
+out:
+    free(w.values);
+    json_decref(w.header);
+    return status;
+}
+
+static status_t write_config(const char *from, const char *to, int layers, struct error *error)
+{
+    char path[PATH_MAX];
+    snprintf(path, sizeof path, "%.4000s/" CONFIG, from);
+    json_t *config = json_load_file(path, 0, NULL);
+    if (!config) return error_set(error, STATUS_IO, "%s: cannot be read", path);
+    json_object_set_new(config, "num_layers", json_integer(layers));
+    snprintf(path, sizeof path, "%.4000s/" CONFIG, to);
+    bool written = json_dump_file(config, path, JSON_INDENT(2)) == 0;
+    json_decref(config);
+    return written ? STATUS_OK : error_set(error, STATUS_IO, "%s: cannot be written", path);
+}
+
+status_t tiny_make(const char *source, const char *directory, int layers, struct error *error)
+{
+    char whole[PATH_MAX], from[PATH_MAX], to[PATH_MAX];
+    if (!realpath(source, whole)) return error_set(error, STATUS_NOT_FOUND, "%s: %m", source);
+    snprintf(to, sizeof to, "%.4000s/transformer", directory);
+    if (mkdir(directory, 0700) != 0 || mkdir(to, 0700) != 0)
+        return error_set(error, STATUS_IO, "%s: cannot be made: %m", directory);
+    for (int i = 0; i < LINKED; i++) {
+        snprintf(from, sizeof from, "%.4000s/%s", whole, linked[i]);
+        snprintf(to, sizeof to, "%.4000s/%s", directory, linked[i]);
+        if (symlink(from, to) != 0) return error_set(error, STATUS_IO, "%s: cannot be made: %m", to);
+    }
+    status_t status = write_config(whole, directory, layers, error);
+    return status == STATUS_OK ? write_transformer(whole, directory, layers, error) : status;
+}
+
+void tiny_remove(const char *directory)
+{
+    static const char *const made[] = {WEIGHTS, CONFIG};
+    char path[PATH_MAX];
+    for (int i = 0; i < LINKED; i++) {
+        snprintf(path, sizeof path, "%.4000s/%s", directory, linked[i]);
+        unlink(path);
+    }
+    for (size_t i = 0; i < sizeof made / sizeof *made; i++) {
+        snprintf(path, sizeof path, "%.4000s/%s", directory, made[i]);
+        unlink(path);
+    }
+    snprintf(path, sizeof path, "%.4000s/transformer", directory);
+    rmdir(path);
+    rmdir(directory);
+}

@@ -1,0 +1,182 @@
+/*
+ * simulate.c - the real service on a virtual clock: experiments of tools/sim/cases.h, as a table or as CSV.
+ *
+ *     build/simulate cycle                       jobs and branches as micro-batches, against the formula
+ *     build/simulate cached --csv                caching on a fixed and on floating homes
+ *     build/simulate storm --ranks 4 --seeds 50  ranks and coordinator killed at random, outputs compared
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/options.h"
+#include "base/clock.h"
+#include "tools/sim/cases.h"
+#include "tools/sim/storm.h"
+
+struct settings {
+    const char *model;
+    int64_t ranks, jobs, percent, seed, seeds, pause_ms;
+    double hop;
+    bool csv, help;
+};
+
+#define FIELD(name) offsetof(struct settings, name)
+
+static const struct option_spec specs[] = {
+    {.help = "Experiments"},
+    {"model", 0, OPTION_TEXT, FIELD(model), "DIR", .standard = "tests/models/tiny-a",
+     .help = "small checkpoint whose blocks are repeated"},
+    {"ranks", 0, OPTION_INT, FIELD(ranks), "P", .min = 0, .max = SEAT_MAX_RANKS, .help = "ranks; 0: several",
+     .standard = "0"},
+    {"jobs", 0, OPTION_INT, FIELD(jobs), "J", .min = 0, .max = 64, .help = "jobs in flight; 0: several",
+     .standard = "0"},
+    {"percent", 0, OPTION_INT, FIELD(percent), "N", .min = 0, .max = 74, .help = "steps that are hits",
+     .standard = "54"},
+    {"hop", 0, OPTION_REAL, FIELD(hop), "C", .min = 0, .max = 10, .help = "time of one hop, in stage times",
+     .standard = "0"},
+    {"seed", 0, OPTION_INT, FIELD(seed), "N", .min = 0, .max = 1e9, .help = "of the first storm",
+     .standard = "1"},
+    {"seeds", 0, OPTION_INT, FIELD(seeds), "N", .min = 1, .max = 1e6, .help = "storms", .standard = "10"},
+    {"pause", 0, OPTION_DURATION, FIELD(pause_ms), "TIME", .min = 1, .max = 1e6,
+     .help = "between two disturbances, on average", .standard = "2s"},
+    {"csv", 0, OPTION_FLAG, FIELD(csv), .help = "comma-separated values instead of a table"},
+    {"help", 'h', OPTION_FLAG, FIELD(help), .help = "this text"},
+};
+static const struct option_table table = {"simulate", specs, sizeof specs / sizeof *specs};
+
+static const char *const layouts[] = {
+    [LAYOUT_SHIFTED] = "shifted", [LAYOUT_EVEN] = "even", [LAYOUT_FLOATING] = "floating"};
+
+static status_t cycle_row(struct lab *lab, const struct settings *s, const struct cycle_case *c,
+                          struct error *error)
+{
+    struct cycle_found found;
+    status_t status = case_cycle(lab, c, &found, error);
+    if (status != STATUS_OK) return status;
+    printf(s->csv ? "%d,%d,%d,%g,%.4f,%.4f,%.4f\n" : "%5d %4d %8d %5g %10.3f %10.3f %8.3f\n", c->ranks,
+           c->jobs, c->branches, c->hop, found.predicted, found.simulated, found.simulated / found.predicted);
+    fflush(stdout);
+    return STATUS_OK;
+}
+
+static status_t simulate_cycle(struct lab *lab, const struct settings *s, struct error *error)
+{
+    static const int several[] = {2, 4, 8};
+    status_t status = STATUS_OK;
+    puts(s->csv ? "ranks,jobs,branches,hop,predicted,simulated,ratio"
+                : "ranks jobs branches   hop  predicted  simulated    ratio");
+    for (size_t p = 0; p < sizeof several / sizeof *several; p++)
+        for (int branches = 1; branches <= 2; branches++)
+            for (int jobs = 1; jobs <= 10 && status == STATUS_OK; jobs++) {
+                struct cycle_case c = {
+                    .ranks = several[p], .jobs = jobs, .branches = branches, .hop = s->hop};
+                bool asked = (!s->ranks || s->ranks == c.ranks) && (!s->jobs || s->jobs == jobs);
+                if (asked) status = cycle_row(lab, s, &c, error);
+            }
+    return status;
+}
+
+static status_t cached_row(struct lab *lab, const struct settings *s, const struct cached_case *c,
+                           struct error *error)
+{
+    struct cached_found f;
+    status_t status = case_cached(lab, c, &f, error);
+    if (status != STATUS_OK) return status;
+    printf(s->csv ? "%s,%d,%d,%d,%d,%d,%.4f,%.4f,%.4f,%.4f,%.4f,%.3f,%.3f\n"
+                  : "%-9s F%dB%d %4d %5d %4d %9.3f %9.3f %9.3f %9.3f %8.3f %6.2f %6.2f\n",
+           layouts[c->layout], c->head, c->tail, c->percent, c->ranks, c->jobs, f.uncached, f.ideal,
+           f.possible, f.simulated, f.simulated / f.ideal, f.hops, f.predicted_hops);
+    fflush(stdout);
+    return STATUS_OK;
+}
+
+static status_t simulate_cached(struct lab *lab, const struct settings *s, struct error *error)
+{
+    static const int heads[] = {1, 8};
+    status_t status = STATUS_OK;
+    puts(s->csv ? "layout,head,tail,percent,ranks,jobs,uncached,ideal,possible,simulated,ratio,hops,"
+                  "predicted_hops"
+                : "layout    caps hits ranks jobs  uncached     ideal  possible simulated    ratio   hops  "
+                  "predicted");
+    for (size_t h = 0; h < sizeof heads / sizeof *heads; h++)
+        for (int layout = LAYOUT_SHIFTED; layout <= LAYOUT_FLOATING; layout++)
+            for (int jobs = 6; jobs <= 10 && status == STATUS_OK; jobs += 2) {
+                struct cached_case c = {.ranks = s->ranks ? (int)s->ranks : 4,
+                                        .jobs = s->jobs ? (int)s->jobs : jobs,
+                                        .branches = 2,
+                                        .head = heads[h],
+                                        .percent = (int)s->percent,
+                                        .layout = (enum cached_layout)layout,
+                                        .hop = s->hop};
+                status = cached_row(lab, s, &c, error);
+                if (s->jobs) break;
+            }
+    return status;
+}
+
+static status_t simulate_storm(struct lab *lab, const struct settings *s, struct error *error)
+{
+    struct calm calm = {.lab = lab};
+    struct storm_found f;
+    status_t status = STATUS_OK;
+    puts(s->csv
+             ? "seed,ranks,jobs,kills,stops,losses,processes,steps,wanted,seconds,failed,different,given_up"
+             : " seed ranks jobs  kills stops losses  ranks-started  steps (of)   seconds  failed  different "
+               " given-up");
+    for (int64_t i = 0; i < s->seeds && status == STATUS_OK; i++) {
+        struct storm_case c = {.ranks = s->ranks ? (int)s->ranks : 4,
+                               .jobs = s->jobs ? (int)s->jobs : 8,
+                               .seed = (uint64_t)(s->seed + i),
+                               .pause_ns = s->pause_ms * MILLISECOND_NS,
+                               .coordinator = true};
+        status = storm_run(&calm, &c, &f, error);
+        if (status != STATUS_OK) error_prefix(error, "seed %d", (int)(s->seed + i));
+        if (status != STATUS_OK) break;
+        printf(s->csv ? "%lu,%d,%d,%d,%d,%d,%d,%d,%d,%.2f,%d,%d,%d\n"
+                      : "%5lu %5d %4d %6d %5d %6d %14d %6d %4d %9.2f %7d %10d %9d\n",
+               (unsigned long)c.seed, c.ranks, c.jobs, f.kills, f.stops, f.losses, f.processes, f.steps,
+               f.steps_wanted, f.seconds, f.failed, f.different, f.given_up);
+        if (f.first[0]) fprintf(stderr, "seed %lu: %s\n", (unsigned long)c.seed, f.first);
+        fflush(stdout);
+    }
+    calm_free(&calm);
+    return status;
+}
+
+static int complain(const struct error *error)
+{
+    fprintf(stderr, "simulate: %s\n", error->text);
+    return 1;
+}
+
+int main(int argc, char **argv)
+{
+    struct settings settings = {0};
+    struct options *options;
+    struct error error;
+    struct lab lab;
+    if (options_parse(&table, 0, argc, argv, &settings, &options, &error) != STATUS_OK)
+        return complain(&error);
+    const char *verb = options_operand_count(options) == 1 ? options_operand(options, 0) : "";
+    if (settings.help || !*verb) {
+        puts("simulate - the service on a virtual clock\n\n  simulate cycle|cached|storm [options]\n");
+        options_help(&table, 0, stdout);
+        options_destroy(options);
+        return settings.help ? 0 : 1;
+    }
+    status_t status = lab_open(settings.model, &lab, &error);
+    if (status == STATUS_OK) {
+        if (strcmp(verb, "cycle") == 0)
+            status = simulate_cycle(&lab, &settings, &error);
+        else if (strcmp(verb, "cached") == 0)
+            status = simulate_cached(&lab, &settings, &error);
+        else if (strcmp(verb, "storm") == 0)
+            status = simulate_storm(&lab, &settings, &error);
+        else
+            status = error_set(&error, STATUS_INVALID, "%s: there are cycle, cached and storm", verb);
+        lab_close(&lab);
+    }
+    options_destroy(options);
+    return status == STATUS_OK ? 0 : complain(&error);
+}
