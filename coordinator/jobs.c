@@ -124,7 +124,7 @@ void jobs_note_progress(struct job *job, const Refrain__Progress *progress)
     uint64_t reached = (uint64_t)fitting.phase << 32 | fitting.step;
     if (reached > job->reached) job->reached = reached;
     if (reached > job->loss_reached)
-        job->losses = 0; /* further than ever: what stopped it before is behind it */
+        job->losses = job->alone = 0; /* further than ever: what stopped it before is behind it */
 }
 
 bool jobs_suspect(const struct job *job)
@@ -195,19 +195,25 @@ status_t jobs_start(struct jobs *jobs, struct job *job, const char *plan, int64_
 }
 
 /* Losses count while the job does not get any further than the last time. */
-static uint32_t count_losses(const struct job *job, enum jobs_loss loss)
+static void count_loss(struct job *job, enum jobs_loss loss)
 {
-    if (loss == LOSS_NONE) return job->losses;
-    uint32_t losses = job->reached > job->loss_reached ? 1 : job->losses + 1;
-    return loss == LOSS_COMPANY && losses >= JOB_MAX_LOSSES ? JOB_MAX_LOSSES - 1 : losses;
+    if (loss == LOSS_NONE) return;
+    if (job->reached > job->loss_reached) {
+        job->losses = job->alone = 0;
+        job->loss_reached = job->reached;
+    }
+    job->losses++;
+    job->alone += loss == LOSS_ALONE;
+    if (job->losses >= JOB_MAX_LOSSES && job->alone < JOB_LOSSES_ALONE) job->losses = JOB_MAX_LOSSES - 1;
 }
 
 /* Files of the lost attempt are forgotten: the next one makes its own, to the same bits. */
 status_t jobs_requeue(struct jobs *jobs, struct job *job, enum jobs_loss loss, const char *message,
                       int64_t now_ms, struct error *error)
 {
-    struct job_change change = {.message = message, .losses = count_losses(job, loss)};
-    if (change.losses >= JOB_MAX_LOSSES) {
+    struct job_change change = {.message = message};
+    count_loss(job, loss);
+    if (job->losses >= JOB_MAX_LOSSES) {
         char text[ERROR_TEXT_BYTES + 96];
         snprintf(text, sizeof text,
                  "given up after its ranks were lost %d times in a row at the same place, the last time "
@@ -217,8 +223,6 @@ status_t jobs_requeue(struct jobs *jobs, struct job *job, enum jobs_loss loss, c
     }
     if (job->state == REFRAIN__JOB_STATE__JOB_CANCELLING)
         return jobs_finish(jobs, job, REFRAIN__JOB_STATE__JOB_CANCELLED, NULL, NULL, now_ms, error);
-    job->losses = change.losses;
-    if (loss != LOSS_NONE && job->reached > job->loss_reached) job->loss_reached = job->reached;
     status_t status = jobstore_drop_files(jobs->store, job->id, error);
     return status != STATUS_OK ? status
                                : move(jobs, job, REFRAIN__JOB_STATE__JOB_QUEUED, &change, now_ms, error);

@@ -24,9 +24,9 @@
 #include "coordinator/jobstore.h"
 #include "coordinator/tenants.h"
 
-/* Ranks a job may lose in a row without getting any further, before it fails. The last of them it loses while
- * nothing runs beside it, so that no job fails for what another did. */
-enum { JOB_MAX_LOSSES = 3 };
+/* Ranks a job may lose in a row without getting any further, before it fails. The last ones it must lose while
+ * nothing runs beside it, so that no job fails for what another did, or for bad luck. */
+enum { JOB_MAX_LOSSES = 3, JOB_LOSSES_ALONE = 2 };
 
 struct job {
     uint64_t id, sequence;
@@ -36,6 +36,7 @@ struct job {
     Refrain__JobState state;
     Refrain__Priority priority;
     uint32_t attempt, losses;
+    uint32_t alone; /* of those losses, while nothing ran beside it; not stored */
     int64_t submitted_ms, started_ms, deadline_at_ms; /* wall clock; 0: none */
     double work;                                      /* jobstore_work */
     Refrain__Progress progress; /* of the running attempt; not stored. Set by jobs_note_progress, owned */
