@@ -18,7 +18,7 @@
 #include "base/clock.h"
 #include "client/librefrain.h"
 
-enum { JOBS = 12, MOST_ROUNDS = 99, ANSWER_MS = 120000, SERVICES = 3 };
+enum { JOBS = 12, MOST_ROUNDS = 99, ANSWER_MS = 120000, SERVICES = 3, WARM_SECONDS = 15 };
 
 static char directory[64];
 static const char *cache;
@@ -125,7 +125,9 @@ int main(int argc, char **argv)
     if (!mkdtemp(directory)) die(directory, NULL);
     static const char *const ranks[SERVICES] = {"2", "1", "1"};
     for (int i = 0; i < SERVICES; i++) start(&services[i], argv[1], model, i, ranks[i]);
-    make_jobs(services, 1, 1); /* loads, and learns */
+    /* Loads, and long enough for the layout to follow what was measured. */
+    for (int64_t end_ns = clock_now_ns() + WARM_SECONDS * SECOND_NS; clock_now_ns() < end_ns;) make_jobs(services, 1, 1);
+    make_jobs(services, 1, 1);
     make_jobs(services + 1, 2, 1);
     for (int i = 0; i < rounds; i++) {
         double apart = make_jobs(services + 1, 2, 1), together = make_jobs(services, 1, 1);
