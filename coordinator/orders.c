@@ -79,6 +79,7 @@ void order_load(struct outbox *outbox, struct group *group, const struct model *
     split.n_run = group->ranks;
     split.run = group->plan.run;
     SET(split, floating, group->plan.floating);
+    if (group->plan.spare) SET(split, spare, group->plan.spare);
     SET(body, epoch, group->epoch);
     body.model = model->card->name;
     body.directory = model->directory;

@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 BUILD = sys.argv[1] if len(sys.argv) > 1 else "build"
 OUT = "docs/pictures"
 COLOURS = {2: "#2a6f97", 4: "#c1666b", 8: "#548c2f"}
-LAYOUTS = {"shifted": "#2a6f97", "floating": "#548c2f", "even": "#c1666b"}
+LAYOUTS = {"shifted": "#2a6f97", "spare": "#7b5ea7", "floating": "#548c2f", "even": "#c1666b"}
 
 
 def simulate(verb, **options):

@@ -46,7 +46,10 @@ static const struct option_spec specs[] = {
 static const struct option_table table = {"simulate", specs, sizeof specs / sizeof *specs};
 
 static const char *const layouts[] = {
-    [LAYOUT_SHIFTED] = "shifted", [LAYOUT_EVEN] = "even", [LAYOUT_FLOATING] = "floating"};
+    [LAYOUT_SHIFTED] = "shifted",
+    [LAYOUT_SPARE] = "spare",
+    [LAYOUT_EVEN] = "even",
+    [LAYOUT_FLOATING] = "floating"};
 
 static status_t cycle_row(struct lab *lab, const struct settings *s, const struct cycle_case *c,
                           struct error *error)

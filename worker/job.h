@@ -95,6 +95,7 @@ enum job_piece {
     PIECE_TEXT,   /* a layer of the text encoder */
     PIECE_DECODE, /* a latent frame of the VAE */
     PIECE_FILES,  /* encodes some frames, or writes */
+    PIECE_SPARE,  /* a block of the next member's that home holds too: instead of waiting until the hop can go */
 };
 enum job_piece job_next(const struct job *job);
 int job_priority(const struct job *job);

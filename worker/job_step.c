@@ -26,6 +26,7 @@ enum move {
     MOVE_ENTER,  /* the policy's last word before the span, and the forecast if it is a hit */
     MOVE_BLOCK,  /* any other block that home holds */
     MOVE_SEND,   /* a hop to the stages */
+    MOVE_SPARE,  /* a block that home runs in place of its holder, who has more to do */
     MOVE_LEAVE,  /* the span was computed: the policy keeps what it made */
     MOVE_OUTPUT, /* the branch's velocity */
     MOVE_FINISH, /* guidance and solver */
@@ -141,7 +142,7 @@ static void leave_span(struct job *j, int index)
     j->branch[index].inside = false;
 }
 
-/* One block that home holds. */
+/* One block that home holds, be it a spare one. */
 static void run_block(struct job *j, int index)
 {
     struct branch *b = &j->branch[index];
@@ -329,8 +330,11 @@ static enum move branch_move(const struct job *j, int index)
     if (b->at == layers) return MOVE_OUTPUT;
     if (b->at == j->span_begin && !b->asked) return MOVE_ENTER;
     int holder = model_holder(e->model, b->at);
-    if (holder != e->self)
-        return window_open(j) && engine_reaches_stage(e, holder) ? MOVE_SEND : MOVE_NONE;
+    if (holder != e->self) {
+        if (window_open(j) && engine_reaches_stage(e, holder)) return MOVE_SEND;
+        /* What decides by blocks has its state where the block lies. */
+        return model_spares(e->model, b->at) && !record_count(j) ? MOVE_SPARE : MOVE_NONE;
+    }
     bool span = j->span_begin < layers;
     return span && (b->at < j->span_begin || b->at >= j->span_end) ? MOVE_CAP : MOVE_BLOCK;
 }
@@ -347,7 +351,8 @@ static enum move step_move(const struct job *j, int *index)
         enum move move = branch_move(j, i);
         bool sends = move == MOVE_SEND; /* first: it keeps the stages busy while home computes */
         done = done && j->branch[i].state == BRANCH_DONE;
-        if (move == MOVE_NONE || (first != MOVE_NONE && !sends)) continue;
+        if (move == MOVE_NONE || (first != MOVE_NONE && first != MOVE_SPARE && !sends)) continue;
+        if (move == MOVE_SPARE && first == MOVE_SPARE) continue;
         *index = i;
         first = move;
         if (sends) break;
@@ -359,12 +364,14 @@ static enum move step_move(const struct job *j, int *index)
  * hits are not free. */
 static bool move_is_small(enum move move)
 {
-    return move != MOVE_NONE && move != MOVE_CAP && move != MOVE_BLOCK && move != MOVE_SEND;
+    return move != MOVE_NONE && move != MOVE_CAP && move != MOVE_BLOCK && move != MOVE_SPARE &&
+           move != MOVE_SEND;
 }
 
 static status_t make_move(struct job *j, enum move move, int index, struct error *error)
 {
-    bool forward = move == MOVE_BEGIN || move == MOVE_CAP || move == MOVE_BLOCK || move == MOVE_OUTPUT;
+    bool forward = move == MOVE_BEGIN || move == MOVE_CAP || move == MOVE_BLOCK || move == MOVE_SPARE ||
+                   move == MOVE_OUTPUT;
     status_t status = forward ? engine_prepare(j->engine, &j->grid, error) : STATUS_OK;
     if (status != STATUS_OK) return status;
     if (move_is_small(move)) j->work += (uint64_t)token_count(&j->grid) / 16 + 1;
@@ -382,6 +389,7 @@ static status_t make_move(struct job *j, enum move move, int index, struct error
         break;
     case MOVE_CAP:
     case MOVE_BLOCK:
+    case MOVE_SPARE:
         run_block(j, index);
         break;
     case MOVE_SEND:
@@ -422,6 +430,8 @@ enum job_piece job_next_in_step(const struct job *j)
         return PIECE_SEND;
     case MOVE_BLOCK:
         return PIECE_BLOCKS;
+    case MOVE_SPARE:
+        return PIECE_SPARE;
     case MOVE_PASS: /* who was cancelled is not kept waiting */
         return j->cancelled ? PIECE_SEND : PIECE_LIGHT;
     default:

@@ -179,6 +179,7 @@ static status_t read_split(const Refrain__Load *load, int members, struct split 
         return error_set(error, STATUS_CORRUPT, "a split that does not name each of %d members", members);
     split->head = (int)load->split->head;
     split->tail = (int)load->split->tail;
+    split->spare = (int)load->split->spare;
     split->floating = load->split->floating;
     for (size_t i = 0; i < load->split->n_run; i++) split->run[i] = (int)load->split->run[i];
     return STATUS_OK;

@@ -56,7 +56,9 @@ static bool beside_steps(enum job_piece piece)
 static int compare_groups(const struct turn *turn, const struct candidate *a, const struct candidate *b)
 {
     bool a_sends = a->piece == PIECE_SEND, b_sends = b->piece == PIECE_SEND;
+    bool a_spare = a->piece == PIECE_SPARE, b_spare = b->piece == PIECE_SPARE;
     if (a_sends != b_sends) return a_sends ? -1 : 1;
+    if (a_spare != b_spare) return b_spare ? -1 : 1;
     if (a->priority != b->priority) return a->priority > b->priority ? -1 : 1;
     if (a->due_ms != b->due_ms) {
         if (!a->due_ms || !b->due_ms) return a->due_ms ? -1 : 1;
@@ -81,9 +83,10 @@ static void order_pieces(const struct turn_account *a, const bool waits[], int p
     place[PIECE_DECODE] = beside_may ? 3 : 9;
     place[PIECE_TEXT] = beside_may ? 4 : 10;
     place[PIECE_BLOCKS] = 5;
+    place[PIECE_SPARE] = 6;
 }
 
-enum { PIECES = PIECE_FILES + 1 };
+enum { PIECES = PIECE_SPARE + 1 };
 
 /* Rules 6 and 7: does a go before b? Both have the same kind of piece. */
 static bool goes_on(const struct turn *turn, const struct candidate *a, const struct candidate *b)

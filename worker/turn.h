@@ -11,7 +11,9 @@
  *
  * The rules, first to last; a later one only speaks where those before it leave a choice:
  *
- * 1. What is given to the fabric (PIECE_SEND): it costs home nothing and keeps the stages busy.
+ * 1. What is given to the fabric (PIECE_SEND): it costs home nothing and keeps the stages busy. A block that
+ *    home runs in another member's place (PIECE_SPARE) goes last of all, whosever it is: that member gets it if
+ *    home does not come to it.
  * 2. The higher priority, strictly: a job of lower priority moves only while none above it can. A job is
  *    preempted by not being chosen, also in the middle of a step: its hops just stay where they landed.
  * 3. A deadline that can still be met before none, the earlier before the later. Across tenants, for a job

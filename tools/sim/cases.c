@@ -144,12 +144,26 @@ static void make_mask(int percent, uint64_t seed, char text[CACHED_STEPS + 1])
     }
 }
 
-/* Blocks that a rank runs for one branch-step, on average. */
-static double load(const struct split *s, double hit_rate, int rank)
+/* Blocks that a rank runs for one branch-step, on average, if each runs its own. */
+static double own_load(const struct split *s, double hit_rate, int rank)
 {
     double miss = 1 - hit_rate, caps = s->head + s->tail;
     double share = s->floating ? 1.0 / s->members : rank == 0;
     return caps * share + miss * s->run[rank];
+}
+
+/* What home takes from the next one by its spare blocks at best: until both are equally busy. */
+static double spared(const struct split *s, double hit_rate)
+{
+    if (s->spare == 0) return 0;
+    double more = own_load(s, hit_rate, 1) - own_load(s, hit_rate, 0);
+    return fmax(0, fmin(more / 2, s->spare * (1 - hit_rate)));
+}
+
+static double load(const struct split *s, double hit_rate, int rank)
+{
+    double moved = rank < 2 ? spared(s, hit_rate) : 0;
+    return own_load(s, hit_rate, rank) + (rank == 0 ? moved : -moved);
 }
 
 /* Gives block after block to the rank that is least busy with it. */
@@ -158,7 +172,7 @@ static void shift_blocks(double hit_rate, int blocks, struct split *s)
     for (int given = 0; given < blocks; given++) {
         int least = 0;
         for (int i = 1; i < s->members; i++)
-            if (load(s, hit_rate, i) + 1e-9 < load(s, hit_rate, least)) least = i;
+            if (own_load(s, hit_rate, i) + 1e-9 < own_load(s, hit_rate, least)) least = i;
         s->run[least]++;
     }
 }
@@ -172,6 +186,7 @@ void split_blocks(const struct cached_case *w, struct split *s)
         cut_evenly(blocks, w->ranks, s->run);
     else
         shift_blocks(w->percent / 100.0, blocks, s);
+    s->spare = w->layout == LAYOUT_SPARE;
 }
 
 static void predict(const struct cached_case *w, const struct split *s, struct cached_found *found)

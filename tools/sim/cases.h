@@ -30,7 +30,8 @@ struct cycle_found {
 status_t case_cycle(struct lab *lab, const struct cycle_case *wanted, struct cycle_found *found,
                     struct error *error);
 
-enum cached_layout { LAYOUT_SHIFTED, LAYOUT_EVEN, LAYOUT_FLOATING };
+/* LAYOUT_SPARE: shifted, and home holds the next member's first block as well. */
+enum cached_layout { LAYOUT_SHIFTED, LAYOUT_SPARE, LAYOUT_EVEN, LAYOUT_FLOATING };
 
 /* Jobs whose policies skip blocks [head, layers - tail) in a share of their steps. */
 struct cached_case {

@@ -79,6 +79,8 @@ static void order_load(struct hand *h)
     split.head = (uint32_t)s->head;
     split.tail = (uint32_t)s->tail;
     split.floating = s->floating;
+    split.has_spare = 1;
+    split.spare = (uint32_t)s->spare;
     split.n_run = (size_t)h->members;
     split.run = run;
     load.has_epoch = 1;

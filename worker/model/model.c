@@ -17,7 +17,8 @@ static bool adds_up(const struct split *split, int self, int layers, int *total)
         if (split->run[i] < 0 || split->run[i] > layers) return false;
         *total += split->run[i];
     }
-    return *total == layers;
+    if (split->spare < 0 || split->spare > layers - split->head - split->tail - split->run[0]) return false;
+    return *total == layers && (split->spare == 0 || !split->floating);
 }
 
 /* The member's share of a split that adds up: sets the numbers, not the weights. */
@@ -38,6 +39,13 @@ static void place(struct model *m, const struct split *split, int self)
     while (block < layers) m->holder[block++] = home;
 }
 
+/* Those that a fixed home holds of other members'. */
+static bool is_spare(const struct split *split, int self, int block)
+{
+    int first = split->head + split->run[0];
+    return self == 0 && block >= first && block < first + split->spare;
+}
+
 /* held: [layers], the blocks of that member. */
 static void list_blocks(const struct split *split, int self, int layers, bool *held)
 {
@@ -46,7 +54,7 @@ static void list_blocks(const struct split *split, int self, int layers, bool *h
     for (int i = 0; i < self; i++) before += split->run[i];
     for (int i = 0; i < layers; i++)
         held[i] = (home && (i < split->head || i >= layers - split->tail)) ||
-                  (i >= before && i < before + split->run[self]);
+                  (i >= before && i < before + split->run[self]) || is_spare(split, self, i);
 }
 
 bool model_rearrange(struct model *m, const struct split *split, int self)
@@ -101,6 +109,11 @@ int model_held_until(const struct model *m, int block)
     if (m->holder[block] != m->self) return layers - m->split.tail;
     while (block < layers && m->holder[block] == m->self) block++;
     return block;
+}
+
+bool model_spares(const struct model *m, int block)
+{
+    return is_spare(&m->split, m->self, block);
 }
 
 status_t model_load(const char *directory, const struct ops *ops, const struct split *split, int self,

@@ -5,7 +5,7 @@
  *
  * A home (member 0, or every member when homes float) holds the caps: text encoder, tokenizer, VAE decoder,
  * the denoiser's ends, its first `head` and its last `tail` blocks. Beside that every member holds its run of
- * the blocks between, the ring. Weights, and tables made from the model's numbers; no per-job state. Freed by
+ * the blocks between, the ring; a fixed home also the first `spare` of the next run. Weights, and tables made from the model's numbers; no per-job state. Freed by
  * model_destroy.
  */
 #ifndef REFRAIN_WORKER_MODEL_MODEL_H
@@ -25,6 +25,8 @@ enum { SPLIT_MAX_MEMBERS = 1024 };
 struct split {
     int members; /* home included */
     int head, tail;
+    int spare; /* of a fixed home alone: the ring's first blocks that others hold, held by home as well, for when
+                  it has time (worker/turn.h, rule 1) */
     bool floating;
     int run[SPLIT_MAX_MEMBERS]; /* [members] */
 };
@@ -69,6 +71,8 @@ static inline bool split_home(const struct split *split, int member)
  * holder is the same from every member's view. 0 <= block < layers. */
 int model_holder(const struct model *model, int block);
 int model_held_until(const struct model *model, int block);
+/* May home run this block in its holder's place, as it holds the weights too? */
+bool model_spares(const struct model *model, int block);
 size_t model_bytes(const struct model *model);
 
 #endif
