@@ -118,7 +118,8 @@ void fabric_release(struct fabric *fabric, struct fabric_event *event)
         struct peer *peer = &fabric->peers[event->peer];
         peer->released++;
         fabric->releases = true;
-        tell = 2 * peer->used >= peer->window; /* else it has credits enough, and hears of this one later */
+        /* Else it has credits enough, and hears of this one later. */
+        tell = peer->used >= 2 || 2 * peer->used >= peer->window;
     }
     pthread_mutex_unlock(&fabric->lock);
     parcel_give(&fabric->shelf, parcel);
@@ -254,6 +255,16 @@ bool fabric_has_credits(const struct fabric *fabric, int peer, int count)
     if (own->phase == PHASE_READY && !can) own->peers[peer].starved = true;
     pthread_mutex_unlock(&own->lock);
     return can;
+}
+
+int fabric_in_flight(const struct fabric *fabric, int peer)
+{
+    struct fabric *own = (struct fabric *)fabric; /* for the lock */
+    if (peer < 0 || peer >= fabric->count || peer == fabric->self) return 0;
+    pthread_mutex_lock(&own->lock);
+    int count = own->phase == PHASE_READY ? own->peers[peer].window - own->peers[peer].credits : 0;
+    pthread_mutex_unlock(&own->lock);
+    return count;
 }
 
 /* ----------------------------------------------------------------------------------------- join and leave */

@@ -93,6 +93,8 @@ status_t fabric_post(struct fabric *fabric, int peer, const struct ticket *ticke
 bool fabric_can_post(const struct fabric *fabric, int peer);
 /* So many messages could be posted to the peer now. For who must leave credits to others (worker/engine.h). */
 bool fabric_has_credits(const struct fabric *fabric, int peer, int count);
+/* Messages posted to the peer that it has not released, as far as is known here: may be one too many. */
+int fabric_in_flight(const struct fabric *fabric, int peer);
 
 /* The next event in order of occurrence; STATUS_AGAIN when there is none. Never blocks. */
 status_t fabric_next(struct fabric *fabric, struct fabric_event *event);

@@ -19,6 +19,7 @@
 #define SPEEDS_ALIKE 0.85 /* of the fastest: measured speeds this near each other are one machine's noise */
 #define FLOATING_GAIN                                                                                        \
     1.03 /* what floating homes must bring: they cost memory for caps, text encoder and VAE */
+#define SPARE_GAIN 1.01 /* what a spare block must bring: it costs memory */
 #define FOREIGN_SLACK                                                                                        \
     1.10          /* what a job may lose on a layout made for others before a new one is worth it            \
                    */
@@ -165,16 +166,39 @@ static double home_work(const struct field *field, const struct plan *plan, cons
            work_of(field, mix, field->layers - plan->tail, field->layers);
 }
 
-/* The busiest rank's time for one step. Jobs are dealt evenly to the homes there are. */
-static double cycle_of(const struct field *field, const struct plan *plan, const struct plan_mix *mix)
+/* Home runs its spare blocks, which are rank 1's, as often as keeps both equally busy. */
+static void share_spare(const struct field *field, const struct plan *plan, const struct plan_mix *mix,
+                        double *work)
 {
-    double home = home_work(field, plan, mix) / (plan->floating ? field->ranks : 1), busiest = 0;
+    uint32_t first = plan->head + plan->run[0];
+    if (plan->spare == 0) return;
+    double most = work_of(field, mix, first, first + plan->spare);
+    double even = (work[1] * field->speed[0] - work[0] * field->speed[1]) / (field->speed[0] + field->speed[1]);
+    double moved = fmin(most, fmax(even, 0));
+    work[0] += moved;
+    work[1] -= moved;
+}
+
+/* The time of each rank for one step. Jobs are dealt evenly to the homes there are. */
+static void list_times(const struct field *field, const struct plan *plan, const struct plan_mix *mix,
+                       double *times)
+{
+    double home = home_work(field, plan, mix) / (plan->floating ? field->ranks : 1);
     uint32_t at = plan->head;
     for (uint32_t i = 0; i < field->ranks; i++) {
-        double work = work_of(field, mix, at, at + plan->run[i]) + (is_home(plan, i) ? home : 0);
-        busiest = fmax(busiest, work * mix->branches / field->speed[i]);
+        times[i] = work_of(field, mix, at, at + plan->run[i]) + (is_home(plan, i) ? home : 0);
         at += plan->run[i];
     }
+    share_spare(field, plan, mix, times);
+    for (uint32_t i = 0; i < field->ranks; i++) times[i] *= mix->branches / field->speed[i];
+}
+
+/* The busiest rank's. */
+static double cycle_of(const struct field *field, const struct plan *plan, const struct plan_mix *mix)
+{
+    double times[PLAN_MAX_RANKS], busiest = 0;
+    list_times(field, plan, mix, times);
+    for (uint32_t i = 0; i < field->ranks; i++) busiest = fmax(busiest, times[i]);
     return busiest;
 }
 
@@ -306,6 +330,37 @@ static bool lay_caps(const struct field *field, bool floating, struct plan *plan
     return true;
 }
 
+/* Rank 1 takes a block of the ring from the busiest of the others; false: that one has none, or there is no room. */
+static bool move_to_second(const struct field *field, struct plan *plan)
+{
+    double times[PLAN_MAX_RANKS];
+    uint32_t from = 0;
+    list_times(field, plan, &field->mix, times);
+    for (uint32_t i = 2; i < field->ranks; i++)
+        if (times[i] > times[from]) from = i;
+    if (plan->run[from] == 0 || plan->run[1] == field->room[1]) return false;
+    plan->run[from]--;
+    plan->run[1]++;
+    return true;
+}
+
+/* A fixed home takes a block of rank 1's beside its own, where that makes the cycle shorter: work is then cut finer
+ * than whole blocks. Rank 1 gets what the busiest has too much, as it can share that, but no more than is as good
+ * for jobs that cannot use the spare block (caching by blocks). plan: without one. */
+static void lay_spare(const struct field *field, struct plan *plan)
+{
+    struct plan best = *plan, next = *plan;
+    if (caps(plan) + plan->run[0] + 1 > field->home_room[0]) return;
+    do {
+        next.spare = 0;
+        if (compare(cycle_of(field, &next, &field->mix), plan->cycle) > 0) break;
+        next.spare = next.run[1] > 0;
+        next.cycle = cycle_of(field, &next, &field->mix);
+        if (next.spare && compare(next.cycle, best.cycle) < 0) best = next;
+    } while (compare(next.cycle, best.cycle) <= 0 && move_to_second(field, &next));
+    if (compare(best.cycle * SPARE_GAIN, plan->cycle) < 0) *plan = best;
+}
+
 /* The simplest layout that is as good as any, give or take. plan: the even one. */
 static void choose(const struct field *field, bool may_float, struct plan *plan)
 {
@@ -314,6 +369,7 @@ static void choose(const struct field *field, bool may_float, struct plan *plan)
     if (field->mix.hit_rate > 0 && lay_caps(field, false, &folded) &&
         compare(folded.cycle, plan->cycle_uncached) <= 0)
         *plan = folded;
+    lay_spare(field, plan);
     if (may_float && lay_caps(field, true, &floating) &&
         compare(floating.cycle * FLOATING_GAIN, plan->cycle) < 0)
         *plan = floating;
@@ -490,13 +546,13 @@ double plan_cycle(const struct plan *plan, const struct plan_request *request)
 
 uint32_t plan_blocks(const struct plan *plan, uint32_t rank)
 {
-    return plan->run[rank] + (is_home(plan, rank) ? caps(plan) : 0);
+    return plan->run[rank] + (is_home(plan, rank) ? caps(plan) : 0) + (rank == 0 ? plan->spare : 0);
 }
 
 /* To a fixed home its own run of the ring is more head. */
 bool plan_equal(const struct plan *a, const struct plan *b)
 {
-    if (a->ranks != b->ranks || a->layers != b->layers || a->floating != b->floating || a->tail != b->tail ||
+    if (a->ranks != b->ranks || a->layers != b->layers || a->floating != b->floating || a->tail != b->tail || a->spare != b->spare ||
         a->head + a->run[0] != b->head + b->run[0] || (a->floating && a->head != b->head))
         return false;
     return memcmp(a->run + 1, b->run + 1, (a->ranks - 1) * sizeof *a->run) == 0;
@@ -583,6 +639,7 @@ void plan_describe(const struct plan *plan, const char *backend, char *text, siz
     }
     put(&line, "blocks %u", plan->head);
     if (plan->run[0] > 0) put(&line, "+%u", plan->run[0]);
+    if (plan->spare > 0) put(&line, "(+%u spare)", plan->spare);
     for (uint32_t i = 1; i < plan->ranks; i++)
         if (plan->run[i] > 0) put(&line, "%c%u", plan->run[0] > 0 ? ' ' : '+', plan->run[i]);
     if (plan->tail > 0) put(&line, "(+%u)", plan->tail);

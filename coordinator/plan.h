@@ -7,7 +7,8 @@
  *     plan_describe(&plan, "cpu", text, sizeof text);       "4 ranks, blocks 1+8 10 10 11, cpu"
  *
  * Two layouts are compared: a fixed home (member 0 holds the first `head` and the last `tail` blocks and as
- * many of the ring's as keep it as busy as the others), and a floating one (every member holds head and tail,
+ * many of the ring's as keep it as busy as the others, and maybe one more that rank 1 holds too, which either
+ * runs), and a floating one (every member holds head and tail,
  * each job has a home of its own). The fixed one is taken where the floating one is less than 3 % faster. A
  * layout that would be slower with the cache than the even one without it is never chosen, and refused when
  * it is asked for; where both are, home is fixed and the blocks are dealt as without caching, which no cached
@@ -92,7 +93,7 @@ status_t plan_check(const struct plan *plan, const struct plan_request *request,
  * or number of ranks. */
 double plan_cycle(const struct plan *plan, const struct plan_request *request);
 
-/* Blocks each rank holds, caps included. */
+/* Blocks each rank holds, caps and spare ones included. */
 uint32_t plan_blocks(const struct plan *plan, uint32_t rank);
 bool plan_equal(const struct plan *a, const struct plan *b); /* the same blocks on the same ranks */
 
@@ -101,7 +102,8 @@ status_t plan_read_fold(const char *text, struct plan_wish *wish, struct error *
 status_t plan_read_split(const char *text, struct plan_wish *wish, struct error *error);
 
 /* For people: "2 ranks, blocks 4+4, cpu-avx512"; where home holds blocks that always run and a part of the
- * ring "4 ranks, blocks 1+8 10 10 11, cpu-avx512", with its last ones in brackets at the end; floating: "4
+ * ring "4 ranks, blocks 1+8 10 10 11, cpu-avx512", with its last ones in brackets at the end, and with a spare
+ * block "4 ranks, blocks 1+8(+1 spare) 11 10 10, cpu-avx512"; floating: "4
  * ranks, 8 blocks everywhere, 8+8+8+8 around, cpu-avx512". */
 void plan_describe(const struct plan *plan, const char *backend, char *text, size_t bytes);
 

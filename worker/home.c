@@ -512,7 +512,8 @@ static void advance_job(struct home *home, struct slot *slot, const struct candi
     uint64_t before = job_work(slot->job);
     int64_t began_ns = clock_now_ns();
     enum job_result result = job_advance(slot->job);
-    if (candidate->piece != PIECE_BLOCKS) slot->home_ns += clock_now_ns() - began_ns;
+    bool ring = candidate->piece == PIECE_BLOCKS || candidate->piece == PIECE_SPARE;
+    if (!ring) slot->home_ns += clock_now_ns() - began_ns;
     turn_charge(&home->turn, candidate, job_work(slot->job) - before);
     if (result == JOB_FINISHED) {
         settle_outcome(home, slot);

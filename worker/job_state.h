@@ -26,6 +26,11 @@ enum { BRANCHES = 2, PASSES = 2 };
  * .84 with 2, .87 with 3 and 4, .78 without. */
 enum { HOPS_PER_STAGE = 3 };
 
+/* So many hops on their way to the next member, or waiting there, are enough to begin a spare block before one
+ * more is sent. In simulation two to four are equally good; with one, hops as long as a stage's work leave the
+ * stages idle. */
+enum { SPARE_QUEUE = 3 };
+
 /* Frames of a film encoded a call. */
 enum { FILM_FRAMES = 4 };
 

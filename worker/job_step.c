@@ -319,6 +319,20 @@ static bool window_open(const struct job *j)
     return hops < HOPS_PER_STAGE * (e->members - 1);
 }
 
+/* Of a branch whose next block lies with another member. Where home holds that block too, it may run it instead:
+ * when the hop cannot go, and also when it could, as long as that member has work for longer than a block takes;
+ * the hop is then sent in time, if home has not come to the block before. So what home has time for decides how
+ * much of it it takes, and neither waits for the other. What a policy keeps block by block is where the block
+ * lies, so those are left to it. */
+static enum move away_move(const struct job *j, const struct branch *b, int holder)
+{
+    const struct engine *e = j->engine;
+    bool spare = model_spares(e->model, b->at) && !record_count(j);
+    if (spare && fabric_in_flight(e->fabric, holder) >= SPARE_QUEUE) return MOVE_SPARE;
+    if (window_open(j) && engine_reaches_stage(e, holder)) return MOVE_SEND;
+    return spare ? MOVE_SPARE : MOVE_NONE;
+}
+
 static enum move branch_move(const struct job *j, int index)
 {
     const struct engine *e = j->engine;
@@ -330,11 +344,7 @@ static enum move branch_move(const struct job *j, int index)
     if (b->at == layers) return MOVE_OUTPUT;
     if (b->at == j->span_begin && !b->asked) return MOVE_ENTER;
     int holder = model_holder(e->model, b->at);
-    if (holder != e->self) {
-        if (window_open(j) && engine_reaches_stage(e, holder)) return MOVE_SEND;
-        /* What decides by blocks has its state where the block lies. */
-        return model_spares(e->model, b->at) && !record_count(j) ? MOVE_SPARE : MOVE_NONE;
-    }
+    if (holder != e->self) return away_move(j, b, holder);
     bool span = j->span_begin < layers;
     return span && (b->at < j->span_begin || b->at >= j->span_end) ? MOVE_CAP : MOVE_BLOCK;
 }
@@ -351,8 +361,8 @@ static enum move step_move(const struct job *j, int *index)
         enum move move = branch_move(j, i);
         bool sends = move == MOVE_SEND; /* first: it keeps the stages busy while home computes */
         done = done && j->branch[i].state == BRANCH_DONE;
-        if (move == MOVE_NONE || (first != MOVE_NONE && first != MOVE_SPARE && !sends)) continue;
-        if (move == MOVE_SPARE && first == MOVE_SPARE) continue;
+        bool last = first == MOVE_NONE || (first == MOVE_SPARE && move != MOVE_SPARE);
+        if (move == MOVE_NONE || !(sends || last)) continue;
         *index = i;
         first = move;
         if (sends) break;

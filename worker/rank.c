@@ -47,7 +47,7 @@ static uint32_t first_block(const struct model *m)
 
 static uint32_t block_count(const struct model *m)
 {
-    return (uint32_t)(m->split.floating ? m->count : m->head + m->count + m->tail);
+    return (uint32_t)(m->split.floating ? m->count : m->head + m->count + m->split.spare * (m->self == 0) + m->tail);
 }
 
 static void present(struct rank *r)

@@ -418,6 +418,13 @@ bool fabric_has_credits(const struct fabric *f, int peer, int count)
     return has;
 }
 
+int fabric_in_flight(const struct fabric *f, int peer)
+{
+    if (!f->joined || f->over || peer < 0 || peer >= f->count || peer == f->self) return 0;
+    int theirs = f->members[peer] ? f->members[peer]->credits_each : f->credits_each;
+    return (theirs < f->credits_each ? theirs : f->credits_each) - f->credits[peer];
+}
+
 bool fabric_can_post(const struct fabric *f, int peer)
 {
     return fabric_has_credits(f, peer, 1);
