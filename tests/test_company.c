@@ -39,6 +39,9 @@ static const struct split splits[] = {
     {.members = 2, .head = 1, .tail = 1, .run = {2, 4}},
     {.members = 3, .head = 1, .tail = 2, .run = {0, 3, 2}},
     {.members = 5, .head = 0, .run = {0, 2, 2, 2, 2}},
+    {.members = 2, .head = 2, .spare = 1, .run = {0, 6}},
+    {.members = 3, .head = 1, .tail = 1, .spare = 2, .run = {0, 4, 2}},
+    {.members = 4, .head = 1, .spare = 3, .run = {1, 2, 2, 2}}, /* all of member 1's, and one of member 2's */
 };
 
 static struct pipeline_run run_of(const struct kind *k, int number)

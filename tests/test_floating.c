@@ -119,6 +119,13 @@ static void a_fixed_home_may_hold_a_part_of_the_ring(void **state)
     run_ring((struct split){.members = 3, .head = 1, .tail = 0, .run = {1, 0, 6}}, 6, 0);
 }
 
+static void a_fixed_home_may_hold_blocks_of_the_next_member_too(void **state)
+{
+    run_ring((struct split){.members = 2, .head = 1, .tail = 1, .spare = 1, .run = {2, 4}}, 12, 0);
+    run_ring((struct split){.members = 3, .head = 1, .tail = 0, .spare = 1, .run = {1, 3, 3}}, 12, 2);
+    run_ring((struct split){.members = 4, .head = 1, .tail = 0, .spare = 3, .run = {0, 2, 3, 2}}, 12, 4);
+}
+
 /* Two homes whose jobs fill all credits both ways: what comes home must not wait for what goes out. */
 static void more_hops_than_credits_do_not_lock_the_ring(void **state)
 {
@@ -184,6 +191,7 @@ int main(void)
         cmocka_unit_test(jobs_homed_at_three_members_give_the_bits_of_one),
         cmocka_unit_test(jobs_homed_at_four_and_five_members_give_the_bits_of_one),
         cmocka_unit_test(a_fixed_home_may_hold_a_part_of_the_ring),
+        cmocka_unit_test(a_fixed_home_may_hold_blocks_of_the_next_member_too),
         cmocka_unit_test(more_hops_than_credits_do_not_lock_the_ring),
         cmocka_unit_test(a_cancelled_neighbour_changes_nothing),
         cmocka_unit_test(hits_send_nothing_and_a_computed_branch_goes_once_around),

@@ -104,6 +104,17 @@ static void with_one_head_block_a_shifted_split_loses_nothing_but_what_whole_blo
     }
 }
 
+static void with_one_head_block_a_spare_block_makes_a_fixed_home_reach_nearly_all_that_is_possible(void **state)
+{
+    static const double hops[] = {0, 0.3, 1};
+    for (int jobs = 6; jobs <= 10; jobs += 2)
+        for (int hop = 0; hop < 3; hop++) {
+            struct cached_found found = run_cached((struct cached_case){
+                .jobs = jobs, .head = 1, .layout = LAYOUT_SPARE, .hop = hops[hop]});
+            expect_share(&found, found.ideal, 0.95, "spare block");
+        }
+}
+
 static void with_one_head_block_floating_homes_reach_nearly_all_that_is_possible(void **state)
 {
     for (int jobs = 8; jobs <= 12; jobs += 4) {
@@ -182,6 +193,43 @@ static void blocks_in_proportion_to_speed_keep_unequal_ranks_equally_busy(void *
     for (int i = 0; i < 3; i++) assert_int_equal(result.busy_ns[i], 4 * 6 * 2 * 2 * 10 * MILLISECOND_NS);
 }
 
+/* Two ranks with 3 and 5 blocks, of which home may run one of the 5. */
+static void run_spare(const char *cache, int jobs, struct hand_result *result)
+{
+    struct hand_job job[8];
+    for (int i = 0; i < jobs; i++) {
+        job[i] = plain_job((uint64_t)i);
+        job[i].cache = cache;
+    }
+    run((struct split){.members = 2, .spare = 1, .run = {3, 5}}, NULL,
+        (struct costs){.block_ns = 10 * MILLISECOND_NS}, HAND_STEPS, job, jobs, result);
+}
+
+static void home_runs_a_spare_block_when_the_stage_has_more_to_do(void **state)
+{
+    const int64_t blocks_ns = 8 * 6 * 2 * 10 * MILLISECOND_NS; /* one of every branch */
+    struct hand_result result;
+    run_spare(NULL, 8, &result);
+    assert_int_equal(result.busy_ns[0] + result.busy_ns[1], 8 * blocks_ns);
+    double own = (double)result.busy_ns[0] / (double)blocks_ns;
+    if (own < 3.7) fail_msg("home ran %.2f blocks of a branch, not nearly 4", own);
+}
+
+static void a_spare_block_is_left_to_a_stage_that_waits_for_it(void **state)
+{
+    struct hand_result result;
+    run_spare(NULL, 1, &result);
+    assert_int_equal(result.busy_ns[0], 6 * 2 * 3 * 10 * MILLISECOND_NS);
+}
+
+static void a_spare_block_is_left_to_the_stage_that_keeps_what_was_cached_of_it(void **state)
+{
+    struct hand_result result;
+    run_spare("dbprune:F1,threshold=0.000001", 8, &result);
+    assert_int_equal(result.busy_ns[0], 8 * 6 * 2 * 3 * 10 * MILLISECOND_NS);
+    assert_int_equal(result.busy_ns[1], 8 * 6 * 2 * 5 * 10 * MILLISECOND_NS);
+}
+
 /* ------------------------------------------------------------------------------------------------------- exactness */
 
 enum { COMPANY = 6 };
@@ -224,7 +272,9 @@ static void latents_are_the_same_alone_and_in_company_on_any_number_of_ranks(voi
                                    {.members = 3, .head = 1, .run = {1, 4, 2}},
                                    {.members = 4, .head = 1, .tail = 1, .run = {0, 3, 2, 1}},
                                    {.members = 8, .run = {1, 1, 1, 1, 1, 1, 1, 1}},
-                                   {.members = 4, .head = 1, .floating = true, .run = {2, 2, 2, 1}}};
+                                   {.members = 4, .head = 1, .floating = true, .run = {2, 2, 2, 1}},
+                                   {.members = 2, .head = 1, .spare = 1, .run = {2, 5}},
+                                   {.members = 4, .head = 1, .tail = 1, .spare = 2, .run = {0, 3, 2, 1}}};
     make_company(alone);
     for (int i = 0; i < COMPANY; i++) run(splits[0], NULL, costs, HAND_FILES, &alone[i], 1, &result);
     for (size_t i = 0; i < sizeof splits / sizeof *splits; i++) {
@@ -257,11 +307,16 @@ int main(void)
         cmocka_unit_test(with_hops_as_long_as_stages_a_cycle_is_what_the_formula_says),
         cmocka_unit_test(a_link_that_is_slower_than_the_stages_sets_the_pace),
         cmocka_unit_test(with_one_head_block_a_shifted_split_loses_nothing_but_what_whole_blocks_cost),
+        cmocka_unit_test(
+            with_one_head_block_a_spare_block_makes_a_fixed_home_reach_nearly_all_that_is_possible),
         cmocka_unit_test(with_one_head_block_floating_homes_reach_nearly_all_that_is_possible),
         cmocka_unit_test(with_eight_head_blocks_floating_homes_reach_most_of_it),
         cmocka_unit_test(with_eight_head_blocks_an_even_split_is_slower_cached_than_uncached),
         cmocka_unit_test(every_piece_of_work_takes_its_time_and_no_other),
         cmocka_unit_test(blocks_in_proportion_to_speed_keep_unequal_ranks_equally_busy),
+        cmocka_unit_test(home_runs_a_spare_block_when_the_stage_has_more_to_do),
+        cmocka_unit_test(a_spare_block_is_left_to_a_stage_that_waits_for_it),
+        cmocka_unit_test(a_spare_block_is_left_to_the_stage_that_keeps_what_was_cached_of_it),
         cmocka_unit_test(latents_are_the_same_alone_and_in_company_on_any_number_of_ranks),
         cmocka_unit_test(a_run_is_the_same_every_time),
     };

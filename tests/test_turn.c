@@ -38,6 +38,18 @@ static void what_goes_to_the_stages_goes_first_whatever_its_priority(void **stat
     assert_int_equal(turn_choose(&turn, candidates, 2), 1);
 }
 
+static void what_another_member_could_do_as_well_goes_last_whatever_its_priority(void **state)
+{
+    struct turn turn = {0};
+    int a = turn_join(&turn, "a"), b = turn_join(&turn, "b");
+    const struct candidate candidates[] = {
+        {PIECE_SPARE, LOW, 0, 1, a}, {PIECE_SPARE, HIGH, 5, 2, b}, {PIECE_BLOCKS, LOW, 0, 3, b}};
+    turn_charge(&turn, &candidates[2], 1000);
+    assert_int_equal(turn_choose(&turn, candidates, 3), 2);
+    assert_int_equal(turn_choose(&turn, candidates, 2), 1);
+    assert_int_equal(turn_choose(&turn, candidates, 1), 0);
+}
+
 static void a_lower_priority_moves_only_while_none_above_it_can(void **state)
 {
     struct turn turn = {0};
@@ -318,6 +330,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(when_all_wait_nobody_is_chosen),
         cmocka_unit_test(what_goes_to_the_stages_goes_first_whatever_its_priority),
+        cmocka_unit_test(what_another_member_could_do_as_well_goes_last_whatever_its_priority),
         cmocka_unit_test(a_lower_priority_moves_only_while_none_above_it_can),
         cmocka_unit_test(the_earlier_deadline_goes_first_and_any_before_none),
         cmocka_unit_test(the_tenant_that_was_charged_least_goes_first),
