@@ -18,7 +18,7 @@
 
 #define SPEEDS_ALIKE 0.85 /* of the fastest: measured speeds this near each other are one machine's noise */
 #define FLOATING_GAIN                                                                                        \
-    1.03 /* what floating homes must bring: they cost memory for caps, text encoder and VAE */
+    1.03                /* what floating homes must bring: they cost memory for caps, text encoder and VAE */
 #define SPARE_GAIN 1.01 /* what a spare block must bring: it costs memory */
 #define FOREIGN_SLACK                                                                                        \
     1.10          /* what a job may lose on a layout made for others before a new one is worth it            \
@@ -173,7 +173,8 @@ static void share_spare(const struct field *field, const struct plan *plan, cons
     uint32_t first = plan->head + plan->run[0];
     if (plan->spare == 0) return;
     double most = work_of(field, mix, first, first + plan->spare);
-    double even = (work[1] * field->speed[0] - work[0] * field->speed[1]) / (field->speed[0] + field->speed[1]);
+    double even =
+        (work[1] * field->speed[0] - work[0] * field->speed[1]) / (field->speed[0] + field->speed[1]);
     double moved = fmin(most, fmax(even, 0));
     work[0] += moved;
     work[1] -= moved;
@@ -552,8 +553,9 @@ uint32_t plan_blocks(const struct plan *plan, uint32_t rank)
 /* To a fixed home its own run of the ring is more head. */
 bool plan_equal(const struct plan *a, const struct plan *b)
 {
-    if (a->ranks != b->ranks || a->layers != b->layers || a->floating != b->floating || a->tail != b->tail || a->spare != b->spare ||
-        a->head + a->run[0] != b->head + b->run[0] || (a->floating && a->head != b->head))
+    if (a->ranks != b->ranks || a->layers != b->layers || a->floating != b->floating || a->tail != b->tail ||
+        a->spare != b->spare || a->head + a->run[0] != b->head + b->run[0] ||
+        (a->floating && a->head != b->head))
         return false;
     return memcmp(a->run + 1, b->run + 1, (a->ranks - 1) * sizeof *a->run) == 0;
 }

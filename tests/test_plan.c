@@ -88,8 +88,7 @@ static double shared(const struct plan_request *request, const double *speed, co
     double least = busiest(request, speed, plan, 0), difference[2];
     if (plan->spare == 0) return least;
     for (int taken = 0; taken < 2; taken++)
-        difference[taken] =
-            time_of(request, speed, plan, 1, taken) - time_of(request, speed, plan, 0, taken);
+        difference[taken] = time_of(request, speed, plan, 1, taken) - time_of(request, speed, plan, 0, taken);
     double equal = difference[0] / (difference[0] - difference[1]);
     if (equal > 0 && equal < 1) least = fmin(least, busiest(request, speed, plan, equal));
     return fmin(least, busiest(request, speed, plan, 1));
@@ -164,8 +163,7 @@ static void no_layout_is_faster_than_the_one_chosen(void **state)
                             if (plan.floating) continue;
                             tried.spare = 1;
                             tried.head = folded ? head : 0;
-                            double finer =
-                                search(&request, speed, &tried, 0, layers - tried.head, best);
+                            double finer = search(&request, speed, &tried, 0, layers - tried.head, best);
                             bool worth = finer * 1.01 < best - 1e-9;
                             assert_true(plan.spare == 0 || plan.cycle * 1.01 < best);
                             if (!folded) continue;

@@ -104,20 +104,21 @@ static void with_one_head_block_a_shifted_split_loses_nothing_but_what_whole_blo
     }
 }
 
-static void with_one_head_block_a_spare_block_makes_a_fixed_home_reach_nearly_all_that_is_possible(void **state)
+static void
+with_one_head_block_a_spare_block_makes_a_fixed_home_reach_nearly_all_that_is_possible(void **state)
 {
     static const double hops[] = {0, 0.3, 1};
     for (int jobs = 6; jobs <= 10; jobs += 2)
         for (int hop = 0; hop < 3; hop++) {
-            struct cached_found found = run_cached((struct cached_case){
-                .jobs = jobs, .head = 1, .layout = LAYOUT_SPARE, .hop = hops[hop]});
+            struct cached_found found = run_cached(
+                (struct cached_case){.jobs = jobs, .head = 1, .layout = LAYOUT_SPARE, .hop = hops[hop]});
             expect_share(&found, found.ideal, 0.95, "spare block");
         }
 }
 
 static void with_one_head_block_floating_homes_reach_nearly_all_that_is_possible(void **state)
 {
-    for (int jobs = 8; jobs <= 12; jobs += 4) {
+    for (int jobs = 6; jobs <= 12; jobs += 2) {
         struct cached_found found =
             run_cached((struct cached_case){.jobs = jobs, .head = 1, .layout = LAYOUT_FLOATING});
         expect_share(&found, found.ideal, 0.95, "floating homes, F1");

@@ -61,7 +61,8 @@ def over_hits(figure):
         for layout, colour in LAYOUTS.items():
             mine = [r for r in rows if r["layout"] == layout and r["head"] == head]
             axes.plot([r["percent"] for r in mine], [r["simulated"] for r in mine], "o-", ms=3, lw=1, color=colour,
-                      label={"shifted": "fixed home, blocks shifted", "even": "fixed home, even split",
+                      label={"shifted": "fixed home, blocks shifted", "spare": "shifted, a spare block",
+                             "even": "fixed home, even split",
                              "floating": "floating homes"}[layout])
         mine = [r for r in rows if r["layout"] == "floating" and r["head"] == head]
         axes.plot([r["percent"] for r in mine], [r["ideal"] for r in mine], "--", color="grey", lw=1, label="ideal")
@@ -82,7 +83,8 @@ def over_ranks(figure):
         for layout, colour in LAYOUTS.items():
             mine = [r for r in rows if r["layout"] == layout and r["head"] == head]
             axes.plot([r["ranks"] for r in mine], [r["simulated"] for r in mine], "o-", ms=3, lw=1, color=colour,
-                      label={"shifted": "fixed home, blocks shifted", "even": "fixed home, even split",
+                      label={"shifted": "fixed home, blocks shifted", "spare": "shifted, a spare block",
+                             "even": "fixed home, even split",
                              "floating": "floating homes"}[layout])
         mine = [r for r in rows if r["layout"] == "floating" and r["head"] == head]
         axes.plot([r["ranks"] for r in mine], [r["ideal"] for r in mine], "--", color="grey", lw=1, label="ideal")

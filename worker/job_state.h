@@ -18,7 +18,7 @@ enum { BRANCHES = 2, PASSES = 2 };
  * ranks' own silence is noticed within two seconds, so this only bounds a rank that is alive and stuck. */
 #define HOP_TIMEOUT_NS (600 * SECOND_NS)
 
-/* Hops of a home with the stages, for each stage: one at work, and two that wait, so that a stage has work
+/* Hops with the stages, for each stage: one at work, and two that wait, so that a stage has work
  * while home decodes a frame. What is beyond that stays at home, where it can still be overtaken by what is
  * urgent and by older jobs. These then finish one after another, and one decodes while the others keep the
  * stages busy; with a long queue at the stages all jobs reach the decoder at once. Four jobs of 30 steps on

@@ -310,13 +310,13 @@ static void finish_pass(struct job *j)
  * the loop */
 
 /* More hops of this home wait at the stages only in vain: those of equal or higher priority count, so that
- * nobody waits for what is less urgent. */
+ * nobody waits for what is less urgent. Floating homes, as many as there are stages, have their share each. */
 static bool window_open(const struct job *j)
 {
     const struct engine *e = j->engine;
     int hops = 0;
     for (int p = j->order.priority; p < PRIORITIES; p++) hops += e->hops[p];
-    return hops < HOPS_PER_STAGE * (e->members - 1);
+    return hops < HOPS_PER_STAGE * (e->model->split.floating ? 1 : e->members - 1);
 }
 
 /* Of a branch whose next block lies with another member. Where home holds that block too, it may run it instead:
