@@ -129,9 +129,10 @@ status_t model_load(const char *directory, const struct ops *ops, const struct s
     if (status != STATUS_OK) goto err_model;
     int layers = m->config.denoiser.layers, total;
     if (!adds_up(split, self, layers, &total)) {
-        status = error_set(error, STATUS_INVALID,
-                           "a split of %d blocks over %d members does not fit a model of %d layers", total,
-                           split->members, layers);
+        status = error_set(
+            error, STATUS_INVALID,
+            "a split of %d blocks and %d spare ones over %d members does not fit a model of %d layers", total,
+            split->spare, split->members, layers);
         goto err_model;
     }
     wanted = calloc((size_t)layers, sizeof *wanted);
