@@ -59,7 +59,7 @@ OBJS_model       := $(call room,worker/model)
 OBJS_worker      := $(call room,worker)
 # Policies and forecasts are values: coordinator and client check and explain with the same tables. What touches
 # tensors is linked by workers only.
-CACHE_TENSORS    := $(patsubst %,$(BUILD)/cache/%.o,reuse reuse_signals reuse_history blocks bands)
+CACHE_TENSORS    := $(patsubst %,$(BUILD)/cache/%.o,reuse reuse_signals reuse_history reuse_save blocks bands)
 OBJS_cache       := $(call room,cache)
 OBJS_policies    := $(filter-out $(CACHE_TENSORS),$(OBJS_cache))
 OBJS_coordinator := $(call room,coordinator)

@@ -43,6 +43,8 @@ struct forecast {
     void (*weights)(const struct forecast_now *now, double weights[FORECAST_SETS][CACHE_SLOTS], void *state);
     /* After a computed step was pushed into the history. NULL: nothing to do. */
     void (*observe)(const struct forecast_now *now, void *state);
+    /* State that came with a checkpoint: can it be worked with? NULL: with any bytes. */
+    bool (*sound)(const void *state);
 };
 
 /* Sorts tokens into the groups of forecast `worldcache`: 0 still (reused), 1 in between (straight line), 2

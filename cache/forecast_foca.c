@@ -100,6 +100,12 @@ static void weights(const struct forecast_now *now, double weights[FORECAST_SETS
     know(foca, now->step, w);
 }
 
+static bool sound(const void *state)
+{
+    const struct foca *foca = state;
+    return foca->anchors >= 0 && foca->anchors <= CACHE_SLOTS && foca->known >= 0 && foca->known <= 2;
+}
+
 const struct forecast forecast_foca = {
     .name = "foca",
     .summary = "Heun's average of the computed and the latest slope, damped beyond three steps",
@@ -110,4 +116,5 @@ const struct forecast forecast_foca = {
     .slots = slots,
     .weights = weights,
     .observe = observe,
+    .sound = sound,
 };

@@ -218,6 +218,8 @@ struct policy {
     void (*observe)(const struct policy_now *now, const struct verdict *taken, void *state);
     /* H6. Weights over the history, newest first; NULL: the forecast's. */
     void (*weights)(const struct policy_now *now, double *weights, void *state);
+    /* State that came with a checkpoint: can the hooks work with it? NULL: with any bytes. */
+    bool (*sound)(const void *state);
 };
 enum { POLICY_STATE_BYTES = 512 };
 

@@ -59,6 +59,12 @@ static struct verdict begin(const struct policy_now *now, void *state)
     return verdict(due ? ACTION_COMPUTE : ACTION_REUSE, REASON_MASK, CHANGE_NONE);
 }
 
+static bool sound(const void *state)
+{
+    const struct state *s = state;
+    return s->interval == 0 || (s->interval >= 1 && s->interval <= 1e9); /* a divisor, as an int */
+}
+
 extern const struct policy policy_interval;
 const struct policy policy_interval = {
     .name = "interval",
@@ -70,4 +76,5 @@ const struct policy policy_interval = {
     .state_bytes = sizeof(struct state),
     .plan = plan,
     .begin = begin,
+    .sound = sound,
 };

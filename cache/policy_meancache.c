@@ -150,6 +150,12 @@ static void observe(const struct policy_now *now, const struct verdict *taken, v
     if (s->count < LOG) s->count++;
 }
 
+static bool sound(const void *state)
+{
+    const struct state *s = state;
+    return s->count >= 0 && s->count <= LOG;
+}
+
 extern const struct policy policy_meancache;
 const struct policy policy_meancache = {
     .name = "meancache",
@@ -162,4 +168,5 @@ const struct policy policy_meancache = {
     .begin = begin,
     .observe = observe,
     .weights = weights,
+    .sound = sound,
 };

@@ -87,6 +87,11 @@ static void observe(const struct policy_now *now, const struct verdict *taken, v
     s->error = sums->difference / sums->now;
 }
 
+static bool sound(const void *state)
+{
+    return *(const unsigned char *)state <= 1; /* `judged` comes first */
+}
+
 extern const struct policy policy_specache;
 const struct policy policy_specache = {
     .name = "specache",
@@ -99,4 +104,5 @@ const struct policy policy_specache = {
     .plan = plan,
     .begin = begin,
     .observe = observe,
+    .sound = sound,
 };

@@ -136,6 +136,10 @@ status_t reuse_create(const struct cache_settings *settings, const struct reuse_
     status = arena_allocate(&r->arena, error);
     if (status != STATUS_OK) goto err;
     lay_out(r, &r->arena);
+    reuse_lay_out_past(r, &r->past_arena);
+    status = arena_allocate(&r->past_arena, error);
+    if (status != STATUS_OK) goto err;
+    reuse_lay_out_past(r, &r->past_arena);
     prepare_bands(r);
     *reuse = r;
     return STATUS_OK;
@@ -155,6 +159,7 @@ void reuse_destroy(struct reuse *r)
     free(r->block_reused);
     free(r->records);
     arena_free(&r->arena);
+    arena_free(&r->past_arena);
     free(r);
 }
 
@@ -181,11 +186,6 @@ static enum action decide(struct branch *b, struct verdict verdict)
     return verdict.action;
 }
 
-static bool led(const struct reuse *r, int branch)
-{
-    return r->plan.policy.tied && branch > 0;
-}
-
 void reuse_step(struct reuse *r, int step)
 {
     r->step = step;
@@ -198,7 +198,7 @@ void reuse_step(struct reuse *r, int step)
 
 bool reuse_may_begin(const struct reuse *r, int branch)
 {
-    return !led(r, branch) || r->branch[0].decided;
+    return !reuse_led(r, branch) || r->branch[0].decided || r->replaying;
 }
 
 bool reuse_wants_input(const struct reuse *r)
@@ -216,7 +216,8 @@ enum action reuse_begin(struct reuse *r, struct team *team, int branch, const st
     struct branch *b = &r->branch[branch];
     const struct policy *policy = r->settings.policy;
     const struct reuse_shape *s = &r->shape;
-    if (led(r, branch)) return decide(b, r->branch[0].taken);
+    if (r->replaying) return reuse_repeat(r, team, branch, seen);
+    if (reuse_led(r, branch)) return decide(b, r->branch[0].taken);
     reuse_follow(r, team, b, SIGNAL_TIME, seen->time, 1, r->hidden);
     reuse_follow(r, team, b, SIGNAL_PROJECTION, seen->projection, 6, r->hidden);
     reuse_follow(r, team, b, SIGNAL_LATENT, seen->latent, s->latent_rows, s->latent_width);
@@ -236,7 +237,8 @@ enum action reuse_begin(struct reuse *r, struct team *team, int branch, const st
 void reuse_embedded(struct reuse *r, int branch, const float *x)
 {
     struct branch *b = &r->branch[branch];
-    if (b->embedding && !led(r, branch)) memcpy(b->embedding, x, (size_t)(r->tokens * r->hidden) * sizeof *x);
+    if (b->embedding && !reuse_led(r, branch))
+        memcpy(b->embedding, x, (size_t)(r->tokens * r->hidden) * sizeof *x);
 }
 
 /* What the head blocks added lies in the last slot of the probe ring until it is pushed or overwritten. */
@@ -251,7 +253,7 @@ enum action reuse_probe(struct reuse *r, struct team *team, int branch, const fl
 {
     struct branch *b = &r->branch[branch];
     const int64_t whole = r->tokens * r->hidden;
-    if (led(r, branch)) return b->taken.action;
+    if (reuse_led(r, branch)) return b->taken.action;
     reuse_follow(r, team, b, SIGNAL_PROBE_STEP, x, r->tokens, r->hidden);
     if (b->embedding) {
         float *probe = probe_slot(b);
@@ -305,7 +307,7 @@ void reuse_leave(struct reuse *r, struct team *team, int branch, const float *x)
         reuse_note(b, SIGNAL_RESIDUAL, reuse_measure(r, team, slot, b->ring.slot[0], r->tokens, r->hidden));
     reuse_push(r, team, b);
     if (b->group) reuse_group_tokens(r, team, b);
-    if (b->embedding && !led(r, branch)) {
+    if (b->embedding && !reuse_led(r, branch)) {
         ring_rotate(&b->probe);
         if (b->probe.count == b->probe.size)
             b->probe.count--; /* one slot is for the probe of the step at work */
@@ -434,7 +436,7 @@ void reuse_observe(struct reuse *r, struct team *team, int branch, const float *
             log_step(r, i, REUSE_COMPUTED, b->taken);
         if (r->plan.policy.trace) record(r, team, branch);
     }
-    if (policy->observe && !led(r, branch)) {
+    if (policy->observe && !reuse_led(r, branch)) {
         struct policy_now now = reuse_moment(r, b);
         policy->observe(&now, &b->taken, b->policy_state);
     }

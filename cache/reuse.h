@@ -82,6 +82,32 @@ void reuse_observe(struct reuse *reuse, struct team *team, int branch, const flo
  * measured); the sign bit is set for reused ones. */
 void reuse_blocks(struct reuse *reuse, int branch, const float *records);
 
+/* ---------------------------------------------------------------------------------------- checkpoints
+ *
+ *     reuse_remember(reuse, latent);                      ends a step: the latent that entered it
+ *     reuse_save(reuse, steps, bytes);                    between steps; steps: finished
+ *
+ *     reuse_restore(reuse, steps, bytes, size, &error);   into one that has not seen a step
+ *     for (step = reuse_replay(reuse, -1); step < steps; step = reuse_replay(reuse, step))
+ *         make it again from reuse_past(reuse)
+ *
+ * A step is made again with the hooks from reuse_step to reuse_tail_end, without those of velocities; a
+ * branch whose step was reused is done when reuse_probe has answered. After that everything is as it was, bit
+ * by bit.
+ */
+
+void reuse_remember(struct reuse *reuse, const float *latent);
+/* 0: it cannot be saved now (SITE_BLOCKS, once a block has been reused). */
+size_t reuse_save_bytes(struct reuse *reuse, int steps);
+void reuse_save(struct reuse *reuse, int steps, void *bytes);
+/* STATUS_CORRUPT: not what reuse_save writes for these settings and steps; then nothing has changed. */
+status_t reuse_restore(struct reuse *reuse, int steps, const void *bytes, size_t size, struct error *error);
+/* The next step after `after` that must be made again. The restored one: no more, hooks decide again. */
+int reuse_replay(struct reuse *reuse, int after);
+/* Of the step that is made again: does the branch take part? And the latent that entered it. */
+bool reuse_replays(const struct reuse *reuse, int branch);
+const float *reuse_past(struct reuse *reuse);
+
 /* --------------------------------------------------------------------------------------------- report */
 
 /* Numbers of enum CacheAction in refrain.proto. */

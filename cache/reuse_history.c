@@ -44,7 +44,7 @@ void reuse_push(struct reuse *r, struct team *team, struct branch *b)
     h->sigma[0] = r->shape.job.sigmas[r->step];
     for (int i = 0; i < h->count && r->settings.forecast->gram; i++)
         h->gram[0][i] = h->gram[i][0] = inner(r, team, b->ring.slot[0], b->ring.slot[i]);
-    if (r->settings.forecast->observe) {
+    if (r->settings.forecast->observe && !r->replaying) {
         struct forecast_now now = {r->settings.forecast_value, &r->shape.job, r->step, h};
         r->settings.forecast->observe(&now, b->forecast_state);
     }

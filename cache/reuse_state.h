@@ -1,6 +1,7 @@
 /*
  * reuse_state.h - the inside of reuse.h, shared by the files that make it: reuse.c (hooks, verdicts, report),
- * reuse_signals.c (what is measured), reuse_history.c (what is kept, and forecasts from it).
+ * reuse_signals.c (what is measured), reuse_history.c (what is kept, and forecasts from it), reuse_save.c (as
+ * bytes and back).
  */
 #ifndef REFRAIN_CACHE_REUSE_STATE_H
 #define REFRAIN_CACHE_REUSE_STATE_H
@@ -41,6 +42,13 @@ struct branch {
     struct verdict taken;
 };
 
+/* The latent that entered a step which a restored job would have to make again. */
+struct past {
+    int step; /* -1: none */
+    float *latent;
+};
+enum { MOST_PAST = REUSE_BRANCHES * CACHE_SLOTS + 1 };
+
 struct reuse {
     struct cache_settings settings;
     struct cache_plan plan;
@@ -65,7 +73,19 @@ struct reuse {
     int counts[REUSE_PARTLY + 1];
     struct reuse_record *records;
     int record_count, record_capacity;
+
+    struct past past[MOST_PAST];
+    int past_size;
+    struct arena past_arena; /* apart: these are not features */
+    int restored;            /* the step that a checkpoint was of */
+    bool replaying;          /* hooks answer what was logged, and log nothing */
 };
+
+/* Branch 0 decides for this one. */
+static inline bool reuse_led(const struct reuse *r, int branch)
+{
+    return r->plan.policy.tied && branch > 0;
+}
 
 static inline bool reuse_wants(const struct reuse *r, enum signal signal)
 {
@@ -114,5 +134,9 @@ void reuse_combine(struct reuse *r, struct team *team, const double *weights, co
 /* x += the forecast, by frequency band or by token group. */
 void reuse_apply_bands(struct reuse *r, struct team *team, const struct branch *b, float *x);
 void reuse_apply_groups(struct reuse *r, struct team *team, const struct branch *b, float *x);
+/* Slots for the latents of steps that may have to be made again. */
+void reuse_lay_out_past(struct reuse *r, struct arena *arena);
+/* reuse_begin of a step that is made again. */
+enum action reuse_repeat(struct reuse *r, struct team *team, int branch, const struct reuse_seen *seen);
 
 #endif

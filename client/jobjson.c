@@ -4,6 +4,7 @@
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
+#include <string.h>
 
 /* Sets a text that may be missing; what is not UTF-8 is left out. */
 static void set_text(json_t *object, const char *key, const char *text)
@@ -71,6 +72,7 @@ static json_t *spec_json(const struct refrain_spec *spec)
     set_text(object, "cache", spec->cache);
     set_tables(object, "cache_tables", spec->cache_tables, spec->cache_table_count);
     if (spec->compare) json_object_set_new(object, "compare", json_true());
+    if (spec->checkpoint_every >= 0) set_whole(object, "checkpoint_every", (uint64_t)spec->checkpoint_every);
     return object;
 }
 
@@ -263,6 +265,8 @@ static json_t *rank_json(const struct refrain_rank *rank)
 {
     json_t *object = json_object();
     set_whole(object, "rank", rank->rank);
+    set_text(object, "state", rank->state);
+    if (strcmp(rank->state, "missing") == 0) return object;
     set_text(object, "host", rank->host);
     set_whole(object, "pid", rank->pid);
     set_text(object, "backend", rank->backend);
@@ -271,12 +275,72 @@ static json_t *rank_json(const struct refrain_rank *rank)
     set_whole(object, "blocks", rank->blocks);
     set_whole(object, "weight_bytes", rank->weight_bytes);
     set_real(object, "seconds_since_heard", rank->seconds_since_heard);
+    set_whole(object, "epoch", rank->epoch);
+    set_whole(object, "compute_progress", rank->compute_progress);
+    set_real(object, "seconds_since_progress", rank->seconds_since_progress);
+    if (rank->gflops > 0) set_real(object, "gflops", rank->gflops);
+    set_whole(object, "replaced", rank->replaced);
+    return object;
+}
+
+static json_t *ranks_json(const struct refrain_rank *ranks, size_t count)
+{
+    json_t *array = json_array();
+    for (size_t i = 0; i < count; i++) json_array_append_new(array, rank_json(&ranks[i]));
+    return array;
+}
+
+static json_t *running_json(const struct refrain_running *running)
+{
+    json_t *object = json_object();
+    set_whole(object, "job", running->job);
+    set_whole(object, "attempt", running->attempt);
+    set_whole(object, "home", running->home);
+    if (running->phase != REFRAIN_PHASE_NONE) set_text(object, "phase", refrain_phase_name(running->phase));
+    set_whole(object, "step", running->step);
+    set_whole(object, "steps", running->steps);
+    if (running->step_seconds > 0) set_real(object, "step_seconds", running->step_seconds);
+    return object;
+}
+
+static json_t *group_json(const struct refrain_group *group)
+{
+    json_t *object = json_object(), *jobs = json_array();
+    set_text(object, "group", group->name);
+    set_text(object, "state", group->state);
+    set_whole(object, "epoch", group->epoch);
+    set_text(object, "fabric", group->fabric);
+    if (*group->model) set_text(object, "model", group->model);
+    if (*group->plan) set_text(object, "plan", group->plan);
+    set_text(object, "message", group->message);
+    json_object_set_new(object, "repairable", json_boolean(group->repairable));
+    set_whole(object, "jobs_in_flight", group->jobs_in_flight);
+    set_whole(object, "jobs_limit", group->jobs_limit);
+    for (size_t i = 0; i < group->job_count; i++) json_array_append_new(jobs, running_json(&group->jobs[i]));
+    json_object_set_new(object, "jobs", jobs);
+    json_object_set_new(object, "ranks", ranks_json(group->ranks, group->rank_count));
+    return object;
+}
+
+static json_t *groups_json(const struct refrain_stats *stats)
+{
+    json_t *array = json_array();
+    for (size_t i = 0; i < stats->group_count; i++)
+        json_array_append_new(array, group_json(&stats->groups[i]));
+    return array;
+}
+
+json_t *jobjson_groups(const struct refrain_stats *stats)
+{
+    json_t *object = json_object();
+    set_whole(object, "ranks_replaced", stats->ranks_replaced);
+    json_object_set_new(object, "groups", groups_json(stats));
     return object;
 }
 
 json_t *jobjson_stats(const struct refrain_stats *stats)
 {
-    json_t *object = json_object(), *ranks = json_array();
+    json_t *object = json_object();
     set_text(object, "version", stats->version);
     set_real(object, "uptime_seconds", stats->uptime_seconds);
     set_whole(object, "queued", stats->queued);
@@ -287,11 +351,15 @@ json_t *jobjson_stats(const struct refrain_stats *stats)
     set_whole(object, "expired", stats->expired);
     set_whole(object, "epoch", stats->epoch);
     set_text(object, "group_state", stats->group_state);
-    for (size_t i = 0; i < stats->rank_count; i++) json_array_append_new(ranks, rank_json(&stats->ranks[i]));
-    json_object_set_new(object, "ranks", ranks);
+    json_object_set_new(object, "ranks", ranks_json(stats->ranks, stats->rank_count));
+    json_object_set_new(object, "groups", groups_json(stats));
     if (stats->mean_step_seconds > 0) set_real(object, "mean_step_seconds", stats->mean_step_seconds);
     set_whole(object, "store_bytes", stats->store_bytes);
     set_whole(object, "result_bytes", stats->result_bytes);
+    set_whole(object, "checkpoint_bytes", stats->checkpoint_bytes);
+    set_whole(object, "checkpoints_saved", stats->checkpoints_saved);
+    set_whole(object, "ranks_replaced", stats->ranks_replaced);
+    set_whole(object, "steps_repeated", stats->steps_repeated);
     return object;
 }
 

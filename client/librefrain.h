@@ -107,13 +107,17 @@ struct refrain_spec {
     const struct refrain_cache_table
         *cache_tables; /* for policies that need what the model has no table of */
     size_t cache_table_count;
-    bool compare; /* also make the video without caching, and measure the difference */
+    bool compare;         /* also make the video without caching, and measure the difference */
+    int checkpoint_every; /* steps between checkpoints, from which the job goes on when ranks are lost; 0:
+                             none; REFRAIN_CHECKPOINT_DEFAULT: 1 */
 };
 
-#define REFRAIN_GUIDANCE_DEFAULT (-1.0)
+#define REFRAIN_GUIDANCE_DEFAULT   (-1.0)
+#define REFRAIN_CHECKPOINT_DEFAULT (-1)
 #define REFRAIN_SPEC_INIT                                                                                    \
     {                                                                                                        \
-        .guidance = REFRAIN_GUIDANCE_DEFAULT, .priority = REFRAIN_PRIORITY_NORMAL                            \
+        .guidance = REFRAIN_GUIDANCE_DEFAULT, .priority = REFRAIN_PRIORITY_NORMAL,                           \
+        .checkpoint_every = REFRAIN_CHECKPOINT_DEFAULT                                                       \
     }
 
 /* ---------------------------------------------------------------------------- what comes back */
@@ -251,6 +255,39 @@ struct refrain_rank {
     const char *host, *backend;
     uint64_t weight_bytes;
     double seconds_since_heard;
+    const char *state;             /* "here", "missing" (a replacement is awaited; the rest is 0 or "") */
+    uint64_t epoch;                /* the one it is in; 0: none */
+    uint64_t compute_progress;     /* grows while it computes */
+    double seconds_since_progress; /* since it last grew; negative: it has computed nothing yet */
+    double gflops;                 /* measured when it started; 0: unknown */
+    unsigned replaced;             /* how often its place was taken by a new process */
+};
+
+/* A job in flight. */
+struct refrain_running {
+    uint64_t job;
+    unsigned attempt, home; /* home: the rank where its loop lives */
+    enum refrain_phase phase;
+    unsigned step, steps;
+    double step_seconds; /* 0: unknown */
+};
+
+/* Ranks that share the layers of a model. */
+struct refrain_group {
+    const char *name;
+    const char
+        *state; /* "gathering", "complete", "joining", "loading", "ready", "running", "broken", "lost" */
+    const char *fabric;
+    const char *model;   /* "" before one is loaded */
+    const char *plan;    /* how it is laid over the ranks, for people; "" before */
+    const char *message; /* what happened last; NULL: nothing to say */
+    uint64_t epoch;
+    const struct refrain_rank *ranks;
+    size_t rank_count;
+    const struct refrain_running *jobs; /* your own */
+    size_t job_count;
+    unsigned jobs_in_flight, jobs_limit; /* everybody's */
+    bool repairable;                     /* a launcher can start replacements */
 };
 
 struct refrain_stats {
@@ -258,11 +295,14 @@ struct refrain_stats {
     double uptime_seconds;
     uint64_t queued, running, completed, failed, cancelled, expired;
     uint64_t epoch;
-    const char *group_state; /* "none", "starting", "ready", "running", "lost" */
-    const struct refrain_rank *ranks;
+    const char *group_state;          /* "none", "starting", "ready", "running", "lost" */
+    const struct refrain_rank *ranks; /* those that are here, of all groups */
     size_t rank_count;
+    const struct refrain_group *groups;
+    size_t group_count;
     double mean_step_seconds; /* 0: nothing ran yet */
-    uint64_t store_bytes, result_bytes;
+    uint64_t store_bytes, result_bytes, checkpoint_bytes;
+    uint64_t checkpoints_saved, ranks_replaced, steps_repeated; /* since the coordinator began */
 };
 
 /* Frees anything a call below wrote through a `**` parameter except connections and watches, with all the

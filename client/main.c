@@ -74,6 +74,14 @@ static const struct verb verbs[] = {
      "Shows the coordinator, its ranks and its counts of jobs.\n"
      "\n"
      "  refrain stats\n"},
+    {"ranks", "", VERB_RANKS, verb_ranks, "who computes: the ranks, their health, what is in flight",
+     "Shows the groups of ranks a coordinator has: who is a member, who is missing, whether they compute, "
+     "which\n"
+     "blocks they hold, how the model is laid over them, and the jobs in flight (yours by number).\n"
+     "\n"
+     "  refrain ranks\n"
+     "  refrain ranks --watch\n"
+     "  refrain ranks --json | jq '.groups[].ranks[] | select(.state == \"missing\")'\n"},
     {"policies", "[NAME]", VERB_POLICIES, verb_policies, "what --cache takes",
      "Lists presets, caching policies and forecasts, or everything about one of them: parameters, defaults, "
      "source.\n"

@@ -155,6 +155,8 @@ static struct refrain_spec spec_of(const Refrain__JobSpec *wire, struct room *ro
         .cache_tables = tables_of(wire->cache_tables, wire->n_cache_tables, room),
         .cache_table_count = wire->n_cache_tables,
         .compare = wire->compare,
+        .checkpoint_every =
+            wire->has_checkpoint_every ? (int)wire->checkpoint_every : REFRAIN_CHECKPOINT_DEFAULT,
     };
 }
 
@@ -312,6 +314,9 @@ status_t record_spec_to_wire(const struct refrain_spec *spec, Refrain__JobSpec *
     wire->deadline_ms = spec->deadline_ms, wire->has_deadline_ms = spec->deadline_ms != 0;
     wire->cache = (char *)(uintptr_t)spec->cache;
     wire->compare = spec->compare, wire->has_compare = spec->compare;
+    /* Any other negative number stays one that no limit allows. */
+    wire->has_checkpoint_every = spec->checkpoint_every != REFRAIN_CHECKPOINT_DEFAULT;
+    wire->checkpoint_every = wire->has_checkpoint_every ? (uint32_t)spec->checkpoint_every : 0;
     return tables_to_wire(spec, wire, error);
 }
 
@@ -329,19 +334,79 @@ static struct refrain_rank rank_of(const Refrain__RankInfo *wire)
         .backend = wire->backend ? wire->backend : "",
         .weight_bytes = wire->weight_bytes,
         .seconds_since_heard = wire->seconds_since_heard,
+        .state = wire->state ? wire->state : "here",
+        .epoch = wire->epoch,
+        .compute_progress = wire->compute_progress,
+        .seconds_since_progress = wire->has_seconds_since_progress ? wire->seconds_since_progress : -1,
+        .gflops = wire->gflops,
+        .replaced = wire->replaced,
     };
+}
+
+static const struct refrain_rank *ranks_of(Refrain__RankInfo *const *wire, size_t count, struct room *room)
+{
+    struct refrain_rank *ranks = take(room, count, sizeof *ranks);
+    for (size_t i = 0; i < count; i++) ranks[i] = rank_of(wire[i]);
+    return ranks;
+}
+
+static const struct refrain_running *running_of(Refrain__RunningJob *const *wire, size_t count,
+                                                struct room *room)
+{
+    struct refrain_running *jobs = take(room, count, sizeof *jobs);
+    for (size_t i = 0; i < count; i++)
+        jobs[i] = (struct refrain_running){
+            .job = wire[i]->job,
+            .attempt = wire[i]->attempt,
+            .home = wire[i]->home,
+            .phase = (enum refrain_phase)wire[i]->phase,
+            .step = wire[i]->step,
+            .steps = wire[i]->steps,
+            .step_seconds = wire[i]->step_seconds,
+        };
+    return jobs;
+}
+
+static struct refrain_group group_of(const Refrain__GroupInfo *wire, struct room *room)
+{
+    return (struct refrain_group){
+        .name = wire->name ? wire->name : "",
+        .state = wire->state ? wire->state : "",
+        .fabric = wire->fabric ? wire->fabric : "",
+        .model = wire->model ? wire->model : "",
+        .plan = wire->plan ? wire->plan : "",
+        .message = wire->message && *wire->message ? wire->message : NULL,
+        .epoch = wire->epoch,
+        .ranks = ranks_of(wire->ranks, wire->n_ranks, room),
+        .rank_count = wire->n_ranks,
+        .jobs = running_of(wire->jobs, wire->n_jobs, room),
+        .job_count = wire->n_jobs,
+        .jobs_in_flight = wire->jobs_in_flight,
+        .jobs_limit = wire->jobs_limit,
+        .repairable = wire->repairable,
+    };
+}
+
+/* What record_stats will take. */
+static size_t stats_room(const Refrain__StatsReply *wire)
+{
+    size_t bytes =
+        wire->n_ranks * sizeof(struct refrain_rank) + wire->n_groups * sizeof(struct refrain_group);
+    for (size_t i = 0; i < wire->n_groups; i++)
+        bytes += wire->groups[i]->n_ranks * sizeof(struct refrain_rank) +
+                 wire->groups[i]->n_jobs * sizeof(struct refrain_running);
+    return bytes;
 }
 
 status_t record_stats(Refrain__Reply *reply, struct refrain_stats **stats, struct error *error)
 {
     const Refrain__StatsReply *wire = reply->stats;
-    struct body {
-        struct refrain_stats stats;
-        struct refrain_rank ranks[];
-    } *body = record_new(reply, sizeof *body + wire->n_ranks * sizeof(struct refrain_rank), error);
+    struct refrain_stats *body = record_new(reply, sizeof *body + stats_room(wire), error);
     if (!body) return STATUS_NO_MEMORY;
-    for (size_t i = 0; i < wire->n_ranks; i++) body->ranks[i] = rank_of(wire->ranks[i]);
-    body->stats = (struct refrain_stats){
+    struct room room = {(unsigned char *)(body + 1)};
+    struct refrain_group *groups = take(&room, wire->n_groups, sizeof *groups);
+    for (size_t i = 0; i < wire->n_groups; i++) groups[i] = group_of(wire->groups[i], &room);
+    *body = (struct refrain_stats){
         .version = wire->version ? wire->version : "",
         .uptime_seconds = wire->uptime_seconds,
         .queued = wire->jobs_queued,
@@ -352,13 +417,19 @@ status_t record_stats(Refrain__Reply *reply, struct refrain_stats **stats, struc
         .expired = wire->jobs_expired,
         .epoch = wire->epoch,
         .group_state = wire->group_state ? wire->group_state : "",
-        .ranks = body->ranks,
+        .ranks = ranks_of(wire->ranks, wire->n_ranks, &room),
         .rank_count = wire->n_ranks,
+        .groups = groups,
+        .group_count = wire->n_groups,
         .mean_step_seconds = wire->mean_step_seconds,
         .store_bytes = wire->store_bytes,
         .result_bytes = wire->result_bytes,
+        .checkpoint_bytes = wire->checkpoint_bytes,
+        .checkpoints_saved = wire->checkpoints_saved,
+        .ranks_replaced = wire->ranks_replaced,
+        .steps_repeated = wire->steps_repeated,
     };
-    *stats = &body->stats;
+    *stats = body;
     return STATUS_OK;
 }
 

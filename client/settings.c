@@ -88,6 +88,10 @@ static const struct option_spec specs[] = {
     {"deadline", 0, OPTION_DURATION, AT(deadline_ms), "TIME",
      "give the job up if it has not finished by then, such as 90s, 10m, 1h30m (default: never)", .min = 1,
      .max = LIMIT_DEADLINE_MS, .groups = MAKES_ONE},
+    {"checkpoint-every", 0, OPTION_INT, AT(checkpoint_every), "N",
+     "keep a checkpoint every so many steps, from which the job goes on when ranks are lost; 0: none "
+     "(default 1)",
+     .min = 0, .max = LIMIT_CHECKPOINT_EVERY, .groups = MAKES_ONE},
     {"label", 0, OPTION_TEXT, AT(label), "TEXT", "a note of yours, shown by `refrain status` and --json",
      .groups = MAKES_ONE},
     {"idempotency-key", 0, OPTION_TEXT, AT(idempotency_key), "TEXT",
@@ -108,6 +112,9 @@ static const struct option_spec specs[] = {
     {"before", 0, OPTION_UINT64, AT(before), "JOB", "only jobs older than this one", .groups = VERB_LIST},
     {"from", 0, OPTION_UINT64, AT(from), "N", "only events with a sequence number above N (default 0: all)",
      .groups = VERB_WATCH},
+
+    {.type = OPTION_HEADING, .help = "How long", .groups = VERB_RANKS},
+    {"watch", 0, OPTION_FLAG, AT(watch), .help = "once a second, until Ctrl-C", .groups = VERB_RANKS},
 
     {.type = OPTION_HEADING, .help = "The coordinator", .groups = TALKS},
     {"coordinator", 'c', OPTION_TEXT, AT(coordinator), "ENDPOINT", "tcp://HOST:PORT or ipc://PATH",
@@ -272,6 +279,7 @@ status_t settings_spec(const struct settings *settings, const struct options *op
     made.cache_tables = loaded->tables.tables;
     made.cache_table_count = loaded->tables.count;
     made.compare = settings->compare;
+    if (options_given(options, "checkpoint-every")) made.checkpoint_every = (int)settings->checkpoint_every;
     status = refrain_spec_check(&made, field, error);
     if (status) return status;
     *field = "";
@@ -284,7 +292,8 @@ const char *settings_flag_of(const char *field)
     static const char *const renamed[][2] = {{"negative_prompt", "negative"},
                                              {"deadline_ms", "deadline"},
                                              {"idempotency_key", "idempotency-key"},
-                                             {"cache_tables", "cache-table"}};
+                                             {"cache_tables", "cache-table"},
+                                             {"checkpoint_every", "checkpoint-every"}};
     for (size_t i = 0; i < COUNT(renamed); i++)
         if (strcmp(field, renamed[i][0]) == 0) return renamed[i][1];
     for (size_t i = 0; i < COUNT(specs); i++)

@@ -31,6 +31,7 @@ enum verb_bit {
     VERB_COMPARE = 1 << 11,
     VERB_CALIBRATE = 1 << 12,
     VERB_POLICIES = 1 << 13,
+    VERB_RANKS = 1 << 14,
 };
 
 /* Strings are borrowed from argv or the environment. NULL and 0: not said. */
@@ -48,6 +49,7 @@ struct settings {
 
     int priority;        /* enum refrain_priority */
     int64_t deadline_ms; /* 0: none */
+    int64_t checkpoint_every; /* look at options_given */
     const char *label, *idempotency_key;
     bool wait;
 
@@ -57,7 +59,7 @@ struct settings {
     int64_t ranks, threads;
     int fabric; /* index of "zmq|mpi" */
 
-    bool active;
+    bool active, watch;
     int64_t limit;
     uint64_t from, before;
 

@@ -242,10 +242,15 @@ status_t fabric_post(struct fabric *fabric, int peer, const struct ticket *ticke
 
 bool fabric_can_post(const struct fabric *fabric, int peer)
 {
+    return fabric_has_credits(fabric, peer, 1);
+}
+
+bool fabric_has_credits(const struct fabric *fabric, int peer, int count)
+{
     struct fabric *own = (struct fabric *)fabric; /* for the lock, and to be woken when the answer changes */
     if (peer < 0 || peer >= fabric->count || peer == fabric->self) return false;
     pthread_mutex_lock(&own->lock);
-    bool can = own->phase == PHASE_READY && own->peers[peer].credits > 0;
+    bool can = own->phase == PHASE_READY && own->peers[peer].credits >= count;
     if (own->phase == PHASE_READY && !can) own->peers[peer].starved = true;
     pthread_mutex_unlock(&own->lock);
     return can;
@@ -396,9 +401,9 @@ static status_t check_config(const struct fabric_config *config, const struct tr
     if (!*transport)
         return error_set(error, STATUS_INVALID, "fabric: kind \"%s\" is unknown; known are zmq and mpi",
                          config->kind);
-    if (config->credits < 1 || config->credits > MAX_CREDITS)
+    if (config->credits < 1 || config->credits > FABRIC_MAX_CREDITS)
         return error_set(error, STATUS_INVALID, "fabric: %d credits, allowed are 1 to %d", config->credits,
-                         MAX_CREDITS);
+                         FABRIC_MAX_CREDITS);
     if (config->max_bytes < 1)
         return error_set(error, STATUS_INVALID, "fabric: max_bytes is 0: no payload could be received");
     return STATUS_OK;

@@ -36,6 +36,7 @@ enum {
     FABRIC_ADDRESS_BYTES = 256,
     FABRIC_TOKEN_BYTES = 32, /* secret of an epoch: strangers who find the port are not listened to */
     FABRIC_MAX_MEMBERS = 1024,
+    FABRIC_MAX_CREDITS = 64,
 };
 
 struct fabric_config {
@@ -43,7 +44,7 @@ struct fabric_config {
     const char *bind;   /* zmq: "tcp://ADDRESS:*" or "ipc://DIRECTORY"; mpi: ignored */
     const char *toward; /* zmq, bound to every interface ("tcp://0.0.0.0:*"): announce the address of the one
                            that leads to this "tcp://HOST:PORT"; NULL: of the first that is not loopback */
-    int credits;        /* messages in flight per directed pair, 1..64; of two members the smaller counts */
+    int credits;        /* messages in flight per directed pair, 1..FABRIC_MAX_CREDITS; of two members the smaller counts */
     uint64_t max_bytes; /* largest payload that is believed; anything above loses the peer */
 };
 
@@ -90,13 +91,15 @@ void fabric_leave(struct fabric *fabric);
 status_t fabric_post(struct fabric *fabric, int peer, const struct ticket *ticket, const void *payload,
                      uint64_t cookie, struct error *error);
 bool fabric_can_post(const struct fabric *fabric, int peer);
+/* So many messages could be posted to the peer now. For who must leave credits to others (worker/engine.h). */
+bool fabric_has_credits(const struct fabric *fabric, int peer, int count);
 
 /* The next event in order of occurrence; STATUS_AGAIN when there is none. Never blocks. */
 status_t fabric_next(struct fabric *fabric, struct fabric_event *event);
 void fabric_release(struct fabric *fabric, struct fabric_event *event); /* other kinds: does nothing */
 
 /* Sleeps until there is something to look at (STATUS_OK) or STATUS_DEADLINE: an event, or a credit of a peer
- * for which post or can_post said no (then fabric_next may still answer STATUS_AGAIN). Once the epoch is over
+ * for which post, can_post or has_credits said no (then fabric_next may still answer STATUS_AGAIN). Once the epoch is over
  * and its last event was taken: STATUS_PEER_LOST or STATUS_ABORTED at once. */
 status_t fabric_wait(struct fabric *fabric, int64_t deadline_ns, struct error *error);
 

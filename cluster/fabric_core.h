@@ -30,7 +30,6 @@ enum {
     /* Payloads up to this travel in the head: one message, and the sender's memory is free at once. */
     INLINE_BYTES = 2048,
     HEAD_BYTES = ENVELOPE_BYTES + TICKET_BYTES + INLINE_BYTES, /* the longest head */
-    MAX_CREDITS = 64,
     HELLO_MS = 20, /* a member that has not joined yet drops a HELLO, so it is repeated */
     BEAT_MS = 200,
     ENDED_MS = 3, /* after a connection ended its peer's BYE may still arrive, on another one */

@@ -24,7 +24,7 @@ static bool proves_member(const struct fabric *fabric, const uint8_t *head, size
     return envelope->kind == ENVELOPE_HELLO && bytes == ENVELOPE_BYTES + FABRIC_TOKEN_BYTES &&
            same_token(head + ENVELOPE_BYTES, fabric->token) && envelope->from < (uint32_t)fabric->count &&
            envelope->from != (uint32_t)fabric->self && envelope->place == (uint64_t)fabric->count &&
-           envelope->number >= 1 && envelope->number <= MAX_CREDITS;
+           envelope->number >= 1 && envelope->number <= FABRIC_MAX_CREDITS;
 }
 
 /* Said at the 1st, 2nd, 4th, 8th, ... time, so that a flood of strangers does not become a flood of lines. */

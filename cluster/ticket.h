@@ -27,6 +27,7 @@ enum ticket_dtype { TICKET_NO_DATA = 0, TICKET_F32 = 1, TICKET_BF16 = 2, TICKET_
 
 enum ticket_flag {
     TICKET_BLOCK_RECORDS = 1, /* HOP: after the rows, what was decided for each block: [layers] float32 */
+    TICKET_DONE = 2,          /* HOP: all its blocks are done: it is on its way home, without modulation */
 };
 
 struct ticket {

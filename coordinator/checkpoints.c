@@ -38,6 +38,14 @@ static bool is_unfinished(void *server, uint64_t job)
     return jobs_find(((struct server *)server)->jobs, job) != NULL;
 }
 
+/* Ranks that outlived an earlier coordinator go on saving before they have said who they are. */
+static void allow_running(struct server *server)
+{
+    const struct job *job;
+    for (size_t i = 0; (job = jobs_at(server->jobs, i)); i++)
+        if (job->state == REFRAIN__JOB_STATE__JOB_RUNNING) vault_allow(server->vault, job->id, job->attempt);
+}
+
 status_t server_open_vault(struct server *server, struct error *error)
 {
     const struct settings *settings = server->settings;
@@ -62,6 +70,7 @@ status_t server_open_vault(struct server *server, struct error *error)
     if (status != STATUS_OK) return status;
     announce(vault_endpoint(server->vault), server->vault_endpoint);
     vault_sweep(server->vault, is_unfinished, server);
+    allow_running(server);
     return STATUS_OK;
 }
 

@@ -101,6 +101,8 @@ void group_vacate(struct group *group, uint32_t rank, int64_t now_ns, const char
     member->outcast = true;
     member->epoch = 0;
     member->model[0] = '\0';
+    member->compute_progress = 0;
+    member->progress_ns = 0;
     member->vacant_ns = member->ask_ns = now_ns;
     group->here--;
     group->disturbed = true;
@@ -197,7 +199,8 @@ void group_load_failed(struct group *group, uint32_t rank, const Refrain__LoadFa
 void group_heartbeat(struct group *group, uint32_t rank, const Refrain__Heartbeat *heartbeat, int64_t now_ns)
 {
     struct member *member = &group->members[rank];
-    if (heartbeat->compute_progress != member->compute_progress) group->progress_ns = now_ns;
+    if (heartbeat->compute_progress != member->compute_progress)
+        group->progress_ns = member->progress_ns = now_ns;
     member->compute_progress = heartbeat->compute_progress;
 }
 

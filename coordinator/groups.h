@@ -55,6 +55,7 @@ struct member {
     int64_t ask_ns;    /* when a replacement is to be asked for (again); CLOCK_NEVER: nobody asks */
     int asked;         /* so often in a row, without anybody coming to stay */
     uint32_t replaced; /* new processes that took the seat */
+    int64_t progress_ns; /* when it last grew; 0: not yet */
     char host[MEMBER_TEXT_BYTES], backend[MEMBER_TEXT_BYTES], address[MEMBER_TEXT_BYTES],
         model[MEMBER_TEXT_BYTES];
 };
@@ -80,7 +81,6 @@ struct group {
     int broken_epochs;              /* in a row without a finished job */
     char model[65];                 /* loaded on every rank, or being loaded; "" none */
     struct plan plan;               /* of that model */
-    struct plan_mix mix;            /* the jobs it was made for */
     char failure[ERROR_TEXT_BYTES]; /* why it is LOST or BROKEN, or why the load failed */
     status_t load_status;
     double load_seconds; /* the latest load */

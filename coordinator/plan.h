@@ -1,16 +1,18 @@
 /*
  * plan.h - how the blocks of a model are laid over the ranks of a group, and what that layout is worth.
  *
- *     struct plan_request request = {.layers = 40, .ranks = 4, .seats = seats, .mix = {.branches = 2, .head = 1,
- *                                    .hit_rate = 0.54, .jobs = 6}, ...};
+ *     struct plan_request request = {.layers = 40, .ranks = 4, .seats = seats, .mix = mix};
  *     plan_make(&request, &plan, &error);
- *     plan_check(&plan, &request, &other_mix, &error);          may a job with this policy run on this layout?
- *     plan_describe(&plan, "cpu-avx512", text, sizeof text);    "4 ranks, blocks 1+8 11 10 10, cpu-avx512"
+ *     plan_check(&plan, &request, &other_mix, &error);      may a job like that run on this layout?
+ *     plan_describe(&plan, "cpu", text, sizeof text);       "4 ranks, blocks 1+8 10 10 11, cpu"
  *
- * Two layouts are compared: a fixed home (member 0 holds the first `head` and the last `tail` blocks and as many of
- * the ring's as keep it as busy as the others), and a floating one (every member holds head and tail, each job has a
- * home of its own). A layout that would be slower with the cache than the even one without it is never chosen, and
- * refused when it is asked for. The model behind it: docs/scheduling.md (after parallelism.md 5.2 and 7.2).
+ * Two layouts are compared: a fixed home (member 0 holds the first `head` and the last `tail` blocks and as
+ * many of the ring's as keep it as busy as the others), and a floating one (every member holds head and tail,
+ * each job has a home of its own). The fixed one is taken where the floating one is less than 3 % faster. A
+ * layout that would be slower with the cache than the even one without it is never chosen, and refused when
+ * it is asked for; where both are, home is fixed and the blocks are dealt as without caching, which no cached
+ * job can lose by, though its hits travel. The model behind it: docs/scheduling.md (after parallelism.md 5.2
+ * and 7.2).
  *
  * Plain values, pure functions.
  */
@@ -37,7 +39,11 @@ struct plan {
 
 /* What is known of one rank. */
 struct plan_seat {
-    double speed;          /* relative, > 0; 0: unknown, counts as the mean of the others */
+    /* In any unit, > 0; 0: unknown, counts as the mean of the others. Within 15 % of each other they count as
+     * equal, so that equal machines get equal blocks at every start. */
+    double speed;
+    uint64_t make; /* ranks of one make (host, backend and threads, say) all count as the fastest of them:
+                      what their measurements differ by is noise; 0: of a make of its own */
     uint64_t memory_bytes; /* for weights; 0: unknown, no limit */
 };
 
@@ -46,17 +52,19 @@ struct plan_mix {
     uint32_t branches;   /* 1 or 2 */
     uint32_t head, tail; /* blocks a hit still runs, F and B */
     double hit_rate;     /* 0..1: of branch-steps that skip the ring; 0: not cached */
-    double home_work;    /* further work at home per branch-step, in block times: embedding, output, a share of text
-                            and decoding */
-    double hop;          /* time of one hop, in block times */
+    double home_work; /* further work at home per branch-step, in block times: embedding, output, a share of
+                         text and decoding */
+    double hop;       /* time of one hop, in block times */
 };
 
 /* An operator's wish; each part may be absent. */
 struct plan_wish {
     bool has_fold;
     uint32_t fold_head, fold_tail; /* "--fold 1,0": all that home holds */
-    uint32_t run[PLAN_MAX_RANKS];  /* "--split 10,10,10,10": blocks of each rank, home's first; */
-    uint32_t runs;                 /* how many were given; 0: none */
+    /* "--split 10,10,10,10": blocks of each rank, home's first; with floating homes those of the ring, which
+     * every rank's caps come on top of. */
+    uint32_t run[PLAN_MAX_RANKS];
+    uint32_t runs; /* how many were given; 0: none */
     enum plan_home { PLAN_HOME_AUTO, PLAN_HOME_FIXED, PLAN_HOME_FLOATING } home;
 };
 
@@ -69,12 +77,13 @@ struct plan_request {
     uint64_t home_bytes;          /* of what only a home holds: ends, text encoder, VAE */
 };
 
-/* layers >= 1, 1 <= ranks <= PLAN_MAX_RANKS, otherwise STATUS_INVALID; STATUS_NO_MEMORY: the weights do not fit the
- * ranks; STATUS_INVALID for a wish that does not add up or would be slower cached than uncached. */
+/* layers >= 1, 1 <= ranks <= PLAN_MAX_RANKS, otherwise STATUS_INVALID; STATUS_NO_MEMORY: the weights do not
+ * fit the ranks; STATUS_INVALID for a wish that does not add up or would be slower cached than uncached. */
 status_t plan_make(const struct plan_request *request, struct plan *plan, struct error *error);
 
-/* Would a job like this be slower on this layout than without its caching on an even one? STATUS_INVALID with the
- * sentence: names the two times and what to do. */
+/* Would a job like this be slower, by more than a tenth, on this layout than without its caching on an even
+ * one? Then STATUS_INVALID and the sentence, with the two times and what to do: the ranks are to be laid out
+ * anew for it. The request's own mix does not matter. */
 status_t plan_check(const struct plan *plan, const struct plan_request *request, const struct plan_mix *mix,
                     struct error *error);
 
@@ -86,8 +95,9 @@ bool plan_equal(const struct plan *a, const struct plan *b); /* the same blocks 
 status_t plan_read_fold(const char *text, struct plan_wish *wish, struct error *error);
 status_t plan_read_split(const char *text, struct plan_wish *wish, struct error *error);
 
-/* For people: "2 ranks, blocks 4+4, cpu-avx512"; "4 ranks, blocks 1+8 11 10 10, cpu-avx512"; floating:
- * "4 ranks, 8 blocks everywhere, 8+8+8+8 around, cpu-avx512". */
+/* For people: "2 ranks, blocks 4+4, cpu-avx512"; where home holds blocks that always run and a part of the
+ * ring "4 ranks, blocks 1+8 10 10 11, cpu-avx512", with its last ones in brackets at the end; floating: "4
+ * ranks, 8 blocks everywhere, 8+8+8+8 around, cpu-avx512". */
 void plan_describe(const struct plan *plan, const char *backend, char *text, size_t bytes);
 
 #endif

@@ -229,8 +229,11 @@ static const Refrain__CacheReport *believed_report(struct server *server, const 
     Refrain__Job *stored;
     struct error error;
     if (!report || jobstore_get(server->store, NULL, job->id, &stored, &error) != STATUS_OK) return NULL;
+    const struct model *model;
     status_t status = STATUS_AGAIN; /* nothing to keep */
     if (caching_on(stored->spec)) status = caching_check_report(report, stored->spec, &error);
+    if (status == STATUS_OK && models_find(server->models, job->model, &model, NULL) == STATUS_OK)
+        hitrates_learn(&server->rates, stored->spec, model->card, report);
     refrain__job__free_unpacked(stored, NULL);
     if (status == STATUS_CORRUPT) log_line(LOG_WARN, "job %" PRIu64 ": %s", job->id, error.text);
     return status == STATUS_OK ? report : NULL;

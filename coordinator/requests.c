@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "coordinator/server.h"
+#include "coordinator/survey.h"
 #include "proto/caching.h"
 #include "proto/validate.h"
 
@@ -269,82 +270,13 @@ static status_t take_fetch(struct call *call, struct error *error)
 
 /* -------------------------------------------------------------------------------------------------- stats */
 
-/* The first group stands for all: with one mpirun, the usual case, it is the only one. */
-static const char *group_state_name(const struct server *server)
-{
-    const struct group *group = groups_at(server->groups, 0);
-    if (!group) return launch_running(server->launch) ? "starting" : "none";
-    switch (group->state) {
-    case GROUP_READY:
-        return group_in_flight(group) ? "running" : "ready";
-    case GROUP_LOADING:
-        return "running";
-    case GROUP_BROKEN:
-    case GROUP_LOST:
-        return "lost";
-    default:
-        return "starting";
-    }
-}
-
-static void fill_rank(const struct server *server, Refrain__RankInfo *info, const struct member *member,
-                      uint32_t rank)
-{
-    refrain__rank_info__init(info);
-    SET(*info, rank, rank);
-    SET(*info, pid, member->pid);
-    SET(*info, threads, member->threads);
-    SET(*info, first_block, member->first_block);
-    SET(*info, blocks, member->blocks);
-    SET(*info, weight_bytes, member->weight_bytes);
-    SET(*info, seconds_since_heard, (double)(server->now_ns - member->heard_ns) / SECOND_NS);
-    info->host = (char *)member->host;
-    info->backend = (char *)member->backend;
-}
-
-/* The counts are the caller's own; the ranks are everybody's. */
-static void fill_counts(const uint64_t counts[JOB_STATES], Refrain__StatsReply *stats)
-{
-    SET(*stats, jobs_queued,
-        counts[REFRAIN__JOB_STATE__JOB_ACCEPTED] + counts[REFRAIN__JOB_STATE__JOB_QUEUED]);
-    SET(*stats, jobs_running,
-        counts[REFRAIN__JOB_STATE__JOB_RUNNING] + counts[REFRAIN__JOB_STATE__JOB_CANCELLING]);
-    SET(*stats, jobs_completed, counts[REFRAIN__JOB_STATE__JOB_COMPLETED]);
-    SET(*stats, jobs_failed, counts[REFRAIN__JOB_STATE__JOB_FAILED]);
-    SET(*stats, jobs_cancelled, counts[REFRAIN__JOB_STATE__JOB_CANCELLED]);
-    SET(*stats, jobs_expired, counts[REFRAIN__JOB_STATE__JOB_EXPIRED]);
-}
-
-/* Ranks are shown to everybody: who waits for a job may know what it waits for. */
 static status_t take_stats(struct call *call, struct error *error)
 {
-    struct server *server = call->server;
-    uint64_t counts[JOB_STATES], result_bytes;
-    Refrain__StatsReply stats = REFRAIN__STATS_REPLY__INIT;
-    Refrain__RankInfo ranks[PLAN_MAX_RANKS], *pointers[PLAN_MAX_RANKS];
-    status_t status = jobstore_count(server->store, call->caller.tenant, counts, &result_bytes, error);
+    struct survey *survey;
+    status_t status = survey_make(call->server, call->caller.tenant, &survey, error);
     if (status != STATUS_OK) return status;
-    fill_counts(counts, &stats);
-    for (size_t i = 0; groups_at(server->groups, i); i++) {
-        const struct group *group = groups_at(server->groups, i);
-        for (uint32_t rank = 0; rank < group->ranks && stats.n_ranks < PLAN_MAX_RANKS; rank++) {
-            if (!group->members[rank].here) continue;
-            fill_rank(server, &ranks[stats.n_ranks], &group->members[rank], rank);
-            pointers[stats.n_ranks] = &ranks[stats.n_ranks];
-            stats.n_ranks++;
-        }
-    }
-    const struct group *group = groups_at(server->groups, 0);
-    stats.ranks = pointers;
-    stats.version = (char *)REFRAIN_VERSION;
-    stats.group_state = (char *)group_state_name(server);
-    SET(stats, epoch, group ? group->epoch : 0);
-    SET(stats, uptime_seconds, (double)(server->now_ns - server->started_ns) / SECOND_NS);
-    SET(stats, store_bytes, jobstore_bytes(server->store));
-    SET(stats, result_bytes, result_bytes);
-    SET(stats, messages_refused, server->refused);
-    if (server->mean_step_seconds > 0) SET(stats, mean_step_seconds, server->mean_step_seconds);
-    REPLY(call, STATS, stats, &stats);
+    REPLY(call, STATS, stats, survey_stats(survey));
+    survey_free(survey);
     return STATUS_OK;
 }
 

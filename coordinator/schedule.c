@@ -10,6 +10,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include <xxhash.h>
 #include "base/clock.h"
 #include "base/log.h"
 #include "coordinator/orders.h"
@@ -94,32 +95,48 @@ static void begin_epoch(struct server *server, struct group *group)
 
 /* ------------------------------------------------------------------------------------------------- layout */
 
-/* What jobs like this one make of a layout. */
-static struct plan_mix mix_of(const struct server *server, const Refrain__JobSpec *spec)
+/* Ranks of one make are as fast as each other: what their measurements differ by is noise. */
+static uint64_t make_of(const struct member *member)
 {
-    return (struct plan_mix){.branches = spec->guidance > 1 ? 2 : 1};
+    XXH64_state_t *state = XXH64_createState();
+    if (!state) return 0;
+    XXH64_reset(state, 0);
+    XXH64_update(state, member->host, strlen(member->host) + 1);
+    XXH64_update(state, member->backend, strlen(member->backend) + 1);
+    XXH64_update(state, &member->threads, sizeof member->threads);
+    uint64_t make = XXH64_digest(state);
+    XXH64_freeState(state);
+    return make ? make : 1;
 }
 
-/* Lays the model over the group, for jobs like this one. */
-static status_t make_plan(const struct server *server, const struct group *group, const struct model *model,
-                          const struct plan_mix *mix, struct plan *plan, struct error *error)
+/* Ranks on the host of one. */
+static uint64_t neighbours(const struct group *group, const struct member *member)
 {
-    struct plan_seat seats[PLAN_MAX_RANKS];
+    uint64_t count = 0;
     for (uint32_t rank = 0; rank < group->ranks; rank++)
-        seats[rank] = (struct plan_seat){.speed = group->members[rank].gflops};
-    struct plan_request request = {.layers = model->card->layers,
-                                   .ranks = group->ranks,
-                                   .seats = seats,
-                                   .mix = *mix,
-                                   .wish = &server->settings->wish};
-    return plan_make(&request, plan, error);
+        count += strcmp(group->members[rank].host, member->host) == 0;
+    return count ? count : 1;
 }
 
-/* Another layout costs a load, so it must be for another kind of job, not for a better guess. */
-static bool alike(const struct plan_mix *a, const struct plan_mix *b)
+/* What is known of ranks and model; the mix is the caller's to fill in. */
+static struct plan_request describe_layout(const struct server *server, const struct group *group,
+                                           const Refrain__ModelCard *card, struct plan_seat *seats)
 {
-    return a->branches == b->branches && a->head == b->head && a->tail == b->tail &&
-           fabs(a->hit_rate - b->hit_rate) < 0.15;
+    double hidden = (double)card->heads * card->head_dim;
+    double parameter = card->parameter_count ? (double)card->weight_bytes / (double)card->parameter_count : 0;
+    double block = (8 * hidden * hidden + 2 * hidden * card->ffn_dim) * parameter;
+    for (uint32_t rank = 0; rank < group->ranks; rank++) {
+        const struct member *member = &group->members[rank];
+        seats[rank] = (struct plan_seat){.speed = member->gflops,
+                                         .make = make_of(member),
+                                         .memory_bytes = member->memory_bytes / neighbours(group, member)};
+    }
+    return (struct plan_request){.layers = card->layers,
+                                 .ranks = group->ranks,
+                                 .seats = seats,
+                                 .wish = &server->settings->wish,
+                                 .block_bytes = (uint64_t)block,
+                                 .home_bytes = (uint64_t)fmax(0, (double)card->weight_bytes - card->layers * block)};
 }
 
 /* Every rank loads its own blocks; the state ends when all have answered, well or badly. */
@@ -215,14 +232,11 @@ static uint64_t bytes_of(const Refrain__JobSpec *spec, const Refrain__ModelCard 
 static uint64_t memory_budget(const struct server *server, const struct group *group)
 {
     const struct member *home = &group->members[0];
-    uint64_t neighbours = 0;
     if (server->settings->flight_memory) return (uint64_t)server->settings->flight_memory;
-    for (uint32_t rank = 0; rank < group->ranks; rank++)
-        neighbours += strcmp(group->members[rank].host, home->host) == 0;
-    return home->memory_bytes && neighbours ? home->memory_bytes / 2 / neighbours : UINT64_MAX;
+    return home->memory_bytes ? home->memory_bytes / 2 / neighbours(group, home) : UINT64_MAX;
 }
 
-static int flight_limit(const struct server *server, const struct group *group)
+int server_flight_limit(const struct server *server, const struct group *group)
 {
     if (server->settings->in_flight) return (int)server->settings->in_flight;
     int wanted = group->ranks == 1 ? 1 : (int)group->plan.jobs_to_saturate + 1;
@@ -241,7 +255,7 @@ static bool has_room(const struct server *server, const struct group *group, con
         equals += !other || other->priority >= job->priority;
         alone |= slot->alone;
     }
-    bool fits = equals < flight_limit(server, group) && group_in_flight(group) < GROUP_SLOTS;
+    bool fits = equals < server_flight_limit(server, group) && group_in_flight(group) < GROUP_SLOTS;
     return fits && !alone && !(jobs_suspect(job) && group_in_flight(group));
 }
 
@@ -290,19 +304,24 @@ static struct job *choose_job(const struct server *server, struct group *group)
     return job && has_room(server, group, job) ? job : NULL;
 }
 
-/* An empty group is laid out anew when the job is of another kind than those before. */
-static status_t prepare_layout(const struct server *server, struct group *group, const struct model *model,
-                               const Refrain__JobSpec *spec, struct error *error)
+/* An empty group is laid out anew for a job of another model, or one that would be slower on the layout it has
+ * than without its caching. *fits: the job can be taken now. */
+static status_t prepare_layout(struct server *server, struct group *group, const struct model *model,
+                               const Refrain__JobSpec *spec, bool *fits, struct error *error)
 {
-    struct plan_mix mix = mix_of(server, spec);
-    bool same_model = strcmp(group->model, model->card->name) == 0 && group->plan.ranks == group->ranks;
-    if (group_in_flight(group) || (same_model && alike(&mix, &group->mix))) return STATUS_OK;
+    struct plan_seat seats[PLAN_MAX_RANKS];
+    struct plan_request request = describe_layout(server, group, model->card, seats);
+    bool loaded = strcmp(group->model, model->card->name) == 0, known = group->plan.ranks == group->ranks;
+    hitrates_of(&server->rates, spec, model->card, &request.mix);
+    *fits = loaded && (!known || plan_check(&group->plan, &request, &request.mix, NULL) == STATUS_OK);
+    /* After a restart a group comes back with a layout that nobody remembers: good enough while jobs run on it. */
+    if (group_in_flight(group) || (*fits && known)) return STATUS_OK;
     struct plan plan;
-    status_t status = make_plan(server, group, model, &mix, &plan, error);
+    status_t status = plan_make(&request, &plan, error);
     if (status != STATUS_OK) return status;
     if (!plan_equal(&plan, &group->plan)) group->model[0] = '\0'; /* to be loaded */
     group->plan = plan;
-    group->mix = mix;
+    *fits = true;
     return STATUS_OK;
 }
 
@@ -318,14 +337,15 @@ static bool take_next(struct server *server, struct group *group)
     if (!job || !slot) return false;
     status_t status = models_find(server->models, job->model, &model, &error);
     if (status == STATUS_OK) status = jobstore_get(server->store, NULL, job->id, &stored, &error);
-    if (status == STATUS_OK) status = prepare_layout(server, group, model, stored->spec, &error);
+    bool fits = false;
+    if (status == STATUS_OK) status = prepare_layout(server, group, model, stored->spec, &fits, &error);
     uint64_t bytes = status == STATUS_OK ? bytes_of(stored->spec, model->card) : 0;
     if (stored) refrain__job__free_unpacked(stored, NULL);
     if (status != STATUS_OK) {
         fail_job(server, NULL, job, error.text);
         return true; /* the next one may be fine */
     }
-    if (!fits_memory(server, group, bytes)) return false;
+    if (!fits || !fits_memory(server, group, bytes)) return false;
     plan_describe(&group->plan, group->members[0].backend, text, sizeof text);
     if (jobs_start(server->jobs, job, text, server->now_ms, &error) != STATUS_OK) {
         log_failed("start", &error);

@@ -19,6 +19,7 @@
 
 #include "coordinator/curve.h"
 #include "coordinator/groups.h"
+#include "coordinator/hitrate.h"
 #include "coordinator/jobs.h"
 #include "coordinator/launch.h"
 #include "coordinator/launchers.h"
@@ -53,6 +54,7 @@ struct server {
                                  are none */
     double mean_step_seconds;
     uint64_t ranks_replaced, steps_repeated;
+    struct hitrates rates;
     uint64_t refused;       /* messages that made no sense */
     int64_t store_retry_ns; /* after a failed commit: nothing new is begun before */
     uint64_t *deleted;      /* [deleted_count]: jobs whose files go once the commit is done */
@@ -80,6 +82,8 @@ void server_drop_checkpoints(struct server *server, uint64_t job); /* it is over
 void server_file_finished(struct server *server, const struct finished_file *file);
 /* schedule.c: a slot's job, if it still counts, waits in the queue again; the slot is free. */
 void server_give_back(struct server *server, struct slot *slot, enum jobs_loss loss, const char *why);
+/* schedule.c: jobs a group takes at once. */
+int server_flight_limit(const struct server *server, const struct group *group);
 /* schedule.c: brings groups and jobs together; called once per turn. */
 void server_schedule(struct server *server);
 /* schedule.c: the ranks are told to end, running jobs go back to the queue. */

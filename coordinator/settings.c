@@ -4,6 +4,7 @@
 #include "coordinator/settings.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -51,7 +52,12 @@ static const struct option_spec specs[] = {
     {"fabric", 0, OPTION_CHOICE, AT(fabric), .help = "what carries tensors between the ranks",
      .choices = "zmq|mpi"},
     {"fold", 0, OPTION_TEXT, AT(fold_text), "HEAD,TAIL",
-     .help = "blocks of rank 0 before and after the ring (default: an even split)"},
+     .help = "blocks of rank 0, first and last ones, and no others (default: computed, docs/scheduling.md)"},
+    {"split", 0, OPTION_TEXT, AT(split_text), "B0,B1,...",
+     .help = "blocks of each rank, rank 0 first (default: computed from speeds, memory and hit rates)"},
+    {"home", 0, OPTION_CHOICE, AT(home), .standard = "auto", .choices = "auto|fixed|floating",
+     .help = "where jobs' step loops live: on rank 0, or each on a rank of its own, which then all hold the "
+             "blocks that every step runs"},
     {"tie", 0, OPTION_FLAG, AT(tie),
      .help = "end with the process that started this one, and end the ranks with us"},
 
@@ -156,6 +162,21 @@ static status_t check_together(const struct settings *settings, struct error *er
     return STATUS_OK;
 }
 
+/* How blocks are laid over the ranks, where the operator knows better. */
+static status_t read_wish(struct settings *settings, struct error *error)
+{
+    status_t status = STATUS_OK;
+    if (settings->fold_text) status = plan_read_fold(settings->fold_text, &settings->wish, error);
+    if (status == STATUS_OK && settings->split_text)
+        status = plan_read_split(settings->split_text, &settings->wish, error);
+    settings->wish.home = (enum plan_home)settings->home;
+    if (status == STATUS_OK && settings->launch > 0 && settings->wish.runs > 0 &&
+        settings->wish.runs != settings->launch)
+        return error_set(error, STATUS_INVALID, "--split: names %u ranks, --launch starts %" PRId64,
+                         settings->wish.runs, settings->launch);
+    return status;
+}
+
 status_t settings_read(int argc, char **argv, struct settings *settings, struct error *error)
 {
     *settings = (struct settings){0};
@@ -169,9 +190,7 @@ status_t settings_read(int argc, char **argv, struct settings *settings, struct 
         status = find_program("launch-binary", settings->launch_binary, "refrain-launch",
                               settings->launch_path, error);
     if (status != STATUS_OK) goto fail;
-    if (settings->fold_text &&
-        (status = plan_read_fold(settings->fold_text, &settings->wish, error)) != STATUS_OK)
-        goto fail;
+    if ((status = read_wish(settings, error)) != STATUS_OK) goto fail;
     settings->fabric_given = options_given(settings->options, "fabric");
     return STATUS_OK;
 fail:

@@ -10,8 +10,10 @@
  * <directory>/<job>/<step>-<attempt>: a head of fixed size (magic, format, job, attempt, step, bytes, hash),
  * then the worker's bytes. Written under a hidden name, hashed, fsynced, renamed, the directory fsynced: a
  * crash at any moment leaves whole files only, and a file whose head or size does not fit is removed at
- * start. Kept are the newest `keep` of a job, and in all at most `limit` bytes: beyond it the oldest
- * superseded ones go first, then a new one is refused.
+ * start. Kept are the `keep` best of a job (most steps, then latest attempt); in all they take at most
+ * `limit` bytes: beyond it the oldest that are not their job's best go first, then a new one is refused. So
+ * it is when the disk is full but for a reserve. A file whose hash is wrong when a rank asks for it is
+ * spoiled on the spot.
  *
  * The vault's thread owns its ROUTER socket and the files; it never touches the job store. All functions here
  * are called by the coordinator's loop thread; `lock` guards the index, and no disk or socket is touched
@@ -63,10 +65,13 @@ bool vault_latest(const struct vault *vault, uint64_t job, struct checkpoint *ch
 void vault_spoil(struct vault *vault, const struct checkpoint *checkpoint);
 
 int vault_descriptor(const struct vault *vault); /* readable while vault_saved has something */
+/* The newest that became durable of some job, once; false: of none. */
 bool vault_saved(struct vault *vault, struct checkpoint *checkpoint);
 
 struct vault_stats {
-    uint64_t bytes, saved, refused, loaded;
+    uint64_t bytes;         /* held */
+    uint64_t saved, loaded; /* checkpoints, since it was opened */
+    uint64_t refused;       /* checkpoints, and messages that were none */
 };
 void vault_stats(const struct vault *vault, struct vault_stats *stats);
 

@@ -239,9 +239,8 @@ fail:
 }
 
 /* The next piece of what is arriving. */
-static status_t add_piece(struct slot *slot, const Refrain__SaveChunk *chunk, struct error *error)
+static status_t add_piece(struct incoming *incoming, const Refrain__SaveChunk *chunk, struct error *error)
 {
-    struct incoming *incoming = slot->incoming;
     struct checkpoint *checkpoint = &incoming->entry->checkpoint;
     XXH64_update(incoming->hash, chunk->data.data, chunk->data.len);
     if (chunk->offset + chunk->data.len == chunk->total) {
@@ -403,6 +402,23 @@ static bool follows(const struct slot *slot, const Refrain__SaveChunk *chunk, co
            wire_peer_equal(&incoming->peer, peer);
 }
 
+/* The piece that completes a checkpoint brings it into the batch. */
+static status_t take_piece(struct vault *vault, struct slot *slot, const Refrain__SaveChunk *chunk,
+                           struct error *error)
+{
+    struct incoming *incoming = slot->incoming;
+    if (!incoming) return error_set(error, STATUS_INTERNAL, "checkpoint: nothing is arriving");
+    status_t status = add_piece(incoming, chunk, error);
+    if (status != STATUS_OK) {
+        abandon(vault, slot);
+    } else if (incoming->got == chunk->total) {
+        slot->in_batch = true;
+        vault->batch[vault->batch_count++] = slot;
+        if (vault->batch_count == VAULT_BATCH) settle(vault);
+    }
+    return status;
+}
+
 static void take_save(struct vault *vault, const struct wire_peer *peer, const Refrain__SaveChunk *chunk)
 {
     struct error error;
@@ -426,14 +442,8 @@ static void take_save(struct vault *vault, const struct wire_peer *peer, const R
         count_refusal(vault); /* the rest of one that was answered already */
         return;
     }
-    if (status == STATUS_OK && (status = add_piece(slot, chunk, &error)) != STATUS_OK) abandon(vault, slot);
-    if (status != STATUS_OK) {
-        refuse_save(vault, peer, &checkpoint, status, &error);
-    } else if (slot->incoming->got == checkpoint.bytes) {
-        slot->in_batch = true;
-        vault->batch[vault->batch_count++] = slot;
-        if (vault->batch_count == VAULT_BATCH) settle(vault);
-    }
+    if (status == STATUS_OK) status = take_piece(vault, slot, chunk, &error);
+    if (status != STATUS_OK) refuse_save(vault, peer, &checkpoint, status, &error);
 }
 
 /* The first piece of a checkpoint is handed out only after all of it was compared with its hash. */
@@ -481,7 +491,7 @@ static status_t check_load(struct vault *vault, const Refrain__LoadChunk *load, 
 static void take_load(struct vault *vault, const struct wire_peer *peer, Refrain__LoadChunk *load)
 {
     struct error error;
-    struct checkpoint checkpoint;
+    struct checkpoint checkpoint = {0};
     Refrain__VaultReply reply = REFRAIN__VAULT_REPLY__INIT;
     Refrain__VaultChunk piece = REFRAIN__VAULT_CHUNK__INIT;
     status_t status = check_load(vault, load, &checkpoint, &error);

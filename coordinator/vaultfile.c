@@ -209,7 +209,7 @@ static status_t read_piece(int file, uint64_t offset, void *data, size_t bytes, 
 status_t vaultfile_read(int root, const struct checkpoint *checkpoint, uint64_t offset, void *data,
                         size_t bytes, struct error *error)
 {
-    int file;
+    int file = -1;
     status_t status = open_checkpoint(root, checkpoint, &file, error);
     if (status != STATUS_OK) return status;
     status = read_piece(file, offset, data, bytes, error);
@@ -220,7 +220,7 @@ status_t vaultfile_read(int root, const struct checkpoint *checkpoint, uint64_t 
 status_t vaultfile_verify(int root, const struct checkpoint *checkpoint, void *buffer, size_t bytes,
                           struct error *error)
 {
-    int file;
+    int file = -1;
     status_t status = open_checkpoint(root, checkpoint, &file, error);
     if (status != STATUS_OK) return status;
     XXH64_state_t *hash = XXH64_createState();

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "cache/rehearse.h"
 #include "proto/validate.h"
 
 static status_t blame(const char **field, const char *name, status_t status)
@@ -254,6 +255,24 @@ status_t caching_check_for_model(const Refrain__JobSpec *spec, const Refrain__Mo
     struct caching caching;
     status_t status = make_plan(spec, card, &caching, error);
     return status == STATUS_OK ? STATUS_OK : blame(field, "cache", status);
+}
+
+status_t caching_foresee(const Refrain__JobSpec *spec, const Refrain__ModelCard *card,
+                         struct caching_outlook *outlook, struct error *error)
+{
+    struct caching caching;
+    status_t status = make_plan(spec, card, &caching, error);
+    if (status != STATUS_OK) return status;
+    *outlook = (struct caching_outlook){.branches = caching.job.branches, .certain = true};
+    if (!caching.settings.policy) return STATUS_OK;
+    const struct policy_plan *p = &caching.plan.policy;
+    if (p->trace) return STATUS_OK; /* a calibration computes every step */
+    if (p->site == SITE_SPAN || p->site == SITE_BLOCKS) {
+        outlook->head = p->head;
+        outlook->tail = p->tail;
+    }
+    outlook->certain = cache_rehearse(&caching.settings, &caching.plan, &caching.job, &outlook->share);
+    return STATUS_OK;
 }
 
 /* The values are allocated as an unpacked message has them. */

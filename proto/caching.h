@@ -60,6 +60,17 @@ uint64_t caching_bytes(const Refrain__JobSpec *spec, const Refrain__ModelCard *c
 status_t caching_check_bytes(const Refrain__JobSpec *spec, const Refrain__ModelCard *card, uint64_t limit,
                              const char **field, struct error *error);
 
+/* What a job's caching leaves to do, as far as it can be said before the job runs. */
+struct caching_outlook {
+    int branches;   /* evaluations of the model in a step: 1 or 2 */
+    int head, tail; /* blocks that run at every step */
+    bool certain;   /* share is what will be, to the step; otherwise only measuring will tell, and it is 0 */
+    double share;   /* of the work between head and tail: skipped, reused or forecast */
+};
+/* spec must be complete and have passed caching_check_for_model. */
+status_t caching_foresee(const Refrain__JobSpec *spec, const Refrain__ModelCard *card,
+                         struct caching_outlook *outlook, struct error *error);
+
 /* spec: complete. Lists of [steps, branches] values must be absent or complete, every number one of its enum,
  * counts within the steps there are. STATUS_CORRUPT. A change that is not finite becomes -1 ("nothing
  * measured"): a client may print it as JSON, and the reason says it. */

@@ -201,6 +201,9 @@ status_t validate_spec(const Refrain__JobSpec *spec, const char **field, struct 
                             REFRAIN__PRIORITY__PRIORITY_HIGH, field, error);
     if (status == STATUS_OK && spec->has_deadline_ms)
         status = check_whole("deadline_ms", spec->deadline_ms, 0, LIMIT_DEADLINE_MS, field, error);
+    if (status == STATUS_OK && spec->has_checkpoint_every)
+        status =
+            check_whole("checkpoint_every", spec->checkpoint_every, 0, LIMIT_CHECKPOINT_EVERY, field, error);
     if (status == STATUS_OK) status = caching_check(spec, field, error);
     return status;
 }
@@ -263,6 +266,7 @@ status_t validate_fill(Refrain__JobSpec *spec, const Refrain__ModelCard *card, s
     FILL(spec, save_frames, 0);
     FILL(spec, priority, REFRAIN__PRIORITY__PRIORITY_NORMAL);
     FILL(spec, deadline_ms, 0);
+    FILL(spec, checkpoint_every, DEFAULT_CHECKPOINT_EVERY);
     if (!spec->has_solver || spec->solver == REFRAIN__SOLVER__SOLVER_MODEL_DEFAULT) {
         spec->has_solver = 1;
         spec->solver = card->solver;

@@ -30,11 +30,13 @@ enum {
     LIMIT_FRAMES = 1025,
     LIMIT_FRAME_MULTIPLE = 4,
     LIMIT_FPS = 120,
+    LIMIT_CHECKPOINT_EVERY = 1000, /* steps */
     LIMIT_NAME_BYTES = 64,
     LIMIT_KEY_BYTES = 128,
     LIMIT_LABEL_BYTES = 128,
     LIMIT_DIRECTORY_BYTES = 4095,
-    LIMIT_LIST = 1000,  /* jobs in one answer */
+    LIMIT_LIST = 1000, /* jobs in one answer */
+    DEFAULT_CHECKPOINT_EVERY = 1,
     DEFAULT_STEPS = 50, /* this and the guidance: the defaults of the reference's WanPipeline.__call__ */
 };
 #define DEFAULT_GUIDANCE   5.0

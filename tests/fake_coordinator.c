@@ -280,10 +280,83 @@ static void answer_ack(struct fake *fake, const struct wire_peer *peer, uint64_t
     reply(fake, peer, id, &message);
 }
 
+/* The opposite of client/records.c. Entries for all groups. */
+struct fake_groups {
+    Refrain__GroupInfo groups[FAKE_GROUPS], *group_list[FAKE_GROUPS];
+    Refrain__RankInfo ranks[FAKE_GROUPS][FAKE_RANKS], *rank_list[FAKE_GROUPS][FAKE_RANKS];
+    Refrain__RunningJob jobs[FAKE_GROUPS][FAKE_RANKS], *job_list[FAKE_GROUPS][FAKE_RANKS];
+};
+
+#define GIVE(message, field, number) ((message)->has_##field = 1, (message)->field = (number))
+
+static void give_rank(Refrain__RankInfo *wire, const struct refrain_rank *rank)
+{
+    refrain__rank_info__init(wire);
+    GIVE(wire, rank, rank->rank);
+    wire->state = (char *)(uintptr_t)rank->state;
+    wire->host = (char *)(uintptr_t)rank->host;
+    wire->backend = (char *)(uintptr_t)rank->backend;
+    GIVE(wire, pid, rank->pid);
+    GIVE(wire, threads, rank->threads);
+    GIVE(wire, first_block, rank->first_block);
+    GIVE(wire, blocks, rank->blocks);
+    GIVE(wire, weight_bytes, rank->weight_bytes);
+    GIVE(wire, seconds_since_heard, rank->seconds_since_heard);
+    GIVE(wire, epoch, rank->epoch);
+    GIVE(wire, compute_progress, rank->compute_progress);
+    GIVE(wire, gflops, rank->gflops);
+    GIVE(wire, replaced, rank->replaced);
+    if (rank->seconds_since_progress >= 0) GIVE(wire, seconds_since_progress, rank->seconds_since_progress);
+}
+
+static void give_job(Refrain__RunningJob *wire, const struct refrain_running *job)
+{
+    refrain__running_job__init(wire);
+    GIVE(wire, job, job->job);
+    GIVE(wire, attempt, job->attempt);
+    GIVE(wire, home, job->home);
+    GIVE(wire, phase, (Refrain__Phase)job->phase);
+    GIVE(wire, step, job->step);
+    GIVE(wire, steps, job->steps);
+    GIVE(wire, step_seconds, job->step_seconds);
+}
+
+static void give_group(struct fake_groups *all, size_t index, const struct refrain_group *group)
+{
+    Refrain__GroupInfo *wire = all->group_list[index] = &all->groups[index];
+    refrain__group_info__init(wire);
+    wire->name = (char *)(uintptr_t)group->name;
+    wire->state = (char *)(uintptr_t)group->state;
+    wire->fabric = (char *)(uintptr_t)group->fabric;
+    wire->model = (char *)(uintptr_t)group->model;
+    wire->plan = (char *)(uintptr_t)group->plan;
+    wire->message = (char *)(uintptr_t)group->message;
+    GIVE(wire, epoch, group->epoch);
+    GIVE(wire, repairable, group->repairable);
+    GIVE(wire, jobs_in_flight, group->jobs_in_flight);
+    GIVE(wire, jobs_limit, group->jobs_limit);
+    wire->ranks = all->rank_list[index], wire->n_ranks = group->rank_count;
+    wire->jobs = all->job_list[index], wire->n_jobs = group->job_count;
+    for (size_t i = 0; i < group->rank_count; i++)
+        give_rank(all->rank_list[index][i] = &all->ranks[index][i], &group->ranks[i]);
+    for (size_t i = 0; i < group->job_count; i++)
+        give_job(all->job_list[index][i] = &all->jobs[index][i], &group->jobs[i]);
+}
+
 static void answer_stats(struct fake *fake, const struct wire_peer *peer, uint64_t id)
 {
+    const struct refrain_stats *stats = fake->script.stats;
+    struct fake_groups groups;
     Refrain__StatsReply body = REFRAIN__STATS_REPLY__INIT;
     body.version = (char *)(uintptr_t) "0.0";
+    if (stats) {
+        for (size_t i = 0; i < stats->group_count; i++) give_group(&groups, i, &stats->groups[i]);
+        body.groups = groups.group_list, body.n_groups = stats->group_count;
+        GIVE(&body, ranks_replaced, stats->ranks_replaced);
+        GIVE(&body, checkpoint_bytes, stats->checkpoint_bytes);
+        GIVE(&body, checkpoints_saved, stats->checkpoints_saved);
+        GIVE(&body, steps_repeated, stats->steps_repeated);
+    }
     Refrain__Reply message = REFRAIN__REPLY__INIT;
     message.body_case = REFRAIN__REPLY__BODY_STATS, message.stats = &body;
     reply(fake, peer, id, &message);

@@ -16,7 +16,7 @@
 
 #include "client/librefrain.h"
 
-enum { FAKE_FILES = 8, FAKE_NO_SUCH_JOB = 404 };
+enum { FAKE_FILES = 8, FAKE_NO_SUCH_JOB = 404, FAKE_GROUPS = 4, FAKE_RANKS = 8 };
 
 struct fake_script {
     unsigned steps;              /* of the one job */
@@ -39,7 +39,8 @@ struct fake_script {
         double seconds_saved;
         const struct refrain_comparison *comparison; /* NULL: none */
     } caching;
-    const char *server_secret; /* Z85: wants CURVE; any client key will do */
+    const struct refrain_stats *stats; /* its groups and counts are told; NULL: nothing but a version */
+    const char *server_secret;         /* Z85: wants CURVE; any client key will do */
     struct fake_file {
         const char *name;
         const unsigned char *bytes;

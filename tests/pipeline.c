@@ -1,6 +1,6 @@
 /*
- * pipeline.c - see pipeline.h. Each member runs the product's own loops: job_advance on home, stage_advance
- * elsewhere; only the coordinator is missing.
+ * pipeline.c - see pipeline.h. Each member runs the product's own loops: job_advance on home, in the order
+ * worker/turn.h says, stage_advance elsewhere; only the coordinator is missing.
  */
 #include "tests/pipeline.h"
 
@@ -18,6 +18,7 @@
 #include "base/clock.h"
 #include "tests/golden.h"
 #include "worker/stage.h"
+#include "worker/turn.h"
 #include "worker/upload.h"
 
 enum { MOST_MEMBERS = 8 };
@@ -92,13 +93,13 @@ static void take_cache(struct pipeline_run *run, const struct job *job)
     run->changes = copy(r->changes, cells * sizeof *r->changes);
 }
 
-enum { MOST_JOBS = 2 };
-
-/* Jobs in flight on home, as worker/home.c has them. */
+/* Jobs in flight on home, as worker/home.c has them. A job is NULL before it comes. */
 struct jobs {
-    struct job *job[MOST_JOBS];
-    struct pipeline_run *run[MOST_JOBS];
-    int count, open;
+    struct turn turn;
+    struct job *job[PIPELINE_JOBS];
+    struct pipeline_run *run[PIPELINE_JOBS];
+    int account[PIPELINE_JOBS];
+    int count, open, ended;
 };
 
 static void deliver(struct jobs *jobs, struct engine *engine)
@@ -107,46 +108,84 @@ static void deliver(struct jobs *jobs, struct engine *engine)
     while (engine->fabric && fabric_next(engine->fabric, &event) == STATUS_OK) {
         uint64_t context = event.kind == FABRIC_SENT ? event.cookie / JOB_COOKIES : event.ticket.context;
         for (int i = 0; i < jobs->count && (event.kind == FABRIC_SENT || event.kind == FABRIC_RECEIVED); i++)
-            if (job_context(jobs->job[i]) == context) job_event(jobs->job[i], &event);
+            if (jobs->job[i] && job_context(jobs->job[i]) == context) job_event(jobs->job[i], &event);
         if (event.kind == FABRIC_RECEIVED) fabric_release(engine->fabric, &event);
     }
 }
 
-/* One piece of each job; false when all of them wait. */
-static bool advance(struct jobs *jobs)
+static void end(struct jobs *jobs, int i, status_t outcome)
 {
-    bool worked = false;
+    struct pipeline_run *run = jobs->run[i];
+    run->outcome = outcome;
+    run->place = ++jobs->ended;
+    jobs->open--;
+    if (!jobs->job[i]) return;
+    take_cache(run, jobs->job[i]);
+    turn_leave(&jobs->turn, jobs->account[i]);
+}
+
+/* Jobs whose time has come. */
+static void arrive(struct jobs *jobs, struct member *m)
+{
     for (int i = 0; i < jobs->count; i++) {
         struct pipeline_run *run = jobs->run[i];
-        if (run->outcome != STATUS_AGAIN) continue;
-        enum job_result result = job_advance(jobs->job[i]);
-        if (run->cancel_at && job_status(jobs->job[i])->done >= run->cancel_at) job_cancel(jobs->job[i]);
-        worked |= result != JOB_WAITS;
-        if (result != JOB_FINISHED) continue;
-        run->outcome = job_outcome(jobs->job[i], &run->error);
-        take_cache(run, jobs->job[i]);
-        jobs->open--;
+        char directory[600];
+        if (jobs->job[i] || run->outcome != STATUS_AGAIN) continue;
+        if (i && run->begins_at && jobs->run[0]->outcome == STATUS_AGAIN &&
+            (job_status(jobs->job[0])->phase == JOB_PHASE_TEXT ||
+             job_status(jobs->job[0])->done < run->begins_at))
+            continue;
+        snprintf(directory, sizeof directory, "%s/%d", m->directory, i);
+        status_t status = job_create(&m->engine, &run->order, directory, &jobs->job[i], &run->error);
+        if (status != STATUS_OK)
+            end(jobs, i, status);
+        else
+            jobs->account[i] = turn_join(&jobs->turn, job_tenant(jobs->job[i]));
     }
-    return worked;
+}
+
+/* One piece of the job whose turn it is; false when all of them wait. */
+static bool advance(struct jobs *jobs)
+{
+    struct candidate candidates[PIPELINE_JOBS];
+    for (int i = 0; i < jobs->count; i++) {
+        bool here = jobs->job[i] && jobs->run[i]->outcome == STATUS_AGAIN;
+        candidates[i] = (struct candidate){.piece = here ? job_next(jobs->job[i]) : PIECE_NONE,
+                                           .priority = jobs->run[i]->order.priority,
+                                           .due_ms = jobs->run[i]->order.deadline_ms,
+                                           .arrival = (uint64_t)i,
+                                           .account = jobs->account[i]};
+    }
+    int i = turn_choose(&jobs->turn, candidates, jobs->count);
+    if (i < 0) return false;
+    struct pipeline_run *run = jobs->run[i];
+    uint64_t before = job_work(jobs->job[i]);
+    enum job_result result = job_advance(jobs->job[i]);
+    turn_charge(&jobs->turn, &candidates[i], job_work(jobs->job[i]) - before);
+    if (run->cancel_at && job_status(jobs->job[i])->done >= run->cancel_at) job_cancel(jobs->job[i]);
+    if (result == JOB_WAITS) /* job_next promised a piece */
+        end(jobs, i,
+            error_set(&run->error, STATUS_INTERNAL, "a piece of kind %d was not done", candidates[i].piece));
+    if (result == JOB_FINISHED) end(jobs, i, job_outcome(jobs->job[i], &run->error));
+    return true;
 }
 
 static void run_home(struct member *m)
 {
     struct jobs jobs = {0};
     for (struct pipeline_run *run = m->run; run; run = run->beside) {
-        char directory[600];
-        snprintf(directory, sizeof directory, "%s/%d", m->directory, jobs.count);
-        run->outcome = job_create(&m->engine, &run->order, directory, &jobs.job[jobs.count], &run->error);
-        if (run->outcome != STATUS_OK) continue;
         run->outcome = STATUS_AGAIN;
         jobs.run[jobs.count++] = run;
     }
     jobs.open = jobs.count;
-    int64_t deadline_ns = clock_now_ns() + 120 * SECOND_NS;
+    int64_t began_ns = clock_now_ns(), deadline_ns = began_ns + 120 * SECOND_NS;
     while (jobs.open && clock_now_ns() < deadline_ns) {
-        if (!advance(&jobs)) fabric_wait(m->engine.fabric, deadline_ns, NULL);
+        arrive(&jobs, m);
+        if (jobs.open && !advance(&jobs) && m->engine.fabric)
+            fabric_wait(m->engine.fabric, deadline_ns, NULL);
         deliver(&jobs, &m->engine);
     }
+    m->run->seconds = (double)(clock_now_ns() - began_ns) / (double)SECOND_NS;
     if (m->engine.fabric) fabric_leave(m->engine.fabric);
     for (int i = 0; i < jobs.count; i++) {
         if (jobs.run[i]->outcome == STATUS_AGAIN)
@@ -217,7 +256,7 @@ void pipeline_execute(struct pipeline_run *run)
     golden_path(model, sizeof model, run->model);
     int jobs = 0;
     for (struct pipeline_run *job = run; job; job = job->beside, jobs++) {
-        assert_true(jobs < MOST_JOBS);
+        assert_true(jobs < PIPELINE_JOBS);
         job->order.save_latents = job->order.save_frames = true;
         snprintf(path, sizeof path, "%s/%d", directory, jobs);
         assert_int_equal(mkdir(path, 0700), 0);

@@ -234,7 +234,7 @@ static void cancelling_a_running_job_waits_for_its_step(void **state)
     struct fake_worker workers[2];
     uint64_t job;
     uint32_t attempt;
-    rig_start(&rig, NULL);
+    rig_start(&rig, (const char *[]){"--in-flight", "1", NULL});
     rig_add_model(&rig, "small");
     void *client = rig_client(&rig);
     open_ranks(&rig, workers, "one");

@@ -246,6 +246,29 @@ static void a_forgotten_job_makes_room_for_another(void **state)
     vault_rig_stop(&rig);
 }
 
+static void jobs_take_turns_at_the_pace_that_was_set(void **state)
+{
+    struct vault_rig rig = {0};
+    struct courier *courier;
+    struct error error;
+    struct courier_config config = {.pace_ns = 3600 * SECOND_NS};
+    vault_rig_start(&rig);
+    assert_int_equal(courier_open(&config, &courier, &error), STATUS_OK);
+    courier_connect(courier, rig.endpoint);
+    for (uint64_t job = 1; job <= 3; job++) {
+        struct checkpoint checkpoint = vault_rig_checkpoint(job, 1, 1, SMALL);
+        vault_allow(rig.vault, job, 1);
+        hand_over(courier, &checkpoint);
+        assert_null(courier_buffer(courier, job, SMALL));
+    }
+    AWAIT(counts_of(courier).saved == 3);
+    assert_null(courier_buffer(courier, 1, SMALL));
+    courier_forget(courier, 1); /* another attempt is another beginning */
+    assert_non_null(courier_buffer(courier, 1, SMALL));
+    courier_close(courier);
+    vault_rig_stop(&rig);
+}
+
 static void without_a_vault_nobody_waits(void **state)
 {
     struct checkpoint checkpoint = vault_rig_checkpoint(7, 1, 3, SMALL);
@@ -559,7 +582,8 @@ static void with_a_workers_key_checkpoints_travel_encrypted(void **state)
     rig.secure_argument = curve;
     vault_rig_start(&rig);
     vault_allow(rig.vault, 7, 1);
-    struct courier_config config = {key.public_key, key.secret_key, key.server_key, 0};
+    struct courier_config config = {
+        .public_key = key.public_key, .secret_key = key.secret_key, .server_key = key.server_key};
     assert_int_equal(courier_open(&config, &courier, &error), STATUS_OK);
     courier_connect(courier, rig.endpoint);
     hand_over(courier, &large);
@@ -582,6 +606,7 @@ int main(void)
         cmocka_unit_test(of_those_that_wait_the_newest_is_sent),
         cmocka_unit_test(buffers_serve_again),
         cmocka_unit_test(a_forgotten_job_makes_room_for_another),
+        cmocka_unit_test(jobs_take_turns_at_the_pace_that_was_set),
         cmocka_unit_test(without_a_vault_nobody_waits),
         cmocka_unit_test(when_the_vault_is_taken_away_fetches_end),
         cmocka_unit_test(a_checkpoint_under_way_when_the_vault_restarts_is_sent_again),

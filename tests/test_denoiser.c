@@ -14,6 +14,7 @@
 #include "tests/golden.h"
 #include "worker/model/denoiser.h"
 #include "worker/model/model.h"
+#include "worker/model/rotary.h"
 
 #define LIMIT 2e-5 /* relative L2 against the reference in float32 */
 
@@ -23,6 +24,7 @@ struct forward {
     struct team *team;
     struct denoiser *denoiser;
     struct arena arena;
+    struct rotary_shelf tables;
     struct denoiser_work work;
     int64_t latent_count;
 };
@@ -40,13 +42,20 @@ static void forward_open(struct forward *f, const char *model, const struct ops 
                       &error) != STATUS_OK)
         fail_msg("%s", error.text);
     assert_int_equal(team_create(threads, &f->team, &error), STATUS_OK);
-    denoiser_work_lay_out(&f->arena, &f->config.denoiser, grid, &f->work);
+    denoiser_work_lay_out(&f->arena, &f->config.denoiser, token_count(grid), &f->work);
     assert_int_equal(arena_allocate(&f->arena, &error), STATUS_OK);
-    denoiser_work_lay_out(&f->arena, &f->config.denoiser, grid, &f->work);
+    denoiser_work_lay_out(&f->arena, &f->config.denoiser, token_count(grid), &f->work);
+    const struct rotary *rotary;
+    f->tables.config = &f->config.denoiser;
+    assert_int_equal(rotary_find(&f->tables, grid, &rotary, &error), STATUS_OK);
+    f->work.grid = *grid;
+    f->work.cosines = rotary->cosines;
+    f->work.sines = rotary->sines;
 }
 
 static void forward_close(struct forward *f)
 {
+    rotary_clear(&f->tables);
     arena_free(&f->arena);
     team_destroy(f->team);
     denoiser_destroy(f->denoiser);

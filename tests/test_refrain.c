@@ -10,6 +10,7 @@
 #include "base/clock.h"
 #include "client/cli.h"
 #include "client/keeper.h"
+#include "client/records.h"
 #include "tests/client_fixture.h"
 
 #include <fcntl.h>
@@ -153,6 +154,42 @@ static void a_wrong_option_is_blamed_by_its_own_name(void **state)
     assert_null(settings_flag_of("nothing"));
 }
 
+static void a_job_has_checkpoints_as_often_as_was_said_and_none_is_said_by_zero(void **state)
+{
+    struct client_fixture *fixture = *state;
+    static const struct {
+        const char *said;
+        bool sent;
+        unsigned value;
+        status_t status;
+    } cases[] = {{NULL, false, 0, STATUS_OK},        {"0", true, 0, STATUS_OK},
+                 {"25", true, 25, STATUS_OK},        {"1000", true, 1000, STATUS_OK},
+                 {"1001", false, 0, STATUS_INVALID}, {"-1", false, 0, STATUS_INVALID}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const char *argv[] = {"submit", "--prompt", "x", "--checkpoint-every", cases[i].said, NULL};
+        struct settings settings = {0};
+        struct settings_loaded loaded = {0};
+        struct options *options = NULL;
+        struct refrain_spec spec;
+        Refrain__JobSpec wire;
+        const char *field = NULL;
+        status_t status = options_parse(settings_table(), VERB_SUBMIT, cases[i].said ? 5 : 3,
+                                        (char **)(uintptr_t)argv, &settings, &options, &fixture->error);
+        assert_int_equal(status, cases[i].status);
+        if (status == STATUS_OK) {
+            assert_int_equal(settings_spec(&settings, options, &loaded, &spec, &field, &fixture->error),
+                             STATUS_OK);
+            assert_int_equal(record_spec_to_wire(&spec, &wire, &fixture->error), STATUS_OK);
+            assert_int_equal(wire.has_checkpoint_every, cases[i].sent);
+            assert_int_equal(wire.checkpoint_every, cases[i].value);
+            record_wire_free(&wire);
+        }
+        settings_loaded_free(&loaded);
+        options_destroy(options);
+    }
+    assert_string_equal(settings_flag_of("checkpoint_every"), "checkpoint-every");
+}
+
 /* --------------------------------------------------------------------------------------- looks */
 
 static void text_fits_its_column_whatever_is_in_it(void **state)
@@ -257,6 +294,7 @@ int main(void)
         TEST(list_has_a_row_for_each_job),
         TEST(exit_codes_tell_what_happened),
         TEST(a_wrong_option_is_blamed_by_its_own_name),
+        TEST(a_job_has_checkpoints_as_often_as_was_said_and_none_is_said_by_zero),
         TEST(text_fits_its_column_whatever_is_in_it),
         TEST(durations_and_sizes_read_well),
         TEST(nothing_outlives_a_client_that_was_killed),

@@ -242,6 +242,46 @@ static void impossible_settings_are_refused_with_a_sentence(void **state)
     }
 }
 
+/* Stopped before any step and continued by another solver, from bytes at an odd address. */
+static void a_solver_goes_on_from_its_bytes(void **state)
+{
+    const struct fixture *f = *state;
+    enum { STEPS = 9 };
+    for (int order = 0; order <= 3; order++) { /* 0: Euler, which remembers nothing */
+        struct solver_config config = unipc_defaults;
+        if (order > 0) config.order = order;
+        enum solver_kind kind = order > 0 ? SOLVER_UNIPC : SOLVER_EULER;
+        for (int stop = 0; stop <= STEPS; stop++) {
+            struct solver *whole, *rest;
+            float x[ELEMENTS], y[ELEMENTS], v[ELEMENTS];
+            unsigned char bytes[1 + 4 * sizeof x];
+            assert_int_equal(solver_create(&config, kind, STEPS, 3, ELEMENTS, f->ops, &whole, NULL),
+                             STATUS_OK);
+            assert_int_equal(solver_create(&config, kind, STEPS, 3, ELEMENTS, f->ops, &rest, NULL),
+                             STATUS_OK);
+            memcpy(x, start, sizeof x);
+            for (int i = 0; i <= STEPS; i++) {
+                if (i == stop) {
+                    int tensors = order == 0 || i == 0 ? 0 : 1 + (i < order ? i : order);
+                    assert_int_equal(solver_save_bytes(whole, i), (size_t)tensors * sizeof x);
+                    solver_save(whole, i, bytes + 1);
+                    solver_restore(rest, i, bytes + 1);
+                    memcpy(y, x, sizeof y);
+                }
+                if (i == STEPS) break;
+                fake_model(x, solver_timestep(whole, i), v);
+                solver_step(whole, f->team, i, v, x);
+                if (i < stop) continue;
+                fake_model(y, solver_timestep(rest, i), v);
+                solver_step(rest, f->team, i, v, y);
+            }
+            assert_memory_equal(x, y, sizeof x);
+            solver_destroy(whole);
+            solver_destroy(rest);
+        }
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -251,6 +291,7 @@ int main(void)
         cmocka_unit_test(another_kind_than_the_configured_one_gets_its_class_defaults),
         cmocka_unit_test(any_number_of_steps_up_to_a_thousand_stays_finite),
         cmocka_unit_test(impossible_settings_are_refused_with_a_sentence),
+        cmocka_unit_test(a_solver_goes_on_from_its_bytes),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -204,6 +204,44 @@ static void a_checkpoint_that_does_not_fit_the_config_is_refused_with_the_tensor
     }
 }
 
+/* As home does it: a layer of one prompt, then a layer of another; one given up in the middle. */
+static void prompts_taken_layer_by_layer_in_turn_are_the_same_as_at_once(void **state)
+{
+    (void)state;
+    struct golden *golden = golden_open("text_encoder_odd");
+    const struct text_config config = config_of(golden);
+    struct text_encoder *encoder = load("tests/golden/text/encoder_odd", &config, ops_find("ref"));
+    static const int32_t ids[2][5] = {{3, 1, 4, 1, 5}, {2, 7, 1}};
+    static const int counts[2] = {5, 3};
+    size_t floats = (size_t)5 * (size_t)config.width;
+    float *rows = calloc(4 * floats, sizeof *rows);
+    struct text_run *run[2], *dropped;
+    struct team *team;
+    bool done[2] = {false};
+    int calls = 0;
+    assert_int_equal(team_create(1, &team, NULL), STATUS_OK);
+    for (int i = 0; i < 2; i++) {
+        float *at_once = rows + i * (ptrdiff_t)floats, *in_turn = at_once + 2 * floats;
+        assert_int_equal(text_encoder_encode(encoder, team, ids[i], counts[i], at_once, NULL), STATUS_OK);
+        assert_int_equal(text_encoder_begin(encoder, ids[i], counts[i], in_turn, &run[i], NULL), STATUS_OK);
+    }
+    float *unused = malloc(floats * sizeof *unused);
+    assert_int_equal(text_encoder_begin(encoder, ids[0], 5, unused, &dropped, NULL), STATUS_OK);
+    text_encoder_layer(dropped, team);
+    for (int i = 0; !done[0] || !done[1]; i = !i, calls++)
+        if (!done[i]) done[i] = text_encoder_layer(run[i], team);
+    assert_int_equal(calls, 2 * config.layers);
+    assert_memory_equal(rows, rows + 2 * floats, 2 * floats * sizeof *rows);
+    text_encoder_end(dropped);
+    for (int i = 0; i < 2; i++) text_encoder_end(run[i]);
+    text_encoder_end(NULL);
+    free(unused);
+    free(rows);
+    team_destroy(team);
+    text_encoder_destroy(encoder);
+    golden_close(golden);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -214,6 +252,7 @@ int main(void)
         cmocka_unit_test(rows_of_the_reference_model_equal_transformers),
         cmocka_unit_test(rows_do_not_depend_on_the_number_of_threads),
         cmocka_unit_test(impossible_ids_and_counts_are_refused),
+        cmocka_unit_test(prompts_taken_layer_by_layer_in_turn_are_the_same_as_at_once),
         cmocka_unit_test(a_checkpoint_that_does_not_fit_the_config_is_refused_with_the_tensor),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

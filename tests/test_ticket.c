@@ -30,10 +30,12 @@ static struct ticket full_ticket(void)
         .row_count = UINT32_MAX - 1000,
         .bytes = 1ULL << 40,
         .trace = 0xdeadbeefcafef00d,
-        .flags = TICKET_BLOCK_RECORDS,
+        .flags = TICKET_BLOCK_RECORDS | TICKET_DONE,
         .block_begin = 7,
         .block_end = 40,
         .text_bytes = 4000,
+        .home = 1023,
+        .priority = 2,
     };
 }
 
@@ -54,6 +56,8 @@ static void assert_same(const struct ticket *a, const struct ticket *b)
     assert_true(a->row_begin == b->row_begin && a->row_count == b->row_count);
     assert_true(a->block_begin == b->block_begin && a->block_end == b->block_end);
     assert_int_equal(a->text_bytes, b->text_bytes);
+    assert_int_equal(a->home, b->home);
+    assert_int_equal(a->priority, b->priority);
 }
 
 static void every_field_survives_the_wire(void **state)
@@ -70,7 +74,7 @@ static void the_bytes_are_little_endian_at_fixed_places(void **state)
     struct ticket ticket = full_ticket();
     uint8_t wire[TICKET_BYTES];
     ticket_encode(&ticket, wire);
-    static const uint8_t begin[] = {'R',  'F',  'T', 'K', 1, 0, 2, 0, 2, 0, 1, 0,
+    static const uint8_t begin[] = {'R',  'F',  'T', 'K', 2, 0, 2, 0, 2, 0, 1, 0,
                                     0xfe, 0xff, 0,   0,   8, 7, 6, 5, 4, 3, 2, 1};
     assert_memory_equal(wire, begin, sizeof begin);
     static const uint8_t timestep[] = {0, 0, 0, 0x80};
@@ -78,6 +82,8 @@ static void the_bytes_are_little_endian_at_fixed_places(void **state)
     static const uint8_t bytes_and_trace[] = {0,    0,    0,    0,    0,    1,    0,    0,
                                               0x0d, 0xf0, 0xfe, 0xca, 0xef, 0xbe, 0xad, 0xde};
     assert_memory_equal(wire + 88, bytes_and_trace, sizeof bytes_and_trace);
+    static const uint8_t home_and_priority[] = {0xff, 3, 2, 0};
+    assert_memory_equal(wire + 116, home_and_priority, sizeof home_and_priority);
 }
 
 static void random_tickets_survive_the_wire(void **state)
@@ -90,6 +96,7 @@ static void random_tickets_survive_the_wire(void **state)
         for (int at = 16; at < 56; at++) wire[at] = (uint8_t)rand();
         for (int at = 64; at < 76; at++) wire[at] = (uint8_t)rand();
         for (int at = 96; at < 112; at++) wire[at] = (uint8_t)rand();
+        for (int at = 116; at < 120; at++) wire[at] = (uint8_t)rand();
         assert_int_equal(ticket_decode(wire, sizeof wire, &ticket, NULL), STATUS_OK);
         ticket_encode(&ticket, again);
         assert_memory_equal(wire, again, sizeof wire);
@@ -121,7 +128,7 @@ static void a_changed_byte_gives_the_same_bytes_again_or_is_refused(void **state
             }
         }
     }
-    assert_true(refused > (4 + 2 + 2 + 4 + 3 + 12) * 255); /* magic, version, reserved, flags at least */
+    assert_true(refused > (4 + 2 + 2 + 4 + 3 + 8) * 255); /* magic, version, reserved, flags at least */
 }
 
 static void assert_refused(const struct ticket *ticket, status_t status)
@@ -143,7 +150,7 @@ static void values_that_mean_nothing_are_refused(void **state)
     assert_refused(&bad, STATUS_CORRUPT);
     bad = good, bad.dtype = TICKET_NO_DATA;
     assert_refused(&bad, STATUS_CORRUPT);
-    bad = good, bad.flags = 2;
+    bad = good, bad.flags = 4;
     assert_refused(&bad, STATUS_CORRUPT);
     bad = good, bad.timestep = NAN;
     assert_refused(&bad, STATUS_CORRUPT);

@@ -77,6 +77,8 @@ static void every_limit_has_a_sentence_with_field_value_and_limit(void **state)
     REFUSES("guidance -1: must be 0 to 100", "guidance", SET(spec, guidance, -1));
     REFUSES("shift 0: must be above 0 and at most 100", "shift", SET(spec, shift, 0));
     REFUSES("fps 121: must be 1 to 120", "fps", SET(spec, fps, 121));
+    REFUSES("checkpoint_every 1001: must be 0 to 1000", "checkpoint_every",
+            SET(spec, checkpoint_every, 1001));
     REFUSES("solver 7: must be 0 to 2", "solver", SET(spec, solver, (Refrain__Solver)7));
     REFUSES("priority 3: must be 0 to 2", "priority", SET(spec, priority, (Refrain__Priority)3));
     REFUSES("deadline_ms 2592000001: must be 0 to 2592000000", "deadline_ms",
@@ -160,6 +162,7 @@ static void defaults_come_from_the_model_and_given_values_stay(void **state)
     assert_int_equal(spec.width, 64);
     assert_int_equal(spec.height, 96);
     assert_int_equal(spec.frames, 17);
+    assert_int_equal(spec.checkpoint_every, 1);
     assert_int_equal(spec.solver, REFRAIN__SOLVER__SOLVER_EULER);
     assert_true(spec.shift == 3 && spec.guidance == 5);
     assert_string_equal(spec.model, "small");

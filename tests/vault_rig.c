@@ -214,6 +214,31 @@ status_t vault_rig_load(void *rank, const struct checkpoint *checkpoint)
     return status;
 }
 
+bool vault_rig_same(const struct checkpoint *a, const struct checkpoint *b)
+{
+    return memcmp(a, b, sizeof *a) == 0;
+}
+
+void vault_rig_assert_latest(const struct vault_rig *rig, const struct checkpoint *expected)
+{
+    struct checkpoint latest;
+    assert_true(vault_latest(rig->vault, expected->job, &latest));
+    assert_int_equal(latest.step, expected->step);
+    assert_true(vault_rig_same(&latest, expected));
+}
+
+void vault_rig_path(const struct vault_rig *rig, const char *name, char path[VAULT_RIG_PATH])
+{
+    snprintf(path, VAULT_RIG_PATH, "%s/%s", rig->directory, name);
+}
+
+bool vault_rig_exists(const struct vault_rig *rig, const char *name)
+{
+    char path[VAULT_RIG_PATH];
+    vault_rig_path(rig, name, path);
+    return access(path, F_OK) == 0;
+}
+
 int vault_rig_files(const struct vault_rig *rig, uint64_t job)
 {
     char path[128];

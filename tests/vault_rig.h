@@ -18,7 +18,7 @@
 #include "coordinator/vault.h"
 #include "proto/wire.h"
 
-enum { VAULT_RIG_ANSWER_MS = 10000 };
+enum { VAULT_RIG_ANSWER_MS = 10000, VAULT_RIG_PATH = 128 };
 
 struct vault_rig {
     void *context;
@@ -52,6 +52,13 @@ status_t vault_rig_save(void *rank, const struct checkpoint *checkpoint);
 /* Loads it in pieces of 1 MiB; with STATUS_OK it came as vault_rig_bytes makes it. */
 status_t vault_rig_load(void *rank, const struct checkpoint *checkpoint);
 
+bool vault_rig_same(const struct checkpoint *a, const struct checkpoint *b);
+/* That is what the job would go on from. */
+void vault_rig_assert_latest(const struct vault_rig *rig, const struct checkpoint *expected);
+
+/* `name` below the vault's directory. */
+void vault_rig_path(const struct vault_rig *rig, const char *name, char path[VAULT_RIG_PATH]);
+bool vault_rig_exists(const struct vault_rig *rig, const char *name);
 /* Entries of the job's directory, hidden ones included; -1: there is none. */
 int vault_rig_files(const struct vault_rig *rig, uint64_t job);
 /* Waits until there are so many (removing is the vault's thread's). */

@@ -68,8 +68,9 @@ static void send_hello(struct control *c)
     pthread_mutex_lock(&c->lock);
     struct presence now = c->presence;
     pthread_mutex_unlock(&c->lock);
-    hello.has_epoch = 1;
+    hello.has_epoch = hello.has_last_epoch = 1;
     hello.epoch = now.epoch;
+    hello.last_epoch = now.last_epoch;
     hello.model = now.model[0] ? now.model : NULL;
     hello.has_first_block = hello.has_blocks = hello.has_weight_bytes = now.model[0] != 0;
     hello.first_block = now.first_block;
@@ -97,6 +98,9 @@ static void send_heartbeat(struct control *c)
     pthread_mutex_unlock(&c->lock);
     beat.has_epoch = beat.has_compute_progress = 1;
     beat.compute_progress = atomic_load_explicit(c->config.progress, memory_order_relaxed);
+    if (c->config.block_token_ns)
+        beat.block_token_ns = atomic_load_explicit(c->config.block_token_ns, memory_order_relaxed);
+    beat.has_block_token_ns = beat.block_token_ns > 0;
     report.heartbeat = &beat;
     send_report(c, &report);
 }

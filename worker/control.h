@@ -32,11 +32,12 @@ struct control_config {
     Refrain__Hello hello; /* the fields that do not change; strings borrowed until control_stop */
     struct fabric *fabric;
     const _Atomic uint64_t *progress;
+    const _Atomic double *block_token_ns; /* mean time of a block and token; NULL: not measured */
 };
 
 /* What changes: copied. */
 struct presence {
-    uint64_t epoch;
+    uint64_t epoch, last_epoch; /* now, 0 for none; the latest it ever was in */
     char model[72];               /* "" for none */
     uint32_t first_block, blocks; /* held of it */
     uint64_t weight_bytes;

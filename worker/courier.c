@@ -13,6 +13,7 @@
 #include <unistd.h>
 #include "base/clock.h"
 #include "base/log.h"
+#include "proto/uplink.h"
 
 #define PATIENCE_NS  (60 * SECOND_NS)
 #define ROUND_BYTES  ((size_t)64 << 10) /* sizes grow a little from step to step */
@@ -75,12 +76,20 @@ static struct outgoing *find_job(struct courier *courier, uint64_t job)
 static struct outgoing *get_job(struct courier *courier, uint64_t job)
 {
     struct outgoing *found = find_job(courier, job);
-    for (int i = 0; i < COURIER_JOBS && !found; i++) {
+    if (found) return found;
+    for (int i = 0; i < COURIER_JOBS; i++) {
         if (courier->jobs[i].job) continue;
-        found = &courier->jobs[i];
-        found->job = job;
+        courier->jobs[i].job = job;
+        return &courier->jobs[i];
     }
-    return found;
+    return NULL;
+}
+
+static int count_jobs(const struct courier *courier)
+{
+    int count = 0;
+    for (int i = 0; i < COURIER_JOBS; i++) count += courier->jobs[i].job && !courier->jobs[i].forgotten;
+    return count;
 }
 
 /* Nothing of it is filled, waits or is sent any more. */
@@ -88,6 +97,7 @@ static void free_job(struct outgoing *job)
 {
     job->job = 0;
     job->forgotten = false;
+    job->next_ns = 0;
 }
 
 void courier_settle(struct courier *courier, struct outgoing *job, bool kept)
@@ -114,6 +124,7 @@ void *courier_buffer(struct courier *courier, uint64_t job, size_t bytes)
     struct buffer *buffer = NULL;
     pthread_mutex_lock(&courier->lock);
     struct outgoing *outgoing = courier->endpoint[0] && job && bytes ? get_job(courier, job) : NULL;
+    if (outgoing && courier->pace_ns && clock_now_ns() < outgoing->next_ns) outgoing = NULL;
     if (outgoing) {
         courier_recycle(courier, outgoing->filling);
         outgoing->filling = NULL;
@@ -141,6 +152,7 @@ void courier_send(struct courier *courier, void *bytes, const struct checkpoint_
         buffer->deadline_ns = clock_now_ns() + courier->patience_ns;
         job->filling = NULL;
         job->waiting = buffer;
+        job->next_ns = clock_now_ns() + courier->pace_ns * count_jobs(courier);
     }
     pthread_mutex_unlock(&courier->lock);
     if (fits)
@@ -236,7 +248,12 @@ int courier_descriptor(const struct courier *courier)
 
 void courier_connect(struct courier *courier, const char *endpoint)
 {
+    char reached[ENDPOINT_BYTES];
     if (!endpoint) endpoint = "";
+    if (courier->coordinator && strlen(endpoint) < ENDPOINT_BYTES) {
+        uplink_beside(courier->coordinator, endpoint, reached, sizeof reached);
+        endpoint = reached;
+    }
     if (strlen(endpoint) >= ENDPOINT_BYTES) {
         log_line(LOG_ERROR, "checkpoints: the endpoint of %zu bytes is too long: they are not kept",
                  strlen(endpoint));
@@ -286,9 +303,11 @@ status_t courier_open(const struct courier_config *config, struct courier **cour
     struct courier *made = calloc(1, sizeof *made);
     if (!made) return error_set(error, STATUS_NO_MEMORY, "no memory for checkpoints");
     pthread_mutex_init(&made->lock, NULL);
+    made->coordinator = config->coordinator;
     made->public_key = config->public_key;
     made->secret_key = config->secret_key;
     made->server_key = config->server_key;
+    made->pace_ns = config->pace_ns;
     made->patience_ns = config->patience_ns > 0 ? config->patience_ns : PATIENCE_NS;
     made->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     made->arrived = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);

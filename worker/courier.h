@@ -33,8 +33,10 @@ struct courier;
 enum { COURIER_JOBS = 64 }; /* at once, as many as a rank may be at work on */
 
 struct courier_config {
+    const char *coordinator; /* where this rank reaches it; NULL: a vault at `*` cannot be reached */
     const char *public_key, *secret_key, *server_key; /* CURVE, Z85; NULL for none; borrowed until close */
     int64_t patience_ns;                              /* for one checkpoint; 0: 60 s */
+    int64_t pace_ns; /* at least between two checkpoints, of all jobs in turn; 0: as they come */
 };
 
 /* Names one checkpoint. step: steps finished when it was made, over all passes of a job that compares. */
@@ -49,13 +51,13 @@ status_t courier_open(const struct courier_config *config, struct courier **cour
 void courier_close(
     struct courier *courier); /* NULL is fine; what has not been sent is dropped; at most 1 s */
 
-/* Where the vault is; NULL or "": nobody keeps checkpoints. Calling it again with the same endpoint changes
+/* Where the vault is, a `*` in place of the coordinator's host; NULL or "": nobody keeps checkpoints. Calling it again with the same endpoint changes
  * nothing. */
 void courier_connect(struct courier *courier, const char *endpoint);
 
 /* Memory for a checkpoint of that job, the caller's until courier_send, courier_forget or the next
- * courier_buffer of the job. NULL: no vault, no memory, or COURIER_JOBS others were not forgotten. A
- * checkpoint of the job that waits is given up for it. */
+ * courier_buffer of the job. NULL: no vault, no memory, sooner than the pace allows, or COURIER_JOBS others
+ * were not forgotten. A checkpoint of the job that waits is given up for it. */
 void *courier_buffer(struct courier *courier, uint64_t job, size_t bytes);
 /* Takes the buffer back and sends name->bytes of it; the hash is made on the courier's thread. */
 void courier_send(struct courier *courier, void *buffer, const struct checkpoint_name *name);

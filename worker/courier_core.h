@@ -27,6 +27,7 @@ struct outgoing {
     uint64_t job;
     bool forgotten; /* free once nothing is sent any more */
     struct buffer *filling, *waiting;
+    int64_t next_ns; /* not before, by the pace */
     /* The thread's. */
     struct buffer *sending; /* set under the lock */
     uint64_t sent;          /* bytes of it */
@@ -52,8 +53,8 @@ struct fetch {
 };
 
 struct courier {
-    const char *public_key, *secret_key, *server_key; /* borrowed */
-    int64_t patience_ns;
+    const char *coordinator, *public_key, *secret_key, *server_key; /* borrowed */
+    int64_t patience_ns, pace_ns;
     int wake;    /* eventfd: the thread has something to do */
     int arrived; /* eventfd: courier_take has something */
     pthread_t thread;

@@ -326,7 +326,7 @@ static struct fetch *fetch_of(struct courier *courier, const Refrain__VaultChunk
     const Refrain__Checkpoint *name = chunk->checkpoint;
     for (int i = 0; name && i < COURIER_JOBS; i++) {
         struct fetch *fetch = &courier->fetches[i];
-        if (is_underway(courier, fetch) && fetch->name.job == name->job &&
+        if (is_underway(courier, fetch) && fetch->bytes && fetch->name.job == name->job &&
             fetch->name.attempt == name->attempt && fetch->name.step == name->step &&
             fetch->got == chunk->offset && fetch->asked > fetch->got)
             return fetch;
@@ -386,7 +386,7 @@ static int64_t expire(struct courier *courier)
         struct outgoing *job = &courier->jobs[i];
         struct fetch *fetch = &courier->fetches[i];
         int64_t due_ns = job->sending ? job->sending->deadline_ns : CLOCK_NEVER;
-        if (due_ns <= now_ns) {
+        if (job->sending && due_ns <= now_ns) {
             log_line(LOG_WARN,
                      "job %" PRIu64 ": its checkpoint of step %" PRIu32
                      " could not be delivered within %.3g s",

@@ -3,60 +3,190 @@
 
 #include <stdlib.h>
 
-status_t engine_prepare(struct engine *engine, const struct token_grid *grid, struct error *error)
+#include "base/clock.h"
+
+/* --------------------------------------------------------------------------------------------------
+ * workspace */
+
+/* Scratch for the largest grid so far serves all smaller ones. */
+static status_t make_scratch(struct engine *e, int rows, struct error *error)
 {
-    const struct token_grid *now = &engine->work.grid;
-    if (engine->arena.base && now->frames == grid->frames && now->height == grid->height &&
-        now->width == grid->width)
-        return STATUS_OK;
     struct arena arena = {0};
-    struct denoiser_work work;
-    denoiser_work_lay_out(&arena, &engine->model->config.denoiser, grid, &work);
-    arena_free(&engine->arena); /* before allocating: two sets need not fit */
+    struct denoiser_work work = {0};
+    if (e->arena.base && rows <= e->rows) return STATUS_OK;
+    denoiser_work_lay_out(&arena, &e->model->config.denoiser, rows, &work);
+    arena_free(&e->arena); /* before allocating: two sets need not fit */
     status_t status = arena_allocate(&arena, error);
     if (status != STATUS_OK) return status;
-    denoiser_work_lay_out(&arena, &engine->model->config.denoiser, grid, &work);
-    engine->arena = arena;
-    engine->work = work;
+    denoiser_work_lay_out(&arena, &e->model->config.denoiser, rows, &work);
+    e->arena = arena;
+    e->rows = rows;
+    e->work = work;
     return STATUS_OK;
 }
 
-status_t engine_post(struct engine *engine, int peer, struct ticket *ticket, const void *payload,
-                     uint64_t cookie, struct error *error)
+status_t engine_prepare(struct engine *e, const struct token_grid *grid, struct error *error)
 {
-    ticket->epoch = engine->epoch;
-    ticket->sequence = engine->sequence + 1;
-    status_t status = fabric_post(engine->fabric, peer, ticket, payload, cookie, error);
-    if (status == STATUS_OK) engine->sequence++;
+    const struct rotary *rotary;
+    if (e->arena.base && token_grid_equal(&e->work.grid, grid)) return STATUS_OK;
+    status_t status = make_scratch(e, token_count(grid), error);
+    if (status != STATUS_OK) return status;
+    e->work.grid = (struct token_grid){0}; /* its tables may have to make room */
+    status = rotary_find(&e->model->rotary, grid, &rotary, error);
+    if (status != STATUS_OK) return status;
+    e->work.grid = *grid;
+    e->work.cosines = rotary->cosines;
+    e->work.sines = rotary->sines;
+    return STATUS_OK;
+}
+
+/* ---------------------------------------------------------------------------------------------------
+ * contexts */
+
+uint64_t engine_new_context(struct engine *e)
+{
+    /* 48 bits count, and a job's cookies take 4 above: room for 4096 homes. */
+    return (uint64_t)e->self << 48 | ++e->contexts;
+}
+
+void engine_lend(struct engine *e, struct engine_context *context)
+{
+    engine_withdraw(e, context);
+    context->next = e->lent;
+    e->lent = context;
+}
+
+void engine_withdraw(struct engine *e, struct engine_context *context)
+{
+    struct engine_context **at = &e->lent;
+    while (*at && *at != context) at = &(*at)->next;
+    if (*at) *at = context->next;
+}
+
+const struct engine_context *engine_lent(const struct engine *e, uint64_t id)
+{
+    const struct engine_context *c = e->lent;
+    while (c && c->id != id) c = c->next;
+    return c;
+}
+
+/* ----------------------------------------------------------------------------------------------------
+ * tickets */
+
+static bool towards_home(const struct ticket *t)
+{
+    return t->kind == TICKET_UNKNOWN_CONTEXT || t->kind == TICKET_FAILED ||
+           (t->kind == TICKET_HOP && (t->flags & TICKET_DONE));
+}
+
+bool engine_reaches_stage(const struct engine *e, int peer)
+{
+    bool shared = e->model && e->model->split.floating;
+    return fabric_has_credits(e->fabric, peer, shared ? 2 : 1);
+}
+
+bool engine_reaches_home(const struct engine *e, int peer)
+{
+    return peer == e->self ? e->loops < ENGINE_LOOPS : fabric_can_post(e->fabric, peer);
+}
+
+static status_t post_to_self(struct engine *e, const struct ticket *ticket, const void *payload,
+                             uint64_t cookie)
+{
+    if (e->loops == ENGINE_LOOPS) return STATUS_AGAIN;
+    e->loop[(e->loop_first + e->loops++) % ENGINE_LOOPS] = (struct engine_loop){
+        .event = {.kind = FABRIC_RECEIVED, .peer = e->self, .ticket = *ticket, .payload = payload},
+        .cookie = cookie};
+    return STATUS_OK;
+}
+
+status_t engine_post(struct engine *e, int peer, struct ticket *ticket, const void *payload, uint64_t cookie,
+                     struct error *error)
+{
+    ticket->epoch = e->epoch;
+    ticket->sequence = e->sequence + 1;
+    if (peer == e->self) return post_to_self(e, ticket, payload, cookie);
+    if (!towards_home(ticket) && e->model && e->model->split.floating && !engine_reaches_stage(e, peer))
+        return STATUS_AGAIN;
+    status_t status = fabric_post(e->fabric, peer, ticket, payload, cookie, error);
+    if (status == STATUS_OK) e->sequence++;
     return status;
+}
+
+bool engine_next(struct engine *e, struct fabric_event *event)
+{
+    if (!e->loops) return e->fabric && fabric_next(e->fabric, event) == STATUS_OK;
+    struct engine_loop *l = &e->loop[e->loop_first];
+    *event = l->event;
+    if (!l->taken) {
+        l->taken = true;
+        return true;
+    }
+    *event = (struct fabric_event){.kind = FABRIC_SENT, .peer = e->self, .cookie = l->cookie};
+    e->loop_first = (e->loop_first + 1) % ENGINE_LOOPS;
+    e->loops--;
+    return true;
+}
+
+void engine_drop_events(struct engine *e)
+{
+    e->loops = 0;
+}
+
+/* -----------------------------------------------------------------------------------------------------
+ * blocks */
+
+/* Runs blocks and keeps the mean of what one takes per token, for plans. */
+static void compute(struct engine *e, const struct denoiser_context *context, const float *modulation,
+                    float *x, int begin, int end)
+{
+    int64_t began_ns = clock_now_ns();
+    if (begin >= end) return;
+    denoiser_blocks(e->model->denoiser, e->team, &e->work, context, modulation, x, begin, end - begin,
+                    &e->progress);
+    double now = (double)(clock_now_ns() - began_ns) / ((double)(end - begin) * token_count(&e->work.grid));
+    double mean = atomic_load_explicit(&e->block_token_ns, memory_order_relaxed);
+    atomic_store_explicit(&e->block_token_ns, mean > 0 ? 0.9 * mean + 0.1 * now : now, memory_order_relaxed);
 }
 
 void engine_blocks(struct engine *e, const struct denoiser_context *context, struct blocks *cache, int step,
                    const float *modulation, float *x, int begin, int end, float *records)
 {
-    const struct denoiser *denoiser = e->model->denoiser;
     if (!cache) {
-        denoiser_blocks(denoiser, e->team, &e->work, context, modulation, x, begin, end - begin,
-                        &e->progress);
+        compute(e, context, modulation, x, begin, end);
         return;
     }
     for (int i = begin; i < end; i++) {
         if (blocks_reuse(cache, e->team, step, i, x, records)) continue;
         blocks_enter(cache, i, x);
-        denoiser_blocks(denoiser, e->team, &e->work, context, modulation, x, i, 1, &e->progress);
+        compute(e, context, modulation, x, i, i + 1);
         blocks_leave(cache, e->team, i, x);
     }
 }
 
-status_t engine_blocks_create(struct engine *e, const struct cache_settings *settings, int steps,
-                              const struct token_grid *grid, struct blocks **cache, struct error *error)
+static status_t create_blocks(struct engine *e, const struct cache_settings *settings, int steps,
+                              const struct token_grid *grid, int begin, int end, struct blocks **cache,
+                              struct error *error)
 {
     const struct denoiser_config *d = &e->model->config.denoiser;
     struct policy_job job = {.steps = steps, .layers = d->layers, .branches = 2};
     bool *held = calloc((size_t)d->layers, sizeof *held);
     if (!held) return error_set(error, STATUS_NO_MEMORY, "no memory for caching by blocks");
-    for (int i = 0; i < d->layers; i++) held[i] = model_holder(e->model, i) == e->self;
+    for (int i = begin; i < end; i++) held[i] = model_holder(e->model, i) == e->self;
     status_t status = blocks_create(settings, &job, held, token_count(grid), d->hidden, e->ops, cache, error);
     free(held);
     return status;
+}
+
+status_t engine_blocks_create(struct engine *e, const struct cache_settings *settings, int steps,
+                              const struct token_grid *grid, struct blocks **cache, struct error *error)
+{
+    return create_blocks(e, settings, steps, grid, 0, e->model->config.denoiser.layers, cache, error);
+}
+
+status_t engine_run_blocks_create(struct engine *e, const struct cache_settings *settings, int steps,
+                                  const struct token_grid *grid, struct blocks **cache, struct error *error)
+{
+    const struct model *m = e->model;
+    return create_blocks(e, settings, steps, grid, m->first, m->first + m->count, cache, error);
 }

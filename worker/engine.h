@@ -3,6 +3,19 @@
  *
  * One per rank, owned by the compute thread. Jobs (home) and contexts (stages) borrow it. A new epoch changes
  * fabric membership, a Load changes the model; both only while no job or context is alive.
+ *
+ *     engine_post(engine, peer, &ticket, payload, cookie, &error);    to another member, or to this one
+ * itself while (engine_next(engine, &event)) ... home_event or stage_event ...
+ *
+ * Where homes float, a rank is home and stage at once. They speak to each other as to any member: what is
+ * posted to one's own number comes back as RECEIVED without a copy, then as SENT. The stage computes its
+ * rank's own jobs in the contexts that home lends it.
+ *
+ * Credits. A hop waits at a stage until it can be sent on, and holds its sender's credit meanwhile. If the
+ * hops took all credits of an edge, what must come home on the same edge could not, and with homes on both
+ * ends everybody would wait for everybody. Therefore the last credit of an edge is kept for tickets on their
+ * way home, which a home takes in at once; towards the stages, hops only ever wait for stages further along
+ * the ring. (With one home no edge carries both, and nothing is kept.)
  */
 #ifndef REFRAIN_WORKER_ENGINE_H
 #define REFRAIN_WORKER_ENGINE_H
@@ -14,27 +27,68 @@
 #include "kernels/ops.h"
 #include "worker/model/model.h"
 
+enum { PRIORITIES = 3 }; /* of jobs: enum Priority in refrain.proto */
+/* ENGINE_LOOPS: tickets on their way from this rank to itself. */
+enum { ENGINE_BRANCHES = 2, ENGINE_LOOPS = 8 };
+
+/* What the blocks of one job need on one rank. */
+struct engine_context {
+    uint64_t id; /* 0: none */
+    uint32_t attempt;
+    struct token_grid grid;
+    struct denoiser_context *branch[ENGINE_BRANCHES];
+    struct blocks *blocks[ENGINE_BRANCHES]; /* NULL: the policy does not decide by blocks */
+    struct engine_context *next;            /* among those lent */
+};
+
+struct engine_loop {
+    struct fabric_event event; /* RECEIVED */
+    uint64_t cookie;
+    bool taken; /* RECEIVED was told, SENT is next */
+};
+
 struct engine {
     const struct ops *ops;
     struct team *team;
     struct fabric *fabric; /* NULL in a process of its own (benchmarks): then members is 1 */
     struct model *model;   /* NULL until loaded */
-    int self, members;     /* place in the ring; home is 0 */
+    int self, members;     /* place in the ring; home is 0, or with a floating split everybody */
     uint64_t epoch;
-    uint64_t sequence;         /* of the last ticket sent */
-    uint64_t contexts;         /* number of the last job context made here */
+    uint64_t sequence;           /* of the last ticket sent to another member */
+    uint64_t contexts;           /* number of the last job context made here */
+    struct engine_context *lent; /* by home's jobs to the stage of this rank */
     _Atomic uint64_t progress; /* grows with every piece of work: read by the control thread for heartbeats */
-    struct arena arena;        /* of `work` */
-    struct denoiser_work work; /* buffers for the grid at work */
+    _Atomic double block_token_ns; /* mean time of one block and token, likewise; 0: nothing computed yet */
+    int hops[PRIORITIES];          /* of jobs at home here, with the stages now, by the jobs' priority */
+    struct arena arena;            /* of `work` */
+    int rows;                      /* that `work` has room for */
+    struct denoiser_work work;     /* for the grid at work */
+    struct engine_loop loop[ENGINE_LOOPS];
+    int loop_first, loops;
 };
 
-/* Makes `work` fit the grid; allocates only when the grid changes. */
+/* Makes `work` fit the grid. Allocates only for a grid larger than any before, or one whose tables are not on
+ * the model's shelf. */
 status_t engine_prepare(struct engine *engine, const struct token_grid *grid, struct error *error);
+
+/* A number for a job's context that no other home of the epoch gives. */
+uint64_t engine_new_context(struct engine *engine);
+/* Home shows the stage of its own rank a job's contexts, until withdrawn; the caller keeps the memory. */
+void engine_lend(struct engine *engine, struct engine_context *context);
+void engine_withdraw(struct engine *engine, struct engine_context *context); /* fine if it was not lent */
+const struct engine_context *engine_lent(const struct engine *engine, uint64_t id);
 
 /* Sends a ticket to a member, filling in what every ticket of this engine shares. STATUS_AGAIN: no credit
  * now. */
 status_t engine_post(struct engine *engine, int peer, struct ticket *ticket, const void *payload,
                      uint64_t cookie, struct error *error);
+/* Would engine_post take a ticket for the stage there, or for the home there? */
+bool engine_reaches_stage(const struct engine *engine, int peer);
+bool engine_reaches_home(const struct engine *engine, int peer);
+/* The next event, of this rank's own tickets or of the fabric; false: there is none. */
+bool engine_next(struct engine *engine, struct fabric_event *event);
+/* Forgets tickets to itself; with fabric_leave. */
+void engine_drop_events(struct engine *engine);
 
 /* Runs blocks begin .. end - 1, all held here, on x [tokens, hidden] in place. With `cache`, each block is
  * first asked about, and records [layers] says what came of it (cache/blocks.h). The workspace must be
@@ -42,14 +96,12 @@ status_t engine_post(struct engine *engine, int peer, struct ticket *ticket, con
 void engine_blocks(struct engine *engine, const struct denoiser_context *context, struct blocks *cache,
                    int step, const float *modulation, float *x, int begin, int end, float *records);
 
-/* One branch's caching by blocks, for the blocks of this rank. */
+/* One branch's caching by blocks: for all blocks that this rank runs as a job's home, or for its run alone.
+ */
 status_t engine_blocks_create(struct engine *engine, const struct cache_settings *settings, int steps,
                               const struct token_grid *grid, struct blocks **cache, struct error *error);
-
-static inline int engine_next_member(const struct engine *engine)
-{
-    return (engine->self + 1) % engine->members;
-}
+status_t engine_run_blocks_create(struct engine *engine, const struct cache_settings *settings, int steps,
+                                  const struct token_grid *grid, struct blocks **cache, struct error *error);
 
 /* Bytes of the largest hop a model can have at a number of tokens: modulation [6, hidden] and rows [tokens,
  * hidden]. */

@@ -1,8 +1,9 @@
 /*
  * home.c - see home.h. Compute thread of member 0.
  *
- * A slot holds a job from Assign until its files are with the coordinator. Jobs take turns: the one that
- * advanced last is asked last, so steps of several jobs interleave.
+ * A slot holds a job from Assign until its files are with the coordinator. Whose job moves next is
+ * worker/turn.h's word, asked anew for every piece. Between two steps a job's checkpoint is handed to the
+ * courier; a job that goes on from one waits in its slot, without a turn, until the courier has brought it.
  */
 #include "worker/home.h"
 
@@ -18,9 +19,11 @@
 #include "proto/caching.h"
 #include "worker/caching_report.h"
 #include "worker/job.h"
+#include "worker/turn.h"
 #include "worker/upload.h"
 
 enum { HOME_SLOTS = PRESENCE_MAX_JOBS, DIRECTORY_BYTES = 4096 };
+_Static_assert((int)HOME_SLOTS <= (int)TURN_ACCOUNTS, "each job may be another tenant's");
 
 /* How a job ended, as reported; the report is repeated until the coordinator has noted it. */
 enum ending { ENDING_NONE, ENDING_DONE, ENDING_FAILED, ENDING_CANCELLED };
@@ -33,6 +36,12 @@ struct slot {
     bool over;            /* noted or dropped: only waits for the fabric to give buffers back */
     bool dropped;         /* nobody wants to hear of it any more */
     uint64_t revision;    /* of the last progress reported */
+    uint64_t arrival;     /* earlier is smaller */
+    int account;          /* of its tenant, in home's turn */
+    int every;            /* steps between checkpoints; 0: none are made */
+    int saved;            /* the step of the last checkpoint made, or gone on from */
+    bool fetching;        /* a checkpoint to go on from is on its way */
+    struct checkpoint_name resume;
     int64_t began_ns, load_ns;
     char directory[DIRECTORY_BYTES];
 };
@@ -40,18 +49,21 @@ struct slot {
 struct home {
     struct engine *engine;
     struct control *control;
+    struct courier *courier; /* NULL: no checkpoints */
     const char *directory;
-    int turn; /* the slot asked first */
+    struct turn turn;
+    uint64_t arrivals;
     struct slot slots[HOME_SLOTS];
 };
 
-status_t home_create(struct engine *engine, struct control *control, const char *directory,
-                     struct home **home, struct error *error)
+status_t home_create(struct engine *engine, struct control *control, struct courier *courier,
+                     const char *directory, struct home **home, struct error *error)
 {
     struct home *h = calloc(1, sizeof *h);
     if (!h) return error_set(error, STATUS_NO_MEMORY, "no memory for home");
     h->engine = engine;
     h->control = control;
+    h->courier = courier;
     h->directory = directory;
     *home = h;
     return STATUS_OK;
@@ -68,9 +80,10 @@ static void remove_directory(const char *directory)
     rmdir(directory);
 }
 
-static void slot_free(struct slot *slot)
+static void slot_free(struct home *home, struct slot *slot)
 {
     if (!slot->job) return;
+    turn_leave(&home->turn, slot->account);
     upload_destroy(slot->upload);
     job_destroy(slot->job);
     remove_directory(slot->directory);
@@ -80,7 +93,7 @@ static void slot_free(struct slot *slot)
 void home_destroy(struct home *home)
 {
     if (!home) return;
-    for (int i = 0; i < HOME_SLOTS; i++) slot_free(&home->slots[i]);
+    for (int i = 0; i < HOME_SLOTS; i++) slot_free(home, &home->slots[i]);
     free(home);
 }
 
@@ -183,6 +196,7 @@ static void end(struct home *home, struct slot *slot, enum ending ending)
 {
     slot->ending = ending;
     slot->over = slot->dropped;
+    if (home->courier) courier_forget(home->courier, job_number(slot->job));
     if (!slot->dropped) report_ending(home, slot);
 }
 
@@ -213,28 +227,50 @@ static status_t read_order(const Refrain__Assign *assign, const struct model *mo
         return error_set(error, STATUS_INVALID, "guidance: must be a finite number");
     if (spec->fps < 1 || spec->fps > 1000)
         return error_set(error, STATUS_INVALID, "fps %u: must be 1 to 1000", spec->fps);
-    *order = (struct job_order){.job = assign->job,
-                                .attempt = assign->attempt,
-                                .prompt = spec->prompt,
-                                .negative = spec->negative_prompt,
-                                .seed = spec->seed,
-                                .steps = (int)spec->steps,
-                                .width = (int)spec->width,
-                                .height = (int)spec->height,
-                                .frames = (int)spec->frames,
-                                .fps = (int)spec->fps,
-                                .guidance = spec->guidance,
-                                .shift = spec->has_shift ? spec->shift : model->config.solver.shift,
-                                .solver = model->config.solver.kind,
-                                .save_latents = spec->save_latents,
-                                .save_frames = spec->save_frames,
-                                .cache = spec->cache,
-                                .compare = spec->compare};
+    if (spec->checkpoint_every > 1000)
+        return error_set(error, STATUS_INVALID, "checkpoint_every %u: must be 0 to 1000",
+                         spec->checkpoint_every);
+    if (assign->deadline_at_ms > INT64_MAX)
+        return error_set(error, STATUS_INVALID, "deadline_at_ms: too large");
+    *order = (struct job_order){
+        .job = assign->job,
+        .attempt = assign->attempt,
+        .prompt = spec->prompt,
+        .negative = spec->negative_prompt,
+        .seed = spec->seed,
+        .steps = (int)spec->steps,
+        .width = (int)spec->width,
+        .height = (int)spec->height,
+        .frames = (int)spec->frames,
+        .fps = (int)spec->fps,
+        .guidance = spec->guidance,
+        .shift = spec->has_shift ? spec->shift : model->config.solver.shift,
+        .solver = model->config.solver.kind,
+        .save_latents = spec->save_latents,
+        .save_frames = spec->save_frames,
+        .cache = spec->cache,
+        .compare = spec->compare,
+        .tenant = assign->tenant,
+        .priority = spec->has_priority ? (int)spec->priority : REFRAIN__PRIORITY__PRIORITY_NORMAL,
+        .deadline_ms = (int64_t)assign->deadline_at_ms,
+        .checkpoint_every = spec->has_checkpoint_every ? (int)spec->checkpoint_every : 1};
     if (spec->solver == REFRAIN__SOLVER__SOLVER_UNIPC) order->solver = SOLVER_UNIPC;
     if (spec->solver == REFRAIN__SOLVER__SOLVER_EULER) order->solver = SOLVER_EULER;
     if (!isfinite(order->shift) || order->shift <= 0)
         return error_set(error, STATUS_INVALID, "shift %g: must be a finite number above 0", order->shift);
     return STATUS_OK;
+}
+
+/* The job has been under way before: it waits for what is left of that. */
+static void fetch_checkpoint(struct home *home, struct slot *slot, const Refrain__Checkpoint *from)
+{
+    slot->resume = (struct checkpoint_name){.job = job_number(slot->job),
+                                            .attempt = from->attempt,
+                                            .step = from->step,
+                                            .bytes = from->bytes,
+                                            .xxh64 = from->xxh64};
+    slot->fetching = true;
+    courier_fetch(home->courier, &slot->resume);
 }
 
 static status_t start_job(struct home *home, struct slot *slot, const Refrain__Assign *assign,
@@ -257,8 +293,15 @@ static status_t start_job(struct home *home, struct slot *slot, const Refrain__A
         return error_set(error, STATUS_IO, "%s: cannot be made: %m", slot->directory);
     slot->began_ns = clock_now_ns();
     status = job_create(home->engine, &order, slot->directory, &slot->job, error);
-    if (status != STATUS_OK) rmdir(slot->directory);
-    return status;
+    if (status != STATUS_OK) {
+        rmdir(slot->directory);
+        return status;
+    }
+    slot->arrival = ++home->arrivals;
+    slot->account = turn_join(&home->turn, job_tenant(slot->job));
+    slot->every = home->courier ? order.checkpoint_every : 0;
+    if (home->courier && assign->resume) fetch_checkpoint(home, slot, assign->resume);
+    return STATUS_OK;
 }
 
 void home_assign(struct home *home, const Refrain__Assign *assign)
@@ -280,7 +323,9 @@ void home_assign(struct home *home, const Refrain__Assign *assign)
 void home_cancel(struct home *home, uint64_t job, uint32_t attempt)
 {
     struct slot *slot = slot_of(home, job, attempt);
-    if (slot) job_cancel(slot->job);
+    if (!slot) return;
+    slot->fetching = false;
+    job_cancel(slot->job);
 }
 
 void home_noted(struct home *home, uint64_t job, uint32_t attempt)
@@ -307,6 +352,7 @@ void home_welcome(struct home *home, const Refrain__Welcome *welcome)
         if (!adopted) {
             s->dropped = true;
             s->over |= s->ending != ENDING_NONE;
+            s->fetching = false;
             job_cancel(s->job);
         } else if (s->ending != ENDING_NONE) {
             report_ending(home, s);
@@ -378,49 +424,142 @@ static bool advance_upload(struct home *home, struct slot *slot)
     return worked;
 }
 
-/* One piece of work of one slot; false: it waits. */
-static bool advance_slot(struct home *home, struct slot *slot)
+/* -----------------------------------------------------------------------------------------------------------
+ * checkpoints */
+
+/* Hands what the job needs to go on from here to the courier, which carries it while the job does. */
+static void save_checkpoint(struct home *home, struct slot *slot)
+{
+    int step;
+    const struct job_status *status = job_status(slot->job);
+    if (!slot->every || !job_between_steps(slot->job, &step) || step == slot->saved) return;
+    if (step % slot->every != 0 && step != status->of) return;
+    slot->saved = step;
+    size_t bytes = job_save_bytes(slot->job);
+    void *buffer = bytes ? courier_buffer(home->courier, job_number(slot->job), bytes) : NULL;
+    if (!buffer) return; /* the next one will do */
+    struct checkpoint_name name = {.job = job_number(slot->job),
+                                   .attempt = job_attempt(slot->job),
+                                   .step = (uint32_t)step,
+                                   .bytes = bytes};
+    job_save(slot->job, buffer, bytes);
+    courier_send(home->courier, buffer, &name);
+}
+
+static struct slot *slot_fetching(struct home *home, const struct checkpoint_name *name)
+{
+    for (int i = 0; i < HOME_SLOTS; i++) {
+        struct slot *s = &home->slots[i];
+        if (s->job && s->fetching && s->resume.job == name->job && s->resume.attempt == name->attempt &&
+            s->resume.step == name->step)
+            return s;
+    }
+    return NULL;
+}
+
+/* A job whose checkpoint is not to be had begins from the start: its video is the same, only later. */
+static void resume(struct slot *slot, const struct courier_arrival *arrival)
+{
+    struct error error = arrival->error;
+    status_t status = arrival->bytes ? job_restore(slot->job, arrival->bytes, arrival->name.bytes, &error)
+                                     : STATUS_NOT_FOUND;
+    slot->fetching = false;
+    if (status == STATUS_OK) {
+        slot->saved = (int)slot->resume.step;
+        log_line(LOG_INFO, "job %lu: goes on after step %d", (unsigned long)slot->resume.job, slot->saved);
+    } else {
+        log_line(LOG_WARN, "job %lu: begins from the start, not after step %u: %s",
+                 (unsigned long)slot->resume.job, slot->resume.step, error.text);
+    }
+}
+
+static bool take_arrivals(struct home *home)
+{
+    struct courier_arrival arrival;
+    bool took = false;
+    while (home->courier && courier_take(home->courier, &arrival)) {
+        struct slot *slot = slot_fetching(home, &arrival.name);
+        if (slot) resume(slot, &arrival);
+        courier_free(&arrival);
+        took = true;
+    }
+    return took;
+}
+
+/* -----------------------------------------------------------------------------------------------------------
+ * turns */
+
+/* What a slot has to do beside its job: files on their way, the end. False: nothing. */
+static bool tend(struct home *home, struct slot *slot)
 {
     if (slot->over) {
         if (!job_settled(slot->job)) return false;
-        slot_free(slot);
+        slot_free(home, slot);
         return true;
     }
-    if (slot->ending != ENDING_NONE) return false; /* until it is noted */
-    if (slot->upload) {
-        if (slot->dropped) return slot->over = true;
-        return advance_upload(home, slot);
-    }
-    switch (job_advance(slot->job)) {
-    case JOB_WAITS:
-        return false;
-    case JOB_FINISHED:
+    if (slot->ending != ENDING_NONE || !slot->upload)
+        return false; /* until it is noted; or the job is at work */
+    if (slot->dropped) return slot->over = true;
+    return advance_upload(home, slot);
+}
+
+/* One piece of the job. */
+static void advance_job(struct home *home, struct slot *slot, const struct candidate *candidate)
+{
+    uint64_t before = job_work(slot->job);
+    enum job_result result = job_advance(slot->job);
+    turn_charge(&home->turn, candidate, job_work(slot->job) - before);
+    if (result == JOB_FINISHED) {
         settle_outcome(home, slot);
-        return true;
-    case JOB_ADVANCED:
-        break;
+        return;
     }
-    if (!slot->dropped && job_status(slot->job)->revision != slot->revision)
+    if (slot->dropped) return;
+    save_checkpoint(home, slot);
+    if (job_status(slot->job)->revision != slot->revision)
         report_progress(home, slot, (Refrain__Phase)job_status(slot->job)->phase);
-    return true;
+}
+
+static bool has_turns(const struct slot *slot)
+{
+    return slot->job && !slot->over && slot->ending == ENDING_NONE && !slot->upload && !slot->fetching;
+}
+
+/* Who could move now, and when somebody who waits must be looked at again. */
+static int list_candidates(const struct home *home, struct candidate candidates[], int slots[],
+                           int64_t *deadline_ns)
+{
+    int count = 0;
+    int64_t now_ms = clock_wall_ms();
+    for (int i = 0; i < HOME_SLOTS; i++) {
+        const struct slot *s = &home->slots[i];
+        if (!has_turns(s)) continue;
+        int64_t due_ms = job_due_ms(s->job), deadline = job_deadline_ns(s->job);
+        if (deadline < *deadline_ns) *deadline_ns = deadline;
+        enum job_piece piece = job_next(s->job);
+        if (piece == PIECE_NONE) continue;
+        slots[count] = i;
+        candidates[count++] = (struct candidate){.piece = piece,
+                                                 .priority = job_priority(s->job),
+                                                 .due_ms = due_ms > now_ms ? due_ms : 0,
+                                                 .arrival = s->arrival,
+                                                 .account = s->account};
+    }
+    return count;
 }
 
 void home_advance(struct home *home, bool *worked, int64_t *deadline_ns)
 {
-    *worked = false;
+    struct candidate candidates[HOME_SLOTS];
+    int slots[HOME_SLOTS];
     *deadline_ns = CLOCK_NEVER;
-    for (int i = 0; i < HOME_SLOTS; i++) {
-        int index = (home->turn + i) % HOME_SLOTS;
-        struct slot *s = &home->slots[index];
-        if (!s->job) continue;
-        if (advance_slot(home, s)) {
-            home->turn = (index + 1) % HOME_SLOTS;
-            *worked = true;
-            return;
-        }
-        int64_t deadline = s->job ? job_deadline_ns(s->job) : CLOCK_NEVER;
-        if (deadline < *deadline_ns) *deadline_ns = deadline;
-    }
+    *worked = take_arrivals(home);
+    for (int i = 0; i < HOME_SLOTS; i++)
+        if (home->slots[i].job) *worked |= tend(home, &home->slots[i]);
+    int count = list_candidates(home, candidates, slots, deadline_ns);
+    int chosen = turn_choose(&home->turn, candidates, count);
+    if (chosen < 0) return;
+    advance_job(home, &home->slots[slots[chosen]], &candidates[chosen]);
+    *worked = true;
 }
 
 void home_present(const struct home *home, struct presence *presence)

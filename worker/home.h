@@ -1,24 +1,25 @@
 /*
  * home.h - the rank where the jobs' loops live: holds jobs, picks the next one that can advance, reports.
  *
- *     home_create(&engine, control, directory, &home, &error);
+ *     home_create(&engine, control, courier, directory, &home, &error);
  *     home_assign(home, assign);                           a new job, or a JobFailed report at once
  *     home_event(home, &event);                            one event of the fabric
  *     home_advance(home, &worked, &deadline_ns);           one piece of one job
  *
- * Compute thread of member 0.
+ * Compute thread; on member 0, or with floating homes on every member.
  */
 #ifndef REFRAIN_WORKER_HOME_H
 #define REFRAIN_WORKER_HOME_H
 
 #include "worker/control.h"
+#include "worker/courier.h"
 #include "worker/engine.h"
 
 struct home;
 
-/* directory: where jobs' files are made, one folder each; borrowed. */
-status_t home_create(struct engine *engine, struct control *control, const char *directory,
-                     struct home **home, struct error *error);
+/* directory: where jobs' files are made, one folder each; borrowed, as courier is (NULL: no checkpoints). */
+status_t home_create(struct engine *engine, struct control *control, struct courier *courier,
+                     const char *directory, struct home **home, struct error *error);
 /* Drops all jobs and their files without a report; after fabric_leave. NULL is fine. */
 void home_destroy(struct home *home);
 

@@ -1,8 +1,8 @@
 /*
  * job.c - see job.h. Home's compute thread.
  *
- * The life of a job: text -> open contexts on the stages -> steps (job_step.c) -> close contexts -> decode ->
- * files (job_finish.c).
+ * The life of a job: text (job_text.c) -> open contexts on the stages -> steps (job_step.c) -> close contexts
+ * -> decode -> files (job_finish.c).
  */
 #include "worker/job_state.h"
 
@@ -133,7 +133,7 @@ static status_t create_cache(struct job *j, struct error *error)
     return status;
 }
 
-void job_begin_pass(struct job *j, int pass)
+void job_enter_pass(struct job *j, int pass)
 {
     const struct denoiser_config *d = &j->engine->model->config.denoiser;
     j->pass = pass;
@@ -141,6 +141,11 @@ void job_begin_pass(struct job *j, int pass)
     bool span = j->reuse && reuse_plan(j->reuse)->policy.site == SITE_SPAN;
     j->span_begin = span ? reuse_plan(j->reuse)->policy.head : d->layers;
     j->span_end = span ? d->layers - reuse_plan(j->reuse)->policy.tail : d->layers;
+}
+
+void job_begin_pass(struct job *j, int pass)
+{
+    job_enter_pass(j, pass);
     j->step = 0;
     j->pass_began_ns = clock_now_ns();
     noise_fill(j->order.seed, j->latent, j->latent_count);
@@ -153,7 +158,7 @@ status_t job_create(struct engine *engine, const struct job_order *order, const 
     if (!j) return error_set(error, STATUS_NO_MEMORY, "no memory for job %lu", (unsigned long)order->job);
     j->engine = engine;
     j->order = *order;
-    j->context = ++engine->contexts;
+    j->context = engine_new_context(engine);
     j->deadline_ns = CLOCK_NEVER;
     j->status.phase = JOB_PHASE_TEXT;
     j->status.seconds_left = -1;
@@ -161,6 +166,9 @@ status_t job_create(struct engine *engine, const struct job_order *order, const 
     status_t status = copy_tables(j, order, error);
     if (status == STATUS_OK) status = measure(j, error);
     const struct model_config *c = &engine->model->config;
+    if (order->priority < 0 || order->priority >= PRIORITIES)
+        status =
+            error_set(error, STATUS_INVALID, "priority %d: must be 0 to %d", order->priority, PRIORITIES - 1);
     j->passes = order->compare ? PASSES : 1;
     for (int i = 0; i < j->passes && status == STATUS_OK; i++)
         status = solver_create(&c->solver, order->solver, order->steps, order->shift, j->latent_count,
@@ -173,7 +181,8 @@ status_t job_create(struct engine *engine, const struct job_order *order, const 
     lay_out(j, &j->arena);
     j->prompt[0] = strdup(order->prompt ? order->prompt : "");
     j->prompt[1] = strdup(order->negative ? order->negative : "");
-    if (!j->prompt[0] || !j->prompt[1]) {
+    j->tenant = strdup(order->tenant ? order->tenant : "");
+    if (!j->prompt[0] || !j->prompt[1] || !j->tenant) {
         status = error_set(error, STATUS_NO_MEMORY, "no memory for a prompt");
         goto err_job;
     }
@@ -188,7 +197,14 @@ err_job:
 void job_destroy(struct job *j)
 {
     if (!j) return;
+    job_forget_hops(j);
+    text_encoder_end(j->text_run);
+    free(j->text_rows);
+    free(j->tenant);
+    engine_withdraw(j->engine, &j->lent);
     vae_stream_close(j->decoder);
+    video_drop(j->film);
+    comparison_drop(j->comparison);
     quality_close(j->quality);
     for (int i = 0; i < PASSES; i++) solver_destroy(j->solver[i]);
     for (int b = 0; b < BRANCHES; b++) {
@@ -214,10 +230,26 @@ void job_destroy(struct job *j)
 enum job_result job_fail(struct job *j, const struct error *why)
 {
     if (j->failure.status == STATUS_OK) j->failure = *why;
+    job_forget_hops(j);
+    if (j->life > LIFE_TEXT && j->life < LIFE_CLOSE)
+        job_close(j);
+    else
+        j->life = LIFE_FINISHED;
     j->deadline_ns = CLOCK_NEVER;
-    j->told = 0;
-    j->life = j->life > LIFE_TEXT && j->life < LIFE_DECODE ? LIFE_CLOSE : LIFE_FINISHED;
     return JOB_ADVANCED;
+}
+
+void job_close(struct job *j)
+{
+    j->life = LIFE_CLOSE;
+    j->told = 0;
+    j->deadline_ns = CLOCK_NEVER;
+}
+
+void job_await(struct job *j)
+{
+    j->deadline_ns = clock_now_ns() + HOP_TIMEOUT_NS;
+    j->waits_since = atomic_load(&j->engine->progress);
 }
 
 void job_enter_phase(struct job *j, enum life life, enum job_phase phase, int of)
@@ -245,18 +277,27 @@ static void add_policy(const struct job *j, struct ticket *t, void *behind)
     t->bytes += t->text_bytes;
 }
 
-/* Posts one message about the whole job to stage after stage; true when all of them have it. */
-static bool tell_stages(struct job *j, enum ticket_kind kind, int per_stage, struct error *error)
+/* Whom tell_stages tells next: all members but home, in order. */
+static int told_next(const struct job *j, int per_stage)
+{
+    int peer = j->told / per_stage;
+    return peer < j->engine->self ? peer : peer + 1;
+}
+
+/* Posts one message about the whole job to stage after stage. STATUS_AGAIN: not all of them have it yet. */
+static status_t tell_stages(struct job *j, enum ticket_kind kind, int per_stage, struct error *error)
 {
     struct engine *e = j->engine;
     int total = (e->members - 1) * per_stage;
     while (j->told < total) {
-        int peer = 1 + j->told / per_stage, b = j->told % per_stage;
+        int peer = told_next(j, per_stage), b = j->told % per_stage;
         struct ticket t = {
             .kind = (uint16_t)kind,
             .job = j->order.job,
             .context = j->context,
             .attempt = j->order.attempt,
+            .home = (uint16_t)e->self,
+            .priority = (uint16_t)j->order.priority,
             .grid = {(uint32_t)j->grid.frames, (uint32_t)j->grid.height, (uint32_t)j->grid.width}};
         const void *payload = NULL;
         if (kind == TICKET_OPEN) {
@@ -269,61 +310,60 @@ static bool tell_stages(struct job *j, enum ticket_kind kind, int per_stage, str
             add_policy(j, &t, j->branch[b].text + (int64_t)rows * e->model->config.denoiser.hidden);
         }
         uint64_t cookie = j->context * JOB_COOKIES + (kind == TICKET_OPEN ? COOKIE_OPEN : COOKIE_CLOSE);
-        if (engine_post(e, peer, &t, payload, cookie, error) != STATUS_OK) return false;
+        status_t status = engine_post(e, peer, &t, payload, cookie, error);
+        if (status != STATUS_OK) return status;
         j->outstanding++;
         j->told++;
     }
-    return true;
+    return STATUS_OK;
 }
 
 /* -------------------------------------------------------------------------------------------------------------
- * text */
-
-static status_t encode_text(struct job *j, int b, struct error *error)
-{
-    struct engine *e = j->engine;
-    const struct model *m = e->model;
-    int limit = m->config.text_length;
-    int32_t *ids = malloc((size_t)limit * sizeof *ids);
-    float *rows = NULL;
-    status_t status = ids ? tokenizer_encode(m->tokenizer, j->prompt[b], limit, ids, &j->branch[b].ids, error)
-                          : error_set(error, STATUS_NO_MEMORY, "no memory for a prompt");
-    int count = j->branch[b].ids;
-    if (status != STATUS_OK) goto out;
-    rows = malloc((size_t)count * (size_t)m->config.text.width * sizeof *rows);
-    status = rows ? text_encoder_encode(m->text_encoder, e->team, ids, count, rows, error)
-                  : error_set(error, STATUS_NO_MEMORY, "no memory for %d rows of text", count);
-    if (status == STATUS_OK)
-        status = denoiser_text(m->denoiser, e->team, rows, count, limit, j->branch[b].text, error);
-    if (status == STATUS_OK)
-        status = denoiser_context_create(m->denoiser, e->team, j->branch[b].text, count, limit,
-                                         &j->branch[b].context, error);
-    atomic_fetch_add(&e->progress, 1);
-out:
-    free(rows);
-    free(ids);
-    return status;
-}
+ * its life */
 
 static enum job_result advance_text(struct job *j)
 {
     struct error error = {0};
-    for (int b = 0; b < j->branches; b++)
-        if (encode_text(j, b, &error) != STATUS_OK) return job_fail(j, &error);
+    bool done;
+    if (job_encode_text(j, &done, &error) != STATUS_OK) return job_fail(j, &error);
+    if (!done) return JOB_ADVANCED;
     j->status.text_seconds = job_seconds_since(j->phase_began_ns);
     job_enter_phase(j, LIFE_OPEN, JOB_PHASE_DENOISE, j->order.steps * j->passes);
-    job_begin_pass(j, 0);
+    if (j->resumed)
+        job_resume(j);
+    else
+        job_begin_pass(j, 0);
     j->told = 0;
     return JOB_ADVANCED;
+}
+
+/* Not all stages have been told yet. told: how many had been before. */
+static enum job_result wait_for_credit(struct job *j, int told)
+{
+    if (j->deadline_ns == CLOCK_NEVER || j->told != told) job_await(j);
+    return j->told != told ? JOB_ADVANCED : JOB_WAITS;
+}
+
+/* The stage of home's own rank, where there is one, works in the job's own contexts and gets no OPEN. */
+static void lend_contexts(struct job *j)
+{
+    engine_withdraw(j->engine, &j->lent);
+    j->lent = (struct engine_context){.id = j->context, .attempt = j->order.attempt, .grid = j->grid};
+    for (int b = 0; b < j->branches; b++) {
+        j->lent.branch[b] = j->branch[b].context;
+        j->lent.blocks[b] = j->branch[b].blocks;
+    }
+    engine_lend(j->engine, &j->lent);
 }
 
 static enum job_result advance_open(struct job *j)
 {
     struct error error = {0};
-    if (!tell_stages(j, TICKET_OPEN, j->branches, &error)) {
-        j->deadline_ns = j->deadline_ns == CLOCK_NEVER ? clock_now_ns() + HOP_TIMEOUT_NS : j->deadline_ns;
-        return error.status == STATUS_OK || error.status == STATUS_AGAIN ? JOB_WAITS : job_fail(j, &error);
-    }
+    int told = j->told;
+    if (told == 0) lend_contexts(j);
+    status_t status = tell_stages(j, TICKET_OPEN, j->branches, &error);
+    if (status == STATUS_AGAIN) return wait_for_credit(j, told);
+    if (status != STATUS_OK) return job_fail(j, &error);
     j->deadline_ns = CLOCK_NEVER;
     j->life = LIFE_STEP;
     return JOB_ADVANCED;
@@ -332,9 +372,10 @@ static enum job_result advance_open(struct job *j)
 static enum job_result advance_close(struct job *j)
 {
     struct error error = {0};
-    if (!tell_stages(j, TICKET_CLOSE, 1, &error) &&
-        (error.status == STATUS_OK || error.status == STATUS_AGAIN))
-        return JOB_WAITS;
+    int told = j->told;
+    /* A stage that cannot be told any more is lost, and with it the epoch. */
+    if (tell_stages(j, TICKET_CLOSE, 1, &error) == STATUS_AGAIN) return wait_for_credit(j, told);
+    j->deadline_ns = CLOCK_NEVER;
     if (j->cancelled || j->failure.status != STATUS_OK)
         j->life = LIFE_FINISHED;
     else
@@ -345,16 +386,60 @@ static enum job_result advance_close(struct job *j)
 /* ----------------------------------------------------------------------------------------------------------
  * outside */
 
+/* Between its pieces of these a job may simply stop. */
+static bool between(const struct job *j)
+{
+    return j->life == LIFE_TEXT || j->life == LIFE_DECODE || j->life == LIFE_FILES;
+}
+
+static bool waited_long(const struct job *j)
+{
+    return j->deadline_ns != CLOCK_NEVER && clock_now_ns() > j->deadline_ns;
+}
+
+/* That others came first is no reason to give up; that nothing moves at all is one. */
+static bool gives_up(struct job *j)
+{
+    if (!waited_long(j)) return false;
+    if (atomic_load(&j->engine->progress) == j->waits_since) return true;
+    job_await(j);
+    return false;
+}
+
+enum job_piece job_next(const struct job *j)
+{
+    const struct engine *e = j->engine;
+    if (waited_long(j) || (j->cancelled && between(j))) return PIECE_SEND;
+    switch (j->life) {
+    case LIFE_TEXT:
+        return PIECE_TEXT;
+    case LIFE_OPEN:
+    case LIFE_CLOSE: {
+        int per_stage = j->life == LIFE_OPEN ? j->branches : 1;
+        bool told = j->told == (e->members - 1) * per_stage;
+        return told || engine_reaches_stage(e, told_next(j, per_stage)) ? PIECE_SEND : PIECE_NONE;
+    }
+    case LIFE_STEP:
+        return job_next_in_step(j);
+    case LIFE_DECODE:
+        return PIECE_DECODE;
+    case LIFE_FILES:
+        return PIECE_FILES;
+    case LIFE_FINISHED:
+        break;
+    }
+    return PIECE_SEND;
+}
+
 enum job_result job_advance(struct job *j)
 {
-    if (j->deadline_ns != CLOCK_NEVER && clock_now_ns() > j->deadline_ns) {
+    if (gives_up(j)) {
         struct error error;
         error_set(&error, STATUS_DEADLINE, "step %d of %d: the stages did not answer within %d s",
                   j->step + 1, j->order.steps, (int)(HOP_TIMEOUT_NS / SECOND_NS));
         return job_fail(j, &error);
     }
-    bool between = j->life == LIFE_TEXT || j->life == LIFE_DECODE || j->life == LIFE_FILES;
-    if (j->cancelled && between) j->life = LIFE_FINISHED;
+    if (j->cancelled && between(j)) j->life = LIFE_FINISHED;
     switch (j->life) {
     case LIFE_TEXT:
         return advance_text(j);
@@ -414,6 +499,22 @@ const struct job_status *job_status(const struct job *job)
 int64_t job_deadline_ns(const struct job *job)
 {
     return job->deadline_ns;
+}
+int job_priority(const struct job *job)
+{
+    return job->order.priority;
+}
+int64_t job_due_ms(const struct job *job)
+{
+    return job->order.deadline_ms;
+}
+const char *job_tenant(const struct job *job)
+{
+    return job->tenant;
+}
+uint64_t job_work(const struct job *job)
+{
+    return job->work;
 }
 bool job_settled(const struct job *job)
 {

@@ -85,45 +85,51 @@ void job_destroy(struct job *job);
 
 enum job_result job_advance(struct job *job);
 
-/* What job_advance would do now, so that home can choose between its jobs. */
+/* What job_advance would do now, so that home can choose between its jobs. Other than PIECE_NONE is a promise:
+ * job_advance then does not answer JOB_WAITS. */
 enum job_piece {
     PIECE_NONE,   /* it waits */
-    PIECE_SEND,   /* gives a hop, an OPEN or a CLOSE to the fabric */
+    PIECE_SEND,   /* gives a hop, an OPEN or a CLOSE to the fabric; or ends the job: next to no work */
     PIECE_LIGHT,  /* home's own work of a step: embedding, head and tail blocks, probe, forecast, output, solver */
-    PIECE_BLOCKS, /* home's share of the ring's blocks */
+    PIECE_BLOCKS, /* one of home's share of the ring's blocks */
     PIECE_TEXT,   /* a layer of the text encoder */
     PIECE_DECODE, /* a latent frame of the VAE */
-    PIECE_FILES,  /* encodes and writes */
+    PIECE_FILES,  /* encodes some frames, or writes */
 };
 enum job_piece job_next(const struct job *job);
 int job_priority(const struct job *job);
 int64_t job_due_ms(const struct job *job); /* order.deadline_ms */
 const char *job_tenant(const struct job *job);
-/* Rows times blocks computed for the job so far, on all ranks: what tenants are charged for. */
+/* Rows times blocks computed for the job so far, on all ranks: what tenants are charged for. What is not a block
+ * counts as the blocks that take about as long. Grows when home does the piece, for a hop when it is sent. */
 uint64_t job_work(const struct job *job);
 
 /* ---------------------------------------------------------------------------------------- checkpoints */
 
-/* True between two steps: then *step is how many have been finished, over all passes, and job_save may be called.
- * After the last step it stays true until decoding begins. */
+/* True between two steps: then *step is how many have been finished, over all passes, and job_save may be
+ * called. After the last step it stays true until decoding begins. A restored job gets there once it has made
+ * again what its checkpoint left out; *step is then the checkpoint's. */
 bool job_between_steps(const struct job *job, int *step);
-/* Bytes that job_save would write now; 0: the job's caching cannot be saved (SITE_BLOCKS). */
+/* Bytes that job_save would write now; 0: the job cannot be saved now (caching by blocks, SITE_BLOCKS, from
+ * the first block that is reused until the last step is done). */
 size_t job_save_bytes(const struct job *job);
-/* Everything another process needs to go on from here, on any number of ranks, with the same bits: the latent,
- * the solver's history, the policy's and the forecast's bytes, the log of verdicts, and the latents of the steps
- * whose features the rings hold. Only between steps. */
+/* Everything another process needs to go on from here, on any number of ranks, with the same bits: the
+ * latent, the solver's history, the policy's and the forecast's bytes, the log of verdicts, and the latents
+ * of the steps whose features the rings hold. Only between steps; size: job_save_bytes. `bytes` need not be
+ * aligned. */
 void job_save(const struct job *job, void *bytes, size_t size);
-/* Before the first job_advance: the job then encodes its text, recomputes what its rings held, and goes on after
- * the checkpoint's step. Nothing is changed on failure: STATUS_CORRUPT (not a checkpoint, cut off, sizes that do not
- * fit), STATUS_UNSUPPORTED (another format), STATUS_CONFLICT (of another job, model or order). The job may then
- * begin from the start. */
+/* Before the first job_advance: the job then encodes its text, makes the steps again whose features its rings
+ * held, and goes on after the checkpoint's step; one whose steps are all done decodes at once. Nothing is
+ * changed on failure: STATUS_CORRUPT (not a checkpoint, cut off, sizes that do not fit), STATUS_UNSUPPORTED
+ * (another format), STATUS_CONFLICT (of another job, model, order or kind of backend; or the job has begun).
+ * The job may then begin from the start. */
 status_t job_restore(struct job *job, const void *bytes, size_t size, struct error *error);
 
 /* A SENT or RECEIVED event whose cookie or ticket names this job's context. A received payload is copied: the
  * caller releases it. */
 void job_event(struct job *job, const struct fabric_event *event);
 
-/* Ends the job at its next step boundary (or latent frame); it then finishes with STATUS_ABORTED. */
+/* Ends the job before its next piece, also in the middle of a step; it then finishes with STATUS_ABORTED. */
 void job_cancel(struct job *job);
 
 uint64_t job_context(const struct job *job); /* names it in tickets and, shifted, in cookies */

@@ -6,11 +6,31 @@
  * something to say it stops (`span_begin`, `span_end`). Blocks that home does not hold are run by the stages:
  * a hop names the blocks it is for and comes back when they are done. A skipped span is not a hop: nothing is
  * sent.
+ *
+ * Each call makes one move, and which one is known before it is made (step_move), so that home can choose
+ * between its jobs. No move is long: blocks are run one at a time. Looking at sixteen jobs after every block
+ * costs 0.2 us; a block of the reference model takes 1700, and a hop that comes back meanwhile waits for one
+ * block, not for all that home holds.
  */
 #include <math.h>
 #include <string.h>
 
 #include "worker/job_state.h"
+
+/* What the loop can do next. */
+enum move {
+    MOVE_NONE,   /* it waits for hops, or for room at the stages */
+    MOVE_STEP,   /* begins a step: the timestep's modulation */
+    MOVE_BEGIN,  /* a branch: embeds the latent, asks the policy */
+    MOVE_CAP,    /* a block before or after the span, which hits run too */
+    MOVE_ENTER,  /* the policy's last word before the span, and the forecast if it is a hit */
+    MOVE_BLOCK,  /* any other block that home holds */
+    MOVE_SEND,   /* a hop to the stages */
+    MOVE_LEAVE,  /* the span was computed: the policy keeps what it made */
+    MOVE_OUTPUT, /* the branch's velocity */
+    MOVE_FINISH, /* guidance and solver */
+    MOVE_PASS,   /* all steps are done, or the job was cancelled */
+};
 
 /* ------------------------------------------------------------------------------------------------ a step
  * begins */
@@ -40,12 +60,18 @@ static void begin_step(struct job *j)
 /* ---------------------------------------------------------------------------------------------- a branch's
  * walk */
 
-/* The branch's velocity is there, computed or not. */
+/* The latent that enters the step at work. */
+static const float *entering(const struct job *j)
+{
+    return j->replaying ? reuse_past(j->reuse) : j->latent;
+}
+
+/* The branch's velocity is there, computed or not; or, of a step that is made again, what is kept of it. */
 static void finish_branch(struct job *j, int index)
 {
     struct branch *b = &j->branch[index];
     b->state = BRANCH_DONE;
-    if (!j->reuse) return;
+    if (!j->reuse || j->replaying) return;
     enum reuse_site site = reuse_plan(j->reuse)->policy.site;
     if (site == SITE_BLOCKS)
         reuse_blocks(j->reuse, index, branch_records(j, b));
@@ -60,18 +86,22 @@ static void begin_branch(struct job *j, int index)
     const struct model *m = e->model;
     struct branch *b = &j->branch[index];
     float *x = branch_rows(j, b);
-    struct reuse_seen seen = {.latent = j->latent, .time = j->output_modulation, .projection = b->hop};
+    struct reuse_seen seen = {.latent = entering(j), .time = j->output_modulation, .projection = b->hop};
     enum reuse_site site = j->reuse ? reuse_plan(j->reuse)->policy.site : SITE_VELOCITY;
     b->action = ACTION_COMPUTE;
     b->at = 0;
     b->asked = b->inside = false;
     b->state = BRANCH_HERE;
+    if (j->replaying && !reuse_replays(j->reuse, index)) {
+        finish_branch(j, index);
+        return;
+    }
     if (site == SITE_OUTPUT && reuse_begin(j->reuse, e->team, index, &seen) == ACTION_REUSE) {
         reuse_output(j->reuse, e->team, index, j->latent, b->velocity);
         finish_branch(j, index);
         return;
     }
-    denoiser_embed(m->denoiser, e->team, &e->work, j->latent, x);
+    denoiser_embed(m->denoiser, e->team, &e->work, seen.latent, x);
     for (int i = 0; i < record_count(j); i++) branch_records(j, b)[i] = NAN;
     if (site != SITE_SPAN) return;
     seen.embedding = x;
@@ -91,7 +121,9 @@ static void enter_span(struct job *j, int index)
     float *x = branch_rows(j, b);
     b->asked = true;
     b->action = reuse_probe(j->reuse, j->engine->team, index, x);
-    if (b->action == ACTION_REUSE) {
+    if (b->action == ACTION_REUSE && j->replaying) {
+        finish_branch(j, index);
+    } else if (b->action == ACTION_REUSE) {
         reuse_apply(j->reuse, j->engine->team, index, x);
         reuse_tail_begin(j->reuse, index, x);
         b->at = j->span_end;
@@ -109,41 +141,35 @@ static void leave_span(struct job *j, int index)
     j->branch[index].inside = false;
 }
 
+/* One block that home holds. */
+static void run_block(struct job *j, int index)
+{
+    struct branch *b = &j->branch[index];
+    engine_blocks(j->engine, b->context, record_count(j) ? b->blocks : NULL, j->step, b->hop,
+                  branch_rows(j, b), b->at, b->at + 1, branch_records(j, b));
+    b->at++;
+    j->work += (uint64_t)token_count(&j->grid);
+}
+
 static void output_branch(struct job *j, int index)
 {
     struct engine *e = j->engine;
     struct branch *b = &j->branch[index];
     const float *x = branch_rows(j, b);
     if (j->span_end < e->model->config.denoiser.layers) reuse_tail_end(j->reuse, e->team, index, x);
-    denoiser_output(e->model->denoiser, e->team, &e->work, j->output_modulation, x, b->velocity);
+    if (!j->replaying)
+        denoiser_output(e->model->denoiser, e->team, &e->work, j->output_modulation, x, b->velocity);
     finish_branch(j, index);
 }
 
-/* Runs the next stretch of blocks if home holds it, or makes the branch leave for the stage that does. */
-static void advance_branch(struct job *j, int index)
+/* How far the stages take a branch: to the next place where the caching engine has something to say, or to
+ * the blocks that home holds. */
+static int hop_end(const struct job *j, const struct branch *b)
 {
-    struct engine *e = j->engine;
-    const struct model *m = e->model;
-    struct branch *b = &j->branch[index];
-    int layers = m->config.denoiser.layers;
-    if (b->state == BRANCH_NEW) begin_branch(j, index);
-    if (b->state == BRANCH_DONE) return;
-    if (b->at == j->span_begin && j->span_begin < layers && !b->asked) enter_span(j, index);
-    if (b->at == j->span_end && b->inside) leave_span(j, index);
-    if (b->at < layers) {
-        int stop = b->at < j->span_begin ? j->span_begin : b->at < j->span_end ? j->span_end : layers;
-        int member = model_holder(m, b->at), held = model_held_until(m, b->at);
-        b->until = stop < held ? stop : held;
-        if (member != 0) {
-            b->state = BRANCH_LEAVING;
-            return;
-        }
-        engine_blocks(e, b->context, record_count(j) ? b->blocks : NULL, j->step, b->hop, branch_rows(j, b),
-                      b->at, b->until, branch_records(j, b));
-        b->at = b->until;
-    }
-    if (b->at == j->span_end && b->inside) leave_span(j, index);
-    if (b->at == layers) output_branch(j, index);
+    const struct model *m = j->engine->model;
+    int layers = m->config.denoiser.layers, held = model_held_until(m, b->at);
+    int stop = b->at < j->span_begin ? j->span_begin : b->at < j->span_end ? j->span_end : layers;
+    return stop < held ? stop : held;
 }
 
 /* Sends the hidden state to the stage that holds its next block; the payload is lent until it is SENT. */
@@ -151,12 +177,15 @@ static status_t send_hop(struct job *j, int index, struct error *error)
 {
     struct branch *b = &j->branch[index];
     int rows = token_count(&j->grid);
+    b->until = hop_end(j, b);
     struct ticket t = {.kind = TICKET_HOP,
                        .dtype = TICKET_F32,
                        .branch = (uint16_t)index,
                        .job = j->order.job,
                        .context = j->context,
                        .attempt = j->order.attempt,
+                       .home = (uint16_t)j->engine->self,
+                       .priority = (uint16_t)j->order.priority,
                        .step = (uint32_t)j->step,
                        .timestep = solver_timestep(j->solver[j->pass], j->step),
                        .flags = record_count(j) ? TICKET_BLOCK_RECORDS : 0,
@@ -171,8 +200,10 @@ static status_t send_hop(struct job *j, int index, struct error *error)
     if (status != STATUS_OK) return status;
     b->lent++;
     b->state = BRANCH_AWAY;
+    j->engine->hops[j->order.priority]++;
     j->outstanding++;
-    j->deadline_ns = clock_now_ns() + HOP_TIMEOUT_NS;
+    j->work += (uint64_t)rows * (uint64_t)(b->until - b->at);
+    job_await(j);
     return STATUS_OK;
 }
 
@@ -218,87 +249,200 @@ static void time_step(struct job *j, double seconds)
     }
 }
 
-static enum job_result finish_step(struct job *j)
+/* Steps are timed from end to end: what others do in between is part of how long this job takes. */
+static void tell_progress(struct job *j)
+{
+    struct job_status *s = &j->status;
+    double seconds = job_seconds_since(s->done ? j->step_ended_ns : j->phase_began_ns);
+    j->step_ended_ns = clock_now_ns();
+    s->step_seconds = s->done == 0 ? seconds : 0.8 * s->step_seconds + 0.2 * seconds;
+    s->done++;
+    s->seconds_left = s->step_seconds * (s->of - s->done);
+    s->revision++;
+}
+
+static status_t finish_step(struct job *j, struct error *error)
 {
     struct engine *e = j->engine;
     struct solver *solver = j->solver[j->pass];
+    if (j->replaying) {
+        job_replayed(j);
+        return STATUS_OK;
+    }
     if (j->velocity_reused)
         reuse_output(j->reuse, e->team, 0, j->latent, j->velocity);
     else
         guide(j);
     if (j->reuse && reuse_plan(j->reuse)->policy.site == SITE_VELOCITY)
         reuse_observe(j->reuse, e->team, 0, j->latent, j->velocity);
+    if (j->reuse) reuse_remember(j->reuse, j->latent);
     solver_step(solver, e->team, j->step, j->velocity, j->latent);
-    double seconds = job_seconds_since(j->step_began_ns);
-    time_step(j, seconds);
+    time_step(j, job_seconds_since(j->step_began_ns));
     j->step_begun = false;
     j->deadline_ns = CLOCK_NEVER;
     j->step++;
-    j->status.done++;
-    j->status.step_seconds = j->status.done == 1 ? seconds : 0.8 * j->status.step_seconds + 0.2 * seconds;
-    j->status.seconds_left = j->status.step_seconds * (j->status.of - j->status.done);
-    j->status.revision++;
-    if (!all_finite(j->latent, j->latent_count)) {
-        struct error error;
-        error_set(&error, STATUS_CORRUPT,
-                  "step %d of %d: the latent is not finite (NaN or infinity): the weights or the "
-                  "settings are outside what the model can do",
-                  j->step, j->order.steps);
-        return job_fail(j, &error);
-    }
-    return JOB_ADVANCED;
+    tell_progress(j);
+    if (!all_finite(j->latent, j->latent_count))
+        return error_set(error, STATUS_CORRUPT,
+                         "step %d of %d: the latent is not finite (NaN or infinity): the weights or the "
+                         "settings are outside what the model can do",
+                         j->step, j->order.steps);
+    return STATUS_OK;
 }
 
-/* All steps are done: once more with the policy, or on to the decoder. */
+/* All steps are done, or the job was cancelled, maybe in the middle of one: once more with the policy, or on
+ * to the decoder, or to its end. */
 static void finish_pass(struct job *j)
 {
     j->pass_seconds[j->pass] = job_seconds_since(j->pass_began_ns);
     j->status.denoise_seconds = job_seconds_since(j->phase_began_ns);
+    job_forget_hops(j);
     if (!j->cancelled && j->pass + 1 < j->passes) {
         memcpy(j->uncached_latent, j->latent, (size_t)j->latent_count * sizeof *j->latent);
         job_begin_pass(j, j->pass + 1);
         return;
     }
-    j->life = LIFE_CLOSE;
-    j->told = 0;
+    job_close(j);
 }
 
-/* The step loop: each call does the first thing that can be done, in the order home wants them done. */
-enum job_result job_advance_step(struct job *j)
+/* -------------------------------------------------------------------------------------------------------
+ * the loop */
+
+/* More hops of this home wait at the stages only in vain: those of equal or higher priority count, so that
+ * nobody waits for what is less urgent. */
+static bool window_open(const struct job *j)
 {
-    struct error error = {0};
-    if (!j->step_begun) {
-        if (j->cancelled || j->step == j->order.steps) {
-            finish_pass(j);
-            return JOB_ADVANCED;
-        }
-        if (engine_prepare(j->engine, &j->grid, &error) != STATUS_OK) return job_fail(j, &error);
-        begin_step(j);
-    }
+    const struct engine *e = j->engine;
+    int hops = 0;
+    for (int p = j->order.priority; p < PRIORITIES; p++) hops += e->hops[p];
+    return hops < HOPS_PER_STAGE * (e->members - 1);
+}
+
+static enum move branch_move(const struct job *j, int index)
+{
+    const struct engine *e = j->engine;
+    const struct branch *b = &j->branch[index];
+    int layers = e->model->config.denoiser.layers;
+    if (b->state == BRANCH_NEW) return j->reuse && !reuse_may_begin(j->reuse, index) ? MOVE_NONE : MOVE_BEGIN;
+    if (b->state != BRANCH_HERE) return MOVE_NONE;
+    if (b->inside && b->at == j->span_end) return MOVE_LEAVE;
+    if (b->at == layers) return MOVE_OUTPUT;
+    if (b->at == j->span_begin && !b->asked) return MOVE_ENTER;
+    int holder = model_holder(e->model, b->at);
+    if (holder != e->self)
+        return window_open(j) && engine_reaches_stage(e, holder) ? MOVE_SEND : MOVE_NONE;
+    bool span = j->span_begin < layers;
+    return span && (b->at < j->span_begin || b->at >= j->span_end) ? MOVE_CAP : MOVE_BLOCK;
+}
+
+/* The first thing that can be done, in the order home wants them done. *index: of the branch that makes it.
+ */
+static enum move step_move(const struct job *j, int *index)
+{
+    if (j->cancelled || (!j->step_begun && j->step == j->order.steps)) return MOVE_PASS;
+    if (!j->step_begun) return MOVE_STEP;
+    enum move first = MOVE_NONE;
     bool done = true;
     for (int i = 0; i < j->branches; i++) {
-        struct branch *b = &j->branch[i];
-        if (b->state == BRANCH_LEAVING) { /* first: it keeps the stages busy while home computes */
-            status_t status = send_hop(j, i, &error);
-            if (status == STATUS_OK) return JOB_ADVANCED;
-            if (status != STATUS_AGAIN) return job_fail(j, &error);
-        }
-        done = done && b->state == BRANCH_DONE;
+        enum move move = branch_move(j, i);
+        bool sends = move == MOVE_SEND; /* first: it keeps the stages busy while home computes */
+        done = done && j->branch[i].state == BRANCH_DONE;
+        if (move == MOVE_NONE || (first != MOVE_NONE && !sends)) continue;
+        *index = i;
+        first = move;
+        if (sends) break;
     }
-    if (done) return finish_step(j);
-    for (int i = 0; i < j->branches; i++) {
-        struct branch *b = &j->branch[i];
-        if (b->state != BRANCH_NEW && b->state != BRANCH_HERE) continue;
-        if (j->reuse && !reuse_may_begin(j->reuse, i)) continue;
-        if (engine_prepare(j->engine, &j->grid, &error) != STATUS_OK) return job_fail(j, &error);
-        advance_branch(j, i);
-        return JOB_ADVANCED;
+    return done ? MOVE_FINISH : first;
+}
+
+/* Whatever home does in a step beside blocks: charged as a sixteenth of a block, about what it costs, so that
+ * hits are not free. */
+static bool move_is_small(enum move move)
+{
+    return move != MOVE_NONE && move != MOVE_CAP && move != MOVE_BLOCK && move != MOVE_SEND;
+}
+
+static status_t make_move(struct job *j, enum move move, int index, struct error *error)
+{
+    bool forward = move == MOVE_BEGIN || move == MOVE_CAP || move == MOVE_BLOCK || move == MOVE_OUTPUT;
+    status_t status = forward ? engine_prepare(j->engine, &j->grid, error) : STATUS_OK;
+    if (status != STATUS_OK) return status;
+    if (move_is_small(move)) j->work += (uint64_t)token_count(&j->grid) / 16 + 1;
+    switch (move) {
+    case MOVE_NONE:
+        return STATUS_AGAIN;
+    case MOVE_STEP:
+        begin_step(j);
+        break;
+    case MOVE_BEGIN:
+        begin_branch(j, index);
+        break;
+    case MOVE_ENTER:
+        enter_span(j, index);
+        break;
+    case MOVE_CAP:
+    case MOVE_BLOCK:
+        run_block(j, index);
+        break;
+    case MOVE_SEND:
+        return send_hop(j, index, error);
+    case MOVE_LEAVE:
+        leave_span(j, index);
+        break;
+    case MOVE_OUTPUT:
+        output_branch(j, index);
+        break;
+    case MOVE_FINISH:
+        return finish_step(j, error);
+    case MOVE_PASS:
+        finish_pass(j);
+        break;
     }
-    return JOB_WAITS;
+    return STATUS_OK;
+}
+
+/* The step loop: one move a call. */
+enum job_result job_advance_step(struct job *j)
+{
+    int index = 0;
+    struct error error = {0};
+    enum move move = step_move(j, &index);
+    status_t status = make_move(j, move, index, &error);
+    if (status == STATUS_AGAIN) return JOB_WAITS;
+    return status == STATUS_OK ? JOB_ADVANCED : job_fail(j, &error);
+}
+
+enum job_piece job_next_in_step(const struct job *j)
+{
+    int index;
+    switch (step_move(j, &index)) {
+    case MOVE_NONE:
+        return PIECE_NONE;
+    case MOVE_SEND:
+        return PIECE_SEND;
+    case MOVE_BLOCK:
+        return PIECE_BLOCKS;
+    case MOVE_PASS: /* who was cancelled is not kept waiting */
+        return j->cancelled ? PIECE_SEND : PIECE_LIGHT;
+    default:
+        return PIECE_LIGHT;
+    }
 }
 
 /* -------------------------------------------------------------------------------------------------------
  * events */
+
+static void came_home(struct job *j, struct branch *b)
+{
+    b->state = BRANCH_HERE;
+    j->engine->hops[j->order.priority]--;
+}
+
+void job_forget_hops(struct job *j)
+{
+    for (int i = 0; i < j->branches; i++)
+        if (j->branch[i].state == BRANCH_AWAY) came_home(j, &j->branch[i]);
+}
 
 /* A hop is back when both its rows have arrived and its outgoing buffer, which receives them, is ours again.
  */
@@ -307,7 +451,7 @@ static void land(struct job *j, struct branch *b)
     if (b->state == BRANCH_AWAY && b->came_back && !b->lent) {
         b->came_back = false;
         b->at = b->until;
-        b->state = BRANCH_HERE;
+        came_home(j, b);
     }
 }
 
@@ -338,10 +482,11 @@ void job_receive(struct job *j, const struct fabric_event *event)
          * pending. */
         memcpy(branch_rows(j, b), event->payload, bytes);
         b->came_back = true;
+        atomic_fetch_add(&j->engine->progress, 1);
         land(j, b);
         return;
     case TICKET_UNKNOWN_CONTEXT: /* open everywhere again, then repeat this hop */
-        b->state = BRANCH_LEAVING;
+        if (b->state == BRANCH_AWAY) came_home(j, b);
         j->told = 0;
         j->life = LIFE_OPEN;
         return;

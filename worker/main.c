@@ -24,6 +24,7 @@
 #include "worker/model/card.h"
 #include "worker/place.h"
 #include "worker/rank.h"
+#include "worker/speed.h"
 
 struct settings {
     const char *coordinator, *group, *seat, *bind, *scratch, *key, *inspect, *bench, *size;
@@ -31,6 +32,9 @@ struct settings {
     int fabric, backend;
     bool version, help;
 };
+
+/* A checkpoint takes about a millisecond of CPU, rank and coordinator together: a hundredth. */
+#define CHECKPOINT_PACE_NS (100 * MILLISECOND_NS)
 
 enum { FABRIC_ZMQ, FABRIC_MPI };
 static const char *const fabrics[] = {"zmq", "mpi"};
@@ -140,10 +144,12 @@ static void describe(const struct settings *settings, const struct place *place,
     hello->fabric = (char *)(uintptr_t)fabrics[settings->fabric];
     hello->fabric_address = (char *)(uintptr_t)fabric_address(engine->fabric);
     hello->software = (char *)(uintptr_t)REFRAIN_VERSION;
+    hello->has_gflops = speed_measure(engine->ops, engine->team, &hello->gflops, NULL) == STATUS_OK;
     config->coordinator = settings->coordinator;
     config->orphan_ns = settings->orphan_ms * MILLISECOND_NS;
     config->fabric = engine->fabric;
     config->progress = &engine->progress;
+    config->block_token_ns = &engine->block_token_ns;
     if (settings->key) {
         config->public_key = key->public_key;
         config->secret_key = key->secret_key;
@@ -176,7 +182,9 @@ static status_t serve(const struct settings *settings, const struct place *place
     if (status != STATUS_OK) goto err_team;
     struct control_config control_config = {0};
     describe(settings, place, &engine, &key, &control_config);
-    struct courier_config courier_config = {.public_key = control_config.public_key,
+    struct courier_config courier_config = {.coordinator = settings->coordinator,
+                                            .pace_ns = CHECKPOINT_PACE_NS,
+                                            .public_key = control_config.public_key,
                                             .secret_key = control_config.secret_key,
                                             .server_key = control_config.server_key};
     status = courier_open(&courier_config, &courier, error);

@@ -18,27 +18,46 @@
 #include "worker/home.h"
 #include "worker/stage.h"
 
-enum { SHUTDOWN_PATIENCE_MS = 50 };
+/* A member that goes because all were told to is no loss: our own order is a moment behind. */
+enum { ORDER_PATIENCE_MS = 50 };
 
 struct rank {
     const struct rank_config *config;
     struct engine *engine;
-    struct home *home;   /* member 0, in an epoch */
-    struct stage *stage; /* any other member, in an epoch */
-    struct split split;  /* of the model loaded */
+    struct home *home;   /* in an epoch, on member 0; where homes float, on every member */
+    struct stage *stage; /* in an epoch, on every other member; where homes float, on every member */
     char model_name[72], model_directory[4096];
+    uint64_t last_epoch; /* the latest it was told to enter */
+    /* Time spent on pieces of each. A rank that is both serves the one that had less; whoever had nothing to
+     * do gets no credit for it. */
+    int64_t home_ns, stage_ns;
     bool joined, stop;
-    bool disturbed; /* an epoch was lost: MPI is not to be trusted any more */
+    struct error broken; /* why the epoch cannot go on; STATUS_OK: it can */
+    int broken_peer;
+    int64_t broken_until_ns; /* when that is said, unless an order ends the epoch before */
+    bool disturbed;          /* an epoch was lost: MPI is not to be trusted any more */
 };
+
+/* Blocks as people are told them: the fixed home's begin with its head; floating homes, which all hold the
+ * same caps, are told apart by their runs. */
+static uint32_t first_block(const struct model *m)
+{
+    return (uint32_t)(m->split.floating ? m->first : m->first - m->head);
+}
+
+static uint32_t block_count(const struct model *m)
+{
+    return (uint32_t)(m->split.floating ? m->count : m->head + m->count + m->tail);
+}
 
 static void present(struct rank *r)
 {
-    struct presence p = {.epoch = r->engine->epoch};
+    struct presence p = {.epoch = r->engine->epoch, .last_epoch = r->last_epoch};
     const struct model *m = r->engine->model;
     if (m) {
         memcpy(p.model, r->model_name, sizeof p.model);
-        p.first_block = (uint32_t)m->first;
-        p.blocks = (uint32_t)(m->count + m->tail);
+        p.first_block = first_block(m);
+        p.blocks = block_count(m);
         p.weight_bytes = model_bytes(m);
     }
     if (r->home) home_present(r->home, &p);
@@ -52,6 +71,8 @@ static void leave_epoch(struct rank *r)
 {
     if (r->joined) fabric_leave(r->engine->fabric);
     r->joined = false;
+    r->broken.status = STATUS_OK;
+    engine_drop_events(r->engine);
     home_destroy(r->home);
     stage_destroy(r->stage);
     r->home = NULL;
@@ -60,17 +81,43 @@ static void leave_epoch(struct rank *r)
     present(r);
 }
 
-static void lose_epoch(struct rank *r, int peer, const char *why)
+/* The epoch cannot go on. Nothing is said yet. */
+static void break_epoch(struct rank *r, int peer, const struct error *why)
+{
+    if (r->broken.status != STATUS_OK) return;
+    r->broken = *why;
+    r->broken_peer = peer;
+    r->broken_until_ns = clock_now_ns() + ORDER_PATIENCE_MS * MILLISECOND_NS;
+}
+
+static void lose_epoch(struct rank *r)
 {
     Refrain__EpochLost lost = REFRAIN__EPOCH_LOST__INIT;
     lost.has_epoch = lost.has_peer = 1;
     lost.epoch = r->engine->epoch;
-    lost.peer = (uint32_t)peer;
-    lost.message = (char *)(uintptr_t)why;
-    log_line(LOG_ERROR, "epoch %lu is over: %s", (unsigned long)r->engine->epoch, why);
+    lost.peer = (uint32_t)r->broken_peer;
+    lost.message = r->broken.text;
+    log_line(LOG_ERROR, "epoch %lu is over: %s", (unsigned long)r->engine->epoch, r->broken.text);
     r->disturbed = true;
     control_report(r->config->control, REFRAIN__WORKER_REPORT__BODY_EPOCH_LOST, &lost);
     leave_epoch(r);
+}
+
+/* Home, stage, or both, as the member's place and the split want it. Called while no job is alive; yet the
+ * fabric may still read buffers of a stage that is not needed any more, so that one stays. */
+static status_t take_roles(struct rank *r, bool floating, struct error *error)
+{
+    struct engine *e = r->engine;
+    bool home = e->self == 0 || floating, stage = e->self != 0 || floating;
+    status_t status = STATUS_OK;
+    if (home && !r->home) status = home_create(e, r->config->control, r->config->courier, r->config->directory, &r->home, error);
+    if (status == STATUS_OK && stage && !r->stage) status = stage_create(e, &r->stage, error);
+    if (status != STATUS_OK) return status;
+    if (!home) {
+        home_destroy(r->home);
+        r->home = NULL;
+    }
+    return STATUS_OK;
 }
 
 static status_t join(struct rank *r, const Refrain__Epoch *order, struct error *error)
@@ -91,8 +138,8 @@ static status_t join(struct rank *r, const Refrain__Epoch *order, struct error *
     r->joined = true;
     r->engine->self = m.self;
     r->engine->members = m.count;
-    return m.self == 0 ? home_create(r->engine, r->config->control, r->config->directory, &r->home, error)
-                       : stage_create(r->engine, &r->stage, error);
+    r->home_ns = r->stage_ns = 0;
+    return take_roles(r, false, error);
 }
 
 static void enter_epoch(struct rank *r, const Refrain__Epoch *order)
@@ -100,8 +147,14 @@ static void enter_epoch(struct rank *r, const Refrain__Epoch *order)
     struct error error;
     leave_epoch(r);
     r->engine->epoch = order->epoch;
-    if (join(r, order, &error) != STATUS_OK) {
-        lose_epoch(r, (int)order->self, error.text);
+    if (order->epoch > r->last_epoch) r->last_epoch = order->epoch;
+    status_t status = join(r, order, &error);
+    if (status == STATUS_ABORTED) { /* by an order that waits: it ends this epoch, nothing is lost */
+        leave_epoch(r);
+        return;
+    }
+    if (status != STATUS_OK) {
+        break_epoch(r, (int)order->self, &error);
         return;
     }
     log_line(LOG_INFO, "epoch %lu: member %d of %d", (unsigned long)order->epoch, r->engine->self,
@@ -137,14 +190,15 @@ static status_t load_model(struct rank *r, const Refrain__Load *load, struct err
     status_t status = read_split(load, e->members, &split, error);
     if (status != STATUS_OK) return status;
     bool same = e->model && strcmp(r->model_directory, load->directory) == 0 &&
-                memcmp(&split, &r->split, sizeof split) == 0 && strcmp(r->model_name, load->model) == 0;
-    if (same) return STATUS_OK;
+                strcmp(r->model_name, load->model) == 0 && model_rearrange(e->model, &split, e->self);
+    if (same) return take_roles(r, split.floating, error);
+    stage_forget(r->stage);
     arena_free(&e->arena);
     model_destroy(e->model);
     e->model = NULL;
     status = model_load(load->directory, e->ops, &split, e->self, &e->model, error);
+    if (status == STATUS_OK) status = take_roles(r, split.floating, error);
     if (status != STATUS_OK) return status;
-    r->split = split;
     snprintf(r->model_name, sizeof r->model_name, "%s", load->model);
     snprintf(r->model_directory, sizeof r->model_directory, "%s", load->directory);
     return STATUS_OK;
@@ -176,10 +230,12 @@ static void serve_load(struct rank *r, const Refrain__Load *load)
     loaded.model = load->model;
     loaded.weight_bytes = model_bytes(m);
     loaded.seconds = (double)(clock_now_ns() - began_ns) / (double)SECOND_NS;
-    loaded.first_block = (uint32_t)m->first;
-    loaded.blocks = (uint32_t)(m->count + m->tail);
-    log_line(LOG_INFO, "%s: blocks %d to %d, %.1f MB of weights, %.2f s", load->model, m->first,
-             m->first + m->count - 1, (double)loaded.weight_bytes / 1e6, loaded.seconds);
+    loaded.first_block = first_block(m);
+    loaded.blocks = block_count(m);
+    log_line(LOG_INFO,
+             "%s: %d blocks of the ring from %d on, %d before and %d after it, %.1f MB of weights, %.2f s",
+             load->model, m->count, m->first, m->head, m->tail, (double)loaded.weight_bytes / 1e6,
+             loaded.seconds);
     control_report(r->config->control, REFRAIN__WORKER_REPORT__BODY_LOADED, &loaded);
 }
 
@@ -199,6 +255,7 @@ static void serve_order(struct rank *r, const Refrain__WorkerOrder *order)
         r->stop = true;
         break;
     case REFRAIN__WORKER_ORDER__BODY_WELCOME:
+        if (r->config->courier) courier_connect(r->config->courier, order->welcome->vault);
         if (r->home) home_welcome(r->home, order->welcome);
         break;
     case REFRAIN__WORKER_ORDER__BODY_ASSIGN:
@@ -219,12 +276,9 @@ static void serve_order(struct rank *r, const Refrain__WorkerOrder *order)
     if (r->home) present(r);
 }
 
-/* Takes the orders that are there, waiting for the first at most `patience_ms`. */
-static void serve_orders(struct rank *r, int patience_ms)
+static void serve_orders(struct rank *r)
 {
-    struct pollfd descriptor = {.fd = control_descriptor(r->config->control), .events = POLLIN};
     Refrain__WorkerOrder *order;
-    if (patience_ms) poll(&descriptor, 1, patience_ms);
     while (!r->stop && (order = control_take(r->config->control))) {
         serve_order(r, order);
         control_free(order);
@@ -234,49 +288,71 @@ static void serve_orders(struct rank *r, int patience_ms)
 static void serve_fabric(struct rank *r)
 {
     struct fabric_event event;
-    uint64_t epoch = r->engine->epoch;
-    while (r->joined && r->engine->epoch == epoch && fabric_next(r->engine->fabric, &event) == STATUS_OK) {
-        char why[64];
+    while (r->joined && engine_next(r->engine, &event)) {
+        struct error why;
         switch (event.kind) {
         case FABRIC_LOST:
-            /* A member that goes because all were told to is no loss: our own order is a moment behind. */
-            serve_orders(r, SHUTDOWN_PATIENCE_MS);
-            snprintf(why, sizeof why, "member %d was lost", event.peer);
-            if (r->joined && !r->stop && r->engine->epoch == epoch) lose_epoch(r, event.peer, why);
+            error_set(&why, STATUS_PEER_LOST, "member %d was lost", event.peer);
+            break_epoch(r, event.peer, &why);
             break;
         case FABRIC_ABORTED:
             leave_epoch(r);
             break; /* an Epoch or Shutdown order is waiting */
         default:
-            if (r->home)
-                home_event(r->home, &event);
-            else
+            if (r->stage && (!r->home || stage_concerns(&event)))
                 stage_event(r->stage, &event);
+            else
+                home_event(r->home, &event);
         }
     }
 }
 
-static bool work(struct rank *r, int64_t *deadline_ns)
+static bool work_at_stage(struct rank *r)
 {
     bool worked = false;
-    struct error error;
-    *deadline_ns = CLOCK_NEVER;
-    if (r->home) {
-        home_advance(r->home, &worked, deadline_ns);
-    } else if (r->stage && stage_advance(r->stage, &worked, &error) != STATUS_OK) {
-        /* After a lost peer the fabric's own event tells more; everything else is said here. */
-        if (error.status != STATUS_PEER_LOST && error.status != STATUS_ABORTED)
-            lose_epoch(r, r->engine->self, error.text);
-    }
+    struct error error = {0};
+    if (!r->stage) return false;
+    int64_t began_ns = clock_now_ns();
+    status_t status = stage_advance(r->stage, &worked, &error);
+    r->stage_ns += clock_now_ns() - began_ns;
+    /* After a lost peer the fabric's own event tells more; everything else is said here. */
+    if (status != STATUS_OK && status != STATUS_PEER_LOST && status != STATUS_ABORTED)
+        break_epoch(r, r->engine->self, &error);
     return worked;
+}
+
+static bool work_at_home(struct rank *r, int64_t *deadline_ns)
+{
+    bool worked = false;
+    if (!r->home) return false;
+    int64_t began_ns = clock_now_ns();
+    home_advance(r->home, &worked, deadline_ns);
+    r->home_ns += clock_now_ns() - began_ns;
+    return worked;
+}
+
+/* One piece, of the stage if it had no more time than home: others wait for what it does. */
+static bool work(struct rank *r, int64_t *deadline_ns)
+{
+    *deadline_ns = CLOCK_NEVER;
+    if (r->stage_ns <= r->home_ns) {
+        if (work_at_stage(r)) return true;
+        r->stage_ns = r->home_ns;
+        return work_at_home(r, deadline_ns);
+    }
+    if (work_at_home(r, deadline_ns)) return true;
+    r->home_ns = r->stage_ns;
+    return work_at_stage(r);
 }
 
 static void sleep_until(struct rank *r, int64_t deadline_ns)
 {
+    const struct rank_config *c = r->config;
     struct pollfd descriptors[] = {
-        {.fd = control_descriptor(r->config->control), .events = POLLIN},
-        {.fd = r->joined ? fabric_descriptor(r->engine->fabric) : -1, .events = POLLIN}};
-    poll(descriptors, 2, clock_poll_ms(deadline_ns));
+        {.fd = control_descriptor(c->control), .events = POLLIN},
+        {.fd = r->joined ? fabric_descriptor(r->engine->fabric) : -1, .events = POLLIN},
+        {.fd = c->courier ? courier_descriptor(c->courier) : -1, .events = POLLIN}};
+    poll(descriptors, 3, clock_poll_ms(deadline_ns));
 }
 
 status_t rank_open(const struct rank_config *config, struct rank **rank, struct error *error)
@@ -293,8 +369,13 @@ bool rank_turn(struct rank *r, int64_t *deadline_ns)
 {
     *deadline_ns = CLOCK_NEVER;
     serve_fabric(r);
-    serve_orders(r, 0);
-    return !r->stop && work(r, deadline_ns);
+    serve_orders(r);
+    if (r->stop) return false;
+    if (r->broken.status == STATUS_OK) return work(r, deadline_ns);
+    *deadline_ns = r->broken_until_ns;
+    if (clock_now_ns() < r->broken_until_ns) return false;
+    lose_epoch(r);
+    return true;
 }
 
 bool rank_over(const struct rank *r)

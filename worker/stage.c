@@ -1,72 +1,91 @@
 /*
- * stage.c - see stage.h. Compute thread of a rank that is not home.
+ * stage.c - see stage.h. Compute thread.
  *
- * Received tickets wait in a queue in order of arrival; a hop is computed in a buffer of the stage's own
- * (there are as many as credits towards the next member, so a hop is begun only when it can also be sent).
+ * Received tickets wait in a list in order of arrival; each holds its sender's credit until it is worked on,
+ * so credits bound the list. A hop is computed in a buffer of the stage's own, lent to the fabric until it is
+ * SENT.
  */
 #include "worker/stage.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/log.h"
-
-enum { STAGE_QUEUE = 128, STAGE_BUFFERS = 4, STAGE_CONTEXTS = 256, BRANCHES = 2 };
-
-struct context {
-    uint64_t id; /* 0: free */
-    uint64_t job;
-    uint32_t attempt;
-    struct token_grid grid;
-    struct denoiser_context *branch[BRANCHES];
-    struct blocks *blocks[BRANCHES]; /* NULL: the policy does not decide by blocks */
-};
-
-struct buffer {
-    float *data; /* [6 + tokens, hidden] */
-    size_t bytes;
-    bool lent; /* the fabric's until SENT */
-};
-
-struct stage {
-    struct engine *engine;
-    struct context contexts[STAGE_CONTEXTS];
-    struct buffer buffers[STAGE_BUFFERS];
-    struct fabric_event queue[STAGE_QUEUE]; /* received, not yet worked on */
-    int first, waiting;
-    char failure[ERROR_TEXT_BYTES]; /* payload of a FAILED ticket on its way home */
-    bool failure_lent;
+enum {
+    STAGE_BUFFERS = 4,
+    STAGE_JOBS =
+        128, /* contexts per home: twice what a home holds, as a CLOSE may come after the next OPEN */
+    STAGE_CLOSED = 256
 };
 
 /* Cookies beyond the buffers' numbers. */
 enum { COOKIE_NOTHING = STAGE_BUFFERS, COOKIE_FAILURE };
+_Static_assert((int)COOKIE_FAILURE < (int)STAGE_COOKIES, "a stage's cookies must not be taken for a job's");
+
+struct buffer {
+    float *data; /* [6 + tokens, hidden], then block records */
+    size_t bytes;
+    bool lent; /* the fabric's until SENT */
+};
+
+/* A ticket received and not yet worked on. */
+struct waiting {
+    struct fabric_event event;
+    struct waiting *next;
+};
+
+struct stage {
+    struct engine *engine;
+    struct engine_context *contexts; /* [count], room for [room] */
+    int count, room;
+    uint64_t closed[STAGE_CLOSED]; /* the latest contexts that ended: their late hops wait for no OPEN */
+    unsigned closings;
+    struct buffer buffers[STAGE_BUFFERS];
+    struct waiting *places, *spare; /* [members * credits]; those not in use */
+    struct waiting *oldest, **newest_end;
+    bool flooded;                   /* a peer sent more than its credits */
+    char failure[ERROR_TEXT_BYTES]; /* payload of a FAILED ticket on its way home */
+    bool failure_lent;
+};
 
 status_t stage_create(struct engine *engine, struct stage **stage, struct error *error)
 {
+    size_t places = (size_t)engine->members * FABRIC_MAX_CREDITS;
     struct stage *s = calloc(1, sizeof *s);
-    if (!s) return error_set(error, STATUS_NO_MEMORY, "no memory for the stage");
+    if (s) s->places = calloc(places, sizeof *s->places);
+    if (!s || !s->places) {
+        free(s);
+        return error_set(error, STATUS_NO_MEMORY, "no memory for the stage");
+    }
     s->engine = engine;
+    s->newest_end = &s->oldest;
+    for (size_t i = 0; i < places; i++) {
+        s->places[i].next = s->spare;
+        s->spare = &s->places[i];
+    }
     *stage = s;
     return STATUS_OK;
-}
-
-static void context_forget(struct context *c)
-{
-    for (int b = 0; b < BRANCHES; b++) {
-        denoiser_context_destroy(c->branch[b]);
-        blocks_destroy(c->blocks[b]);
-    }
-    memset(c, 0, sizeof *c);
 }
 
 void stage_destroy(struct stage *s)
 {
     if (!s) return;
-    for (; s->waiting; s->waiting--, s->first = (s->first + 1) % STAGE_QUEUE)
-        fabric_release(s->engine->fabric, &s->queue[s->first]);
-    for (int i = 0; i < STAGE_CONTEXTS; i++) context_forget(&s->contexts[i]);
+    for (struct waiting *w = s->oldest; w; w = w->next) fabric_release(s->engine->fabric, &w->event);
+    stage_forget(s);
     for (int i = 0; i < STAGE_BUFFERS; i++) free(s->buffers[i].data);
+    free(s->contexts);
+    free(s->places);
     free(s);
+}
+
+/* ------------------------------------------------------------------------------------------------------
+ * events */
+
+bool stage_concerns(const struct fabric_event *event)
+{
+    const struct ticket *t = &event->ticket;
+    if (event->kind == FABRIC_SENT) return event->cookie < STAGE_COOKIES;
+    return t->kind == TICKET_OPEN || t->kind == TICKET_CLOSE ||
+           (t->kind == TICKET_HOP && !(t->flags & TICKET_DONE));
 }
 
 void stage_event(struct stage *s, const struct fabric_event *event)
@@ -76,23 +95,92 @@ void stage_event(struct stage *s, const struct fabric_event *event)
         if (event->cookie == COOKIE_FAILURE) s->failure_lent = false;
         return;
     }
-    /* Credits bound what peers can have in flight, far below the queue's size; a peer that breaks them is not
-     * heard. */
-    struct fabric_event copy = *event;
-    if (s->waiting == STAGE_QUEUE) {
-        log_line(LOG_WARN, "more tickets than credits from member %d: dropped one", event->peer);
+    struct waiting *w = s->spare;
+    if (!w) { /* the fabric loses a peer that breaks its credits before it comes to this */
+        struct fabric_event copy = *event;
         fabric_release(s->engine->fabric, &copy);
+        s->flooded = true;
         return;
     }
-    s->queue[(s->first + s->waiting++) % STAGE_QUEUE] = copy;
+    s->spare = w->next;
+    *w = (struct waiting){.event = *event};
+    *s->newest_end = w;
+    s->newest_end = &w->next;
 }
 
-static struct context *context_find(struct stage *s, uint64_t id)
+/* ----------------------------------------------------------------------------------------------------
+ * contexts */
+
+static void context_drop(struct engine_context *c)
 {
-    for (int i = 0; i < STAGE_CONTEXTS; i++)
+    for (int b = 0; b < ENGINE_BRANCHES; b++) {
+        denoiser_context_destroy(c->branch[b]);
+        blocks_destroy(c->blocks[b]);
+    }
+}
+
+void stage_forget(struct stage *s)
+{
+    if (!s) return;
+    for (int i = 0; i < s->count; i++) context_drop(&s->contexts[i]);
+    s->count = 0;
+}
+
+static struct engine_context *context_own(const struct stage *s, uint64_t id)
+{
+    for (int i = 0; i < s->count; i++)
         if (s->contexts[i].id == id) return &s->contexts[i];
     return NULL;
 }
+
+/* The context of a hop, with its branch open; NULL: it is not here. */
+static const struct engine_context *context_of(const struct stage *s, const struct ticket *t)
+{
+    const struct engine_context *c = context_own(s, t->context);
+    if (!c) c = engine_lent(s->engine, t->context);
+    return c && c->attempt == t->attempt && t->branch < ENGINE_BRANCHES && c->branch[t->branch] ? c : NULL;
+}
+
+static status_t context_add(struct stage *s, const struct ticket *t, struct engine_context **context,
+                            struct error *error)
+{
+    if (s->count == STAGE_JOBS * s->engine->members)
+        return error_set(error, STATUS_NO_MEMORY, "more than %d jobs are open", s->count);
+    if (s->count == s->room) {
+        int room = s->room ? 2 * s->room : 16;
+        struct engine_context *more = realloc(s->contexts, (size_t)room * sizeof *more);
+        if (!more) return error_set(error, STATUS_NO_MEMORY, "no memory for %d jobs", room);
+        s->contexts = more;
+        s->room = room;
+    }
+    *context = &s->contexts[s->count++];
+    **context = (struct engine_context){
+        .id = t->context, .attempt = t->attempt, .grid = {(int)t->grid[0], (int)t->grid[1], (int)t->grid[2]}};
+    return STATUS_OK;
+}
+
+static void context_close(struct stage *s, uint64_t id)
+{
+    struct engine_context *c = context_own(s, id);
+    s->closed[s->closings++ % STAGE_CLOSED] = id;
+    if (!c) return;
+    context_drop(c);
+    *c = s->contexts[--s->count];
+}
+
+/* Will the context of this hop not come any more? A CLOSE that waits behind the hop says so too. */
+static bool context_over(const struct stage *s, const struct ticket *t)
+{
+    if (t->home == s->engine->self) return true; /* it would be lent */
+    for (int i = 0; i < STAGE_CLOSED; i++)
+        if (s->closed[i] == t->context) return true;
+    for (const struct waiting *w = s->oldest; w; w = w->next)
+        if (w->event.ticket.kind == TICKET_CLOSE && w->event.ticket.context == t->context) return true;
+    return false;
+}
+
+/* -----------------------------------------------------------------------------------------------------
+ * answers */
 
 /* Tells home that a ticket's context is not here. */
 static status_t answer_unknown(struct stage *s, const struct ticket *about, struct error *error)
@@ -100,8 +188,8 @@ static status_t answer_unknown(struct stage *s, const struct ticket *about, stru
     struct ticket answer = *about;
     answer.kind = TICKET_UNKNOWN_CONTEXT;
     answer.dtype = TICKET_NO_DATA;
-    answer.bytes = 0;
-    return engine_post(s->engine, 0, &answer, NULL, COOKIE_NOTHING, error);
+    answer.bytes = answer.text_bytes = 0;
+    return engine_post(s->engine, about->home, &answer, NULL, COOKIE_NOTHING, error);
 }
 
 /* Tells home that a job cannot be served here, with the sentence; other jobs go on. One sentence is on its
@@ -113,26 +201,26 @@ static status_t answer_failed(struct stage *s, const struct ticket *about, const
     bool words = !s->failure_lent;
     answer.kind = TICKET_FAILED;
     answer.dtype = words ? TICKET_TEXT : TICKET_NO_DATA;
-    answer.bytes = 0;
+    answer.bytes = answer.text_bytes = 0;
     if (words) {
         memcpy(s->failure, why->text, sizeof s->failure);
         answer.bytes = strlen(s->failure);
         s->failure_lent = true;
     }
-    return engine_post(s->engine, 0, &answer, words ? s->failure : NULL,
+    return engine_post(s->engine, about->home, &answer, words ? s->failure : NULL,
                        words ? COOKIE_FAILURE : COOKIE_NOTHING, error);
 }
 
-/* ------------------------------------------------------------------------------------------------------------
+/* --------------------------------------------------------------------------------------------------------
  * open */
 
 /* The policy's text at the end of an OPEN, if there is one; `step` holds the number of steps. */
-static status_t open_blocks(struct stage *s, struct context *c, const struct ticket *t, const void *payload,
-                            struct error *error)
+static status_t open_blocks(struct stage *s, const struct engine_context *c, const struct ticket *t,
+                            const void *payload, struct blocks **made, struct error *error)
 {
     char text[CACHE_TEXT_BYTES];
     struct cache_settings settings;
-    struct blocks *made;
+    *made = NULL;
     if (t->text_bytes == 0) return STATUS_OK;
     if (t->text_bytes >= sizeof text || t->step < 1 || t->step > CACHE_STEPS)
         return error_set(error, STATUS_CORRUPT,
@@ -145,110 +233,124 @@ static status_t open_blocks(struct stage *s, struct context *c, const struct tic
         status = error_set(error, STATUS_CORRUPT, "an OPEN ticket of job %lu with an empty policy",
                            (unsigned long)t->job);
     if (status == STATUS_OK)
-        status = engine_blocks_create(s->engine, &settings, (int)t->step, &c->grid, &made, error);
-    if (status != STATUS_OK) return status;
-    blocks_destroy(c->blocks[t->branch]);
-    c->blocks[t->branch] = made;
-    return STATUS_OK;
-}
-
-/* OPEN: payload is the text of one branch, [denoiser_text_rows(row_count), hidden], then the policy's text.
- */
-static status_t open_context(struct stage *s, const struct ticket *t, const float *text, struct error *error)
-{
-    const struct model *m = s->engine->model;
-    int length = m->config.text_length;
-    if (t->branch >= BRANCHES || t->row_count < 1 || t->row_count > (uint32_t)length || t->context == 0 ||
-        t->bytes - t->text_bytes !=
-            (uint64_t)denoiser_text_rows((int)t->row_count, length) * (uint64_t)m->config.denoiser.hidden * 4)
-        return error_set(error, STATUS_CORRUPT, "an OPEN ticket of job %lu does not fit the model",
-                         (unsigned long)t->job);
-    struct context *c = context_find(s, t->context);
-    if (!c) c = context_find(s, 0);
-    if (!c) return error_set(error, STATUS_NO_MEMORY, "more than %d jobs are open", STAGE_CONTEXTS);
-    struct denoiser_context *made;
-    status_t status =
-        denoiser_context_create(m->denoiser, s->engine->team, text, (int)t->row_count, length, &made, error);
-    if (status != STATUS_OK) return status;
-    denoiser_context_destroy(c->branch[t->branch]);
-    c->branch[t->branch] = made;
-    c->id = t->context;
-    c->job = t->job;
-    c->attempt = t->attempt;
-    c->grid = (struct token_grid){(int)t->grid[0], (int)t->grid[1], (int)t->grid[2]};
-    status = open_blocks(s, c, t, text, error);
-    if (status != STATUS_OK) { /* half a context would be taken for a broken peer by the next hop */
-        denoiser_context_destroy(c->branch[t->branch]);
-        c->branch[t->branch] = NULL;
-    }
+        status = engine_run_blocks_create(s->engine, &settings, (int)t->step, &c->grid, made, error);
     return status;
 }
 
-/* -------------------------------------------------------------------------------------------------------------
+/* Does an OPEN fit the model? Its payload is the text of one branch, [denoiser_text_rows(row_count), hidden],
+ * then the policy's text. */
+static bool open_fits(const struct ticket *t, const struct model *m)
+{
+    int length = m->config.text_length, longest = m->config.denoiser.max_position;
+    bool grid = true;
+    for (int i = 0; i < 3; i++) grid = grid && t->grid[i] >= 1 && t->grid[i] <= (uint32_t)longest;
+    return grid && t->branch < ENGINE_BRANCHES && t->context != 0 && t->row_count >= 1 &&
+           t->row_count <= (uint32_t)length &&
+           t->bytes - t->text_bytes == (uint64_t)denoiser_text_rows((int)t->row_count, length) *
+                                           (uint64_t)m->config.denoiser.hidden * sizeof(float);
+}
+
+/* An OPEN that comes again changes nothing: what the blocks have kept must not be lost. */
+static status_t open_context(struct stage *s, const struct ticket *t, const float *text, struct error *error)
+{
+    const struct model *m = s->engine->model;
+    struct engine_context *c = context_own(s, t->context);
+    struct denoiser_context *made;
+    struct blocks *blocks;
+    status_t status = STATUS_OK;
+    if (!open_fits(t, m) || (c && c->attempt != t->attempt))
+        return error_set(error, STATUS_CORRUPT, "an OPEN ticket of job %lu does not fit the model",
+                         (unsigned long)t->job);
+    if (!c) status = context_add(s, t, &c, error);
+    if (status != STATUS_OK || c->branch[t->branch]) return status;
+    status = open_blocks(s, c, t, text, &blocks, error);
+    if (status != STATUS_OK) return status;
+    status = denoiser_context_create_run(m->denoiser, s->engine->team, text, (int)t->row_count,
+                                         m->config.text_length, m->first, m->count, &made, error);
+    if (status != STATUS_OK) {
+        blocks_destroy(blocks);
+        return status;
+    }
+    c->branch[t->branch] = made;
+    c->blocks[t->branch] = blocks;
+    return STATUS_OK;
+}
+
+/* ---------------------------------------------------------------------------------------------------------
  * hop */
 
-/* Floats of block records behind a hop's rows. */
+/* Bytes of block records behind a hop's rows. */
 static uint64_t record_bytes(const struct ticket *t, const struct model *m)
 {
     return t->flags & TICKET_BLOCK_RECORDS ? (uint64_t)m->config.denoiser.layers * sizeof(float) : 0;
 }
 
-static bool hop_fits(const struct ticket *t, const struct context *c, const struct model *m)
+/* Does the hop fit its context, and is there something in it for this stage? */
+static bool hop_fits(const struct ticket *t, const struct engine_context *c, const struct model *m)
 {
-    int hidden = m->config.denoiser.hidden;
-    bool blocks = t->block_begin >= (uint32_t)m->split.head && t->block_begin < t->block_end &&
+    uint32_t first = (uint32_t)m->first, last = (uint32_t)(m->first + m->count);
+    bool blocks = t->block_begin >= (uint32_t)m->split.head && t->block_begin < last &&
+                  t->block_end > first && t->block_begin < t->block_end &&
                   t->block_end <= (uint32_t)(m->config.denoiser.layers - m->split.tail);
-    bool records = (t->flags & TICKET_BLOCK_RECORDS) == 0 || c->blocks[t->branch % BRANCHES];
-    return blocks && records && t->branch < BRANCHES && c->branch[t->branch] &&
-           t->grid[0] == (uint32_t)c->grid.frames && t->grid[1] == (uint32_t)c->grid.height &&
-           t->grid[2] == (uint32_t)c->grid.width && t->row_begin == 0 &&
-           t->row_count == (uint32_t)token_count(&c->grid) &&
-           t->bytes == hop_bytes((int)t->row_count, hidden) + record_bytes(t, m);
+    bool records = (t->flags & TICKET_BLOCK_RECORDS) == 0 || c->blocks[t->branch];
+    return m->count > 0 && blocks && records && t->grid[0] == (uint32_t)c->grid.frames &&
+           t->grid[1] == (uint32_t)c->grid.height && t->grid[2] == (uint32_t)c->grid.width &&
+           t->row_begin == 0 && t->row_count == (uint32_t)token_count(&c->grid) &&
+           t->bytes == hop_bytes((int)t->row_count, m->config.denoiser.hidden) + record_bytes(t, m);
 }
 
-static struct buffer *free_buffer(struct stage *s, size_t bytes)
+/* Does a hop that fits go on to the next stage, or home? */
+static bool goes_home(const struct ticket *t, const struct model *m)
 {
-    for (int i = 0; i < STAGE_BUFFERS; i++) {
-        struct buffer *b = &s->buffers[i];
-        if (b->lent) continue;
-        if (b->bytes < bytes) {
-            free(b->data);
-            b->data = aligned_alloc(64, (bytes + 63) / 64 * 64);
-            b->bytes = b->data ? bytes : 0;
-        }
-        return b->data ? b : NULL;
-    }
+    return t->block_end <= (uint32_t)(m->first + m->count);
+}
+
+static struct buffer *free_buffer(struct stage *s)
+{
+    for (int i = 0; i < STAGE_BUFFERS; i++)
+        if (!s->buffers[i].lent) return &s->buffers[i];
     return NULL;
 }
 
-/* Computes the hop's blocks that are held here and sends it on: to the next member while there are more, else
+static status_t buffer_fit(struct buffer *b, size_t bytes, struct error *error)
+{
+    if (b->bytes >= bytes) return STATUS_OK;
+    free(b->data);
+    b->data = aligned_alloc(64, (bytes + 63) / 64 * 64);
+    b->bytes = b->data ? bytes : 0;
+    return b->data
+               ? STATUS_OK
+               : error_set(error, STATUS_NO_MEMORY, "no memory for a hop of %.1f MB", (double)bytes / 1e6);
+}
+
+/* Computes the hop's blocks that are held here and sends it on: to the member that holds the next one, or
  * home, rows (and records) alone. */
-static status_t run_hop(struct stage *s, struct context *c, struct fabric_event *event, struct error *error)
+static status_t run_hop(struct stage *s, const struct engine_context *c, struct fabric_event *event,
+                        struct error *error)
 {
     struct engine *e = s->engine;
     const struct model *m = e->model;
-    int hidden = m->config.denoiser.hidden, last = m->first + m->count;
     struct ticket t = event->ticket;
-    int begin = (int)t.block_begin > m->first ? (int)t.block_begin : m->first;
-    int end = (int)t.block_end < last ? (int)t.block_end : last;
-    int next = (int)t.block_end > last ? engine_next_member(e) : 0;
-    struct buffer *b = free_buffer(s, t.bytes);
-    if (!b)
-        return error_set(error, STATUS_NO_MEMORY, "no memory for a hop of %.1f MB", (double)t.bytes / 1e6);
-    status_t status = engine_prepare(e, &c->grid, error);
+    struct buffer *b = free_buffer(s);
+    int hidden = m->config.denoiser.hidden, last = m->first + m->count, next = t.home;
+    status_t status = buffer_fit(b, t.bytes, error);
+    if (status == STATUS_OK) status = engine_prepare(e, &c->grid, error);
     if (status != STATUS_OK) return status;
     memcpy(b->data, event->payload, t.bytes);
     fabric_release(e->fabric, event);
-    event->hold = NULL;
 
-    float *modulation = b->data, *x = modulation + 6 * hidden;
-    float *records = x + (int64_t)t.row_count * hidden;
+    const float *payload = b->data;
+    float *x = b->data + 6 * hidden, *records = x + (int64_t)t.row_count * hidden;
+    int begin = (int)t.block_begin > m->first ? (int)t.block_begin : m->first;
+    int end = (int)t.block_end < last ? (int)t.block_end : last;
     engine_blocks(e, c->branch[t.branch], t.flags & TICKET_BLOCK_RECORDS ? c->blocks[t.branch] : NULL,
-                  (int)t.step, modulation, x, begin, end, records);
-    const float *payload = modulation;
-    if (next == 0) {
+                  (int)t.step, b->data, x, begin, end, records);
+    if (goes_home(&t, m)) {
         payload = x;
         t.bytes -= 6 * (uint64_t)hidden * sizeof(float);
+        t.flags |= TICKET_DONE;
+    } else {
+        next = model_holder(m, last);
     }
     b->lent = true;
     status = engine_post(e, next, &t, payload, (uint64_t)(b - s->buffers), error);
@@ -256,31 +358,69 @@ static status_t run_hop(struct stage *s, struct context *c, struct fabric_event 
     return status;
 }
 
-/* ----------------------------------------------------------------------------------------------------------
+/* -----------------------------------------------------------------------------------------------------
  * advance */
 
-static bool can_work_on(const struct stage *s, const struct fabric_event *event)
+/* Can it be worked on now? What is malformed can: it ends the epoch. Whatever may fail needs a way to tell
+ * home. */
+static bool ready(struct stage *s, const struct ticket *t)
 {
-    const struct fabric *fabric = s->engine->fabric;
-    if (event->ticket.kind != TICKET_HOP) return true;
-    bool room = false;
-    for (int i = 0; i < STAGE_BUFFERS; i++) room |= !s->buffers[i].lent;
-    return room && fabric_can_post(fabric, engine_next_member(s->engine)) && fabric_can_post(fabric, 0);
+    const struct engine *e = s->engine;
+    if (!e->model || t->home >= e->members || t->kind == TICKET_CLOSE) return true;
+    if (!engine_reaches_home(e, t->home)) return false;
+    if (t->kind != TICKET_HOP) return true;
+    const struct engine_context *c = context_of(s, t);
+    if (!c) return context_over(s, t);
+    if (!hop_fits(t, c, e->model)) return true;
+    return free_buffer(s) &&
+           (goes_home(t, e->model) ||
+            engine_reaches_stage(e, model_holder(e->model, e->model->first + e->model->count)));
+}
+
+/* Is this the oldest ticket of its context? An OPEN does not stand behind hops: those that came before it,
+ * from another member, wait for it. */
+static bool leads(const struct stage *s, const struct waiting *ticket)
+{
+    const struct waiting *w = s->oldest;
+    if (ticket->event.ticket.kind == TICKET_OPEN) return true;
+    while (w->event.ticket.context != ticket->event.ticket.context) w = w->next;
+    return w == ticket;
+}
+
+/* Takes the next ticket out of the queue; false: none can be worked on. */
+static bool take_next(struct stage *s, struct fabric_event *event)
+{
+    struct waiting **best = NULL;
+    for (struct waiting **at = &s->oldest; *at; at = &(*at)->next) {
+        const struct ticket *t = &(*at)->event.ticket;
+        if (best && t->priority <= (*best)->event.ticket.priority) continue;
+        if (leads(s, *at) && ready(s, t)) best = at;
+    }
+    if (!best) return false;
+    struct waiting *w = *best;
+    *best = w->next;
+    if (s->newest_end == &w->next) s->newest_end = best;
+    *event = w->event;
+    w->next = s->spare;
+    s->spare = w;
+    return true;
 }
 
 static status_t work_on(struct stage *s, struct fabric_event *event, struct error *error)
 {
     const struct ticket *t = &event->ticket;
-    struct context *c = t->context ? context_find(s, t->context) : NULL;
+    const struct engine_context *c;
+    if (!s->engine->model || t->home >= s->engine->members)
+        return error_set(error, STATUS_CORRUPT, "a ticket of job %lu %s", (unsigned long)t->job,
+                         s->engine->model ? "without a home" : "before a model is here");
     switch (t->kind) {
     case TICKET_OPEN:
         return open_context(s, t, event->payload, error);
     case TICKET_CLOSE:
-        if (c) context_forget(c);
+        context_close(s, t->context);
         return STATUS_OK;
     case TICKET_HOP:
-        if (!c || c->attempt != t->attempt || !c->branch[t->branch % BRANCHES])
-            return answer_unknown(s, t, error);
+        if (!(c = context_of(s, t))) return answer_unknown(s, t, error);
         if (!hop_fits(t, c, s->engine->model))
             return error_set(error, STATUS_CORRUPT, "a hop of job %lu does not fit its context",
                              (unsigned long)t->job);
@@ -292,18 +432,17 @@ static status_t work_on(struct stage *s, struct fabric_event *event, struct erro
 
 status_t stage_advance(struct stage *s, bool *worked, struct error *error)
 {
-    *worked = false;
-    if (!s->waiting || !can_work_on(s, &s->queue[s->first])) return STATUS_OK;
-    struct fabric_event event = s->queue[s->first];
-    s->first = (s->first + 1) % STAGE_QUEUE;
-    s->waiting--;
-    *worked = true;
+    struct fabric_event event;
     struct error why = {0};
+    *worked = false;
+    if (s->flooded) return error_set(error, STATUS_CORRUPT, "a member sent more tickets than it has credits");
+    if (!take_next(s, &event)) return STATUS_OK;
+    *worked = true;
     status_t status = work_on(s, &event, &why);
     if (status == STATUS_NO_MEMORY)
         status = answer_failed(s, &event.ticket, &why, error);
     else if (status != STATUS_OK && error)
         *error = why;
-    if (event.hold) fabric_release(s->engine->fabric, &event);
+    fabric_release(s->engine->fabric, &event);
     return status;
 }

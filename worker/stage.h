@@ -1,12 +1,18 @@
 /*
- * stage.h - a rank that is not home: receives a ticket, runs its blocks, passes both on.
+ * stage.h - a rank's run of the ring: receives a ticket, runs its blocks, passes both on.
  *
  *     stage_create(&engine, &stage, &error);
- *     stage_event(stage, &event, &error);      one event of the fabric
- *     stage_advance(stage, &error)             computes at most one hop; true when it did something
+ *     stage_event(stage, &event);              one event of the fabric
+ *     stage_advance(stage, &worked, &error)    takes one ticket; *worked when it did something
  *
  * It decides nothing, so it cannot disagree with anybody. What it keeps per job is a context: keys and values
- * of the text for its own blocks, made by OPEN, ended by CLOSE.
+ * of the text for its own blocks, made by OPEN, ended by CLOSE. Jobs of its own rank's home need none: home
+ * lends it theirs (engine_lend).
+ *
+ * Which ticket is next: of those that can be worked on the one with the highest priority, of these the
+ * oldest. A ticket never overtakes an older one of the same context, but for an OPEN, which hops may wait
+ * for. A hop cannot be worked on while it could not be sent on (no credit, no buffer), and while its
+ * context's OPEN, which comes another way than the hop, has not arrived.
  */
 #ifndef REFRAIN_WORKER_STAGE_H
 #define REFRAIN_WORKER_STAGE_H
@@ -15,14 +21,22 @@
 
 struct stage;
 
+/* The engine's place in the ring must be known; the model may still change. */
 status_t stage_create(struct engine *engine, struct stage **stage, struct error *error);
 /* Drops all contexts and hops; call after fabric_leave. NULL is fine. */
 void stage_destroy(struct stage *stage);
+/* Drops all contexts: another model comes. NULL is fine. */
+void stage_forget(struct stage *stage);
 
+/* Is an event of the fabric the stage's, or home's? For ranks that are both. */
+bool stage_concerns(const struct fabric_event *event);
 /* Takes over a RECEIVED or SENT event (a received payload is released when its work is done). */
 void stage_event(struct stage *stage, const struct fabric_event *event);
 
 /* Does one piece of work if there is one. *worked says so. An error means the epoch is over. */
 status_t stage_advance(struct stage *stage, bool *worked, struct error *error);
+
+/* Cookies of a stage's posts are below this, those of jobs are not. */
+enum { STAGE_COOKIES = 16 };
 
 #endif

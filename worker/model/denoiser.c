@@ -28,44 +28,19 @@ enum { FFN_ROWS = 4096 };
 /* -------------------------------------------------------------------------------------------------------
  * workspace */
 
-/* 3-D rotary table: a head's features are [time pairs | row pairs | column pairs]; pair j of an axis with d
- * features turns by position / 10000^(2j/d). Angles in double, tables in float, as the reference. */
-static void fill_rotary(const struct denoiser_config *config, const struct denoiser_work *work)
+void denoiser_work_lay_out(struct arena *arena, const struct denoiser_config *config, int most_rows,
+                           struct denoiser_work *work)
 {
-    int half = config->head_dim / 2;
-    int spatial = 2 * (config->head_dim / 6);
-    int features[3] = {config->head_dim - 2 * spatial, spatial, spatial};
-    int row = 0;
-    for (int t = 0; t < work->grid.frames; t++)
-        for (int y = 0; y < work->grid.height; y++)
-            for (int x = 0; x < work->grid.width; x++, row++) {
-                int position[3] = {t, y, x}, at = row * half;
-                for (int axis = 0; axis < 3; axis++)
-                    for (int j = 0; j < features[axis] / 2; j++, at++) {
-                        double angle = position[axis] * (1.0 / pow(10000.0, 2.0 * j / features[axis]));
-                        work->cosines[at] = (float)cos(angle);
-                        work->sines[at] = (float)sin(angle);
-                    }
-            }
-}
-
-void denoiser_work_lay_out(struct arena *arena, const struct denoiser_config *config,
-                           const struct token_grid *grid, struct denoiser_work *work)
-{
-    size_t rows = (size_t)token_count(grid), hidden = (size_t)config->hidden;
+    size_t rows = (size_t)most_rows, hidden = (size_t)config->hidden;
     int channels = config->in_channels > config->out_channels ? config->in_channels : config->out_channels;
     size_t patch = (size_t)channels * (size_t)(config->patch_t * config->patch_y * config->patch_x);
-    work->grid = *grid;
     work->ffn_rows = rows < FFN_ROWS ? (int)rows : FFN_ROWS;
-    work->cosines = arena_take(arena, rows * (size_t)(config->head_dim / 2), sizeof(float));
-    work->sines = arena_take(arena, rows * (size_t)(config->head_dim / 2), sizeof(float));
     work->norm = arena_take(arena, rows * hidden, sizeof(float));
     work->qkv = arena_take(arena, rows * 3 * hidden, sizeof(float));
     work->attended = arena_take(arena, rows * hidden, sizeof(float));
     work->middle = arena_take(arena, (size_t)work->ffn_rows * (size_t)config->ffn_dim, sizeof(float));
     work->modulation = arena_take(arena, 6 * hidden, sizeof(float));
     work->patches = arena_take(arena, rows * patch, sizeof(float));
-    if (arena->base) fill_rotary(config, work);
 }
 
 /* ------------------------------------------------------------------------------------------------------------
@@ -104,9 +79,16 @@ out:
 status_t denoiser_context_create(const struct denoiser *d, struct team *team, const float *text, int n,
                                  int text_length, struct denoiser_context **context, struct error *error)
 {
+    return denoiser_context_create_run(d, team, text, n, text_length, 0, d->config.layers, context, error);
+}
+
+status_t denoiser_context_create_run(const struct denoiser *d, struct team *team, const float *text, int n,
+                                     int text_length, int first, int count, struct denoiser_context **context,
+                                     struct error *error)
+{
     int64_t hidden = d->config.hidden;
     int layers = d->config.layers, held = 0, rows = denoiser_text_rows(n, text_length);
-    for (int i = 0; i < layers; i++) held += d->blocks[i] != NULL;
+    for (int i = first; i < first + count; i++) held += d->blocks[i] != NULL;
     size_t floats = (size_t)held * (size_t)rows * 2 * (size_t)hidden;
     struct denoiser_context *c = calloc(1, sizeof *c + (size_t)layers * sizeof(float *));
     if (!c || (held && !(c->memory = aligned_alloc(64, (floats * sizeof(float) + 63) / 64 * 64)))) {
@@ -117,7 +99,7 @@ status_t denoiser_context_create(const struct denoiser *d, struct team *team, co
     c->rows = rows;
     c->last_logit = rows > n ? (float)log((double)(text_length - n)) : 0;
     float *at = c->memory;
-    for (int i = 0; i < layers; i++) {
+    for (int i = first; i < first + count; i++) {
         const struct block *b = d->blocks[i];
         if (!b) continue;
         d->ops->linear(team, b->text_kv, text, hidden, rows, &(struct epilogue){0}, at, 2 * hidden);

@@ -39,10 +39,16 @@ static inline int token_count(const struct token_grid *grid)
     return grid->frames * grid->height * grid->width;
 }
 
-/* Buffers of one forward, all inside an arena of the caller. */
+static inline bool token_grid_equal(const struct token_grid *a, const struct token_grid *b)
+{
+    return a->frames == b->frames && a->height == b->height && a->width == b->width;
+}
+
+/* What one forward works with: a grid with its tables, and buffers inside an arena of the caller that are large
+ * enough for it. */
 struct denoiser_work {
     struct token_grid grid;
-    float *cosines, *sines; /* [S, head_dim / 2] rotary tables of this grid */
+    const float *cosines, *sines; /* [S, head_dim / 2] rotary tables of this grid (worker/model/rotary.h) */
     float *norm;            /* [S, hidden] */
     float *qkv;             /* [S, 3 hidden] */
     float *attended;        /* [S, hidden] */
@@ -67,10 +73,10 @@ size_t denoiser_bytes(const struct denoiser *denoiser); /* of weights held */
 /* Checks name, shape and type of every tensor of the whole model; reads no data. */
 status_t denoiser_inspect(const char *directory, const struct denoiser_config *config, struct error *error);
 
-/* Takes the buffers from `arena` (see arena.h: call once to measure, once for real) and fills the rotary
- * tables. */
-void denoiser_work_lay_out(struct arena *arena, const struct denoiser_config *config,
-                           const struct token_grid *grid, struct denoiser_work *work);
+/* Takes buffers for any grid of at most `rows` tokens from `arena` (see arena.h: call once to measure, once for
+ * real). Grid and tables are the caller's to set. */
+void denoiser_work_lay_out(struct arena *arena, const struct denoiser_config *config, int rows,
+                           struct denoiser_work *work);
 
 /* Rows of text a branch attends to: the prompt's n rows and, when n < text_length, one row that stands for
  * all padding. */
@@ -83,6 +89,10 @@ status_t denoiser_text(const struct denoiser *denoiser, struct team *team, const
 /* text: as made by denoiser_text for a prompt of n rows; copied into keys and values of the blocks held. */
 status_t denoiser_context_create(const struct denoiser *denoiser, struct team *team, const float *text, int n,
                                  int text_length, struct denoiser_context **context, struct error *error);
+/* The same for blocks first .. first + count - 1 alone, as far as they are held. */
+status_t denoiser_context_create_run(const struct denoiser *denoiser, struct team *team, const float *text,
+                                     int n, int text_length, int first, int count,
+                                     struct denoiser_context **context, struct error *error);
 void denoiser_context_destroy(struct denoiser_context *context); /* NULL is fine */
 
 /* timestep in 0..1000. output [hidden], blocks [6, hidden]. Needs the ends. */

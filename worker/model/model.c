@@ -3,29 +3,65 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
-static status_t place_blocks(struct model *m, const struct split *split, int self, bool *wanted,
-                             struct error *error)
+/* Do the parts of a split add up to the model, with nothing out of range on the way? */
+static bool adds_up(const struct split *split, int self, int layers, int *total)
 {
-    int layers = m->config.denoiser.layers, total = split->head + split->tail, before = split->head;
-    bool sane =
-        split->head >= 0 && split->tail >= 0 && split->members >= 1 && self >= 0 && self < split->members;
-    for (int i = 0; sane && i < split->members; i++) {
-        sane = split->run[i] >= 0 && split->run[i] <= layers;
-        total += split->run[i];
-        if (i < self) before += split->run[i];
+    *total = 0;
+    if (split->members < 1 || split->members > SPLIT_MAX_MEMBERS || self < 0 || self >= split->members)
+        return false;
+    if (split->head < 0 || split->head > layers || split->tail < 0 || split->tail > layers) return false;
+    *total = split->head + split->tail;
+    for (int i = 0; i < split->members; i++) {
+        if (split->run[i] < 0 || split->run[i] > layers) return false;
+        *total += split->run[i];
     }
-    if (!sane || total != layers)
-        return error_set(error, STATUS_INVALID,
-                         "a split of %d blocks over %d members does not fit a model of %d layers", total,
-                         split->members, layers);
-    m->first = self == 0 ? 0 : before;
-    m->count = self == 0 ? split->head + split->run[0] : split->run[self];
-    m->tail = self == 0 ? split->tail : 0;
+    return *total == layers;
+}
+
+/* The member's share of a split that adds up: sets the numbers, not the weights. */
+static void place(struct model *m, const struct split *split, int self)
+{
+    int layers = m->config.denoiser.layers, block = 0;
+    int home = split_home(split, self) ? self : 0; /* a stage sees the caps at member 0 */
     m->split = *split;
-    for (int i = 0; i < m->count; i++) wanted[m->first + i] = true;
-    for (int i = 0; i < m->tail; i++) wanted[layers - 1 - i] = true;
-    return STATUS_OK;
+    m->self = self;
+    m->head = split_home(split, self) ? split->head : 0;
+    m->tail = split_home(split, self) ? split->tail : 0;
+    while (block < split->head) m->holder[block++] = home;
+    for (int i = 0; i < split->members; i++) {
+        if (i == self) m->first = block;
+        for (int k = 0; k < split->run[i]; k++) m->holder[block++] = i;
+    }
+    m->count = split->run[self];
+    while (block < layers) m->holder[block++] = home;
+}
+
+/* held: [layers], the blocks of that member. */
+static void list_blocks(const struct split *split, int self, int layers, bool *held)
+{
+    int before = split->head;
+    bool home = split_home(split, self);
+    for (int i = 0; i < self; i++) before += split->run[i];
+    for (int i = 0; i < layers; i++)
+        held[i] = (home && (i < split->head || i >= layers - split->tail)) ||
+                  (i >= before && i < before + split->run[self]);
+}
+
+bool model_rearrange(struct model *m, const struct split *split, int self)
+{
+    int layers = m->config.denoiser.layers, total;
+    if (!adds_up(split, self, layers, &total) || split_home(split, self) != split_home(&m->split, m->self))
+        return false;
+    bool *now = calloc(2 * (size_t)layers, sizeof *now), *then = now + layers;
+    if (!now) return false;
+    list_blocks(&m->split, m->self, layers, now);
+    list_blocks(split, self, layers, then);
+    bool same = memcmp(now, then, (size_t)layers * sizeof *now) == 0;
+    free(now);
+    if (same) place(m, split, self);
+    return same;
 }
 
 static status_t load_home(struct model *m, const char *directory, struct error *error)
@@ -54,31 +90,17 @@ status_t model_encoder(struct model *m, struct vae **encoder, struct error *erro
     return status;
 }
 
-/* Walks the ring: home's head, the members between, home's tail. */
-static int find_run(const struct model *m, int block, int *until)
-{
-    int end = m->split.head;
-    for (int i = 0; i < m->split.members; i++) {
-        end += m->split.run[i];
-        if (block >= end) continue;
-        *until = end;
-        return i;
-    }
-    *until = m->config.denoiser.layers;
-    return 0;
-}
-
 int model_holder(const struct model *m, int block)
 {
-    int until;
-    return find_run(m, block, &until);
+    return m->holder[block];
 }
 
 int model_held_until(const struct model *m, int block)
 {
-    int until, holder = find_run(m, block, &until), layers = m->config.denoiser.layers;
-    /* The members between are one road: a hop visits them in turn before it comes back. */
-    return holder == 0 ? until : layers - m->split.tail;
+    int layers = m->config.denoiser.layers;
+    if (m->holder[block] != m->self) return layers - m->split.tail;
+    while (block < layers && m->holder[block] == m->self) block++;
+    return block;
 }
 
 status_t model_load(const char *directory, const struct ops *ops, const struct split *split, int self,
@@ -89,19 +111,29 @@ status_t model_load(const char *directory, const struct ops *ops, const struct s
     struct model *m = calloc(1, sizeof *m);
     if (!m) return error_set(error, STATUS_NO_MEMORY, "no memory for a model");
     m->ops = ops;
+    m->rotary.config = &m->config.denoiser;
     status_t status = model_config_read(directory, &m->config, error);
     if (status != STATUS_OK) goto err_model;
-    wanted = calloc((size_t)m->config.denoiser.layers, sizeof *wanted);
-    if (!wanted) {
+    int layers = m->config.denoiser.layers, total;
+    if (!adds_up(split, self, layers, &total)) {
+        status = error_set(error, STATUS_INVALID,
+                           "a split of %d blocks over %d members does not fit a model of %d layers", total,
+                           split->members, layers);
+        goto err_model;
+    }
+    wanted = calloc((size_t)layers, sizeof *wanted);
+    m->holder = calloc((size_t)layers, sizeof *m->holder);
+    if (!wanted || !m->holder) {
         status = error_set(error, STATUS_NO_MEMORY, "no memory for a model");
         goto err_model;
     }
-    status = place_blocks(m, split, self, wanted, error);
-    if (status != STATUS_OK) goto err_model;
+    place(m, split, self);
+    list_blocks(split, self, layers, wanted);
+    bool home = split_home(split, self);
     snprintf(path, sizeof path, "%s/transformer", directory);
-    struct denoiser_part part = {.wanted = wanted, .ends = self == 0};
+    struct denoiser_part part = {.wanted = wanted, .ends = home};
     status = denoiser_load(path, &m->config.denoiser, ops, &part, &m->denoiser, error);
-    if (status == STATUS_OK && self == 0) status = load_home(m, directory, error);
+    if (status == STATUS_OK && home) status = load_home(m, directory, error);
     if (status != STATUS_OK) goto err_model;
     free(wanted);
     *model = m;
@@ -126,5 +158,7 @@ void model_destroy(struct model *m)
     text_encoder_destroy(m->text_encoder);
     tokenizer_close(m->tokenizer);
     denoiser_destroy(m->denoiser);
+    rotary_clear(&m->rotary);
+    free(m->holder);
     free(m);
 }

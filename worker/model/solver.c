@@ -10,6 +10,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 #include "base/status.h"
 
 enum { SOLVER_MAX_STEPS = 1000 };
@@ -91,6 +92,30 @@ float solver_sigma(const struct solver *solver, int step)
 void solver_step(struct solver *solver, struct team *team, int step, const float *velocity, float *latent)
 {
     solver->methods->step(solver, team, step, velocity, latent);
+}
+
+/* -------------------------------------------------------------------------------------------- checkpoints */
+
+size_t solver_save_bytes(const struct solver *solver, int step)
+{
+    float *tensors[SOLVER_MEMORY];
+    return (size_t)solver->methods->memory(solver, step, tensors) * (size_t)solver->count * sizeof(float);
+}
+
+void solver_save(const struct solver *solver, int step, void *bytes)
+{
+    float *tensors[SOLVER_MEMORY];
+    size_t row = (size_t)solver->count * sizeof(float);
+    int count = solver->methods->memory(solver, step, tensors);
+    for (int i = 0; i < count; i++) memcpy((unsigned char *)bytes + row * (size_t)i, tensors[i], row);
+}
+
+void solver_restore(struct solver *solver, int step, const void *bytes)
+{
+    float *tensors[SOLVER_MEMORY];
+    size_t row = (size_t)solver->count * sizeof(float);
+    int count = solver->methods->memory(solver, step, tensors);
+    for (int i = 0; i < count; i++) memcpy(tensors[i], (const unsigned char *)bytes + row * (size_t)i, row);
 }
 
 /* --------------------------------------------------------------------------------------------------- the

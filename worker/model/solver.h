@@ -33,4 +33,10 @@ float solver_sigma(const struct solver *solver, int step); /* 0..steps; sigma[st
 /* velocity, latent: [count]; latent is changed in place. */
 void solver_step(struct solver *solver, struct team *team, int step, const float *velocity, float *latent);
 
+/* What it remembers just before `step`, as bytes, for a solver made with the same arguments. `bytes` need not
+ * be aligned. */
+size_t solver_save_bytes(const struct solver *solver, int step);
+void solver_save(const struct solver *solver, int step, void *bytes);
+void solver_restore(struct solver *solver, int step, const void *bytes);
+
 #endif

@@ -51,7 +51,13 @@ static void euler_step(struct solver *s, struct team *team, int step, const floa
     s->ops->lincomb(team, 2, weights, (const float *[]){latent, velocity}, s->count, latent);
 }
 
-static const struct solver_methods euler_methods = {.destroy = euler_destroy, .step = euler_step};
+static int euler_memory(const struct solver *solver, int step, float *tensors[SOLVER_MEMORY])
+{
+    return 0;
+}
+
+static const struct solver_methods euler_methods = {
+    .destroy = euler_destroy, .step = euler_step, .memory = euler_memory};
 
 status_t solver_euler_construct(const struct solver_config *config, const struct solver *base,
                                 struct solver **solver, struct error *error)

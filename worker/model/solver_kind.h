@@ -9,9 +9,13 @@
 
 #include "worker/model/solver.h"
 
+enum { SOLVER_MEMORY = 4 }; /* tensors at most */
+
 struct solver_methods {
     void (*destroy)(struct solver *solver); /* frees the struct, but not the tables in it */
     void (*step)(struct solver *solver, struct team *team, int step, const float *velocity, float *latent);
+    /* The tensors [count] that `step` and the steps after it will read, in a fixed order; how many. */
+    int (*memory)(const struct solver *solver, int step, float *tensors[SOLVER_MEMORY]);
 };
 
 struct solver {

@@ -24,6 +24,7 @@
 #include <string.h>
 
 enum { MAX_ORDER = 3, RING = MAX_ORDER + 1 };
+_Static_assert(SOLVER_MEMORY >= 1 + MAX_ORDER, "xl, and the data of so many steps");
 
 /* Weights of one step. The terms of both sums are laid out as {xl, newest data, older, ...}. */
 struct unipc_weights {
@@ -253,7 +254,18 @@ static void unipc_step(struct solver *solver, struct team *team, int step, const
     ops->lincomb(team, w->predictor_order + 1, w->predictor, terms, count, latent);
 }
 
-static const struct solver_methods unipc_methods = {.destroy = unipc_destroy, .step = unipc_step};
+/* What the oldest slot holds is overwritten by `step` before anything reads it. */
+static int unipc_memory(const struct solver *solver, int step, float *tensors[SOLVER_MEMORY])
+{
+    const struct unipc *u = (const struct unipc *)solver;
+    int count = 0;
+    if (step > 0) tensors[count++] = u->last;
+    for (int k = 1; k <= step && k < u->slots; k++) tensors[count++] = u->ring[(step - k) % u->slots];
+    return count;
+}
+
+static const struct solver_methods unipc_methods = {
+    .destroy = unipc_destroy, .step = unipc_step, .memory = unipc_memory};
 
 status_t solver_unipc_construct(const struct solver_config *config, const struct solver *base,
                                 struct solver **solver, struct error *error)

@@ -205,7 +205,7 @@ size_t text_encoder_bytes(const struct text_encoder *encoder)
 
 /* ----------------------------------------------------------------------------------------------- encoding */
 
-/* Working memory of one call. n: tokens of the prompt; inner: heads * head_dim. */
+/* Working memory of one prompt. n: its tokens; inner: heads * head_dim. */
 struct scratch {
     float *normed;    /* [n, width] */
     float *q, *k, *v; /* [n, inner] */
@@ -324,10 +324,16 @@ static void embed(const struct text_encoder *e, int32_t id, float *out)
     tensor_to_f32(&row, out);
 }
 
-status_t text_encoder_encode(struct text_encoder *encoder, struct team *team, const int32_t *ids, int count,
-                             float *rows, struct error *error)
+struct text_run {
+    const struct text_encoder *encoder;
+    struct scratch scratch;
+    float *block; /* of the scratch */
+    float *rows;  /* [count, width], the caller's */
+    int count, layer;
+};
+
+static status_t check_ids(const struct text_config *c, const int32_t *ids, int count, struct error *error)
 {
-    const struct text_config *c = &encoder->config;
     if (count < 1 || count > MAX_TOKENS)
         return error_set(error, STATUS_INVALID, "text encoder: %d tokens, must be 1 to %d", count,
                          MAX_TOKENS);
@@ -335,15 +341,54 @@ status_t text_encoder_encode(struct text_encoder *encoder, struct team *team, co
         if (ids[i] < 0 || ids[i] >= c->vocabulary)
             return error_set(error, STATUS_INVALID, "text encoder: token %d has id %d, the vocabulary has %d",
                              i, ids[i], c->vocabulary);
-    float *block = NULL;
-    struct scratch s;
-    status_t status = scratch_make(c, count, &block, &s, error);
-    if (status != STATUS_OK) return status;
+    return STATUS_OK;
+}
 
+status_t text_encoder_begin(const struct text_encoder *encoder, const int32_t *ids, int count, float *rows,
+                            struct text_run **run, struct error *error)
+{
+    const struct text_config *c = &encoder->config;
+    status_t status = check_ids(c, ids, count, error);
+    if (status != STATUS_OK) return status;
+    struct text_run *r = calloc(1, sizeof *r);
+    if (r == NULL) return error_set(error, STATUS_NO_MEMORY, "text encoder: no memory for a prompt");
+    status = scratch_make(c, count, &r->block, &r->scratch, error);
+    if (status != STATUS_OK) {
+        free(r);
+        return status;
+    }
+    r->encoder = encoder;
+    r->rows = rows;
+    r->count = count;
     for (int i = 0; i < count; i++) embed(encoder, ids[i], rows + (int64_t)i * c->width);
-    for (int i = 0; i < c->layers; i++) run_layer(encoder, &encoder->layers[i], team, count, &s, rows);
-    encoder->ops->rms_norm(team, rows, c->width, count, c->width, c->eps, encoder->final_norm, rows,
-                           c->width);
-    free(block);
+    *run = r;
+    return STATUS_OK;
+}
+
+bool text_encoder_layer(struct text_run *r, struct team *team)
+{
+    const struct text_encoder *e = r->encoder;
+    const struct text_config *c = &e->config;
+    if (r->layer < c->layers) run_layer(e, &e->layers[r->layer++], team, r->count, &r->scratch, r->rows);
+    if (r->layer < c->layers) return false;
+    e->ops->rms_norm(team, r->rows, c->width, r->count, c->width, c->eps, e->final_norm, r->rows, c->width);
+    return true;
+}
+
+void text_encoder_end(struct text_run *run)
+{
+    if (run == NULL) return;
+    free(run->block);
+    free(run);
+}
+
+status_t text_encoder_encode(const struct text_encoder *encoder, struct team *team, const int32_t *ids,
+                             int count, float *rows, struct error *error)
+{
+    struct text_run *run;
+    status_t status = text_encoder_begin(encoder, ids, count, rows, &run, error);
+    if (status != STATUS_OK) return status;
+    while (!text_encoder_layer(run, team)) continue;
+    text_encoder_end(run);
     return STATUS_OK;
 }

@@ -1,0 +1,97 @@
+/* hitrate.c - see hitrate.h. */
+#include "coordinator/hitrate.h"
+
+#include <string.h>
+#include <xxhash.h>
+#include "proto/caching.h"
+
+#define TYPICAL_RATE 0.5 /* of `balanced` at the usual number of steps: docs/caching-results.md */
+#define NEWEST_SHARE                                                                                         \
+    0.25 /* of the mean that the latest job makes up: four jobs, and it has followed a change */
+
+/* ---------------------------------------------------------------------------------------------- what is kept
+ */
+
+/* The number of steps belongs to it: warm-up weighs more in a short job. */
+static uint64_t key_of(const Refrain__JobSpec *spec)
+{
+    const char *model = spec->model ? spec->model : "";
+    uint64_t key = XXH64(model, strlen(model), spec->steps);
+    key = XXH64(spec->cache, strlen(spec->cache), key);
+    return key ? key : 1;
+}
+
+static struct hitrate *find(struct hitrates *rates, uint64_t key)
+{
+    for (size_t i = 0; i < HITRATES_KEPT; i++)
+        if (rates->kept[i].key == key) {
+            rates->kept[i].used = ++rates->uses;
+            return &rates->kept[i];
+        }
+    return NULL;
+}
+
+/* In the place of the one that was not used for longest; free ones never were. */
+static void add(struct hitrates *rates, uint64_t key, double rate)
+{
+    struct hitrate *oldest = rates->kept;
+    for (size_t i = 1; i < HITRATES_KEPT; i++)
+        if (rates->kept[i].used < oldest->used) oldest = &rates->kept[i];
+    *oldest = (struct hitrate){key, ++rates->uses, rate};
+}
+
+/* ------------------------------------------------------------------------------------------------- the rates
+ */
+
+/* A job that compares runs a second time, without its caching. */
+static double over_passes(const Refrain__JobSpec *spec, double rate)
+{
+    return spec->compare ? rate / 2 : rate;
+}
+
+void hitrates_of(struct hitrates *rates, const Refrain__JobSpec *spec, const Refrain__ModelCard *card,
+                 struct plan_mix *mix)
+{
+    struct caching_outlook outlook;
+    if (caching_foresee(spec, card, &outlook, NULL) != STATUS_OK)
+        outlook = (struct caching_outlook){.branches = spec->guidance > 1 ? 2 : 1, .certain = true};
+    if (!outlook.certain) {
+        const struct hitrate *learnt = find(rates, key_of(spec));
+        outlook.share = learnt ? learnt->rate : TYPICAL_RATE;
+    }
+    mix->branches = (uint32_t)outlook.branches;
+    mix->head = (uint32_t)outlook.head;
+    mix->tail = (uint32_t)outlook.tail;
+    mix->hit_rate = over_passes(spec, outlook.share);
+}
+
+/* Branch-steps that were skipped, of all; where blocks were decided by themselves, of those that might have
+ * been. Negative: the report does not say. */
+static double rate_of(const Refrain__CacheReport *report, const struct caching_outlook *outlook)
+{
+    double reused = (double)report->reused + report->forecast, all = reused + report->computed;
+    size_t end = report->n_block_computed;
+    if (end > 0) {
+        reused = all = 0;
+        for (size_t i = (size_t)outlook->head; i + (size_t)outlook->tail < end; i++) {
+            reused += report->block_reused[i];
+            all += (double)report->block_reused[i] + report->block_computed[i];
+        }
+    }
+    return all > 0 ? reused / all : -1;
+}
+
+void hitrates_learn(struct hitrates *rates, const Refrain__JobSpec *spec, const Refrain__ModelCard *card,
+                    const Refrain__CacheReport *report)
+{
+    struct caching_outlook outlook;
+    if (!report || caching_foresee(spec, card, &outlook, NULL) != STATUS_OK || outlook.certain) return;
+    double rate = rate_of(report, &outlook);
+    uint64_t key = key_of(spec);
+    struct hitrate *learnt = find(rates, key);
+    if (rate < 0) return;
+    if (learnt)
+        learnt->rate += NEWEST_SHARE * (rate - learnt->rate);
+    else
+        add(rates, key, rate);
+}

@@ -1,0 +1,316 @@
+/*
+ * job_save.c - a job between two steps as bytes, and back; see job.h. Home's compute thread.
+ *
+ * A checkpoint is a head of fixed size, then: the latent; of a job that compares, the latent of its first
+ * pass; what the solver remembers; what caching knows (cache/reuse_save.c). All lengths follow from the order
+ * and the head, so none is written and none has to be believed. Numbers are little-endian, as all machines
+ * this runs on have them. The hash finds what broke on the way; what it does not find (a checkpoint of
+ * another build, say) is checked as well.
+ *
+ * A restored job encodes its text and opens its contexts as every job does, then makes those steps again
+ * whose hidden states its caching kept, through the ordinary step loop, and goes on. One whose steps are all
+ * done needs neither and goes to the decoder. Times are those that an undisturbed run would have measured.
+ */
+#include <math.h>
+#include <string.h>
+#include <xxhash.h>
+
+#include "worker/job_state.h"
+
+enum { FORMAT = 1 };
+
+struct head {
+    char magic[4];
+    uint32_t format;
+    uint64_t bytes;      /* of all */
+    uint64_t hash;       /* of everything after this field */
+    uint64_t job, order; /* order: hash of all that changes a bit of the video */
+    uint32_t pass, step; /* steps finished in that pass */
+    uint32_t computed_steps, reused_steps;
+    double text_seconds, denoise_seconds, step_seconds, pass_seconds[PASSES], computed_seconds,
+        reused_seconds;
+};
+_Static_assert(sizeof(struct head) == 112, "no padding");
+
+static const char magic[4] = {'R', 'F', 'C', 'K'};
+enum { HASHED_FROM = 24 };
+_Static_assert(offsetof(struct head, job) == HASHED_FROM, "the hash covers what follows it");
+
+/* -------------------------------------------------------------------------------------------------- order */
+
+static void mix(uint64_t *hash, const void *bytes, size_t count)
+{
+    *hash = XXH64(bytes, count, *hash);
+}
+
+static void mix_text(uint64_t *hash, const char *text)
+{
+    mix(hash, text, strlen(text) + 1);
+}
+
+/* The numbers of the configuration that change a video. */
+static void mix_model(uint64_t *hash, const struct model_config *c)
+{
+    const struct denoiser_config *d = &c->denoiser;
+    const struct text_config *t = &c->text;
+    const struct vae_config *v = &c->vae;
+    const struct solver_config *s = &c->solver;
+    const int64_t numbers[] = {d->layers,
+                               d->heads,
+                               d->head_dim,
+                               d->hidden,
+                               d->ffn_dim,
+                               d->in_channels,
+                               d->text_dim,
+                               d->freq_dim,
+                               d->patch_t,
+                               d->patch_y,
+                               d->patch_x,
+                               d->cross_attn_norm,
+                               t->layers,
+                               t->heads,
+                               t->head_dim,
+                               t->width,
+                               t->ffn_dim,
+                               t->vocabulary,
+                               t->buckets,
+                               t->max_distance,
+                               v->base,
+                               v->decoder_base,
+                               v->latent_channels,
+                               v->levels,
+                               v->resnets,
+                               v->scale_t,
+                               v->scale_y,
+                               s->kind,
+                               s->train_steps,
+                               s->order,
+                               s->bh1,
+                               s->final_sigma_min,
+                               d->out_channels,
+                               c->text_length,
+                               s->lower_order_final};
+    const double reals[] = {(double)d->eps, (double)t->eps, s->shift, s->shift_terminal};
+    mix(hash, numbers, sizeof numbers);
+    mix(hash, reals, sizeof reals);
+    mix(hash, s->disable_corrector, (size_t)s->disabled_correctors * sizeof *s->disable_corrector);
+    mix(hash, v->mean, (size_t)v->latent_channels * sizeof *v->mean);
+    mix(hash, v->std, (size_t)v->latent_channels * sizeof *v->std);
+    mix_text(hash, c->pipeline);
+}
+
+static void mix_table(uint64_t *hash, const struct cache_table *t)
+{
+    const int64_t numbers[] = {t->model.layers,          t->model.heads, t->model.head_dim, t->model.ffn_dim,
+                               t->model.latent_channels, t->steps,       t->width,          t->count};
+    mix_text(hash, t->kind);
+    mix(hash, numbers, sizeof numbers);
+    mix(hash, &t->shift, sizeof t->shift);
+    mix(hash, t->values, (size_t)t->count * sizeof *t->values);
+}
+
+/* Everything that changes a bit, and nothing else: a job may be resumed with another priority. Backends of
+ * one kind
+ * ("cpu-avx2", "cpu-avx512") agree with each other (kernels/ops.h). */
+static uint64_t order_hash(const struct job *j)
+{
+    const struct job_order *o = &j->order;
+    const char *backend = j->engine->ops->name;
+    const int64_t numbers[] = {o->steps, o->width, o->height, o->frames, (int64_t)o->solver, o->compare};
+    const double reals[] = {o->guidance, o->shift};
+    uint64_t hash = o->seed;
+    mix(&hash, backend, strcspn(backend, "-"));
+    mix(&hash, numbers, sizeof numbers);
+    mix(&hash, reals, sizeof reals);
+    for (int b = 0; b < BRANCHES; b++) mix_text(&hash, j->prompt[b]);
+    mix_text(&hash, j->policy); /* complete: with every value */
+    for (int i = 0; i < o->table_count; i++) mix_table(&hash, &j->tables[i]);
+    mix_model(&hash, &j->engine->model->config);
+    return hash;
+}
+
+/* --------------------------------------------------------------------------------------------------- save */
+
+static size_t latent_bytes(const struct job *j)
+{
+    return (size_t)j->latent_count * sizeof(float);
+}
+
+/* All but what caching knows. */
+static size_t plain_bytes(const struct job *j, int pass, int step)
+{
+    size_t solver = step < j->order.steps ? solver_save_bytes(j->solver[pass], step) : 0;
+    return sizeof(struct head) + latent_bytes(j) * (pass > 0 ? 2 : 1) + solver;
+}
+
+bool job_between_steps(const struct job *j, int *step)
+{
+    bool between = j->life == LIFE_CLOSE || (j->life == LIFE_STEP && !j->step_begun && !j->replaying);
+    if (!between || j->cancelled || j->failure.status != STATUS_OK) return false;
+    *step = j->pass * j->order.steps + j->step;
+    return true;
+}
+
+size_t job_save_bytes(const struct job *j)
+{
+    size_t caching = j->reuse ? reuse_save_bytes(j->reuse, j->step) : 0;
+    return j->reuse && !caching ? 0 : plain_bytes(j, j->pass, j->step) + caching;
+}
+
+static struct head make_head(const struct job *j, size_t bytes)
+{
+    struct head head = {.format = FORMAT,
+                        .bytes = bytes,
+                        .job = j->order.job,
+                        .order = order_hash(j),
+                        .pass = (uint32_t)j->pass,
+                        .step = (uint32_t)j->step,
+                        .computed_steps = (uint32_t)j->computed_steps,
+                        .reused_steps = (uint32_t)j->reused_steps,
+                        .text_seconds = j->status.text_seconds,
+                        .denoise_seconds = job_seconds_since(j->phase_began_ns),
+                        .step_seconds = j->status.step_seconds,
+                        .computed_seconds = j->report.computed_seconds,
+                        .reused_seconds = j->report.reused_seconds};
+    memcpy(head.magic, magic, sizeof magic);
+    for (int i = 0; i <= j->pass; i++) {
+        bool over = i < j->pass || j->life == LIFE_CLOSE;
+        head.pass_seconds[i] = over ? j->pass_seconds[i] : job_seconds_since(j->pass_began_ns);
+    }
+    return head;
+}
+
+void job_save(const struct job *j, void *bytes, size_t size)
+{
+    struct head head = make_head(j, size);
+    unsigned char *at = (unsigned char *)bytes + sizeof head;
+    size_t latent = latent_bytes(j), plain = plain_bytes(j, j->pass, j->step);
+    memcpy(bytes, &head, sizeof head);
+    memcpy(at, j->latent, latent);
+    if (j->pass > 0) memcpy(at + latent, j->uncached_latent, latent);
+    if (j->step < j->order.steps)
+        solver_save(j->solver[j->pass], j->step, at + latent * (j->pass > 0 ? 2 : 1));
+    if (j->reuse) reuse_save(j->reuse, j->step, (unsigned char *)bytes + plain);
+    head.hash = XXH64((unsigned char *)bytes + HASHED_FROM, size - HASHED_FROM, 0);
+    memcpy(bytes, &head, sizeof head);
+}
+
+/* ------------------------------------------------------------------------------------------------ restore */
+
+static bool times_are_sound(const struct head *head)
+{
+    const double seconds[] = {head->text_seconds,    head->denoise_seconds, head->step_seconds,
+                              head->pass_seconds[0], head->pass_seconds[1], head->computed_seconds,
+                              head->reused_seconds};
+    for (size_t i = 0; i < sizeof seconds / sizeof *seconds; i++)
+        if (!(seconds[i] >= 0 && seconds[i] < 1e9)) return false; /* as nanoseconds they must fit */
+    return true;
+}
+
+/* Whole, of this format, of this job; then head->pass and head->step are within it. */
+static status_t check(const struct job *j, const void *bytes, size_t size, struct head *head,
+                      struct error *error)
+{
+    if (size < sizeof *head || memcmp(bytes, magic, sizeof magic) != 0)
+        return error_set(error, STATUS_CORRUPT, "%zu bytes that are not a checkpoint", size);
+    memcpy(head, bytes, sizeof *head);
+    if (head->format != FORMAT)
+        return error_set(error, STATUS_UNSUPPORTED, "the checkpoint is of format %u, this worker reads %d",
+                         head->format, FORMAT);
+    if (head->bytes != size)
+        return error_set(error, STATUS_CORRUPT, "the checkpoint has %zu bytes of %lu", size,
+                         (unsigned long)head->bytes);
+    if (head->hash != XXH64((const unsigned char *)bytes + HASHED_FROM, size - HASHED_FROM, 0))
+        return error_set(error, STATUS_CORRUPT, "the checkpoint's hash does not fit its bytes");
+    if (head->job != j->order.job)
+        return error_set(error, STATUS_CONFLICT, "the checkpoint is of job %lu, not %lu",
+                         (unsigned long)head->job, (unsigned long)j->order.job);
+    if (head->order != order_hash(j))
+        return error_set(error, STATUS_CONFLICT,
+                         "the checkpoint is of another order, model or backend than job %lu has",
+                         (unsigned long)j->order.job);
+    if (head->pass >= (uint32_t)j->passes || head->step > (uint32_t)j->order.steps ||
+        head->computed_steps > head->step || head->reused_steps > head->step || !times_are_sound(head))
+        return error_set(error, STATUS_CORRUPT,
+                         "the checkpoint's step %u of pass %u, or a time of it, cannot be", head->step,
+                         head->pass);
+    return STATUS_OK;
+}
+
+/* What caching knows, the only part that can be wrong in itself, is read first. */
+static status_t read_body(struct job *j, const struct head *head, const void *bytes, size_t size,
+                          struct error *error)
+{
+    int pass = (int)head->pass, step = (int)head->step;
+    const unsigned char *at = bytes;
+    size_t latent = latent_bytes(j), plain = plain_bytes(j, pass, step);
+    bool cached = j->cache && pass + 1 == j->passes;
+    if (size < plain || (!cached && size != plain))
+        return error_set(error, STATUS_CORRUPT, "a checkpoint of step %d must have %zu bytes, not %zu", step,
+                         plain, size);
+    if (cached) {
+        status_t status = reuse_restore(j->cache, step, at + plain, size - plain, error);
+        if (status != STATUS_OK) return status;
+    }
+    at += sizeof *head;
+    memcpy(j->latent, at, latent);
+    if (pass > 0) memcpy(j->uncached_latent, at + latent, latent);
+    if (step < j->order.steps) solver_restore(j->solver[pass], step, at + latent * (pass > 0 ? 2 : 1));
+    return STATUS_OK;
+}
+
+status_t job_restore(struct job *j, const void *bytes, size_t size, struct error *error)
+{
+    struct head head = {0};
+    if (j->life != LIFE_TEXT || j->resumed)
+        return error_set(error, STATUS_CONFLICT, "job %lu has begun already", (unsigned long)j->order.job);
+    status_t status = check(j, bytes, size, &head, error);
+    if (status == STATUS_OK) status = read_body(j, &head, bytes, size, error);
+    if (status != STATUS_OK) return status;
+    j->resumed = true;
+    j->resume_step = (int)head.step;
+    j->resumed_text = head.text_seconds;
+    j->resumed_denoise = head.denoise_seconds;
+    j->resumed_pass = head.pass_seconds[head.pass];
+    memcpy(j->pass_seconds, head.pass_seconds, sizeof j->pass_seconds);
+    j->report.computed_seconds = head.computed_seconds;
+    j->report.reused_seconds = head.reused_seconds;
+    j->computed_steps = (int)head.computed_steps;
+    j->reused_steps = (int)head.reused_steps;
+    j->status.step_seconds = head.step_seconds;
+    job_enter_pass(j, (int)head.pass);
+    j->step = j->resume_step;
+    if (j->pass + 1 < j->passes || j->step < j->order.steps) return STATUS_OK;
+    j->status.text_seconds = j->resumed_text;
+    j->status.denoise_seconds = j->resumed_denoise;
+    job_enter_phase(j, LIFE_DECODE, JOB_PHASE_DECODE, j->latent_frames * j->passes);
+    return STATUS_OK;
+}
+
+/* ------------------------------------------------------------------------------------------------- replay */
+
+/* To the next step that must be made again, or on with the job. */
+static void go_to(struct job *j, int step)
+{
+    j->step = step;
+    j->replaying = step < j->resume_step;
+    if (j->replaying) return;
+    int64_t now = j->step_ended_ns = clock_now_ns();
+    j->phase_began_ns = now - (int64_t)(j->resumed_denoise * (double)SECOND_NS);
+    j->pass_began_ns = now - (int64_t)(j->resumed_pass * (double)SECOND_NS);
+}
+
+void job_resume(struct job *j)
+{
+    j->status.text_seconds = j->resumed_text;
+    j->status.done = j->pass * j->order.steps + j->resume_step;
+    j->status.seconds_left = j->status.step_seconds * (j->status.of - j->status.done);
+    go_to(j, j->reuse ? reuse_replay(j->reuse, -1) : j->resume_step);
+}
+
+void job_replayed(struct job *j)
+{
+    j->step_begun = false;
+    j->deadline_ns = CLOCK_NEVER;
+    go_to(j, reuse_replay(j->reuse, j->step));
+}

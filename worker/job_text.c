@@ -1,0 +1,62 @@
+/*
+ * job_text.c - a job's prompts on their way to what the blocks attend to. Home's compute thread.
+ *
+ * One piece a call, branch after branch: the ids, each layer of the text encoder, then the keys and values of
+ * all blocks held here.
+ */
+#include <stdlib.h>
+
+#include "worker/job_state.h"
+
+static status_t begin_prompt(struct job *j, struct branch *b, struct error *error)
+{
+    const struct model *m = j->engine->model;
+    int limit = m->config.text_length;
+    int32_t *ids = malloc((size_t)limit * sizeof *ids);
+    status_t status =
+        ids ? tokenizer_encode(m->tokenizer, j->prompt[j->text_branch], limit, ids, &b->ids, error)
+            : error_set(error, STATUS_NO_MEMORY, "no memory for a prompt");
+    if (status != STATUS_OK) goto out;
+    j->text_rows = malloc((size_t)b->ids * (size_t)m->config.text.width * sizeof *j->text_rows);
+    status = j->text_rows
+                 ? text_encoder_begin(m->text_encoder, ids, b->ids, j->text_rows, &j->text_run, error)
+                 : error_set(error, STATUS_NO_MEMORY, "no memory for %d rows of text", b->ids);
+out:
+    free(ids);
+    return status;
+}
+
+static status_t make_context(struct job *j, struct branch *b, struct error *error)
+{
+    struct engine *e = j->engine;
+    const struct model *m = e->model;
+    int limit = m->config.text_length;
+    status_t status = denoiser_text(m->denoiser, e->team, j->text_rows, b->ids, limit, b->text, error);
+    if (status == STATUS_OK)
+        status = denoiser_context_create(m->denoiser, e->team, b->text, b->ids, limit, &b->context, error);
+    free(j->text_rows);
+    j->text_rows = NULL;
+    return status;
+}
+
+status_t job_encode_text(struct job *j, bool *done, struct error *error)
+{
+    struct branch *b = &j->branch[j->text_branch];
+    status_t status = STATUS_OK;
+    *done = false;
+    if (j->text_run) {
+        bool last = text_encoder_layer(j->text_run, j->engine->team);
+        j->work += (uint64_t)b->ids;
+        if (last) {
+            text_encoder_end(j->text_run);
+            j->text_run = NULL;
+        }
+    } else if (!j->text_rows) {
+        status = begin_prompt(j, b, error);
+    } else {
+        status = make_context(j, b, error);
+        *done = status == STATUS_OK && ++j->text_branch == j->branches;
+    }
+    atomic_fetch_add(&j->engine->progress, 1);
+    return status;
+}
