@@ -467,7 +467,7 @@ static void ranks_end_with_their_mpirun(void **state)
     struct desk desk;
     char text[TEXT_BYTES];
     pid_t pid = start(&desk, "mpirun", "");
-    shell_run(text, "pgrep -P %d -x mpirun", (int)pid);
+    shell_run(text, "cat /proc/%d/task/%d/children", (int)pid, (int)pid); /* the only one */
     kill((pid_t)atoi(text), SIGKILL);
     desk_wait(&desk, desk.ends > 0);
     assert_true(desk.whole_ended);
