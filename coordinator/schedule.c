@@ -256,7 +256,7 @@ static bool has_room(const struct server *server, const struct group *group, con
         if (!slot->job) continue;
         const struct job *other = jobs_find(server->jobs, slot->job);
         equals += !other || other->priority >= job->priority;
-        alone |= slot->alone;
+        alone |= other && jobs_suspect(other); /* until it gets further than where it lost its ranks */
     }
     bool fits = equals < server_flight_limit(server, group) && group_in_flight(group) < GROUP_SLOTS;
     return fits && !alone && !(jobs_suspect(job) && group_in_flight(group));
@@ -372,7 +372,6 @@ static bool take_next(struct server *server, struct group *group)
     *slot = (struct slot){.job = job->id,
                           .attempt = job->attempt,
                           .home = choose_home(group),
-                          .alone = jobs_suspect(job),
                           .bytes = bytes};
     return true;
 }
