@@ -323,7 +323,7 @@ static void a_suspected_job_that_gets_further_has_company_again(void **state)
 {
     struct bench b;
     begin(&b, (const char *[]){"--in-flight", "2", NULL}, true);
-    uint64_t first = rig_submit(b.client, "x"), second = rig_submit(b.client, "y");
+    uint64_t first = rig_submit(b.client, "x"), second = rig_submit(b.client, "y"), third = rig_submit(b.client, "z");
     fake_workers_load(b.ranks, RANKS);
     for (uint32_t attempt = 1; attempt <= 2; attempt++) {
         expect_assigned(&b, first, attempt);
@@ -332,10 +332,12 @@ static void a_suspected_job_that_gets_further_has_company_again(void **state)
         replace(&b, 2);
         fake_workers_load(b.ranks, RANKS);
     }
-    expect_assigned(&b, first, 3);
-    expect_quiet(&b.ranks[0], ORDER(ASSIGN));
-    fake_worker_progress(&b.ranks[0], first, 3, 1);
+    expect_assigned(&b, first, 3); /* alone, and then the other suspect */
+    finish(&b, first, 3);
     expect_assigned(&b, second, 3);
+    expect_quiet(&b.ranks[0], ORDER(ASSIGN));
+    fake_worker_progress(&b.ranks[0], second, 3, 1);
+    expect_assigned(&b, third, 1);
     end(&b);
 }
 
