@@ -45,8 +45,7 @@ struct desk {
     char ended_message[512];
 };
 
-/* --------------------------------------------------------------------------------------------------- the
- * desk */
+/* ----------------------------------------------------------------------------------------------- the desk */
 
 static void desk_bind(struct desk *desk)
 {
@@ -195,8 +194,7 @@ static void order_shutdown(struct desk *desk)
     give(desk, REFRAIN__WORKER_ORDER__BODY_SHUTDOWN, &shutdown);
 }
 
-/* ---------------------------------------------------------------------------------------------------- the
- * launch */
+/* --------------------------------------------------------------------------------------------- the launch */
 
 static pid_t launch(const struct desk *desk, const char *options)
 {
@@ -247,8 +245,7 @@ static void stop(struct desk *desk, pid_t pid)
     desk_close(desk);
 }
 
-/* ----------------------------------------------------------------------------------------------------- facts
- */
+/* -------------------------------------------------------------------------------------------------- facts */
 
 static void a_killed_rank_is_replaced_and_the_others_are_left_alone(void **state)
 {

@@ -118,8 +118,7 @@ static void finish(struct bench *b, uint64_t job, uint32_t attempt)
     fake_worker_done(&b->ranks[0], job, attempt, "video.mp4", 1000, hash);
 }
 
-/* ------------------------------------------------------------------------------------------------ in flight
- */
+/* ---------------------------------------------------------------------------------------------- in flight */
 
 static void as_many_jobs_as_allowed_are_in_flight_and_the_next_follows_one_that_ends(void **state)
 {
