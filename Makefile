@@ -242,6 +242,14 @@ bench-caching: ## every caching policy against the uncached video, fewer steps, 
 	@$(MAKE) --no-print-directory -j$(CORES) bench-programs
 	@tools/bench_caching.sh $(BUILD)
 
+.PHONY: bench-service
+bench-service: ## the queue, jobs in flight, checkpoints and recovery (6 minutes)
+	@tools/deps.sh $(PACKAGES) procps
+	@$(MAKE) --no-print-directory -j$(CORES) bench-programs
+	@$(BUILD)/tools/bench_queue $(BUILD)/refrain-coordinator $(BUILD)/refrain-worker models/reference 2>/dev/null
+	@$(BUILD)/tools/bench_flight $(BUILD) models/reference
+	@tools/bench_recovery.sh $(BUILD) models/reference
+
 .PHONY: tidy
 tidy: ## clang-format, clang-tidy and cppcheck over everything
 	@tools/tidy.sh

@@ -6,10 +6,10 @@
  *     static const struct option_spec specs[] = {
  *         {.help = "Where things are"},                                       a heading: no name
  *         {"data", 0, OPTION_TEXT, offsetof(struct settings, data), "DIR", .help = "where jobs are kept"},
- *         {"launch", 0, OPTION_INT, offsetof(struct settings, launch), "N", .min = 1, .max = 1024, .help =
- * "ranks"},
- *         {"solver", 0, OPTION_CHOICE, offsetof(struct settings, solver), .choices = "unipc|euler", .help =
- * "..."},
+ *         {"launch", 0, OPTION_INT, offsetof(struct settings, launch), "N", .min = 1, .max = 1024,
+ *          .help = "ranks"},
+ *         {"solver", 0, OPTION_CHOICE, offsetof(struct settings, solver), .choices = "unipc|euler",
+ *          .help = "..."},
  *     };
  *     static const struct option_table table = {"refrain-coordinator", specs, sizeof specs / sizeof *specs};
  *

@@ -3,8 +3,10 @@
  *
  *     blocks_create(&settings, &job, held, tokens, hidden, ops, &cache, &error);      one branch of one job
  *     for each block held:
- *         if (blocks_reuse(cache, team, step, block, x, records)) continue;     x += its residual of last
- * time blocks_enter(cache, block, x); ... run the block on x ...; blocks_leave(cache, team, block, x)
+ *         if (blocks_reuse(cache, team, step, block, x, records)) continue;    x += its residual of last time
+ *         blocks_enter(cache, block, x);
+ *         ... run the block on x ...
+ *         blocks_leave(cache, team, block, x);
  *
  * What a block keeps lives where the block lives: nothing is sent for it. A stage learns the policy's text
  * with the OPEN ticket; what was decided travels with the hop as `records` [layers], the change of each

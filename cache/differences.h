@@ -1,8 +1,8 @@
 /*
  * differences.h - extrapolation over unevenly spaced computed steps, as weights.
  *
- *     double basis[] = {1, d, d * d};                          Taylor: d^k, d steps after the last computed
- * one differences_expand(history, 2, 0, basis, weights);       F_0 + d D_1 + d^2 / 2! D_2, as sum_j w_j F_j
+ *     double basis[] = {1, d, d * d};                        Taylor: d^k, d steps after the last computed one
+ *     differences_expand(history, 2, 0, basis, weights);     F_0 + d D_1 + d^2 / 2! D_2, as sum_j w_j F_j
  *
  * Two families share it: TaylorSeer's ladder of differences (Taylor, Hermite, FreqCa) and the polynomial
  * through the last points (Newton, Adams-Bashforth, the straight lines of Spectrum and WorldCache). Pure

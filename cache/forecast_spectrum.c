@@ -2,8 +2,8 @@
  * forecast_spectrum.c - Spectrum: a ridge fit of Chebyshev polynomials to all computed steps, blended with a
  * line.
  *
- *     F = w X (X' X + lambda P)^-1 phi + (1 - w) (straight line through the last two)       tau = 2 step /
- * steps - 1
+ *     F = w X (X' X + lambda P)^-1 phi + (1 - w) (straight line through the last two)
+ *     tau = 2 step / steps - 1
  *
  * X[j] = T_0..T_degree at tau of anchor j, phi the same at the step to forecast. From arXiv 2603.01623 and
  * hanjq17/Spectrum (basis_utils.py), where 50 steps are written into tau. Mended: the authors penalise the

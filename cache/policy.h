@@ -5,8 +5,8 @@
  *     {
  *         return now->step % (int)now->value[EVERY] ? reuse(REASON_INTERVAL) : compute(REASON_INTERVAL);
  *     }
- *     const struct policy policy_interval = {.name = "interval", .parameters = ..., .plan = plan, .begin =
- * begin};
+ *     const struct policy policy_interval = {
+ *         .name = "interval", .parameters = ..., .plan = plan, .begin = begin};
  *
  * A policy is a table of parameters, a plan made once per job, and hooks that return small values. It never
  * touches a tensor: it says in its plan which *signals* it wants to see, and the engine (cache/reuse.h,

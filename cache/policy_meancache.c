@@ -3,8 +3,7 @@
  * steps.
  *
  *     u = mean velocity over steps i-j .. i-1,  jvp = (v_i-j - u) / (s_i - s_i-j)
- *     v_i = v_i-1 - jvp (s_i+1 - s_i)                                        s: sigmas; j: the interval's
- * order
+ *     v_i = v_i-1 - jvp (s_i+1 - s_i)                             s: sigmas; j: the interval's order
  *
  * Which steps are computed, and the order of each gap, come from the authors' search; their results for
  * Qwen-Image at 50 steps are the budgets 25, 17 and 10. With mask= any steps can be given, and one order for

@@ -1,8 +1,8 @@
 /*
  * policy_seacache.c - SeaCache: TeaCache's sum over a spectrally filtered input, without a polynomial.
  *
- *     sum += relL1(s_i, s_i-1), s = modulated input of block 0 through the filter;  reuse while sum <
- * threshold
+ *     sum += relL1(s_i, s_i-1), s = modulated input of block 0 through the filter
+ *     reuse while sum < threshold
  *
  * The filter is Wiener's for a signal with spectrum |f|^-power in the step's noise: early steps are compared
  * by their low frequencies, late ones by all. The engine applies it over the three axes of the token lattice

@@ -2,9 +2,9 @@
  * policy_specache.c - SpeCa: forecast a few steps, check each forecast on the last block, compute when it was
  * wrong.
  *
- *     error of a draft = relL1(what the forecast says the last block adds, what it really adds on the
- * forecast input) the next step is computed iff error > max(floor, base decay^(step / steps)), or after k_max
- * drafts
+ *     error of a draft = relL1(what the forecast says the last block adds,
+ *                              what it really adds on the forecast input)
+ *     the next step is computed iff error > max(floor, base decay^(step / steps)), or after k_max drafts
  *
  * The last block runs at every step, so the check costs its sums only. Drafts up to the k_min-th are not
  * judged. As in the authors' code, and unlike in their paper, a draft that fails is not taken back: it forces

@@ -2,9 +2,10 @@
  * policy_zeus.c - ZEUS: two stored velocities and a fixed pattern; neither blocks nor branches run at a
  * skipped step.
  *
- *     skipped: step i when (i - 1) mod denominator is one of `skip` residues from `phase` on, between the
- * ends velocity: the 1st, 3rd, ... of a run 2 v_1 - v_2;  the 2nd, 4th, ... v_1       v_1, v_2: last two
- * computed
+ *     skipped: step i when (i - 1) mod denominator is one of `skip` residues from `phase` on,
+ *              between the ends
+ *     velocity: the 1st, 3rd, ... of a run 2 v_1 - v_2;  the 2nd, 4th, ... v_1
+ *                                                                      v_1, v_2: last two computed
  *
  * So nothing is extrapolated from an extrapolation, and (as in the code) the distance to the stored
  * velocities does not enter. From step `late` on one step in `late_interval` is computed instead.

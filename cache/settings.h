@@ -3,10 +3,9 @@
  * "dbcache:F1B0,threshold=0.12,forecast=taylor1".
  *
  *     struct cache_settings settings;
- *     cache_settings_read("balanced", &settings, &error);            the grammar, names, ranges: no job
- * needed cache_settings_plan(&settings, &job, &plan, &error);           what only the job can tell; ring
- * sizes cache_settings_text(&settings, text, sizeof text);             complete: every value, presets
- * resolved
+ *     cache_settings_read("balanced", &settings, &error);      the grammar, names, ranges: no job needed
+ *     cache_settings_plan(&settings, &job, &plan, &error);     what only the job can tell; ring sizes
+ *     cache_settings_text(&settings, text, sizeof text);       complete: every value, presets resolved
  *
  * Grammar: PRESET or POLICY[:ITEM[,ITEM]...]. An ITEM is name=value (the authors' names are accepted beside
  * ours), a DBCache tag (F1B0, W4, MC3, R0.12, joined by _ or not), forecast=NAME (a trailing number is its

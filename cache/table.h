@@ -28,10 +28,13 @@ struct cache_table {
 };
 
 /* What a row of each kind is:
- *   teacache  5 values: the polynomial, highest power first; kind teacache-retention, if there is one, is the
- * same for retention mode (signal: the projected time embedding) magcache  1 value per step, the first is 1:
- * mean over tokens of ||R_i|| / ||R_i-1|| sencache  2 values per step: sensitivity of the output to the
- * latent, to time l2p       `steps` values per step: the averaged, normalised Gram matrix of what is kept */
+ *
+ *     teacache  5 values: the polynomial, highest power first; kind teacache-retention, if there is one, is
+ *               the same for retention mode (signal: the projected time embedding)
+ *     magcache  1 value per step, the first is 1: mean over tokens of ||R_i|| / ||R_i-1||
+ *     sencache  2 values per step: sensitivity of the output to the latent, to time
+ *     l2p       `steps` values per step: the averaged, normalised Gram matrix of what is kept
+ */
 
 /* The published ones, kind NULL at the end; several may fit one model, the first is taken. */
 extern const struct cache_table tables_published[];

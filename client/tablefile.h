@@ -9,10 +9,13 @@
  *     tablefile_free(&file);
  *
  * The file:
- * {"tables":[{"kind":"magcache","name":"reference","layers":8,"heads":4,"head_dim":32,"ffn_dim":512,
- * "latent_channels":16,"steps":50,"shift":3.0,"width":1,"values":[1.0,...]},...]}. A number of the
- * architecture, `steps` or `shift` that is 0 or absent means any. What else an object holds is kept, and
- * ignored.
+ *
+ *     {"tables": [{"kind": "magcache", "name": "reference", "layers": 8, "heads": 4, "head_dim": 32,
+ *                  "ffn_dim": 512, "latent_channels": 16, "steps": 50, "shift": 3.0, "width": 1,
+ *                  "values": [1.0, ...]}, ...]}
+ *
+ * A number of the architecture, `steps` or `shift` that is 0 or absent means any. What else an object holds
+ * is kept, and ignored.
  *
  * Any thread.
  */

@@ -3,8 +3,8 @@
  *
  *     group 3fa9c2e1   running, epoch 12, over zmq, 3 of 8 jobs in flight; lost ranks are replaced
  *     layout           reference: 2 ranks, blocks 4+4, cpu-avx512
- *      RANK  STATE      HOST          PID  BACKEND       THREADS  BLOCKS    WEIGHTS   SPEED    HEARD COMPUTED
- * NEW 0  computing  node1       41207  cpu-avx512          8  0...3     31.2 MB     412    0.1 s     0.1 s 0
+ *      RANK  STATE      HOST      PID  BACKEND    THREADS  BLOCKS  WEIGHTS  GFLOP/S  HEARD  COMPUTED REPLACED
+ *         0  computing  node1   41207  cpu-avx512       8  0...3   31.2 MB      412  0.1 s     0.1 s        0
  *         1  missing    -
  *     job 4126         denoise 31/40, 18.2 ms a step, home on rank 0
  *

@@ -3,8 +3,8 @@
  *
  *     address_to_bind("ipc:///run/refrain", endpoint, &error);     a name of its own in that directory
  *     zmq_bind(socket, endpoint); zmq_getsockopt(socket, ZMQ_LAST_ENDPOINT, bound, ...);
- *     address_to_announce(bound, "tcp://head:5731", address, &error);  "tcp://10.0.0.7:41234" for
- * "tcp://0.0.0.0:41234"
+ *     address_to_announce(bound, "tcp://head:5731", address, &error);
+ *                                                "tcp://10.0.0.7:41234" for "tcp://0.0.0.0:41234"
  *
  * Stateless; any thread. May ask the resolver for the name in `toward`, so it can take as long as that does.
  */

@@ -7,10 +7,13 @@
  *
  * What follows the envelope in the same message, by kind:
  *
- *     HELLO    token [FABRIC_TOKEN_BYTES]; the only message believed from a source that did not prove itself
- * yet WELCOME  nothing; the answer to a HELLO DATA     ticket [TICKET_BYTES], then the payload if it is small
- * (INLINE_BYTES), else its first chunk beside it CHUNK    nothing; a further chunk of the latest DATA's
- * payload beside it CREDIT, BEAT, BYE   nothing
+ *     HELLO              token [FABRIC_TOKEN_BYTES]; the only message believed from a source that did not
+ *                        prove itself yet
+ *     WELCOME            nothing; the answer to a HELLO
+ *     DATA               ticket [TICKET_BYTES], then the payload if it is small (INLINE_BYTES), else its
+ *                        first chunk beside it
+ *     CHUNK              nothing; a further chunk of the latest DATA's payload beside it
+ *     CREDIT, BEAT, BYE  nothing
  */
 #ifndef REFRAIN_CLUSTER_ENVELOPE_H
 #define REFRAIN_CLUSTER_ENVELOPE_H

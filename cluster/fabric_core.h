@@ -1,9 +1,10 @@
 /*
  * fabric_core.h - inside the fabric: what its sources share. Nobody else includes it.
  *
- *     fabric.c            the owner's thread: the functions of fabric.h
- *     fabric_io.c         the I/O thread: its loop, heartbeats and silence; fabric_send.c, fabric_receive.c:
- * in and out fabric_zmq.c, fabric_mpi.c   the transports, called by the I/O thread
+ *     fabric.c                          the owner's thread: the functions of fabric.h
+ *     fabric_io.c                       the I/O thread: its loop, heartbeats and silence
+ *     fabric_send.c, fabric_receive.c   the I/O thread: in and out
+ *     fabric_zmq.c, fabric_mpi.c        the transports, called by the I/O thread
  *
  *     owner --post, release, wishes--> [lock] --> I/O thread --send--> transport ~~~> other member
  *     owner <--events---------------- [lock] <-- I/O thread <-- fabric_io_head, fabric_io_filled -- transport

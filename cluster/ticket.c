@@ -4,10 +4,13 @@
  * The layout, little-endian, offsets in bytes. Reserved bytes are written 0 and must be read 0, so that a
  * later version can use them without an old receiver misreading a new ticket.
  *
- *      0 magic "RFTK"   4 version u16   6 kind u16      8 dtype u16    10 branch u16   12 expert u16   14
- * reserved u16 16 epoch u64     24 job u64      32 context u64  40 sequence u64 48 attempt u32   52 step u32
- * 56 timestep f32 60 flags u32 64 grid 3 x u32  76 row_begin    80 row_count    84 reserved u32 88 bytes u64
- * 96 trace u64   104 block_begin    108 block_end    112 text_bytes u32 116 reserved, 12 bytes
+ *       0 magic "RFTK"        4 version u16         6 kind u16            8 dtype u16
+ *      10 branch u16         12 expert u16         14 reserved u16
+ *      16 epoch u64          24 job u64            32 context u64        40 sequence u64
+ *      48 attempt u32        52 step u32           56 timestep f32       60 flags u32
+ *      64 grid 3 x u32       76 row_begin u32      80 row_count u32      84 reserved u32
+ *      88 bytes u64          96 trace u64         104 block_begin u32   108 block_end u32
+ *     112 text_bytes u32    116 home u16          118 priority u16      120 reserved, 8 bytes
  */
 #include "cluster/ticket.h"
 

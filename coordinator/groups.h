@@ -68,7 +68,6 @@ struct slot {
     uint32_t home;    /* member where its loop lives */
     bool assigned;    /* home was told */
     bool cancel_told; /* ... and told to stop */
-    bool alone;       /* nothing else may run beside it */
     uint64_t bytes;   /* of home's memory it is thought to need */
 };
 

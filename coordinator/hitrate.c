@@ -9,8 +9,7 @@
 #define NEWEST_SHARE                                                                                         \
     0.25 /* of the mean that the latest job makes up: four jobs, and it has followed a change */
 
-/* ---------------------------------------------------------------------------------------------- what is kept
- */
+/* ------------------------------------------------------------------------------------------- what is kept */
 
 /* The number of steps belongs to it: warm-up weighs more in a short job. */
 static uint64_t key_of(const Refrain__JobSpec *spec)
@@ -40,8 +39,7 @@ static void add(struct hitrates *rates, uint64_t key, double rate)
     *oldest = (struct hitrate){key, ++rates->uses, rate};
 }
 
-/* ------------------------------------------------------------------------------------------------- the rates
- */
+/* ---------------------------------------------------------------------------------------------- the rates */
 
 /* A job that compares runs a second time, without its caching. */
 static double over_passes(const Refrain__JobSpec *spec, double rate)

@@ -2,12 +2,12 @@
  * launch.h - the ranks the coordinator starts itself: one refrain-launch, kept alive.
  *
  *     struct launch *launch;
- *     launch_open(&config, &launch, &error);           finds a launcher that outlived an earlier coordinator
+ *     launch_open(&config, &launch, &error);   finds a launcher that outlived an earlier coordinator
  *     loop: poll(launch_descriptor(launch)); launch_tick(launch, readable, now_ns);
- *     launch_settled(launch);                          a group is ready: the next loss starts without delay
- * again launch_failed(launch);                           its launcher says that all ranks of a group are gone
- *     launch_stop(launch, now_ns, grace_ns);           ends it; started again after a pause unless
- * launch_forbid was called
+ *     launch_settled(launch);                  a group is ready: the next loss starts without delay again
+ *     launch_failed(launch);                   its launcher says that all ranks of a group are gone
+ *     launch_stop(launch, now_ns, grace_ns);   ends it; started again after a pause unless launch_forbid was
+ *                                              called
  *
  * refrain-launch starts mpirun, single ranks anew, and whole groups anew, as it is told over the workers'
  * socket; what is here is only its own life. As a service it runs in a session of its own and outlives the

@@ -3,9 +3,10 @@
  *
  *     struct models *models;
  *     models_open(store, "/usr/bin/refrain-worker", &models, &error);
- *     models_add(models, &peer, request, "wan", "/models/Wan2.1-T2V-1.3B", &error);     starts or queues an
- * inspection n = models_poll(models, items);                                                  beside the
- * loop's own descriptors while (models_inspected(models, now_ns, &inspected)) ... stored, or why not
+ *     models_add(models, &peer, request, "wan", "/models/Wan2.1-T2V-1.3B", &error);
+ *                                                                starts or queues an inspection
+ *     n = models_poll(models, items);                            beside the loop's own descriptors
+ *     while (models_inspected(models, now_ns, &inspected)) ...   stored, or why not
  *
  * What a model allows is not for the coordinator to read: `refrain-worker --inspect DIR` does it in a process
  * of its own, watched by the loop, with a deadline. It prints one JSON object with the fields of ModelCard

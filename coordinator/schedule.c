@@ -256,7 +256,7 @@ static bool has_room(const struct server *server, const struct group *group, con
         if (!slot->job) continue;
         const struct job *other = jobs_find(server->jobs, slot->job);
         equals += !other || other->priority >= job->priority;
-        alone |= slot->alone;
+        alone |= other && jobs_suspect(other); /* until it gets further than where it lost its ranks */
     }
     bool fits = equals < server_flight_limit(server, group) && group_in_flight(group) < GROUP_SLOTS;
     return fits && !alone && !(jobs_suspect(job) && group_in_flight(group));
@@ -307,6 +307,11 @@ static struct job *choose_job(const struct server *server, struct group *group)
     return job && has_room(server, group, job) ? job : NULL;
 }
 
+static bool wished(const struct plan_wish *wish)
+{
+    return wish->has_fold || wish->runs > 0 || wish->home != PLAN_HOME_AUTO;
+}
+
 /* What ranks measured since it was made shows that another layout would be this much better. */
 static bool much_better(const struct server *server, const struct group *group, const struct plan_request *request,
                         const struct plan *plan)
@@ -327,7 +332,8 @@ static status_t prepare_layout(struct server *server, struct group *group, const
     struct plan_request request = describe_layout(server, group, model->card, seats);
     bool loaded = strcmp(group->model, model->card->name) == 0, known = group->plan.ranks == group->ranks;
     hitrates_of(&server->rates, spec, model->card, &request.mix);
-    if (loaded) request.mix.home_work = group->home_work;
+    /* What an operator wished for is judged by the model alone: it must not be refused for a measurement. */
+    if (loaded && !wished(request.wish)) request.mix.home_work = group->home_work;
     status_t status = plan_make(&request, &plan, error);
     if (status != STATUS_OK) return status;
     bool busy = group_in_flight(group) > 0;
@@ -372,7 +378,6 @@ static bool take_next(struct server *server, struct group *group)
     *slot = (struct slot){.job = job->id,
                           .attempt = job->attempt,
                           .home = choose_home(group),
-                          .alone = jobs_suspect(job),
                           .bytes = bytes};
     return true;
 }

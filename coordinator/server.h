@@ -9,10 +9,9 @@
  * One thread runs all of it. Each turn of the loop takes what has arrived (reports.c, requests.c), decides
  * (schedule.c), commits once, and only then lets messages go out. The parts:
  *
- *     jobstore    what must survive            jobs       unfinished jobs, in memory       groups    ranks
- * and epochs models      names and cards              results    files                            launch our
- * own mpirun watches     who wants to know            outbox     messages waiting for the commit  curve keys
- * and tenants
+ *     jobstore  what must survive    jobs     unfinished jobs, in memory         groups  ranks and epochs
+ *     models    names and cards      results  files                              launch  our own launcher
+ *     watches   who wants to know    outbox   messages waiting for the commit    curve   keys and tenants
  */
 #ifndef REFRAIN_COORDINATOR_SERVER_H
 #define REFRAIN_COORDINATOR_SERVER_H

@@ -136,13 +136,14 @@ static status_t find_program(const char *option, const char *said, const char *n
         if (!realpath(said, path)) return error_set(error, STATUS_NOT_FOUND, "--%s %s: %m", option, said);
         return STATUS_OK;
     }
-    ssize_t length = readlink("/proc/self/exe", path, PATH_MAX - 1);
+    char self[PATH_MAX];
+    ssize_t length = readlink("/proc/self/exe", self, sizeof self - 1);
     if (length < 0) return error_set(error, STATUS_IO, "/proc/self/exe: %m");
-    path[length] = '\0';
-    char *slash = strrchr(path, '/');
-    if (!slash || slash + 1 - path + strlen(name) >= PATH_MAX)
+    self[length] = '\0';
+    char *slash = strrchr(self, '/');
+    int used = slash ? snprintf(path, PATH_MAX, "%.*s%s", (int)(slash + 1 - self), self, name) : -1;
+    if (used < 0 || used >= PATH_MAX)
         return error_set(error, STATUS_INVALID, "--%s: must be given", option);
-    strcpy(slash + 1, name);
     return STATUS_OK;
 }
 

@@ -161,8 +161,7 @@ static void survey_group(struct survey *survey, const struct group *group)
     survey->group_list[survey->group_count++] = info;
 }
 
-/* -------------------------------------------------------------------------------------------------- the
- * whole */
+/* ---------------------------------------------------------------------------------------------- the whole */
 
 /* The counts are the caller's own; the ranks are everybody's. */
 static void fill_counts(const uint64_t counts[JOB_STATES], Refrain__StatsReply *stats)

@@ -31,8 +31,7 @@ enum {
 #define INCOMING_NS   (60 * SECOND_NS)     /* without a piece: the rest will not come */
 #define RESERVE_BYTES (UINT64_C(32) << 20) /* left on the disk for the job store, as results.c does */
 
-/* ----------------------------------------------------------------------------------------------- answering
- */
+/* ---------------------------------------------------------------------------------------------- answering */
 
 /* A rank that is gone, or takes no answers, asks again when it wants to know. */
 static void answer(struct vault *vault, const struct wire_peer *peer, Refrain__VaultReply *reply)
@@ -77,8 +76,7 @@ static void refuse_save(struct vault *vault, const struct wire_peer *peer,
     answer_save(vault, peer, checkpoint, status, error);
 }
 
-/* ------------------------------------------------------------------------------------------------- arriving
- */
+/* ----------------------------------------------------------------------------------------------- arriving */
 
 /* The slot's checkpoint is no longer arriving; its entry stays the caller's. */
 static void close_incoming(struct vault *vault, struct slot *slot)
@@ -257,8 +255,7 @@ static status_t add_piece(struct incoming *incoming, const Refrain__SaveChunk *c
     return status;
 }
 
-/* ------------------------------------------------------------------------------------------- making durable
- */
+/* ----------------------------------------------------------------------------------------- making durable */
 
 static int64_t next_age(const struct vault *vault)
 {
@@ -372,8 +369,7 @@ static void look_for_cut_off(struct vault *vault)
     abandon_before(vault, now_ns - INCOMING_NS);
 }
 
-/* ------------------------------------------------------------------------------------------------- messages
- */
+/* ----------------------------------------------------------------------------------------------- messages */
 
 /* The slot whose attempt may save this; NULL: none. A job that was dropped and allowed again must not lose
  * its new files with the old ones, so those go first. */
@@ -551,8 +547,7 @@ static bool take_messages(struct vault *vault)
     return true;
 }
 
-/* ------------------------------------------------------------------------------------------------ the thread
- */
+/* --------------------------------------------------------------------------------------------- the thread */
 
 static bool stopped(struct vault *vault)
 {

@@ -1,9 +1,10 @@
 /*
  * ops.h - the op table: everything that computes, behind one struct of functions.
  *
- *     const struct ops *ops = ops_find("auto");                    cpu-avx512, cpu-avx2 or ref: what this
- * machine has struct linear *w; ops->linear_create(&(struct matrix){data, DTYPE_BF16, n, k}, bias, &w,
- * &error); ops->linear(team, w, x, k, rows, &(struct epilogue){.kind = EPILOGUE_GELU}, y, n);
+ *     const struct ops *ops = ops_find("auto");          cpu-avx512, cpu-avx2 or ref: what this machine has
+ *     struct linear *w;
+ *     ops->linear_create(&(struct matrix){data, DTYPE_BF16, n, k}, bias, &w, &error);
+ *     ops->linear(team, w, x, k, rows, &(struct epilogue){.kind = EPILOGUE_GELU}, y, n);
  *
  * Backends: `ref` is scalar C and defines what is right; `cpu-avx2` and `cpu-avx512` are the same source
  * compiled twice. All activations are float32, row-major; weights keep the width they have in the checkpoint.
@@ -107,8 +108,7 @@ enum reduce_sum {
 struct ops {
     const char *name;
 
-    /* --- dense layers
-     * ------------------------------------------------------------------------------------------ */
+    /* --- dense layers ----------------------------------------------------------------------------------- */
 
     /* Takes a copy of w [n, k] and bias [n] (any dtype of `struct matrix`; NULL for none; bias->rows must be
      * n and columns 1). 16-bit weights stay 16 bits wide. */
@@ -122,8 +122,7 @@ struct ops {
     void (*linear)(struct team *team, const struct linear *linear, const float *x, int64_t x_stride, int rows,
                    const struct epilogue *epilogue, float *y, int64_t y_stride);
 
-    /* --- rows: statistics in float32 over the whole row
-     * ---------------------------------------------------------- */
+    /* --- rows: statistics in float32 over the whole row ------------------------------------------------- */
 
     /* y = (x - mean) / sqrt(var + eps) * (base + scale) + shift, var the population variance. scale and shift
      * are [width]. base 1: modulation (adaLN); base 0: affine weights. scale and shift NULL: plain
@@ -140,14 +139,12 @@ struct ops {
     void (*rms_norm_rope)(struct team *team, float *x, int64_t x_stride, int rows, int heads, int head_dim,
                           float eps, const float *weight, const float *cosines, const float *sines);
 
-    /* --- attention
-     * ----------------------------------------------------------------------------------------------- */
+    /* --- attention -------------------------------------------------------------------------------------- */
 
     /* out = softmax(scale q k^T + bias) v per head, no mask. No head's result depends on another. */
     void (*attention)(struct team *team, const struct attention *a);
 
-    /* --- convolution
-     * --------------------------------------------------------------------------------------------- */
+    /* --- convolution ------------------------------------------------------------------------------------ */
 
     /* w is [out, in, kt, ky, kx] flattened to rows = out; bias [out] or NULL. Copied, held as float32. */
     status_t (*conv_create)(const struct conv_shape *shape, const struct matrix *w, const struct matrix *bias,
@@ -170,8 +167,7 @@ struct ops {
     void (*channel_norm)(struct team *team, const struct volume *x, const float *gamma, bool silu,
                          const struct volume *y);
 
-    /* --- element-wise
-     * -------------------------------------------------------------------------------------------- */
+    /* --- element-wise ----------------------------------------------------------------------------------- */
 
     /* y[i] = sum_j weights[j] * x[j][i], summed in order of j, each term rounded (no fused multiply-add),
      * terms 1..LINCOMB_TERMS. Guidance, solver steps and every forecast are this. y may be one of x. */
@@ -183,8 +179,7 @@ struct ops {
     void (*lincomb_rows)(struct team *team, int terms, const float *weights, const unsigned char *group,
                          const float *const *x, int64_t rows, int64_t width, float *y);
 
-    /* --- caching
-     * --------------------------------------------------------------------------------------------- */
+    /* --- caching ---------------------------------------------------------------------------------------- */
 
     /* Row by row of a and b [rows, width], the sums a verdict is made of: partials [rows][REDUCE_SUMS] in the
      * order of enum reduce_sum. A row's sums are made of 16 lanes in float32 (lane = column % 16) over at

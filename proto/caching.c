@@ -17,8 +17,7 @@ static status_t blame(const char **field, const char *name, status_t status)
     return status;
 }
 
-/* -------------------------------------------------------------------------------------------------- tables
- */
+/* ------------------------------------------------------------------------------------------------- tables */
 
 /* The kinds are whatever the registry's policies and forecasts ask for. NULL after the last; a kind that
  * several use comes up several times. */
@@ -142,8 +141,7 @@ status_t caching_check_tables(const char *field, Refrain__CacheTable *const *tab
     return status;
 }
 
-/* ---------------------------------------------------------------------------------------------------- jobs
- */
+/* --------------------------------------------------------------------------------------------------- jobs */
 
 static status_t read_settings(const Refrain__JobSpec *spec, struct cache_settings *settings,
                               struct error *error)
@@ -180,8 +178,7 @@ status_t caching_check(const Refrain__JobSpec *spec, const char **field, struct 
     return STATUS_OK;
 }
 
-/* -------------------------------------------------------------------------------------------- with a model
- */
+/* ------------------------------------------------------------------------------------------- with a model */
 
 /* Everything cache/settings.h needs to know of a job. `tables` are the job's, then the card's. */
 struct caching {
@@ -391,8 +388,7 @@ status_t caching_fill(Refrain__JobSpec *spec, const Refrain__ModelCard *card, st
     return status == STATUS_OK ? STATUS_OK : error_set(error, status, "no memory for the job");
 }
 
-/* -------------------------------------------------------------------------------------------------- budget
- */
+/* ------------------------------------------------------------------------------------------------- budget */
 
 /* "1.2 GiB" */
 static const char *bytes_text(uint64_t bytes, char text[32])
@@ -485,8 +481,7 @@ status_t caching_check_bytes(const Refrain__JobSpec *spec, const Refrain__ModelC
                   slots_advice(&caching)));
 }
 
-/* ------------------------------------------------------------------------------------------------- reports
- */
+/* ------------------------------------------------------------------------------------------------ reports */
 
 /* Absent, or one byte for every step of every branch, each a number of the enum. */
 static bool bytes_fit(bool given, const ProtobufCBinaryData *bytes, size_t cells, int largest)

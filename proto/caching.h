@@ -1,11 +1,13 @@
 /*
  * caching.h - a job's caching as messages say it: checked, completed, and as the values cache/ works with.
  *
- *     caching_check(spec, &field, &error)                    part of validate_spec: text, tables, compare
- *     caching_fill(spec, card, &error)                       part of validate_fill: canonical text, the
- * tables it needs caching_check_for_model(spec, card, &field, &error)    part of validate_spec_for_model: the
- * plan is made caching_check_bytes(spec, card, limit, &field, &error) what it would keep, against a budget
- *     caching_check_report(report, spec, card, &error)       what a worker says the policy did
+ *     caching_check(spec, &field, &error)                     part of validate_spec: text, tables, compare
+ *     caching_fill(spec, card, &error)                        part of validate_fill: canonical text, the
+ *                                                             tables it needs
+ *     caching_check_for_model(spec, card, &field, &error)     part of validate_spec_for_model: the plan is
+ *                                                             made
+ *     caching_check_bytes(spec, card, limit, &field, &error)  what it would keep, against a budget
+ *     caching_check_report(report, spec, card, &error)        what a worker says the policy did
  *
  * Sentences start with the field's name, as all of validate.h do; what cache/settings.h refuses is passed on
  * in its words. Pure functions; any thread.

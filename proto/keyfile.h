@@ -9,9 +9,10 @@
  *
  *     public-key = "rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7"      Z85, 40 characters
  *     secret-key = "JTKVSB%%)wK0E.X)V>+}o?pNmC{O&4W4b!Ni{Lh6"      only in a .secret file (mode 0600)
- *     server-key = "..."                                          the coordinator's public key, for who
- * connects to it role = "client"                                             client, admin or worker: only
- * believed in the coordinator's own key directory
+ *     server-key = "..."                                           the coordinator's public key, for who
+ *                                                                  connects to it
+ *     role = "client"                                              client, admin or worker: only believed in
+ *                                                                  the coordinator's own key directory
  *
  * Stateless; any thread.
  */

@@ -5,9 +5,11 @@
  *     struct uplink_config config = {.endpoint = "tcp://head:5732"};
  *     uplink_open(&config, clock_now_ns(), &uplink, &error);
  *     poll on uplink_socket(uplink) and uplink_monitor(uplink);
- *     switch (uplink_change(uplink, now_ns)) { case UPLINK_BACK: ...say who we are...; }    the monitor was
- * readable if (uplink_away_ns(uplink, now_ns) > patience_ns) ...                                 alone for so
- * long uplink_close(uplink);
+ *     switch (uplink_change(uplink, now_ns)) {                the monitor was readable
+ *     case UPLINK_BACK: ... say who we are ...
+ *     }
+ *     if (uplink_away_ns(uplink, now_ns) > patience_ns) ...   alone for so long
+ *     uplink_close(uplink);
  *
  * ZeroMQ reconnects a DEALER for ever and never says that nobody is there; its monitor does. One thread.
  */

@@ -3,10 +3,10 @@
  *
  *     struct error error;
  *     const char *field;
- *     if (validate_spec(spec, &field, &error) != STATUS_OK)             field "width", sentence
- *         ...                                                           "width 100: must be a multiple of 16
- * (96 or 112)" validate_spec_for_model(spec, card, &field, &error)               once the model is known
- *     validate_fill(spec, card, &error)                                 every default filled in
+ *     status = validate_spec(spec, &field, &error);         field "width", sentence
+ *                                                           "width 100: must be a multiple of 16 (96 or 112)"
+ *     validate_spec_for_model(spec, card, &field, &error);  once the model is known
+ *     validate_fill(spec, card, &error);                    every default filled in
  *
  * Sentences start with the field's name in the message (a command line puts "--" before it). `field` (NULL is
  * allowed) gets that name as a static string. Absent fields are fine everywhere: they take defaults. Pure

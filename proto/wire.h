@@ -10,8 +10,8 @@
  *     while (wire_receive(router, &peer, &frame, &error) != STATUS_AGAIN) {
  *         Refrain__Request *request;
  *         uint64_t id = 0;
- *         status_t status = wire_unpack_request(zmq_msg_data(&frame), zmq_msg_size(&frame), &request, &id,
- * &error);
+ *         status_t status =
+ *             wire_unpack_request(zmq_msg_data(&frame), zmq_msg_size(&frame), &request, &id, &error);
  *         ...                                                           id is there even when the rest is not
  *         refrain__request__free_unpacked(request, NULL);
  *         zmq_msg_close(&frame);

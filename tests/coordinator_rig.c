@@ -38,8 +38,7 @@ static const char inspecting_worker[] =
     "\"default_frames\":17,\"max_position\":1024,\"vae_scale\":8,\"patch\":2,"
     "\"latent_channels\":16}'\n";
 
-/* -------------------------------------------------------------------------------------------------- the
- * process */
+/* -------------------------------------------------------------------------------------------- the process */
 
 static void path_of(const struct rig *rig, const char *name, char path[PATH_MAX])
 {
@@ -180,8 +179,7 @@ void rig_stop(struct rig *rig)
     *rig = (struct rig){0};
 }
 
-/* ------------------------------------------------------------------------------------------------------
- * clients */
+/* ------------------------------------------------------------------------------------------------ clients */
 
 static void *connect_dealer(struct rig *rig, const char *endpoint)
 {
@@ -295,8 +293,7 @@ void rig_await(void *client, uint64_t job, Refrain__JobState state)
     fail_msg("job %lu is in state %d, not %d", (unsigned long)job, last, (int)state);
 }
 
-/* -------------------------------------------------------------------------------------------------- fake
- * workers */
+/* ------------------------------------------------------------------------------------------- fake workers */
 
 void fake_worker_open(struct fake_worker *worker, struct rig *rig, const char *group, uint32_t rank,
                       uint32_t ranks)

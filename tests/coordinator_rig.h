@@ -2,11 +2,14 @@
  * coordinator_rig.h - a real coordinator process, clients and scripted workers for it, over real sockets.
  *
  *     struct rig rig;
- *     rig_start(&rig, (const char *[]){"--silence", "600ms", NULL});     on free ports, with a data directory
- * of its own void *client = rig_client(&rig); Refrain__Reply *reply = rig_call(client, &request); struct
- * fake_worker worker; fake_worker_open(&worker, &rig, "group", 0, 2);                    rank 0 of 2, speaks
- * the real protocol rig_stop(&rig);                                                    ends it, checks its
- * exit, removes everything
+ *     rig_start(&rig, (const char *[]){"--silence", "600ms", NULL});   on free ports, with a data directory
+ *                                                                      of its own
+ *     void *client = rig_client(&rig);
+ *     Refrain__Reply *reply = rig_call(client, &request);
+ *     struct fake_worker worker;
+ *     fake_worker_open(&worker, &rig, "group", 0, 2);                  rank 0 of 2, speaks the real protocol
+ *     rig_stop(&rig);                                                  ends it, checks its exit, removes
+ *                                                                      everything
  *
  * Everything here fails the running test by cmocka's assertions; nothing returns an error.
  */

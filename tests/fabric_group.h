@@ -1,12 +1,20 @@
 /*
  * fabric_group.h - a group of real processes, one fabric each, for tests that kill and stop them.
  *
- *     static void say_hello(struct member *m) { member_open(m, 4, 1 << 20); member_join(m, 1); ... CHECK(m, x
- * == 3); }
+ *     static void say_hello(struct member *m)
+ *     {
+ *         member_open(m, 4, 1 << 20);
+ *         member_join(m, 1);
+ *         ...
+ *         CHECK(m, x == 3);
+ *     }
  *
- *     struct group *g = group_start("zmq-ipc", 3, "hello", say_hello);      forks (mpi: mpirun starts) three
- * members group_signal(g, 1, SIGKILL); group_expect(g, 0);  group_expect(g, 2); both ended well, or the test
- * fails group_end(g);                                                         nobody is left behind
+ *     struct group *g = group_start("zmq-ipc", 3, "hello", say_hello);   forks three members (mpi: mpirun
+ *                                                                        starts them)
+ *     group_signal(g, 1, SIGKILL);
+ *     group_expect(g, 0);
+ *     group_expect(g, 2);                                                both ended well, or the test fails
+ *     group_end(g);                                                      nobody is left behind
  *
  * Members and test share a board: a mapped file with addresses, results and marks. With mpi the members are
  * new processes of the same program, `PROGRAM --member SCENARIO BOARD`; main() has to hand those to

@@ -2,8 +2,9 @@
  * fuzz_safetensors.c - libFuzzer entry: no bytes may make the checkpoint reader crash, leak or read outside
  * the file.
  *
- *     clang -g -O1 -fsanitize=fuzzer,address,undefined -std=gnu17 -D_GNU_SOURCE -I. tests/fuzz_safetensors.c
- * \ worker/model/checkpoint.c worker/model/safetensors.c base/status.c -ljansson -o fuzz_safetensors
+ *     clang -g -O1 -fsanitize=fuzzer,address,undefined -std=gnu17 -D_GNU_SOURCE -I. \
+ *         tests/fuzz_safetensors.c worker/model/checkpoint.c worker/model/safetensors.c base/status.c \
+ *         -ljansson -o fuzz_safetensors
  *     ./fuzz_safetensors -max_total_time=60 CORPUS
  *
  * The first byte chooses: odd, the rest is a file as it is; even, it is a header and gets the right length in

@@ -1,9 +1,9 @@
 /*
  * fuzz_wire.c - libFuzzer over the wire decoder: any bytes are refused or become a message that can be used.
  *
- *     clang -g -O1 -fsanitize=fuzzer,address,undefined -I. -Ibuild tests/fuzz_wire.c proto/wire.c
- * proto/validate.c \ base/status.c build/proto/refrain.pb-c.c -lprotobuf-c -lzmq -lm -o fuzz_wire &&
- * ./fuzz_wire -max_len=4096
+ *     clang -g -O1 -fsanitize=fuzzer,address,undefined -I. -Ibuild tests/fuzz_wire.c proto/wire.c \
+ *         proto/validate.c base/status.c build/proto/refrain.pb-c.c -lprotobuf-c -lzmq -lm -o fuzz_wire
+ *     ./fuzz_wire -max_len=4096
  *
  * The first byte chooses the message, the rest is the frame. What unpacks is validated, packed again, and
  * must then be read back to the same bytes.

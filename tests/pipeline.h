@@ -3,8 +3,8 @@
  * their own, connected by a real fabric.
  *
  *     struct pipeline_run run = {.model = "models/reference", .order = {...}, .members = 2, .head = 4,
- * .threads = 1}; pipeline_execute(&run);                     fails the test with a sentence when something
- * goes wrong
+ *                                .threads = 1};
+ *     pipeline_execute(&run);                     fails the test with a sentence when something goes wrong
  *     ... run.latents, run.frames ...
  *     pipeline_free(&run);
  */

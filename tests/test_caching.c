@@ -179,8 +179,7 @@ static void the_largest_tables_fit_a_frame(void **state)
     free_spec(spec);
 }
 
-/* ---------------------------------------------------------------------------------------------- filling in
- */
+/* --------------------------------------------------------------------------------------------- filling in */
 
 static void a_stored_text_says_every_parameter_and_reads_back_the_same(void **state)
 {
@@ -243,8 +242,7 @@ static void the_card_table_made_for_the_jobs_steps_travels_with_it(void **state)
     for (int i = 0; i < 3; i++) refrain__cache_table__free_unpacked(of_card[i], NULL);
 }
 
-/* -------------------------------------------------------------------------------------------- with a model
- */
+/* ------------------------------------------------------------------------------------------- with a model */
 
 static void what_only_the_model_can_refuse_names_the_field_cache(void **state)
 {
@@ -341,8 +339,7 @@ static void a_budget_too_small_never_advises_what_would_be_refused(void **state)
     }
 }
 
-/* ------------------------------------------------------------------------------------------------- reports
- */
+/* ------------------------------------------------------------------------------------------------ reports */
 
 /* Of 3 steps and 2 branches. */
 struct reported {

@@ -185,8 +185,7 @@ static void hits_send_nothing_in_company_either(void **state)
     for (int i = 0; i < FEW; i++) pipeline_free(&runs[i]);
 }
 
-/* ------------------------------------------------------------------------------------------------------
- * order */
+/* -------------------------------------------------------------------------------------------------- order */
 
 /* Equal jobs but for what the caller changes; on one rank nothing but the rules decides. */
 static void equal_jobs(struct pipeline_run runs[], int count)

@@ -215,8 +215,7 @@ static void conv_of_a_shape_that_does_not_fit_is_refused(void **state)
     }
 }
 
-/* ------------------------------------------------------------------------------ ---------------- channel
- * norm */
+/* ------------------------------------------------------------------------------------------- channel norm */
 
 struct channel_inputs {
     struct volume x; /* one frame a line: [lines, 1, width, channels] */

@@ -216,8 +216,7 @@ static void a_job_that_would_keep_more_than_allowed_is_refused(void **state)
     rig_stop(&rig);
 }
 
-/* ------------------------------------------------------------------------------------------- live progress
- */
+/* ------------------------------------------------------------------------------------------ live progress */
 
 static void a_watcher_sees_the_actions_of_the_steps_so_far(void **state)
 {

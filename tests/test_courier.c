@@ -112,8 +112,7 @@ static void assert_fails(struct courier *courier, status_t status, const char *s
     courier_free(&arrival);
 }
 
-/* -------------------------------------------------------------------------------------------------- there,
- * back */
+/* -------------------------------------------------------------------------------------------- there, back */
 
 static void what_was_sent_comes_back_bit_for_bit(void **state)
 {
@@ -296,8 +295,7 @@ static void when_the_vault_is_taken_away_fetches_end(void **state)
     courier_close(courier);
 }
 
-/* -------------------------------------------------------------------------------------------------- what
- * goes wrong */
+/* ---------------------------------------------------------------------------------------- what goes wrong */
 
 static void a_checkpoint_under_way_when_the_vault_restarts_is_sent_again(void **state)
 {

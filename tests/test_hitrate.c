@@ -82,8 +82,7 @@ static void expect(const char *cache, uint32_t steps, uint32_t head, uint32_t ta
                  mix.head, mix.tail, mix.hit_rate, head, tail, rate);
 }
 
-/* --------------------------------------------------------------------------------------------------
- * rehearsed */
+/* ---------------------------------------------------------------------------------------------- rehearsed */
 
 /* The share of a job's branch-steps in which its policy really skipped something. */
 static double skipped_by_a_job(const char *cache)
@@ -153,8 +152,7 @@ static void blocks_are_rehearsed_one_by_one(void **state)
     expect("layers:every=3,begin=0,end=2,boundary=0.5", STEPS, 0, 0, 8 / 12.0 * 2 / 8);
 }
 
-/* -----------------------------------------------------------------------------------------------------
- * learnt */
+/* ------------------------------------------------------------------------------------------------- learnt */
 
 static void a_rate_that_only_measuring_tells_is_learnt(void **state)
 {

@@ -45,8 +45,7 @@ struct desk {
     char ended_message[512];
 };
 
-/* --------------------------------------------------------------------------------------------------- the
- * desk */
+/* ----------------------------------------------------------------------------------------------- the desk */
 
 static void desk_bind(struct desk *desk)
 {
@@ -195,8 +194,7 @@ static void order_shutdown(struct desk *desk)
     give(desk, REFRAIN__WORKER_ORDER__BODY_SHUTDOWN, &shutdown);
 }
 
-/* ---------------------------------------------------------------------------------------------------- the
- * launch */
+/* --------------------------------------------------------------------------------------------- the launch */
 
 static pid_t launch(const struct desk *desk, const char *options)
 {
@@ -247,8 +245,7 @@ static void stop(struct desk *desk, pid_t pid)
     desk_close(desk);
 }
 
-/* ----------------------------------------------------------------------------------------------------- facts
- */
+/* -------------------------------------------------------------------------------------------------- facts */
 
 static void a_killed_rank_is_replaced_and_the_others_are_left_alone(void **state)
 {
@@ -467,7 +464,7 @@ static void ranks_end_with_their_mpirun(void **state)
     struct desk desk;
     char text[TEXT_BYTES];
     pid_t pid = start(&desk, "mpirun", "");
-    shell_run(text, "pgrep -P %d -x mpirun", (int)pid);
+    shell_run(text, "cat /proc/%d/task/%d/children", (int)pid, (int)pid); /* the only one */
     kill((pid_t)atoi(text), SIGKILL);
     desk_wait(&desk, desk.ends > 0);
     assert_true(desk.whole_ended);

@@ -16,8 +16,7 @@
 
 extern const struct policy policy_teacache, policy_dbcache, policy_easycache, policy_dicache, policy_dbprune;
 
-/* ------------------------------------------------------------------------------- rules of cache-dit's
- * classes */
+/* --------------------------------------------------------------------------- rules of cache-dit's classes */
 
 static json_t *load_cases(const char *file, const char *policy, size_t least)
 {
@@ -108,8 +107,7 @@ static void dbprune_decides_as_cache_dit_does(void **state)
     json_decref(cases);
 }
 
-/* ------------------------------------------------------------------------------------- the authors' own code
- */
+/* ---------------------------------------------------------------------------------- the authors' own code */
 
 static double real(const json_t *item, const char *key)
 {

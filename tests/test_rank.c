@@ -44,8 +44,7 @@ static struct seat seats[RANKS];
 static void *context, *sock;
 static char home[] = "/tmp/refrain-rank-XXXXXX", endpoint[64];
 
-/* --------------------------------------------------------------------------------------------------- ranks
- */
+/* -------------------------------------------------------------------------------------------------- ranks */
 
 static void *rank_main(void *argument)
 {
@@ -98,8 +97,7 @@ static void end_rank(int index)
     s->stopped = true;
 }
 
-/* --------------------------------------------------------------------------------------------- coordinator
- */
+/* -------------------------------------------------------------------------------------------- coordinator */
 
 static void send_order(int index, Refrain__WorkerOrder__BodyCase what, void *message)
 {
@@ -317,8 +315,7 @@ static void expect_latents_of_one_member(int index)
     pipeline_free(&alone);
 }
 
-/* --------------------------------------------------------------------------------------------------- tests
- */
+/* -------------------------------------------------------------------------------------------------- tests */
 
 static int set_up(void **state)
 {

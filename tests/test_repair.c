@@ -118,8 +118,7 @@ static void finish(struct bench *b, uint64_t job, uint32_t attempt)
     fake_worker_done(&b->ranks[0], job, attempt, "video.mp4", 1000, hash);
 }
 
-/* ------------------------------------------------------------------------------------------------ in flight
- */
+/* ---------------------------------------------------------------------------------------------- in flight */
 
 static void as_many_jobs_as_allowed_are_in_flight_and_the_next_follows_one_that_ends(void **state)
 {
@@ -319,6 +318,28 @@ static void a_job_that_keeps_killing_ranks_fails_alone_and_the_others_go_on(void
     end(&b);
 }
 
+static void a_suspected_job_that_gets_further_has_company_again(void **state)
+{
+    struct bench b;
+    begin(&b, (const char *[]){"--in-flight", "2", NULL}, true);
+    uint64_t first = rig_submit(b.client, "x"), second = rig_submit(b.client, "y"), third = rig_submit(b.client, "z");
+    fake_workers_load(b.ranks, RANKS);
+    for (uint32_t attempt = 1; attempt <= 2; attempt++) {
+        expect_assigned(&b, first, attempt);
+        expect_assigned(&b, second, attempt);
+        say_goodbye(&b.ranks[2]);
+        replace(&b, 2);
+        fake_workers_load(b.ranks, RANKS);
+    }
+    expect_assigned(&b, first, 3); /* alone, and then the other suspect */
+    finish(&b, first, 3);
+    expect_assigned(&b, second, 3);
+    expect_quiet(&b.ranks[0], ORDER(ASSIGN));
+    fake_worker_progress(&b.ranks[0], second, 3, 1);
+    expect_assigned(&b, third, 1);
+    end(&b);
+}
+
 static void a_job_that_gets_further_each_time_is_never_given_up(void **state)
 {
     struct bench b;
@@ -351,6 +372,7 @@ int main(void)
         cmocka_unit_test(a_rank_that_wakes_up_after_its_seat_was_given_away_is_sent_away),
         cmocka_unit_test(a_restarted_coordinator_replaces_who_did_not_come_back),
         cmocka_unit_test(a_job_that_keeps_killing_ranks_fails_alone_and_the_others_go_on),
+        cmocka_unit_test(a_suspected_job_that_gets_further_has_company_again),
         cmocka_unit_test(a_job_that_gets_further_each_time_is_never_given_up),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

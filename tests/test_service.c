@@ -18,8 +18,7 @@
     "--model models/reference --prompt 'a small blue ring moving left on a white background' --seed 5 "      \
     "--steps 6 --guidance 4 --width 48 --height 64 --frames 9"
 
-/* ---------------------------------------------------------------------------------------------------------
- * one shot */
+/* ----------------------------------------------------------------------------------------------- one shot */
 
 static void any_number_of_ranks_makes_the_same_video(void **state)
 {
@@ -158,8 +157,7 @@ static void interrupting_generate_leaves_nothing(void **state)
     assert_false(file_exists(text));
 }
 
-/* -----------------------------------------------------------------------------------------------------------
- * service */
+/* ------------------------------------------------------------------------------------------------ service */
 
 static void wait_for_denoising(int job)
 {

@@ -16,8 +16,7 @@
 
 #include "tests/service_jobs.h"
 
-/* ------------------------------------------------------------------------------------------------------------
- * the same everywhere */
+/* ------------------------------------------------------------------------------------ the same everywhere */
 
 /* One for each site where something is kept, and each skips something in ten steps. */
 static const char *const sites[] = {
@@ -118,8 +117,7 @@ static void queued_jobs_are_what_each_is_alone(void **state)
     stand_stop(&s);
 }
 
-/* ------------------------------------------------------------------------------------------------------------
- * kills */
+/* -------------------------------------------------------------------------------------------------- kills */
 
 #define LONG_JOB LARGE "--steps 120 --guidance 4 --cache dbcache:F1B0,W2,MC2,threshold=2,forecast=taylor1"
 enum { LONG_STEPS = 120 };
@@ -190,8 +188,7 @@ static void kills_change_neither_verdicts_nor_latents(void **state)
     stand_stop(&s);
 }
 
-/* ------------------------------------------------------------------------------------------------------------
- * what is told */
+/* ------------------------------------------------------------------------------------------- what is told */
 
 static void the_stored_text_makes_the_same_video_again(void **state)
 {
@@ -302,8 +299,7 @@ static void a_cancelled_job_leaves_nothing(void **state)
     stand_stop(&s);
 }
 
-/* ------------------------------------------------------------------------------------------------------------
- * comparisons */
+/* -------------------------------------------------------------------------------------------- comparisons */
 
 /* The frames of a file made by --save-frames: f32, the header of JSON before them. */
 static float *read_frames(const char *name, size_t *count)
@@ -398,8 +394,7 @@ static void a_comparison_leaves_the_video_alone_and_its_figures_are_right(void *
     stand_stop(&s);
 }
 
-/* ------------------------------------------------------------------------------------------------------------
- * tables and refusals */
+/* ------------------------------------------------------------------------------------ tables and refusals */
 
 /* The command is refused with this code, naming the field, and with these words in its sentence. */
 static void expect_refused(int code, const char *field, const char *words, const char *format, ...)

@@ -28,7 +28,7 @@ static int close_lab(void **state)
     return 0;
 }
 
-/* ----------------------------------------------------------------------------------------------------------- cycle */
+/* -------------------------------------------------------------------------------------------------- cycle */
 
 static void expect_cycle(const struct cycle_case *c)
 {
@@ -74,7 +74,7 @@ static void a_link_that_is_slower_than_the_stages_sets_the_pace(void **state)
     assert_true(fabs(found.simulated / (8 * 2 * 1.5) - 1) < 0.03);
 }
 
-/* ---------------------------------------------------------------------------------------------------------- cached */
+/* ------------------------------------------------------------------------------------------------- cached */
 
 static struct cached_found run_cached(struct cached_case c)
 {
@@ -140,7 +140,7 @@ static void with_eight_head_blocks_an_even_split_is_slower_cached_than_uncached(
     assert_true(found.simulated < 0.9 * found.uncached);
 }
 
-/* ----------------------------------------------------------------------------------------------------------- costs */
+/* -------------------------------------------------------------------------------------------------- costs */
 
 static struct hand_job plain_job(uint64_t seed)
 {
@@ -231,7 +231,7 @@ static void a_spare_block_is_left_to_the_stage_that_keeps_what_was_cached_of_it(
     assert_int_equal(result.busy_ns[1], 8 * 6 * 2 * 4 * 10 * MILLISECOND_NS);
 }
 
-/* ------------------------------------------------------------------------------------------------------- exactness */
+/* ---------------------------------------------------------------------------------------------- exactness */
 
 enum { COMPANY = 6 };
 

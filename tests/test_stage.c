@@ -30,8 +30,7 @@ static uint64_t epoch;
 static struct stage *stage;
 static float *zeros; /* payloads to send: nothing of them counts but the size */
 
-/* -------------------------------------------------------------------------------------------------------
- * setting */
+/* ------------------------------------------------------------------------------------------------ setting */
 
 static int load(void **state)
 {
@@ -102,8 +101,7 @@ static int tear_down(void **state)
     return 0;
 }
 
-/* -------------------------------------------------------------------------------------------------------
- * tickets */
+/* ------------------------------------------------------------------------------------------------ tickets */
 
 static struct ticket ticket(enum ticket_kind kind, uint64_t context, const struct token_grid *size)
 {
@@ -205,8 +203,7 @@ static void open_context(uint64_t context, const struct token_grid *size)
     assert_true(advance());
 }
 
-/* ---------------------------------------------------------------------------------------------------------
- * order */
+/* -------------------------------------------------------------------------------------------------- order */
 
 static void the_highest_priority_goes_first_then_the_oldest(void **state)
 {
@@ -277,8 +274,7 @@ static void as_many_tickets_as_there_are_credits_can_wait(void **state)
     assert_false(advance());
 }
 
-/* ------------------------------------------------------------------------------------------------------
- * contexts */
+/* ----------------------------------------------------------------------------------------------- contexts */
 
 static void a_hop_waits_for_the_open_that_comes_another_way(void **state)
 {
@@ -360,8 +356,7 @@ static void a_ticket_that_does_not_fit_ends_the_epoch(void **state)
     expect_broken("does not fit");
 }
 
-/* -----------------------------------------------------------------------------------------------------
- * workspaces */
+/* --------------------------------------------------------------------------------------------- workspaces */
 
 /* Jobs of three sizes take turns: after the first round nothing is allocated, and the bits are those of a
  * size alone. */

@@ -17,8 +17,7 @@
 
 enum { ROWS = 64, COLUMNS = 200, OUTPUT_BYTES = 1 << 22 };
 
-/* ------------------------------------------------------------------------------------------------------- a
- * screen */
+/* ----------------------------------------------------------------------------------------------- a screen */
 
 struct screen {
     int columns, row, column, rows;   /* rows: that were ever written to */
@@ -68,8 +67,7 @@ static const char *screen_row(const struct screen *s, int row)
     return text;
 }
 
-/* ----------------------------------------------------------------------------------------------------------
- * a job */
+/* -------------------------------------------------------------------------------------------------- a job */
 
 /* A job of so many steps that computes every third, from its first live note to its report, as it is drawn on
  * a terminal of so many columns. */

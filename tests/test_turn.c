@@ -230,8 +230,7 @@ static void of_two_alike_the_one_that_came_first_goes_first(void **state)
     assert_int_equal(turn_choose(&turn, candidates, 3), 1);
 }
 
-/* ----------------------------------------------------------------------------------------------- at random
- */
+/* ---------------------------------------------------------------------------------------------- at random */
 
 enum { TENANTS = 4, JOBS = 16, ROUNDS = 20000 };
 

@@ -19,8 +19,7 @@
 
 enum { SMALL = 150000, LARGE = (5 << 20) + 4321 };
 
-/* ------------------------------------------------------------------------------------------------- keeping
- */
+/* ------------------------------------------------------------------------------------------------ keeping */
 
 static void what_was_saved_is_there_after_a_restart(void **state)
 {
@@ -275,8 +274,7 @@ static void a_sweep_removes_the_jobs_that_nobody_stands_for(void **state)
     vault_rig_stop(&rig);
 }
 
-/* ------------------------------------------------------------------------------------------------- believing
- */
+/* ---------------------------------------------------------------------------------------------- believing */
 
 static void only_the_attempt_that_counts_may_save(void **state)
 {

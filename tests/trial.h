@@ -2,8 +2,9 @@
  * trial.h - how an op is put to the test: right (against `ref`), bit-identical in any company, with any
  * number of threads and on either instruction set, and writing nowhere but where it should.
  *
- *     struct trial t = {.name = "rms_norm", .items = rows, .width = width, .gap = 5, .run = norm_run, .inputs
- * = &in, .tolerance = 1e-6}; trial_check(&t);
+ *     struct trial t = {.name = "rms_norm", .items = rows, .width = width, .gap = 5, .run = norm_run,
+ *                       .inputs = &in, .tolerance = 1e-6};
+ *     trial_check(&t);
  *
  * An op is described by how to compute items [first, first + count) into a sheet; an item is what the
  * contract of kernels/ops.h calls a row. trial_check does the rest for all ops alike, and fails the cmocka

@@ -3,9 +3,11 @@
  *
  * Reads lines on standard input, answers each with one JSON object on standard output:
  *
- *     text        {"seconds": 0.0021}     both prompts through the text encoder and the denoiser's text
- * layers forward     {"seconds": 0.0123}     one denoiser evaluation, conditional decode      {"seconds":
- * 0.2500}     latents to frames run 10      {"seconds": 0.9000}     ten guided steps and the decode quit
+ *     text        {"seconds": 0.0021}    both prompts through the text encoder and the denoiser's text layers
+ *     forward     {"seconds": 0.0123}    one denoiser evaluation, conditional
+ *     decode      {"seconds": 0.2500}    latents to frames
+ *     run 10      {"seconds": 0.9000}    ten guided steps and the decode
+ *     quit
  */
 #ifndef REFRAIN_WORKER_BENCH_H
 #define REFRAIN_WORKER_BENCH_H

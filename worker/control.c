@@ -30,8 +30,7 @@ struct control {
     int64_t heartbeat_ns, next_heartbeat_ns;
 };
 
-/* ----------------------------------------------------------------------------------------------------------
- * sending */
+/* ------------------------------------------------------------------------------------------------ sending */
 
 static void send_bytes(struct control *c, const void *bytes, size_t size)
 {
@@ -105,8 +104,7 @@ static void send_heartbeat(struct control *c)
     send_report(c, &report);
 }
 
-/* --------------------------------------------------------------------------------------------------------
- * receiving */
+/* ---------------------------------------------------------------------------------------------- receiving */
 
 /* Hands an order to the compute thread; those that end the epoch also wake it out of the fabric. */
 static void deliver(struct control *c, const uint8_t *bytes, size_t size, const Refrain__WorkerOrder *order)
@@ -167,8 +165,7 @@ static void end_orphan(struct control *c)
     c->orphaned = true;
 }
 
-/* -----------------------------------------------------------------------------------------------------------
- * thread */
+/* ------------------------------------------------------------------------------------------------- thread */
 
 static void send_waiting_reports(struct control *c)
 {
@@ -249,8 +246,7 @@ void control_stop(struct control *c)
     free(c);
 }
 
-/* --------------------------------------------------------------------------------------------- for the
- * compute thread */
+/* --------------------------------------------------------------------------------- for the compute thread */
 
 void control_present(struct control *c, const struct presence *presence)
 {

@@ -3,8 +3,10 @@
  *
  *     control_start(&config, &control, &error);
  *     control_present(control, &presence);                    what Hello and heartbeats say about this rank
- *     poll on control_descriptor(control); while ((order = control_take(control))) { ...;
- * control_free(order); } control_report(control, body, &message); control_stop(control);
+ *     poll on control_descriptor(control);
+ *     while ((order = control_take(control))) { ...; control_free(order); }
+ *     control_report(control, body, &message);
+ *     control_stop(control);
  *
  * The thread owns the ZeroMQ socket, sends heartbeats (with the compute thread's progress), says Hello again
  * when a restarted coordinator asks for it, and aborts the fabric as soon as an order arrives that ends the

@@ -24,8 +24,7 @@ static void wake(struct courier *courier)
     eventfd_write(courier->wake, 1);
 }
 
-/* ------------------------------------------------------------------------------------------------- buffers
- */
+/* ------------------------------------------------------------------------------------------------ buffers */
 
 void courier_recycle(struct courier *courier, struct buffer *buffer)
 {
@@ -62,8 +61,7 @@ static struct buffer *buffer_of(void *bytes)
     return (struct buffer *)((uint8_t *)bytes - offsetof(struct buffer, bytes));
 }
 
-/* ---------------------------------------------------------------------------------------------------- jobs
- */
+/* --------------------------------------------------------------------------------------------------- jobs */
 
 static struct outgoing *find_job(struct courier *courier, uint64_t job)
 {
@@ -177,8 +175,7 @@ void courier_forget(struct courier *courier, uint64_t job)
     if (found) wake(courier); /* it frees what the pool has too much */
 }
 
-/* ------------------------------------------------------------------------------------------------- fetching
- */
+/* ----------------------------------------------------------------------------------------------- fetching */
 
 void courier_arrive(struct courier *courier, struct fetch *fetch)
 {

@@ -3,14 +3,14 @@
  * its own: the compute thread copies bytes and goes on, hops and reports never wait for it.
  *
  *     courier_open(&config, &courier, &error);
- *     courier_connect(courier, welcome->vault);                     as soon as the coordinator said where it
- * is if ((bytes = courier_buffer(courier, job, size))) {           NULL: not now; the next step tries again
+ *     courier_connect(courier, welcome->vault);                   as soon as the coordinator said where it is
+ *     if ((bytes = courier_buffer(courier, job, size))) {         NULL: not now; the next step tries again
  *         job_save(job, bytes, size);
  *         courier_send(courier, bytes, &name);
  *     }
  *     courier_fetch(courier, &name);
- *     poll on courier_descriptor(courier); while (courier_take(courier, &arrival)) { ...;
- * courier_free(&arrival); }
+ *     poll on courier_descriptor(courier);
+ *     while (courier_take(courier, &arrival)) { ...; courier_free(&arrival); }
  *
  * Of a job at most one checkpoint is on its way and one waits; a newer one takes the place of the one that
  * waits. What cannot be delivered within its deadline is dropped with a log line: a checkpoint is a

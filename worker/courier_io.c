@@ -26,8 +26,7 @@ enum {
     TURN_REPLIES = 64,
 };
 
-/* ------------------------------------------------------------------------------------------------- the
- * socket */
+/* --------------------------------------------------------------------------------------------- the socket */
 
 static void close_socket(struct courier *courier)
 {
@@ -162,8 +161,7 @@ static bool post(struct courier *courier, Refrain__VaultRequest *request)
     return false;
 }
 
-/* --------------------------------------------------------------------------------------------------- sending
- */
+/* ------------------------------------------------------------------------------------------------ sending */
 
 /* What waits begins to be sent if nothing of the job is. True: something is there to send. */
 static bool next_checkpoint(struct courier *courier, struct outgoing *job)
@@ -212,8 +210,7 @@ static bool send_piece(struct courier *courier, struct outgoing *job)
     return true;
 }
 
-/* ----------------------------------------------------------------------------------------------------
- * fetching */
+/* ----------------------------------------------------------------------------------------------- fetching */
 
 static void fetch_ends(struct courier *courier, struct fetch *fetch, status_t status)
 {
@@ -292,8 +289,7 @@ static void send_pieces(struct courier *courier)
     }
 }
 
-/* -----------------------------------------------------------------------------------------------------
- * answers */
+/* ------------------------------------------------------------------------------------------------ answers */
 
 static status_t believed(uint32_t status)
 {
@@ -375,8 +371,7 @@ static void take_replies(struct courier *courier)
     }
 }
 
-/* -------------------------------------------------------------------------------------------------- the
- * thread */
+/* --------------------------------------------------------------------------------------------- the thread */
 
 /* Ends what has waited long enough; when to look again. */
 static int64_t expire(struct courier *courier)

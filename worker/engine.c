@@ -5,8 +5,7 @@
 
 #include "base/clock.h"
 
-/* --------------------------------------------------------------------------------------------------
- * workspace */
+/* ---------------------------------------------------------------------------------------------- workspace */
 
 /* Scratch for the largest grid so far serves all smaller ones. */
 static status_t make_scratch(struct engine *e, int rows, struct error *error)
@@ -40,8 +39,7 @@ status_t engine_prepare(struct engine *e, const struct token_grid *grid, struct 
     return STATUS_OK;
 }
 
-/* ---------------------------------------------------------------------------------------------------
- * contexts */
+/* ----------------------------------------------------------------------------------------------- contexts */
 
 uint64_t engine_new_context(struct engine *e)
 {
@@ -70,8 +68,7 @@ const struct engine_context *engine_lent(const struct engine *e, uint64_t id)
     return c;
 }
 
-/* ----------------------------------------------------------------------------------------------------
- * tickets */
+/* ------------------------------------------------------------------------------------------------ tickets */
 
 static bool towards_home(const struct ticket *t)
 {
@@ -133,8 +130,7 @@ void engine_drop_events(struct engine *e)
     e->loops = 0;
 }
 
-/* -----------------------------------------------------------------------------------------------------
- * blocks */
+/* ------------------------------------------------------------------------------------------------- blocks */
 
 /* Runs blocks and keeps the mean of what one takes per token, for plans. */
 static void compute(struct engine *e, const struct denoiser_context *context, const float *modulation,

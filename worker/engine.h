@@ -4,8 +4,8 @@
  * One per rank, owned by the compute thread. Jobs (home) and contexts (stages) borrow it. A new epoch changes
  * fabric membership, a Load changes the model; both only while no job or context is alive.
  *
- *     engine_post(engine, peer, &ticket, payload, cookie, &error);    to another member, or to this one
- * itself while (engine_next(engine, &event)) ... home_event or stage_event ...
+ *     engine_post(engine, peer, &ticket, payload, cookie, &error);   to another member, or to this one itself
+ *     while (engine_next(engine, &event)) ... home_event or stage_event ...
  *
  * Where homes float, a rank is home and stage at once. They speak to each other as to any member: what is
  * posted to one's own number comes back as RECEIVED without a copy, then as SENT. The stage computes its

@@ -98,8 +98,7 @@ void home_destroy(struct home *home)
     free(home);
 }
 
-/* ---------------------------------------------------------------------------------------------------------
- * reporting */
+/* ---------------------------------------------------------------------------------------------- reporting */
 
 static void report_failed(struct home *home, uint64_t job, uint32_t attempt, const struct error *why)
 {
@@ -203,8 +202,7 @@ static void end(struct home *home, struct slot *slot, enum ending ending)
     if (!slot->dropped) report_ending(home, slot);
 }
 
-/* ------------------------------------------------------------------------------------------------------------
- * orders */
+/* ------------------------------------------------------------------------------------------------- orders */
 
 static struct slot *slot_of(struct home *home, uint64_t job, uint32_t attempt)
 {
@@ -378,8 +376,7 @@ void home_event(struct home *home, struct fabric_event *event)
     if (event->kind == FABRIC_RECEIVED) fabric_release(home->engine->fabric, event);
 }
 
-/* -----------------------------------------------------------------------------------------------------------
- * advance */
+/* ------------------------------------------------------------------------------------------------ advance */
 
 /* The job came to its end: files on their way, or a sentence. */
 static void settle_outcome(struct home *home, struct slot *slot)
@@ -427,8 +424,7 @@ static bool advance_upload(struct home *home, struct slot *slot)
     return worked;
 }
 
-/* -----------------------------------------------------------------------------------------------------------
- * checkpoints */
+/* -------------------------------------------------------------------------------------------- checkpoints */
 
 /* Hands what the job needs to go on from here to the courier, which carries it while the job does. */
 static void save_checkpoint(struct home *home, struct slot *slot)
@@ -489,8 +485,7 @@ static bool take_arrivals(struct home *home)
     return took;
 }
 
-/* -----------------------------------------------------------------------------------------------------------
- * turns */
+/* -------------------------------------------------------------------------------------------------- turns */
 
 /* What a slot has to do beside its job: files on their way, the end. False: nothing. */
 static bool tend(struct home *home, struct slot *slot)

@@ -13,8 +13,7 @@
 
 #include "worker/model/noise.h"
 
-/* ---------------------------------------------------------------------------------------------------------
- * creation */
+/* ----------------------------------------------------------------------------------------------- creation */
 
 static void lay_out(struct job *j, struct arena *arena)
 {
@@ -224,8 +223,7 @@ void job_destroy(struct job *j)
     free(j);
 }
 
-/* -------------------------------------------------------------------------------------------------------
- * small parts */
+/* -------------------------------------------------------------------------------------------- small parts */
 
 enum job_result job_fail(struct job *j, const struct error *why)
 {
@@ -318,8 +316,7 @@ static status_t tell_stages(struct job *j, enum ticket_kind kind, int per_stage,
     return STATUS_OK;
 }
 
-/* -------------------------------------------------------------------------------------------------------------
- * its life */
+/* ----------------------------------------------------------------------------------------------- its life */
 
 static enum job_result advance_text(struct job *j)
 {
@@ -383,8 +380,7 @@ static enum job_result advance_close(struct job *j)
     return JOB_ADVANCED;
 }
 
-/* ----------------------------------------------------------------------------------------------------------
- * outside */
+/* ------------------------------------------------------------------------------------------------ outside */
 
 /* Between its pieces of these a job may simply stop. */
 static bool between(const struct job *j)

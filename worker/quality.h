@@ -2,8 +2,9 @@
  * quality.h - how close one video is to another: PSNR, SSIM and a perceptual distance.
  *
  *     quality_open(vae, &(struct video_size){17, 64, 64, 16}, reference, video, &run, &error);
- *     while (!quality_step(run, team, &quality)) continue;            a latent frame a call: work of others
- * fits between quality_close(run);
+ *     while (!quality_step(run, team, &quality)) continue;    a latent frame a call: work of others
+ *                                                             fits between
+ *     quality_close(run);
  *
  * PSNR and SSIM are those of the pictures a person gets: values are clamped and rounded to 256 levels as
  * worker/video.h does. SSIM is Wang et al. 2004 as scikit-image computes it with gaussian_weights=True,

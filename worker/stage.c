@@ -77,8 +77,7 @@ void stage_destroy(struct stage *s)
     free(s);
 }
 
-/* ------------------------------------------------------------------------------------------------------
- * events */
+/* ------------------------------------------------------------------------------------------------- events */
 
 bool stage_concerns(const struct fabric_event *event)
 {
@@ -108,8 +107,7 @@ void stage_event(struct stage *s, const struct fabric_event *event)
     s->newest_end = &w->next;
 }
 
-/* ----------------------------------------------------------------------------------------------------
- * contexts */
+/* ----------------------------------------------------------------------------------------------- contexts */
 
 static void context_drop(struct engine_context *c)
 {
@@ -179,8 +177,7 @@ static bool context_over(const struct stage *s, const struct ticket *t)
     return false;
 }
 
-/* -----------------------------------------------------------------------------------------------------
- * answers */
+/* ------------------------------------------------------------------------------------------------ answers */
 
 /* Tells home that a ticket's context is not here. */
 static status_t answer_unknown(struct stage *s, const struct ticket *about, struct error *error)
@@ -211,8 +208,7 @@ static status_t answer_failed(struct stage *s, const struct ticket *about, const
                        words ? COOKIE_FAILURE : COOKIE_NOTHING, error);
 }
 
-/* --------------------------------------------------------------------------------------------------------
- * open */
+/* --------------------------------------------------------------------------------------------------- open */
 
 /* The policy's text at the end of an OPEN, if there is one; `step` holds the number of steps. */
 static status_t open_blocks(struct stage *s, const struct engine_context *c, const struct ticket *t,
@@ -276,8 +272,7 @@ static status_t open_context(struct stage *s, const struct ticket *t, const floa
     return STATUS_OK;
 }
 
-/* ---------------------------------------------------------------------------------------------------------
- * hop */
+/* ---------------------------------------------------------------------------------------------------- hop */
 
 /* Bytes of block records behind a hop's rows. */
 static uint64_t record_bytes(const struct ticket *t, const struct model *m)
@@ -358,8 +353,7 @@ static status_t run_hop(struct stage *s, const struct engine_context *c, struct 
     return status;
 }
 
-/* -----------------------------------------------------------------------------------------------------
- * advance */
+/* ------------------------------------------------------------------------------------------------ advance */
 
 /* Can it be worked on now? What is malformed can: it ends the epoch. Whatever may fail needs a way to tell
  * home. */

@@ -20,12 +20,12 @@
  *    that is late is work thrown away; but it is charged like any other work.
  * 4. The tenant that was charged least (start-time fair queueing: Goyal, Vin, Cheng 1996). Work is counted in
  *    rows times blocks, on all ranks. A tenant that had no job here starts where the least charged one
- * stands, so nobody saves up time; one that left ahead of it stays ahead.
+ *    stands, so nobody saves up time; one that left ahead of it stays ahead.
  * 5. Among a tenant's jobs: LIGHT pieces (a hit is made of nothing else, those of a miss feed the stages),
- * but at most TURN_LIGHT in a row while a heavier piece waits. Of the heavier ones: text, decode and files on
- *    the one hand and BLOCKS on the other, in turn. Text, decode and files take at most half of home's time:
- *    after one of them, pieces of steps worth as much work go first, if there are any. Files before decode
- *    before text: who is nearly done gives its memory back.
+ *    but at most TURN_LIGHT in a row while a heavier piece waits. Of the heavier ones: text, decode and files
+ *    on the one hand and BLOCKS on the other, in turn. Text, decode and files take at most half of home's
+ *    time: after one of them, pieces of steps worth as much work go first, if there are any. Files before
+ *    decode before text: who is nearly done gives its memory back.
  * 6. Of BLOCKS those of the job that had the last ones: a branch leaves when its last block is done, and while
  *    two branches are half done the stages have nothing to do.
  * 7. The job that came first. Jobs of one kind then finish one after another rather than all at once, and one

@@ -2,8 +2,9 @@
  * upload.h - a finished job's files on their way to the coordinator, in chunks with a window.
  *
  *     upload_create(job, attempt, directory, &upload, &error);       lists and hashes the files
- *     while (upload_next(upload, &chunk, &error) == STATUS_OK) send(chunk);      STATUS_AGAIN: window full or
- * all sent upload_ack(upload, file, received);                            the coordinator holds this much
+ *     while (upload_next(upload, &chunk, &error) == STATUS_OK)       STATUS_AGAIN: window full or all sent
+ *         send(chunk);
+ *     upload_ack(upload, file, received);                            the coordinator holds this much
  *     upload_complete(upload)                                        everything is held there
  *
  * Never blocks on the network: the compute thread sends a chunk when the window allows and goes on with other

@@ -3,9 +3,8 @@
  * libav.
  *
  *     video_open("video.mp4", &(struct video_size){17, 64, 64, 16}, &video, &error);
- *     for each frame: video_add(video, frame, &error);          frame [3, height, width] in 0..1
- *     video_close(video, &error);                               writes what is pending; the file is whole
- * from here on
+ *     for each frame: video_add(video, frame, &error);       frame [3, height, width] in 0..1
+ *     video_close(video, &error);                            writes what is pending; the file is then whole
  *
  * A video belongs to one thread. video_drop() gives one up at any point; its file is then not playable.
  */

@@ -48,8 +48,7 @@ struct launcher {
     int64_t order_ns; /* CLOCK_NEVER, or nobody is left: then we act without an order */
 };
 
-/* -------------------------------------------------------------------------------------------------- saying
- */
+/* ------------------------------------------------------------------------------------------------- saying */
 
 /* A coordinator that is not there hears it all again when it is back. */
 static void report(struct launcher *l, Refrain__WorkerReport__BodyCase body, void *message)
@@ -304,8 +303,7 @@ static void follow(struct launcher *l, int64_t now_ns)
     follow_pause(l, now_ns);
 }
 
-/* ------------------------------------------------------------------------------------------------ the loop
- */
+/* ----------------------------------------------------------------------------------------------- the loop */
 
 static int64_t earlier(int64_t a, int64_t b)
 {

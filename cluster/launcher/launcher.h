@@ -3,8 +3,8 @@
  * starts a lost one anew, ends them.
  *
  *     struct launcher_config config = {.plan = &plan, .uplink = {.endpoint = "tcp://head:5732"}, ...};
- *     launcher_run(&config, &error);           STATUS_OK: ended as asked; STATUS_PEER_LOST: no coordinator
- * for too long
+ *     launcher_run(&config, &error);           STATUS_OK: ended as asked
+ *                                              STATUS_PEER_LOST: no coordinator for too long
  *
  * It decides little. Which rank is lost, and whether one is replaced or all are relaunched, the coordinator
  * says. By itself it relaunches a group of the MPI fabric, which cannot be repaired, and one whose last rank

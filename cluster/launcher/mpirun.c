@@ -48,8 +48,9 @@ static void add_mpirun(struct line *line, const struct mpirun_plan *plan, const 
 {
     add(line, "mpirun");
     add_two(line, "-np", job->single ? "1" : line->ranks);
-    if (job->single && job->host)
-        add_two(line, "--host", job->host);
+    /* In an allocation mpirun would put a daemon on each of its hosts, and depend on them all. */
+    if (job->single && plan->several_hosts)
+        add_two(line, "--host", job->host ? job->host : "localhost");
     else if (!job->single && plan->hostfile)
         add_two(line, "--hostfile", plan->hostfile);
     /* Survivors of a lost rank go on. A single rank has none, and its mpirun then tells how it ended. */

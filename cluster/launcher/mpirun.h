@@ -3,7 +3,7 @@
  *
  *     struct child child;
  *     mpirun_start(&plan, &(struct mpirun_job){.group = "a3f0", .directory = "/tmp/refrain-launch-71/1"},
- * &child, &error);
+ *                  &child, &error);
  *
  * What a person would type, and as few settings as possible: a site's own Open MPI configuration stays in
  * force. mpirun's first process dies with the calling thread, and the ranks with it.

@@ -2,9 +2,10 @@
  * tile.h - the one inner loop under dense layers, attention and convolutions: C[rows, cols] (+)= A[rows, k]
  * B[k, cols].
  *
- *     struct tile tile = {.rows = 12, .columns = 32, .a = x, .a_row = x_stride, .segments = &(struct
- * segment){0, 256}, .segment_count = 1, .b = panel, .b_step = 32, .c = sums, .c_row = 32, .mode =
- * TILE_STORE}; FOR_ISA(tile_run)(&tile);
+ *     struct tile tile = {.rows = 12, .columns = 32, .a = x, .a_row = x_stride,
+ *                         .segments = &(struct segment){0, 256}, .segment_count = 1, .b = panel,
+ *                         .b_step = 32, .c = sums, .c_row = 32, .mode = TILE_STORE};
+ *     FOR_ISA(tile_run)(&tile);
  *
  * Order of sums: each element of C is one chain of fused multiply-adds from 0 over k, ascending, and is then
  * stored or added to what is there. Nothing about it depends on rows, columns or the instruction set. Callers

@@ -50,8 +50,7 @@ bool FOR_ISA(winograd_suits)(const struct conv_shape *s)
                TEAM_SCRATCH_BYTES - sizeof(float[PLACES][MAX_PATCHES][TILE_COLUMNS]);
 }
 
-/* --------------------------------------------------------------------------------------------------------
- * weights */
+/* ------------------------------------------------------------------------------------------------ weights */
 
 static int panel_columns(const struct winograd *g, int panel)
 {
@@ -140,8 +139,7 @@ size_t FOR_ISA(winograd_bytes)(const struct winograd *g)
     return weight_count(g) * sizeof(float);
 }
 
-/* ---------------------------------------------------------------------------------------------------- the
- * product */
+/* -------------------------------------------------------------------------------------------- the product */
 
 struct winograd_run {
     const struct winograd *winograd;

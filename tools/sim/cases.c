@@ -77,7 +77,7 @@ static double measure_rate(const struct hand_job *jobs, int count, struct window
     return steps / (double)(w.to_ns - w.from_ns);
 }
 
-/* ----------------------------------------------------------------------------------------------------------- cycle */
+/* -------------------------------------------------------------------------------------------------- cycle */
 
 static void cut_evenly(int blocks, int ranks, int *run)
 {
@@ -123,7 +123,7 @@ out:
     return status;
 }
 
-/* ---------------------------------------------------------------------------------------------------------- cached */
+/* ------------------------------------------------------------------------------------------------- cached */
 
 /* A step mask: so many hits in a hundred steps, in runs of at most three, the first step computed; another
  * one for each job. */

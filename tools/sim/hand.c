@@ -43,7 +43,7 @@ static void order(struct hand *h, int rank, Refrain__WorkerOrder__BodyCase body,
     free(bytes);
 }
 
-/* ---------------------------------------------------------------------------------------------------- the orders */
+/* --------------------------------------------------------------------------------------------- the orders */
 
 static void order_epoch(struct hand *h)
 {
@@ -118,7 +118,7 @@ static void order_job(struct hand *h, int index)
     order(h, h->config->split.floating ? index % h->members : 0, REFRAIN__WORKER_ORDER__BODY_ASSIGN, &assign);
 }
 
-/* --------------------------------------------------------------------------------------------------- the reports */
+/* -------------------------------------------------------------------------------------------- the reports */
 
 static void fail(struct hand *h, const char *who, const char *why)
 {
@@ -260,7 +260,7 @@ static void see_ticket(void *context, int from, int to, const struct ticket *tic
     if (job && ticket->kind == TICKET_HOP && ticket->step < HAND_MAX_STEPS) job->hops[ticket->step]++;
 }
 
-/* ------------------------------------------------------------------------------------------------------------- run */
+/* ---------------------------------------------------------------------------------------------------- run */
 
 static status_t open_seats(struct hand *h, struct error *error)
 {

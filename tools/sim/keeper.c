@@ -97,7 +97,7 @@ static int64_t travel_ns(uint64_t bytes)
     return keeper.config.delay_ns + (int64_t)(seconds * (double)SECOND_NS);
 }
 
-/* --------------------------------------------------------------------------------------------------------- courier */
+/* ------------------------------------------------------------------------------------------------ courier */
 
 status_t courier_open(const struct courier_config *config, struct courier **courier, struct error *error)
 {
@@ -261,7 +261,7 @@ void courier_counts(const struct courier *c, struct courier_counts *counts)
     *counts = c->counts;
 }
 
-/* ----------------------------------------------------------------------------------------------------------- vault */
+/* -------------------------------------------------------------------------------------------------- vault */
 
 static uint32_t *allowed(uint64_t job)
 {

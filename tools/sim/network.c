@@ -96,7 +96,7 @@ void network_close(void)
     network = (struct network){0};
 }
 
-/* ------------------------------------------------------------------------------------------------------ events */
+/* ------------------------------------------------------------------------------------------------- events */
 
 static void push(struct fabric *f, const struct fabric_event *event)
 {
@@ -139,7 +139,7 @@ static bool in_epoch(const struct fabric *f, uint64_t epoch)
     return f->joined && !f->over && f->epoch == epoch && !f->killed;
 }
 
-/* ------------------------------------------------------------------------------------------------------- losses */
+/* ------------------------------------------------------------------------------------------------- losses */
 
 /* Value: the port that went. */
 static void missed(void *context, uint64_t port)
@@ -204,7 +204,7 @@ void network_continue(int port)
     arrive_all(&f->held);
 }
 
-/* ---------------------------------------------------------------------------------------------------- life */
+/* --------------------------------------------------------------------------------------------------- life */
 
 status_t fabric_open(const struct fabric_config *config, struct fabric **fabric, struct error *error)
 {
@@ -293,7 +293,7 @@ void fabric_abort(struct fabric *f)
     end_epoch(f, &(struct fabric_event){.kind = FABRIC_ABORTED, .peer = f->self});
 }
 
-/* ------------------------------------------------------------------------------------------------------- messages */
+/* ----------------------------------------------------------------------------------------------- messages */
 
 static status_t report_over(const struct fabric *f, struct error *error)
 {

@@ -111,7 +111,7 @@ static struct letter *make_letter(struct control *control, const void *bytes, si
     return letter;
 }
 
-/* --------------------------------------------------------------------------------------------- rank -> coordinator */
+/* ------------------------------------------------------------------------------------ rank -> coordinator */
 
 /* The name a ROUTER would know this connection by. */
 static struct wire_peer peer_of(const struct control *c)
@@ -236,7 +236,7 @@ void control_report(struct control *c, Refrain__WorkerReport__BodyCase body, voi
     if (!c->over) send_report(c, &report);
 }
 
-/* --------------------------------------------------------------------------------------------- coordinator -> rank */
+/* ------------------------------------------------------------------------------------ coordinator -> rank */
 
 /* As worker/control.c: who waits in the fabric is woken before the order that ends his epoch comes. */
 static void deliver(struct control *c, struct letter *letter)
@@ -301,7 +301,7 @@ void office_listen(office_report_fn *listener, void *argument)
         world_at(clock_now_ns() + office.config.delay_ns, WORLD_ARRIVES, report_arrives, letter, 0);
 }
 
-/* ------------------------------------------------------------------------------------------------------------ life */
+/* --------------------------------------------------------------------------------------------------- life */
 
 static status_t make_control(struct control **control, struct error *error)
 {

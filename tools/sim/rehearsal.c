@@ -45,7 +45,7 @@ struct rehearsal {
     char ranks_directory[PATH_MAX], data[PATH_MAX];
 };
 
-/* --------------------------------------------------------------------------------------------------------- turns */
+/* -------------------------------------------------------------------------------------------------- turns */
 
 static void take_turn(void *context, uint64_t when_ns);
 
@@ -122,7 +122,7 @@ static void take_turn(void *context, uint64_t when_ns)
     turn_at(s, s->inbox ? world_now_ns() : world_now_ns() + SERVER_TURN_MS * MILLISECOND_NS);
 }
 
-/* --------------------------------------------------------------------------------------------------------- clients */
+/* ------------------------------------------------------------------------------------------------ clients */
 
 static const struct wire_peer client = {.identity = "client", .length = 6};
 
@@ -267,7 +267,7 @@ status_t rehearsal_latents(const struct rehearsal *s, int job, void **bytes, siz
     return STATUS_OK;
 }
 
-/* ------------------------------------------------------------------------------------------------ the coordinator */
+/* ---------------------------------------------------------------------------------------- the coordinator */
 
 static status_t read_settings(struct rehearsal *s, struct error *error)
 {
@@ -334,7 +334,7 @@ void rehearsal_lose_coordinator(struct rehearsal *s, int64_t away_ns)
     world_at(world_now_ns() + away_ns, WORLD_ARRIVES, come_back, s, 0);
 }
 
-/* ------------------------------------------------------------------------------------------------------------- life */
+/* --------------------------------------------------------------------------------------------------- life */
 
 static status_t open_world(struct rehearsal *s, struct error *error)
 {

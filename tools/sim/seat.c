@@ -77,7 +77,7 @@ static void take_turn(void *context, uint64_t when_ns)
         turn_at(seat, worked ? seat->busy_until_ns : deadline_ns);
 }
 
-/* ------------------------------------------------------------------------------------------------------------ life */
+/* --------------------------------------------------------------------------------------------------- life */
 
 static void describe(const struct seat *seat, struct control_config *config)
 {

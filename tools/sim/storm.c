@@ -66,7 +66,7 @@ static status_t begin(struct lab *lab, int ranks, struct rehearsal **r, struct e
     return status == STATUS_OK ? rehearsal_open(&config, r, error) : status;
 }
 
-/* ------------------------------------------------------------------------------------------------------------ calm */
+/* --------------------------------------------------------------------------------------------------- calm */
 
 static status_t know(struct calm *calm, int kind, struct error *error)
 {
@@ -91,7 +91,7 @@ void calm_free(struct calm *calm)
     }
 }
 
-/* ----------------------------------------------------------------------------------------------------------- storm */
+/* -------------------------------------------------------------------------------------------------- storm */
 
 struct dice {
     uint64_t state;

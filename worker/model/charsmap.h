@@ -3,8 +3,7 @@
  *
  *     struct charsmap *map;
  *     charsmap_create(blob, bytes, &map, &error);
- *     charsmap_apply(map, text, length, &buffer);          buffer: the text as the vocabulary was trained on
- * it
+ *     charsmap_apply(map, text, length, &buffer);       buffer: the text as the vocabulary was trained on it
  *
  * Applied as the reference's tokenizers library does, which is not quite what SentencePiece does: see
  * charsmap.c. Thread-safe once created.

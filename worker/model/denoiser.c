@@ -25,8 +25,7 @@
  * changes. */
 enum { FFN_ROWS = 4096 };
 
-/* -------------------------------------------------------------------------------------------------------
- * workspace */
+/* ---------------------------------------------------------------------------------------------- workspace */
 
 void denoiser_work_lay_out(struct arena *arena, const struct denoiser_config *config, int most_rows,
                            struct denoiser_work *work)
@@ -43,8 +42,7 @@ void denoiser_work_lay_out(struct arena *arena, const struct denoiser_config *co
     work->patches = arena_take(arena, rows * patch, sizeof(float));
 }
 
-/* ------------------------------------------------------------------------------------------------------------
- * text */
+/* --------------------------------------------------------------------------------------------------- text */
 
 int denoiser_text_rows(int n, int text_length)
 {
@@ -119,8 +117,7 @@ void denoiser_context_destroy(struct denoiser_context *context)
     free(context);
 }
 
-/* ------------------------------------------------------------------------------------------------------------
- * time */
+/* --------------------------------------------------------------------------------------------------- time */
 
 /* Sinusoid (cosines first, frequencies 10000^(-k/half) in float32 as in get_timestep_embedding), then two
  * layers. */
@@ -144,8 +141,7 @@ void denoiser_time(const struct denoiser *d, struct team *team, float timestep,
     ops->linear(team, d->time_proj, active, hidden, 1, &(struct epilogue){0}, out->blocks, 6 * hidden);
 }
 
-/* ------------------------------------------------------------------------------------------------- input and
- * output */
+/* --------------------------------------------------------------------------------------- input and output */
 
 /* Visits every (token, patch element) with the index of its latent element: patches are cut in t, y, x. */
 struct patch_walk {
@@ -212,8 +208,7 @@ void denoiser_output(const struct denoiser *d, struct team *team, const struct d
     }
 }
 
-/* ----------------------------------------------------------------------------------------------------------
- * blocks */
+/* ------------------------------------------------------------------------------------------------- blocks */
 
 static void self_attention(const struct denoiser *d, struct team *team, const struct denoiser_work *work,
                            const struct block *b, int rows, const float *gate, float *x)

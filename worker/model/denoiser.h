@@ -1,11 +1,12 @@
 /*
  * denoiser.h - WanTransformer3DModel, cut into the pieces a pipeline of ranks needs.
  *
- *     home:   denoiser_text(d, team, rows, n, text)                     prompt rows -> what cross-attention
- * sees all:    denoiser_context_create(d, team, text, n, &context)       keys and values of the text, once
- * per job home:   denoiser_time(d, team, t, &modulation)                    once per step home:
- * denoiser_embed(d, team, work, latent, x) any:    denoiser_blocks(d, team, work, context, modulation.blocks,
- * x, first, count) home:   denoiser_output(d, team, work, modulation.output, x, velocity)
+ *     home:   denoiser_text(d, team, rows, n, text)                 prompt rows -> what cross-attention sees
+ *     all:    denoiser_context_create(d, team, text, n, &context)   keys and values of the text, once per job
+ *     home:   denoiser_time(d, team, t, &modulation)                once per step
+ *     home:   denoiser_embed(d, team, work, latent, x)
+ *     any:    denoiser_blocks(d, team, work, context, modulation.blocks, x, first, count)
+ *     home:   denoiser_output(d, team, work, modulation.output, x, velocity)
  *
  * Names: `hidden` is heads * head_dim; S the number of tokens of a video; token (t, y, x) is row (t * gy + y)
  * * gx + x. Everything is float32. Formulas: diffusers' transformer_wan.py (Wan 2.1), read from the

@@ -4,10 +4,9 @@
  *
  *     struct json_fields f;
  *     json_fields_open("…/config.json", &f, &error);
- *     int layers = json_int(&f, "num_layers", 40, 1, 1000);       40 if the key is missing
+ *     int layers = json_int(&f, "num_layers", 40, 1, 1000);    40 if the key is missing
  *     json_must_be_null(&f, "image_dim", "image conditioning");
- *     status = json_fields_close(&f);                             the first thing that was wrong, or
- * STATUS_OK
+ *     status = json_fields_close(&f);                          the first thing that was wrong, or STATUS_OK
  *
  * The first failure sticks and later reads return their fallback, so that a list of fields reads like a list.
  * Fallbacks are what the reference's class uses for a missing key. One thread.

@@ -21,8 +21,7 @@
 #include <math.h>
 #include <string.h>
 
-/* ------------------------------------------------------------------------------------------------ the
- * generator */
+/* ------------------------------------------------------------------------------------------ the generator */
 
 enum { MT_WORDS = 624, MT_SHIFT = 397 };
 
@@ -82,8 +81,7 @@ static double uniform53(struct mersenne *mt)
     return (double)(both & ((UINT64_C(1) << 53) - 1)) * 0x1p-53;
 }
 
-/* ------------------------------------------------------------------------------------- float32 Box-Muller, 8
- * pairs */
+/* ---------------------------------------------------------------------------- float32 Box-Muller, 8 pairs */
 
 enum { PAIRS = 8, GROUP = 2 * PAIRS };
 
@@ -194,8 +192,7 @@ static void normals(float *values, int64_t groups)
     normals_plain(values, groups);
 }
 
-/* ------------------------------------------------------------------------------------------------------ both
- * paths */
+/* --------------------------------------------------------------------------------------------- both paths */
 
 static void noise_few(struct mersenne *mt, float *out, int64_t count)
 {

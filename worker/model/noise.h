@@ -1,8 +1,7 @@
 /*
  * noise.h - the starting noise, bit-equal to torch's CPU generator.
  *
- *     noise_fill(seed, latent, count);      == torch.randn(count,
- * generator=torch.Generator().manual_seed(seed))
+ *     noise_fill(seed, latent, count);  == torch.randn(count, generator=torch.Generator().manual_seed(seed))
  *
  * Pure function of its arguments; any thread.
  */

@@ -22,8 +22,7 @@ enum { PROMPT_MAX_BYTES = 1 << 15 };
 
 enum { REPLACEMENT = 0xFFFD };
 
-/* ------------------------------------------------------------------------------------------------------ code
- * points */
+/* -------------------------------------------------------------------------------------------- code points */
 
 /* at: [count] code points, malloc'ed. `failed` is set when memory ran out and looked at once, at the end: so
  * a step reads like the rule it carries, and not like error handling. */
@@ -79,8 +78,7 @@ static void text_free(struct text *t)
 /* A step of the cleaning: reads `in`, appends to the empty `out`. */
 typedef void step_fn(const struct text *in, struct text *out);
 
-/* --------------------------------------------------------------------------------------------- character
- * references */
+/* ----------------------------------------------------------------------------------- character references */
 
 /* Bytes 0x80-0x9F as Windows-1252, which is what HTML and ftfy take C1 controls for; holes stay as they are.
  */
@@ -235,8 +233,7 @@ static void ftfy_unescape(const struct text *in, struct text *out)
     }
 }
 
-/* -------------------------------------------------------------------------------------------- ftfy's
- * character fixes */
+/* --------------------------------------------------------------------------------- ftfy's character fixes */
 
 /* Letters in one code point that were meant as two or three: typesetters' ligatures and Croatian digraphs. */
 static const struct {

@@ -118,8 +118,7 @@ void solver_restore(struct solver *solver, int step, const void *bytes)
     for (int i = 0; i < count; i++) memcpy(tensors[i], (const unsigned char *)bytes + row * (size_t)i, row);
 }
 
-/* --------------------------------------------------------------------------------------------------- the
- * schedules */
+/* ------------------------------------------------------------------------------------------ the schedules */
 
 double solver_linspace(double from, double to, int points, int index)
 {

@@ -2,9 +2,9 @@
  * solver.h - from a velocity to the next latent: UniPC and flow-match Euler, numbers as in diffusers.
  *
  *     struct solver *s;
- *     solver_create(&config, SOLVER_UNIPC, 30, 3.0, count, ops, &s, &error);     allocates everything it will
- * need for (int i = 0; i < 30; i++) { float t = solver_timestep(s, i);             what the denoiser is
- * conditioned on
+ *     solver_create(&config, SOLVER_UNIPC, 30, 3.0, count, ops, &s, &error);   allocates all it will need
+ *     for (int i = 0; i < 30; i++) {
+ *         float t = solver_timestep(s, i);             what the denoiser is conditioned on
  *         ... v = denoiser(x, t) ...
  *         solver_step(s, team, i, v, x);               x becomes the latent of step i + 1
  *     }

@@ -6,8 +6,7 @@
  *                  "values": [1.0, 1.002, ...]}]}
  *
  *     json_t *tables;
- *     tables_read("models/reference", &config, &tables, &error);     each with the fields of message
- * CacheTable
+ *     tables_read("models/reference", &config, &tables, &error);   each with the fields of message CacheTable
  *
  * Any thread.
  */

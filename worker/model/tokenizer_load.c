@@ -197,8 +197,7 @@ static int32_t find_token(const struct tokenizer *t, const char *text)
     return unigram_find(t->pieces, text, strlen(text));
 }
 
-/* ------------------------------------------------------------------------------------------------ the class
- * T5Tokenizer */
+/* ---------------------------------------------------------------------------------- the class T5Tokenizer */
 
 /* How many sentinels; the class has 100 where nothing is said. */
 static int extra_ids(const json_t *config)

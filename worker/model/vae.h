@@ -3,9 +3,10 @@
  *
  *     vae_load(dir, &config.vae, ops, VAE_DECODER, &vae, &error);
  *     struct vae_stream *s;
- *     vae_stream_open(vae, VAE_DECODER, height / 8, width / 8, &s, &error);     all memory for the whole
- * decode for (int t = 0; t < latent_frames; t++) n = vae_decode(s, team, latents, latent_frames, t, frames);
- * 1 frame for t = 0, then scale_t frames vae_stream_close(s);
+ *     vae_stream_open(vae, VAE_DECODER, height / 8, width / 8, &s, &error);   all memory for the whole decode
+ *     for (int t = 0; t < latent_frames; t++)
+ *         n = vae_decode(s, team, latents, latent_frames, t, frames);  1 frame for t = 0, then scale_t frames
+ *     vae_stream_close(s);
  *
  * Equal to the reference, which also walks latent frames with a cache of the last two input frames of each
  * causal convolution; here the cache is the head of the convolution's own padded input buffer. A stream may

@@ -2,9 +2,9 @@
  * vae_distance.h - how different two videos look to the VAE's encoder: a perceptual distance that needs no
  * weights but the model's own.
  *
- *     vae_distance_open(vae, height / 8, width / 8, latent_frames, &distance, &error);   vae holds its
- * encoder for (int t = 0; t < latent_frames; t++) vae_distance_step(distance, team, a, b, t); double d =
- * vae_distance_mean(distance);                                            0: the same
+ *     vae_distance_open(vae, height / 8, width / 8, latent_frames, &distance, &error);  vae holds its encoder
+ *     for (int t = 0; t < latent_frames; t++) vae_distance_step(distance, team, a, b, t);
+ *     double d = vae_distance_mean(distance);                                           0: the same
  *     vae_distance_close(distance);
  *
  * What is measured. Both videos are encoded. Features are what each level of the encoder hands to the next
