@@ -167,11 +167,20 @@ void stand_start(struct stand *s, const char *name, int ranks, const char *optio
     assert_true(file_exists(ready));
 }
 
+/* A rank that crashed is replaced so quickly that nobody would notice; Open MPI writes down how it ended. */
+static void expect_no_crash(const struct stand *s)
+{
+    static char text[TEXT_BYTES];
+    if (shell(text, "grep -h -A 12 'Process received signal' %s/workers.log*", s->data) == 0)
+        fail_msg("a rank crashed: %s", text);
+}
+
 void stand_stop(struct stand *s)
 {
     kill(s->coordinator, SIGTERM);
     program_wait(s->coordinator, 15);
     expect_nothing_left();
+    expect_no_crash(s);
 }
 
 pid_t stand_last_rank(void)

@@ -12,7 +12,7 @@
 #include "tests/pipeline.h"
 #include "tests/ring_rig.h"
 
-enum { KINDS = 6, STEPS = 6 };
+enum { KINDS = 7, STEPS = 6 };
 
 /* Jobs of three sizes, with and without guidance, under policies of every site that home and stages share. */
 static struct job_order order_of(int kind)
@@ -23,7 +23,8 @@ static struct job_order order_of(int kind)
         "layers:begin=1,end=7,every=2",
         "interval:N=2,first=1,forecast=reuse",
         "dbprune:F=1,B=1,W=1,threshold=0.2",
-        "dbcache:F=3,B=0,W=2,threshold=0.3", /* its probe ends inside the ring */
+        "dbcache:F=3,B=0,W=2,threshold=0.3",          /* its probe ends inside the ring */
+        "seacache:threshold=0.9,first=1,forecast=reuse", /* looks at the input of block 0, wherever that is */
     };
     static const int sizes[3][3] = {{32, 32, 9}, {48, 32, 5}, {32, 64, 5}};
     return (struct job_order){.job = 1 + (uint64_t)kind,

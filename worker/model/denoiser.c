@@ -314,7 +314,7 @@ void denoiser_first_input(const struct denoiser *d, struct team *team, const str
 {
     int hidden = d->config.hidden;
     float *m = work->modulation;
-    d->ops->lincomb(team, 2, (const float[]){1, 1}, (const float *[]){d->blocks[0]->table, modulation},
+    d->ops->lincomb(team, 2, (const float[]){1, 1}, (const float *[]){d->input_table, modulation},
                     2 * (int64_t)hidden, m);
     d->ops->layer_norm(team, x, hidden, token_count(&work->grid), hidden, d->config.eps, 1, m + hidden, m,
                        out, hidden);

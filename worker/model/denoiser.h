@@ -105,7 +105,7 @@ void denoiser_embed(const struct denoiser *denoiser, struct team *team, const st
                     const float *latent, float *x);
 
 /* What block 0's self-attention sees: its normalised, modulated input [S, hidden]; the signal of several
- * caching policies. Needs block 0; x is not changed. out may be work->norm. */
+ * caching policies. Needs the ends; x is not changed. out may be work->norm. */
 void denoiser_first_input(const struct denoiser *denoiser, struct team *team,
                           const struct denoiser_work *work, const float *modulation, const float *x,
                           float *out);

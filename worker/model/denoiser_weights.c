@@ -169,6 +169,7 @@ static status_t load_ends(const struct loader *l, const struct denoiser_config *
     TRY(load_layer(l, "condition_embedder.text_embedder.linear_1", c->hidden, c->text_dim, &d->text_in));
     TRY(load_layer(l, "condition_embedder.text_embedder.linear_2", c->hidden, c->hidden, &d->text_out));
     TRY(load_vector(l, "scale_shift_table", 3, (int64_t[]){1, 2, c->hidden}, &d->output_table));
+    TRY(load_vector(l, "blocks.0.scale_shift_table", 3, (int64_t[]){1, 6, c->hidden}, &d->input_table));
     TRY(load_layer(l, "proj_out", out, c->hidden, &d->output));
     if (l->d) {
         d->time_scratch = malloc((size_t)(c->freq_dim + 2 * c->hidden) * sizeof(float));
@@ -255,5 +256,6 @@ void denoiser_destroy(struct denoiser *d)
     for (size_t i = 0; i < sizeof layers / sizeof *layers; i++) d->ops->linear_destroy(layers[i]);
     free(d->time_scratch);
     free(d->output_table);
+    free(d->input_table);
     free(d);
 }

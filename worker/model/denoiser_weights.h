@@ -26,6 +26,7 @@ struct denoiser {
     /* The ends; NULL on ranks that are not home. */
     struct linear *patch_embed, *time_in, *time_out, *time_proj, *text_in, *text_out, *output;
     float *output_table;    /* scale_shift_table [2, hidden]: shift, scale */
+    float *input_table;     /* that of block 0 [6, hidden]: a home need not hold block 0 to see its input */
     float *time_scratch;    /* [freq_dim + 2 hidden] */
     struct block *blocks[]; /* [layers]; NULL for blocks held elsewhere */
 };
