@@ -206,11 +206,6 @@ bool reuse_wants_input(const struct reuse *r)
     return reuse_wants(r, SIGNAL_INPUT) || reuse_wants(r, SIGNAL_FILTERED);
 }
 
-bool reuse_wants_embedding(const struct reuse *r)
-{
-    return reuse_wants_input(r) || reuse_wants(r, SIGNAL_EMBED);
-}
-
 enum action reuse_begin(struct reuse *r, struct team *team, int branch, const struct reuse_seen *seen)
 {
     struct branch *b = &r->branch[branch];

@@ -47,8 +47,7 @@ void reuse_step(struct reuse *reuse, int step);
 /* With `tied`, a branch above 0 may only begin once branch 0 has decided. */
 bool reuse_may_begin(const struct reuse *reuse, int branch);
 
-/* What `begin` needs beyond latent and time: then embed first. */
-bool reuse_wants_embedding(const struct reuse *reuse);
+/* `begin` wants the modulated input of block 0: then embed first. */
 bool reuse_wants_input(const struct reuse *reuse);
 
 struct reuse_seen {

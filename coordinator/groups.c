@@ -266,8 +266,8 @@ static void check_members(const struct groups *groups, struct group *group, int6
     }
 }
 
-/* The epoch is over; who is missing? A process of this host has died or not. Of another the silence since
- * then decides, and the one that its neighbours lost needs to be silent for less long than the others. */
+/* The epoch is over; who is missing? Of processes of this host groups_drop_dead knows. Of the others the silence
+ * since then decides, and the one that its neighbours lost needs to be silent for less long. */
 static void check_broken(struct group *group, int64_t now_ns)
 {
     char cause[ERROR_TEXT_BYTES];
@@ -276,9 +276,7 @@ static void check_broken(struct group *group, int64_t now_ns)
     for (uint32_t rank = 0; rank < group->ranks && group->state == GROUP_BROKEN; rank++) {
         const struct member *member = &group->members[rank];
         int64_t patience_ns = (int)rank == group->suspect ? SUSPECT_NS : BROKEN_HEARD_NS;
-        if (process_gone(member))
-            group_vacate(group, rank, now_ns, "rank %u died (%s)", rank, cause);
-        else if (waited_ns > patience_ns && now_ns - member->heard_ns > patience_ns)
+        if (waited_ns > patience_ns && now_ns - member->heard_ns > patience_ns)
             group_vacate(group, rank, now_ns, "rank %u is gone (%s)", rank, cause);
     }
     if (group->state != GROUP_BROKEN || waited_ns <= BROKEN_GRACE_NS) return;
@@ -332,7 +330,7 @@ static bool was_given_up(const struct groups *groups, const char *name)
     return false;
 }
 
-static bool text_fits(const char *text, size_t bytes)
+bool group_text_fits(const char *text, size_t bytes)
 {
     return text && *text && strlen(text) < bytes;
 }
@@ -340,15 +338,16 @@ static bool text_fits(const char *text, size_t bytes)
 /* A rank's texts are kept in fixed fields and shown to clients: checked once, here. */
 static status_t check_hello(const Refrain__Hello *hello, struct error *error)
 {
-    if (!text_fits(hello->group, GROUP_NAME_BYTES))
+    if (!group_text_fits(hello->group, GROUP_NAME_BYTES))
         return error_set(error, STATUS_INVALID, "group: must be a name of 1 to %d bytes",
                          GROUP_NAME_BYTES - 1);
     if (hello->ranks < 1 || hello->ranks > PLAN_MAX_RANKS || hello->rank >= hello->ranks)
         return error_set(error, STATUS_INVALID, "rank %u of %u: at most %d ranks form a group", hello->rank,
                          hello->ranks, PLAN_MAX_RANKS);
-    if (!text_fits(hello->host, MEMBER_TEXT_BYTES) || !text_fits(hello->backend, MEMBER_TEXT_BYTES) ||
-        !text_fits(hello->fabric_address, MEMBER_TEXT_BYTES) ||
-        !text_fits(hello->fabric, sizeof((struct group *)0)->fabric))
+    if (!group_text_fits(hello->host, MEMBER_TEXT_BYTES) ||
+        !group_text_fits(hello->backend, MEMBER_TEXT_BYTES) ||
+        !group_text_fits(hello->fabric_address, MEMBER_TEXT_BYTES) ||
+        !group_text_fits(hello->fabric, sizeof((struct group *)0)->fabric))
         return error_set(error, STATUS_INVALID,
                          "host, backend, fabric and fabric_address must be given, at most %d bytes each",
                          MEMBER_TEXT_BYTES - 1);

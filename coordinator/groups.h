@@ -49,14 +49,14 @@ struct member {
     int64_t heard_ns;                           /* monotonic */
     uint64_t compute_progress;
     double block_token_ns; /* mean time of one block and token; 0: unknown */
-    double gflops;     /* measured by it; 0: unknown */
-    int pidfd;         /* of a process on this host; -1 */
-    bool outcast;      /* the process that sat here last is to be told that it is not counted any more */
-    int64_t vacant_ns; /* since when, while the seat is vacant */
-    int64_t ask_ns;    /* when a replacement is to be asked for (again); CLOCK_NEVER: nobody asks */
-    int asked;         /* so often in a row, without anybody coming to stay */
-    uint32_t replaced; /* new processes that took the seat */
-    int64_t progress_ns; /* when it last grew; 0: not yet */
+    double gflops;         /* measured by it; 0: unknown */
+    int pidfd;             /* of a process on this host; -1 */
+    bool outcast;          /* the process that sat here last is to be told that it is not counted any more */
+    int64_t vacant_ns;     /* since when, while the seat is vacant */
+    int64_t ask_ns;        /* when a replacement is to be asked for (again); CLOCK_NEVER: nobody asks */
+    int asked;             /* so often in a row, without anybody coming to stay */
+    uint32_t replaced;     /* new processes that took the seat */
+    int64_t progress_ns;   /* when it last grew; 0: not yet */
     char host[MEMBER_TEXT_BYTES], backend[MEMBER_TEXT_BYTES], address[MEMBER_TEXT_BYTES],
         model[MEMBER_TEXT_BYTES];
 };
@@ -104,6 +104,9 @@ struct group_limits {
 };
 
 struct groups;
+
+/* What a rank or a launcher says of itself is kept in fields of so many bytes: there, not empty, not too long. */
+bool group_text_fits(const char *text, size_t bytes);
 
 status_t groups_open(const struct group_limits *limits, struct groups **groups, struct error *error);
 void groups_close(struct groups *groups); /* NULL is fine */

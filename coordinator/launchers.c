@@ -30,16 +30,12 @@ static struct launcher *find(struct launchers *launchers, const struct wire_peer
     return NULL;
 }
 
-static bool text_fits(const char *text, size_t bytes)
-{
-    return text && *text && strlen(text) < bytes;
-}
-
 status_t launchers_hello(struct launchers *launchers, const struct wire_peer *peer,
                          const Refrain__Launcher *message, int64_t now_ns, struct error *error)
 {
-    if (!text_fits(message->group, GROUP_NAME_BYTES) || !text_fits(message->host, MEMBER_TEXT_BYTES) ||
-        !text_fits(message->fabric, sizeof((struct launcher *)0)->fabric) || message->ranks < 1 ||
+    if (!group_text_fits(message->group, GROUP_NAME_BYTES) ||
+        !group_text_fits(message->host, MEMBER_TEXT_BYTES) ||
+        !group_text_fits(message->fabric, sizeof((struct launcher *)0)->fabric) || message->ranks < 1 ||
         message->ranks > PLAN_MAX_RANKS)
         return error_set(error, STATUS_INVALID,
                          "a launcher must give its group, host and fabric, and 1 to %d ranks",

@@ -4,33 +4,14 @@
  * The main thread runs the loop (server.c). Signals are blocked before any other thread is made, so that they
  * arrive at the loop's signalfd and nowhere else.
  */
-#include <signal.h>
 #include <stdio.h>
-#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include "base/log.h"
+#include "base/signals.h"
 #include "coordinator/server.h"
 
 enum { EXIT_FAILED = 1, EXIT_USAGE = 2 };
-
-static void block_signals(void)
-{
-    sigset_t ours;
-    sigemptyset(&ours);
-    sigaddset(&ours, SIGTERM);
-    sigaddset(&ours, SIGINT);
-    sigaddset(&ours, SIGHUP);
-    sigprocmask(SIG_BLOCK, &ours, NULL);
-    signal(SIGPIPE, SIG_IGN);
-}
-
-/* --tie: our starter's end is our SIGTERM, even when it is killed. */
-static bool tie_to_parent(void)
-{
-    pid_t parent = getppid();
-    return prctl(PR_SET_PDEATHSIG, SIGTERM) == 0 && getppid() == parent;
-}
 
 static int fail(const struct error *error)
 {
@@ -55,8 +36,8 @@ static int serve(const struct settings *settings)
 {
     struct error error;
     struct server *server;
-    block_signals();
-    if (settings->tie && !tie_to_parent()) return EXIT_FAILED;
+    signals_block();
+    if (settings->tie && !signals_tie(getppid())) return EXIT_FAILED;
     if (server_open(settings, &server, &error) != STATUS_OK) return fail(&error);
     status_t status = server_run(server, &error);
     server_close(server);

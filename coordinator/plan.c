@@ -18,8 +18,9 @@
 
 #define SPEEDS_ALIKE 0.85 /* of the fastest: measured speeds this near each other are one machine's noise */
 #define FLOATING_GAIN                                                                                        \
-    1.03                /* what floating homes must bring: they cost memory for caps, text encoder and VAE */
-#define SPARE_GAIN 1.01 /* what a spare block must bring: it costs memory */
+    1.03                 /* what floating homes must bring: they cost memory for caps, text encoder and VAE */
+#define AMPLE_PARTS 8    /* a model that takes so small a part of a rank's memory costs nothing anywhere */
+#define SPARE_GAIN  1.01 /* what a spare block must bring: it costs memory */
 #define FOREIGN_SLACK                                                                                        \
     1.10          /* what a job may lose on a layout made for others before a new one is worth it            \
                    */
@@ -31,6 +32,7 @@ struct field {
     double speed[PLAN_MAX_RANKS];       /* 1: the fastest */
     uint32_t room[PLAN_MAX_RANKS];      /* blocks that fit a rank's memory */
     uint32_t home_room[PLAN_MAX_RANKS]; /* and what is left of them where there is a home */
+    bool ample;                         /* the whole model takes little of each rank's memory */
     struct plan_mix mix;
 };
 
@@ -117,6 +119,11 @@ static struct plan_mix sane_mix(const struct plan_mix *given, uint32_t layers)
     return mix;
 }
 
+static double model_bytes(const struct plan_request *request)
+{
+    return (double)request->layers * (double)request->block_bytes + (double)request->home_bytes;
+}
+
 static status_t make_field(const struct plan_request *request, struct field *field, struct error *error)
 {
     uint32_t layers = request->layers, ranks = request->ranks;
@@ -127,11 +134,13 @@ static status_t make_field(const struct plan_request *request, struct field *fie
     field->layers = layers;
     field->ranks = ranks;
     field->mix = sane_mix(&request->mix, layers);
+    field->ample = ranks > 1;
     fill_speeds(request, field);
     for (uint32_t i = 0; i < ranks; i++) {
         uint64_t memory = request->seats ? request->seats[i].memory_bytes : 0;
         field->room[i] = room_for(memory, 0, request->block_bytes, layers);
         field->home_room[i] = room_for(memory, request->home_bytes, request->block_bytes, layers);
+        field->ample &= request->block_bytes > 0 && model_bytes(request) * AMPLE_PARTS <= (double)memory;
     }
     return STATUS_OK;
 }
@@ -362,7 +371,9 @@ static void lay_spare(const struct field *field, struct plan *plan)
     if (compare(best.cycle * SPARE_GAIN, plan->cycle) < 0) *plan = best;
 }
 
-/* The simplest layout that is as good as any, give or take. plan: the even one. */
+/* The simplest layout that is as good as any, give or take. Where memory does not matter floating homes win ties: text
+ * encoding and decoding are then spread over the ranks also while a queue fills and empties, which a cycle does not
+ * show. plan: the even one. */
 static void choose(const struct field *field, bool may_float, struct plan *plan)
 {
     struct plan floating, folded;
@@ -372,7 +383,7 @@ static void choose(const struct field *field, bool may_float, struct plan *plan)
         *plan = folded;
     lay_spare(field, plan);
     if (may_float && lay_caps(field, true, &floating) &&
-        compare(floating.cycle * FLOATING_GAIN, plan->cycle) < 0)
+        compare(floating.cycle * (field->ample ? 1 : FLOATING_GAIN), plan->cycle) <= 0)
         *plan = floating;
 }
 

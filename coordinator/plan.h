@@ -9,7 +9,8 @@
  * Two layouts are compared: a fixed home (member 0 holds the first `head` and the last `tail` blocks and as
  * many of the ring's as keep it as busy as the others, and maybe one more that rank 1 holds too, which either
  * runs), and a floating one (every member holds head and tail,
- * each job has a home of its own). The fixed one is taken where the floating one is less than 3 % faster. A
+ * each job has a home of its own). The fixed one is taken where the floating one is less than 3 % faster and
+ * costs memory that matters. A
  * layout that would be slower with the cache than the even one without it is never chosen, and refused when
  * it is asked for; where both are, home is fixed and the blocks are dealt as without caching, which no cached
  * job can lose by, though its hits travel. The model behind it: docs/scheduling.md (after parallelism.md 5.2

@@ -139,7 +139,8 @@ static struct plan_request describe_layout(const struct server *server, const st
                                  .seats = seats,
                                  .wish = &server->settings->wish,
                                  .block_bytes = (uint64_t)block,
-                                 .home_bytes = (uint64_t)fmax(0, (double)card->weight_bytes - card->layers * block)};
+                                 .home_bytes =
+                                     (uint64_t)fmax(0, (double)card->weight_bytes - card->layers * block)};
 }
 
 /* Every rank loads its own blocks; the state ends when all have answered, well or badly. */
@@ -313,8 +314,8 @@ static bool wished(const struct plan_wish *wish)
 }
 
 /* What ranks measured since it was made shows that another layout would be this much better. */
-static bool much_better(const struct server *server, const struct group *group, const struct plan_request *request,
-                        const struct plan *plan)
+static bool much_better(const struct server *server, const struct group *group,
+                        const struct plan_request *request, const struct plan *plan)
 {
     bool settled = server->now_ns - group->laid_ns > SETTLE_NS;
     return settled && !plan_equal(plan, &group->plan) &&
@@ -375,10 +376,8 @@ static bool take_next(struct server *server, struct group *group)
         log_failed("start", &error);
         return false;
     }
-    *slot = (struct slot){.job = job->id,
-                          .attempt = job->attempt,
-                          .home = choose_home(group),
-                          .bytes = bytes};
+    *slot =
+        (struct slot){.job = job->id, .attempt = job->attempt, .home = choose_home(group), .bytes = bytes};
     return true;
 }
 

@@ -18,6 +18,7 @@
 #include <unistd.h>
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/signals.h"
 
 enum {
     TURN_MESSAGES = 2048,  /* taken from a socket before a commit */
@@ -214,17 +215,6 @@ static status_t write_endpoint_file(const struct server *server, struct error *e
                    : error_set(error, STATUS_IO, "--endpoint-file %s: cannot be written: %m", path);
 }
 
-static status_t open_signals(struct server *server, struct error *error)
-{
-    sigset_t ours;
-    sigemptyset(&ours);
-    sigaddset(&ours, SIGTERM);
-    sigaddset(&ours, SIGINT);
-    sigaddset(&ours, SIGHUP);
-    server->signals = signalfd(-1, &ours, SFD_CLOEXEC | SFD_NONBLOCK);
-    return server->signals < 0 ? error_set(error, STATUS_IO, "signalfd: %m") : STATUS_OK;
-}
-
 /* Jobs that were running when an earlier coordinator ended: their ranks may still be at work on them. */
 static void expect_ranks(struct server *server)
 {
@@ -269,7 +259,7 @@ status_t server_open(const struct settings *settings, struct server **server, st
 {
     struct server *made = make_server(settings);
     if (!made) return error_set(error, STATUS_NO_MEMORY, "no memory for the coordinator");
-    status_t status = open_signals(made, error);
+    status_t status = signals_open(&made->signals, error);
     if (status == STATUS_OK) status = open_store(made, error);
     if (status == STATUS_OK) status = open_sockets(made, error);
     if (status == STATUS_OK) status = server_open_vault(made, error);

@@ -325,6 +325,13 @@ void fake_worker_report(struct fake_worker *worker, Refrain__WorkerReport *repor
         fake_worker_report(worker, &report_);                                                                \
     } while (0)
 
+void fake_worker_goodbye(struct fake_worker *worker, const char *message)
+{
+    Refrain__Goodbye goodbye = REFRAIN__GOODBYE__INIT;
+    goodbye.message = (char *)(uintptr_t)message;
+    REPORT(worker, GOODBYE, goodbye, &goodbye);
+}
+
 void fake_launcher_open(struct fake_worker *launcher, struct rig *rig, const char *group, uint32_t ranks)
 {
     Refrain__Launcher body = REFRAIN__LAUNCHER__INIT;

@@ -64,6 +64,7 @@ void fake_launcher_open(struct fake_worker *launcher, struct rig *rig, const cha
 void fake_worker_close(struct fake_worker *worker);
 void fake_worker_hello(struct fake_worker *worker);
 void fake_worker_report(struct fake_worker *worker, Refrain__WorkerReport *report);
+void fake_worker_goodbye(struct fake_worker *worker, const char *message);
 /* The next order of that kind, skipping others; NULL when none came. The caller frees it. */
 Refrain__WorkerOrder *fake_worker_order(struct fake_worker *worker, Refrain__WorkerOrder__BodyCase kind,
                                         int timeout_ms);

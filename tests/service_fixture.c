@@ -167,12 +167,20 @@ void stand_start(struct stand *s, const char *name, int ranks, const char *optio
     assert_true(file_exists(ready));
 }
 
-/* A rank that crashed is replaced so quickly that nobody would notice; Open MPI writes down how it ended. */
+/* A rank that crashed is replaced so quickly that nobody would notice; Open MPI writes down how it ended, each line
+ * behind the host and process. mpirun itself may crash while it ends after its ranks were killed (PMIx_Finalize of
+ * Open MPI 4.1): its frames name it, and nothing of ours was in it. */
 static void expect_no_crash(const struct stand *s)
 {
     static char text[TEXT_BYTES];
-    if (shell(text, "grep -h -A 12 'Process received signal' %s/workers.log*", s->data) == 0)
-        fail_msg("a rank crashed: %s", text);
+    shell(text,
+          "cat %s/workers.log* 2>/dev/null | awk '"
+          "/Process received signal/ { crashed[$1] = 1 } "
+          "$1 in crashed && / mpirun\\(/ { other[$1] = 1 } "
+          "$1 in crashed { trace[$1] = trace[$1] $0 \"\\n\" } "
+          "END { for (process in crashed) if (!(process in other)) printf \"%%s\", trace[process] }'",
+          s->data);
+    if (*text) fail_msg("a rank crashed: %s", text);
 }
 
 void stand_stop(struct stand *s)

@@ -112,16 +112,6 @@ static void close_ranks(struct fake_worker workers[2])
     for (uint32_t rank = 0; rank < 2; rank++) fake_worker_close(&workers[rank]);
 }
 
-static void say_goodbye(struct fake_worker *worker)
-{
-    Refrain__Goodbye goodbye = REFRAIN__GOODBYE__INIT;
-    Refrain__WorkerReport report = REFRAIN__WORKER_REPORT__INIT;
-    goodbye.message = (char *)"told to";
-    report.body_case = REFRAIN__WORKER_REPORT__BODY_GOODBYE;
-    report.goodbye = &goodbye;
-    fake_worker_report(worker, &report);
-}
-
 static void run_job(struct fake_worker *home, uint64_t job, uint32_t attempt)
 {
     uint64_t hash;
@@ -328,7 +318,7 @@ static void a_job_goes_on_after_two_lost_groups_and_fails_after_the_third(void *
         fake_worker_take(&workers[0], &assigned, &attempt);
         assert_int_equal(assigned, job);
         assert_int_equal(attempt, i + 1);
-        say_goodbye(&workers[1]);
+        fake_worker_goodbye(&workers[1], "told to");
         rig_await(client, job, i < 2 ? STATE(QUEUED) : STATE(FAILED));
         close_ranks(workers);
     }

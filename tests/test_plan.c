@@ -382,6 +382,26 @@ static void weights_stay_within_the_memory(void **state)
     expect(STATUS_NO_MEMORY, &request, "--split: 6 blocks of 1.0 GB do not fit rank 1 with 5.0 GB");
 }
 
+/* Without caching both homes are worth the same: memory decides. */
+static void where_memory_does_not_matter_homes_float(void **state)
+{
+    struct plan_seat seats[4];
+    struct plan_request request = {.layers = 40, .ranks = 4, .seats = seats, .mix = {.branches = 2}};
+    request.block_bytes = GB / 10;
+    request.home_bytes = 4 * GB;
+    for (int i = 0; i < 4; i++) seats[i] = (struct plan_seat){.speed = 1, .memory_bytes = 64 * GB};
+    struct plan plan = make(&request);
+    assert_true(plan.floating);
+    expect_complete(&plan);
+    seats[2].memory_bytes = 63 * GB; /* the model takes more than an eighth of one rank's */
+    assert_false(make(&request).floating);
+    seats[2].memory_bytes = 0; /* unknown */
+    assert_false(make(&request).floating);
+    request.wish = &(struct plan_wish){.home = PLAN_HOME_FIXED};
+    seats[2].memory_bytes = 64 * GB;
+    assert_false(make(&request).floating);
+}
+
 static void a_split_is_taken_as_it_is_given(void **state)
 {
     struct plan_wish wish = {0};
@@ -499,6 +519,7 @@ int main(void)
         cmocka_unit_test(equal_machines_get_equal_blocks_whatever_was_measured),
         cmocka_unit_test(ranks_of_one_make_count_as_the_fastest_of_them),
         cmocka_unit_test(weights_stay_within_the_memory),
+        cmocka_unit_test(where_memory_does_not_matter_homes_float),
         cmocka_unit_test(a_split_is_taken_as_it_is_given),
         cmocka_unit_test(enough_jobs_fill_the_ring),
         cmocka_unit_test(a_plan_says_what_it_is),

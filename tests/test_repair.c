@@ -46,16 +46,6 @@ static void end(struct bench *b)
     rig_stop(&b->rig);
 }
 
-static void say_goodbye(struct fake_worker *worker)
-{
-    Refrain__Goodbye goodbye = REFRAIN__GOODBYE__INIT;
-    Refrain__WorkerReport report = REFRAIN__WORKER_REPORT__INIT;
-    goodbye.message = (char *)"for a test";
-    report.body_case = REFRAIN__WORKER_REPORT__BODY_GOODBYE;
-    report.goodbye = &goodbye;
-    fake_worker_report(worker, &report);
-}
-
 static void say_seat_ended(struct bench *b, int rank)
 {
     Refrain__SeatEnded ended = REFRAIN__SEAT_ENDED__INIT;
@@ -170,7 +160,7 @@ static void a_lost_rank_is_replaced_and_every_job_in_flight_goes_on(void **state
     for (int i = 0; i < 2; i++) job[i] = rig_submit(b.client, "x");
     fake_workers_load(b.ranks, RANKS);
     for (int i = 0; i < 2; i++) expect_assigned(&b, job[i], 1);
-    say_goodbye(&b.ranks[1]);
+    fake_worker_goodbye(&b.ranks[1], "for a test");
     replace(&b, 1);
     fake_workers_load(b.ranks, RANKS);
     for (int i = 0; i < 2; i++) expect_assigned(&b, job[i], 2);
@@ -186,7 +176,7 @@ static void home_can_be_lost_like_any_other_rank(void **state)
     uint64_t job = rig_submit(b.client, "x");
     fake_workers_load(b.ranks, RANKS);
     expect_assigned(&b, job, 1);
-    say_goodbye(&b.ranks[0]);
+    fake_worker_goodbye(&b.ranks[0], "for a test");
     replace(&b, 0);
     fake_workers_load(b.ranks, RANKS);
     expect_assigned(&b, job, 2);
@@ -199,7 +189,7 @@ static void a_seat_nobody_can_fill_is_asked_for_with_growing_pauses_and_then_all
 {
     struct bench b;
     begin(&b, NULL, true);
-    say_goodbye(&b.ranks[2]);
+    fake_worker_goodbye(&b.ranks[2], "for a test");
     expect_replace(&b, 2);
     for (int i = 0; i < 3; i++) {
         say_seat_ended(&b, 2);
@@ -221,8 +211,8 @@ static void when_most_ranks_are_gone_all_are_started_anew(void **state)
     uint64_t job = rig_submit(b.client, "x");
     fake_workers_load(b.ranks, RANKS);
     expect_assigned(&b, job, 1);
-    say_goodbye(&b.ranks[1]);
-    say_goodbye(&b.ranks[2]);
+    fake_worker_goodbye(&b.ranks[1], "for a test");
+    fake_worker_goodbye(&b.ranks[2], "for a test");
     expect_relaunch(&b);
     Refrain__WorkerOrder *order = fake_worker_order(&b.ranks[0], ORDER(SHUTDOWN), ANSWER_MS);
     assert_non_null(order);
@@ -300,14 +290,14 @@ static void a_job_that_keeps_killing_ranks_fails_alone_and_the_others_go_on(void
     for (uint32_t attempt = 1; attempt <= 2; attempt++) {
         expect_assigned(&b, killer, attempt);
         expect_assigned(&b, innocent, attempt);
-        say_goodbye(&b.ranks[1]);
+        fake_worker_goodbye(&b.ranks[1], "for a test");
         replace(&b, 1);
         fake_workers_load(b.ranks, RANKS);
     }
     for (uint32_t attempt = 3; attempt <= 4; attempt++) {
         expect_assigned(&b, killer, attempt);
         expect_quiet(&b.ranks[0], ORDER(ASSIGN)); /* alone */
-        say_goodbye(&b.ranks[1]);
+        fake_worker_goodbye(&b.ranks[1], "for a test");
         if (attempt == 4) rig_await(b.client, killer, STATE(FAILED));
         replace(&b, 1);
         fake_workers_load(b.ranks, RANKS);
@@ -327,7 +317,7 @@ static void a_suspected_job_that_gets_further_has_company_again(void **state)
     for (uint32_t attempt = 1; attempt <= 2; attempt++) {
         expect_assigned(&b, first, attempt);
         expect_assigned(&b, second, attempt);
-        say_goodbye(&b.ranks[2]);
+        fake_worker_goodbye(&b.ranks[2], "for a test");
         replace(&b, 2);
         fake_workers_load(b.ranks, RANKS);
     }
@@ -349,7 +339,7 @@ static void a_job_that_gets_further_each_time_is_never_given_up(void **state)
     for (uint32_t attempt = 1; attempt <= 5; attempt++) {
         expect_assigned(&b, job, attempt);
         fake_worker_progress(&b.ranks[0], job, attempt, attempt);
-        say_goodbye(&b.ranks[0]);
+        fake_worker_goodbye(&b.ranks[0], "for a test");
         replace(&b, 0);
         fake_workers_load(b.ranks, RANKS);
     }

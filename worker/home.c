@@ -17,6 +17,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "proto/caching.h"
+#include "proto/validate.h"
 #include "worker/caching_report.h"
 #include "worker/job.h"
 #include "worker/turn.h"
@@ -228,9 +229,9 @@ static status_t read_order(const Refrain__Assign *assign, const struct model *mo
         return error_set(error, STATUS_INVALID, "guidance: must be a finite number");
     if (spec->fps < 1 || spec->fps > 1000)
         return error_set(error, STATUS_INVALID, "fps %u: must be 1 to 1000", spec->fps);
-    if (spec->checkpoint_every > 1000)
-        return error_set(error, STATUS_INVALID, "checkpoint_every %u: must be 0 to 1000",
-                         spec->checkpoint_every);
+    if (spec->checkpoint_every > LIMIT_CHECKPOINT_EVERY)
+        return error_set(error, STATUS_INVALID, "checkpoint_every %u: must be 0 to %d",
+                         spec->checkpoint_every, LIMIT_CHECKPOINT_EVERY);
     if (assign->deadline_at_ms > INT64_MAX)
         return error_set(error, STATUS_INVALID, "deadline_at_ms: too large");
     *order = (struct job_order){
@@ -254,7 +255,7 @@ static status_t read_order(const Refrain__Assign *assign, const struct model *mo
         .tenant = assign->tenant,
         .priority = spec->has_priority ? (int)spec->priority : REFRAIN__PRIORITY__PRIORITY_NORMAL,
         .deadline_ms = (int64_t)assign->deadline_at_ms,
-        .checkpoint_every = spec->has_checkpoint_every ? (int)spec->checkpoint_every : 1};
+        .checkpoint_every = spec->has_checkpoint_every ? (int)spec->checkpoint_every : DEFAULT_CHECKPOINT_EVERY};
     if (spec->solver == REFRAIN__SOLVER__SOLVER_UNIPC) order->solver = SOLVER_UNIPC;
     if (spec->solver == REFRAIN__SOLVER__SOLVER_EULER) order->solver = SOLVER_EULER;
     if (!isfinite(order->shift) || order->shift <= 0)

@@ -14,6 +14,7 @@
 #include <zmq.h>
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/signals.h"
 #include "cluster/launcher/crew.h"
 #include "proto/wire.h"
 
@@ -343,24 +344,13 @@ static void turn(struct launcher *l)
     follow(l, now_ns);
 }
 
-static status_t open_signals(struct launcher *l, struct error *error)
-{
-    sigset_t ours;
-    sigemptyset(&ours);
-    sigaddset(&ours, SIGTERM);
-    sigaddset(&ours, SIGINT);
-    sigaddset(&ours, SIGHUP);
-    l->signals = signalfd(-1, &ours, SFD_CLOEXEC | SFD_NONBLOCK);
-    return l->signals < 0 ? error_set(error, STATUS_IO, "signalfd: %m") : STATUS_OK;
-}
-
 status_t launcher_run(const struct launcher_config *config, struct error *error)
 {
     struct launcher l = {
         .config = config, .outcome = STATUS_OK, .heartbeat_ns = HEARTBEAT_NS, .order_ns = CLOCK_NEVER};
     int64_t now_ns = clock_now_ns();
     gethostname(l.host, sizeof l.host - 1);
-    status_t status = open_signals(&l, error);
+    status_t status = signals_open(&l.signals, error);
     if (status != STATUS_OK) return status;
     status = uplink_open(&config->uplink, now_ns, &l.uplink, error);
     if (status == STATUS_OK) status = start(&l, now_ns, error);

@@ -7,17 +7,16 @@
  */
 #include <limits.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <unistd.h>
 
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/options.h"
 #include "base/scratch.h"
+#include "base/signals.h"
 #include "cluster/launcher/crew.h"
 #include "cluster/launcher/launcher.h"
 #include "cluster/launcher/litter.h"
@@ -164,17 +163,6 @@ static status_t launch(const struct settings *settings, const struct mpirun_plan
     return status;
 }
 
-static void block_signals(void)
-{
-    sigset_t ours;
-    sigemptyset(&ours);
-    sigaddset(&ours, SIGTERM);
-    sigaddset(&ours, SIGINT);
-    sigaddset(&ours, SIGHUP);
-    sigprocmask(SIG_BLOCK, &ours, NULL);
-    signal(SIGPIPE, SIG_IGN);
-}
-
 static status_t make_plan(const struct settings *settings, const struct options *options,
                           char worker[PATH_MAX], struct mpirun_plan *plan, struct error *error)
 {
@@ -217,8 +205,8 @@ int main(int argc, char **argv)
         printf("refrain-launch %s\n", REFRAIN_VERSION);
         return 0;
     }
-    block_signals();
-    if (settings.tie && (prctl(PR_SET_PDEATHSIG, SIGTERM) != 0 || getppid() != parent)) return 1;
+    signals_block();
+    if (settings.tie && !signals_tie(parent)) return 1;
     log_identify("launch");
     forget_outer_mpi();
     status_t status = make_plan(&settings, options, worker, &plan, &error);
