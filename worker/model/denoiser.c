@@ -102,7 +102,7 @@ status_t denoiser_context_create_run(const struct denoiser *d, struct team *team
         if (!b) continue;
         d->ops->linear(team, b->text_kv, text, hidden, rows, &(struct epilogue){0}, at, 2 * hidden);
         d->ops->rms_norm(team, at, 2 * hidden, rows, (int)hidden, d->config.eps, b->text_norm_k, at,
-                         2 * hidden);
+                         2 * hidden, d->ops->operand);
         c->key_value[i] = at;
         at += (size_t)rows * 2 * (size_t)hidden;
     }
@@ -143,69 +143,40 @@ void denoiser_time(const struct denoiser *d, struct team *team, float timestep,
 
 /* --------------------------------------------------------------------------------------- input and output */
 
-/* Visits every (token, patch element) with the index of its latent element: patches are cut in t, y, x. */
-struct patch_walk {
-    int64_t frame, plane, volume; /* strides of the latent: a row is contiguous */
-    int pt, py, px;
-};
-
-static struct patch_walk patch_walk(const struct denoiser_config *config, const struct token_grid *grid)
+static struct patching patching_of(const struct denoiser_config *c, const struct token_grid *grid,
+                                   int channels)
 {
-    struct patch_walk w = {.pt = config->patch_t, .py = config->patch_y, .px = config->patch_x};
-    w.plane = (int64_t)grid->width * w.px;
-    w.frame = w.plane * grid->height * w.py;
-    w.volume = w.frame * grid->frames * w.pt;
-    return w;
+    return (struct patching){channels,   grid->frames, grid->height, grid->width,
+                             c->patch_t, c->patch_y,   c->patch_x};
 }
 
-static int64_t patch_origin(const struct patch_walk *w, const struct token_grid *grid, int row)
-{
-    int x = row % grid->width, y = row / grid->width % grid->height, t = row / grid->width / grid->height;
-    return (int64_t)t * w->pt * w->frame + (int64_t)y * w->py * w->plane + (int64_t)x * w->px;
-}
-
-/* Patch vectors going in are ordered (channel, t, y, x). */
 void denoiser_embed(const struct denoiser *d, struct team *team, const struct denoiser_work *work,
                     const float *latent, float *x)
 {
-    const struct patch_walk w = patch_walk(&d->config, &work->grid);
-    int rows = token_count(&work->grid);
-    float *to = work->patches;
-    for (int row = 0; row < rows; row++) {
-        const float *origin = latent + patch_origin(&w, &work->grid, row);
-        for (int c = 0; c < d->config.in_channels; c++)
-            for (int i = 0; i < w.pt; i++)
-                for (int j = 0; j < w.py; j++)
-                    for (int k = 0; k < w.px; k++)
-                        *to++ = origin[c * w.volume + i * w.frame + j * w.plane + k];
-    }
-    int64_t width = (int64_t)d->config.in_channels * w.pt * w.py * w.px;
-    d->ops->linear(team, d->patch_embed, work->patches, width, rows, &(struct epilogue){0}, x,
-                   d->config.hidden);
+    const struct denoiser_config *c = &d->config;
+    const struct patching patching = patching_of(c, &work->grid, c->in_channels);
+    int64_t width = (int64_t)c->in_channels * c->patch_t * c->patch_y * c->patch_x;
+    d->ops->cut_patches(team, &patching, latent, work->patches, DTYPE_F32);
+    d->ops->linear(team, d->patch_embed, work->patches, width, token_count(&work->grid),
+                   &(struct epilogue){0}, x, c->hidden);
 }
 
-/* Patch vectors coming out are ordered (t, y, x, channel). */
 void denoiser_output(const struct denoiser *d, struct team *team, const struct denoiser_work *work,
                      const float *modulation, const float *x, float *velocity)
 {
-    const struct patch_walk w = patch_walk(&d->config, &work->grid);
-    int rows = token_count(&work->grid), hidden = d->config.hidden;
+    const struct denoiser_config *c = &d->config;
+    const struct patching patching = patching_of(c, &work->grid, c->out_channels);
+    int rows = token_count(&work->grid), hidden = c->hidden;
     float *shift = work->modulation, *scale = shift + hidden; /* table order: shift, scale */
     const float one[2] = {1, 1};
     d->ops->lincomb(team, 2, one, (const float *[]){d->output_table, modulation}, hidden, shift);
     d->ops->lincomb(team, 2, one, (const float *[]){d->output_table + hidden, modulation}, hidden, scale);
-    d->ops->layer_norm(team, x, hidden, rows, hidden, d->config.eps, 1, scale, shift, work->norm, hidden);
-    int64_t width = (int64_t)d->config.out_channels * w.pt * w.py * w.px;
-    d->ops->linear(team, d->output, work->norm, hidden, rows, &(struct epilogue){0}, work->patches, width);
-    const float *from = work->patches;
-    for (int row = 0; row < rows; row++) {
-        float *origin = velocity + patch_origin(&w, &work->grid, row);
-        for (int i = 0; i < w.pt; i++)
-            for (int j = 0; j < w.py; j++)
-                for (int k = 0; k < w.px; k++)
-                    for (int c = 0; c < d->config.out_channels; c++)
-                        origin[c * w.volume + i * w.frame + j * w.plane + k] = *from++;
-    }
+    d->ops->layer_norm(team, x, hidden, rows, hidden, c->eps, 1, scale, shift, work->norm, hidden,
+                       d->ops->operand);
+    int64_t width = (int64_t)c->out_channels * c->patch_t * c->patch_y * c->patch_x;
+    d->ops->linear(team, d->output, work->norm, hidden, rows, &(struct epilogue){.x_dtype = d->ops->operand},
+                   work->patches, width);
+    d->ops->join_patches(team, &patching, work->patches, velocity);
 }
 
 /* ------------------------------------------------------------------------------------------------- blocks */
@@ -219,9 +190,9 @@ static void self_attention(const struct denoiser *d, struct team *team, const st
     float *q = work->qkv, *k = q + hidden, *v = k + hidden;
     ops->linear(team, b->qkv, work->norm, hidden, rows, &(struct epilogue){0}, work->qkv, stride);
     ops->rms_norm_rope(team, q, stride, rows, c->heads, c->head_dim, c->eps, b->norm_q, work->cosines,
-                       work->sines);
+                       work->sines, ops->operand);
     ops->rms_norm_rope(team, k, stride, rows, c->heads, c->head_dim, c->eps, b->norm_k, work->cosines,
-                       work->sines);
+                       work->sines, ops->operand);
     ops->attention(team, &(struct attention){.q = q,
                                              .k = k,
                                              .v = v,
@@ -248,7 +219,7 @@ static void cross_attention(const struct denoiser *d, struct team *team, const s
     int64_t hidden = c->hidden;
     float *q = work->qkv;
     ops->linear(team, b->text_q, input, hidden, rows, &(struct epilogue){0}, q, hidden);
-    ops->rms_norm(team, q, hidden, rows, c->hidden, c->eps, b->text_norm_q, q, hidden);
+    ops->rms_norm(team, q, hidden, rows, c->hidden, c->eps, b->text_norm_q, q, hidden, ops->operand);
     ops->attention(team, &(struct attention){.q = q,
                                              .k = key_value,
                                              .v = key_value + hidden,
@@ -294,18 +265,18 @@ static void run_block(const struct denoiser *d, struct team *team, const struct 
 
     ops->lincomb(team, 2, (const float[]){1, 1}, (const float *[]){b->table, modulation}, 6 * (int64_t)hidden,
                  m);
-    ops->layer_norm(team, x, hidden, rows, hidden, eps, 1, scale1, shift1, work->norm, hidden);
+    ops->layer_norm(team, x, hidden, rows, hidden, eps, 1, scale1, shift1, work->norm, hidden, ops->operand);
     self_attention(d, team, work, b, rows, gate1, x);
 
     const float *input = x;
     if (b->norm_scale) {
         ops->layer_norm(team, x, hidden, rows, hidden, eps, 0, b->norm_scale, b->norm_shift, work->norm,
-                        hidden);
+                        hidden, ops->operand);
         input = work->norm;
     }
     cross_attention(d, team, work, b, context, context->key_value[index], rows, input, x);
 
-    ops->layer_norm(team, x, hidden, rows, hidden, eps, 1, scale2, shift2, work->norm, hidden);
+    ops->layer_norm(team, x, hidden, rows, hidden, eps, 1, scale2, shift2, work->norm, hidden, ops->operand);
     feed_forward(d, team, work, b, rows, gate2, x);
 }
 
@@ -317,7 +288,7 @@ void denoiser_first_input(const struct denoiser *d, struct team *team, const str
     d->ops->lincomb(team, 2, (const float[]){1, 1}, (const float *[]){d->input_table, modulation},
                     2 * (int64_t)hidden, m);
     d->ops->layer_norm(team, x, hidden, token_count(&work->grid), hidden, d->config.eps, 1, m + hidden, m,
-                       out, hidden);
+                       out, hidden, DTYPE_F32);
 }
 
 void denoiser_blocks(const struct denoiser *d, struct team *team, const struct denoiser_work *work,

@@ -210,9 +210,7 @@ struct scratch {
     float *normed;    /* [n, width] */
     float *q, *k, *v; /* [n, inner] */
     float *wide;      /* [n, inner] the attention's output, then [n, ffn] the hidden values */
-    float *bias;      /* [heads, n, n] */
-    int *buckets;     /* [2 n - 1]: bucket of key - query, for -(n - 1) ... n - 1 */
-    float *slopes;    /* [2 n - 1]: one head's bias by distance */
+    float *bias;      /* [layers, heads, 2 n - 1]: by the distance key - query, -(n - 1) ... n - 1 */
 };
 
 /* Distances get buckets of their own up to a quarter of them, then logarithmically wider ones; keys behind
@@ -238,10 +236,13 @@ static status_t scratch_make(const struct text_config *c, int count, float **blo
                              struct error *error)
 {
     size_t n = (size_t)count, inner = (size_t)c->heads * (size_t)c->head_dim, ffn = (size_t)c->ffn_dim;
-    size_t sizes[] = {
-        n * (size_t)c->width,     n * inner, n * inner, n * inner, n * (ffn > inner ? ffn : inner),
-        (size_t)c->heads * n * n, 2 * n - 1, 2 * n - 1};
-    float **parts[] = {&s->normed, &s->q, &s->k, &s->v, &s->wide, &s->bias, &s->slopes, NULL};
+    size_t sizes[] = {n * (size_t)c->width,
+                      n * inner,
+                      n * inner,
+                      n * inner,
+                      n * (ffn > inner ? ffn : inner),
+                      (size_t)c->layers * (size_t)c->heads * (2 * n - 1)};
+    float **parts[] = {&s->normed, &s->q, &s->k, &s->v, &s->wide, &s->bias, NULL};
     size_t total = 0;
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) total += rounded(sizes[i]);
     float *at = aligned_alloc(64, total * sizeof *at);
@@ -251,31 +252,25 @@ static status_t scratch_make(const struct text_config *c, int count, float **blo
                          count);
     *block = at;
     for (size_t i = 0; parts[i] != NULL; at += rounded(sizes[i++])) *parts[i] = at;
-    s->buckets = (int *)(void *)at; /* last; an int is as wide as a float here */
-    _Static_assert(sizeof(int) == sizeof(float), "buckets share the block");
-    for (int d = 1 - count; d < count; d++) s->buckets[d + count - 1] = bucket_of(c, d);
     return STATUS_OK;
 }
 
-/* bias[h, i, j] = table[bucket(j - i), h]: every row is a window of the same line of distances. */
-static void bias_fill(const struct text_encoder *e, const struct text_layer *layer, int count,
-                      struct scratch *s)
+/* Every layer has a table [buckets, heads] of its own. */
+static void bias_fill(const struct text_encoder *e, int count, float *bias)
 {
-    const float *table = layer->floats[POSITION_BIAS];
     int heads = e->config.heads;
-    size_t n = (size_t)count;
-    for (int h = 0; h < heads; h++) {
-        for (size_t d = 0; d < 2 * n - 1; d++) s->slopes[d] = table[s->buckets[d] * heads + h];
-        for (size_t i = 0; i < n; i++)
-            memcpy(s->bias + ((size_t)h * n + i) * n, s->slopes + (n - 1 - i), n * sizeof *s->bias);
-    }
+    for (int layer = 0; layer < e->config.layers; layer++)
+        for (int h = 0; h < heads; h++)
+            for (int distance = 1 - count; distance < count; distance++)
+                *bias++ = e->layers[layer].floats[POSITION_BIAS][bucket_of(&e->config, distance) * heads + h];
 }
 
 /* rows += layer(rows); rows: [count, width]. */
-static void run_layer(const struct text_encoder *e, const struct text_layer *layer, struct team *team,
-                      int count, struct scratch *s, float *rows)
+static void run_layer(const struct text_encoder *e, int index, struct team *team, int count,
+                      const struct scratch *s, float *rows)
 {
     const struct text_config *c = &e->config;
+    const struct text_layer *layer = &e->layers[index];
     const struct ops *ops = e->ops;
     int64_t width = c->width, inner = (int64_t)c->heads * c->head_dim, ffn = c->ffn_dim;
     const struct epilogue add = {.kind = EPILOGUE_ADD, .other = rows, .other_stride = width};
@@ -283,12 +278,11 @@ static void run_layer(const struct text_encoder *e, const struct text_layer *lay
     const struct epilogue times = {.kind = EPILOGUE_MULTIPLY, .other = s->wide, .other_stride = ffn};
     const struct epilogue plain = {.kind = EPILOGUE_NONE};
 
-    ops->rms_norm(team, rows, width, count, c->width, c->eps, layer->floats[ATTENTION_NORM], s->normed,
-                  width);
+    ops->rms_norm(team, rows, width, count, c->width, c->eps, layer->floats[ATTENTION_NORM], s->normed, width,
+                  DTYPE_F32);
     ops->linear(team, layer->linear[Q], s->normed, width, count, &plain, s->q, inner);
     ops->linear(team, layer->linear[K], s->normed, width, count, &plain, s->k, inner);
     ops->linear(team, layer->linear[V], s->normed, width, count, &plain, s->v, inner);
-    bias_fill(e, layer, count, s);
     const struct attention attention = {
         .q = s->q,
         .k = s->k,
@@ -303,12 +297,13 @@ static void run_layer(const struct text_encoder *e, const struct text_layer *lay
         .heads = c->heads,
         .head_dim = c->head_dim,
         .scale = 1.0f,
-        .bias = s->bias,
+        .bias = s->bias + (int64_t)index * c->heads * (2 * count - 1),
     };
     ops->attention(team, &attention);
     ops->linear(team, layer->linear[O], s->wide, inner, count, &add, rows, width);
 
-    ops->rms_norm(team, rows, width, count, c->width, c->eps, layer->floats[FFN_NORM], s->normed, width);
+    ops->rms_norm(team, rows, width, count, c->width, c->eps, layer->floats[FFN_NORM], s->normed, width,
+                  DTYPE_F32);
     ops->linear(team, layer->linear[WI_0], s->normed, width, count, &gate, s->wide, ffn);
     ops->linear(team, layer->linear[WI_1], s->normed, width, count, &times, s->wide, ffn);
     ops->linear(team, layer->linear[WO], s->wide, ffn, count, &add, rows, width);
@@ -357,6 +352,7 @@ status_t text_encoder_begin(const struct text_encoder *encoder, const int32_t *i
         free(r);
         return status;
     }
+    bias_fill(encoder, count, r->scratch.bias);
     r->encoder = encoder;
     r->rows = rows;
     r->count = count;
@@ -369,9 +365,10 @@ bool text_encoder_layer(struct text_run *r, struct team *team)
 {
     const struct text_encoder *e = r->encoder;
     const struct text_config *c = &e->config;
-    if (r->layer < c->layers) run_layer(e, &e->layers[r->layer++], team, r->count, &r->scratch, r->rows);
+    if (r->layer < c->layers) run_layer(e, r->layer++, team, r->count, &r->scratch, r->rows);
     if (r->layer < c->layers) return false;
-    e->ops->rms_norm(team, r->rows, c->width, r->count, c->width, c->eps, e->final_norm, r->rows, c->width);
+    e->ops->rms_norm(team, r->rows, c->width, r->count, c->width, c->eps, e->final_norm, r->rows, c->width,
+                     DTYPE_F32);
     return true;
 }
 
