@@ -7,7 +7,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include "kernels/backends.h"
-#include "kernels/host.h"
+#include "kernels/local.h"
 #include "kernels/weights.h"
 
 /* ---------------------------------------------------------------------------------------- dense layers */
@@ -460,7 +460,7 @@ static void ref_mix(struct team *team, const float *matrix, int64_t outer, int n
 
 const struct ops ops_ref = {
     .name = "ref",
-    HOST_OPS,
+    LOCAL_OPS,
     .linear_create = ref_linear_create,
     .linear_destroy = ref_linear_destroy,
     .linear_bytes = ref_linear_bytes,

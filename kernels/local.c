@@ -1,24 +1,24 @@
-/* host.c - see host.h. Any thread. */
-#include "kernels/host.h"
+/* local.c - see local.h. Any thread. */
+#include "kernels/local.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 enum { ALIGNMENT = 256 };
 
-status_t host_open(struct team *team, struct error *error)
+status_t local_open(struct team *team, struct error *error)
 {
     return STATUS_OK;
 }
 
-void host_close(struct team *team) {}
+void local_close(struct team *team) {}
 
-status_t host_wait(struct team *team, struct error *error)
+status_t local_wait(struct team *team, struct error *error)
 {
     return STATUS_OK;
 }
 
-status_t host_allocate(enum memory kind, size_t bytes, void **memory, struct error *error)
+status_t local_allocate(enum memory kind, size_t bytes, void **memory, struct error *error)
 {
     size_t whole = (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
     void *made = whole >= bytes ? aligned_alloc(ALIGNMENT, whole) : NULL;
@@ -30,25 +30,25 @@ status_t host_allocate(enum memory kind, size_t bytes, void **memory, struct err
     return STATUS_OK;
 }
 
-void host_release(enum memory kind, void *memory)
+void local_release(enum memory kind, void *memory)
 {
     free(memory);
 }
 
-void host_copy(struct team *team, void *to, const void *from, size_t bytes)
+void local_copy(struct team *team, void *to, const void *from, size_t bytes)
 {
     memcpy(to, from, bytes);
 }
 
-void host_copy_rows(struct team *team, void *to, size_t to_stride, const void *from, size_t from_stride,
-                    size_t row_bytes, int64_t rows)
+void local_copy_rows(struct team *team, void *to, size_t to_stride, const void *from, size_t from_stride,
+                     size_t row_bytes, int64_t rows)
 {
     for (int64_t row = 0; row < rows; row++)
         memcpy((char *)to + (size_t)row * to_stride, (const char *)from + (size_t)row * from_stride,
                row_bytes);
 }
 
-void host_zero(struct team *team, void *memory, size_t bytes)
+void local_zero(struct team *team, void *memory, size_t bytes)
 {
     memset(memory, 0, bytes);
 }
@@ -72,8 +72,8 @@ static int64_t patch_origin(const struct patching *p, const struct lattice *l, i
     return (int64_t)t * p->patch_t * l->frame + (int64_t)y * p->patch_y * l->plane + (int64_t)x * p->patch_x;
 }
 
-void host_cut_patches(struct team *team, const struct patching *p, const float *latent, void *rows,
-                      dtype_t dtype)
+void local_cut_patches(struct team *team, const struct patching *p, const float *latent, void *rows,
+                       dtype_t dtype)
 {
     const struct lattice l = lattice_of(p);
     float *to = rows;
@@ -87,7 +87,7 @@ void host_cut_patches(struct team *team, const struct patching *p, const float *
     }
 }
 
-void host_join_patches(struct team *team, const struct patching *p, const float *rows, float *latent)
+void local_join_patches(struct team *team, const struct patching *p, const float *rows, float *latent)
 {
     const struct lattice l = lattice_of(p);
     for (int token = 0; token < p->frames * p->height * p->width; token++) {
