@@ -336,12 +336,12 @@ static void attention_bias_of_minus_infinity_masks(void **state)
                               .scale = 0.2f,
                               .bias = bias};
         (*ops)->attention(trial_team(0), &a);
-        a.k += FIRST * D, a.v += FIRST * D, a.kv_rows -= FIRST, a.bias = NULL, a.out = cut.at;
+        a.k = k + FIRST * D, a.v = v + FIRST * D, a.kv_rows -= FIRST, a.bias = NULL, a.out = cut.at;
         (*ops)->attention(trial_team(0), &a);
         assert_true(sheet_error(&masked, &cut) < 1e-6);
         sheet_free(&masked), sheet_free(&cut);
     }
-    free(q), free(k), free(v), free(bias);
+    free(q), free(k), free(v);
 }
 
 /* ---------------------------------------------------------------------------------------- element-wise */
