@@ -115,6 +115,7 @@ bool blocks_reuse(struct blocks *c, struct team *team, int step, int block, floa
     struct block *b = &c->block[block];
     struct sums sums;
     if (!b->held) return false; /* protected: neither asked nor measured */
+    if (!isnan(records[block])) b->total = (int)records[block];
     const struct history history = {.count = b->kept};
     const struct signals signals = {0};
     bool measured = measure(c, team, b, x, &sums);

@@ -99,6 +99,12 @@ static bool allocate_log(struct reuse *r)
         r->block_computed = calloc(layers, sizeof(uint32_t));
         r->block_reused = calloc(layers, sizeof(uint32_t));
         fine = fine && r->block_computed && r->block_reused;
+        for (int b = 0; b < r->branches; b++) {
+            struct block_counts *counts = &r->block_counts[b];
+            counts->now = calloc(2 * layers, sizeof(uint32_t));
+            counts->before = counts->now ? counts->now + layers : NULL;
+            fine = fine && counts->now;
+        }
     }
     if (r->plan.policy.trace) {
         r->record_capacity = job->steps * job->branches * (r->plan.slots + 1);
@@ -151,7 +157,10 @@ err:
 void reuse_destroy(struct reuse *r)
 {
     if (!r) return;
-    for (int b = 0; b < REUSE_BRANCHES; b++) free(r->branch[b].forecast_state);
+    for (int b = 0; b < REUSE_BRANCHES; b++) {
+        free(r->branch[b].forecast_state);
+        free(r->block_counts[b].now);
+    }
     free(r->actions);
     free(r->reasons);
     free(r->changes);
@@ -441,14 +450,17 @@ void reuse_observe(struct reuse *r, struct team *team, int branch, const float *
 
 void reuse_blocks(struct reuse *r, int branch, const float *records)
 {
+    struct block_counts *counts = &r->block_counts[branch];
     int layers = r->shape.job.layers, reused = 0;
     struct verdict verdict = {ACTION_COMPUTE, REASON_BLOCKS, CHANGE_NONE};
     for (int i = 0; i < layers; i++) {
         bool skipped = signbit(records[i]);
         reused += skipped;
+        counts->now[i] += skipped;
         (skipped ? r->block_reused : r->block_computed)[i]++;
         if (skipped && fabsf(records[i]) > verdict.change) verdict.change = fabsf(records[i]);
     }
+    if (reused == 0) memcpy(counts->before, counts->now, (size_t)layers * sizeof *counts->now);
     log_step(r, branch,
              reused == 0        ? REUSE_COMPUTED
              : reused == layers ? REUSE_REUSED

@@ -80,6 +80,9 @@ void reuse_observe(struct reuse *reuse, struct team *team, int branch, const flo
 /* SITE_BLOCKS: what was decided for each block of a step: [layers], the change of its input (NAN: not
  * measured); the sign bit is set for reused ones. */
 void reuse_blocks(struct reuse *reuse, int branch, const float *records);
+/* What a block's record is before its step begins: NAN; in the first step that is made again, how often the block
+ * had been reused before it. */
+float reuse_block_record(const struct reuse *reuse, int branch, int block);
 
 /* ---------------------------------------------------------------------------------------- checkpoints
  *
@@ -96,7 +99,8 @@ void reuse_blocks(struct reuse *reuse, int branch, const float *records);
  */
 
 void reuse_remember(struct reuse *reuse, const float *latent);
-/* 0: it cannot be saved now (SITE_BLOCKS, once a block has been reused). */
+/* 0: it cannot be saved now: SITE_BLOCKS, and so many steps are over since the last one that computed all blocks. */
+enum { REUSE_BLOCKS_PAST = 16 };
 size_t reuse_save_bytes(struct reuse *reuse, int steps);
 void reuse_save(struct reuse *reuse, int steps, void *bytes);
 /* STATUS_CORRUPT: not what reuse_save writes for these settings and steps; then nothing has changed. */

@@ -49,6 +49,11 @@ struct past {
 };
 enum { MOST_PAST = REUSE_BRANCHES * CACHE_SLOTS + 1 };
 
+/* How often each block of a branch was reused: so far, and before the last step that computed all of them. */
+struct block_counts {
+    uint32_t *now, *before; /* [layers] each; NULL unless SITE_BLOCKS */
+};
+
 struct reuse {
     struct cache_settings settings;
     struct cache_plan plan;
@@ -69,6 +74,7 @@ struct reuse {
     unsigned char *actions, *reasons;
     float *changes;
     uint32_t *block_computed, *block_reused;
+    struct block_counts block_counts[REUSE_BRANCHES];
     float largest;
     int counts[REUSE_PARTLY + 1];
     struct reuse_record *records;

@@ -111,8 +111,8 @@ uint64_t job_work(const struct job *job);
  * called. After the last step it stays true until decoding begins. A restored job gets there once it has made
  * again what its checkpoint left out; *step is then the checkpoint's. */
 bool job_between_steps(const struct job *job, int *step);
-/* Bytes that job_save would write now; 0: the job cannot be saved now (caching by blocks, SITE_BLOCKS, from
- * the first block that is reused until the last step is done). */
+/* Bytes that job_save would write now; 0: the job cannot be saved now (caching by blocks, SITE_BLOCKS, more than
+ * REUSE_BLOCKS_PAST steps after the last one that computed all blocks). */
 size_t job_save_bytes(const struct job *job);
 /* Everything another process needs to go on from here, on any number of ranks, with the same bits: the
  * latent, the solver's history, the policy's and the forecast's bytes, the log of verdicts, and the latents

@@ -17,7 +17,7 @@
 
 #include "worker/job_state.h"
 
-enum { FORMAT = 1 };
+enum { FORMAT = 2 };
 
 struct head {
     char magic[4];

@@ -103,7 +103,8 @@ static void begin_branch(struct job *j, int index)
         return;
     }
     denoiser_embed(m->denoiser, e->team, &e->work, seen.latent, x);
-    for (int i = 0; i < record_count(j); i++) branch_records(j, b)[i] = NAN;
+    for (int i = 0; i < record_count(j); i++)
+        branch_records(j, b)[i] = reuse_block_record(j->reuse, index, i);
     if (site != SITE_SPAN) return;
     seen.embedding = x;
     if (reuse_wants_input(j->reuse)) {
