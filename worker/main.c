@@ -112,6 +112,16 @@ static uint64_t host_memory(void)
     return pages > 0 && size > 0 ? (uint64_t)pages * (uint64_t)size : 0;
 }
 
+/* Of a host with several networks the others know the address that leads to the coordinator; one on this host tells nothing. */
+static const char *way_out(const char *coordinator)
+{
+    static const char *const here[] = {"tcp://127.", "tcp://localhost:", "tcp://[::1]:"};
+    if (strncmp(coordinator, "tcp://", strlen("tcp://")) != 0) return NULL;
+    for (size_t i = 0; i < sizeof here / sizeof *here; i++)
+        if (strncmp(coordinator, here[i], strlen(here[i])) == 0) return NULL;
+    return coordinator;
+}
+
 static status_t open_fabric(const struct settings *settings, const struct place *place,
                             const struct scratch *scratch, struct fabric **fabric, struct error *error)
 {
@@ -122,6 +132,7 @@ static status_t open_fabric(const struct settings *settings, const struct place 
     const char *bind = private ? ipc : settings->bind ? settings->bind : "tcp://*:*";
     struct fabric_config config = {.kind = fabrics[settings->fabric],
                                    .bind = bind,
+                                   .toward = way_out(settings->coordinator),
                                    .credits = 8,
                                    .max_bytes = (uint64_t)settings->largest_hop};
     return fabric_open(&config, fabric, error);
