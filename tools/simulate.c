@@ -21,7 +21,7 @@ struct settings {
     int64_t ranks, jobs, percent, seed, seeds, pause_ms;
     double hop;
     const char *cache, *home;
-    bool csv, help;
+    bool mixed, csv, help;
 };
 
 #define FIELD(name) offsetof(struct settings, name)
@@ -45,6 +45,7 @@ static const struct option_spec specs[] = {
      .help = "between two disturbances, on average", .standard = "2s"},
     {"cache", 0, OPTION_TEXT, FIELD(cache), "POLICY", .help = "of jobs in `flight`"},
     {"home", 0, OPTION_TEXT, FIELD(home), "fixed|floating", .help = "where jobs live in `flight`"},
+    {"mixed", 0, OPTION_FLAG, FIELD(mixed), .help = "jobs of 15 to 45 steps in `flight`"},
     {"csv", 0, OPTION_FLAG, FIELD(csv), .help = "comma-separated values instead of a table"},
     {"help", 'h', OPTION_FLAG, FIELD(help), .help = "this text"},
 };
@@ -177,6 +178,7 @@ static status_t simulate_flight(struct lab *lab, const struct settings *s, struc
             struct flight_case c = {.ranks = ranks,
                                     .jobs = lengths[i],
                                     .in_flight = s->jobs ? (int)s->jobs : 2 * ranks,
+                                    .mixed = s->mixed,
                                     .cache = s->cache,
                                     .home = s->home};
             status = flight_row(lab, s, &c, error);

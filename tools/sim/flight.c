@@ -11,19 +11,27 @@ enum { LAYERS = 8, STEPS = 30, FRAMES = 17, SIDE = 32 };
 #define MICROSECOND_NS (MILLISECOND_NS / 1000)
 #define LIMIT_NS       (10000 * SECOND_NS)
 
-static status_t submit(struct rehearsal *r, const struct flight_case *w, int *job, struct error *error)
+/* Numbers that do not repeat soon: the golden section of the range. */
+static int steps_of(const struct flight_case *w, int index)
+{
+    double part = index * 0.6180339887498949;
+    return w->mixed ? STEPS / 2 + (int)((part - (int)part) * (STEPS + 1)) : STEPS;
+}
+
+static status_t submit(struct rehearsal *r, const struct flight_case *w, int index, struct error *error)
 {
     Refrain__JobSpec spec = REFRAIN__JOB_SPEC__INIT;
     spec.has_seed = spec.has_steps = spec.has_width = spec.has_height = spec.has_frames = spec.has_guidance =
         1;
     spec.model = (char *)(uintptr_t) "tiny";
     spec.prompt = (char *)(uintptr_t) "a red fox in the snow";
-    spec.steps = (uint32_t)(w->steps ? w->steps : STEPS);
+    spec.steps = (uint32_t)steps_of(w, index);
     spec.width = spec.height = SIDE;
     spec.frames = FRAMES;
     spec.guidance = 4;
     spec.cache = (char *)(uintptr_t)w->cache;
-    return rehearsal_submit(r, &spec, job, error);
+    int job;
+    return rehearsal_submit(r, &spec, &job, error);
 }
 
 static status_t begin(struct lab *lab, const struct flight_case *w, struct rehearsal **r, struct error *error)
@@ -64,15 +72,15 @@ static status_t fly(struct rehearsal *r, const struct flight_case *w, struct fli
                     struct error *error)
 {
     int64_t busy[3][SEAT_MAX_RANKS], when[3]; /* at the beginning, when the queue was empty, at the end */
-    int first = 0, job;
+    int first = 0;
     status_t status = STATUS_OK;
-    for (int i = 0; i < w->ranks && status == STATUS_OK; i++) status = submit(r, w, &job, error);
+    for (int i = 0; i < w->ranks && status == STATUS_OK; i++) status = submit(r, w, i, error);
     if (status == STATUS_OK) status = rehearsal_finish(r, LIMIT_NS, error);
     if (status != STATUS_OK) return status;
     first = w->ranks;
     when[0] = rehearsal_now_ns(r);
     note_busy(r, w->ranks, busy[0]);
-    for (int i = 0; i < w->jobs && status == STATUS_OK; i++) status = submit(r, w, &job, error);
+    for (int i = 0; i < w->jobs && status == STATUS_OK; i++) status = submit(r, w, i, error);
     while (status == STATUS_OK && !all_started(r, first, w->jobs) && rehearsal_now_ns(r) < when[0] + LIMIT_NS)
         rehearsal_run(r, rehearsal_now_ns(r) + MILLISECOND_NS);
     when[1] = rehearsal_now_ns(r);

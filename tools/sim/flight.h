@@ -11,6 +11,7 @@
 #ifndef REFRAIN_TOOLS_SIM_FLIGHT_H
 #define REFRAIN_TOOLS_SIM_FLIGHT_H
 
+#include <stdbool.h>
 #include "base/status.h"
 #include "tools/sim/lab.h"
 #include "tools/sim/seat.h"
@@ -19,7 +20,7 @@ enum { FLIGHT_MAX_JOBS = 200 };
 
 struct flight_case {
     int ranks, jobs, in_flight;
-    int steps;         /* 0: 30 */
+    bool mixed;        /* jobs of 15 to 45 steps; else all of 30 */
     const char *cache; /* NULL: off */
     const char *home;  /* fixed, floating; NULL: what the plan chooses */
 };
