@@ -79,6 +79,7 @@ static bool towards_home(const struct ticket *t)
 bool engine_reaches_stage(const struct engine *e, int peer)
 {
     bool shared = e->model && e->model->split.floating;
+    if (peer == e->self) return e->loops < ENGINE_LOOPS;
     return fabric_has_credits(e->fabric, peer, shared ? 2 : 1);
 }
 

@@ -8,8 +8,9 @@
  *     while (engine_next(engine, &event)) ... home_event or stage_event ...
  *
  * Where homes float, a rank is home and stage at once. They speak to each other as to any member: what is
- * posted to one's own number comes back as RECEIVED without a copy, then as SENT. The stage computes its
- * rank's own jobs in the contexts that home lends it.
+ * posted to one's own number comes back as RECEIVED without a copy, then as SENT, at once: the rows that a home posts
+ * to its own stage stay where they are until the hop has come back. The stage computes its rank's own jobs in the
+ * contexts that home lends it, and no others: of a job that ended meanwhile it touches nothing.
  *
  * Credits. A hop waits at a stage until it can be sent on, and holds its sender's credit meanwhile. If the
  * hops took all credits of an edge, what must come home on the same edge could not, and with homes on both

@@ -21,9 +21,11 @@ enum { BRANCHES = 2, PASSES = 2 };
 /* Hops with the stages, for each stage: one at work, and two that wait, so that a stage has work
  * while home decodes a frame. What is beyond that stays at home, where it can still be overtaken by what is
  * urgent and by older jobs. These then finish one after another, and one decodes while the others keep the
- * stages busy; with a long queue at the stages all jobs reach the decoder at once. Four jobs of 30 steps on
- * two ranks with the reference model's times, as a share of two ranks working apart: .77 with a window of 1,
- * .84 with 2, .87 with 3 and 4, .78 without. */
+ * stages busy; with a long queue at the stages all jobs reach the decoder at once. Six jobs in flight on three
+ * ranks with a fixed home compute .84 of the time with 3, .78 with 4 (`build/simulate flight`).
+ * Floating homes, as many as there are stages, have their share each, and one more, as with them the blocks of
+ * their own rank are hops too: four jobs of unequal length on two ranks .91 with 2 in all, .976 with 3, .977
+ * with 4 or 6; hops as long as a stage's work, six cached jobs on four: .90 of the ideal with 3, .93 with 4. */
 enum { HOPS_PER_STAGE = 3 };
 
 /* So many hops on their way to the next member, or waiting there, are enough to begin a spare block before one

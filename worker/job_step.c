@@ -5,10 +5,11 @@
  * home computes its own blocks of the other. A branch walks through the layers; where the caching engine has
  * something to say it stops (`span_begin`, `span_end`). Blocks that home does not hold are run by the stages:
  * a hop names the blocks it is for and comes back when they are done. A skipped span is not a hop: nothing is
- * sent.
+ * sent. Where homes float, all blocks of the ring are hops, also those of home's own rank: its stage then serves
+ * the jobs of all homes in the order in which they came, and no home's jobs get ahead of the others'.
  *
  * Each call makes one move, and which one is known before it is made (step_move), so that home can choose
- * between its jobs. No move is long: blocks are run one at a time. Looking at sixteen jobs after every block
+ * between its jobs. No move is long: home's blocks are run one at a time. Looking at sixteen jobs after every block
  * costs 0.2 us; a block of the reference model takes 1700, and a hop that comes back meanwhile waits for one
  * block, not for all that home holds.
  */
@@ -164,14 +165,22 @@ static void output_branch(struct job *j, int index)
     finish_branch(j, index);
 }
 
+/* Is it to be run by the stages, whoever holds it? */
+static bool is_hop(const struct model *m, int block)
+{
+    bool cap = block < m->split.head || block >= m->config.denoiser.layers - m->split.tail;
+    return model_holder(m, block) != m->self || (m->split.floating && !cap);
+}
+
 /* How far the stages take a branch: to the next place where the caching engine has something to say, or to
- * the blocks that home holds. */
+ * the blocks that home runs itself. */
 static int hop_end(const struct job *j, const struct branch *b)
 {
     const struct model *m = j->engine->model;
-    int layers = m->config.denoiser.layers, held = model_held_until(m, b->at);
+    int layers = m->config.denoiser.layers;
+    int own = m->split.floating ? layers - m->split.tail : model_held_until(m, b->at);
     int stop = b->at < j->span_begin ? j->span_begin : b->at < j->span_end ? j->span_end : layers;
-    return stop < held ? stop : held;
+    return stop < own ? stop : own;
 }
 
 /* Sends the hidden state to the stage that holds its next block; the payload is lent until it is SENT. */
@@ -311,16 +320,16 @@ static void finish_pass(struct job *j)
  * the loop */
 
 /* More hops of this home wait at the stages only in vain: those of equal or higher priority count, so that
- * nobody waits for what is less urgent. Floating homes, as many as there are stages, have their share each. */
+ * nobody waits for what is less urgent. */
 static bool window_open(const struct job *j)
 {
     const struct engine *e = j->engine;
     int hops = 0;
     for (int p = j->order.priority; p < PRIORITIES; p++) hops += e->hops[p];
-    return hops < HOPS_PER_STAGE * (e->model->split.floating ? 1 : e->members - 1);
+    return hops < (e->model->split.floating ? HOPS_PER_STAGE + 1 : HOPS_PER_STAGE * (e->members - 1));
 }
 
-/* Of a branch whose next block lies with another member. Where home holds that block too, it may run it instead:
+/* Of a branch whose next block is for the stages. Where home holds that block too, it may run it instead:
  * when the hop cannot go, and also when it could, as long as that member has work for longer than a block takes;
  * the hop is then sent in time, if home has not come to the block before. So what home has time for decides how
  * much of it it takes, and neither waits for the other. What a policy keeps block by block is where the block
@@ -344,8 +353,7 @@ static enum move branch_move(const struct job *j, int index)
     if (b->inside && b->at == j->span_end) return MOVE_LEAVE;
     if (b->at == layers) return MOVE_OUTPUT;
     if (b->at == j->span_begin && !b->asked) return MOVE_ENTER;
-    int holder = model_holder(e->model, b->at);
-    if (holder != e->self) return away_move(j, b, holder);
+    if (is_hop(e->model, b->at)) return away_move(j, b, model_holder(e->model, b->at));
     bool span = j->span_begin < layers;
     return span && (b->at < j->span_begin || b->at >= j->span_end) ? MOVE_CAP : MOVE_BLOCK;
 }

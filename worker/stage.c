@@ -7,6 +7,7 @@
  */
 #include "worker/stage.h"
 
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -381,8 +382,8 @@ static bool leads(const struct stage *s, const struct waiting *ticket)
     return w == ticket;
 }
 
-/* Takes the next ticket out of the queue; false: none can be worked on. */
-static bool take_next(struct stage *s, struct fabric_event *event)
+/* Where the next ticket hangs; NULL: none can be worked on. */
+static struct waiting **find_next(struct stage *s)
 {
     struct waiting **best = NULL;
     for (struct waiting **at = &s->oldest; *at; at = &(*at)->next) {
@@ -390,10 +391,24 @@ static bool take_next(struct stage *s, struct fabric_event *event)
         if (best && t->priority <= (*best)->event.ticket.priority) continue;
         if (leads(s, *at) && ready(s, t)) best = at;
     }
-    if (!best) return false;
-    struct waiting *w = *best;
-    *best = w->next;
-    if (s->newest_end == &w->next) s->newest_end = best;
+    return best;
+}
+
+int stage_next(struct stage *s)
+{
+    struct waiting **next = find_next(s);
+    if (s->flooded) return INT_MAX; /* to be said at once */
+    return next ? (*next)->event.ticket.priority : -1;
+}
+
+/* Takes the next ticket out of the queue; false: none can be worked on. */
+static bool take_next(struct stage *s, struct fabric_event *event)
+{
+    struct waiting **next = find_next(s);
+    if (!next) return false;
+    struct waiting *w = *next;
+    *next = w->next;
+    if (s->newest_end == &w->next) s->newest_end = next;
     *event = w->event;
     w->next = s->spare;
     s->spare = w;

@@ -24,6 +24,11 @@ void costs_set(const struct costs *wanted)
     costs = *wanted;
 }
 
+void costs_charge_film(void)
+{
+    world_charge(costs.film_ns);
+}
+
 static int64_t for_rows(int64_t ns, const struct denoiser_work *work)
 {
     return costs.rows ? ns * token_count(&work->grid) / costs.rows : ns;
