@@ -36,14 +36,6 @@ extern "C" cudaError_t semantics_sum(cudaStream_t stream, const float *x, float 
     return cudaGetLastError();
 }
 
-extern "C" __host__ __device__ uint64_t semantics_place(const unsigned block[3], const unsigned thread[3])
-{
-    uint64_t place = 0;
-    for (int i = 0; i < 3; i++) place = place * 100 + block[i];
-    for (int i = 0; i < 3; i++) place = place * 100 + thread[i];
-    return place;
-}
-
 __global__ void places_kernel(uint64_t *out)
 {
     unsigned block[3] = {blockIdx.x, blockIdx.y, blockIdx.z},

@@ -16,7 +16,17 @@ extern "C" {
 cudaError_t semantics_sum(cudaStream_t stream, const float *x, float *out, int n, int blocks, int threads);
 
 /* out[thread] = blockIdx, threadIdx and their extents as one number; over a grid and a block of three dimensions. */
-uint64_t semantics_place(const unsigned block[3], const unsigned thread[3]);
+#ifdef __CUDACC__
+__host__ __device__
+#endif
+    static inline uint64_t
+    semantics_place(const unsigned block[3], const unsigned thread[3])
+{
+    uint64_t place = 0;
+    for (int i = 0; i < 3; i++) place = place * 100 + block[i];
+    for (int i = 0; i < 3; i++) place = place * 100 + thread[i];
+    return place;
+}
 cudaError_t semantics_places(cudaStream_t stream, uint64_t *out, const unsigned grid[3],
                              const unsigned block[3]);
 
