@@ -33,8 +33,9 @@ pkg = $(shell pkg-config $(1) $(2) 2>/dev/null)
 WARN   := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wwrite-strings -Wundef \
           -Wformat=2 -Wno-unused-parameter -Werror
 CFLAGS ?= -O2 -g
-BASE_CFLAGS := -std=gnu17 -D_GNU_SOURCE -DREFRAIN_VERSION='"$(VERSION)"' -I. -I$(BUILD) -fno-common -fPIC \
-               -ffp-contract=off -pthread $(WARN) $(SANITIZE)
+PLAIN_CFLAGS := -std=gnu17 -D_GNU_SOURCE -DREFRAIN_VERSION='"$(VERSION)"' -I. -I$(BUILD) -fno-common -fPIC \
+                -ffp-contract=off -pthread $(WARN)
+BASE_CFLAGS := $(PLAIN_CFLAGS) $(SANITIZE)
 PKG_CFLAGS  := $(call pkg,--cflags,$(PKGS))
 MPI_CFLAGS  := $(shell mpicc --showme:compile 2>/dev/null)
 MPI_LIBS    := $(shell mpicc --showme:link 2>/dev/null)
@@ -111,7 +112,8 @@ $(foreach isa,$(ISAS),$(eval $(call isa_rule,$(isa))))
 
 $(BUILD)/%.o: %.c $(BUILD)/.flags | $(PROTO_GEN)
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) $(BASE_CFLAGS) $(PKG_CFLAGS) $(if $(filter cluster/% worker/% tests/% tools/%,$<),$(MPI_CFLAGS)) -MMD -MP -c -o $@ $<
+	$(CC) $(CFLAGS) $(BASE_CFLAGS) $(PKG_CFLAGS) $(if $(filter cluster/% worker/% tests/% tools/%,$<),$(MPI_CFLAGS)) \
+	  $(if $(filter tests/test_cu%,$<),$(CUDA_CFLAGS)) -MMD -MP -c -o $@ $<
 # Rebuild everything when the flags change, and only then.
 FLAGS_NOW := $(CC) $(CFLAGS) $(BASE_CFLAGS) $(ISA_avx2) $(ISA_avx512)
 $(BUILD)/.flags: FORCE
@@ -143,9 +145,62 @@ PREFIX ?= /usr/local
 install: all ## copy the programs to $(PREFIX)/bin
 	install -D -t $(DESTDIR)$(PREFIX)/bin $(PROGRAMS)
 
+# ------------------------------------------------------------------------------- CUDA without a GPU, without nvcc
+# The .cu files compiled for the CPU (tests/cusim) over stand-ins for the CUDA libraries (tests/fakegpu): docs/gpu.md.
+# Three variants, in folders of their own: plain (with the sanitizer of the build, if any), asan, and tsan, the race
+# checker. The emulator itself is not instrumented for races: it tells the checker what a fiber and a barrier are.
+
+ifeq ($(origin CXX),default)
+CXX := g++
+endif
+CUDA_CFLAGS    := -Itests/fakegpu/include
+CUSIM_CXXFLAGS := -x c++ -std=gnu++17 -D_GNU_SOURCE -DREFRAIN_CUSIM -I. $(CUDA_CFLAGS) -fPIC -pthread \
+                  -fno-strict-aliasing -ffp-contract=off -Wall -Wextra -Wshadow -Wno-unused-parameter \
+                  -Wno-unused-function -Wno-unknown-pragmas -Werror
+CUSIM_SANITIZE_plain := $(SANITIZE)
+CUSIM_SANITIZE_asan  := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+CUSIM_SANITIZE_tsan  := -fsanitize=thread
+
+CUDART_C   := $(wildcard tests/fakegpu/cudart/*.c)
+CUBLASLT_C := $(wildcard tests/fakegpu/cublaslt/*.c)
+CUSIM_C    := $(wildcard tests/cusim/*.c)
+KERNELS_CU := $(wildcard kernels/cuda/*.cu)
+cusim_objects = $(patsubst %,$(BUILD)/cusim/$(1)/%.o,$(basename $(2)))
+
+define cusim_variant
+$(BUILD)/cusim/$(1)/%.o: %.cu $(BUILD)/.flags
+	@mkdir -p $$(@D)
+	$(CXX) $(CFLAGS) $(CUSIM_CXXFLAGS) $(CUSIM_SANITIZE_$(1)) -MMD -MP -c -o $$@ $$<
+$(BUILD)/cusim/$(1)/%.o: %.c $(BUILD)/.flags
+	@mkdir -p $$(@D)
+	$(CC) $(CFLAGS) $(PLAIN_CFLAGS) $(CUDA_CFLAGS) $(if $(findstring thread,$(CUSIM_SANITIZE_$(1))),-DCUSIM_TSAN,$(CUSIM_SANITIZE_$(1))) \
+	  $$(CUSIM_$$(notdir $$(@D))_CFLAGS) -MMD -MP -c -o $$@ $$<
+$(BUILD)/cusim/$(1)/faults: $(call cusim_objects,$(1),tests/cusim/faults/faults.cu tests/cusim/faults/main.c $(CUSIM_C) $(CUDART_C))
+	$(CXX) -pthread $(CUSIM_SANITIZE_$(1)) -o $$@ $$^ -lm -ldl
+endef
+CUSIM_cublaslt_CFLAGS := -O3 -ffp-contract=fast # whole models run on it
+$(foreach variant,plain asan tsan,$(eval $(call cusim_variant,$(variant))))
+
+# What a program links that runs kernels in its own process; link with $(CXX).
+CUSIM_OBJS   := $(call cusim_objects,plain,$(CUSIM_C) $(CUDART_C) $(CUBLASLT_C))
+EMULATED_GPU := $(CUSIM_OBJS) $(call cusim_objects,plain,$(KERNELS_CU))
+
+# The same as libraries, for programs built by nvcc.
+.PHONY: fakegpu
+fakegpu: $(patsubst %,$(BUILD)/fakegpu/%,libcudart.so.13 libcublasLt.so.13 libkernels.so) ## stand-ins for the CUDA libraries (docs/gpu.md)
+$(BUILD)/fakegpu/libcudart.so.13: $(call cusim_objects,plain,$(CUDART_C))
+$(BUILD)/fakegpu/libcublasLt.so.13: $(call cusim_objects,plain,$(CUBLASLT_C)) $(BUILD)/fakegpu/libcudart.so.13
+$(BUILD)/fakegpu/lib%.so.13: tests/fakegpu/lib%.map
+	@mkdir -p $(@D)
+	$(CC) -shared -Wl,-soname,$(@F) -Wl,--version-script=$< $(LDFLAGS) -o $@ $(filter %.o %.so.13,$^) -lm -ldl
+# Kernels and emulator in one object, bound to each other: a program built by nvcc has symbols of the same names.
+$(BUILD)/fakegpu/libkernels.so: $(call cusim_objects,plain,$(CUSIM_C) $(KERNELS_CU))
+	@mkdir -p $(@D)
+	$(CXX) -shared -Wl,-Bsymbolic $(LDFLAGS) -o $@ $^ -lm
+
 # ------------------------------------------------------------------------------------------------------------- tests
 
-TEST_PACKAGES := libcmocka-dev clang libclang-rt-dev ffmpeg iproute2 procps
+TEST_PACKAGES := libcmocka-dev g++ clang libclang-rt-dev ffmpeg iproute2 procps
 
 TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
 FUZZERS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/fuzz_*.c))
@@ -154,6 +209,36 @@ ALL_OBJS := $(sort $(OBJS_client) $(OBJS_coordinator) $(OBJS_launcher) $(WORKER_
 
 $(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(TEST_SUPPORT) $(ALL_OBJS)
 	$(CC) $(LDFLAGS) -o $@ $^ $(CLIENT_LIBS) $(COORDINATOR_LIBS) $(WORKER_LIBS) $(call pkg,--libs,cmocka)
+
+# Our own statement of CUDA's interface beside the real headers, and the stand-ins compiled against these, where they are.
+CUDA_HOME ?= /usr/local/cuda
+CUDA_REAL := $(wildcard $(CUDA_HOME)/include/cublasLt.h)
+$(BUILD)/cusim/abi_ours.o: tests/fakegpu/abi/table.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(BASE_CFLAGS) $(CUDA_CFLAGS) -DABI_TABLE=abi_ours -c -o $@ $<
+$(BUILD)/cusim/abi_real.o: tests/fakegpu/abi/table.c $(CUDART_C) $(CUBLASLT_C)
+	@mkdir -p $(@D)
+	$(if $(CUDA_REAL),$(foreach c,$(CUDART_C) $(CUBLASLT_C),$(CC) $(PLAIN_CFLAGS) -Wno-switch -fsyntax-only -isystem $(CUDA_HOME)/include \
+	  -DREFRAIN_FAKEGPU_CUDA_RUNTIME_API_H -DREFRAIN_FAKEGPU_CUBLASLT_H -include cuda_runtime_api.h -include cublasLt.h $(c) &&) true)
+	$(CC) $(CFLAGS) $(BASE_CFLAGS) $(if $(CUDA_REAL),-isystem $(CUDA_HOME)/include,-DABI_EMPTY) -DABI_TABLE=abi_real -c -o $@ $<
+$(BUILD)/tests/test_cuda_abi: $(BUILD)/cusim/abi_ours.o $(BUILD)/cusim/abi_real.o
+
+# A program by nvcc, where there is one, and the emulation of its kernels.
+NVCC := $(firstword $(wildcard $(CUDA_HOME)/bin/nvcc) $(shell command -v nvcc))
+SEMANTICS_CU := tests/cusim/semantics/semantics.cu tests/cusim/semantics/program.cu
+$(BUILD)/cusim/program: $(SEMANTICS_CU) tests/cusim/semantics/semantics.h kernels/cuda/gpu.h
+	@mkdir -p $(@D)
+	$(if $(NVCC),$(NVCC) -O2 -std=c++17 -arch=sm_80 -I. -cudart shared -o $@ $(SEMANTICS_CU) -lcublasLt,rm -f $@)
+$(BUILD)/cusim/libsemantics.so: $(call cusim_objects,plain,$(CUSIM_C) $(SEMANTICS_CU))
+	@mkdir -p $(@D)
+	$(CXX) -shared -Wl,-Bsymbolic $(LDFLAGS) -o $@ $^ -lm
+$(BUILD)/tests/test_cuda_nvcc: | $(BUILD)/cusim/program $(BUILD)/cusim/libsemantics.so fakegpu
+
+# Tests of CUDA code run it on the CPU.
+$(BUILD)/tests/test_cusim $(BUILD)/tests/test_cudart: $(call cusim_objects,plain,tests/cusim/semantics/semantics.cu)
+$(BUILD)/tests/test_cuda_faults: | $(patsubst %,$(BUILD)/cusim/%/faults,plain asan tsan)
+$(BUILD)/tests/test_cu%: $(BUILD)/tests/test_cu%.o $(TEST_SUPPORT) $(ALL_OBJS) $(EMULATED_GPU)
+	$(CXX) $(LDFLAGS) -o $@ $^ $(CLIENT_LIBS) $(COORDINATOR_LIBS) $(WORKER_LIBS) $(call pkg,--libs,cmocka)
 
 # The simulator: the product's objects, but for those that know the time, a socket or a thread (docs/simulation.md).
 # WRAPPED: functions whose calls cost virtual time, tools/sim/costs.c.
