@@ -1,6 +1,7 @@
 /*
- * test_cuda_faults.c - what CUDA forbids is found: kernels with one planted fault each (tests/cusim/faults), run in the
- * plain build of the emulator, under AddressSanitizer and UndefinedBehaviorSanitizer, and under the race checker.
+ * test_cuda_faults.c - what CUDA forbids is found: kernels with one planted fault each (tests/cusim/faults),
+ * run in the plain build of the emulator, under AddressSanitizer and UndefinedBehaviorSanitizer, and under
+ * the race checker.
  */
 #include <setjmp.h>
 #include <signal.h>

@@ -1,6 +1,6 @@
 /*
- * test_cusim.c - CUDA's rules as the emulator keeps them: each kernel of tests/cusim/semantics against what the programming
- * guide says, under several orders of threads, on one OS thread and on several.
+ * test_cusim.c - CUDA's rules as the emulator keeps them: each kernel of tests/cusim/semantics against what
+ * the programming guide says, under several orders of threads, on one OS thread and on several.
  */
 #include <math.h>
 #include <setjmp.h>

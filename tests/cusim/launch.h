@@ -1,6 +1,7 @@
 /*
- * launch.h - GPU_LAUNCH without nvcc: every kernel named by one gets an entry in the emulator's list, and is started
- * through cudaLaunchKernel of the stand-in runtime (tests/fakegpu), as an object made by nvcc would do.
+ * launch.h - GPU_LAUNCH without nvcc: every kernel named by one gets an entry in the emulator's list, and is
+ * started through cudaLaunchKernel of the stand-in runtime (tests/fakegpu), as an object made by nvcc would
+ * do.
  */
 #ifndef REFRAIN_CUSIM_LAUNCH_H
 #define REFRAIN_CUSIM_LAUNCH_H
