@@ -10,7 +10,8 @@
 #include <tuple>
 #include <utility>
 
-/* The text of template argument K, from the compiler's name of this very function. */
+/* The text of template argument K, from the compiler's name of this very function; clang leaves template
+ * arguments out. */
 template <auto K> static const char *cusim_kernel_name()
 {
     static char name[256];
