@@ -33,8 +33,8 @@ static void merged_taps(bool doubled, int parity, int tap, int *first, int *coun
 }
 
 /* The weight of one tap of a part; taps that fall together are summed before they are rounded. */
-static float part_weight(const struct conv_shape *s, const struct matrix *w, int part, int out, int in, int t, int y,
-                         int x)
+static float part_weight(const struct conv_shape *s, const struct matrix *w, int part, int out, int in, int t,
+                         int y, int x)
 {
     int first_y, rows, first_x, columns;
     merged_taps(s->upsample2, part / 2, y, &first_y, &rows);
@@ -48,7 +48,8 @@ static float part_weight(const struct conv_shape *s, const struct matrix *w, int
     return tf32(sum);
 }
 
-void cuda_conv_pack(const struct conv_shape *shape, const struct matrix *w, const struct matrix *bias, float *packed)
+void cuda_conv_pack(const struct conv_shape *shape, const struct matrix *w, const struct matrix *bias,
+                    float *packed)
 {
     struct conv_layout layout = conv_layout(shape);
     int taps = layout.kernel_t * layout.kernel_y * layout.kernel_x;
