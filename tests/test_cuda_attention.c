@@ -2,9 +2,9 @@
  * test_cuda_attention.c - the CUDA attention kernels against `ref`: odd shapes, orders of execution, company of a row,
  * bias, strides, the last row's logit, and what is written where.
  *
- * Error bounds. Inputs are rounded to the kernel's type first, so that what is bounded is arithmetic. Tensor cores: a
- * weight and a result are rounded to bf16, each within 2^-9 of itself and 1.1e-3 root mean square, together 1.6e-3; the
- * bound is 2.5e-3 of the result's norm. float32: as on the CPU. bf16 in float32 arithmetic: the result's rounding.
+ * Error bounds. Inputs are rounded to the kernel's type first, so that what is bounded is arithmetic. bf16 rounds within
+ * 2^-8 of a number's power of two, 1.7e-3 of a result's norm. Tensor cores round weights and results: together 2.4e-3.
+ * The bounds, 2e-3 and 3e-3, are a little above; float32 has the CPU's.
  */
 #include <math.h>
 #include <setjmp.h>
@@ -14,12 +14,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <cmocka.h>
+#include <cuda_runtime_api.h>
 #include "kernels/cuda/launch.h"
 #include "tests/cusim/cusim.h"
 #include "tests/gpu/array.h"
 #include "tests/trial.h"
 
-static const double tensor_bound = 2.5e-3, float_bound = 2e-6, rounding_bound = 1.4e-3;
+static const double tensor_bound = 3e-3, float_bound = 2e-6, rounding_bound = 2e-3;
 
 enum { SEEDS = 4 };
 static const uint64_t seeds[SEEDS] = {0, 1, 2, 7};
@@ -62,7 +63,11 @@ static struct attention attention_of(const struct setting *s)
 static struct setting setting_new(struct problem p)
 {
     int width = p.heads * p.head_dim, distances = p.heads * (p.q_rows + p.kv_rows - 1);
-    struct array q = {.rows = p.q_rows, .width = width, .shift = p.shift, .stride = width + p.gap, .dtype = p.dtype},
+    struct array q = {.rows = p.q_rows,
+                      .width = width,
+                      .shift = p.shift,
+                      .stride = width + p.gap,
+                      .dtype = p.dtype},
                  kv = q;
     kv.rows = p.kv_rows;
     struct setting s = {.p = p};
@@ -95,8 +100,8 @@ static void check_bound(const struct setting *s, double bound)
     double error = array_error(&s->out, &s->want), largest = array_largest_error(&s->out, &s->want);
     /* v is within 1: one element may be as wrong as a weight and a result at once */
     if (!(error <= bound && largest <= 4 * bound))
-        fail_msg("%dx%d, %d heads of %d: error %g above %g, or largest %g above %g", s->p.q_rows, s->p.kv_rows,
-                 s->p.heads, s->p.head_dim, error, bound, largest, 4 * bound);
+        fail_msg("%dx%d, %d heads of %d: error %g above %g, or largest %g above %g", s->p.q_rows,
+                 s->p.kv_rows, s->p.heads, s->p.head_dim, error, bound, largest, 4 * bound);
 }
 
 /* The first rows of out alone: a part of the q rows, with the part of the bias that is theirs. */
@@ -148,9 +153,9 @@ static void check(struct problem p, double bound)
 static void tensor_cores_equal_ref_over_odd_shapes(void **state)
 {
     static const int shapes[][4] = {/* q rows, kv rows, heads, head_dim */
-                                    {1, 1, 1, 64},     {5, 3, 2, 64},     {130, 65, 1, 64},  {129, 200, 2, 64},
-                                    {40, 64, 1, 128},  {131, 63, 2, 128}, {37, 129, 1, 128}, {33, 100, 2, 40},
-                                    {20, 70, 1, 96},   {3, 17, 3, 8},     {65, 100, 1, 256}, {20, 31, 2, 192}};
+                                    {1, 1, 1, 64},    {5, 3, 2, 64},     {130, 65, 1, 64},  {129, 200, 2, 64},
+                                    {40, 64, 1, 128}, {131, 63, 2, 128}, {37, 129, 1, 128}, {33, 100, 2, 40},
+                                    {20, 70, 1, 96},  {3, 17, 3, 8},     {65, 100, 1, 256}, {20, 31, 2, 192}};
     for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++)
         check((struct problem){.q_rows = shapes[i][0],
                                .kv_rows = shapes[i][1],
@@ -159,6 +164,20 @@ static void tensor_cores_equal_ref_over_odd_shapes(void **state)
                                .dtype = DTYPE_BF16,
                                .gap = i % 2 ? 8 : 0},
               tensor_bound);
+}
+
+/* Device 1 is one whose multiprocessor has too little for two blocks with tiles of 64 rows. */
+static void tensor_cores_beside_little_shared_memory_equal_ref(void **state)
+{
+    assert_int_equal(cudaSetDevice(1), cudaSuccess);
+    cusim_reset_counts();
+    check((struct problem){.q_rows = 70, .kv_rows = 45, .heads = 2, .head_dim = 128, .dtype = DTYPE_BF16},
+          tensor_bound);
+    check((struct problem){.q_rows = 3, .kv_rows = 97, .heads = 1, .head_dim = 72, .dtype = DTYPE_BF16},
+          tensor_bound);
+    assert_true(cusim_counted("attention_flash<128, 32, 2>").launches > 0);
+    assert_int_equal(cusim_counted("attention_flash<128, 64, 2>").launches, 0);
+    assert_int_equal(cudaSetDevice(0), cudaSuccess);
 }
 
 static void tensor_cores_with_sharp_logits_equal_ref(void **state)
@@ -176,9 +195,9 @@ static void tensor_cores_with_sharp_logits_equal_ref(void **state)
 
 static void float_arithmetic_equals_ref_over_odd_shapes(void **state)
 {
-    static const int shapes[][4] = {{1, 1, 1, 1},     {5, 3, 2, 12},    {13, 17, 3, 40}, {40, 80, 2, 64},
-                                    {37, 130, 1, 100}, {33, 65, 1, 256}, {20, 31, 2, 17}, {35, 70, 1, 384},
-                                    {7, 20, 1, 512}};
+    static const int shapes[][4] = {{1, 1, 1, 1},    {5, 3, 2, 12},     {13, 17, 3, 40},
+                                    {40, 80, 2, 64}, {37, 130, 1, 100}, {33, 65, 1, 256},
+                                    {20, 31, 2, 17}, {35, 70, 1, 384},  {7, 20, 1, 512}};
     for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++)
         for (int bias = 0; bias < 2; bias++)
             check((struct problem){.q_rows = shapes[i][0],
@@ -193,13 +212,20 @@ static void float_arithmetic_equals_ref_over_odd_shapes(void **state)
 
 static void bf16_that_tensor_cores_do_not_suit_equals_ref(void **state)
 {
-    check((struct problem){.q_rows = 33, .kv_rows = 40, .heads = 2, .head_dim = 64, .dtype = DTYPE_BF16, .bias = true},
+    check(
+        (struct problem){
+            .q_rows = 33, .kv_rows = 40, .heads = 2, .head_dim = 64, .dtype = DTYPE_BF16, .bias = true},
+        rounding_bound);
+    check(
+        (struct problem){
+            .q_rows = 9, .kv_rows = 70, .heads = 1, .head_dim = 64, .dtype = DTYPE_BF16, .gap = 1},
+        rounding_bound);
+    check(
+        (struct problem){
+            .q_rows = 9, .kv_rows = 7, .heads = 1, .head_dim = 128, .dtype = DTYPE_BF16, .shift = 1},
+        rounding_bound);
+    check((struct problem){.q_rows = 5, .kv_rows = 30, .heads = 3, .head_dim = 20, .dtype = DTYPE_BF16},
           rounding_bound);
-    check((struct problem){.q_rows = 9, .kv_rows = 70, .heads = 1, .head_dim = 64, .dtype = DTYPE_BF16, .gap = 1},
-          rounding_bound);
-    check((struct problem){.q_rows = 9, .kv_rows = 7, .heads = 1, .head_dim = 128, .dtype = DTYPE_BF16, .shift = 1},
-          rounding_bound);
-    check((struct problem){.q_rows = 5, .kv_rows = 30, .heads = 3, .head_dim = 20, .dtype = DTYPE_BF16}, rounding_bound);
     check((struct problem){.q_rows = 5, .kv_rows = 30, .heads = 1, .head_dim = 320, .dtype = DTYPE_BF16},
           rounding_bound);
 }
@@ -210,7 +236,8 @@ static void last_logit_stands_for_repeated_rows(void **state)
     enum { KV = 70, REPEATS = 200 };
     for (int wide = 0; wide < 2; wide++)
         for (int dtype = DTYPE_F32; dtype <= DTYPE_BF16; dtype++) {
-            struct problem p = {.q_rows = 9, .kv_rows = KV - 1 + REPEATS, .heads = 2, .head_dim = wide ? 128 : 64};
+            struct problem p = {
+                .q_rows = 9, .kv_rows = KV - 1 + REPEATS, .heads = 2, .head_dim = wide ? 128 : 64};
             p.dtype = (dtype_t)dtype;
             struct setting s = setting_new(p);
             for (int row = KV; row < p.kv_rows; row++) {
@@ -234,8 +261,8 @@ static void last_logit_stands_for_repeated_rows(void **state)
 static void bias_of_minus_infinity_masks(void **state)
 {
     enum { KV = 200, FIRST = 150 }; /* two kv tiles are masked as a whole */
-    struct setting s = setting_new(
-        (struct problem){.q_rows = 1, .kv_rows = KV, .heads = 1, .head_dim = 48, .bias = true, .last_logit = 1});
+    struct setting s = setting_new((struct problem){
+        .q_rows = 1, .kv_rows = KV, .heads = 1, .head_dim = 48, .bias = true, .last_logit = 1});
     struct attention a = attention_of(&s);
     for (int i = 0; i < KV; i++) s.host_bias[i] = i < FIRST ? -INFINITY : 0;
     device_free(s.bias);
@@ -251,7 +278,8 @@ static void bias_of_minus_infinity_masks(void **state)
     setting_free(&s);
 }
 
-static void check_counts(const char *name, struct problem p, int rows, int tile, int width, int64_t extra_read)
+static void check_counts(const char *name, struct problem p, int rows, int tile, int width,
+                         int64_t extra_read)
 {
     struct setting s = setting_new(p);
     struct attention a = attention_of(&s);
@@ -263,7 +291,8 @@ static void check_counts(const char *name, struct problem p, int rows, int tile,
     struct cusim_counts counts = cusim_counted(name);
     assert_int_equal(counts.launches, 1);
     assert_int_equal(counts.flops, 4 * p.heads * blocks * rows * tiles * tile * width);
-    assert_int_equal(counts.read_bytes, p.heads * (p.q_rows + blocks * 2 * p.kv_rows) * row_bytes + extra_read);
+    assert_int_equal(counts.read_bytes,
+                     p.heads * (p.q_rows + blocks * 2 * p.kv_rows) * row_bytes + extra_read);
     assert_int_equal(counts.written_bytes, p.heads * p.q_rows * row_bytes);
     setting_free(&s);
 }
@@ -280,8 +309,11 @@ static void costs_are_those_of_the_formula(void **state)
 
 int main(void)
 {
+    setenv("REFRAIN_FAKEGPU_DEVICES", "2", 1);
+    setenv("REFRAIN_FAKEGPU_CAPABILITY", "9.0,12.0", 1);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(tensor_cores_equal_ref_over_odd_shapes),
+        cmocka_unit_test(tensor_cores_beside_little_shared_memory_equal_ref),
         cmocka_unit_test(tensor_cores_with_sharp_logits_equal_ref),
         cmocka_unit_test(float_arithmetic_equals_ref_over_odd_shapes),
         cmocka_unit_test(bf16_that_tensor_cores_do_not_suit_equals_ref),

@@ -241,7 +241,7 @@ extern "C" int cuda_conv(void *stream, const struct conv_shape *shape, const flo
     struct conv_arguments a = {};
     a.x = *x, a.y = *y;
     if (residual) a.residual = *residual;
-    a.layout = conv_layout(shape);
+    a.layout = conv_layout_of(shape);
     a.weights = packed;
     a.bias = packed + conv_weight_floats(&a.layout);
     a.in_channels = shape->in_channels, a.out_channels = shape->out_channels;

@@ -9,7 +9,7 @@
 
 size_t cuda_conv_floats(const struct conv_shape *shape)
 {
-    struct conv_layout layout = conv_layout(shape);
+    struct conv_layout layout = conv_layout_of(shape);
     return (size_t)conv_weight_floats(&layout) + (size_t)layout.column_blocks * (size_t)layout.columns;
 }
 
@@ -51,7 +51,7 @@ static float part_weight(const struct conv_shape *s, const struct matrix *w, int
 void cuda_conv_pack(const struct conv_shape *shape, const struct matrix *w, const struct matrix *bias,
                     float *packed)
 {
-    struct conv_layout layout = conv_layout(shape);
+    struct conv_layout layout = conv_layout_of(shape);
     int taps = layout.kernel_t * layout.kernel_y * layout.kernel_x;
     memset(packed, 0, cuda_conv_floats(shape) * sizeof *packed);
     for (int part = 0; part < layout.parts; part++)

@@ -60,7 +60,8 @@ static size_t array_bytes(const struct array *a)
 
 static size_t offset(const struct array *a, int row, int column)
 {
-    return GUARD + ((size_t)a->shift + (size_t)row * (size_t)a->stride + (size_t)column) * dtype_bytes(a->dtype);
+    return GUARD +
+           ((size_t)a->shift + (size_t)row * (size_t)a->stride + (size_t)column) * dtype_bytes(a->dtype);
 }
 
 void *array_at(const struct array *a)
