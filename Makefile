@@ -175,8 +175,10 @@ $(BUILD)/cusim/$(1)/%.o: %.c $(BUILD)/.flags
 	@mkdir -p $$(@D)
 	$(CC) $(CFLAGS) $(PLAIN_CFLAGS) $(CUDA_CFLAGS) $(if $(findstring thread,$(CUSIM_SANITIZE_$(1))),-DCUSIM_TSAN,$(CUSIM_SANITIZE_$(1))) \
 	  $$(CUSIM_$$(notdir $$(@D))_CFLAGS) -MMD -MP -c -o $$@ $$<
+$(BUILD)/cusim/$(1)/faults: $(call cusim_objects,$(1),tests/cusim/faults/faults.cu tests/cusim/faults/main.c $(CUSIM_C) $(CUDART_C))
+	$(CXX) -pthread $(CUSIM_SANITIZE_$(1)) -o $$@ $$^ -lm -ldl
 endef
-CUSIM_cublaslt_CFLAGS := -O3 -fno-math-errno
+CUSIM_cublaslt_CFLAGS := -O3 -ffp-contract=fast # whole models run on it
 $(foreach variant,plain asan tsan,$(eval $(call cusim_variant,$(variant))))
 
 # What a program links that runs kernels in its own process; link with $(CXX).
@@ -210,6 +212,8 @@ $(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(TEST_SUPPORT) $(ALL_OBJS)
 
 # Tests of CUDA code run it on the CPU.
 GPU_TEST_SUPPORT := $(call room,tests/gpu) $(BUILD)/kernels/cuda/conv_pack.o
+$(BUILD)/tests/test_cusim $(BUILD)/tests/test_cudart: $(call cusim_objects,plain,tests/cusim/semantics/semantics.cu)
+$(BUILD)/tests/test_cuda_faults: | $(patsubst %,$(BUILD)/cusim/%/faults,plain asan tsan)
 $(BUILD)/tests/test_cu%: $(BUILD)/tests/test_cu%.o $(TEST_SUPPORT) $(GPU_TEST_SUPPORT) $(ALL_OBJS) $(EMULATED_GPU)
 	$(CXX) $(LDFLAGS) -o $@ $^ $(CLIENT_LIBS) $(COORDINATOR_LIBS) $(WORKER_LIBS) $(call pkg,--libs,cmocka)
 

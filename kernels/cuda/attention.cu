@@ -32,6 +32,12 @@ template <int D> static __device__ __forceinline__ int place(int row, int chunk)
     return row * D + (chunk ^ (row & 7)) * CHUNK;
 }
 
+/* Where chunk 2 i + (0 or 1) is, when chunk 0 (or 1) of that row is at `at`: places differ by one exclusive or. */
+static __device__ __forceinline__ int pair_place(int at, int i)
+{
+    return at ^ i * 2 * CHUNK;
+}
+
 /* Starts copying rows [first, first + ROWS) of a head; rows from `rows` on and columns from `columns` on become zeros. */
 template <int ROWS, int D>
 static __device__ __forceinline__ void load_tile(bf16 *to, const bf16 *from, int64_t stride, int first,
@@ -65,17 +71,18 @@ static __device__ __forceinline__ void attention_logits(attention_rows<D, KV, RO
                                                         const bf16 *k)
 {
     int lane = threadIdx.x % 32;
+    int q_at = place<D>(lane % 16, lane / 16), k_at = place<D>(lane % 8 + lane / 16 * 8, lane / 8 % 2);
     GPU_UNROLL for (int m = 0; m < ROW_TILES; m++) GPU_UNROLL for (int n = 0; n < KV / 8; n++)
         GPU_UNROLL for (int i = 0; i < 4; i++) rows.logits[m][n][i] = 0;
     GPU_UNROLL for (int step = 0; step < D / 16; step++)
     {
         uint32_t a[ROW_TILES][4];
         GPU_UNROLL for (int m = 0; m < ROW_TILES; m++)
-            gpu_ldmatrix_x4(a[m], q + place<D>(m * 16 + lane % 16, step * 2 + lane / 16));
+            gpu_ldmatrix_x4(a[m], q + m * 16 * D + pair_place(q_at, step));
         GPU_UNROLL for (int n = 0; n < KV / 16; n++)
         {
             uint32_t b[4]; /* two columns of tiles, two halves of the step */
-            gpu_ldmatrix_x4(b, k + place<D>(n * 16 + lane % 8 + lane / 16 * 8, step * 2 + lane / 8 % 2));
+            gpu_ldmatrix_x4(b, k + n * 16 * D + pair_place(k_at, step));
             GPU_UNROLL for (int m = 0; m < ROW_TILES; m++)
             {
                 gpu_mma_bf16_m16n8k16(rows.logits[m][2 * n], a[m], b, rows.logits[m][2 * n]);
@@ -139,7 +146,7 @@ static __device__ __forceinline__ void attention_weigh(attention_rows<D, KV, ROW
 template <int D, int KV, int ROW_TILES>
 static __device__ __forceinline__ void attention_add(attention_rows<D, KV, ROW_TILES> &rows, const bf16 *v)
 {
-    int lane = threadIdx.x % 32;
+    int lane = threadIdx.x % 32, v_at = place<D>(lane % 16, lane / 16);
     GPU_UNROLL for (int step = 0; step < KV / 16; step++)
     {
         uint32_t a[ROW_TILES][4];
@@ -151,7 +158,7 @@ static __device__ __forceinline__ void attention_add(attention_rows<D, KV, ROW_T
         GPU_UNROLL for (int n = 0; n < D / 16; n++)
         {
             uint32_t b[4];
-            gpu_ldmatrix_x4_trans(b, v + place<D>(step * 16 + lane % 16, n * 2 + lane / 16));
+            gpu_ldmatrix_x4_trans(b, v + step * 16 * D + pair_place(v_at, n));
             GPU_UNROLL for (int m = 0; m < ROW_TILES; m++)
             {
                 gpu_mma_bf16_m16n8k16(rows.out[m][2 * n], a[m], b, rows.out[m][2 * n]);
