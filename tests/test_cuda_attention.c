@@ -294,13 +294,16 @@ static void check_counts(const char *name, struct problem p, int rows, int tile,
     assert_int_equal(counts.read_bytes,
                      p.heads * (p.q_rows + blocks * 2 * p.kv_rows) * row_bytes + extra_read);
     assert_int_equal(counts.written_bytes, p.heads * p.q_rows * row_bytes);
+    assert_int_equal(counts.bank_conflicts, 0);
     setting_free(&s);
 }
 
-static void costs_are_those_of_the_formula(void **state)
+static void costs_are_those_of_the_formula_and_no_banks_conflict(void **state)
 {
     struct problem p = {.q_rows = 150, .kv_rows = 130, .heads = 2, .head_dim = 64, .dtype = DTYPE_BF16};
     check_counts("attention_flash<64, 64, 2>", p, 128, 64, 64, 0);
+    p.head_dim = 128;
+    check_counts("attention_flash<128, 64, 2>", p, 128, 64, 128, 0);
     p.head_dim = 200;
     check_counts("attention_flash<256, 32, 1>", p, 64, 32, 256, 0);
     p.dtype = DTYPE_F32, p.bias = true;
@@ -319,7 +322,7 @@ int main(void)
         cmocka_unit_test(bf16_that_tensor_cores_do_not_suit_equals_ref),
         cmocka_unit_test(last_logit_stands_for_repeated_rows),
         cmocka_unit_test(bias_of_minus_infinity_masks),
-        cmocka_unit_test(costs_are_those_of_the_formula),
+        cmocka_unit_test(costs_are_those_of_the_formula_and_no_banks_conflict),
     };
     return cmocka_run_group_tests(tests, trial_make_teams, trial_drop_teams);
 }

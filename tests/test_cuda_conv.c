@@ -363,7 +363,7 @@ static void conv_of_any_numbers_is_within_the_rounding_of_tf32(void **state)
           rounding_bound);
 }
 
-static void costs_are_those_of_the_formula(void **state)
+static void costs_are_those_of_the_formula_and_no_banks_conflict(void **state)
 {
     enum { PIXELS = 256 };
     static const struct conv_shape shapes[] = {{200, 32, 3, 3, 3, 1, 1, 1, false},
@@ -386,6 +386,7 @@ static void costs_are_those_of_the_formula(void **state)
         assert_int_equal(counts.read_bytes, 4 * (blocks * PIXELS * taps * c->in_channels +
                                                  blocks * l.columns * l.steps * CONV_STEP + outputs));
         assert_int_equal(counts.written_bytes, 4 * outputs);
+        assert_int_equal(counts.bank_conflicts, 0);
         array_free(&out.pixels);
         setting_free(&s);
     }
@@ -463,7 +464,7 @@ int main(void)
         cmocka_unit_test(conv_equals_ref_for_any_kernel_and_stride),
         cmocka_unit_test(conv_of_a_doubled_image_equals_ref),
         cmocka_unit_test(conv_of_any_numbers_is_within_the_rounding_of_tf32),
-        cmocka_unit_test(costs_are_those_of_the_formula),
+        cmocka_unit_test(costs_are_those_of_the_formula_and_no_banks_conflict),
         cmocka_unit_test(channel_norm_equals_ref),
         cmocka_unit_test(channel_norm_of_zeros_is_zero),
     };
