@@ -113,7 +113,7 @@ $(foreach isa,$(ISAS),$(eval $(call isa_rule,$(isa))))
 $(BUILD)/%.o: %.c $(BUILD)/.flags | $(PROTO_GEN)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(BASE_CFLAGS) $(PKG_CFLAGS) $(if $(filter cluster/% worker/% tests/% tools/%,$<),$(MPI_CFLAGS)) \
-	  $(if $(filter tests/test_cu%,$<),$(CUDA_CFLAGS)) -MMD -MP -c -o $@ $<
+	  $(if $(filter tests/test_cu% tests/gpu/%,$<),$(CUDA_CFLAGS)) -MMD -MP -c -o $@ $<
 # Rebuild everything when the flags change, and only then.
 FLAGS_NOW := $(CC) $(CFLAGS) $(BASE_CFLAGS) $(ISA_avx2) $(ISA_avx512)
 $(BUILD)/.flags: FORCE
@@ -236,9 +236,10 @@ $(BUILD)/cusim/libsemantics.so: $(call cusim_objects,plain,$(CUSIM_C) $(SEMANTIC
 $(BUILD)/tests/test_cuda_nvcc: | $(BUILD)/cusim/program $(BUILD)/cusim/libsemantics.so fakegpu
 
 # Tests of CUDA code run it on the CPU.
+GPU_TEST_SUPPORT := $(call room,tests/gpu) $(BUILD)/kernels/cuda/conv_pack.o
 $(BUILD)/tests/test_cusim $(BUILD)/tests/test_cudart: $(call cusim_objects,plain,tests/cusim/semantics/semantics.cu)
 $(BUILD)/tests/test_cuda_faults: | $(patsubst %,$(BUILD)/cusim/%/faults,bare asan tsan)
-$(BUILD)/tests/test_cu%: $(BUILD)/tests/test_cu%.o $(TEST_SUPPORT) $(ALL_OBJS) $(EMULATED_GPU)
+$(BUILD)/tests/test_cu%: $(BUILD)/tests/test_cu%.o $(TEST_SUPPORT) $(GPU_TEST_SUPPORT) $(ALL_OBJS) $(EMULATED_GPU)
 	$(CXX) $(LDFLAGS) -o $@ $^ $(CLIENT_LIBS) $(COORDINATOR_LIBS) $(WORKER_LIBS) $(call pkg,--libs,cmocka)
 
 # The simulator: the product's objects, but for those that know the time, a socket or a thread (docs/simulation.md).

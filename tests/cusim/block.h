@@ -102,6 +102,7 @@ void statics_poison(struct cusim_kernel *kernel); /* those of the calling thread
 struct cusim_kernel *kernels_first(void); /* the list, complete before main */
 void kernels_launched(struct cusim_kernel *kernel);
 void kernels_gather(struct cusim_kernel *kernel, struct block *block); /* adds up what the block counted */
+void count_bank_conflicts(int turns);
 
 /* --- report.c: tells, with kernel, block and thread where there are any, and ends the process */
 __attribute__((noreturn, format(printf, 1, 2))) void report(const char *format, ...);

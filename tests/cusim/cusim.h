@@ -34,6 +34,7 @@ extern "C" {
 
 struct cusim_counts {
     uint64_t launches, read_bytes, written_bytes, flops;
+    uint64_t bank_conflicts; /* turns that ldmatrix took beyond one for each matrix */
 };
 
 /* One per kernel that is launched anywhere; made by GPU_LAUNCH, static, linked before main. */

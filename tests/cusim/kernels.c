@@ -30,11 +30,18 @@ static void add(struct cusim_counts *sum, const struct cusim_counts *counts)
     sum->read_bytes += counts->read_bytes;
     sum->written_bytes += counts->written_bytes;
     sum->flops += counts->flops;
+    sum->bank_conflicts += counts->bank_conflicts;
 }
 
 void cusim_count(uint64_t read_bytes, uint64_t written_bytes, uint64_t flops)
 {
-    add(&block_here()->counts, &(struct cusim_counts){0, read_bytes, written_bytes, flops});
+    add(&block_here()->counts,
+        &(struct cusim_counts){.read_bytes = read_bytes, .written_bytes = written_bytes, .flops = flops});
+}
+
+void count_bank_conflicts(int turns)
+{
+    block_here()->counts.bank_conflicts += (uint64_t)turns;
 }
 
 void kernels_gather(struct cusim_kernel *kernel, struct block *block)

@@ -21,6 +21,7 @@ extern const struct cusim_warp_op cusim_ballot, cusim_match_any, cusim_syncwarp;
 struct ldmatrix_lane {
     uint32_t row[4]; /* what this lane's address holds; zeros where its address is not used */
     uint32_t *out;
+    const void *address;
 };
 extern const struct cusim_warp_op cusim_ldmatrix_x4, cusim_ldmatrix_x4_trans, cusim_ldmatrix_x2,
     cusim_ldmatrix_x2_trans;

@@ -14,12 +14,25 @@ static void check_warp(unsigned mask, const char *name)
 
 /* --- ldmatrix: matrix i is in the rows that lanes 8 i ... 8 i + 7 brought ------------------------------- */
 
+/* Eight rows of 16 bytes are read at once when they lie in the eight different places of 128 bytes; those that share a
+ * place take turns. */
+static int extra_turns(void *lanes[8])
+{
+    int rows[8] = {0}, most = 0;
+    for (int i = 0; i < 8; i++) {
+        int place = (int)((uintptr_t)((struct ldmatrix_lane *)lanes[i])->address / 16 % 8);
+        if (++rows[place] > most) most = rows[place];
+    }
+    return most - 1;
+}
+
 static void ldmatrix(void *lanes[32], unsigned mask, int matrices, bool transposed)
 {
     check_warp(mask, "ldmatrix");
     uint16_t element[4][8][8];
     for (int i = 0; i < matrices * 8; i++)
         memcpy(element[i / 8][i % 8], ((struct ldmatrix_lane *)lanes[i])->row, 16);
+    for (int i = 0; i < matrices; i++) count_bank_conflicts(extra_turns(lanes + i * 8));
     for (int lane = 0; lane < WARP; lane++) {
         int row = lane / 4, column = lane % 4 * 2;
         for (int i = 0; i < matrices; i++) {

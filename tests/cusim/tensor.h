@@ -10,7 +10,7 @@
 static inline void cusim_ldmatrix(const cusim_warp_op &op, int lanes, uint32_t *out, const void *row,
                                   cusim_site site)
 {
-    ldmatrix_lane lane = {{0, 0, 0, 0}, out};
+    ldmatrix_lane lane = {{0, 0, 0, 0}, out, row};
     if (cusim_self->linear % 32 < lanes) {
         uint4 loaded = *(const uint4 *)row;
         memcpy(lane.row, &loaded, sizeof loaded);
