@@ -112,7 +112,7 @@ struct attention {
                           bias[h * (q_rows + kv_rows - 1) + j - i + q_rows - 1]; NULL for none */
 };
 
-enum { LINCOMB_TERMS = 20 };
+enum { LINCOMB_TERMS = 20, LINCOMB_GROUPS = 16 };
 
 /* Of rows a and b: see `reduce2`. */
 enum reduce_sum {

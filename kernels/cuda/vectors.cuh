@@ -7,10 +7,11 @@
 
 #include "kernels/cuda/gpu.h"
 
-#ifndef __CUDACC__
-#define GPU_UNROLL
-#else
+#ifdef __CUDACC__
 #define GPU_UNROLL _Pragma("unroll")
+#else
+#define GPU_UNROLL
+#define __grid_constant__
 #endif
 
 template <class T> struct elements; /* of 16 bytes */
