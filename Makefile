@@ -80,6 +80,21 @@ PROGRAMS := $(patsubst %,$(BUILD)/%,$(if $(wildcard client/main.c),refrain) \
   $(if $(wildcard coordinator/main.c),refrain-coordinator) $(if $(wildcard worker/main.c),refrain-worker) \
   $(if $(wildcard cluster/launcher/main.c),refrain-launch))
 
+# The GPU backend is a shared object that programs load (kernels/plugin.h): with CUDA=1 by nvcc, and for tests by the C++
+# compiler, kernels emulated, over stand-ins for CUDA's libraries (docs/gpu.md). Both hold the same sources.
+CUDA_SOURCES  := $(wildcard kernels/cuda/*.c)
+CUDA_KERNELS  := $(wildcard kernels/cuda/*.cu)
+CUDA_SHARED   := $(BUILD)/base/status.o $(BUILD)/base/clock.o $(BUILD)/kernels/weights.o $(BUILD)/kernels/team.o
+CUDA_EXPORTS  := -shared -Wl,--no-undefined -Wl,--version-script=kernels/cuda/exports.map
+NVCC          ?= $(or $(shell command -v nvcc 2>/dev/null),$(wildcard /usr/local/cuda/bin/nvcc))
+ifdef CUDA
+ifeq ($(NVCC),)
+$(info CUDA: not found; install the CUDA toolkit, or name its compiler: make CUDA=1 NVCC=/path/to/nvcc)
+else
+PROGRAMS += $(BUILD)/refrain-cuda.so
+endif
+endif
+
 .PHONY: all help
 all: $(PROGRAMS)
 
@@ -112,6 +127,20 @@ $(foreach isa,$(ISAS),$(eval $(call isa_rule,$(isa))))
 $(BUILD)/%.o: %.c $(BUILD)/.flags | $(PROTO_GEN)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(BASE_CFLAGS) $(PKG_CFLAGS) $(if $(filter cluster/% worker/% tests/% tools/%,$<),$(MPI_CFLAGS)) -MMD -MP -c -o $@ $<
+# CUDA: the oldest GPU supported and the newest known, and an intermediate form for later ones.
+CUDA_HOME := $(patsubst %/bin/nvcc,%,$(realpath $(NVCC)))
+CUDA_SMS  ?= 80 90 100 120
+CUDA_ARCH := $(foreach sm,$(CUDA_SMS),-gencode arch=compute_$(sm),code=sm_$(sm)) -gencode arch=compute_$(lastword $(CUDA_SMS)),code=compute_$(lastword $(CUDA_SMS))
+NVCC_FLAGS := -O3 -std=c++17 -I. $(CUDA_ARCH) -cudart shared -Werror all-warnings -Xcompiler -fPIC,-O2
+$(BUILD)/refrain-cuda.so: $(CUDA_KERNELS:%.cu=$(BUILD)/nvcc/%.cu.o) $(CUDA_SOURCES:%.c=$(BUILD)/nvcc/%.o) $(CUDA_SHARED) kernels/cuda/exports.map
+	$(CC) $(LDFLAGS) $(CUDA_EXPORTS) -o $@ $(filter %.o,$^) -L$(CUDA_HOME)/lib64 -Wl,-rpath,$(CUDA_HOME)/lib64 -lcublasLt -lcudart -lstdc++ -lm
+$(BUILD)/nvcc/%.cu.o: %.cu $(BUILD)/.flags
+	@mkdir -p $(@D)
+	$(NVCC) $(NVCC_FLAGS) -MD -MP -MF $(@:.o=.d) -c -o $@ $<
+$(BUILD)/nvcc/%.o: %.c $(BUILD)/.flags
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(BASE_CFLAGS) -isystem $(CUDA_HOME)/include -MMD -MP -c -o $@ $<
+
 # Rebuild everything when the flags change, and only then.
 FLAGS_NOW := $(CC) $(CFLAGS) $(BASE_CFLAGS) $(ISA_avx2) $(ISA_avx512)
 $(BUILD)/.flags: FORCE

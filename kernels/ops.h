@@ -67,7 +67,8 @@ struct epilogue {
     dtype_t x_dtype, y_dtype; /* of the layer's input and output; 0 is float32 */
 };
 
-/* Where ops find what they read and write. Weights are wherever the backend put them. */
+/* Where ops find what they read and write. Weights are wherever the backend put them; weights of sums (lincomb), structs
+ * and lists of pointers are the caller's own and are read before an op returns. */
 enum memory {
     MEMORY_DEVICE, /* touched by ops and `copy` alone: activations */
     MEMORY_SHARED, /* the host may touch it as well, while no op that uses it runs: latents, sums for a verdict */
@@ -231,7 +232,7 @@ struct ops {
                     float *y);
 
     /* The same with a set of weights for each group of rows: row r of x[j], y [rows, width] uses
-     * weights[group[r] * terms + j]. y may be one of x. */
+     * weights[group[r] * terms + j], group[r] < LINCOMB_GROUPS. `group` is shared memory. y may be one of x. */
     void (*lincomb_rows)(struct team *team, int terms, const float *weights, const unsigned char *group,
                          const float *const *x, int64_t rows, int64_t width, float *y);
 
@@ -254,11 +255,14 @@ struct ops {
     void (*silu)(struct team *team, const float *x, int64_t count, float *y);
 };
 
-/* "ref", "cpu-avx2", "cpu-avx512" or "auto" (the fastest this machine can run). NULL: unknown, or not on this
- * machine. */
+/* "ref", "cpu-avx2", "cpu-avx512", "cuda" or "auto" (a GPU where there is a usable one, else the fastest processor
+ * backend). An error says what this machine lacks, and what to do. */
+status_t ops_choose(const char *name, const struct ops **ops, struct error *error);
+
+/* The same; NULL: unknown, or not on this machine. */
 const struct ops *ops_find(const char *name);
 
-/* The backends this machine can run, "ref" first, NULL at the end: for tests and --version. */
+/* The backends this machine's processor can run, "ref" first, NULL at the end. */
 const struct ops *const *ops_available(void);
 
 #endif

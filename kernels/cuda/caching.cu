@@ -22,9 +22,7 @@ __global__ void __launch_bounds__(REDUCE_THREADS)
     for (int64_t begin = 0; begin < width; begin += COLUMNS) {
         int64_t end = begin + COLUMNS < width ? begin + COLUMNS : width;
         float sum[REDUCE_SUMS] = {0};
-#ifdef __CUDACC__
-#pragma unroll 4
-#endif
+        GPU_UNROLL_BY(4)
         for (int64_t i = begin + lane; i < end; i += LANES) {
             float x = a[i], y = b[i], difference = __fsub_rn(x, y);
             sum[REDUCE_DIFFERENCE] = __fadd_rn(sum[REDUCE_DIFFERENCE], fabsf(difference));

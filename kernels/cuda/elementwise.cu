@@ -17,9 +17,7 @@ static __device__ __forceinline__ void combine(int terms, const float *weights, 
     float sum[G], v[G];
     load_group<VECTOR>(x[0], at, end, v);
     GPU_UNROLL for (int e = 0; e < G; e++) sum[e] = __fmul_rn(weights[0], v[e]);
-#ifdef __CUDACC__
-#pragma unroll 4
-#endif
+    GPU_UNROLL_BY(4)
     for (int j = 1; j < terms; j++) {
         load_group<VECTOR>(x[j], at, end, v);
         GPU_UNROLL for (int e = 0; e < G; e++) sum[e] = __fadd_rn(sum[e], __fmul_rn(weights[j], v[e]));

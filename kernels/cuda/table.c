@@ -1,6 +1,7 @@
 /*
  * table.c - the cuda backend's op table, and the plug-in it is found in. Contracts: kernels/ops.h.
  */
+#include "kernels/cuda/convolution.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/lane.h"
 #include "kernels/cuda/launch.h"
@@ -8,7 +9,6 @@
 #include "kernels/cuda/passes.h"
 #include "kernels/cuda/upload.h"
 #include "kernels/plugin.h"
-#include "kernels/weights.h"
 
 /* ------------------------------------------------------------------------------------------- execution and memory */
 
@@ -132,6 +132,23 @@ static void run_join_patches(struct team *team, const struct patching *patching,
     LAUNCH("join_patches", cuda_join_patches(lane->stream, patching, rows, latent));
 }
 
+static void run_attention(struct team *team, const struct attention *a)
+{
+    LAUNCH("attention", cuda_attention(lane->stream, a));
+}
+
+static void run_conv(struct team *team, const struct conv *conv, const struct volume *x,
+                     const struct volume *residual, const struct volume *y)
+{
+    LAUNCH("conv", convolution_run(lane->stream, conv, x, residual, y));
+}
+
+static void run_channel_norm(struct team *team, const struct volume *x, const float *gamma, bool silu,
+                             const struct volume *y)
+{
+    LAUNCH("channel_norm", cuda_channel_norm(lane->stream, x, gamma, silu, y));
+}
+
 static void run_lincomb(struct team *team, int terms, const float *weights, const float *const *x, int64_t count,
                         float *y)
 {
@@ -164,7 +181,7 @@ static void run_silu(struct team *team, const float *x, int64_t count, float *y)
     LAUNCH("silu", cuda_silu(lane->stream, x, count, y));
 }
 
-const struct ops ops_cuda = {
+static const struct ops ops_cuda = {
     .name = "cuda",
     .operand = DTYPE_BF16,
     .open = cuda_open,
@@ -184,9 +201,24 @@ const struct ops ops_cuda = {
     .rms_norm_rope = run_rms_norm_rope,
     .cut_patches = run_cut_patches,
     .join_patches = run_join_patches,
+    .attention = run_attention,
+    .conv_create = convolution_make,
+    .conv_destroy = convolution_drop,
+    .conv_bytes = convolution_size,
+    .conv = run_conv,
+    .channel_norm = run_channel_norm,
     .lincomb = run_lincomb,
     .lincomb_rows = run_lincomb_rows,
     .reduce2 = run_reduce2,
     .mix = run_mix,
     .silu = run_silu,
+};
+
+/* The one symbol this object exports. */
+extern const struct gpu_plugin refrain_gpu;
+__attribute__((visibility("default"))) const struct gpu_plugin refrain_gpu = {
+    .version = REFRAIN_VERSION,
+    .ops_bytes = sizeof(struct ops),
+    .ops = &ops_cuda,
+    .usable = device_usable,
 };

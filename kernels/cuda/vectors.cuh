@@ -7,10 +7,7 @@
 
 #include "kernels/cuda/gpu.h"
 
-#ifdef __CUDACC__
-#define GPU_UNROLL _Pragma("unroll")
-#else
-#define GPU_UNROLL
+#ifndef __CUDACC__
 #define __grid_constant__
 #endif
 
