@@ -23,7 +23,7 @@ void local_cut_patches(struct team *team, const struct patching *patching, const
 void local_join_patches(struct team *team, const struct patching *patching, const float *rows, float *latent);
 
 #define LOCAL_OPS                                                                                            \
-    .operand = DTYPE_F32, .open = local_open, .close = local_close, .wait = local_wait,                      \
+    .local = true, .operand = DTYPE_F32, .open = local_open, .close = local_close, .wait = local_wait,       \
     .allocate = local_allocate, .release = local_release, .copy = local_copy, .copy_rows = local_copy_rows,  \
     .zero = local_zero, .cut_patches = local_cut_patches, .join_patches = local_join_patches
 

@@ -18,7 +18,9 @@
  * order. The two cpu backends also agree with each other bit for bit (same 16-lane arithmetic, explicit fused
  * multiply-add).
  *
- * Ops do not allocate and do not fail: sizes are checked when a model is loaded or a job is planned. Outputs
+ * Ops do not allocate and do not fail: sizes are checked when a model is loaded or a job is planned. Tensors
+ * and vectors they get are MEMORY_DEVICE or MEMORY_SHARED, and `copy` alone takes memory of the host's own;
+ * structs, and arrays of numbers or pointers where it is said, are the host's and not looked at after the return. Outputs
  * may not overlap inputs unless said. A team is used by one op at a time. Ops of a team run in the order in which they were
  * called, and may still be running when they return: what the host is to see needs `wait` first, and so does
  * memory it is to change or give back.
@@ -67,8 +69,7 @@ struct epilogue {
     dtype_t x_dtype, y_dtype; /* of the layer's input and output; 0 is float32 */
 };
 
-/* Where ops find what they read and write. Weights are wherever the backend put them; weights of sums (lincomb), structs
- * and lists of pointers are the caller's own and are read before an op returns. */
+/* Where ops find what they read and write. Weights are wherever the backend put them. */
 enum memory {
     MEMORY_DEVICE, /* touched by ops and `copy` alone: activations */
     MEMORY_SHARED, /* the host may touch it as well, while no op that uses it runs: latents, sums for a verdict */
@@ -113,7 +114,7 @@ struct attention {
                           bias[h * (q_rows + kv_rows - 1) + j - i + q_rows - 1]; NULL for none */
 };
 
-enum { LINCOMB_TERMS = 20, LINCOMB_GROUPS = 16 };
+enum { LINCOMB_TERMS = 20, LINCOMB_GROUPS = 3 };
 
 /* Of rows a and b: see `reduce2`. */
 enum reduce_sum {
@@ -129,6 +130,8 @@ enum reduce_sum {
 
 struct ops {
     const char *name;
+    bool
+        local; /* memory of the device is the host's, and an op is done when it returns: payloads need no copies */
     dtype_t operand;
 
     /* --- execution and memory ----------------------------------------------------------------------------- */
@@ -227,12 +230,14 @@ struct ops {
     /* --- element-wise ----------------------------------------------------------------------------------- */
 
     /* y[i] = sum_j weights[j] * x[j][i], summed in order of j, each term rounded (no fused multiply-add),
-     * terms 1..LINCOMB_TERMS. Guidance, solver steps and every forecast are this. y may be one of x. */
+     * terms 1..LINCOMB_TERMS. Guidance, solver steps and every forecast are this. y may be one of x. weights and
+     * the array x are the host's, done with when this returns. */
     void (*lincomb)(struct team *team, int terms, const float *weights, const float *const *x, int64_t count,
                     float *y);
 
     /* The same with a set of weights for each group of rows: row r of x[j], y [rows, width] uses
-     * weights[group[r] * terms + j], group[r] < LINCOMB_GROUPS. `group` is shared memory. y may be one of x. */
+     * weights[group[r] * terms + j]. y may be one of x. `group` is memory like x[j]; the array x and weights
+     * [LINCOMB_GROUPS, terms], all of them there, are the host's. */
     void (*lincomb_rows)(struct team *team, int terms, const float *weights, const unsigned char *group,
                          const float *const *x, int64_t rows, int64_t width, float *y);
 
@@ -242,7 +247,7 @@ struct ops {
      * order of enum reduce_sum. A row's sums are made of 16 lanes in float32 (lane = column % 16) over at
      * most 1024 columns at a time, the lanes then widened and added in double in a fixed tree, blocks in
      * order: so they depend neither on threads nor on ranks nor on the instruction set. The caller adds rows
-     * in token order. */
+     * in token order; where it does that on the host, partials are MEMORY_SHARED. */
     void (*reduce2)(struct team *team, const float *a, const float *b, int64_t rows, int64_t width,
                     double *partials);
 

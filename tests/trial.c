@@ -128,7 +128,7 @@ const struct ops *const *trial_backends(void)
 
 static bool on_host(const struct ops *ops)
 {
-    return ops->operand == DTYPE_F32;
+    return ops->local;
 }
 
 static void set_seed(uint64_t seed)

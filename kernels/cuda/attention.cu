@@ -19,7 +19,12 @@
 
 typedef __nv_bfloat16 bf16;
 
-enum { THREADS = 128, WARPS = THREADS / 32, CHUNK = 8 /* elements of 16 bytes */, MMA_FLOPS = 2 * 16 * 8 * 16 };
+enum {
+    THREADS = 128,
+    WARPS = THREADS / 32,
+    CHUNK = 8 /* elements of 16 bytes */,
+    MMA_FLOPS = 2 * 16 * 8 * 16
+};
 
 /* Where chunk `chunk` of row `row` is in a tile of D columns, in elements. */
 template <int D> static __device__ __forceinline__ int place(int row, int chunk)
@@ -29,15 +34,15 @@ template <int D> static __device__ __forceinline__ int place(int row, int chunk)
 
 /* Starts copying rows [first, first + ROWS) of a head; rows from `rows` on and columns from `columns` on become zeros. */
 template <int ROWS, int D>
-static __device__ __forceinline__ void load_tile(bf16 *to, const bf16 *from, int64_t stride, int first, int rows,
-                                                 int columns)
+static __device__ __forceinline__ void load_tile(bf16 *to, const bf16 *from, int64_t stride, int first,
+                                                 int rows, int columns)
 {
     constexpr int CHUNKS = D / CHUNK, STEP = THREADS / CHUNKS; /* rows the block copies at once */
     int row = threadIdx.x / CHUNKS, chunk = threadIdx.x % CHUNKS;
     const bf16 *at = from + (first + row) * stride + chunk * CHUNK;
     bf16 *place_at = to + place<D>(row, chunk); /* STEP is a multiple of 4: only its parity moves the place */
-#pragma unroll
-    for (int i = 0; i < ROWS / STEP; i++) {
+    GPU_UNROLL for (int i = 0; i < ROWS / STEP; i++)
+    {
         bool valid = first + row + i * STEP < rows && chunk * CHUNK < columns;
         bf16 *here = STEP % 8 == 0 ? place_at + i * STEP * D : to + place<D>(row + i * STEP, chunk);
         gpu_cp_async16(here, valid ? at + i * STEP * stride : from, valid);
@@ -47,10 +52,11 @@ static __device__ __forceinline__ void load_tile(bf16 *to, const bf16 *from, int
 
 /* What a warp knows of its rows: lane l holds rows l / 4 and l / 4 + 8 of every 16. */
 template <int D, int KV, int ROW_TILES> struct attention_rows {
-    float out[ROW_TILES][D / 8][4];      /* not yet divided by the sum */
-    float logits[ROW_TILES][KV / 8][4];  /* of the current tile, then weights */
-    float largest[ROW_TILES][2];         /* running maxima of scaled logits in powers of two, the same in a row's lanes */
-    float total[ROW_TILES][2];           /* running sums of this lane's weights */
+    float out[ROW_TILES][D / 8][4];     /* not yet divided by the sum */
+    float logits[ROW_TILES][KV / 8][4]; /* of the current tile, then weights */
+    float largest[ROW_TILES]
+                 [2]; /* running maxima of scaled logits in powers of two, the same in a row's lanes */
+    float total[ROW_TILES][2]; /* running sums of this lane's weights */
 };
 
 /* logits = q k^T of a warp's rows, which begin at `q`. */
@@ -59,24 +65,19 @@ static __device__ __forceinline__ void attention_logits(attention_rows<D, KV, RO
                                                         const bf16 *k)
 {
     int lane = threadIdx.x % 32;
-#pragma unroll
-    for (int m = 0; m < ROW_TILES; m++)
-#pragma unroll
-        for (int n = 0; n < KV / 8; n++)
-#pragma unroll
-            for (int i = 0; i < 4; i++) rows.logits[m][n][i] = 0;
-#pragma unroll
-    for (int step = 0; step < D / 16; step++) {
+    GPU_UNROLL for (int m = 0; m < ROW_TILES; m++) GPU_UNROLL for (int n = 0; n < KV / 8; n++)
+        GPU_UNROLL for (int i = 0; i < 4; i++) rows.logits[m][n][i] = 0;
+    GPU_UNROLL for (int step = 0; step < D / 16; step++)
+    {
         uint32_t a[ROW_TILES][4];
-#pragma unroll
-        for (int m = 0; m < ROW_TILES; m++)
+        GPU_UNROLL for (int m = 0; m < ROW_TILES; m++)
             gpu_ldmatrix_x4(a[m], q + place<D>(m * 16 + lane % 16, step * 2 + lane / 16));
-#pragma unroll
-        for (int n = 0; n < KV / 16; n++) {
+        GPU_UNROLL for (int n = 0; n < KV / 16; n++)
+        {
             uint32_t b[4]; /* two columns of tiles, two halves of the step */
             gpu_ldmatrix_x4(b, k + place<D>(n * 16 + lane % 8 + lane / 16 * 8, step * 2 + lane / 8 % 2));
-#pragma unroll
-            for (int m = 0; m < ROW_TILES; m++) {
+            GPU_UNROLL for (int m = 0; m < ROW_TILES; m++)
+            {
                 gpu_mma_bf16_m16n8k16(rows.logits[m][2 * n], a[m], b, rows.logits[m][2 * n]);
                 gpu_mma_bf16_m16n8k16(rows.logits[m][2 * n + 1], a[m], b + 2, rows.logits[m][2 * n + 1]);
                 GPU_COUNT_FLOPS(2 * MMA_FLOPS / 32);
@@ -87,58 +88,51 @@ static __device__ __forceinline__ void attention_logits(attention_rows<D, KV, RO
 
 /* The last tile: logits are scaled here, the last row has its extra, and beyond it there is nothing. */
 template <int D, int KV, int ROW_TILES>
-static __device__ __forceinline__ void attention_end(attention_rows<D, KV, ROW_TILES> &rows, int kv_rows, float scale,
-                                                     float last_logit)
+static __device__ __forceinline__ void attention_end(attention_rows<D, KV, ROW_TILES> &rows, int kv_rows,
+                                                     float scale, float last_logit)
 {
     int lane = threadIdx.x % 32;
-#pragma unroll
-    for (int n = 0; n < KV / 8; n++)
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            int column = n * 8 + lane % 4 * 2 + i % 2;
-#pragma unroll
-            for (int m = 0; m < ROW_TILES; m++) {
-                float logit = rows.logits[m][n][i] * scale;
-                if (column == kv_rows - 1) logit += last_logit;
-                rows.logits[m][n][i] = column < kv_rows ? logit : -INFINITY;
-            }
+    GPU_UNROLL for (int n = 0; n < KV / 8; n++) GPU_UNROLL for (int i = 0; i < 4; i++)
+    {
+        int column = n * 8 + lane % 4 * 2 + i % 2;
+        GPU_UNROLL for (int m = 0; m < ROW_TILES; m++)
+        {
+            float logit = rows.logits[m][n][i] * scale;
+            if (column == kv_rows - 1) logit += last_logit;
+            rows.logits[m][n][i] = column < kv_rows ? logit : -INFINITY;
         }
+    }
 }
 
 /* Logits, times scale, become weights; what was summed before is rescaled to the new maximum. */
 template <int D, int KV, int ROW_TILES>
 static __device__ __forceinline__ void attention_weigh(attention_rows<D, KV, ROW_TILES> &rows, float scale)
 {
-#pragma unroll
-    for (int m = 0; m < ROW_TILES; m++)
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            float largest = -INFINITY;
-#pragma unroll
-            for (int n = 0; n < KV / 8; n++)
-                largest = fmaxf(largest, fmaxf(rows.logits[m][n][half * 2], rows.logits[m][n][half * 2 + 1]));
-            largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 1));
-            largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 2));
-            largest = fmaxf(rows.largest[m][half], largest * scale);
-            float rescale = gpu_exp2(rows.largest[m][half] - largest);
-            rows.largest[m][half] = largest;
+    GPU_UNROLL for (int m = 0; m < ROW_TILES; m++) GPU_UNROLL for (int half = 0; half < 2; half++)
+    {
+        float largest = -INFINITY;
+        GPU_UNROLL for (int n = 0; n < KV / 8; n++) largest =
+            fmaxf(largest, fmaxf(rows.logits[m][n][half * 2], rows.logits[m][n][half * 2 + 1]));
+        largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 1));
+        largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 2));
+        largest = fmaxf(rows.largest[m][half], largest * scale);
+        float rescale = gpu_exp2(rows.largest[m][half] - largest);
+        rows.largest[m][half] = largest;
 
-            float sum = rows.total[m][half] * rescale;
-#pragma unroll
-            for (int n = 0; n < KV / 8; n++)
-#pragma unroll
-                for (int i = half * 2; i < half * 2 + 2; i++) {
-                    float weight = gpu_exp2(fmaf(rows.logits[m][n][i], scale, -largest));
-                    rows.logits[m][n][i] = weight;
-                    sum += weight;
-                }
-            rows.total[m][half] = sum;
-#pragma unroll
-            for (int n = 0; n < D / 8; n++) {
-                rows.out[m][n][half * 2] *= rescale;
-                rows.out[m][n][half * 2 + 1] *= rescale;
-            }
+        float sum = rows.total[m][half] * rescale;
+        GPU_UNROLL for (int n = 0; n < KV / 8; n++) GPU_UNROLL for (int i = half * 2; i < half * 2 + 2; i++)
+        {
+            float weight = gpu_exp2(fmaf(rows.logits[m][n][i], scale, -largest));
+            rows.logits[m][n][i] = weight;
+            sum += weight;
         }
+        rows.total[m][half] = sum;
+        GPU_UNROLL for (int n = 0; n < D / 8; n++)
+        {
+            rows.out[m][n][half * 2] *= rescale;
+            rows.out[m][n][half * 2 + 1] *= rescale;
+        }
+    }
 }
 
 /* out += weights v */
@@ -146,22 +140,20 @@ template <int D, int KV, int ROW_TILES>
 static __device__ __forceinline__ void attention_add(attention_rows<D, KV, ROW_TILES> &rows, const bf16 *v)
 {
     int lane = threadIdx.x % 32;
-#pragma unroll
-    for (int step = 0; step < KV / 16; step++) {
+    GPU_UNROLL for (int step = 0; step < KV / 16; step++)
+    {
         uint32_t a[ROW_TILES][4];
-#pragma unroll
-        for (int m = 0; m < ROW_TILES; m++)
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                const float *pair = rows.logits[m][2 * step + i / 2] + i % 2 * 2;
-                a[m][i] = gpu_pack_bf16(pair[0], pair[1]);
-            }
-#pragma unroll
-        for (int n = 0; n < D / 16; n++) {
+        GPU_UNROLL for (int m = 0; m < ROW_TILES; m++) GPU_UNROLL for (int i = 0; i < 4; i++)
+        {
+            const float *pair = rows.logits[m][2 * step + i / 2] + i % 2 * 2;
+            a[m][i] = gpu_pack_bf16(pair[0], pair[1]);
+        }
+        GPU_UNROLL for (int n = 0; n < D / 16; n++)
+        {
             uint32_t b[4];
             gpu_ldmatrix_x4_trans(b, v + place<D>(step * 16 + lane % 16, n * 2 + lane / 16));
-#pragma unroll
-            for (int m = 0; m < ROW_TILES; m++) {
+            GPU_UNROLL for (int m = 0; m < ROW_TILES; m++)
+            {
                 gpu_mma_bf16_m16n8k16(rows.out[m][2 * n], a[m], b, rows.out[m][2 * n]);
                 gpu_mma_bf16_m16n8k16(rows.out[m][2 * n + 1], a[m], b + 2, rows.out[m][2 * n + 1]);
                 GPU_COUNT_FLOPS(2 * MMA_FLOPS / 32);
@@ -178,20 +170,16 @@ static __device__ __forceinline__ void attention_store(attention_rows<D, KV, ROW
 {
     int lane = threadIdx.x % 32;
     __syncwarp();
-#pragma unroll
-    for (int m = 0; m < ROW_TILES; m++)
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            float total = rows.total[m][half];
-            total += __shfl_xor_sync(0xffffffffu, total, 1);
-            total += __shfl_xor_sync(0xffffffffu, total, 2);
-            float inverse = 1.0f / total;
-            int row = m * 16 + half * 8 + lane / 4;
-#pragma unroll
-            for (int n = 0; n < D / 8; n++)
-                *(uint32_t *)(shared + place<D>(row, n) + lane % 4 * 2) =
-                    gpu_pack_bf16(rows.out[m][n][half * 2] * inverse, rows.out[m][n][half * 2 + 1] * inverse);
-        }
+    GPU_UNROLL for (int m = 0; m < ROW_TILES; m++) GPU_UNROLL for (int half = 0; half < 2; half++)
+    {
+        float total = rows.total[m][half];
+        total += __shfl_xor_sync(0xffffffffu, total, 1);
+        total += __shfl_xor_sync(0xffffffffu, total, 2);
+        float inverse = 1.0f / total;
+        int row = m * 16 + half * 8 + lane / 4;
+        GPU_UNROLL for (int n = 0; n < D / 8; n++) * (uint32_t *)(shared + place<D>(row, n) + lane % 4 * 2) =
+            gpu_pack_bf16(rows.out[m][n][half * 2] * inverse, rows.out[m][n][half * 2 + 1] * inverse);
+    }
     __syncwarp();
     bf16 *out = (bf16 *)a.out + (int64_t)blockIdx.y * a.head_dim;
     for (int i = lane; i < ROW_TILES * 16 * (D / CHUNK); i += 32) {
@@ -216,14 +204,12 @@ __global__ void __launch_bounds__(THREADS, 2) attention_flash(struct attention a
     const float log2_e = 1.44269504088896341f;
 
     attention_rows<D, KV, ROW_TILES> rows;
-#pragma unroll
-    for (int m = 0; m < ROW_TILES; m++) {
-#pragma unroll
-        for (int half = 0; half < 2; half++) rows.largest[m][half] = -INFINITY, rows.total[m][half] = 0;
-#pragma unroll
-        for (int n = 0; n < D / 8; n++)
-#pragma unroll
-            for (int i = 0; i < 4; i++) rows.out[m][n][i] = 0;
+    GPU_UNROLL for (int m = 0; m < ROW_TILES; m++)
+    {
+        GPU_UNROLL for (int half = 0; half < 2; half++) rows.largest[m][half] = -INFINITY,
+                                                        rows.total[m][half] = 0;
+        GPU_UNROLL for (int n = 0; n < D / 8; n++) GPU_UNROLL for (int i = 0; i < 4; i++) rows.out[m][n][i] =
+            0;
     }
 
     load_tile<ROWS, D>(q, (const bf16 *)a.q + (int64_t)blockIdx.y * a.head_dim, a.q_stride, blockIdx.x * ROWS,
@@ -252,46 +238,45 @@ __global__ void __launch_bounds__(THREADS, 2) attention_flash(struct attention a
     attention_store(rows, q + warp_row * D, a, blockIdx.x * ROWS + warp_row);
 }
 
-/* --- host ------------------------------------------------------------------------------------------------------- */
+/* ------------------------------------------------------------------------------------------------------ launches */
 
-template <int D, int KV, int ROW_TILES> static void start(const struct attention *a, cudaStream_t stream)
+template <int D, int KV, int ROW_TILES> static int launch(cudaStream_t stream, const struct attention *a)
 {
     constexpr int ROWS = WARPS * ROW_TILES * 16, BYTES = (ROWS + 2 * KV) * D * (int)sizeof(bf16);
-    cudaFuncSetAttribute(attention_flash<D, KV, ROW_TILES>, cudaFuncAttributeMaxDynamicSharedMemorySize, BYTES);
-    GPU_LAUNCH((attention_flash<D, KV, ROW_TILES>), dim3((unsigned)((a->q_rows + ROWS - 1) / ROWS), (unsigned)a->heads),
-               THREADS, BYTES, stream, *a);
+    unsigned blocks = (unsigned)((a->q_rows + ROWS - 1) / ROWS);
+    cudaFuncSetAttribute(attention_flash<D, KV, ROW_TILES>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                         BYTES);
+    GPU_LAUNCH((attention_flash<D, KV, ROW_TILES>), dim3(blocks, (unsigned)a->heads), THREADS, BYTES, stream,
+               *a);
+    return (int)cudaGetLastError();
 }
 
-/* Two blocks of 128 wide heads and tiles of 64 rows fit a multiprocessor that has this much shared memory (sm_80, 90,
- * 100); where there is less (sm_86, 89, 120), tiles of 32 rows do. */
-static const int large_shared_bytes = 2 * (64 + 1) * 1024;
+/* Whether two blocks with kv tiles of 64 rows of 128 columns fit a multiprocessor: 164 KB and more (sm_80, 90, 100) do,
+ * 100 KB (sm_86, 89, 120) do not. */
+static bool has_large_shared_memory(void)
+{
+    enum { BLOCK_KB = 64 + 1, BLOCKS = 2 };
+    int device = 0, bytes = 0;
+    if (cudaGetDevice(&device) ||
+        cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device))
+        return false;
+    return bytes >= BLOCKS * BLOCK_KB * 1024;
+}
 
-static bool chunked(const void *data, int64_t stride)
+static bool in_chunks(const void *data, int64_t stride)
 {
     return (uintptr_t)data % 16 == 0 && stride % CHUNK == 0;
 }
 
-extern "C" void cuda_attention(const struct attention *a, cudaStream_t stream)
+extern "C" int cuda_attention(void *stream, const struct attention *a)
 {
-    if (a->q_rows < 1) return;
-    bool fast = a->dtype == DTYPE_BF16 && !a->bias && a->head_dim <= 256 && a->head_dim % CHUNK == 0 && a->scale >= 0 &&
-                chunked(a->q, a->q_stride) && chunked(a->k, a->k_stride) && chunked(a->v, a->v_stride) &&
-                chunked(a->out, a->out_stride);
-    if (!fast) {
-        cuda_attention_any(a, stream);
-        return;
-    }
-    if (a->head_dim <= 64) {
-        start<64, 64, 2>(a, stream);
-    } else if (a->head_dim <= 128) {
-        int device = 0, shared_bytes = 0;
-        cudaGetDevice(&device);
-        cudaDeviceGetAttribute(&shared_bytes, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device);
-        if (shared_bytes >= large_shared_bytes)
-            start<128, 64, 2>(a, stream);
-        else
-            start<128, 32, 2>(a, stream);
-    } else {
-        start<256, 32, 1>(a, stream);
-    }
+    bool suits = a->dtype == DTYPE_BF16 && !a->bias && a->scale >= 0 && a->head_dim <= 256 &&
+                 a->head_dim % CHUNK == 0 && in_chunks(a->q, a->q_stride) && in_chunks(a->k, a->k_stride) &&
+                 in_chunks(a->v, a->v_stride) && in_chunks(a->out, a->out_stride);
+    if (!suits) return cuda_attention_any(stream, a);
+    if (a->q_rows < 1) return 0;
+    if (a->head_dim <= 64) return launch<64, 64, 2>((cudaStream_t)stream, a);
+    if (a->head_dim > 128) return launch<256, 32, 1>((cudaStream_t)stream, a);
+    return has_large_shared_memory() ? launch<128, 64, 2>((cudaStream_t)stream, a)
+                                     : launch<128, 32, 2>((cudaStream_t)stream, a);
 }

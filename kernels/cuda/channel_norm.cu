@@ -25,8 +25,8 @@ static __device__ __forceinline__ float finish(float value, float factor, float 
 }
 
 template <int LANES>
-__global__ void __launch_bounds__(THREADS) channel_norm(struct volume x, const float *gamma, bool silu,
-                                                        struct volume y, bool chunked)
+__global__ void __launch_bounds__(THREADS)
+    channel_norm(struct volume x, const float *gamma, bool silu, struct volume y, bool chunked)
 {
     int lane = threadIdx.x % LANES;
     int64_t pixel = ((int64_t)blockIdx.x * THREADS + threadIdx.x) / LANES;
@@ -39,8 +39,8 @@ __global__ void __launch_bounds__(THREADS) channel_norm(struct volume x, const f
     int channels = inside ? x.channels : 0;
 
     float squares = 0;
-#pragma unroll 4
-    for (int c = lane * 4; c < channels; c += LANES * 4) {
+    GPU_UNROLL_BY(4) for (int c = lane * 4; c < channels; c += LANES * 4)
+    {
         float4 v = load(in, c, channels, chunked);
         squares = fmaf(v.x, v.x, squares);
         squares = fmaf(v.y, v.y, squares);
@@ -48,45 +48,46 @@ __global__ void __launch_bounds__(THREADS) channel_norm(struct volume x, const f
         squares = fmaf(v.w, v.w, squares);
         GPU_COUNT_READ(4 * min(4, channels - c));
     }
-#pragma unroll
-    for (int step = LANES / 2; step; step /= 2) squares += __shfl_xor_sync(0xffffffffu, squares, step);
+    GPU_UNROLL for (int step = LANES / 2; step; step /= 2) squares +=
+        __shfl_xor_sync(0xffffffffu, squares, step);
     float factor = sqrtf((float)x.channels) / fmaxf(sqrtf(squares), 1e-12f);
 
-#pragma unroll 4
-    for (int c = lane * 4; c < channels; c += LANES * 4) {
+    GPU_UNROLL_BY(4) for (int c = lane * 4; c < channels; c += LANES * 4)
+    {
         float4 v = load(in, c, channels, chunked);
         float values[4] = {v.x, v.y, v.z, v.w};
-#pragma unroll
-        for (int i = 0; i < 4; i++)
-            values[i] = finish(values[i], factor, c + i < channels ? gamma[c + i] : 0, silu);
+        GPU_UNROLL for (int i = 0; i < 4; i++) values[i] =
+            finish(values[i], factor, c + i < channels ? gamma[c + i] : 0, silu);
         if (chunked) {
             *(float4 *)(out + c) = make_float4(values[0], values[1], values[2], values[3]);
         } else {
-#pragma unroll
-            for (int i = 0; i < 4; i++)
-                if (c + i < channels) out[c + i] = values[i];
+            GPU_UNROLL for (int i = 0; i < 4; i++) if (c + i < channels) out[c + i] = values[i];
         }
         GPU_COUNT_WRITE(4 * min(4, channels - c));
     }
 }
 
-/* --- host ------------------------------------------------------------------------------------------------------- */
+/* ------------------------------------------------------------------------------------------------------ launches */
 
-static bool chunks(const struct volume *v)
+static bool in_chunks(const struct volume *v)
 {
-    return (uintptr_t)v->data % 16 == 0 && v->stride_t % 4 == 0 && v->stride_y % 4 == 0 && v->stride_x % 4 == 0;
+    return (uintptr_t)v->data % 16 == 0 && v->stride_t % 4 == 0 && v->stride_y % 4 == 0 &&
+           v->stride_x % 4 == 0;
 }
 
-extern "C" void cuda_channel_norm(const struct volume *x, const float *gamma, bool silu, const struct volume *y,
-                                  cudaStream_t stream)
+extern "C" int cuda_channel_norm(void *stream, const struct volume *x, const float *gamma, bool silu,
+                                 const struct volume *y)
 {
     int64_t pixels = (int64_t)x->frames * x->height * x->width;
-    if (pixels < 1) return;
-    bool chunked = x->channels % 4 == 0 && chunks(x) && chunks(y);
+    bool chunked = x->channels % 4 == 0 && in_chunks(x) && in_chunks(y);
     int lanes = x->channels <= NARROW_CHANNELS ? NARROW : WIDE;
     unsigned blocks = (unsigned)((pixels * lanes + THREADS - 1) / THREADS);
+    if (pixels < 1) return 0;
     if (lanes == NARROW)
-        GPU_LAUNCH((channel_norm<NARROW>), blocks, THREADS, 0, stream, *x, gamma, silu, *y, chunked);
+        GPU_LAUNCH((channel_norm<NARROW>), blocks, THREADS, 0, (cudaStream_t)stream, *x, gamma, silu, *y,
+                   chunked);
     else
-        GPU_LAUNCH((channel_norm<WIDE>), blocks, THREADS, 0, stream, *x, gamma, silu, *y, chunked);
+        GPU_LAUNCH((channel_norm<WIDE>), blocks, THREADS, 0, (cudaStream_t)stream, *x, gamma, silu, *y,
+                   chunked);
+    return (int)cudaGetLastError();
 }

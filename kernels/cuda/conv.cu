@@ -36,8 +36,8 @@ struct conv_arguments {
     int stride_t, stride_y, stride_x, doubling; /* doubling: 2 with upsample2, else 1 */
     int height, width;                          /* of one part's output */
     int64_t pixels;
-    bool chunked;    /* x can be copied by 16 bytes */
-    bool pairs;      /* y and residual can be touched by 8 */
+    bool chunked; /* x can be copied by 16 bytes */
+    bool pairs;   /* y and residual can be touched by 8 */
 };
 
 /* Floats. */
@@ -78,8 +78,8 @@ static __device__ __forceinline__ void cursor_next(conv_cursor &c, const conv_ar
 static __device__ __forceinline__ void copy_floats(float *to, const float *from, int count)
 {
     float values[4];
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
+    GPU_UNROLL for (int i = 0; i < 4; i++)
+    {
         values[i] = i < count ? from[i] : 0;
         GPU_COUNT_READ(i < count ? 4 : 0);
     }
@@ -88,13 +88,14 @@ static __device__ __forceinline__ void copy_floats(float *to, const float *from,
 
 /* Starts copying a step's pixels and weights into a stage. */
 template <int COLUMNS>
-static __device__ __forceinline__ void load_stage(float *stage, const conv_arguments &a, const conv_cursor &cursor,
+static __device__ __forceinline__ void load_stage(float *stage, const conv_arguments &a,
+                                                  const conv_cursor &cursor,
                                                   const float *const pixels[PASSES], const float *weights)
 {
     int row = threadIdx.x / CHUNKS, chunk = threadIdx.x % CHUNKS, channel = cursor.channel + chunk * 4;
     float *to = stage + place(row, chunk); /* the same place in every pass: rows are a multiple of 8 apart */
-#pragma unroll
-    for (int i = 0; i < PASSES; i++) {
+    GPU_UNROLL for (int i = 0; i < PASSES; i++)
+    {
         const float *from = pixels[i] + cursor.offset;
         float *here = to + i * (THREADS / CHUNKS) * CONV_STEP;
         if (a.chunked) {
@@ -106,8 +107,8 @@ static __device__ __forceinline__ void load_stage(float *stage, const conv_argum
         }
     }
     float *panel = stage + PIXELS * CONV_STEP;
-#pragma unroll
-    for (int i = threadIdx.x; i < COLUMNS * CHUNKS; i += THREADS) {
+    GPU_UNROLL for (int i = threadIdx.x; i < COLUMNS * CHUNKS; i += THREADS)
+    {
         gpu_cp_async16(panel + place(i / CHUNKS, i % CHUNKS), weights + i * 4, true);
         GPU_COUNT_READ(16);
     }
@@ -121,23 +122,19 @@ static __device__ __forceinline__ void multiply(float sums[PIXEL_TILES][COLUMNS 
     const float *pixels = stage, *panel = stage + PIXELS * CONV_STEP;
     int pixel = warp / WARPS_ACROSS * (PIXEL_TILES * 16), column = warp % WARPS_ACROSS * (COLUMNS / 2);
     uint32_t b[COLUMNS / 16][4]; /* two halves of the step, two of each half */
-#pragma unroll
-    for (int n = 0; n < COLUMNS / 16; n++)
+    GPU_UNROLL for (int n = 0; n < COLUMNS / 16; n++)
         gpu_ldmatrix_x4(b[n], panel + place(column + n * 8 + lane % 8, lane / 8));
-#pragma unroll
-    for (int half = 0; half < 2; half++)
-#pragma unroll
-        for (int m = 0; m < PIXEL_TILES; m++) {
-            uint32_t a[4];
-            gpu_ldmatrix_x4(a, pixels + place(pixel + m * 16 + lane % 16, half * 2 + lane / 16));
-#pragma unroll
-            for (int i = 0; i < 4; i++) a[i] = gpu_tf32(__uint_as_float(a[i]));
-#pragma unroll
-            for (int n = 0; n < COLUMNS / 16; n++) {
-                gpu_mma_tf32_m16n8k8(sums[m][n], a, b[n] + half * 2, sums[m][n]);
-                GPU_COUNT_FLOPS(MMA_FLOPS / 32);
-            }
+    GPU_UNROLL for (int half = 0; half < 2; half++) GPU_UNROLL for (int m = 0; m < PIXEL_TILES; m++)
+    {
+        uint32_t a[4];
+        gpu_ldmatrix_x4(a, pixels + place(pixel + m * 16 + lane % 16, half * 2 + lane / 16));
+        GPU_UNROLL for (int i = 0; i < 4; i++) a[i] = gpu_tf32(__uint_as_float(a[i]));
+        GPU_UNROLL for (int n = 0; n < COLUMNS / 16; n++)
+        {
+            gpu_mma_tf32_m16n8k8(sums[m][n], a, b[n] + half * 2, sums[m][n]);
+            GPU_COUNT_FLOPS(MMA_FLOPS / 32);
         }
+    }
 }
 
 /* Two neighbouring channels of one pixel; the second may not be there. */
@@ -146,7 +143,8 @@ static __device__ __forceinline__ void store_pair(const conv_arguments &a, const
 {
     float *to = a.y.data + p.t * a.y.stride_t + p.y * a.y.stride_y + p.x * a.y.stride_x + column;
     const float *from = a.residual.data;
-    if (from) from += p.t * a.residual.stride_t + p.y * a.residual.stride_y + p.x * a.residual.stride_x + column;
+    if (from)
+        from += p.t * a.residual.stride_t + p.y * a.residual.stride_y + p.x * a.residual.stride_x + column;
     bool both = column + 1 < a.out_channels;
     first += a.bias[column], second += a.bias[column + 1];
     if (a.pairs && both) {
@@ -173,20 +171,17 @@ template <int COLUMNS> __global__ void __launch_bounds__(THREADS, 1) conv_produc
     const float *weights = a.weights + (part * a.layout.column_blocks + block) * a.layout.block_floats;
 
     const float *pixels[PASSES]; /* first tap of the pixels whose chunk this thread copies */
-#pragma unroll
-    for (int i = 0; i < PASSES; i++) {
+    GPU_UNROLL for (int i = 0; i < PASSES; i++)
+    {
         int64_t pixel = first + threadIdx.x / CHUNKS + i * (THREADS / CHUNKS);
         conv_pixel p = pixel_at(a, pixel < a.pixels ? pixel : a.pixels - 1);
-        pixels[i] = a.x.data + p.t * a.stride_t * a.x.stride_t + (p.y * a.stride_y + part / 2) * a.x.stride_y +
+        pixels[i] = a.x.data + p.t * a.stride_t * a.x.stride_t +
+                    (p.y * a.stride_y + part / 2) * a.x.stride_y +
                     (p.x * a.stride_x + part % 2) * a.x.stride_x + threadIdx.x % CHUNKS * 4;
     }
     float sums[PIXEL_TILES][COLUMNS / 16][4];
-#pragma unroll
-    for (int m = 0; m < PIXEL_TILES; m++)
-#pragma unroll
-        for (int n = 0; n < COLUMNS / 16; n++)
-#pragma unroll
-            for (int i = 0; i < 4; i++) sums[m][n][i] = 0;
+    GPU_UNROLL for (int m = 0; m < PIXEL_TILES; m++) GPU_UNROLL for (int n = 0; n < COLUMNS / 16; n++)
+        GPU_UNROLL for (int i = 0; i < 4; i++) sums[m][n][i] = 0;
 
     conv_cursor cursor = {0, 0, 0, 0, 0};
     int loaded = 0;
@@ -211,45 +206,42 @@ template <int COLUMNS> __global__ void __launch_bounds__(THREADS, 1) conv_produc
 
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     int column = block * COLUMNS + warp % WARPS_ACROSS * (COLUMNS / 2) + lane % 4 * 2;
-#pragma unroll
-    for (int m = 0; m < PIXEL_TILES; m++)
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            int64_t pixel = first + warp / WARPS_ACROSS * (PIXEL_TILES * 16) + m * 16 + half * 8 + lane / 4;
-            if (pixel >= a.pixels) continue;
-            conv_pixel p = pixel_at(a, pixel);
-            p.y = p.y * a.doubling + part / 2, p.x = p.x * a.doubling + part % 2;
-#pragma unroll
-            for (int n = 0; n < COLUMNS / 16; n++)
-                if (column + n * 8 < a.out_channels)
-                    store_pair(a, p, column + n * 8, sums[m][n][half * 2], sums[m][n][half * 2 + 1]);
-        }
+    GPU_UNROLL for (int m = 0; m < PIXEL_TILES; m++) GPU_UNROLL for (int half = 0; half < 2; half++)
+    {
+        int64_t pixel = first + warp / WARPS_ACROSS * (PIXEL_TILES * 16) + m * 16 + half * 8 + lane / 4;
+        if (pixel >= a.pixels) continue;
+        conv_pixel p = pixel_at(a, pixel);
+        p.y = p.y * a.doubling + part / 2, p.x = p.x * a.doubling + part % 2;
+        GPU_UNROLL for (int n = 0; n < COLUMNS / 16; n++) if (column + n * 8 < a.out_channels)
+            store_pair(a, p, column + n * 8, sums[m][n][half * 2], sums[m][n][half * 2 + 1]);
+    }
 }
 
-/* --- host ------------------------------------------------------------------------------------------------------- */
+/* ------------------------------------------------------------------------------------------------------ launches */
 
-template <int COLUMNS> static void start(const struct conv_arguments *a, cudaStream_t stream)
+template <int COLUMNS> static int launch(cudaStream_t stream, const struct conv_arguments *a)
 {
     constexpr int BYTES = STAGES * (PIXELS + COLUMNS) * CONV_STEP * (int)sizeof(float);
-    int64_t blocks = (a->pixels + PIXELS - 1) / PIXELS * a->layout.column_blocks;
+    unsigned blocks = (unsigned)((a->pixels + PIXELS - 1) / PIXELS * a->layout.column_blocks);
     cudaFuncSetAttribute(conv_product<COLUMNS>, cudaFuncAttributeMaxDynamicSharedMemorySize, BYTES);
-    GPU_LAUNCH((conv_product<COLUMNS>), dim3((unsigned)blocks, (unsigned)a->layout.parts), THREADS, BYTES, stream, *a);
+    GPU_LAUNCH((conv_product<COLUMNS>), dim3(blocks, (unsigned)a->layout.parts), THREADS, BYTES, stream, *a);
+    return (int)cudaGetLastError();
 }
 
 /* Whether every pixel's channels begin at a multiple of `floats` floats. */
 static bool aligned(const struct volume *v, int floats)
 {
-    return (uintptr_t)v->data % ((size_t)floats * 4) == 0 && v->stride_t % floats == 0 && v->stride_y % floats == 0 &&
-           v->stride_x % floats == 0;
+    return (uintptr_t)v->data % ((size_t)floats * 4) == 0 && v->stride_t % floats == 0 &&
+           v->stride_y % floats == 0 && v->stride_x % floats == 0;
 }
 
-extern "C" void cuda_conv(const struct conv_shape *shape, const float *packed, const struct volume *x,
-                          const struct volume *residual, const struct volume *y, cudaStream_t stream)
+extern "C" int cuda_conv(void *stream, const struct conv_shape *shape, const float *packed,
+                         const struct volume *x, const struct volume *residual, const struct volume *y)
 {
     struct conv_arguments a = {};
     a.x = *x, a.y = *y;
     if (residual) a.residual = *residual;
-    a.layout = conv_layout(shape);
+    a.layout = conv_layout_of(shape);
     a.weights = packed;
     a.bias = packed + conv_weight_floats(&a.layout);
     a.in_channels = shape->in_channels, a.out_channels = shape->out_channels;
@@ -259,18 +251,15 @@ extern "C" void cuda_conv(const struct conv_shape *shape, const float *packed, c
     a.pixels = (int64_t)y->frames * a.height * a.width;
     a.chunked = aligned(x, 4) && shape->in_channels % 4 == 0;
     a.pairs = aligned(y, 2) && (!residual || aligned(residual, 2));
-    if (a.pixels < 1) return;
+    if (a.pixels < 1) return 0;
     switch (a.layout.columns) {
     case 16:
-        start<16>(&a, stream);
-        break;
+        return launch<16>((cudaStream_t)stream, &a);
     case 64:
-        start<64>(&a, stream);
-        break;
+        return launch<64>((cudaStream_t)stream, &a);
     case 96:
-        start<96>(&a, stream);
-        break;
+        return launch<96>((cudaStream_t)stream, &a);
     default:
-        start<128>(&a, stream);
+        return launch<128>((cudaStream_t)stream, &a);
     }
 }

@@ -36,7 +36,7 @@ static inline int conv_columns(int out_channels)
     return best;
 }
 
-static inline struct conv_layout conv_layout(const struct conv_shape *shape)
+static inline struct conv_layout conv_layout_of(const struct conv_shape *shape)
 {
     struct conv_layout layout;
     layout.parts = shape->upsample2 ? 4 : 1;

@@ -9,7 +9,7 @@
 
 size_t cuda_conv_floats(const struct conv_shape *shape)
 {
-    struct conv_layout layout = conv_layout(shape);
+    struct conv_layout layout = conv_layout_of(shape);
     return (size_t)conv_weight_floats(&layout) + (size_t)layout.column_blocks * (size_t)layout.columns;
 }
 
@@ -33,8 +33,8 @@ static void merged_taps(bool doubled, int parity, int tap, int *first, int *coun
 }
 
 /* The weight of one tap of a part; taps that fall together are summed before they are rounded. */
-static float part_weight(const struct conv_shape *s, const struct matrix *w, int part, int out, int in, int t, int y,
-                         int x)
+static float part_weight(const struct conv_shape *s, const struct matrix *w, int part, int out, int in, int t,
+                         int y, int x)
 {
     int first_y, rows, first_x, columns;
     merged_taps(s->upsample2, part / 2, y, &first_y, &rows);
@@ -48,9 +48,10 @@ static float part_weight(const struct conv_shape *s, const struct matrix *w, int
     return tf32(sum);
 }
 
-void cuda_conv_pack(const struct conv_shape *shape, const struct matrix *w, const struct matrix *bias, float *packed)
+void cuda_conv_pack(const struct conv_shape *shape, const struct matrix *w, const struct matrix *bias,
+                    float *packed)
 {
-    struct conv_layout layout = conv_layout(shape);
+    struct conv_layout layout = conv_layout_of(shape);
     int taps = layout.kernel_t * layout.kernel_y * layout.kernel_x;
     memset(packed, 0, cuda_conv_floats(shape) * sizeof *packed);
     for (int part = 0; part < layout.parts; part++)

@@ -65,7 +65,7 @@ extern "C" int cuda_lincomb(void *stream, int terms, const float *weights, const
 
 struct lincomb_rows_arguments {
     const float *x[LINCOMB_TERMS];
-    float weights[LINCOMB_GROUPS * LINCOMB_TERMS]; /* [groups][terms] */
+    float weights[LINCOMB_GROUPS * LINCOMB_TERMS]; /* [LINCOMB_GROUPS][terms] */
     float *y;
     const unsigned char *group;
     int64_t width;
@@ -80,7 +80,7 @@ __global__ void __launch_bounds__(THREADS) lincomb_by_rows(const __grid_constant
     if (at < end) combine<VECTOR>(a.terms, a.weights + a.group[row] * a.terms, a.x, at, end, a.y);
 }
 
-extern "C" int cuda_lincomb_rows(void *stream, int terms, int groups, const float *weights, const unsigned char *group,
+extern "C" int cuda_lincomb_rows(void *stream, int terms, const float *weights, const unsigned char *group,
                                  const float *const *x, int64_t rows, int64_t width, float *y)
 {
     lincomb_rows_arguments a = {};
@@ -89,7 +89,7 @@ extern "C" int cuda_lincomb_rows(void *stream, int terms, int groups, const floa
         a.x[j] = x[j];
         vector = vector && rows_aligned(x[j], 0, 4, 16);
     }
-    for (int i = 0; i < groups * terms; i++) a.weights[i] = weights[i];
+    for (int i = 0; i < LINCOMB_GROUPS * terms; i++) a.weights[i] = weights[i];
     a.y = y;
     a.group = group;
     a.width = width;

@@ -25,6 +25,16 @@
 
 #include <stdint.h>
 
+/* Before a loop: nvcc writes it out, wholly or n times. */
+#ifdef __CUDACC__
+#define GPU_PRAGMA(text)  _Pragma(#text)
+#define GPU_UNROLL        GPU_PRAGMA(unroll)
+#define GPU_UNROLL_BY(n)  GPU_PRAGMA(unroll n)
+#else
+#define GPU_UNROLL
+#define GPU_UNROLL_BY(n)
+#endif
+
 #ifdef REFRAIN_CUSIM
 #include "tests/cusim/device.h"
 #else

@@ -62,9 +62,7 @@ int cuda_gemv(void *stream, const struct gemv *gemv);
 /* --- elementwise.cu ------------------------------------------------------------------------------------------- */
 
 int cuda_lincomb(void *stream, int terms, const float *weights, const float *const *x, int64_t count, float *y);
-
-/* `groups` sets of weights; no group[r] is above groups - 1. */
-int cuda_lincomb_rows(void *stream, int terms, int groups, const float *weights, const unsigned char *group,
+int cuda_lincomb_rows(void *stream, int terms, const float *weights, const unsigned char *group,
                       const float *const *x, int64_t rows, int64_t width, float *y);
 int cuda_silu(void *stream, const float *x, int64_t count, float *y);
 int cuda_cut_patches(void *stream, const struct patching *patching, const float *latent, void *rows, dtype_t dtype);

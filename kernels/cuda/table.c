@@ -158,10 +158,7 @@ static void run_lincomb(struct team *team, int terms, const float *weights, cons
 static void run_lincomb_rows(struct team *team, int terms, const float *weights, const unsigned char *group,
                              const float *const *x, int64_t rows, int64_t width, float *y)
 {
-    int groups = 1; /* how many sets of weights there are: the host may read `group` */
-    for (int64_t row = 0; row < rows; row++)
-        if (group[row] >= groups) groups = group[row] + 1;
-    LAUNCH("lincomb_rows", cuda_lincomb_rows(lane->stream, terms, groups, weights, group, x, rows, width, y));
+    LAUNCH("lincomb_rows", cuda_lincomb_rows(lane->stream, terms, weights, group, x, rows, width, y));
 }
 
 static void run_reduce2(struct team *team, const float *a, const float *b, int64_t rows, int64_t width,

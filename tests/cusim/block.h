@@ -84,11 +84,17 @@ void block_wake(struct block *block, int linear);
 
 uint64_t block_random(struct block *block);
 
-/* --- shared.c */
+/* --- shared.c: dynamic shared memory; statics.c: __shared__ arrays */
+enum { SHARED_POISON = 0xa5 };
 void shared_prepare(struct block *block, size_t bytes);
 void shared_poison(struct block *block);
 void shared_check(struct block *block); /* ends the process when a guard was written to */
 void shared_free(struct block *block);
+void statics_poison(struct cusim_kernel *kernel); /* those of the calling thread */
+
+/* --- kernels.c */
+struct cusim_kernel *kernels_first(void);                              /* the list, complete before main */
+void kernels_gather(struct cusim_kernel *kernel, struct block *block); /* adds up what the block counted */
 
 /* --- report.c: tells, with kernel, block and thread where there are any, and ends the process */
 __attribute__((noreturn, format(printf, 1, 2))) void report(const char *format, ...);

@@ -43,6 +43,7 @@ struct cusim_kernel {
     void (*pack)(void *block, void **arguments);
     void (*call)(const void *block); /* the kernel, as the calling fiber */
     struct cusim_counts counts;
+    struct kernel_arrays *arrays; /* statics.c */
     struct cusim_kernel *next;
 };
 
@@ -50,7 +51,10 @@ void cusim_register(struct cusim_kernel *kernel);
 struct cusim_kernel *
 cusim_find(const void *function); /* NULL: not launched by any GPU_LAUNCH of this object */
 
-/* Shared memory declared with __shared__ in the kernel's object, all kernels together, is poisoned before a block. */
+/* Bytes of its __shared__ arrays; those inside functions it calls are not counted. */
+size_t cusim_static_shared(struct cusim_kernel *kernel);
+
+/* Shared memory is poisoned (0xa5) before each block. */
 void cusim_run(struct cusim_kernel *kernel, dim3 grid, dim3 block, size_t shared_bytes,
                const void *arguments);
 

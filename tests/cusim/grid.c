@@ -4,8 +4,6 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 
-void kernels_gather(struct cusim_kernel *kernel, struct block *block);
-
 static _Atomic uint64_t seed;
 static pthread_once_t settings_once = PTHREAD_ONCE_INIT;
 static int os_threads = 1;

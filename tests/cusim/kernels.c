@@ -19,6 +19,11 @@ struct cusim_kernel *cusim_find(const void *function)
     return NULL;
 }
 
+struct cusim_kernel *kernels_first(void)
+{
+    return kernels;
+}
+
 static void add(struct cusim_counts *sum, const struct cusim_counts *counts)
 {
     sum->launches += counts->launches;

@@ -40,7 +40,14 @@ template <class... A, void (*K)(A...)> struct cusim_entry<K> {
     struct registration {
         cusim_kernel kernel;
         registration()
-            : kernel{cusim_kernel_name<K>(), (const void *)K, sizeof(arguments), pack, call, {}, nullptr}
+            : kernel{cusim_kernel_name<K>(),
+                     (const void *)K,
+                     sizeof(arguments),
+                     pack,
+                     call,
+                     {},
+                     nullptr,
+                     nullptr}
         {
             cusim_register(&kernel);
         }

@@ -1,9 +1,9 @@
-/* shared.c - a block's dynamic shared memory: poisoned before each block, guarded on both sides. */
+/* shared.c - a block's shared memory: poisoned before each block; the dynamic part is guarded on both sides. */
 #include "tests/cusim/block.h"
 #include <stdlib.h>
 #include <string.h>
 
-enum { GUARD_BYTES = 256, POISON = 0xa5, GUARD = 0x5c };
+enum { GUARD_BYTES = 256, GUARD = 0x5c };
 
 void shared_prepare(struct block *block, size_t bytes)
 {
@@ -22,7 +22,8 @@ void shared_prepare(struct block *block, size_t bytes)
 
 void shared_poison(struct block *block)
 {
-    memset(block->place.dynamic_shared, POISON, block->shared_bytes);
+    memset(block->place.dynamic_shared, SHARED_POISON, block->shared_bytes);
+    statics_poison(block->kernel);
 }
 
 void shared_check(struct block *block)
