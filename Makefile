@@ -205,7 +205,7 @@ $(BUILD)/cusim/$(1)/%.o: %.c $(BUILD)/.flags
 	$(CC) $(CFLAGS) $(PLAIN_CFLAGS) $(CUDA_CFLAGS) $(if $(findstring thread,$(CUSIM_SANITIZE_$(1))),-DCUSIM_TSAN,$(CUSIM_SANITIZE_$(1))) \
 	  $$(CUSIM_$$(notdir $$(@D))_CFLAGS) -MMD -MP -c -o $$@ $$<
 endef
-CUSIM_cublaslt_CFLAGS := -O3 -fno-math-errno
+CUSIM_cublaslt_CFLAGS := -O3 -ffp-contract=fast # whole models run on it
 $(foreach variant,plain asan tsan,$(eval $(call cusim_variant,$(variant))))
 
 # What a program links that runs kernels in its own process; link with $(CXX).
