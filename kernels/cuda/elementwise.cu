@@ -130,6 +130,27 @@ extern "C" int cuda_silu(void *stream, const float *x, int64_t count, float *y)
     return (int)cudaGetLastError();
 }
 
+/* ---------------------------------------------------------------------------------------------------------- zero */
+
+__global__ void __launch_bounds__(THREADS) zero_all(unsigned char *memory, size_t bytes)
+{
+    size_t at = ((size_t)blockIdx.x * THREADS + threadIdx.x) * sizeof(uint4);
+    if (at >= bytes) return;
+    if ((uintptr_t)memory % sizeof(uint4) == 0 && bytes - at >= sizeof(uint4))
+        *reinterpret_cast<uint4 *>(memory + at) = make_uint4(0, 0, 0, 0);
+    else
+        for (size_t end = bytes - at < sizeof(uint4) ? bytes : at + sizeof(uint4); at < end; at++) memory[at] = 0;
+}
+
+extern "C" int cuda_zero(void *stream, void *memory, size_t bytes)
+{
+    enum { PER_BLOCK = THREADS * sizeof(uint4) };
+    if (bytes < 1) return 0;
+    GPU_LAUNCH(zero_all, (unsigned)((bytes + PER_BLOCK - 1) / PER_BLOCK), THREADS, 0, (cudaStream_t)stream,
+               static_cast<unsigned char *>(memory), bytes);
+    return (int)cudaGetLastError();
+}
+
 /* ------------------------------------------------------------------------------------------------------- patches */
 
 /* Of a latent element: its place within its patch, and its token. */

@@ -2,12 +2,13 @@
 #include "kernels/cuda/lane.h"
 
 #include <cuda_runtime_api.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <stdio.h>
 #include <time.h>
 #include "base/clock.h"
 #include "kernels/cuda/linear.h"
+#include "kernels/cuda/passes.h"
 
 enum { WAIT_SECONDS = 600, PIECE_MEGABYTES = 128 };
 
@@ -134,6 +135,7 @@ static bool await(struct lane *lane, cudaEvent_t event)
             snprintf(what, sizeof what, "%s, or something called before it", lane->last_op);
             return device_try(what, code);
         }
+        cudaGetLastError(); /* "not ready" is kept as an error too, and the next launch would seem to have failed */
         int64_t waited_ns = clock_now_ns() - began_ns;
         if (waited_ns > lane->wait_ns) {
             device_fail(STATUS_DEADLINE,
@@ -196,16 +198,25 @@ static void stage_mark(struct lane *lane, struct lane_stage *stage)
 void lane_stage_send(struct lane *lane, struct lane_stage *stage, void *to, size_t bytes)
 {
     if (device_try(lane->last_op,
-                   cudaMemcpyAsync(to, stage->memory, bytes, cudaMemcpyHostToDevice, lane->stream)))
+                   cudaMemcpyAsync(to, stage->memory, bytes, cudaMemcpyDefault, lane->stream)))
         stage_mark(lane, stage);
+}
+
+static enum cudaMemoryType type_of(const void *memory)
+{
+    struct cudaPointerAttributes attributes;
+    return cudaPointerGetAttributes(&attributes, memory) == cudaSuccess ? attributes.type : cudaMemoryTypeUnregistered;
+}
+
+bool lane_on_device(const void *memory)
+{
+    return type_of(memory) == cudaMemoryTypeDevice;
 }
 
 /* Whether CUDA can reach it without our help: memory of `allocate`. */
 static bool known(const void *memory)
 {
-    struct cudaPointerAttributes attributes;
-    return cudaPointerGetAttributes(&attributes, memory) == cudaSuccess &&
-           attributes.type != cudaMemoryTypeUnregistered;
+    return type_of(memory) != cudaMemoryTypeUnregistered;
 }
 
 /* Rows that all fit into one stage. */
@@ -221,7 +232,7 @@ static void fetch_piece(struct lane *lane, const struct piece *p)
     struct lane_stage *stage = lane_stage_take(lane);
     if (!stage || !device_try(lane->last_op,
                               cudaMemcpy2DAsync(stage->memory, p->row_bytes, p->from, p->from_stride, p->row_bytes,
-                                                (size_t)p->rows, cudaMemcpyDeviceToHost, lane->stream)))
+                                                (size_t)p->rows, cudaMemcpyDefault, lane->stream)))
         return;
     stage->to = p->to;
     stage->to_stride = p->to_stride;
@@ -238,7 +249,7 @@ static void send_piece(struct lane *lane, const struct piece *p)
         memcpy(stage->memory + (size_t)row * p->row_bytes, p->from + (size_t)row * p->from_stride, p->row_bytes);
     if (device_try(lane->last_op,
                    cudaMemcpy2DAsync(p->to, p->to_stride, stage->memory, p->row_bytes, p->row_bytes, (size_t)p->rows,
-                                     cudaMemcpyHostToDevice, lane->stream)))
+                                     cudaMemcpyDefault, lane->stream)))
         stage_mark(lane, stage);
 }
 
@@ -301,10 +312,13 @@ void lane_copy(struct lane *lane, void *to, const void *from, size_t bytes)
 void lane_zero(struct lane *lane, void *memory, size_t bytes)
 {
     if (bytes == 0 || !lane_begin(lane, "zero")) return;
-    if (known(memory))
-        device_try("zero", cudaMemsetAsync(memory, 0, bytes, lane->stream));
-    else
+    enum cudaMemoryType type = type_of(memory);
+    if (type == cudaMemoryTypeUnregistered)
         memset(memory, 0, bytes);
+    else if (type == cudaMemoryTypeHost) /* CUDA's own fill is for the device's memory */
+        device_try("zero", cuda_zero(lane->stream, memory, bytes));
+    else
+        device_try("zero", cudaMemsetAsync(memory, 0, bytes, lane->stream));
 }
 
 /* ------------------------------------------------------------------------------------------------ recorded stretches */

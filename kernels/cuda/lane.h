@@ -58,6 +58,9 @@ void lane_copy_rows(struct lane *lane, void *to, size_t to_stride, const void *f
                     size_t row_bytes, int64_t rows);
 void lane_zero(struct lane *lane, void *memory, size_t bytes);
 
+/* Whether it is the device's own memory, rather than the host's that the device can reach. */
+bool lane_on_device(const void *memory);
+
 /* A staging buffer to be filled by the caller and sent off; NULL after a failure. */
 struct lane_stage *lane_stage_take(struct lane *lane);
 void lane_stage_send(struct lane *lane, struct lane_stage *stage, void *to, size_t bytes);

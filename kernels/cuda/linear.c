@@ -97,9 +97,11 @@ struct call {
     bool finish;  /* y does, and a pass of ours finishes it */
 };
 
+/* Whether cuBLASLt takes rows of `size` bytes an element from there, or puts them there. */
 static bool fits(const void *pointer, int64_t stride, size_t size)
 {
-    return (uintptr_t)pointer % PLAN_ALIGNMENT == 0 && (uint64_t)stride * size % PLAN_ALIGNMENT == 0;
+    return (uintptr_t)pointer % PLAN_ALIGNMENT == 0 && (uint64_t)stride * size % PLAN_ALIGNMENT == 0 &&
+           lane_on_device(pointer);
 }
 
 /* Whether cuBLASLt can write y itself, if it has the epilogue. */

@@ -6,7 +6,7 @@
  *
  * cuBLASLt is asked once for each shape which of its algorithms is best; the answer is kept in the lane, so that equal
  * shapes give equal bits. Algorithms that split the sum over k are not admitted. It sees multiples of 8 only, in rows of
- * 16 bytes: weights are padded with zeros, and inputs and outputs that do not fit go through the workspace, as do inputs
+ * 16 bytes, on the device: weights are padded with zeros, and inputs and outputs that do not fit go through the workspace, as do inputs
  * of float32 (rounded) and epilogues that it does not have (finished by a pass of ours), a piece of rows at a time.
  *
  * Up to GEMV_ROWS rows of float32 are a kernel of ours that does not round them: the embedding of a time.

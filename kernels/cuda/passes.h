@@ -65,6 +65,7 @@ int cuda_lincomb(void *stream, int terms, const float *weights, const float *con
 int cuda_lincomb_rows(void *stream, int terms, const float *weights, const unsigned char *group,
                       const float *const *x, int64_t rows, int64_t width, float *y);
 int cuda_silu(void *stream, const float *x, int64_t count, float *y);
+int cuda_zero(void *stream, void *memory, size_t bytes); /* also of pinned host memory */
 int cuda_cut_patches(void *stream, const struct patching *patching, const float *latent, void *rows, dtype_t dtype);
 int cuda_join_patches(void *stream, const struct patching *patching, const float *rows, float *latent);
 

@@ -58,18 +58,18 @@ static status_t cuda_allocate(enum memory kind, size_t bytes, void **memory, str
     return status;
 }
 
-static void cuda_copy(struct team *team, void *to, const void *from, size_t bytes)
+static void run_copy(struct team *team, void *to, const void *from, size_t bytes)
 {
     lane_copy(team_device(team), to, from, bytes);
 }
 
-static void cuda_copy_rows(struct team *team, void *to, size_t to_stride, const void *from, size_t from_stride,
+static void run_copy_rows(struct team *team, void *to, size_t to_stride, const void *from, size_t from_stride,
                            size_t row_bytes, int64_t rows)
 {
     lane_copy_rows(team_device(team), to, to_stride, from, from_stride, row_bytes, rows);
 }
 
-static void cuda_zero(struct team *team, void *memory, size_t bytes)
+static void run_zero(struct team *team, void *memory, size_t bytes)
 {
     lane_zero(team_device(team), memory, bytes);
 }
@@ -186,9 +186,9 @@ static const struct ops ops_cuda = {
     .wait = cuda_wait,
     .allocate = cuda_allocate,
     .release = device_release,
-    .copy = cuda_copy,
-    .copy_rows = cuda_copy_rows,
-    .zero = cuda_zero,
+    .copy = run_copy,
+    .copy_rows = run_copy_rows,
+    .zero = run_zero,
     .linear_create = linear_make,
     .linear_destroy = linear_drop,
     .linear_bytes = linear_size,
