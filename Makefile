@@ -248,7 +248,7 @@ define gpu_test
 $(BUILD)/tests/$(1): $(BUILD)/tests/$(1).o $(TEST_SUPPORT) $(GPU_TEST_SUPPORT) $(ALL_OBJS) $(EMULATED_GPU)
 	$(CXX) $(LDFLAGS) -o $$@ $$^ $(CLIENT_LIBS) $(COORDINATOR_LIBS) $(WORKER_LIBS) $(call pkg,--libs,cmocka)
 endef
-GPU_TESTS := $(filter test_cu%,$(notdir $(TESTS))) test_ops test_caching_ops test_conv
+GPU_TESTS := $(filter test_cu%,$(notdir $(TESTS))) test_ops test_caching_ops
 $(foreach test,$(GPU_TESTS),$(eval $(call gpu_test,$(test))))
 $(BUILD)/tests/test_plugin: | $(BUILD)/emulated/refrain-cuda.so
 
