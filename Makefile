@@ -167,7 +167,7 @@ build-quietly:
 	@began=$$(date +%s.%N); log=$$(mktemp); \
 	if ! $(MAKE) --no-print-directory all >$$log 2>&1; then cat $$log; rm -f $$log; exit 1; fi; rm -f $$log; \
 	printf 'build    %s (%s)  %.1f s\n' "refrain, -coordinator, -worker, -launch" \
-	  "$$($(BUILD)/refrain-worker --version | sed 's/.*here: //')" $$(echo "$$(date +%s.%N) $$began" | awk '{print $$1 - $$2}')
+	  "$$($(BUILD)/refrain-worker --version | sed -n 's/.*here: //p')" $$(echo "$$(date +%s.%N) $$began" | awk '{print $$1 - $$2}')
 
 PREFIX ?= /usr/local
 .PHONY: install

@@ -83,6 +83,7 @@ struct patching {
 
 struct linear; /* weights in a backend's own layout */
 struct conv;   /* likewise for a convolution */
+struct stretch;
 
 /* A channels-last view: element (t, y, x, c) is data[t*stride_t + y*stride_y + x*stride_x + c]; strides in
  * floats. */
@@ -258,6 +259,17 @@ struct ops {
 
     /* y = x / (1 + exp(-x)); y may be x. */
     void (*silu)(struct team *team, const float *x, int64_t count, float *y);
+
+    /* --- recorded stretches: NULL where ops are local ------------------------------------------------------ */
+
+    /* Ops called between the two are recorded and not run; replaying a stretch is calling them again, with the same
+     * arguments, for the price of one. Not allowed in between: waiting, copies from or to the host's own memory, and
+     * shapes that this team has not computed before. Numbers of the host (weights of sums, scales) are recorded as well;
+     * tensors are read when it is replayed. */
+    status_t (*record)(struct team *team, struct error *error);
+    status_t (*recorded)(struct team *team, struct stretch **stretch, struct error *error);
+    void (*replay)(struct team *team, const struct stretch *stretch);
+    void (*forget)(struct stretch *stretch); /* NULL is fine; not while it runs */
 };
 
 /* "ref", "cpu-avx2", "cpu-avx512", "cuda" or "auto" (a GPU where there is a usable one, else the fastest processor

@@ -141,6 +141,7 @@ static struct team *teams[TRIAL_TEAMS];
 int trial_make_teams(void **state)
 {
     struct error error = {0};
+    setenv("REFRAIN_GPU", "0", 0); /* programs of tests share the emulated one */
     for (int i = 0; i < TRIAL_TEAMS; i++) {
         if (team_create(team_sizes[i], &teams[i], NULL)) return -1;
         for (const struct ops *const *ops = trial_backends(); *ops; ops++)

@@ -65,12 +65,9 @@ bool lane_on_device(const void *memory);
 struct lane_stage *lane_stage_take(struct lane *lane);
 void lane_stage_send(struct lane *lane, struct lane_stage *stage, void *to, size_t bytes);
 
-/* --- recorded stretches: the same ops with the same arguments, started at once ---------------------------------- */
+/* --- recorded stretches ------------------------------------------------------------------------------------------ */
 
-struct stretch;
-
-/* Ops called between the two are recorded and not run. Not allowed there: waiting, copies from or to the host's own
- * memory, and shapes that no op of this lane has had before. */
+/* As of struct ops. */
 status_t lane_record(struct lane *lane, struct error *error);
 status_t lane_recorded(struct lane *lane, struct stretch **stretch, struct error *error);
 void lane_replay(struct lane *lane, const struct stretch *stretch);

@@ -178,6 +178,21 @@ static void run_silu(struct team *team, const float *x, int64_t count, float *y)
     LAUNCH("silu", cuda_silu(lane->stream, x, count, y));
 }
 
+static status_t run_record(struct team *team, struct error *error)
+{
+    return lane_record(team_device(team), error);
+}
+
+static status_t run_recorded(struct team *team, struct stretch **stretch, struct error *error)
+{
+    return lane_recorded(team_device(team), stretch, error);
+}
+
+static void run_replay(struct team *team, const struct stretch *stretch)
+{
+    lane_replay(team_device(team), stretch);
+}
+
 static const struct ops ops_cuda = {
     .name = "cuda",
     .operand = DTYPE_BF16,
@@ -209,6 +224,10 @@ static const struct ops ops_cuda = {
     .reduce2 = run_reduce2,
     .mix = run_mix,
     .silu = run_silu,
+    .record = run_record,
+    .recorded = run_recorded,
+    .replay = run_replay,
+    .forget = lane_forget,
 };
 
 /* The one symbol this object exports. */
