@@ -204,6 +204,8 @@ $(BUILD)/cusim/$(1)/%.o: %.c $(BUILD)/.flags
 	@mkdir -p $$(@D)
 	$(CC) $(CFLAGS) $(PLAIN_CFLAGS) $(CUDA_CFLAGS) $(if $(findstring thread,$(CUSIM_SANITIZE_$(1))),-DCUSIM_TSAN,$(CUSIM_SANITIZE_$(1))) \
 	  $$(CUSIM_$$(notdir $$(@D))_CFLAGS) -MMD -MP -c -o $$@ $$<
+$(BUILD)/cusim/$(1)/faults: $(call cusim_objects,$(1),tests/cusim/faults/faults.cu tests/cusim/faults/main.c $(CUSIM_C) $(CUDART_C))
+	$(CXX) -pthread $(CUSIM_SANITIZE_$(1)) -o $$@ $$^ -lm -ldl
 endef
 CUSIM_cublaslt_CFLAGS := -O3 -ffp-contract=fast # whole models run on it
 $(foreach variant,plain asan tsan,$(eval $(call cusim_variant,$(variant))))
@@ -251,6 +253,8 @@ endef
 GPU_TESTS := $(filter test_cu%,$(notdir $(TESTS))) test_ops test_caching_ops
 $(foreach test,$(GPU_TESTS),$(eval $(call gpu_test,$(test))))
 $(BUILD)/tests/test_plugin: | $(BUILD)/emulated/refrain-cuda.so
+$(BUILD)/tests/test_cusim $(BUILD)/tests/test_cudart: $(call cusim_objects,plain,tests/cusim/semantics/semantics.cu)
+$(BUILD)/tests/test_cuda_faults: | $(patsubst %,$(BUILD)/cusim/%/faults,plain asan tsan)
 
 # The simulator: the product's objects, but for those that know the time, a socket or a thread (docs/simulation.md).
 # WRAPPED: functions whose calls cost virtual time, tools/sim/costs.c.
