@@ -22,8 +22,8 @@
 
 static const double tensor_bound = 3e-3, float_bound = 2e-6, rounding_bound = 2e-3;
 
-enum { SEEDS = 4 };
-static const uint64_t seeds[SEEDS] = {0, 1, 2, 7};
+enum { SEEDS = 3 };
+static const uint64_t seeds[SEEDS] = {0, 1, 7};
 
 struct problem {
     int q_rows, kv_rows, heads, head_dim;

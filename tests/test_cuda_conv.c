@@ -3,7 +3,8 @@
  * the channel norm; orders of execution, company of a pixel, what is written where, costs.
  *
  * Error bounds. The kernel multiplies in tf32, which has 10 bits of fraction. Numbers that fit are multiplied exactly, and
- * the bound of float32 sums remains. Of others, both factors are rounded within 2^-11, 2.4e-4 of a result's norm each.
+ * the bound of float32 sums remains. Of others both factors are rounded, together 3e-4 of a result's norm; to cut them
+ * off, as tensor cores do by themselves, would be above 4e-4.
  */
 #include <math.h>
 #include <setjmp.h>
@@ -19,10 +20,10 @@
 #include "tests/gpu/array.h"
 #include "tests/trial.h"
 
-static const double exact_bound = 1.5e-6, rounding_bound = 4.5e-4, norm_bound = 5e-7;
+static const double exact_bound = 1.5e-6, rounding_bound = 3.5e-4, norm_bound = 5e-7;
 
-enum { SEEDS = 4 };
-static const uint64_t seeds[SEEDS] = {0, 1, 2, 7};
+enum { SEEDS = 3 };
+static const uint64_t seeds[SEEDS] = {0, 1, 7};
 
 /* Pixels are the rows of an array. One column more than the op is told of, which it must not touch. */
 struct lattice {
@@ -265,6 +266,7 @@ static void check(struct problem p, double bound)
 }
 
 static const struct conv_shape kernel_1 = {0, 0, 1, 1, 1, 1, 1, 1, false},
+                               kernel_2 = {0, 0, 2, 1, 3, 1, 1, 1, false},
                                kernel_3 = {0, 0, 3, 3, 3, 1, 1, 1, false};
 
 static struct conv_shape with_channels(struct conv_shape s, int in, int out)
@@ -280,7 +282,7 @@ static void conv_equals_ref_for_any_channels(void **state)
                                       {16, 16},  {48, 96},  {100, 20}, {17, 97}, {12, 128},
                                       {20, 200}, {36, 160}, {4, 64}};
     for (size_t i = 0; i < sizeof channels / sizeof channels[0]; i++)
-        check((struct problem){.shape = with_channels(kernel_3, channels[i][0], channels[i][1]),
+        check((struct problem){.shape = with_channels(kernel_2, channels[i][0], channels[i][1]),
                                .frames = 2,
                                .height = 3,
                                .width = 13,
