@@ -379,7 +379,7 @@ static void what_fails_is_told_by_the_next_wait_and_by_all_later_ones(void **sta
         {"REFRAIN_FAKEGPU_FAIL=cudaEventRecord:3+", "failed:"},
         {"REFRAIN_FAKEGPU_FAIL=cublasLtMatmul:1", "linear: cuBLASLt refused a product of 600 rows, 16 to 24"},
         /* while it runs */
-        {"REFRAIN_FAKEGPU_FAIL=kernel:1=700", "or something called before it: GPU 0 (stand-in GPU sm_90) failed: "},
+        {"REFRAIN_FAKEGPU_FAIL=kernel:1=700", ", or an op called before it: GPU 0 (stand-in GPU sm_90) failed: "},
         {"REFRAIN_FAKEGPU_FAIL=kernel:3=719", "(cudaErrorLaunchFailure); this rank has to be started again"},
         {"REFRAIN_FAKEGPU_FAIL=copy:4=214", "(cudaErrorECCUncorrectable)"},
         /* memory */

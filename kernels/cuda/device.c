@@ -39,14 +39,21 @@ void device_fail(status_t status, const char *format, ...)
     pthread_mutex_unlock(&device.mutex);
 }
 
+/* What a kernel did wrong while it ran: told by whatever is called next. */
+static bool came_late(int code)
+{
+    return code == cudaErrorIllegalAddress || code == cudaErrorMisalignedAddress || code == cudaErrorLaunchFailure ||
+           code == cudaErrorLaunchTimeout || code == cudaErrorECCUncorrectable || code == cudaErrorUnknown;
+}
+
 bool device_try(const char *what, int code)
 {
     if (atomic_load(&device.failed)) return false;
     if (code == cudaSuccess) return true;
     cudaGetLastError(); /* a refused launch is told here alone: CUDA is not to tell it again */
     device_fail(code == cudaErrorMemoryAllocation ? STATUS_NO_MEMORY : STATUS_IO,
-                "%s: GPU %d (%s) failed: %s (%s); this rank has to be started again", what, device.number,
-                device.identity.name, cudaGetErrorString((cudaError_t)code), cudaGetErrorName((cudaError_t)code));
+                "%s%s: GPU %d (%s) failed: %s (%s); this rank has to be started again", what,
+                came_late(code) ? ", or an op called before it" : "", device.number, device.identity.name, cudaGetErrorString((cudaError_t)code), cudaGetErrorName((cudaError_t)code));
     return false;
 }
 

@@ -2,7 +2,6 @@
 #include "kernels/cuda/lane.h"
 
 #include <cuda_runtime_api.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -130,11 +129,7 @@ static bool await(struct lane *lane, cudaEvent_t event)
     for (;;) {
         cudaError_t code = cudaEventQuery(event);
         if (code == cudaSuccess) return true;
-        if (code != cudaErrorNotReady) {
-            char what[96];
-            snprintf(what, sizeof what, "%s, or something called before it", lane->last_op);
-            return device_try(what, code);
-        }
+        if (code != cudaErrorNotReady) return device_try(lane->last_op, code);
         cudaGetLastError(); /* "not ready" is kept as an error too, and the next launch would seem to have failed */
         int64_t waited_ns = clock_now_ns() - began_ns;
         if (waited_ns > lane->wait_ns) {
