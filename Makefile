@@ -81,6 +81,21 @@ PROGRAMS := $(patsubst %,$(BUILD)/%,$(if $(wildcard client/main.c),refrain) \
   $(if $(wildcard coordinator/main.c),refrain-coordinator) $(if $(wildcard worker/main.c),refrain-worker) \
   $(if $(wildcard cluster/launcher/main.c),refrain-launch))
 
+# The GPU backend is a shared object that programs load (kernels/plugin.h): with CUDA=1 by nvcc, and for tests by the C++
+# compiler, kernels emulated, over stand-ins for CUDA's libraries (docs/gpu.md). Both hold the same sources.
+CUDA_SOURCES  := $(wildcard kernels/cuda/*.c)
+CUDA_KERNELS  := $(wildcard kernels/cuda/*.cu)
+CUDA_SHARED   := $(BUILD)/base/status.o $(BUILD)/base/clock.o $(BUILD)/kernels/weights.o $(BUILD)/kernels/team.o
+CUDA_EXPORTS  := -shared -Wl,--no-undefined -Wl,--version-script=kernels/cuda/exports.map
+NVCC          ?= $(or $(shell command -v nvcc 2>/dev/null),$(wildcard /usr/local/cuda/bin/nvcc))
+ifdef CUDA
+ifeq ($(NVCC),)
+$(info CUDA: not found; install the CUDA toolkit, or name its compiler: make CUDA=1 NVCC=/path/to/nvcc)
+else
+PROGRAMS += $(BUILD)/refrain-cuda.so
+endif
+endif
+
 .PHONY: all help
 all: $(PROGRAMS)
 
@@ -114,6 +129,20 @@ $(BUILD)/%.o: %.c $(BUILD)/.flags | $(PROTO_GEN)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(BASE_CFLAGS) $(PKG_CFLAGS) $(if $(filter cluster/% worker/% tests/% tools/%,$<),$(MPI_CFLAGS)) \
 	  $(if $(filter tests/test_cu% tests/gpu/%,$<),$(CUDA_CFLAGS)) -MMD -MP -c -o $@ $<
+# CUDA: the oldest GPU supported and the newest known, and an intermediate form for later ones.
+CUDA_HOME := $(patsubst %/bin/nvcc,%,$(realpath $(NVCC)))
+CUDA_SMS  ?= 80 90 100 120
+CUDA_ARCH := $(foreach sm,$(CUDA_SMS),-gencode arch=compute_$(sm),code=sm_$(sm)) -gencode arch=compute_$(lastword $(CUDA_SMS)),code=compute_$(lastword $(CUDA_SMS))
+NVCC_FLAGS := -O3 -std=c++17 -I. $(CUDA_ARCH) -cudart shared -Werror all-warnings -Xcompiler -fPIC,-O2
+$(BUILD)/refrain-cuda.so: $(CUDA_KERNELS:%.cu=$(BUILD)/nvcc/%.cu.o) $(CUDA_SOURCES:%.c=$(BUILD)/nvcc/%.o) $(CUDA_SHARED) kernels/cuda/exports.map
+	$(CC) $(LDFLAGS) $(CUDA_EXPORTS) -o $@ $(filter %.o,$^) -L$(CUDA_HOME)/lib64 -Wl,-rpath,$(CUDA_HOME)/lib64 -lcublasLt -lcudart -lstdc++ -lm
+$(BUILD)/nvcc/%.cu.o: %.cu $(BUILD)/.flags
+	@mkdir -p $(@D)
+	$(NVCC) $(NVCC_FLAGS) -MD -MP -MF $(@:.o=.d) -c -o $@ $<
+$(BUILD)/nvcc/%.o: %.c $(BUILD)/.flags
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(BASE_CFLAGS) -isystem $(CUDA_HOME)/include -MMD -MP -c -o $@ $<
+
 # Rebuild everything when the flags change, and only then.
 FLAGS_NOW := $(CC) $(CFLAGS) $(BASE_CFLAGS) $(ISA_avx2) $(ISA_avx512)
 $(BUILD)/.flags: FORCE
@@ -138,7 +167,7 @@ build-quietly:
 	@began=$$(date +%s.%N); log=$$(mktemp); \
 	if ! $(MAKE) --no-print-directory all >$$log 2>&1; then cat $$log; rm -f $$log; exit 1; fi; rm -f $$log; \
 	printf 'build    %s (%s)  %.1f s\n' "refrain, -coordinator, -worker, -launch" \
-	  "$$($(BUILD)/refrain-worker --version | sed 's/.*here: //')" $$(echo "$$(date +%s.%N) $$began" | awk '{print $$1 - $$2}')
+	  "$$($(BUILD)/refrain-worker --version | sed -n 's/.*here: //p')" $$(echo "$$(date +%s.%N) $$began" | awk '{print $$1 - $$2}')
 
 PREFIX ?= /usr/local
 .PHONY: install
@@ -184,7 +213,12 @@ $(foreach variant,plain bare asan tsan,$(eval $(call cusim_variant,$(variant))))
 
 # What a program links that runs kernels in its own process; link with $(CXX).
 CUSIM_OBJS   := $(call cusim_objects,plain,$(CUSIM_C) $(CUDART_C) $(CUBLASLT_C))
-EMULATED_GPU := $(CUSIM_OBJS) $(call cusim_objects,plain,$(KERNELS_CU))
+EMULATED_GPU := $(CUSIM_OBJS) $(call cusim_objects,plain,$(KERNELS_CU) $(CUDA_SOURCES))
+
+# The plug-in as make CUDA=1 makes it, of emulated kernels and with the stand-ins in it.
+$(BUILD)/emulated/refrain-cuda.so: $(EMULATED_GPU) $(CUDA_SHARED) kernels/cuda/exports.map
+	@mkdir -p $(@D)
+	$(CXX) $(LDFLAGS) $(CUDA_EXPORTS) -o $@ $(filter %.o,$^) -lm -ldl
 
 # The same as libraries, for programs built by nvcc.
 .PHONY: fakegpu
@@ -212,7 +246,6 @@ $(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(TEST_SUPPORT) $(ALL_OBJS)
 	$(CC) $(LDFLAGS) -o $@ $^ $(CLIENT_LIBS) $(COORDINATOR_LIBS) $(WORKER_LIBS) $(call pkg,--libs,cmocka)
 
 # Our own statement of CUDA's interface beside the real headers, and the stand-ins compiled against these, where they are.
-CUDA_HOME ?= /usr/local/cuda
 CUDA_REAL := $(wildcard $(CUDA_HOME)/include/cublasLt.h)
 $(BUILD)/cusim/abi_ours.o: tests/fakegpu/abi/table.c
 	@mkdir -p $(@D)
@@ -225,7 +258,6 @@ $(BUILD)/cusim/abi_real.o: tests/fakegpu/abi/table.c $(CUDART_C) $(CUBLASLT_C)
 $(BUILD)/tests/test_cuda_abi: $(BUILD)/cusim/abi_ours.o $(BUILD)/cusim/abi_real.o
 
 # A program by nvcc, where there is one, and the emulation of its kernels.
-NVCC := $(firstword $(wildcard $(CUDA_HOME)/bin/nvcc) $(shell command -v nvcc))
 SEMANTICS_CU := tests/cusim/semantics/semantics.cu tests/cusim/semantics/program.cu
 $(BUILD)/cusim/program: $(SEMANTICS_CU) tests/cusim/semantics/semantics.h kernels/cuda/gpu.h
 	@mkdir -p $(@D)
@@ -235,12 +267,17 @@ $(BUILD)/cusim/libsemantics.so: $(call cusim_objects,plain,$(CUSIM_C) $(SEMANTIC
 	$(CXX) -shared -Wl,-Bsymbolic $(LDFLAGS) -o $@ $^ -lm
 $(BUILD)/tests/test_cuda_nvcc: | $(BUILD)/cusim/program $(BUILD)/cusim/libsemantics.so fakegpu
 
-# Tests of CUDA code run it on the CPU.
-GPU_TEST_SUPPORT := $(call room,tests/gpu) $(BUILD)/kernels/cuda/conv_pack.o
+# Tests of CUDA code run it on the CPU; so do tests of ops, beside the other backends.
+GPU_TEST_SUPPORT := $(call room,tests/gpu)
+define gpu_test
+$(BUILD)/tests/$(1): $(BUILD)/tests/$(1).o $(TEST_SUPPORT) $(GPU_TEST_SUPPORT) $(ALL_OBJS) $(EMULATED_GPU)
+	$(CXX) $(LDFLAGS) -o $$@ $$^ $(CLIENT_LIBS) $(COORDINATOR_LIBS) $(WORKER_LIBS) $(call pkg,--libs,cmocka)
+endef
+GPU_TESTS := $(filter test_cu%,$(notdir $(TESTS))) test_ops test_caching_ops
+$(foreach test,$(GPU_TESTS),$(eval $(call gpu_test,$(test))))
+$(BUILD)/tests/test_plugin: | $(BUILD)/emulated/refrain-cuda.so
 $(BUILD)/tests/test_cusim $(BUILD)/tests/test_cudart: $(call cusim_objects,plain,tests/cusim/semantics/semantics.cu)
 $(BUILD)/tests/test_cuda_faults: | $(patsubst %,$(BUILD)/cusim/%/faults,bare asan tsan)
-$(BUILD)/tests/test_cu%: $(BUILD)/tests/test_cu%.o $(TEST_SUPPORT) $(GPU_TEST_SUPPORT) $(ALL_OBJS) $(EMULATED_GPU)
-	$(CXX) $(LDFLAGS) -o $@ $^ $(CLIENT_LIBS) $(COORDINATOR_LIBS) $(WORKER_LIBS) $(call pkg,--libs,cmocka)
 
 # The simulator: the product's objects, but for those that know the time, a socket or a thread (docs/simulation.md).
 # WRAPPED: functions whose calls cost virtual time, tools/sim/costs.c.

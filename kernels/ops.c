@@ -1,9 +1,10 @@
 /*
- * ops.c - which backends this machine can run. Any thread; the only state is what the processor says.
+ * ops.c - which backends this machine can run. Any thread; the only state is what the processor says, and the plug-in.
  */
 #include "kernels/ops.h"
 #include <string.h>
 #include "kernels/backends.h"
+#include "kernels/plugin.h"
 
 enum { BACKENDS = 3 };
 
@@ -39,12 +40,28 @@ const struct ops *const *ops_available(void)
     return up_to_ref;
 }
 
-const struct ops *ops_find(const char *name)
+status_t ops_choose(const char *name, const struct ops **ops, struct error *error)
 {
     const struct ops *const *all = ops_available();
     const struct ops *found = NULL;
-    bool fastest = strcmp(name, "auto") == 0;
-    for (int i = 0; all[i]; i++)
+    const struct gpu_plugin *gpu;
+    bool fastest = strcmp(name, "auto") == 0, cuda = strcmp(name, "cuda") == 0, on_gpu = false;
+    if (cuda || fastest) {
+        status_t status = plugin_load(&gpu, cuda ? error : NULL);
+        if (status == STATUS_OK) status = gpu->usable(cuda ? error : NULL);
+        on_gpu = status == STATUS_OK;
+        if (on_gpu) found = gpu->ops;
+        if (cuda && status != STATUS_OK) return status;
+    }
+    for (int i = 0; all[i] && !on_gpu; i++)
         if (fastest || strcmp(name, all[i]->name) == 0) found = all[i];
-    return found;
+    if (!found) return error_set(error, STATUS_UNSUPPORTED, "backend %s: this machine cannot run it", name);
+    *ops = found;
+    return STATUS_OK;
+}
+
+const struct ops *ops_find(const char *name)
+{
+    const struct ops *ops = NULL;
+    return ops_choose(name, &ops, NULL) == STATUS_OK ? ops : NULL;
 }

@@ -83,6 +83,7 @@ struct patching {
 
 struct linear; /* weights in a backend's own layout */
 struct conv;   /* likewise for a convolution */
+struct stretch;
 
 /* A channels-last view: element (t, y, x, c) is data[t*stride_t + y*stride_y + x*stride_x + c]; strides in
  * floats. */
@@ -258,13 +259,27 @@ struct ops {
 
     /* y = x / (1 + exp(-x)); y may be x. */
     void (*silu)(struct team *team, const float *x, int64_t count, float *y);
+
+    /* --- recorded stretches: NULL where ops are local ------------------------------------------------------ */
+
+    /* Ops called between the two are recorded and not run; replaying a stretch is calling them again, with the same
+     * arguments, for the price of one. Not allowed in between: waiting, copies from or to the host's own memory, and
+     * shapes that this team has not computed before. Numbers of the host (weights of sums, scales) are recorded as well;
+     * tensors are read when it is replayed. */
+    status_t (*record)(struct team *team, struct error *error);
+    status_t (*recorded)(struct team *team, struct stretch **stretch, struct error *error);
+    void (*replay)(struct team *team, const struct stretch *stretch);
+    void (*forget)(struct stretch *stretch); /* NULL is fine; not while it runs */
 };
 
-/* "ref", "cpu-avx2", "cpu-avx512" or "auto" (the fastest this machine can run). NULL: unknown, or not on this
- * machine. */
+/* "ref", "cpu-avx2", "cpu-avx512", "cuda" or "auto" (a GPU where there is a usable one, else the fastest processor
+ * backend). An error says what this machine lacks, and what to do. */
+status_t ops_choose(const char *name, const struct ops **ops, struct error *error);
+
+/* The same; NULL: unknown, or not on this machine. */
 const struct ops *ops_find(const char *name);
 
-/* The backends this machine can run, "ref" first, NULL at the end: for tests and --version. */
+/* The backends this machine's processor can run, "ref" first, NULL at the end. */
 const struct ops *const *ops_available(void);
 
 #endif

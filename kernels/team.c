@@ -42,6 +42,7 @@ struct team {
     void *scratch;  /* [threads][TEAM_SCRATCH_BYTES]; the caller's is the first */
     struct worker *workers; /* [threads - 1] */
     int started;            /* how many of them run */
+    void *device;           /* a backend's own */
 
     /* written by the caller before each run */
     _Atomic(team_task_fn *) run;
@@ -175,6 +176,16 @@ void team_run(struct team *team, int tasks, team_task_fn *run, void *arguments)
 int team_threads(const struct team *team)
 {
     return team->threads;
+}
+
+void team_set_device(struct team *team, void *device)
+{
+    team->device = device;
+}
+
+void *team_device(const struct team *team)
+{
+    return team->device;
 }
 
 /* Cores this process may run on; a container or mpirun's binding may allow fewer than the machine has. */

@@ -32,4 +32,8 @@ int team_threads(const struct team *team);
 /* Runs task 0..tasks-1, each once, and returns when all are done. No allocation. Not reentrant. */
 void team_run(struct team *team, int tasks, team_task_fn *run, void *arguments);
 
+/* What a backend that computes elsewhere keeps for this team; NULL at first. Set and freed by its open and close. */
+void team_set_device(struct team *team, void *device);
+void *team_device(const struct team *team);
+
 #endif

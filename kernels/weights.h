@@ -47,6 +47,15 @@ static inline float float_from_bf16(uint16_t brain)
     return value;
 }
 
+/* Rounded to nearest, ties to even; a NaN stays one. */
+static inline uint16_t bf16_from_float(float value)
+{
+    uint32_t bits;
+    memcpy(&bits, &value, 4);
+    if ((bits & 0x7fffffff) > 0x7f800000) return (uint16_t)(bits >> 16 | 0x40);
+    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
 /* Element i of a contiguous, perhaps unaligned tensor. */
 static inline float weights_get(const void *data, dtype_t dtype, int64_t i)
 {

@@ -28,15 +28,16 @@ static void combination_run(const struct ops *ops, void *made, struct team *team
 {
     const struct combination *in = inputs;
     const float *x[LINCOMB_TERMS];
-    int64_t at = (int64_t)first * in->width;
+    int64_t at = (int64_t)first * in->width, floats = (int64_t)count * in->width;
     float *y = out->at + at;
-    for (int j = 0; j < in->terms; j++) x[j] = in->x[j] + at;
+    for (int j = 0; j < in->terms; j++) x[j] = trial_floats(ops, team, in->x[j] + at, floats);
     if (in->in_place) {
-        memcpy(y, x[in->terms - 1], (size_t)count * (size_t)in->width * sizeof *y);
+        ops->copy(team, y, x[in->terms - 1], (size_t)floats * sizeof *y);
         x[in->terms - 1] = y;
     }
     if (in->group)
-        ops->lincomb_rows(team, in->terms, in->weights, in->group + first, x, count, in->width, y);
+        ops->lincomb_rows(team, in->terms, in->weights, trial_place(ops, team, in->group + first, (size_t)count), x, count,
+                          in->width, y);
     else
         ops->lincomb(team, in->terms, in->weights, x, (int64_t)count * in->width, y);
 }
@@ -93,12 +94,17 @@ static double *reduce(const struct ops *ops, struct team *team, const float *a, 
     double *partials = malloc(((size_t)rows * REDUCE_SUMS + 1) * sizeof *partials);
     assert_non_null(partials);
     partials[(size_t)rows * REDUCE_SUMS] = 12345;
+    size_t bytes = ((size_t)rows * REDUCE_SUMS + 1) * sizeof *partials;
+    a = trial_floats(ops, team, a, (int64_t)rows * width);
+    b = trial_floats(ops, team, b, (int64_t)rows * width);
+    double *results = trial_results(ops, team, partials, bytes);
     if (one_by_one)
         for (int row = rows - 1; row >= 0; row--)
             ops->reduce2(team, a + (int64_t)row * width, b + (int64_t)row * width, 1, width,
-                         partials + (int64_t)row * REDUCE_SUMS);
+                         results + (int64_t)row * REDUCE_SUMS);
     else
-        ops->reduce2(team, a, b, rows, width, partials);
+        ops->reduce2(team, a, b, rows, width, results);
+    trial_fetch(ops, team, results, partials, bytes);
     assert_true(partials[(size_t)rows * REDUCE_SUMS] == 12345);
     return partials;
 }
@@ -116,7 +122,7 @@ static void check_sums(const double *sums, const double *right, int rows)
 
 static void check_reduce(int rows, int width)
 {
-    const struct ops *const *backends = ops_available();
+    const struct ops *const *backends = trial_backends();
     size_t bytes = (size_t)rows * REDUCE_SUMS * sizeof(double);
     float *a = random_floats((int64_t)rows * width, 3, 1), *b = random_floats((int64_t)rows * width, 2, 2);
     double *right = reduce(backends[0], trial_team(0), a, b, rows, width, false), *first = NULL;
@@ -147,10 +153,10 @@ static void sums_of_known_rows_are_known(void **state)
 {
     const float a[] = {1, -2, 3}, b[] = {2, 2, -1};
     const double right[REDUCE_SUMS] = {9, 6, 5, -5, 14, 9, 33};
-    for (const struct ops *const *ops = ops_available(); *ops; ops++) {
-        double sums[REDUCE_SUMS];
-        (*ops)->reduce2(trial_team(0), a, b, 1, 3, sums);
+    for (const struct ops *const *ops = trial_backends(); *ops; ops++) {
+        double *sums = reduce(*ops, trial_team(0), a, b, 1, 3, false);
         for (int s = 0; s < REDUCE_SUMS; s++) assert_true(sums[s] == right[s]);
+        free(sums);
     }
 }
 
@@ -160,7 +166,7 @@ static void a_value_that_is_not_finite_shows_in_every_sum_it_belongs_to(void **s
     enum { ROWS = 3, WIDTH = 1100 };
     static const int columns[] = {0, 13, 16, 1023, 1024, 1088, 1099};
     const float bad[] = {NAN, INFINITY, -INFINITY};
-    for (const struct ops *const *ops = ops_available(); *ops; ops++)
+    for (const struct ops *const *ops = trial_backends(); *ops; ops++)
         for (int c = 0; c < 7; c++)
             for (int v = 0; v < 3; v++)
                 for (int in_b = 0; in_b < 2; in_b++) {
@@ -188,7 +194,8 @@ static void mix_run(const struct ops *ops, void *made, struct team *team, const 
 {
     const struct mix_inputs *in = inputs;
     int64_t at = (int64_t)first * in->n * in->inner;
-    ops->mix(team, in->matrix, count, in->n, in->inner, in->x + at, out->at + at);
+    ops->mix(team, trial_floats(ops, team, in->matrix, (int64_t)in->n * in->n), count, in->n, in->inner,
+             trial_floats(ops, team, in->x + at, (int64_t)count * in->n * in->inner), out->at + at);
 }
 
 static void check_mix(int outer, int n, int inner)
@@ -221,9 +228,14 @@ static void a_cosine_transform_along_the_middle_axis_is_undone_by_its_transpose(
             forward[i * N + k] = backward[k * N + i] = (float)value;
         }
     float *x = random_floats(COUNT, 1, 5), *y = random_floats(COUNT, 1, 6), *z = random_floats(COUNT, 1, 7);
-    for (const struct ops *const *ops = ops_available(); *ops; ops++) {
-        (*ops)->mix(trial_team(1), forward, OUTER, N, INNER, x, y);
-        (*ops)->mix(trial_team(1), backward, OUTER, N, INNER, y, z);
+    for (const struct ops *const *ops = trial_backends(); *ops; ops++) {
+        struct team *team = trial_team(1);
+        const float *from = trial_floats(*ops, team, x, COUNT), *there = trial_floats(*ops, team, forward, N * N),
+                    *back = trial_floats(*ops, team, backward, N * N);
+        float *middle = trial_results(*ops, team, y, COUNT * sizeof *y), *end = trial_results(*ops, team, z, COUNT * sizeof *z);
+        (*ops)->mix(team, there, OUTER, N, INNER, from, middle);
+        (*ops)->mix(team, back, OUTER, N, INNER, middle, end);
+        trial_fetch(*ops, team, end, z, COUNT * sizeof *z);
         for (int i = 0; i < COUNT; i++) assert_true(fabs(z[i] - x[i]) < 2e-6);
     }
     free(x), free(y), free(z);

@@ -162,10 +162,8 @@ status_t bench_run(const struct bench_config *config, struct error *error)
     struct model_config model;
     b->config = *config;
     b->engine.members = 1;
-    b->engine.ops = ops_find(config->backend);
-    status_t status =
-        b->engine.ops ? model_config_read(config->directory, &model, error)
-                      : error_set(error, STATUS_INVALID, "backend %s: not on this machine", config->backend);
+    status_t status = ops_choose(config->backend, &b->engine.ops, error);
+    if (status == STATUS_OK) status = model_config_read(config->directory, &model, error);
     if (status != STATUS_OK) goto out;
     struct split split = {.members = 1, .head = model.denoiser.layers};
     const struct ops *ops = b->engine.ops;

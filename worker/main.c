@@ -38,7 +38,7 @@ struct settings {
 
 enum { FABRIC_ZMQ, FABRIC_MPI };
 static const char *const fabrics[] = {"zmq", "mpi"};
-static const char *const backends[] = {"auto", "ref", "cpu-avx2", "cpu-avx512"};
+static const char *const backends[] = {"auto", "ref", "cpu-avx2", "cpu-avx512", "cuda"};
 
 static const struct option_spec specs[] = {
     {.help = "Where it belongs"},
@@ -59,7 +59,8 @@ static const struct option_spec specs[] = {
      .help = "threads of this rank; 0: the host's cores divided by its ranks", .standard = "0", .min = 0,
      .max = TEAM_MAX_THREADS},
     {"backend", 0, OPTION_CHOICE, offsetof(struct settings, backend),
-     .help = "instruction set to compute with", .standard = "auto", .choices = "auto|ref|cpu-avx2|cpu-avx512",
+     .help = "what computes; auto: a GPU if there is one, else the processor's widest vectors", .standard = "auto",
+     .choices = "auto|ref|cpu-avx2|cpu-avx512|cuda",
      .env = "REFRAIN_BACKEND"},
     {"scratch", 0, OPTION_TEXT, offsetof(struct settings, scratch), "DIR",
      .help = "where files are made before they are sent", .env = "TMPDIR", .standard = "/tmp"},
@@ -170,22 +171,24 @@ static void describe(const struct settings *settings, const struct place *place,
 
 static status_t serve(const struct settings *settings, const struct place *place, struct error *error)
 {
-    struct engine engine = {.ops = ops_find(backends[settings->backend]), .members = 1};
+    struct engine engine = {.members = 1};
     struct control *control = NULL;
     struct courier *courier = NULL;
     struct scratch scratch;
     struct keyfile key;
-    if (!engine.ops)
-        return error_set(error, STATUS_INVALID, "--backend %s: this machine cannot run it",
-                         backends[settings->backend]);
+    status_t status = ops_choose(backends[settings->backend], &engine.ops, error);
+    if (status != STATUS_OK) {
+        error_prefix(error, "--backend");
+        return status;
+    }
     if (settings->key) {
-        status_t status = keyfile_read(settings->key, &key, error);
+        status = keyfile_read(settings->key, &key, error);
         if (status != STATUS_OK) return status;
         if (!key.server_key[0] || !key.secret_key[0])
             return error_set(error, STATUS_INVALID, "--key %s: needs secret-key and server-key",
                              settings->key);
     }
-    status_t status = scratch_open(settings->scratch, "refrain-worker", &scratch, error);
+    status = scratch_open(settings->scratch, "refrain-worker", &scratch, error);
     if (status != STATUS_OK) return status;
     status = team_create(thread_count(settings, place), &engine.team, error);
     if (status != STATUS_OK) goto err_scratch;
@@ -247,9 +250,13 @@ static int print_card(const char *directory)
 
 static int print_version(void)
 {
+    const struct ops *cuda;
+    struct error error;
+    bool gpu = ops_choose("cuda", &cuda, &error) == STATUS_OK;
     printf("refrain-worker %s; backends here:", REFRAIN_VERSION);
     for (const struct ops *const *ops = ops_available(); *ops; ops++) printf(" %s", (*ops)->name);
-    putchar('\n');
+    puts(gpu ? " cuda" : "");
+    if (!gpu) printf("cuda: %s\n", error.text);
     return 0;
 }
 
