@@ -349,6 +349,7 @@ static void what_a_capture_does_not_allow_loses_it(void **state)
     cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed);
     assert_int_equal(cudaMalloc(&memory, 16), cudaSuccess);
     assert_int_equal(cudaStreamEndCapture(stream, &graph), cudaSuccess);
+    cudaGraphDestroy(graph);
     assert_int_equal(cudaStreamEndCapture(stream, &graph), cudaErrorIllegalState);
     cudaGetLastError();
     cudaFree(memory), cudaFree(x), cudaStreamDestroy(stream);
