@@ -113,6 +113,7 @@ static void events_measure_the_time_between_them(void **state)
     struct gate gate = {false, false};
     cudaEventCreate(&start), cudaEventCreate(&end);
     cudaEventRecord(start, stream);
+    assert_int_equal(cudaEventSynchronize(start), cudaSuccess);
     cudaLaunchHostFunc(stream, wait_at_gate, &gate);
     cudaEventRecord(end, stream);
     float ms = -1;

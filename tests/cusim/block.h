@@ -103,7 +103,8 @@ void shared_prepare(struct block *block, size_t bytes);
 void shared_poison(struct block *block);
 void shared_check(struct block *block); /* ends the process when a guard was written to */
 void shared_free(struct block *block);
-void statics_poison(struct cusim_kernel *kernel); /* those of the calling thread */
+void statics_find(struct cusim_kernel *kernel);         /* before a launch */
+void statics_poison(const struct cusim_kernel *kernel); /* those of the calling thread */
 
 /* --- kernels.c */
 struct cusim_kernel *kernels_first(void); /* the list, complete before main */
