@@ -113,6 +113,7 @@ static void events_measure_the_time_between_them(void **state)
     struct gate gate = {false, false};
     cudaEventCreate(&start), cudaEventCreate(&end);
     cudaEventRecord(start, stream);
+    assert_int_equal(cudaEventSynchronize(start), cudaSuccess);
     cudaLaunchHostFunc(stream, wait_at_gate, &gate);
     cudaEventRecord(end, stream);
     float ms = -1;
@@ -349,6 +350,7 @@ static void what_a_capture_does_not_allow_loses_it(void **state)
     cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed);
     assert_int_equal(cudaMalloc(&memory, 16), cudaSuccess);
     assert_int_equal(cudaStreamEndCapture(stream, &graph), cudaSuccess);
+    cudaGraphDestroy(graph);
     assert_int_equal(cudaStreamEndCapture(stream, &graph), cudaErrorIllegalState);
     cudaGetLastError();
     cudaFree(memory), cudaFree(x), cudaStreamDestroy(stream);

@@ -11,6 +11,7 @@
 
 #include "tests/cusim/cusim.h"
 #include "tests/cusim/fiber.h"
+#include <string.h>
 
 enum { THREADS_MAX = 1024, WARP = 32, WARPS_MAX = THREADS_MAX / WARP, BARRIERS = 16, COPIES_MAX = 128 };
 
@@ -78,6 +79,12 @@ static inline struct thread *block_thread(void)
     return (struct thread *)cusim_self;
 }
 
+/* The block of a thread, found without thread-local storage. */
+static inline struct block *block_of(const struct thread *thread)
+{
+    return (struct block *)thread->place.block;
+}
+
 /* Runs one block to its end. The fields up to seed are set; shared memory is ready. */
 void block_run(struct block *block, uint3 index);
 
@@ -96,7 +103,8 @@ void shared_prepare(struct block *block, size_t bytes);
 void shared_poison(struct block *block);
 void shared_check(struct block *block); /* ends the process when a guard was written to */
 void shared_free(struct block *block);
-void statics_poison(struct cusim_kernel *kernel); /* those of the calling thread */
+void statics_find(struct cusim_kernel *kernel);         /* before a launch */
+void statics_poison(const struct cusim_kernel *kernel); /* those of the calling thread */
 
 /* --- kernels.c */
 struct cusim_kernel *kernels_first(void); /* the list, complete before main */
@@ -109,5 +117,10 @@ __attribute__((noreturn, format(printf, 1, 2))) void report(const char *format, 
 /* names who waits where; nobody can go on */
 __attribute__((noreturn)) void report_deadlock(const struct block *block);
 const char *site_text(struct cusim_site site, char text[static 128]);
+/* The same line; the same name of a file may lie at two addresses. */
+static inline bool site_same(struct cusim_site a, struct cusim_site b)
+{
+    return a.line == b.line && (a.file == b.file || strcmp(a.file, b.file) == 0);
+}
 
 #endif

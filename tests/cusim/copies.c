@@ -12,7 +12,7 @@ bool cusim_copy_issue(const struct cusim_copy *copy, struct cusim_site site)
                site_text(site, where));
     if (self->copies == COPIES_MAX)
         report("more than %d cp.async under way in one thread (%s)", COPIES_MAX, site_text(site, where));
-    bool early = block_here()->seed % 2 == 1;
+    bool early = block_of(self)->seed % 2 == 1;
     int place = (self->first_copy + self->copies++) % COPIES_MAX;
     self->copy_groups[place] = self->group;
     self->copy[place] = *copy;

@@ -2,6 +2,7 @@
  * One launch at a time has the crew; others that run meanwhile (on other streams) do without. */
 #include "tests/cusim/block.h"
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 
@@ -13,7 +14,7 @@ struct launch {
     size_t shared_bytes;
     const void *arguments;
     uint64_t seed;
-    _Atomic uint64_t taken; /* blocks */
+    unsigned shares; /* block i is of share i % shares: fixed, so that a race shows every time */
 };
 
 static _Atomic uint64_t seed;
@@ -21,16 +22,17 @@ static _Atomic uint64_t seed;
 static struct {
     pthread_mutex_t lock;
     pthread_cond_t changed;
-    int hands;             /* OS threads, without those that launch */
-    bool busy;             /* somebody's launch has the crew */
-    struct launch *launch; /* what to work on */
-    uint64_t number;       /* of that launch: each hand takes part once */
-    int working;
+    int hands;                   /* OS threads, without those that launch */
+    bool busy;                   /* somebody's launch has the crew */
+    const struct launch *launch; /* what to work on */
+    uint64_t number;             /* of that launch: each hand takes its share once */
+    int working;                 /* hands that are not done with it */
+    _Atomic int waited_for;      /* hands that have not begun */
 } crew = {.lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
 
 /* --- blocks --------------------------------------------------------------------------------------------- */
 
-static void run_blocks(struct launch *launch)
+static void run_blocks(const struct launch *launch, unsigned share)
 {
     struct block *block = block_here();
     block->place.dim = launch->block;
@@ -41,7 +43,7 @@ static void run_blocks(struct launch *launch)
     shared_prepare(block, launch->shared_bytes);
     dim3 grid = launch->grid;
     uint64_t blocks = (uint64_t)grid.x * grid.y * grid.z;
-    for (uint64_t i; (i = launch->taken++) < blocks;) {
+    for (uint64_t i = share; i < blocks; i += launch->shares) {
         uint64_t at = launch->seed == 1 ? blocks - 1 - i : i;
         block_run(block, (uint3){(unsigned)(at % grid.x), (unsigned)(at / grid.x % grid.y),
                                  (unsigned)(at / grid.x / grid.y)});
@@ -51,18 +53,18 @@ static void run_blocks(struct launch *launch)
 
 /* --- the crew ------------------------------------------------------------------------------------------- */
 
-static void *hand_main(void *unused)
+static void *hand_main(void *number)
 {
+    unsigned share = (unsigned)(uintptr_t)number;
     uint64_t done = 0;
-    (void)unused;
     pthread_mutex_lock(&crew.lock);
     for (;;) {
-        while (!crew.launch || crew.number == done) pthread_cond_wait(&crew.changed, &crew.lock);
-        struct launch *launch = crew.launch;
+        while (crew.number == done) pthread_cond_wait(&crew.changed, &crew.lock);
+        const struct launch *launch = crew.launch;
         done = crew.number;
-        crew.working++;
         pthread_mutex_unlock(&crew.lock);
-        run_blocks(launch);
+        crew.waited_for--;
+        run_blocks(launch, share);
         pthread_mutex_lock(&crew.lock);
         crew.working--;
         pthread_cond_broadcast(&crew.changed);
@@ -77,8 +79,9 @@ static void read_settings(void)
     text = getenv("REFRAIN_CUSIM_THREADS");
     int hands = text ? atoi(text) - 1 : 0;
     pthread_t thread;
-    while (crew.hands < hands && crew.hands < CREW_MAX &&
-           pthread_create(&thread, NULL, hand_main, NULL) == 0) {
+    while (crew.hands < hands && crew.hands < CREW_MAX) {
+        void *share = (void *)(uintptr_t)(crew.hands + 1);
+        if (pthread_create(&thread, NULL, hand_main, share) != 0) break;
         pthread_detach(thread);
         crew.hands++;
     }
@@ -90,25 +93,28 @@ static void settle(void)
     pthread_once(&once, read_settings);
 }
 
+/* Returns when every hand has begun. From there to the end of the blocks nobody takes the lock: the race
+ * checker would take that for an order of the kernel's. */
 static bool crew_call(struct launch *launch)
 {
     pthread_mutex_lock(&crew.lock);
     bool ours = !crew.busy && crew.hands > 0;
     if (ours) {
+        launch->shares = (unsigned)crew.hands + 1;
         crew.busy = true;
         crew.launch = launch;
         crew.number++;
+        crew.waited_for = crew.working = crew.hands;
         pthread_cond_broadcast(&crew.changed);
     }
     pthread_mutex_unlock(&crew.lock);
+    while (ours && crew.waited_for) sched_yield();
     return ours;
 }
 
-/* A hand that has not begun by now finds no blocks left, and need not come. */
 static void crew_dismiss(void)
 {
     pthread_mutex_lock(&crew.lock);
-    crew.launch = NULL;
     while (crew.working) pthread_cond_wait(&crew.changed, &crew.lock);
     crew.busy = false;
     pthread_mutex_unlock(&crew.lock);
@@ -125,9 +131,10 @@ void cusim_set_seed(uint64_t to)
 void cusim_run(struct cusim_kernel *kernel, dim3 grid, dim3 block, size_t shared_bytes, const void *arguments)
 {
     settle();
-    struct launch launch = {kernel, grid, block, shared_bytes, arguments, seed, 0};
+    statics_find(kernel);
+    struct launch launch = {kernel, grid, block, shared_bytes, arguments, seed, 1};
     bool helped = (uint64_t)grid.x * grid.y * grid.z > 1 && crew_call(&launch);
-    run_blocks(&launch);
+    run_blocks(&launch, 0);
     if (helped) crew_dismiss();
     kernels_launched(kernel);
 }

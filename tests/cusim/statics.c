@@ -167,9 +167,15 @@ size_t cusim_static_shared(struct cusim_kernel *kernel)
  * the function compilers call (ELF handling for thread-local storage, Drepper, 4.2). */
 extern void *__tls_get_addr(size_t index[2]);
 
-void statics_poison(struct cusim_kernel *kernel)
+/* Once before a launch: a lock taken before each block would be an order of blocks to the race checker. */
+void statics_find(struct cusim_kernel *kernel)
 {
-    const struct kernel_arrays *own = arrays_of(kernel);
+    arrays_of(kernel);
+}
+
+void statics_poison(const struct cusim_kernel *kernel)
+{
+    const struct kernel_arrays *own = kernel->arrays;
     for (int i = 0; i < own->count; i++)
         memset(__tls_get_addr((size_t[2]){tls_module, own->array[i].offset}), SHARED_POISON,
                own->array[i].bytes);
