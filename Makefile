@@ -155,6 +155,13 @@ ALL_OBJS := $(sort $(OBJS_client) $(OBJS_coordinator) $(OBJS_launcher) $(WORKER_
 $(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(TEST_SUPPORT) $(ALL_OBJS)
 	$(CC) $(LDFLAGS) -o $@ $^ $(CLIENT_LIBS) $(COORDINATOR_LIBS) $(WORKER_LIBS) $(call pkg,--libs,cmocka)
 
+# Stand-ins for the GPU's libraries, for tests (tests/fakegpu).
+FAKE_NCCL := $(BUILD)/fakegpu/libnccl.so.2
+$(call room,tests/fakegpu/nccl): BASE_CFLAGS += -fvisibility=hidden
+$(FAKE_NCCL): $(call room,tests/fakegpu/nccl) $(BUILD)/fakegpu/libcudart.so.13
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS) -shared -Wl,-soname,libnccl.so.2 -o $@ $^
+
 # The simulator: the product's objects, but for those that know the time, a socket or a thread (docs/simulation.md).
 # WRAPPED: functions whose calls cost virtual time, tools/sim/costs.c.
 SIM_REPLACED := $(BUILD)/base/clock.o $(BUILD)/base/log.o $(BUILD)/worker/control.o $(BUILD)/worker/video.o $(patsubst %.c,$(BUILD)/%.o,\

@@ -712,8 +712,8 @@ void fabric_nccl_leave(struct fabric *fabric)
     n->over = true;
     lane_end(n->lane);
     lane_await_end(n->lane);
-    take_finished(fabric);
     drop_waiting(fabric);
+    take_finished(fabric);
     free(n->sides);
     n->sides = NULL;
 }

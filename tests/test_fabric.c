@@ -1,5 +1,6 @@
 /*
- * test_fabric.c - what the fabric promises, over real processes: zmq on ipc and tcp, and mpi.
+ * test_fabric.c - what the fabric promises, over real processes: zmq on ipc and tcp, mpi, and nccl over stand-ins
+ * for its libraries (what only nccl promises: test_fabric_nccl.c).
  *
  * Each scenario is what one member does; the test starts a group of members with it, kills or stops some, and
  * looks whether the others ended well. The same scenarios run over every transport, as far as they have a
@@ -50,6 +51,15 @@ static bool is_filled(const uint8_t *bytes, uint64_t count, int from, uint64_t s
     if (!wanted) wanted = malloc(LARGE_BYTES);
     fill(wanted, count, from, sequence);
     return count == 0 || memcmp(bytes, wanted, count) == 0;
+}
+
+/* Of this member's own message, into memory of member_memory. */
+static void put_filled(struct member *m, uint8_t *memory, uint64_t count, uint64_t sequence)
+{
+    static uint8_t *bytes;
+    if (!bytes) bytes = malloc(LARGE_BYTES);
+    fill(bytes, count, m->self, sequence);
+    member_write(m, memory, bytes, count);
 }
 
 /* The event that tells of a lost peer; what came before it is released on the way. */
@@ -105,7 +115,7 @@ static void post_more(struct member *m, struct exchange *x)
         if (peer == m->self || x->sent[peer] == MESSAGES || x->free_again[peer] < x->sent[peer]) continue;
         if (!fabric_can_post(m->fabric, peer)) continue;
         uint64_t sequence = x->sent[peer]++;
-        fill(x->buffers[peer], size_of(sequence), m->self, sequence);
+        put_filled(m, x->buffers[peer], size_of(sequence), sequence);
         member_post(m, peer, sequence, x->buffers[peer], size_of(sequence));
     }
 }
@@ -128,14 +138,14 @@ static void take_event(struct member *m, struct exchange *x, struct fabric_event
     uint64_t sequence = x->received[event->peer]++;
     CHECK(m, event->ticket.sequence == sequence && event->ticket.bytes == size_of(sequence));
     CHECK(m, event->ticket.bytes == 0 || (uintptr_t)event->payload % 16 == 0);
-    CHECK(m, is_filled(event->payload, event->ticket.bytes, event->peer, sequence));
+    CHECK(m, is_filled(member_payload(m, event), event->ticket.bytes, event->peer, sequence));
     fabric_release(m->fabric, event);
 }
 
 static void exchange_with_all(struct member *m)
 {
     struct exchange x = {0};
-    for (int i = 0; i < m->count; i++) x.buffers[i] = malloc(3000000);
+    for (int i = 0; i < m->count; i++) x.buffers[i] = member_memory(m, 3000000);
     member_open(m, 3, 3000000);
     member_join(m, 1);
     int64_t limit = clock_now_ns() + 25 * SECOND_NS;
@@ -151,15 +161,14 @@ static void exchange_with_all(struct member *m)
     CHECK(m,
           traffic.messages_received == traffic.messages_sent && traffic.bytes_received == traffic.bytes_sent);
     part_together(m);
-    for (int i = 0; i < m->count; i++) free(x.buffers[i]);
 }
 
 /* Two members send each other large payloads at once, more than all buffers on the way can hold. */
 static void exchange_large_payloads(struct member *m)
 {
     enum { ROUNDS = 4 };
-    uint8_t *mine = malloc(LARGE_BYTES);
-    fill(mine, LARGE_BYTES, m->self, 5);
+    uint8_t *mine = member_memory(m, LARGE_BYTES);
+    put_filled(m, mine, LARGE_BYTES, 5);
     member_open(m, ROUNDS, LARGE_BYTES);
     member_join(m, 1);
     for (int i = 0; i < ROUNDS; i++) member_post(m, 1 - m->self, 5, mine, LARGE_BYTES);
@@ -167,31 +176,32 @@ static void exchange_large_payloads(struct member *m)
         struct fabric_event event = member_next(m);
         sent += event.kind == FABRIC_SENT;
         received += event.kind == FABRIC_RECEIVED;
-        if (event.kind == FABRIC_RECEIVED) CHECK(m, is_filled(event.payload, LARGE_BYTES, 1 - m->self, 5));
+        if (event.kind == FABRIC_RECEIVED)
+            CHECK(m, is_filled(member_payload(m, &event), LARGE_BYTES, 1 - m->self, 5));
         fabric_release(m->fabric, &event);
     }
     part_together(m);
-    free(mine);
 }
 
 /* ------------------------------------------------------------------------------------------------ credits */
 
 static void use_up_credits(struct member *m)
 {
-    uint8_t payload[100];
+    enum { BYTES = 100 };
+    const uint8_t *payload = member_memory(m, BYTES);
     member_open(m, 5, 1000);
     member_join(m, 1);
     if (m->self == 0) {
-        for (uint64_t i = 0; i < 5; i++) member_post(m, 1, i, payload, sizeof payload);
-        CHECK(m, member_try_post(m, 1, 5, payload, sizeof payload) == STATUS_AGAIN);
+        for (uint64_t i = 0; i < 5; i++) member_post(m, 1, i, payload, BYTES);
+        CHECK(m, member_try_post(m, 1, 5, payload, BYTES) == STATUS_AGAIN);
         CHECK(m, !fabric_can_post(m->fabric, 1));
         for (int i = 0; i < 5; i++) CHECK(m, member_next(m).kind == FABRIC_SENT);
         member_mark(m, 0);
         /* No event comes, but the credit ends the wait. */
         CHECK(m, fabric_wait(m->fabric, clock_now_ns() + 5 * SECOND_NS, &m->error) == STATUS_OK);
         CHECK(m, fabric_can_post(m->fabric, 1));
-        member_post(m, 1, 5, payload, sizeof payload);
-        CHECK(m, member_try_post(m, 1, 6, payload, sizeof payload) == STATUS_AGAIN);
+        member_post(m, 1, 5, payload, BYTES);
+        CHECK(m, member_try_post(m, 1, 6, payload, BYTES) == STATUS_AGAIN);
     } else {
         struct fabric_event held[5];
         for (int i = 0; i < 5; i++) held[i] = member_next(m);
@@ -264,7 +274,7 @@ static void lose_stopped(struct member *m)
  */
 static void lose_stopped_receiver(struct member *m)
 {
-    uint8_t *payload = calloc(1, LARGE_BYTES);
+    uint8_t *payload = member_memory(m, LARGE_BYTES);
     member_open(m, 2, LARGE_BYTES);
     member_join(m, 1);
     int received = 0;
@@ -282,15 +292,14 @@ static void lose_stopped_receiver(struct member *m)
     int64_t before = clock_now_ns();
     fabric_leave(m->fabric);
     CHECK(m, clock_now_ns() - before < SECOND_NS);
-    memset(payload, 1, LARGE_BYTES); /* it is ours again */
-    free(payload);
+    put_filled(m, payload, LARGE_BYTES, 1); /* it is ours again */
     fabric_close(m->fabric);
 }
 
 /* The same with the sender stopped: member 1 sends, member 0 watches. */
 static void lose_stopped_sender(struct member *m)
 {
-    uint8_t *payload = calloc(1, LARGE_BYTES);
+    const uint8_t *payload = member_memory(m, LARGE_BYTES);
     member_open(m, 2, LARGE_BYTES);
     member_join(m, 1);
     for (int received = 0;;) {
@@ -306,7 +315,6 @@ static void lose_stopped_sender(struct member *m)
     CHECK(m, clock_now_ns() - atomic_load(&m->board->moments[1]) < FABRIC_LOST_MS * MILLISECOND_NS);
     fabric_leave(m->fabric);
     fabric_close(m->fabric);
-    free(payload);
 }
 
 /* After a loss: zmq goes on, with the survivors and a replacement; mpi says that it cannot. */
@@ -472,10 +480,10 @@ static void join_without_one(struct member *m)
 static void leave_in_mid_transfer(struct member *m)
 {
     enum { POSTED = 3 };
-    uint8_t *payload = malloc(LARGE_BYTES);
+    uint8_t *payload = member_memory(m, LARGE_BYTES);
     member_open(m, POSTED, LARGE_BYTES);
     for (uint64_t epoch = 1; epoch <= 5; epoch++) {
-        fill(payload, LARGE_BYTES, m->self, epoch);
+        put_filled(m, payload, LARGE_BYTES, epoch);
         member_join(m, epoch);
         int mark = 2 * (int)epoch + m->self; /* no mark is used twice */
         member_mark(m, mark);
@@ -491,11 +499,11 @@ static void leave_in_mid_transfer(struct member *m)
                fabric_next(m->fabric, &event) == STATUS_OK) {
             if (event.kind != FABRIC_RECEIVED) continue;
             CHECK(m, event.ticket.epoch == epoch && event.ticket.sequence == epoch);
-            CHECK(m, is_filled(event.payload, LARGE_BYTES, 1 - m->self, epoch));
+            CHECK(m, is_filled(member_payload(m, &event), LARGE_BYTES, 1 - m->self, epoch));
             fabric_release(m->fabric, &event);
         }
         fabric_leave(m->fabric);
-        memset(payload, 0xee, LARGE_BYTES);
+        put_filled(m, payload, LARGE_BYTES, 0); /* it is ours again */
     }
     /* Both take part in a whole exchange at the end. */
     member_join(m, 6);
@@ -506,7 +514,6 @@ static void leave_in_mid_transfer(struct member *m)
     CHECK(m, event.ticket.sequence == 6 && memcmp(event.payload, "end", 3) == 0);
     fabric_release(m->fabric, &event);
     part_together(m);
-    free(payload);
 }
 
 /* ------------------------------------------------------------------------------------------- misbehaviour */
@@ -859,6 +866,7 @@ static void configurations_that_cannot_work_are_refused(void **state)
         {.kind = "zmq", .bind = "ipc:///no/such/directory", .credits = 4, .max_bytes = 1},
         {.kind = "zmq", .bind = "tcp://0.0.0.0:*", .toward = "nonsense", .credits = 4, .max_bytes = 1},
         {.kind = "mpi", .credits = 4, .max_bytes = 1}, /* MPI does not run in this process */
+        {.kind = "nccl", .bind = "tcp://127.0.0.1:*", .credits = 4, .max_bytes = 1, .device = 99},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         struct fabric *fabric = NULL;
@@ -925,7 +933,8 @@ static void run_mpi_member(const char *name, const char *board)
 
 int main(int count, char **arguments)
 {
-    static char ipc[] = "zmq-ipc", tcp[] = "zmq-tcp", mpi[] = "mpi";
+    static char ipc[] = "zmq-ipc", tcp[] = "zmq-tcp", mpi[] = "mpi", nccl[] = "nccl";
+    group_find_gpu(arguments);
     if (count == 4 && strcmp(arguments[1], "--member") == 0) run_mpi_member(arguments[2], arguments[3]);
     setenv("REFRAIN_LOG", "error", 0); /* losses are what is tested */
     const struct CMUnitTest any[] = {
@@ -943,11 +952,18 @@ int main(int count, char **arguments)
         cmocka_unit_test_prestate(another_token_is_not_let_in, tcp),
     };
     const struct CMUnitTest over_mpi[] = {SHARED_TESTS(mpi)};
-    if (count == 2) cmocka_set_test_filter(arguments[1]);
+    const struct CMUnitTest over_nccl[] = {
+        SHARED_TESTS(nccl),
+        cmocka_unit_test_prestate(strangers_are_ignored, nccl),
+        cmocka_unit_test_prestate(another_token_is_not_let_in, nccl),
+    };
+    if (count > 1) cmocka_set_test_filter(arguments[1]);
+    const char *only = count > 2 ? arguments[2] : ""; /* test_fabric PATTERN KIND */
     int failed = cmocka_run_group_tests(any, NULL, NULL);
-    failed += cmocka_run_group_tests_name("over zmq, ipc", over_ipc, NULL, NULL);
-    failed += cmocka_run_group_tests_name("over zmq, tcp", over_tcp, NULL, NULL);
-    failed += cmocka_run_group_tests_name("over mpi", over_mpi, NULL, NULL);
+    if (strstr(ipc, only)) failed += cmocka_run_group_tests_name("over zmq, ipc", over_ipc, NULL, NULL);
+    if (strstr(tcp, only)) failed += cmocka_run_group_tests_name("over zmq, tcp", over_tcp, NULL, NULL);
+    if (strstr(mpi, only)) failed += cmocka_run_group_tests_name("over mpi", over_mpi, NULL, NULL);
+    if (strstr(nccl, only)) failed += cmocka_run_group_tests_name("over nccl", over_nccl, NULL, NULL);
     group_end_unfinished();
     return failed;
 }
