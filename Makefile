@@ -33,8 +33,9 @@ pkg = $(shell pkg-config $(1) $(2) 2>/dev/null)
 WARN   := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wwrite-strings -Wundef \
           -Wformat=2 -Wno-unused-parameter -Werror
 CFLAGS ?= -O2 -g
-BASE_CFLAGS := -std=gnu17 -D_GNU_SOURCE -DREFRAIN_VERSION='"$(VERSION)"' -I. -I$(BUILD) -fno-common -fPIC \
-               -ffp-contract=off -pthread $(WARN) $(SANITIZE)
+PLAIN_CFLAGS := -std=gnu17 -D_GNU_SOURCE -DREFRAIN_VERSION='"$(VERSION)"' -I. -I$(BUILD) -fno-common -fPIC \
+                -ffp-contract=off -pthread $(WARN)
+BASE_CFLAGS := $(PLAIN_CFLAGS) $(SANITIZE)
 PKG_CFLAGS  := $(call pkg,--cflags,$(PKGS))
 MPI_CFLAGS  := $(shell mpicc --showme:compile 2>/dev/null)
 MPI_LIBS    := $(shell mpicc --showme:link 2>/dev/null)
@@ -111,7 +112,8 @@ $(foreach isa,$(ISAS),$(eval $(call isa_rule,$(isa))))
 
 $(BUILD)/%.o: %.c $(BUILD)/.flags | $(PROTO_GEN)
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) $(BASE_CFLAGS) $(PKG_CFLAGS) $(if $(filter cluster/% worker/% tests/% tools/%,$<),$(MPI_CFLAGS)) -MMD -MP -c -o $@ $<
+	$(CC) $(CFLAGS) $(BASE_CFLAGS) $(PKG_CFLAGS) $(if $(filter cluster/% worker/% tests/% tools/%,$<),$(MPI_CFLAGS)) \
+	  $(if $(filter tests/test_cu%,$<),$(CUDA_CFLAGS)) -MMD -MP -c -o $@ $<
 # Rebuild everything when the flags change, and only then.
 FLAGS_NOW := $(CC) $(CFLAGS) $(BASE_CFLAGS) $(ISA_avx2) $(ISA_avx512)
 $(BUILD)/.flags: FORCE
@@ -143,9 +145,64 @@ PREFIX ?= /usr/local
 install: all ## copy the programs to $(PREFIX)/bin
 	install -D -t $(DESTDIR)$(PREFIX)/bin $(PROGRAMS)
 
+# ------------------------------------------------------------------------------- CUDA without a GPU, without nvcc
+# The .cu files compiled for the CPU (tests/cusim) over stand-ins for the CUDA libraries (tests/fakegpu): docs/gpu.md.
+# Three variants, in folders of their own: plain (with the sanitizer of the build, if any), asan, and tsan, the race
+# checker. The emulator itself is not instrumented for races: it tells the checker what a fiber and a barrier are.
+
+ifeq ($(origin CXX),default)
+CXX := g++
+endif
+CUDA_CFLAGS    := -Itests/fakegpu/include
+CUSIM_CXXFLAGS := -x c++ -std=gnu++17 -D_GNU_SOURCE -DREFRAIN_CUSIM -I. $(CUDA_CFLAGS) -fPIC -pthread \
+                  -fno-strict-aliasing -ffp-contract=off -Wall -Wextra -Wshadow -Wno-unused-parameter \
+                  -Wno-unused-function -Wno-unknown-pragmas -Werror
+CUSIM_SANITIZE_plain := $(SANITIZE)
+CUSIM_SANITIZE_asan  := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+CUSIM_SANITIZE_tsan  := -fsanitize=thread
+
+CUDART_C   := $(wildcard tests/fakegpu/cudart/*.c)
+CUBLASLT_C := $(wildcard tests/fakegpu/cublaslt/*.c)
+CUSIM_C    := $(wildcard tests/cusim/*.c)
+KERNELS_CU := $(wildcard kernels/cuda/*.cu)
+cusim_objects = $(patsubst %,$(BUILD)/cusim/$(1)/%.o,$(basename $(2)))
+
+define cusim_variant
+$(BUILD)/cusim/$(1)/%.o: %.cu $(BUILD)/.flags
+	@mkdir -p $$(@D)
+	$(CXX) $(CFLAGS) $(CUSIM_CXXFLAGS) $(CUSIM_SANITIZE_$(1)) -MMD -MP -c -o $$@ $$<
+$(BUILD)/cusim/$(1)/%.o: %.c $(BUILD)/.flags
+	@mkdir -p $$(@D)
+	$(CC) $(CFLAGS) $(PLAIN_CFLAGS) $(CUDA_CFLAGS) $(if $(findstring thread,$(CUSIM_SANITIZE_$(1))),-DCUSIM_TSAN,$(CUSIM_SANITIZE_$(1))) \
+	  $$(CUSIM_$$(notdir $$(@D))_CFLAGS) -MMD -MP -c -o $$@ $$<
+endef
+CUSIM_cublaslt_CFLAGS := -O3 -fno-math-errno
+$(foreach variant,plain asan tsan,$(eval $(call cusim_variant,$(variant))))
+
+# What a program links that runs kernels in its own process; link with $(CXX).
+CUSIM_OBJS   := $(call cusim_objects,plain,$(CUSIM_C) $(CUDART_C) $(CUBLASLT_C))
+EMULATED_GPU := $(CUSIM_OBJS) $(call cusim_objects,plain,$(KERNELS_CU))
+
+# The same as libraries, for programs built by nvcc.
+.PHONY: fakegpu
+fakegpu: $(patsubst %,$(BUILD)/fakegpu/%,libcudart.so.13 libcublasLt.so.13 libnccl.so.2 libkernels.so) ## stand-ins for the CUDA libraries (docs/gpu.md)
+$(BUILD)/fakegpu/libcudart.so.13: $(call cusim_objects,plain,$(CUDART_C))
+$(BUILD)/fakegpu/libcublasLt.so.13: $(call cusim_objects,plain,$(CUBLASLT_C)) $(BUILD)/fakegpu/libcudart.so.13
+$(BUILD)/fakegpu/lib%.so.13: tests/fakegpu/lib%.map
+	@mkdir -p $(@D)
+	$(CC) -shared -Wl,-soname,$(@F) -Wl,--version-script=$< $(LDFLAGS) -o $@ $(filter %.o %.so.13,$^) -lm -ldl
+$(call room,tests/fakegpu/nccl): BASE_CFLAGS += -fvisibility=hidden
+$(BUILD)/fakegpu/libnccl.so.2: $(call room,tests/fakegpu/nccl) $(BUILD)/fakegpu/libcudart.so.13
+	@mkdir -p $(@D)
+	$(CC) -shared -Wl,-soname,$(@F) $(LDFLAGS) -o $@ $^
+# Kernels and emulator in one object, bound to each other: a program built by nvcc has symbols of the same names.
+$(BUILD)/fakegpu/libkernels.so: $(call cusim_objects,plain,$(CUSIM_C) $(KERNELS_CU))
+	@mkdir -p $(@D)
+	$(CXX) -shared -Wl,-Bsymbolic $(LDFLAGS) -o $@ $^ -lm
+
 # ------------------------------------------------------------------------------------------------------------- tests
 
-TEST_PACKAGES := libcmocka-dev clang libclang-rt-dev ffmpeg iproute2 procps
+TEST_PACKAGES := libcmocka-dev g++ clang libclang-rt-dev ffmpeg iproute2 procps
 
 TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
 FUZZERS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/fuzz_*.c))
@@ -155,12 +212,12 @@ ALL_OBJS := $(sort $(OBJS_client) $(OBJS_coordinator) $(OBJS_launcher) $(WORKER_
 $(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(TEST_SUPPORT) $(ALL_OBJS)
 	$(CC) $(LDFLAGS) -o $@ $^ $(CLIENT_LIBS) $(COORDINATOR_LIBS) $(WORKER_LIBS) $(call pkg,--libs,cmocka)
 
-# Stand-ins for the GPU's libraries, for tests (tests/fakegpu).
-FAKE_NCCL := $(BUILD)/fakegpu/libnccl.so.2
-$(call room,tests/fakegpu/nccl): BASE_CFLAGS += -fvisibility=hidden
-$(FAKE_NCCL): $(call room,tests/fakegpu/nccl) $(BUILD)/fakegpu/libcudart.so.13
-	@mkdir -p $(@D)
-	$(CC) $(LDFLAGS) -shared -Wl,-soname,libnccl.so.2 -o $@ $^
+# What finds the stand-ins at run time.
+$(BUILD)/tests/test_fabric $(BUILD)/tests/test_fabric_nccl: | $(patsubst %,$(BUILD)/fakegpu/%,libcudart.so.13 libnccl.so.2)
+
+# Tests of CUDA code run it on the CPU.
+$(BUILD)/tests/test_cu%: $(BUILD)/tests/test_cu%.o $(TEST_SUPPORT) $(ALL_OBJS) $(EMULATED_GPU)
+	$(CXX) $(LDFLAGS) -o $@ $^ $(CLIENT_LIBS) $(COORDINATOR_LIBS) $(WORKER_LIBS) $(call pkg,--libs,cmocka)
 
 # The simulator: the product's objects, but for those that know the time, a socket or a thread (docs/simulation.md).
 # WRAPPED: functions whose calls cost virtual time, tools/sim/costs.c.

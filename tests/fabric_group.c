@@ -59,7 +59,7 @@ static void run_member(struct board *board, int index, scenario run)
     member.nccl = strcmp(board->kind, "nccl") == 0;
     if (member.nccl) {
         setenv("REFRAIN_NCCL_ORDERS", board->directory, 1);
-        setenv("FAKENCCL_NAME", strrchr(board->directory, '-') + 1, 1);
+        setenv("REFRAIN_FAKENCCL_NAME", strrchr(board->directory, '-') + 1, 1);
     }
     atomic_store(&board->pids[index], (int)getpid());
     run(&member);

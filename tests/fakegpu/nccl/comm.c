@@ -17,7 +17,7 @@ int comm_fail(struct comm *comm, int result, const char *format, ...)
     va_start(arguments, format);
     vsnprintf(comm->error, sizeof comm->error, format, arguments);
     va_end(arguments);
-    if (getenv("FAKENCCL_VERBOSE"))
+    if (getenv("REFRAIN_FAKENCCL_VERBOSE"))
         fprintf(stderr, "fakenccl[%d] rank %d: %s\n", (int)getpid(), comm->rank, comm->error);
     atomic_store(&comm->state, result);
     return result;

@@ -16,17 +16,17 @@
  *
  * The environment, read when the library is first used:
  *
- *     FAKENCCL_NAME=TEXT          part of the names of shared memory, so that a test can sweep what the killed leave
- *     FAKENCCL_VERSION=N          what ncclGetVersion says
- *     FAKENCCL_ON_DEATH=error     a dead peer is ncclRemoteError, as over a network; otherwise nothing, as within a host
- *     FAKENCCL_FAIL=CALL:N[:hang] the Nth call of that name fails, or does not come back; CALL `operation`: the Nth
+ *     REFRAIN_FAKENCCL_NAME=TEXT          part of the names of shared memory, so that a test can sweep what the killed leave
+ *     REFRAIN_FAKENCCL_VERSION=N          what ncclGetVersion says
+ *     REFRAIN_FAKENCCL_ON_DEATH=error     a dead peer is ncclRemoteError, as over a network; otherwise nothing, as within a host
+ *     REFRAIN_FAKENCCL_FAIL=CALL:N[:hang] the Nth call of that name fails, or does not come back; CALL `operation`: the Nth
  *                                 operation on a stream fails, `init`: the Nth communicator's making, later on
- *     FAKENCCL_DIE_AT=N           the process is killed in the middle of its Nth operation
- *     FAKENCCL_LINK=US,MBS        each message takes that long to begin, and then that many MB/s
- *     FAKENCCL_LATE_US=US         calls that do not block come back that long before they are done
- *     FAKENCCL_SERIAL=1           operations of a process run one after the other in the order in which they were issued,
+ *     REFRAIN_FAKENCCL_DIE_AT=N           the process is killed in the middle of its Nth operation
+ *     REFRAIN_FAKENCCL_LINK=US,MBS        each message takes that long to begin, and then that many MB/s
+ *     REFRAIN_FAKENCCL_LATE_US=US         calls that do not block come back that long before they are done
+ *     REFRAIN_FAKENCCL_SERIAL=1           operations of a process run one after the other in the order in which they were issued,
  *                                 whatever their streams: the least concurrency a device may have
- *     FAKENCCL_STUCK_MS=MS        operations that take longer are reported
+ *     REFRAIN_FAKENCCL_STUCK_MS=MS        operations that take longer are reported
  */
 #ifndef REFRAIN_FAKENCCL_H
 #define REFRAIN_FAKENCCL_H
@@ -114,12 +114,12 @@ struct message {
     uint8_t *memory;
     size_t bytes, done;
     enum { MESSAGE_WAITS, MESSAGE_MOVES, MESSAGE_DONE } state;
-    int64_t moved_ns; /* since when its bytes move, for FAKENCCL_LINK */
+    int64_t moved_ns; /* since when its bytes move, for REFRAIN_FAKENCCL_LINK */
 };
 
 struct operation {
     struct comm *comm;
-    uint64_t turn; /* FAKENCCL_SERIAL */
+    uint64_t turn; /* REFRAIN_FAKENCCL_SERIAL */
     int count;
     struct message messages[];
 };

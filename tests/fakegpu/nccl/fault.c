@@ -15,7 +15,7 @@ static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 enum { CALLS_MAX = 16 };
 
-/* How often each call was made that FAKENCCL_FAIL could name. */
+/* How often each call was made that REFRAIN_FAKENCCL_FAIL could name. */
 static struct {
     char name[32];
     int count;
@@ -30,19 +30,19 @@ static int64_t number(const char *name, int64_t otherwise)
 
 static void read_world(void)
 {
-    const char *death = getenv("FAKENCCL_ON_DEATH"), *link = getenv("FAKENCCL_LINK"),
-               *name = getenv("FAKENCCL_NAME");
+    const char *death = getenv("REFRAIN_FAKENCCL_ON_DEATH"), *link = getenv("REFRAIN_FAKENCCL_LINK"),
+               *name = getenv("REFRAIN_FAKENCCL_NAME");
     here.name = name ? name : "x";
-    here.version = (int)number("FAKENCCL_VERSION", 22809);
+    here.version = (int)number("REFRAIN_FAKENCCL_VERSION", 22809);
     here.death_is_error = death && strcmp(death, "error") == 0;
-    here.serial = number("FAKENCCL_SERIAL", 0) != 0;
-    here.die_at = (int)number("FAKENCCL_DIE_AT", 0);
-    here.late_ns = number("FAKENCCL_LATE_US", 0) * 1000;
-    here.stuck_ns = number("FAKENCCL_STUCK_MS", 0) * 1000000;
+    here.serial = number("REFRAIN_FAKENCCL_SERIAL", 0) != 0;
+    here.die_at = (int)number("REFRAIN_FAKENCCL_DIE_AT", 0);
+    here.late_ns = number("REFRAIN_FAKENCCL_LATE_US", 0) * 1000;
+    here.stuck_ns = number("REFRAIN_FAKENCCL_STUCK_MS", 0) * 1000000;
     int delay_us = 0;
     double mbs = 0;
     if (link && sscanf(link, "%d,%lf", &delay_us, &mbs) != 2)
-        fault_lint("FAKENCCL_LINK=%s: must be US,MBS", link);
+        fault_lint("REFRAIN_FAKENCCL_LINK=%s: must be US,MBS", link);
     here.link_delay_ns = delay_us * INT64_C(1000);
     here.link_bytes_per_ns = mbs / 1000;
 }
@@ -68,7 +68,7 @@ static int count_call(const char *name)
 
 enum fault fault_due(const char *call)
 {
-    const char *wanted = getenv("FAKENCCL_FAIL");
+    const char *wanted = getenv("REFRAIN_FAKENCCL_FAIL");
     size_t length = strlen(call);
     int count = count_call(call);
     if (!wanted || strncmp(wanted, call, length) != 0 || wanted[length] != ':') return FAULT_NONE;

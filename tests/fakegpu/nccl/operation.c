@@ -19,7 +19,7 @@ struct header {
     int32_t type, spare;
 };
 
-/* Operations issued and ended by this process, for FAKENCCL_SERIAL and FAKENCCL_DIE_AT. */
+/* Operations issued and ended by this process, for REFRAIN_FAKENCCL_SERIAL and REFRAIN_FAKENCCL_DIE_AT. */
 static atomic_ullong issued, ended;
 static atomic_int begun;
 static pthread_mutex_t turn_lock = PTHREAD_MUTEX_INITIALIZER;
