@@ -14,8 +14,7 @@ struct crossing {
     struct order_place place; /* first, so that one cast leads back */
     struct lane_job job;
     bool busy;             /* the job is with the lane */
-    struct crossing *next; /* among those of a peer that wait for an answer, or for memory */
-    uint64_t proposal;     /* inward: the stamp that came with the header */
+    struct crossing *next; /* among those of a peer that wait for memory, or for an answer */
 };
 
 struct crossing_queue {

@@ -15,7 +15,8 @@
  *     CHUNK              nothing; a further chunk of the latest DATA's payload beside it
  *     CREDIT, BEAT, BYE  nothing
  *     EDGE               id of a communicator [NCCL_ID_BYTES]
- *     STANDS, WARM, GO   nothing
+ *     STANDS, WARM,      nothing
+ *     READY, GO          nothing
  */
 #ifndef REFRAIN_CLUSTER_ENVELOPE_H
 #define REFRAIN_CLUSTER_ENVELOPE_H
@@ -29,8 +30,7 @@ enum { ENVELOPE_VERSION = 1, ENVELOPE_BYTES = 32 };
 enum envelope_kind {
     ENVELOPE_HELLO = 1, /* number: messages I take before I release one; place: members of the epoch */
     ENVELOPE_WELCOME,
-    ENVELOPE_DATA,   /* number: credits returned on the way; place: 0, or the stamp proposed for a payload in
-                        device memory */
+    ENVELOPE_DATA,   /* number: credits returned on the way */
     ENVELOPE_CHUNK,  /* place: offset in the payload, bytes */
     ENVELOPE_CREDIT, /* number: credits returned: messages that were released */
     ENVELOPE_BEAT,
@@ -38,8 +38,9 @@ enum envelope_kind {
     /* fabric nccl: of the way for device memory from one member to another */
     ENVELOPE_EDGE,   /* its sender: join this communicator */
     ENVELOPE_STANDS, /* its receiver: I did */
-    ENVELOPE_WARM,   /* its sender, place: the stamp proposed for a first exchange */
-    ENVELOPE_GO,     /* its receiver, place: the stamp of the next payload announced */
+    ENVELOPE_WARM,   /* its sender: announces a first exchange, as DATA does a payload */
+    ENVELOPE_READY,  /* its receiver: there is a place for the next one announced; place: a stamp proposed */
+    ENVELOPE_GO,     /* its sender: the answer; place: the stamp that holds */
 };
 
 struct envelope {

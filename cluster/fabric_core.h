@@ -129,6 +129,7 @@ struct fabric {
     int self, count;
     struct peer *peers; /* [count]; made and freed by the owner while idle */
     bool stood;         /* the epoch was READY */
+    bool at_fault;      /* it ended because something failed here */
     bool hurry;         /* a connection ended: come round soon */
     int64_t turned_ns;  /* when the I/O loop last came round */
     unsigned strangers; /* messages from sources that proved nothing */
@@ -191,7 +192,7 @@ status_t fabric_nccl_push(struct fabric *fabric, int peer);               /* sig
 /* Sends the header of a peer's next message, if it may go now; STATUS_AGAIN: not yet. */
 status_t fabric_nccl_announce(struct fabric *fabric, struct outgoing *outgoing);
 /* A header came; false: there is no memory even to note it. */
-bool fabric_nccl_land(struct fabric *fabric, int peer, const struct ticket *ticket, uint64_t proposal);
+bool fabric_nccl_land(struct fabric *fabric, int peer, const struct ticket *ticket);
 void fabric_nccl_hear(struct fabric *fabric, int peer, const struct envelope *envelope, const uint8_t *head,
                       size_t bytes);
 /* Gives all communicators up; after it nothing of the epoch is touched. */

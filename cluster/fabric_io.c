@@ -101,7 +101,7 @@ static void begin_epoch(struct fabric *fabric)
     pthread_mutex_lock(&fabric->lock);
     fabric->phase = fabric->aborted ? PHASE_OVER : PHASE_JOINING;
     pthread_mutex_unlock(&fabric->lock);
-    fabric->stood = false;
+    fabric->stood = fabric->at_fault = false;
     int64_t now = clock_now_ns();
     for (int i = 0; i < fabric->count; i++) fabric->peers[i].beat_ns = now + BEAT_MS * MILLISECOND_NS;
     struct error error;
@@ -129,7 +129,7 @@ static void part_all(struct fabric *fabric)
         if (i == fabric->self) continue;
         struct peer *peer = &fabric->peers[i];
         /* A join that failed here is about to fail there, and then names who is really missing. */
-        bool polite = fabric->stood && !peer->silent && atomic_load(&peer->borrowed) == 0;
+        bool polite = (fabric->stood || fabric->at_fault) && !peer->silent && atomic_load(&peer->borrowed) == 0;
         fabric->transport->part(fabric->link, i, polite ? bye : NULL, polite ? sizeof bye : 0);
     }
     fabric->transport->leave(fabric->link);
@@ -244,12 +244,12 @@ void *fabric_io_main(void *argument)
     prctl(PR_SET_TIMERSLACK, TIMER_SLACK_NS);
     while (obey(fabric)) {
         int64_t now = clock_now_ns();
+        if (fabric->nccl) fabric_nccl_turn(fabric); /* first: what it has to say is pushed below */
         if (fabric->phase != PHASE_IDLE) {
             watch_peers(fabric, now);
             fetch_posts(fabric);
             fabric_io_push(fabric, now);
         }
-        if (fabric->nccl) fabric_nccl_turn(fabric);
         fabric->transport->progress(fabric->link, next_turn(fabric, now));
     }
     fabric->transport->close(fabric->link);

@@ -4,10 +4,10 @@
  *     sender                                            receiver
  *     EDGE, a communicator's id  -------------------->   joins it
  *     joins it          <------------------------------  STANDS
- *     WARM, a stamp     ------------------------------>
- *                       <------------------------------  GO, the stamp that holds: a first exchange of a few bytes
- *     DATA, ticket and a stamp  --------------------->   finds memory for the payload
- *                       <------------------------------  GO, the stamp that holds
+ *     WARM              ------------------------------>  (a first exchange of a few bytes)
+ *     DATA, a ticket    ------------------------------>  finds memory for the payload
+ *                       <------------------------------  READY, a stamp
+ *     GO, the stamp that holds  ---------------------->
  *     ncclSend                 ~~~~~~~~~~~~~~~~~~~~~~>   ncclRecv
  *
  * An edge is the way from one member to another, with a communicator of its own. Those of the ring are made by
@@ -28,7 +28,7 @@
 
 enum {
     OUTSTANDING = 2, /* payloads announced and not sent, per edge: one moves, one waits */
-    ANSWERS = FABRIC_MAX_CREDITS + 1,
+    STAMPS = FABRIC_MAX_CREDITS + 1,
     LANDING_BYTES = 65536, /* the smallest piece of memory: many small payloads then fit the same ones */
 };
 
@@ -50,14 +50,20 @@ struct edge {
     struct crossing warm;
 };
 
+/* A ring of stamps that are to be sent. */
+struct stamps {
+    uint64_t stamp[STAMPS];
+    int first, count;
+};
+
 struct side {
     struct edge out, in;
     bool owes_edge, owes_stands, owes_warm; /* signals to be sent as soon as the transport takes them */
-    uint64_t answers[ANSWERS];              /* stamps of GOs to be sent: a ring */
-    int first_answer, answer_count;
-    struct crossing_queue unanswered; /* announced, GO has not come */
-    int outstanding;                  /* announced, not sent; the first exchange does not count */
-    struct crossing_queue landing;    /* headers that came and are not answered: the first lacks memory */
+    struct stamps ready, go;                /* likewise */
+    struct crossing_queue announced;        /* outward: READY has not come */
+    int outstanding;                        /* announced, not sent; the first exchange does not count */
+    struct crossing_queue landing;          /* inward: announced; the first lacks memory */
+    struct crossing_queue proposed;         /* inward: GO has not come */
 };
 
 struct nccl_side {
@@ -313,25 +319,18 @@ static void issue(struct nccl_side *n)
     }
 }
 
-/* Answers a header whose payload has a place to go. False: the peer was lost. */
-static bool answer(struct fabric *fabric, int peer, struct crossing *crossing)
+static void stamps_add(struct stamps *stamps, uint64_t stamp)
 {
-    struct nccl_side *n = fabric->nccl;
-    struct side *side = &n->sides[peer];
-    if (side->answer_count == ANSWERS ||
-        !order_accept(&n->order, &crossing->place, fabric->self, crossing->proposal)) {
-        fabric_io_lose(fabric, peer, "it announced a payload with a stamp that cannot be");
-        return false;
-    }
-    side->answers[(side->first_answer + side->answer_count++) % ANSWERS] = crossing->place.stamp;
-    issue(n);
-    return true;
+    stamps->stamp[(stamps->first + stamps->count++) % STAMPS] = stamp;
 }
 
+/* There is a place for what was announced. */
 static void propose(struct nccl_side *n, int peer, struct crossing *crossing)
 {
+    struct side *side = &n->sides[peer];
     order_propose(&n->order, &crossing->place, peer);
-    queue_add(&n->sides[peer].unanswered, crossing);
+    queue_add(&side->proposed, crossing);
+    stamps_add(&side->ready, crossing->place.stamp);
 }
 
 static void crossed(struct lane_job *job, void *owner);
@@ -354,7 +353,7 @@ static void warm_up(struct nccl_side *n, int peer)
     if (n->over || out->state != EDGE_JOINED || !out->joined_there) return;
     out->state = EDGE_WARMING;
     out->warm.job = transfer_job(peer, true, NULL, 0);
-    propose(n, peer, &out->warm);
+    queue_add(&side->announced, &out->warm);
     side->owes_warm = true;
 }
 
@@ -462,33 +461,30 @@ status_t fabric_nccl_announce(struct fabric *fabric, struct outgoing *outgoing)
     struct crossing *crossing = &outgoing->crossing;
     /* NCCL only reads it; the job just has no const. */
     crossing->job = transfer_job(outgoing->peer, true, (void *)(uintptr_t)outgoing->payload, outgoing->bytes);
-    order_propose(&n->order, &crossing->place, outgoing->peer);
     status_t status = fabric_io_send_piece(fabric, &fabric->peers[outgoing->peer], outgoing);
-    if (status != STATUS_OK) {
-        order_withdraw(&n->order, &crossing->place);
-        return status;
-    }
-    queue_add(&side->unanswered, crossing);
+    if (status != STATUS_OK) return status;
+    queue_add(&side->announced, crossing);
     side->outstanding++;
     return STATUS_OK;
 }
 
-/* Answers headers in the order in which they came, as far as there is memory: the payloads will come in that
+/* Goes on with headers in the order in which they came, as far as there is memory: the payloads will come in that
  * order. */
 static void land_some(struct fabric *fabric, int peer)
 {
-    struct side *side = &fabric->nccl->sides[peer];
-    while (!fabric->nccl->over && side->landing.first) {
+    struct nccl_side *n = fabric->nccl;
+    struct side *side = &n->sides[peer];
+    while (!n->over && side->landing.first) {
         struct parcel *parcel = CONTAINER(side->landing.first, struct parcel, crossing);
         if (!parcel->bytes) return;
         struct crossing *crossing = queue_take(&side->landing);
         parcel->note.event.payload = parcel->bytes;
         crossing->job = transfer_job(peer, false, parcel->bytes, parcel->note.event.ticket.bytes);
-        if (!answer(fabric, peer, crossing)) return;
+        propose(n, peer, crossing);
     }
 }
 
-bool fabric_nccl_land(struct fabric *fabric, int peer, const struct ticket *ticket, uint64_t proposal)
+bool fabric_nccl_land(struct fabric *fabric, int peer, const struct ticket *ticket)
 {
     struct nccl_side *n = fabric->nccl;
     struct peer *from = &fabric->peers[peer];
@@ -501,7 +497,6 @@ bool fabric_nccl_land(struct fabric *fabric, int peer, const struct ticket *tick
     parcel->placed = ticket->bytes;
     parcel->note.event =
         (struct fabric_event){.kind = FABRIC_RECEIVED, .peer = peer, .ticket = *ticket, .hold = parcel};
-    parcel->crossing.proposal = proposal;
     *from->arriving_end = parcel;
     from->arriving_end = &parcel->next;
     queue_add(&n->sides[peer].landing, &parcel->crossing);
@@ -524,6 +519,17 @@ static status_t send_edge(struct fabric *fabric, int peer, const struct nccl_id 
     return fabric_io_send_head(fabric, peer, head, sizeof head);
 }
 
+static status_t send_stamps(struct fabric *fabric, int peer, enum envelope_kind kind, struct stamps *stamps)
+{
+    while (stamps->count > 0) {
+        status_t status = fabric_io_send_signal(fabric, peer, kind, 0, stamps->stamp[stamps->first]);
+        if (status != STATUS_OK) return status;
+        stamps->first = (stamps->first + 1) % STAMPS;
+        stamps->count--;
+    }
+    return STATUS_OK;
+}
+
 status_t fabric_nccl_push(struct fabric *fabric, int peer)
 {
     status_t status = STATUS_OK;
@@ -539,18 +545,11 @@ status_t fabric_nccl_push(struct fabric *fabric, int peer)
         side->owes_stands = false;
     }
     if (side->owes_warm) {
-        uint64_t stamp = side->out.warm.place.stamp;
-        if ((status = fabric_io_send_signal(fabric, peer, ENVELOPE_WARM, 0, stamp)) != STATUS_OK)
-            return status;
+        if ((status = fabric_io_send_signal(fabric, peer, ENVELOPE_WARM, 0, 0)) != STATUS_OK) return status;
         side->owes_warm = false;
     }
-    while (side->answer_count > 0) {
-        uint64_t stamp = side->answers[side->first_answer];
-        if ((status = fabric_io_send_signal(fabric, peer, ENVELOPE_GO, 0, stamp)) != STATUS_OK) return status;
-        side->first_answer = (side->first_answer + 1) % ANSWERS;
-        side->answer_count--;
-    }
-    return STATUS_OK;
+    status = send_stamps(fabric, peer, ENVELOPE_READY, &side->ready);
+    return status == STATUS_OK ? send_stamps(fabric, peer, ENVELOPE_GO, &side->go) : status;
 }
 
 /* What is wrong with a signal, or NULL. */
@@ -575,23 +574,34 @@ static const char *take_stands(struct nccl_side *n, int peer)
     return NULL;
 }
 
-static const char *take_warm(struct fabric *fabric, int peer, uint64_t proposal)
+static const char *take_warm(struct nccl_side *n, int peer)
 {
-    struct edge *in = &fabric->nccl->sides[peer].in;
+    struct edge *in = &n->sides[peer].in;
     if (in->state != EDGE_JOINED) return "it uses an edge that does not stand";
     in->state = EDGE_WARMING;
     in->warm.job = transfer_job(peer, false, NULL, 0);
-    in->warm.proposal = proposal;
-    answer(fabric, peer, &in->warm);
+    propose(n, peer, &in->warm);
+    return NULL;
+}
+
+static const char *take_ready(struct fabric *fabric, int peer, uint64_t proposal)
+{
+    struct nccl_side *n = fabric->nccl;
+    struct side *side = &n->sides[peer];
+    struct crossing *crossing = queue_take(&side->announced);
+    if (!crossing) return "it is ready for what was not announced";
+    if (!order_accept(&n->order, &crossing->place, fabric->self, proposal))
+        return "it proposed a stamp that cannot be";
+    stamps_add(&side->go, crossing->place.stamp);
+    issue(n);
     return NULL;
 }
 
 static const char *take_go(struct nccl_side *n, int peer, uint64_t stamp)
 {
-    struct crossing *crossing = queue_take(&n->sides[peer].unanswered);
-    if (!crossing) return "it answered an announcement that was not made";
-    if (!order_settle(&n->order, &crossing->place, stamp))
-        return "it answered an announcement with a stamp that cannot be";
+    struct crossing *crossing = queue_take(&n->sides[peer].proposed);
+    if (!crossing) return "it answered what was not proposed";
+    if (!order_settle(&n->order, &crossing->place, stamp)) return "it answered with a stamp that cannot be";
     issue(n);
     return NULL;
 }
@@ -610,7 +620,10 @@ void fabric_nccl_hear(struct fabric *fabric, int peer, const struct envelope *en
         wrong = take_stands(n, peer);
         break;
     case ENVELOPE_WARM:
-        wrong = take_warm(fabric, peer, envelope->place);
+        wrong = take_warm(n, peer);
+        break;
+    case ENVELOPE_READY:
+        wrong = take_ready(fabric, peer, envelope->place);
         break;
     case ENVELOPE_GO:
         wrong = take_go(n, peer, envelope->place);
@@ -642,7 +655,8 @@ status_t fabric_nccl_join(struct fabric *fabric, struct error *error)
     n->count = fabric->count;
     n->order = (struct order){0};
     for (int i = 0; i < n->count; i++) {
-        queue_init(&n->sides[i].unanswered);
+        queue_init(&n->sides[i].announced);
+        queue_init(&n->sides[i].proposed);
         queue_init(&n->sides[i].landing);
     }
     status_t status = lane_begin(n->lane, fabric->epoch, fabric->self, fabric->count, error);
@@ -672,11 +686,21 @@ void fabric_nccl_turn(struct fabric *fabric)
     take_finished(fabric);
     take_landed(fabric);
     if (n->over) return;
-    if (lane_failed(n->lane, &peer, why)) fabric_io_lose(fabric, peer, "%s", why);
+    if (lane_failed(n->lane, &peer, why)) {
+        fabric->at_fault = true;
+        fabric_io_lose(fabric, peer, "%s", why);
+    }
     if (fabric->phase != PHASE_OVER) return;
     /* At once, not when the owner leaves: the others' aborts may need this one's. */
     n->over = true;
     lane_end(n->lane);
+}
+
+static void drop(struct fabric *fabric, struct crossing *crossing)
+{
+    struct edge *edge = edge_of(fabric->nccl, &crossing->job);
+    crossing->job.failed = true;
+    if (crossing != &edge->warm) crossed(&crossing->job, fabric);
 }
 
 /* What was never given to the lane. */
@@ -684,22 +708,21 @@ static void drop_waiting(struct fabric *fabric)
 {
     struct nccl_side *n = fabric->nccl;
     while (n->order.first) {
-        struct crossing *crossing = (struct crossing *)n->order.first;
-        struct lane_job *job = &crossing->job;
-        struct edge *edge = edge_of(n, job);
-        order_withdraw(&n->order, &crossing->place);
-        job->failed = true;
-        if (crossing != &edge->warm) crossed(job, fabric);
+        struct order_place *place = n->order.first;
+        order_withdraw(&n->order, place);
+        drop(fabric, (struct crossing *)place);
     }
-    for (int i = 0; i < n->count; i++)
-        for (struct crossing *crossing; (crossing = queue_take(&n->sides[i].landing)) != NULL;) {
-            struct parcel *parcel = CONTAINER(crossing, struct parcel, crossing);
-            if (crossing->busy) continue; /* memory is being made for it, and then kept */
+    for (int i = 0; i < n->count; i++) {
+        for (struct crossing *c; (c = queue_take(&n->sides[i].announced)) != NULL;) drop(fabric, c);
+        for (struct crossing *c; (c = queue_take(&n->sides[i].landing)) != NULL;) {
+            struct parcel *parcel = CONTAINER(c, struct parcel, crossing);
+            if (c->busy) continue; /* memory is being made for it, and then kept */
             if (parcel->bytes)
                 keep(n, parcel);
             else
                 free(parcel);
         }
+    }
 }
 
 void fabric_nccl_leave(struct fabric *fabric)

@@ -156,8 +156,8 @@ static bool place_chunk(struct peer *from, size_t chunk_bytes, struct parcel **p
     return true;
 }
 
-static bool take_data(struct fabric *fabric, int index, const uint8_t *head, size_t bytes, uint64_t stamp,
-                      size_t chunk_bytes, struct parcel **out, uint8_t **place)
+static bool take_data(struct fabric *fabric, int index, const uint8_t *head, size_t bytes, size_t chunk_bytes,
+                      struct parcel **out, uint8_t **place)
 {
     struct peer *from = &fabric->peers[index];
     struct ticket ticket;
@@ -165,7 +165,7 @@ static bool take_data(struct fabric *fabric, int index, const uint8_t *head, siz
     const char *wrong = check_data(fabric, from, head, bytes, chunk_bytes, &ticket);
     if (!wrong && (ticket.flags & TICKET_ON_DEVICE)) {
         atomic_fetch_add(&from->used, 1);
-        if (!fabric_nccl_land(fabric, index, &ticket, stamp))
+        if (!fabric_nccl_land(fabric, index, &ticket))
             fabric_io_lose(fabric, index, "there is no memory for its message");
         return false;
     }
@@ -238,13 +238,14 @@ bool fabric_io_head(struct fabric *fabric, int peer, const uint8_t *head, size_t
     case ENVELOPE_DATA:
         if (fabric->phase == PHASE_OVER) return false; /* nobody wants it any more */
         if (envelope.number > 0) take_credit(fabric, peer, envelope.number);
-        return take_data(fabric, peer, head, bytes, envelope.place, chunk_bytes, parcel, place);
+        return take_data(fabric, peer, head, bytes, chunk_bytes, parcel, place);
     case ENVELOPE_CHUNK:
         if (fabric->phase == PHASE_OVER) return false;
         return take_chunk(fabric, peer, envelope.place, chunk_bytes, parcel, place);
     case ENVELOPE_EDGE:
     case ENVELOPE_STANDS:
     case ENVELOPE_WARM:
+    case ENVELOPE_READY:
     case ENVELOPE_GO:
         if (fabric->phase == PHASE_OVER) return false;
         from->spoke = true;

@@ -87,7 +87,7 @@ static size_t write_head(const struct fabric *fabric, const struct outgoing *out
         .from = (uint32_t)fabric->self,
         .number = outgoing->handed == 0 ? (uint32_t)fabric->peers[outgoing->peer].owed : 0,
         .epoch = fabric->epoch,
-        .place = outgoing->on_device ? outgoing->crossing.place.stamp : outgoing->handed,
+        .place = outgoing->handed,
     };
     envelope_encode(&envelope, head);
     *beside = left < fabric->transport->chunk_bytes ? (size_t)left : (size_t)fabric->transport->chunk_bytes;

@@ -7,7 +7,7 @@ static bool before(const struct order_place *a, const struct order_place *b)
 {
     if (a->stamp != b->stamp) return a->stamp < b->stamp;
     if (a->settled != b->settled) return a->settled; /* the other's answer will be later */
-    return a->receiver < b->receiver;
+    return a->sender < b->sender;
 }
 
 static void insert(struct order *order, struct order_place *place)
@@ -25,17 +25,17 @@ void order_withdraw(struct order *order, struct order_place *place)
     if (*at) *at = place->next;
 }
 
-void order_propose(struct order *order, struct order_place *place, int receiver)
+void order_propose(struct order *order, struct order_place *place, int sender)
 {
-    *place = (struct order_place){.stamp = ++order->clock, .receiver = receiver};
+    *place = (struct order_place){.stamp = ++order->clock, .sender = sender};
     insert(order, place);
 }
 
-bool order_accept(struct order *order, struct order_place *place, int receiver, uint64_t proposal)
+bool order_accept(struct order *order, struct order_place *place, int sender, uint64_t proposal)
 {
     if (proposal == 0 || proposal >= ORDER_LAST_STAMP) return false;
     if (order->clock < proposal) order->clock = proposal;
-    *place = (struct order_place){.stamp = ++order->clock, .receiver = receiver, .settled = true};
+    *place = (struct order_place){.stamp = ++order->clock, .sender = sender, .settled = true};
     insert(order, place);
     return true;
 }

@@ -2,21 +2,25 @@
  * order.h - one order of transfers over all communicators of all devices, agreed upon pair by pair.
  *
  *     sender                                               receiver
- *     order_propose(&order, place, receiver);
- *           ---- the message's header with place->stamp --->
- *                                                          order_accept(&order, place, self, proposal);
- *           <--- place->stamp --------------------------------
- *     order_settle(&order, place, stamp);
+ *           ---- the message's header ------------------->  finds memory for the payload
+ *                                                          order_propose(&order, place, sender);
+ *           <--- place->stamp ----------------------------
+ *     order_accept(&order, place, self, proposal);
+ *           ---- place->stamp --------------------------->
+ *                                                          order_settle(&order, place, stamp);
  *     while ((place = order_next(&order))) issue it            likewise
  *
  * A device may run communication kernels one after the other, in the order in which they were issued; if two
  * devices issued two common transfers in opposite orders each would wait for the other for ever. So every
  * transfer gets a stamp, and each device issues in the order of stamps. A stamp is a Lamport clock's reading:
- * the sender proposes one, the receiver answers with a later one that holds (Skeen's algorithm, as in Birman
+ * the receiver proposes one, the sender answers with a later one that holds (Skeen's algorithm, as in Birman
  * and Joseph, "Reliable communication in the presence of failures", 1987, for two destinations of which one
  * is the sender). A transfer is issued once nothing can come before it: what comes later gets a later stamp,
- * and of own proposals that are not answered yet the answer will be later than the proposal. So waiting is
- * for one answer at most, which a receiver gives without waiting for anything but memory.
+ * and of own proposals that are not answered yet the answer will be later than the proposal.
+ *
+ * So what others wait for is one answer, and a sender gives that at once, whatever its device does. It is the
+ * receiver that proposes because it may have to wait for memory first, and making room waits for the device:
+ * if the sender's proposal stood open meanwhile, devices could wait for each other's memory in a circle.
  *
  * Plain values, no I/O; the fabric's I/O thread.
  */
@@ -32,18 +36,18 @@
 struct order_place {
     struct order_place *next;
     uint64_t stamp; /* proposed, or settled */
-    int receiver;   /* tells equal stamps apart */
+    int sender;     /* tells equal stamps apart */
     bool settled;
 };
 
 struct order {
     uint64_t clock;
-    struct order_place *first; /* by stamp; of equal ones the settled first, by receiver */
+    struct order_place *first; /* by stamp; of equal ones the settled first, by sender */
 };
 
-void order_propose(struct order *order, struct order_place *place, int receiver);
+void order_propose(struct order *order, struct order_place *place, int sender);
 /* False: the proposal cannot be one. */
-bool order_accept(struct order *order, struct order_place *place, int receiver, uint64_t proposal);
+bool order_accept(struct order *order, struct order_place *place, int sender, uint64_t proposal);
 /* False: the answer does not fit the proposal. */
 bool order_settle(struct order *order, struct order_place *place, uint64_t stamp);
 /* Takes out the next transfer to be issued; NULL: none may be now. */

@@ -14,6 +14,7 @@ static struct {
     int (*release)(void *);
     int (*copy)(void *, const void *, size_t, int, void *);
     int (*stream_create)(void **, unsigned);
+    int (*stream_destroy)(void *);
     int (*synchronize)(void *);
     int (*launch)(void *, void (*)(void *), void *);
 } gpu;
@@ -41,6 +42,7 @@ static void open_runtime(void)
     find(library, "cudaFree", &gpu.release);
     find(library, "cudaMemcpyAsync", &gpu.copy);
     find(library, "cudaStreamCreateWithFlags", &gpu.stream_create);
+    find(library, "cudaStreamDestroy", &gpu.stream_destroy);
     find(library, "cudaStreamSynchronize", &gpu.synchronize);
     find(library, "cudaLaunchHostFunc", &gpu.launch);
     must(gpu.stream_create(&gpu.stream, NON_BLOCKING) == 0, "cudaStreamCreateWithFlags");
@@ -69,21 +71,43 @@ static void copy(void *to, const void *from, uint64_t bytes, int kind)
 {
     open_runtime();
     must(gpu.copy(to, from, bytes, kind, gpu.stream) == 0, "cudaMemcpyAsync");
+}
+
+void gpu_memory_wait(void)
+{
     must(gpu.synchronize(gpu.stream) == 0, "cudaStreamSynchronize");
 }
 
-void gpu_memory_put(void *to, const void *from, uint64_t bytes)
+void gpu_memory_put_later(void *to, const void *from, uint64_t bytes)
 {
     copy(to, from, bytes, HOST_TO_DEVICE);
 }
 
-void gpu_memory_get(void *to, const void *from, uint64_t bytes)
+void gpu_memory_get_later(void *to, const void *from, uint64_t bytes)
 {
     copy(to, from, bytes, DEVICE_TO_HOST);
+}
+
+void gpu_memory_put(void *to, const void *from, uint64_t bytes)
+{
+    gpu_memory_put_later(to, from, bytes);
+    gpu_memory_wait();
+}
+
+void gpu_memory_get(void *to, const void *from, uint64_t bytes)
+{
+    gpu_memory_get_later(to, from, bytes);
+    gpu_memory_wait();
 }
 
 void gpu_memory_later(void (*run)(void *), void *argument)
 {
     open_runtime();
     must(gpu.launch(gpu.stream, run, argument) == 0, "cudaLaunchHostFunc");
+}
+
+void gpu_memory_close(void)
+{
+    if (gpu.stream) must(gpu.stream_destroy(gpu.stream) == 0, "cudaStreamDestroy");
+    gpu.stream = NULL;
 }

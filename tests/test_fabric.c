@@ -26,69 +26,12 @@
 #include "base/clock.h"
 #include "cluster/envelope.h"
 #include "tests/fabric_group.h"
-
-#define LARGE_BYTES ((uint64_t)32 << 20)
+#include "tests/fabric_steps.h"
 
 static void pause_ms(int64_t ms)
 {
     const struct timespec pause = {.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * MILLISECOND_NS};
     nanosleep(&pause, NULL);
-}
-
-/* Bytes that say whose message this is and which one. */
-static void fill(uint8_t *bytes, uint64_t count, int from, uint64_t sequence)
-{
-    uint64_t x = sequence * 1000003 + (uint64_t)from * 7919 + 1;
-    for (uint64_t i = 0; i < count; i++) {
-        if (i % 64 == 0) x = x * 6364136223846793005u + 1442695040888963407u;
-        bytes[i] = (uint8_t)(x >> (i % 8 * 8));
-    }
-}
-
-static bool is_filled(const uint8_t *bytes, uint64_t count, int from, uint64_t sequence)
-{
-    static _Thread_local uint8_t *wanted;
-    if (!wanted) wanted = malloc(LARGE_BYTES);
-    fill(wanted, count, from, sequence);
-    return count == 0 || memcmp(bytes, wanted, count) == 0;
-}
-
-/* Of this member's own message, into memory of member_memory. */
-static void put_filled(struct member *m, uint8_t *memory, uint64_t count, uint64_t sequence)
-{
-    static uint8_t *bytes;
-    if (!bytes) bytes = malloc(LARGE_BYTES);
-    fill(bytes, count, m->self, sequence);
-    member_write(m, memory, bytes, count);
-}
-
-/* The event that tells of a lost peer; what came before it is released on the way. */
-static struct fabric_event next_lost(struct member *m)
-{
-    for (;;) {
-        struct fabric_event event = member_next(m);
-        if (event.kind == FABRIC_LOST) return event;
-        CHECK(m, event.kind != FABRIC_ABORTED);
-        fabric_release(m->fabric, &event);
-    }
-}
-
-/* Joins, and waits until the others have, too: a member that is lost while they still join fails their join.
- * Uses the marks from 8 on. */
-static void join_together(struct member *m, uint64_t epoch)
-{
-    member_join(m, epoch);
-    member_mark(m, 8 + m->self);
-    for (int i = 0; i < m->count; i++) member_await(m, 8 + i);
-}
-
-/* Ends together: nobody leaves before everybody has done what it had to. Uses the marks from 16 on. */
-static void part_together(struct member *m)
-{
-    member_mark(m, 16 + m->self);
-    for (int i = 0; i < m->count; i++) member_await(m, 16 + i);
-    fabric_leave(m->fabric);
-    fabric_close(m->fabric);
 }
 
 /* ------------------------------------------------------------------------------------- order and contents */
@@ -115,7 +58,7 @@ static void post_more(struct member *m, struct exchange *x)
         if (peer == m->self || x->sent[peer] == MESSAGES || x->free_again[peer] < x->sent[peer]) continue;
         if (!fabric_can_post(m->fabric, peer)) continue;
         uint64_t sequence = x->sent[peer]++;
-        put_filled(m, x->buffers[peer], size_of(sequence), sequence);
+        member_fill(m, x->buffers[peer], size_of(sequence), sequence);
         member_post(m, peer, sequence, x->buffers[peer], size_of(sequence));
     }
 }
@@ -138,7 +81,7 @@ static void take_event(struct member *m, struct exchange *x, struct fabric_event
     uint64_t sequence = x->received[event->peer]++;
     CHECK(m, event->ticket.sequence == sequence && event->ticket.bytes == size_of(sequence));
     CHECK(m, event->ticket.bytes == 0 || (uintptr_t)event->payload % 16 == 0);
-    CHECK(m, is_filled(member_payload(m, event), event->ticket.bytes, event->peer, sequence));
+    CHECK(m, member_is_filled(m, event, event->peer, sequence));
     fabric_release(m->fabric, event);
 }
 
@@ -160,7 +103,7 @@ static void exchange_with_all(struct member *m)
     CHECK(m, traffic.messages_sent == (uint64_t)MESSAGES * (uint64_t)(m->count - 1));
     CHECK(m,
           traffic.messages_received == traffic.messages_sent && traffic.bytes_received == traffic.bytes_sent);
-    part_together(m);
+    member_part_together(m);
 }
 
 /* Two members send each other large payloads at once, more than all buffers on the way can hold. */
@@ -168,7 +111,7 @@ static void exchange_large_payloads(struct member *m)
 {
     enum { ROUNDS = 4 };
     uint8_t *mine = member_memory(m, LARGE_BYTES);
-    put_filled(m, mine, LARGE_BYTES, 5);
+    member_fill(m, mine, LARGE_BYTES, 5);
     member_open(m, ROUNDS, LARGE_BYTES);
     member_join(m, 1);
     for (int i = 0; i < ROUNDS; i++) member_post(m, 1 - m->self, 5, mine, LARGE_BYTES);
@@ -176,11 +119,10 @@ static void exchange_large_payloads(struct member *m)
         struct fabric_event event = member_next(m);
         sent += event.kind == FABRIC_SENT;
         received += event.kind == FABRIC_RECEIVED;
-        if (event.kind == FABRIC_RECEIVED)
-            CHECK(m, is_filled(member_payload(m, &event), LARGE_BYTES, 1 - m->self, 5));
+        if (event.kind == FABRIC_RECEIVED) CHECK(m, member_is_filled(m, &event, 1 - m->self, 5));
         fabric_release(m->fabric, &event);
     }
-    part_together(m);
+    member_part_together(m);
 }
 
 /* ------------------------------------------------------------------------------------------------ credits */
@@ -214,7 +156,7 @@ static void use_up_credits(struct member *m)
         for (int i = 0; i < 5; i++) fabric_release(m->fabric, &held[i]); /* the second time does nothing */
         fabric_release(m->fabric, &last);
     }
-    part_together(m);
+    member_part_together(m);
 }
 
 /* The smaller number counts: a member must not be sent more than it is ready to hold. */
@@ -225,7 +167,7 @@ static void grant_fewer_credits(struct member *m)
     int posted = 0;
     while (member_try_post(m, 1 - m->self, 0, NULL, 0) == STATUS_OK) posted++;
     CHECK(m, posted == 2);
-    part_together(m);
+    member_part_together(m);
 }
 
 /* ------------------------------------------------------------------------------------------------- losses */
@@ -234,12 +176,12 @@ static void grant_fewer_credits(struct member *m)
 static void watch_idle_peer(struct member *m, int64_t limit_ms)
 {
     member_open(m, 4, 1000);
-    join_together(m, 1);
+    member_join_together(m, 1);
     if (m->self == 1) {
         member_mark(m, 0);
         for (;;) pause();
     }
-    struct fabric_event event = next_lost(m);
+    struct fabric_event event = member_next_lost(m);
     int64_t noticed = clock_now_ns();
     member_await(m, 1);
     CHECK(m, event.peer == 1);
@@ -292,7 +234,7 @@ static void lose_stopped_receiver(struct member *m)
     int64_t before = clock_now_ns();
     fabric_leave(m->fabric);
     CHECK(m, clock_now_ns() - before < SECOND_NS);
-    put_filled(m, payload, LARGE_BYTES, 1); /* it is ours again */
+    member_fill(m, payload, LARGE_BYTES, 1); /* it is ours again */
     fabric_close(m->fabric);
 }
 
@@ -351,7 +293,7 @@ static void go_on_after_loss(struct member *m)
         received += event.kind == FABRIC_RECEIVED;
         fabric_release(m->fabric, &event);
     }
-    part_together(m);
+    member_part_together(m);
 }
 
 static void replace_lost(struct member *m)
@@ -366,21 +308,21 @@ static void replace_lost(struct member *m)
         received += event.kind == FABRIC_RECEIVED;
         fabric_release(m->fabric, &event);
     }
-    part_together(m);
+    member_part_together(m);
 }
 
 /* A member that leaves says so: the others need not wait for its silence. */
 static void notice_who_leaves(struct member *m)
 {
     member_open(m, 4, 1000);
-    join_together(m, 1);
+    member_join_together(m, 1);
     if (m->self == 1) {
         member_mark(m, 1);
         fabric_leave(m->fabric);
         member_await(m, 2);
         member_await(m, 3);
     } else {
-        CHECK(m, next_lost(m).peer == 1);
+        CHECK(m, member_next_lost(m).peer == 1);
         CHECK(m, clock_now_ns() - atomic_load(&m->board->moments[1]) < SECOND_NS);
         CHECK(m, fabric_wait(m->fabric, CLOCK_NEVER, &m->error) == STATUS_PEER_LOST);
         member_mark(m, 2 + m->self / 2);
@@ -389,7 +331,7 @@ static void notice_who_leaves(struct member *m)
     }
     /* Nothing is broken, on either transport. */
     member_join(m, 2);
-    part_together(m);
+    member_part_together(m);
 }
 
 /* The owner computes and never calls the fabric; the I/O thread speaks for it. */
@@ -407,7 +349,7 @@ static void compute_for_three_seconds(struct member *m)
     while (event.kind == FABRIC_SENT);
     CHECK(m, event.kind == FABRIC_RECEIVED);
     fabric_release(m->fabric, &event);
-    part_together(m);
+    member_part_together(m);
 }
 
 /* ---------------------------------------------------------------------------------------- abort and waits */
@@ -422,7 +364,7 @@ static void *abort_soon(void *fabric)
 static void abort_a_wait(struct member *m)
 {
     member_open(m, 4, 1000);
-    join_together(m, 1);
+    member_join_together(m, 1);
     if (m->self == 0) {
         pthread_t thread;
         CHECK(m, pthread_create(&thread, NULL, abort_soon, m->fabric) == 0);
@@ -437,14 +379,14 @@ static void abort_a_wait(struct member *m)
         fabric_leave(m->fabric);
         fabric_abort(m->fabric); /* nor does one without an epoch */
     } else {
-        CHECK(m, next_lost(m).peer == 0);
+        CHECK(m, member_next_lost(m).peer == 0);
         member_mark(m, 2 + m->self);
         member_await(m, 5 - m->self); /* or this one would be the next that left */
         fabric_leave(m->fabric);
     }
     member_join(m, 2);
     CHECK(m, fabric_wait(m->fabric, clock_now_ns() + 50 * MILLISECOND_NS, &m->error) == STATUS_DEADLINE);
-    part_together(m);
+    member_part_together(m);
 }
 
 /* Member 1 never joins: the others' join ends when its time is up, names it, and the next epoch works without
@@ -483,7 +425,7 @@ static void leave_in_mid_transfer(struct member *m)
     uint8_t *payload = member_memory(m, LARGE_BYTES);
     member_open(m, POSTED, LARGE_BYTES);
     for (uint64_t epoch = 1; epoch <= 5; epoch++) {
-        put_filled(m, payload, LARGE_BYTES, epoch);
+        member_fill(m, payload, LARGE_BYTES, epoch);
         member_join(m, epoch);
         int mark = 2 * (int)epoch + m->self; /* no mark is used twice */
         member_mark(m, mark);
@@ -499,11 +441,11 @@ static void leave_in_mid_transfer(struct member *m)
                fabric_next(m->fabric, &event) == STATUS_OK) {
             if (event.kind != FABRIC_RECEIVED) continue;
             CHECK(m, event.ticket.epoch == epoch && event.ticket.sequence == epoch);
-            CHECK(m, is_filled(member_payload(m, &event), LARGE_BYTES, 1 - m->self, epoch));
+            CHECK(m, member_is_filled(m, &event, 1 - m->self, epoch));
             fabric_release(m->fabric, &event);
         }
         fabric_leave(m->fabric);
-        put_filled(m, payload, LARGE_BYTES, 0); /* it is ours again */
+        member_fill(m, payload, LARGE_BYTES, 0); /* it is ours again */
     }
     /* Both take part in a whole exchange at the end. */
     member_join(m, 6);
@@ -513,7 +455,7 @@ static void leave_in_mid_transfer(struct member *m)
     while (event.kind != FABRIC_RECEIVED);
     CHECK(m, event.ticket.sequence == 6 && memcmp(event.payload, "end", 3) == 0);
     fabric_release(m->fabric, &event);
-    part_together(m);
+    member_part_together(m);
 }
 
 /* ------------------------------------------------------------------------------------------- misbehaviour */
@@ -521,17 +463,17 @@ static void leave_in_mid_transfer(struct member *m)
 static void send_too_much(struct member *m)
 {
     member_open(m, 4, m->self == 0 ? 1000 : 100000);
-    join_together(m, 1);
+    member_join_together(m, 1);
     uint8_t payload[2000] = {0};
     if (m->self == 1) {
         CHECK(m, member_try_post(m, 0, 0, payload, 100001) == STATUS_INVALID); /* one's own limit */
         CHECK(m, strstr(m->error.text, "100001") && strstr(m->error.text, "100000"));
         member_post(m, 0, 0, payload, sizeof payload);
     }
-    CHECK(m, next_lost(m).peer == 1 - m->self); /* 0 will not have it, and leaves */
+    CHECK(m, member_next_lost(m).peer == 1 - m->self); /* 0 will not have it, and leaves */
     fabric_leave(m->fabric);
     member_join(m, 2);
-    part_together(m);
+    member_part_together(m);
 }
 
 static void misuse(struct member *m)
@@ -553,7 +495,7 @@ static void misuse(struct member *m)
     struct ticket ticket = {.kind = 99};
     CHECK(m, fabric_post(m->fabric, 1 - m->self, &ticket, NULL, 0, &m->error) == STATUS_INVALID);
     CHECK(m, strstr(m->error.text, "kind 99") != NULL);
-    part_together(m);
+    member_part_together(m);
 }
 
 static void be_alone(struct member *m)
@@ -578,7 +520,7 @@ static void keep_deadlines(struct member *m)
         int64_t late = clock_now_ns() - deadline;
         CHECK(m, late >= 0 && late < 200 * MILLISECOND_NS);
     }
-    part_together(m);
+    member_part_together(m);
 }
 
 /* Sits in an epoch for a second and measures what that costs. */
@@ -596,7 +538,7 @@ static void idle_cheaply(struct member *m)
                       (after.ru_stime.tv_sec - before.ru_stime.tv_sec) * INT64_C(1000000) +
                       after.ru_stime.tv_usec - before.ru_stime.tv_usec;
     atomic_store(&m->board->moments[24 + m->self], used_us);
-    part_together(m);
+    member_part_together(m);
 }
 
 /* ---------------------------------------------------------------------------------------- strangers (zmq) */
@@ -648,7 +590,7 @@ static void ignore_strangers(struct member *m)
     CHECK(m, event.kind == FABRIC_RECEIVED && event.ticket.sequence == 7);
     fabric_release(m->fabric, &event);
     CHECK(m, fabric_next(m->fabric, &event) == STATUS_AGAIN || event.kind == FABRIC_SENT);
-    part_together(m);
+    member_part_together(m);
 }
 
 /* A member of another group, which has another token, at an address that was given out twice. */
@@ -663,7 +605,7 @@ static void refuse_wrong_token(struct member *m)
     member_mark(m, m->self);
     member_await(m, 1 - m->self);
     member_join(m, 2);
-    part_together(m);
+    member_part_together(m);
 }
 
 /* ---------------------------------------------------------------------------------------------- the tests */

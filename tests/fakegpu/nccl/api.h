@@ -23,7 +23,10 @@ const char *ncclGetLastError(const struct comm *comm);
 /* Is the calling thread between ncclGroupStart and ncclGroupEnd? */
 bool calls_in_group(void);
 
-/* Of libcudart. */
+/* Of libcudart; the second only of ours: work that, unlike a host function, may touch device memory where that is
+ * protected (REFRAIN_FAKEGPU_PROTECT). */
 int cudaLaunchHostFunc(void *stream, void (*function)(void *), void *argument);
+int fakegpu_submit(void *stream, const char *name, void (*run)(void *), const void *data, size_t bytes)
+    __attribute__((weak));
 
 #endif

@@ -8,9 +8,8 @@
  *     fault.c      what the environment wants to go wrong
  *
  * One process per GPU. Bytes travel through POSIX shared memory. All sends and receives of a group are one
- * operation, put on the stream with the public cudaLaunchHostFunc, in which they progress together: so this
- * works over any stand-in for libcudart whose streams are threads and whose device memory a host function can
- * reach. Like NCCL it is asynchronous, it never notices by itself that a peer died (unless told to, as with
+ * operation, put on the stream as a host function is, in which they progress together: so this works over any
+ * stand-in for libcudart whose streams are threads and whose device memory a host function can reach. Like NCCL it is asynchronous, it never notices by itself that a peer died (unless told to, as with
  * networks), an operation that failed keeps its stream busy until its communicator is aborted. Unlike NCCL it
  * says what does not match, with both sides, and what is stuck.
  *

@@ -147,7 +147,9 @@ static void run(struct operation *o)
     int64_t since_ns = fault_now_ns();
     unsigned idle = 0;
     bool moved, dies = atomic_fetch_add(&begun, 1) + 1 == world()->die_at;
-    if (fault_due("operation") != FAULT_NONE) comm_fail(c, SYSTEM_ERROR, "the operation was to fail");
+    enum fault fault = fault_due("operation");
+    if (fault == FAULT_FAIL) comm_fail(c, SYSTEM_ERROR, "the operation was to fail");
+    while (fault == FAULT_HANG && !atomic_load(&c->aborted)) fault_nap_us(100);
     while (!atomic_load(&c->aborted) && atomic_load(&c->state) == NCCL_SUCCESS && progress(o, &moved)) {
         if (dies && moved) kill(getpid(), SIGKILL);
         idle = moved ? 0 : idle + 1;
@@ -171,14 +173,24 @@ static void run_on_stream(void *argument)
     atomic_fetch_sub(&comm->operations, 1); /* an abort may free it from here on */
 }
 
+static void run_submitted(void *argument)
+{
+    run_on_stream(*(struct operation **)argument);
+}
+
+static int put_on_stream(struct operation *o, void *stream)
+{
+    if (fakegpu_submit) return fakegpu_submit(stream, "nccl", run_submitted, &o, sizeof o);
+    return cudaLaunchHostFunc(stream, run_on_stream, o);
+}
+
 int operation_enqueue(struct operation *o, void *stream)
 {
+    bool late = world()->late_ns && !o->comm->blocking;
     o->turn = atomic_fetch_add(&issued, 1);
     atomic_fetch_add(&o->comm->operations, 1);
-    if (world()->late_ns && !o->comm->blocking)
-        atomic_store(&o->comm->late_ns, fault_now_ns() + world()->late_ns);
-    if (cudaLaunchHostFunc(stream, run_on_stream, o) == CUDA_SUCCESS)
-        return world()->late_ns && !o->comm->blocking ? NCCL_IN_PROGRESS : NCCL_SUCCESS;
+    if (late) atomic_store(&o->comm->late_ns, fault_now_ns() + world()->late_ns);
+    if (put_on_stream(o, stream) == CUDA_SUCCESS) return late ? NCCL_IN_PROGRESS : NCCL_SUCCESS;
     end_turn(o);
     atomic_fetch_sub(&o->comm->operations, 1);
     free(o);
