@@ -110,6 +110,12 @@ $(BUILD)/kernels/cpu/%.$(1).o: kernels/cpu/%.c $(BUILD)/.flags
 endef
 $(foreach isa,$(ISAS),$(eval $(call isa_rule,$(isa))))
 
+# The facts of NCCL's interface that cluster/nccl.h states are checked where the real headers are.
+CUDA_HOME ?= /usr/local/cuda
+ifneq ($(wildcard $(CUDA_HOME)/include/nccl.h),)
+$(BUILD)/cluster/nccl.o: BASE_CFLAGS += -DREFRAIN_WITH_NCCL_HEADERS -isystem $(CUDA_HOME)/include
+endif
+
 $(BUILD)/%.o: %.c $(BUILD)/.flags | $(PROTO_GEN)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(BASE_CFLAGS) $(PKG_CFLAGS) $(if $(filter cluster/% worker/% tests/% tools/%,$<),$(MPI_CFLAGS)) \
@@ -213,7 +219,7 @@ $(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(TEST_SUPPORT) $(ALL_OBJS)
 	$(CC) $(LDFLAGS) -o $@ $^ $(CLIENT_LIBS) $(COORDINATOR_LIBS) $(WORKER_LIBS) $(call pkg,--libs,cmocka)
 
 # What finds the stand-ins at run time.
-$(BUILD)/tests/test_fabric $(BUILD)/tests/test_fabric_nccl: | $(patsubst %,$(BUILD)/fakegpu/%,libcudart.so.13 libnccl.so.2)
+$(patsubst %,$(BUILD)/tests/%,test_fabric test_fabric_nccl test_fakenccl): | $(patsubst %,$(BUILD)/fakegpu/%,libcudart.so.13 libnccl.so.2)
 
 # Tests of CUDA code run it on the CPU.
 $(BUILD)/tests/test_cu%: $(BUILD)/tests/test_cu%.o $(TEST_SUPPORT) $(ALL_OBJS) $(EMULATED_GPU)
@@ -292,6 +298,9 @@ examples: ## build and run the C and the Python example against a real coordinat
 BENCHES := $(patsubst tools/%.c,$(BUILD)/tools/%,$(wildcard tools/bench_*.c))
 $(BUILD)/tools/bench_%: $(BUILD)/tools/bench_%.o $(ALL_OBJS)
 	$(CC) $(LDFLAGS) -o $@ $^ $(CLIENT_LIBS) $(COORDINATOR_LIBS) $(WORKER_LIBS)
+
+$(BUILD)/tools/nccl_orders: $(BUILD)/tools/nccl_orders.o $(BUILD)/tests/nccl_orders.o
+	$(CC) $(LDFLAGS) -o $@ $^
 
 .PHONY: bench bench-programs
 bench-programs: all $(BENCHES)
