@@ -395,6 +395,8 @@ static void *lane_main(void *argument)
         else
             nap(lane, moved_ns);
     }
+    lane->closed = true;
+    pthread_cond_broadcast(&lane->changed);
     pthread_mutex_unlock(&lane->lock);
     return NULL;
 }
@@ -499,13 +501,16 @@ void lane_stop(struct lane *lane)
     pthread_mutex_lock(&lane->lock);
     lane->closing = true;
     pthread_cond_broadcast(&lane->changed);
-    pthread_mutex_unlock(&lane->lock);
     struct timespec limit = {.tv_sec = limit_ns / SECOND_NS, .tv_nsec = limit_ns % SECOND_NS};
-    if (pthread_clockjoin_np(lane->thread, NULL, CLOCK_MONOTONIC, &limit) != 0) {
+    while (!lane->closed && pthread_cond_timedwait(&lane->changed, &lane->lock, &limit) == 0) continue;
+    bool closed = lane->closed;
+    pthread_mutex_unlock(&lane->lock);
+    if (!closed) {
         log_line(LOG_ERROR, "fabric nccl: GPU %d does not answer any more: this process ends",
                  lane->config.device);
         _exit(LANE_EXIT);
     }
+    pthread_join(lane->thread, NULL);
     for (struct lane_job *job; (job = lane_queue_take(&lane->working)) != NULL;) {
         job->failed = true;
         lane_queue_add(&lane->finished, job);

@@ -26,12 +26,13 @@ struct lane {
     pthread_mutex_t lock; /* a leaf */
     pthread_cond_t changed;
     struct lane_queue given, finished; /* lock */
-    bool live, parked, closing; /* lock: an epoch is on; the thread stays away from NCCL; it shall end */
-    atomic_bool ending;         /* lock to write: communicators are being given up */
-    bool failed;                /* lock */
-    int failed_peer;            /* lock */
-    char why[LANE_WHY_BYTES];   /* lock */
-    void **events;              /* lock: [event_count], free ones */
+    bool live, parked;                 /* lock: an epoch is on; the thread stays away from NCCL */
+    bool closing, closed;              /* lock: the thread shall end; it did */
+    atomic_bool ending;                /* lock to write: communicators are being given up */
+    bool failed;                       /* lock */
+    int failed_peer;                   /* lock */
+    char why[LANE_WHY_BYTES];          /* lock */
+    void **events;                     /* lock: [event_count], free ones */
     int event_count, event_room;
 
     /* The lane's thread's; while it is parked, the giving-up thread's. */

@@ -179,9 +179,9 @@ static void *give_up(void *argument)
     pthread_mutex_lock(&lane->lock);
     return_jobs(lane);
     lane->live = lane->ending = lane->parked = false;
-    pthread_cond_broadcast(&lane->changed);
-    pthread_mutex_unlock(&lane->lock);
     lane_ring(lane);
+    pthread_cond_broadcast(&lane->changed);
+    pthread_mutex_unlock(&lane->lock); /* the lane may be closed from here on */
     return NULL;
 }
 
