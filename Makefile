@@ -181,8 +181,10 @@ $(BUILD)/cusim/$(1)/%.o: %.c $(BUILD)/.flags
 	@mkdir -p $$(@D)
 	$(CC) $(CFLAGS) $(PLAIN_CFLAGS) $(CUDA_CFLAGS) $(if $(findstring thread,$(CUSIM_SANITIZE_$(1))),-DCUSIM_TSAN,$(CUSIM_SANITIZE_$(1))) \
 	  $$(CUSIM_$$(notdir $$(@D))_CFLAGS) -MMD -MP -c -o $$@ $$<
+$(BUILD)/cusim/$(1)/faults: $(call cusim_objects,$(1),tests/cusim/faults/faults.cu tests/cusim/faults/main.c $(CUSIM_C) $(CUDART_C))
+	$(CXX) -pthread $(CUSIM_SANITIZE_$(1)) -o $$@ $$^ -lm -ldl
 endef
-CUSIM_cublaslt_CFLAGS := -O3 -fno-math-errno
+CUSIM_cublaslt_CFLAGS := -O3 -ffp-contract=fast # whole models run on it
 $(foreach variant,plain asan tsan,$(eval $(call cusim_variant,$(variant))))
 
 # What a program links that runs kernels in its own process; link with $(CXX).
@@ -221,7 +223,32 @@ $(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(TEST_SUPPORT) $(ALL_OBJS)
 # What finds the stand-ins at run time.
 $(patsubst %,$(BUILD)/tests/%,test_fabric test_fabric_nccl test_fakenccl): | $(patsubst %,$(BUILD)/fakegpu/%,libcudart.so.13 libnccl.so.2)
 
+# Our own statement of CUDA's interface beside the real headers, and the stand-ins compiled against these, where they are.
+CUDA_REAL := $(wildcard $(CUDA_HOME)/include/cublasLt.h)
+$(BUILD)/cusim/abi_ours.o: tests/fakegpu/abi/table.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(BASE_CFLAGS) $(CUDA_CFLAGS) -DABI_TABLE=abi_ours -c -o $@ $<
+$(BUILD)/cusim/abi_real.o: tests/fakegpu/abi/table.c $(CUDART_C) $(CUBLASLT_C)
+	@mkdir -p $(@D)
+	$(if $(CUDA_REAL),$(foreach c,$(CUDART_C) $(CUBLASLT_C),$(CC) $(PLAIN_CFLAGS) -Wno-switch -fsyntax-only -isystem $(CUDA_HOME)/include \
+	  -DREFRAIN_FAKEGPU_CUDA_RUNTIME_API_H -DREFRAIN_FAKEGPU_CUBLASLT_H -include cuda_runtime_api.h -include cublasLt.h $(c) &&) true)
+	$(CC) $(CFLAGS) $(BASE_CFLAGS) $(if $(CUDA_REAL),-isystem $(CUDA_HOME)/include,-DABI_EMPTY) -DABI_TABLE=abi_real -c -o $@ $<
+$(BUILD)/tests/test_cuda_abi: $(BUILD)/cusim/abi_ours.o $(BUILD)/cusim/abi_real.o
+
+# A program by nvcc, where there is one, and the emulation of its kernels.
+NVCC := $(firstword $(wildcard $(CUDA_HOME)/bin/nvcc) $(shell command -v nvcc))
+SEMANTICS_CU := tests/cusim/semantics/semantics.cu tests/cusim/semantics/program.cu
+$(BUILD)/cusim/program: $(SEMANTICS_CU) tests/cusim/semantics/semantics.h kernels/cuda/gpu.h
+	@mkdir -p $(@D)
+	$(if $(NVCC),$(NVCC) -O2 -std=c++17 -arch=sm_80 -I. -cudart shared -o $@ $(SEMANTICS_CU) -lcublasLt,rm -f $@)
+$(BUILD)/cusim/libsemantics.so: $(call cusim_objects,plain,$(CUSIM_C) $(SEMANTICS_CU))
+	@mkdir -p $(@D)
+	$(CXX) -shared -Wl,-Bsymbolic $(LDFLAGS) -o $@ $^ -lm
+$(BUILD)/tests/test_cuda_nvcc: | $(BUILD)/cusim/program $(BUILD)/cusim/libsemantics.so fakegpu
+
 # Tests of CUDA code run it on the CPU.
+$(BUILD)/tests/test_cusim $(BUILD)/tests/test_cudart: $(call cusim_objects,plain,tests/cusim/semantics/semantics.cu)
+$(BUILD)/tests/test_cuda_faults: | $(patsubst %,$(BUILD)/cusim/%/faults,plain asan tsan)
 $(BUILD)/tests/test_cu%: $(BUILD)/tests/test_cu%.o $(TEST_SUPPORT) $(ALL_OBJS) $(EMULATED_GPU)
 	$(CXX) $(LDFLAGS) -o $@ $^ $(CLIENT_LIBS) $(COORDINATOR_LIBS) $(WORKER_LIBS) $(call pkg,--libs,cmocka)
 

@@ -212,7 +212,8 @@ struct policy {
     struct verdict (*begin)(const struct policy_now *now, void *state);
     /* H3, after the head blocks; needed when `begin` may say ACTION_PROBE. */
     struct verdict (*probe)(const struct policy_now *now, void *state);
-    /* H3 for SITE_BLOCKS: before every block. */
+    /* H3 for SITE_BLOCKS: before every block. Once a step has computed all blocks, what it says may depend on nothing
+     * before that step but now->total: a restored job knows no more. */
     struct verdict (*block)(const struct policy_now *now, const struct block_now *block, void *state);
     /* H5, after every step of the branch. May be NULL. */
     void (*observe)(const struct policy_now *now, const struct verdict *taken, void *state);

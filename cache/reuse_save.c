@@ -65,12 +65,12 @@ static bool follows(const struct reuse *r)
     return r->plan.policy.signals & WHOLE_REFERENCES;
 }
 
-/* To be at step `at` again, does the branch have to make `step`? By blocks: one step in which all were
- * computed leaves them as many such steps would. */
+/* To be at step `at` again, does the branch have to make `step`? By blocks: what they keep lies on the ranks that
+ * hold them, and follows from the last step in which all were computed, that step and those after it. */
 static bool needed(const struct reuse *r, int at, int step, int branch)
 {
     if (step < 0 || step >= at || at >= r->shape.job.steps) return false;
-    if (by_block(r)) return step == at - 1;
+    if (by_block(r)) return computed_since(r, at, step, branch) == 0;
     if (!in_span(r)) return false;
     if (step == at - 1 && follows(r) && !reuse_led(r, branch)) return true;
     return computed(r, step, branch) && computed_since(r, at, step, branch) < kept_steps(r);
@@ -86,7 +86,7 @@ static bool needed_by_any(const struct reuse *r, int at, int step)
 static int most_past(const struct reuse *r)
 {
     int branches = r->plan.policy.tied ? 1 : r->branches;
-    return by_block(r) ? 1 : branches * kept_steps(r) + (in_span(r) && follows(r));
+    return by_block(r) ? REUSE_BLOCKS_PAST : branches * kept_steps(r) + (in_span(r) && follows(r));
 }
 
 void reuse_lay_out_past(struct reuse *r, struct arena *arena)
@@ -105,7 +105,7 @@ static struct past *past_of(struct reuse *r, int step)
     return NULL;
 }
 
-/* A slot whose step is not needed to be at step `at`. There always is one. */
+/* A slot whose step is not needed to be at step `at`. There always is one, but by blocks. */
 static struct past *free_past(struct reuse *r, int at)
 {
     for (int i = 0; i < r->past_size; i++)
@@ -113,17 +113,30 @@ static struct past *free_past(struct reuse *r, int at)
     return NULL;
 }
 
-void reuse_remember(struct reuse *r, const float *latent)
+void reuse_remember(struct reuse *r, struct team *team, const float *latent)
 {
     struct past *past = needed_by_any(r, r->step + 1, r->step) ? free_past(r, r->step + 1) : NULL;
     if (!past) return;
     past->step = r->step;
-    memcpy(past->latent, latent, (size_t)r->latent * sizeof *latent);
+    reuse_copy(r, team, past->latent, latent, r->latent);
 }
 
 const float *reuse_past(struct reuse *r)
 {
     return past_of(r, r->step)->latent;
+}
+
+/* Is the step at work made again, and is it the last one in which the branch computed all blocks? */
+static bool repeats_whole(const struct reuse *r, int branch)
+{
+    return r->replaying && by_block(r) && computed(r, r->step, branch);
+}
+
+float reuse_block_record(const struct reuse *r, int branch, int block)
+{
+    const struct policy_plan *plan = &r->plan.policy;
+    bool decides = block >= plan->head && block < r->shape.job.layers - plan->tail;
+    return decides && repeats_whole(r, branch) ? (float)r->block_counts[branch].before[block] : NAN;
 }
 
 int reuse_replay(struct reuse *r, int after)
@@ -144,10 +157,10 @@ enum action reuse_repeat(struct reuse *r, struct team *team, int branch, const s
     struct branch *b = &r->branch[branch];
     const int64_t whole = r->tokens * r->hidden;
     if (!reuse_led(r, branch)) {
-        if (reuse_wants(r, SIGNAL_INPUT)) reuse_keep(b, SIGNAL_INPUT, seen->input, whole);
+        if (reuse_wants(r, SIGNAL_INPUT)) reuse_keep(r, team, b, SIGNAL_INPUT, seen->input, whole);
         if (reuse_wants(r, SIGNAL_FILTERED))
-            reuse_keep(b, SIGNAL_FILTERED, reuse_filter(r, team, seen->input), whole);
-        if (reuse_wants(r, SIGNAL_EMBED)) reuse_keep(b, SIGNAL_EMBED, seen->embedding, whole);
+            reuse_keep(r, team, b, SIGNAL_FILTERED, reuse_filter(r, team, seen->input), whole);
+        if (reuse_wants(r, SIGNAL_EMBED)) reuse_keep(r, team, b, SIGNAL_EMBED, seen->embedding, whole);
     }
     b->taken = verdict(computed(r, r->step, branch) ? ACTION_COMPUTE : ACTION_REUSE, REASON_OFF, CHANGE_NONE);
     b->decided = true;
@@ -157,9 +170,11 @@ enum action reuse_repeat(struct reuse *r, struct team *team, int branch, const s
 /* -------------------------------------------------------------------------------------------------- bytes */
 
 /* The same functions measure, write and read, so that the three cannot differ. Data that is NULL is measured
- * only. */
+ * only. What is said of the host's is done at once, tensors are on their way until wait. */
 struct pen {
     enum { MEASURE, WRITE, READ } way;
+    const struct ops *ops;
+    struct team *team;
     unsigned char *bytes;
     size_t used;
 };
@@ -173,7 +188,10 @@ static void move(struct pen *pen, void *data, size_t bytes)
 
 static void move_tensor(struct pen *pen, float *tensor, int64_t elements)
 {
-    move(pen, tensor, (size_t)elements * sizeof *tensor);
+    size_t bytes = (size_t)elements * sizeof *tensor;
+    if (pen->way == WRITE && tensor) pen->ops->copy(pen->team, pen->bytes + pen->used, tensor, bytes);
+    if (pen->way == READ && tensor) pen->ops->copy(pen->team, tensor, pen->bytes + pen->used, bytes);
+    pen->used += bytes;
 }
 
 static void move_log(struct reuse *r, int steps, struct pen *pen)
@@ -186,6 +204,7 @@ static void move_log(struct reuse *r, int steps, struct pen *pen)
     if (!by_block(r)) return;
     move(pen, r->block_computed, layers * sizeof *r->block_computed);
     move(pen, r->block_reused, layers * sizeof *r->block_reused);
+    for (int b = 0; b < r->branches; b++) move(pen, r->block_counts[b].now, 2 * layers * sizeof(uint32_t));
 }
 
 /* Of what is measured against latents and vectors. */
@@ -235,29 +254,32 @@ static void move_state(struct reuse *r, int steps, struct pen *pen)
     move_past(r, steps, pen);
 }
 
-/* What blocks keep lies on the ranks that hold them, and one step made again does not bring it back once some
- * of them repeat older ones. */
-static bool can_save(const struct reuse *r, int steps)
+/* By blocks there may be more steps to make again than latents are kept. */
+static bool can_save(struct reuse *r, int steps)
 {
-    bool fresh = true;
-    for (int i = 0; i < r->shape.job.layers && by_block(r); i++) fresh = fresh && r->block_reused[i] == 0;
-    return !by_block(r) || fresh || steps == r->shape.job.steps;
+    for (int step = 0; step < steps && by_block(r); step++)
+        if (needed_by_any(r, steps, step) && !past_of(r, step)) return false;
+    return true;
 }
 
-size_t reuse_save_bytes(struct reuse *r, int steps)
+static size_t section_bytes(struct reuse *r, int steps)
 {
     struct pen pen = {.way = MEASURE};
     int64_t records = r->record_count;
-    if (!can_save(r, steps)) return 0;
     move(&pen, &records, sizeof records);
     move_log(r, steps, &pen);
     move_state(r, steps, &pen);
     return pen.used;
 }
 
-void reuse_save(struct reuse *r, int steps, void *bytes)
+size_t reuse_save_bytes(struct reuse *r, int steps)
 {
-    struct pen pen = {.way = WRITE, .bytes = bytes};
+    return can_save(r, steps) ? section_bytes(r, steps) : 0;
+}
+
+void reuse_save(struct reuse *r, struct team *team, int steps, void *bytes)
+{
+    struct pen pen = {.way = WRITE, .ops = r->ops, .team = team, .bytes = bytes};
     int64_t records = r->record_count;
     move(&pen, &records, sizeof records);
     move_log(r, steps, &pen);
@@ -278,9 +300,11 @@ static void forget(struct reuse *r)
     if (by_block(r)) {
         memset(r->block_computed, 0, (size_t)job->layers * sizeof *r->block_computed);
         memset(r->block_reused, 0, (size_t)job->layers * sizeof *r->block_reused);
+        for (int i = 0; i < r->branches; i++)
+            memset(r->block_counts[i].now, 0, 2 * (size_t)job->layers * sizeof(uint32_t));
     }
     r->largest = CHANGE_NONE;
-    r->record_count = r->restored = 0;
+    r->record_count = r->restored = r->measurements = 0;
     for (int i = 0; i < r->past_size; i++) r->past[i].step = -1;
     for (int i = 0; i < r->branches; i++) {
         struct branch *b = &r->branch[i];
@@ -311,6 +335,11 @@ static bool count_log(struct reuse *r, int steps)
         r->counts[r->actions[i]]++;
         if (r->actions[i] != REUSE_COMPUTED && r->changes[i] > r->largest) r->largest = r->changes[i];
     }
+    for (int b = 0; b < r->branches && by_block(r); b++)
+        for (int i = 0; i < job->layers; i++) {
+            const struct block_counts *counts = &r->block_counts[b];
+            if (counts->now[i] > (uint32_t)steps || counts->before[i] > counts->now[i]) return false;
+        }
     for (int i = 0; i < r->record_count; i++) {
         const struct reuse_record *record = &r->records[i];
         if (record->step < 0 || record->step >= steps || record->branch < 0 ||
@@ -359,7 +388,7 @@ static size_t read_log(struct reuse *r, int steps, struct pen *pen, size_t size)
     move_log(r, steps, pen);
     if (!count_log(r, steps) || !past_fits(r, steps)) return 0;
     for (int b = 0; b < r->branches && !by_block(r); b++) derive_branch(r, steps, b);
-    return reuse_save_bytes(r, steps);
+    return section_bytes(r, steps);
 }
 
 static bool states_are_sound(const struct reuse *r)
@@ -374,9 +403,10 @@ static bool states_are_sound(const struct reuse *r)
     return true;
 }
 
-status_t reuse_restore(struct reuse *r, int steps, const void *bytes, size_t size, struct error *error)
+status_t reuse_restore(struct reuse *r, struct team *team, int steps, const void *bytes, size_t size,
+                       struct error *error)
 {
-    struct pen pen = {.way = READ, .bytes = (unsigned char *)(uintptr_t)bytes};
+    struct pen pen = {.way = READ, .ops = r->ops, .team = team, .bytes = (unsigned char *)(uintptr_t)bytes};
     size_t wanted = read_log(r, steps, &pen, size);
     if (wanted == 0 || wanted != size) {
         forget(r);
@@ -384,6 +414,11 @@ status_t reuse_restore(struct reuse *r, int steps, const void *bytes, size_t siz
                          "what the checkpoint says about caching, %zu bytes, does not fit", size);
     }
     move_state(r, steps, &pen);
+    status_t status = r->ops->wait(team, error); /* the bytes are the caller's again */
+    if (status != STATUS_OK) {
+        forget(r);
+        return status;
+    }
     if (!states_are_sound(r)) {
         forget(r);
         return error_set(error, STATUS_CORRUPT, "the checkpoint's state of %s is not one",

@@ -7,7 +7,10 @@
  *     ops->linear(team, w, x, k, rows, &(struct epilogue){.kind = EPILOGUE_GELU}, y, n);
  *
  * Backends: `ref` is scalar C and defines what is right; `cpu-avx2` and `cpu-avx512` are the same source
- * compiled twice. All activations are float32, row-major; weights keep the width they have in the checkpoint.
+ * compiled twice; `cuda` is in a plug-in (docs/gpu.md). Activations are row-major and float32, but for what dense layers
+ * and attention of a denoiser hand to each other: that is of the backend's type `operand`, float32 on CPUs and bf16 on a GPU.
+ * Where an argument has a dtype it is one of these two. Weights keep the width they have in the checkpoint, or are rounded to the
+ * operand's.
  *
  * The contract every backend keeps, tested op by op: **the bits of an output row depend neither on how many
  * rows are computed with it, nor on the number of threads, nor on which rank computes it.** So: tiles have
@@ -15,8 +18,12 @@
  * order. The two cpu backends also agree with each other bit for bit (same 16-lane arithmetic, explicit fused
  * multiply-add).
  *
- * Ops do not allocate and do not fail: sizes are checked when a model is loaded or a job is planned. Outputs
- * may not overlap inputs unless said. A team is used by one op at a time.
+ * Ops do not allocate and do not fail: sizes are checked when a model is loaded or a job is planned. Tensors
+ * and vectors they get are MEMORY_DEVICE or MEMORY_SHARED, and `copy` alone takes memory of the host's own;
+ * structs, and arrays of numbers or pointers where it is said, are the host's and not looked at after the return. Outputs
+ * may not overlap inputs unless said. A team is used by one op at a time. Ops of a team run in the order in which they were
+ * called, and may still be running when they return: what the host is to see needs `wait` first, and so does
+ * memory it is to change or give back.
  */
 #ifndef REFRAIN_KERNELS_OPS_H
 #define REFRAIN_KERNELS_OPS_H
@@ -55,9 +62,23 @@ enum epilogue_kind {
 
 struct epilogue {
     enum epilogue_kind kind;
-    const float *other; /* [rows, n] with row stride `other_stride` floats; may be y itself */
+    const float
+        *other; /* [rows, n] with row stride `other_stride` floats; may be y itself if that is float32 */
     int64_t other_stride;
-    const float *gate; /* [n] */
+    const float *gate;        /* [n] */
+    dtype_t x_dtype, y_dtype; /* of the layer's input and output; 0 is float32 */
+};
+
+/* Where ops find what they read and write. Weights are wherever the backend put them. */
+enum memory {
+    MEMORY_DEVICE, /* touched by ops and `copy` alone: activations */
+    MEMORY_SHARED, /* the host may touch it as well, while no op that uses it runs: latents, sums for a verdict */
+};
+
+/* How a latent [channels, frames * patch_t, height * patch_y, width * patch_x] is cut into tokens. */
+struct patching {
+    int channels, frames, height, width; /* the last three in tokens */
+    int patch_t, patch_y, patch_x;
 };
 
 struct linear; /* weights in a backend's own layout */
@@ -81,17 +102,19 @@ struct conv_shape {
 };
 
 struct attention {
-    const float *q, *k, *v; /* [rows, heads * head_dim] views; head h starts at h * head_dim */
-    float *out;             /* [q_rows, heads * head_dim] view */
-    int64_t q_stride, k_stride, v_stride, out_stride; /* floats between rows */
+    const void *q, *k, *v; /* [rows, heads * head_dim] views; head h starts at h * head_dim */
+    void *out;             /* [q_rows, heads * head_dim] view */
+    dtype_t dtype;         /* of all four; 0 is float32 */
+    int64_t q_stride, k_stride, v_stride, out_stride; /* elements between rows */
     int q_rows, kv_rows, heads, head_dim;             /* head_dim 1..512: a VAE has one head */
     float scale;                                      /* multiplies q.k */
     float
         last_logit; /* added to the logit of the last kv row: ln(n) makes it stand for n equal rows; else 0 */
-    const float *bias; /* [heads, q_rows, kv_rows], added to the scaled logits; NULL for none */
+    const float *bias; /* added to the scaled logits by distance: head h, query i, key j gets
+                          bias[h * (q_rows + kv_rows - 1) + j - i + q_rows - 1]; NULL for none */
 };
 
-enum { LINCOMB_TERMS = 20 };
+enum { LINCOMB_TERMS = 20, LINCOMB_GROUPS = 3 };
 
 /* Of rows a and b: see `reduce2`. */
 enum reduce_sum {
@@ -107,6 +130,32 @@ enum reduce_sum {
 
 struct ops {
     const char *name;
+    bool
+        local; /* memory of the device is the host's, and an op is done when it returns: payloads need no copies */
+    dtype_t operand;
+
+    /* --- execution and memory ----------------------------------------------------------------------------- */
+
+    /* Before a team's first op, and after its last: attaches the team to the device. An error says what is
+     * missing and what to do. */
+    status_t (*open)(struct team *team, struct error *error);
+    void (*close)(struct team *team); /* of a team that was opened, or not */
+
+    /* Returns when everything called so far is done. After an error of the device every later wait fails with the
+     * same sentence, and what was computed since is worth nothing. */
+    status_t (*wait)(struct team *team, struct error *error);
+
+    /* Zeroed, 256-byte aligned. bytes > 0. */
+    status_t (*allocate)(enum memory kind, size_t bytes, void **memory, struct error *error);
+    void (*release)(enum memory kind, void *memory); /* NULL is fine */
+
+    /* In order with the team's ops, like one of them. Either side may be any memory, the host's own included;
+     * the host's own must stay as it is until `wait`. */
+    void (*copy)(struct team *team, void *to, const void *from, size_t bytes);
+    /* rows of row_bytes, with strides in bytes. */
+    void (*copy_rows)(struct team *team, void *to, size_t to_stride, const void *from, size_t from_stride,
+                      size_t row_bytes, int64_t rows);
+    void (*zero)(struct team *team, void *memory, size_t bytes);
 
     /* --- dense layers ----------------------------------------------------------------------------------- */
 
@@ -117,27 +166,38 @@ struct ops {
     void (*linear_destroy)(struct linear *linear); /* NULL is fine */
     size_t (*linear_bytes)(const struct linear *linear);
 
-    /* y[m, n] = epilogue(x[m, k] w^T + bias); x and y have row strides in floats. y may be epilogue->other.
+    /* y[m, n] = epilogue(x[m, k] w^T + bias); x and y have row strides in elements. y may be epilogue->other.
      */
-    void (*linear)(struct team *team, const struct linear *linear, const float *x, int64_t x_stride, int rows,
-                   const struct epilogue *epilogue, float *y, int64_t y_stride);
+    void (*linear)(struct team *team, const struct linear *linear, const void *x, int64_t x_stride, int rows,
+                   const struct epilogue *epilogue, void *y, int64_t y_stride);
 
     /* --- rows: statistics in float32 over the whole row ------------------------------------------------- */
 
     /* y = (x - mean) / sqrt(var + eps) * (base + scale) + shift, var the population variance. scale and shift
      * are [width]. base 1: modulation (adaLN); base 0: affine weights. scale and shift NULL: plain
-     * normalisation. y may be x. */
+     * normalisation. y may be x if both are float32. */
     void (*layer_norm)(struct team *team, const float *x, int64_t x_stride, int rows, int width, float eps,
-                       float base, const float *scale, const float *shift, float *y, int64_t y_stride);
+                       float base, const float *scale, const float *shift, void *y, int64_t y_stride,
+                       dtype_t y_dtype);
 
-    /* y = x / sqrt(mean(x^2) + eps) * weight. weight [width]. y may be x. */
-    void (*rms_norm)(struct team *team, const float *x, int64_t x_stride, int rows, int width, float eps,
-                     const float *weight, float *y, int64_t y_stride);
+    /* y = x / sqrt(mean(x^2) + eps) * weight. weight [width]. x and y are of `dtype`; y may be x. */
+    void (*rms_norm)(struct team *team, const void *x, int64_t x_stride, int rows, int width, float eps,
+                     const float *weight, void *y, int64_t y_stride, dtype_t dtype);
 
     /* In place: rms_norm over the whole row, then rotate adjacent pairs of every head:
      * (a, b) -> (a c - b s, a s + b c). cosines, sines: [rows, head_dim / 2], the same for every head. */
-    void (*rms_norm_rope)(struct team *team, float *x, int64_t x_stride, int rows, int heads, int head_dim,
-                          float eps, const float *weight, const float *cosines, const float *sines);
+    void (*rms_norm_rope)(struct team *team, void *x, int64_t x_stride, int rows, int heads, int head_dim,
+                          float eps, const float *weight, const float *cosines, const float *sines,
+                          dtype_t dtype);
+
+    /* --- tokens ----------------------------------------------------------------------------------------- */
+
+    /* rows [tokens, channels * patch_t * patch_y * patch_x]: what is inside each patch, ordered channel, t, y, x. */
+    void (*cut_patches)(struct team *team, const struct patching *patching, const float *latent, void *rows,
+                        dtype_t dtype);
+    /* The way back, from rows ordered t, y, x, channel. */
+    void (*join_patches)(struct team *team, const struct patching *patching, const float *rows,
+                         float *latent);
 
     /* --- attention -------------------------------------------------------------------------------------- */
 
@@ -170,12 +230,14 @@ struct ops {
     /* --- element-wise ----------------------------------------------------------------------------------- */
 
     /* y[i] = sum_j weights[j] * x[j][i], summed in order of j, each term rounded (no fused multiply-add),
-     * terms 1..LINCOMB_TERMS. Guidance, solver steps and every forecast are this. y may be one of x. */
+     * terms 1..LINCOMB_TERMS. Guidance, solver steps and every forecast are this. y may be one of x. weights and
+     * the array x are the host's, done with when this returns. */
     void (*lincomb)(struct team *team, int terms, const float *weights, const float *const *x, int64_t count,
                     float *y);
 
     /* The same with a set of weights for each group of rows: row r of x[j], y [rows, width] uses
-     * weights[group[r] * terms + j]. y may be one of x. */
+     * weights[group[r] * terms + j]. y may be one of x. `group` is memory like x[j]; the array x and weights
+     * [LINCOMB_GROUPS, terms], all of them there, are the host's. */
     void (*lincomb_rows)(struct team *team, int terms, const float *weights, const unsigned char *group,
                          const float *const *x, int64_t rows, int64_t width, float *y);
 
@@ -185,7 +247,7 @@ struct ops {
      * order of enum reduce_sum. A row's sums are made of 16 lanes in float32 (lane = column % 16) over at
      * most 1024 columns at a time, the lanes then widened and added in double in a fixed tree, blocks in
      * order: so they depend neither on threads nor on ranks nor on the instruction set. The caller adds rows
-     * in token order. */
+     * in token order; where it does that on the host, partials are MEMORY_SHARED. */
     void (*reduce2)(struct team *team, const float *a, const float *b, int64_t rows, int64_t width,
                     double *partials);
 

@@ -7,6 +7,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include "kernels/backends.h"
+#include "kernels/local.h"
 #include "kernels/weights.h"
 
 /* ---------------------------------------------------------------------------------------- dense layers */
@@ -115,8 +116,8 @@ static void linear_row(void *arguments, int row, void *scratch)
     }
 }
 
-static void ref_linear(struct team *team, const struct linear *linear, const float *x, int64_t x_stride,
-                       int rows, const struct epilogue *epilogue, float *y, int64_t y_stride)
+static void ref_linear(struct team *team, const struct linear *linear, const void *x, int64_t x_stride,
+                       int rows, const struct epilogue *epilogue, void *y, int64_t y_stride)
 {
     struct linear_run run = {linear, x, y, x_stride, y_stride, *epilogue};
     team_run(team, rows, linear_row, &run);
@@ -154,8 +155,8 @@ static void layer_norm_row(void *arguments, int row, void *scratch)
 }
 
 static void ref_layer_norm(struct team *team, const float *x, int64_t x_stride, int rows, int width,
-                           float eps, float base, const float *scale, const float *shift, float *y,
-                           int64_t y_stride)
+                           float eps, float base, const float *scale, const float *shift, void *y,
+                           int64_t y_stride, dtype_t y_dtype)
 {
     struct norm_run run = {.x = x,
                            .y = y,
@@ -180,8 +181,8 @@ static void rms_norm_row(void *arguments, int row, void *scratch)
     for (int i = 0; i < run->width; i++) y[i] = (float)(x[i] * inverse * run->scale[i]);
 }
 
-static void ref_rms_norm(struct team *team, const float *x, int64_t x_stride, int rows, int width, float eps,
-                         const float *weight, float *y, int64_t y_stride)
+static void ref_rms_norm(struct team *team, const void *x, int64_t x_stride, int rows, int width, float eps,
+                         const float *weight, void *y, int64_t y_stride, dtype_t dtype)
 {
     struct norm_run run = {.x = x,
                            .y = y,
@@ -207,9 +208,9 @@ static void rms_norm_rope_row(void *arguments, int row, void *scratch)
     }
 }
 
-static void ref_rms_norm_rope(struct team *team, float *x, int64_t x_stride, int rows, int heads,
-                              int head_dim, float eps, const float *weight, const float *cosines,
-                              const float *sines)
+static void ref_rms_norm_rope(struct team *team, void *x, int64_t x_stride, int rows, int heads, int head_dim,
+                              float eps, const float *weight, const float *cosines, const float *sines,
+                              dtype_t dtype)
 {
     struct norm_run run = {.x = x,
                            .y = x,
@@ -228,12 +229,12 @@ static void ref_rms_norm_rope(struct team *team, float *x, int64_t x_stride, int
 
 static double attention_logit(const struct attention *a, int head, int row, int kv)
 {
-    const float *q = a->q + row * a->q_stride + (int64_t)head * a->head_dim;
-    const float *k = a->k + kv * a->k_stride + (int64_t)head * a->head_dim;
+    const float *q = (const float *)a->q + row * a->q_stride + (int64_t)head * a->head_dim;
+    const float *k = (const float *)a->k + kv * a->k_stride + (int64_t)head * a->head_dim;
     double dot = 0;
     for (int d = 0; d < a->head_dim; d++) dot += (double)q[d] * k[d];
     dot *= a->scale;
-    if (a->bias) dot += a->bias[((int64_t)head * a->q_rows + row) * a->kv_rows + kv];
+    if (a->bias) dot += a->bias[(int64_t)head * (a->q_rows + a->kv_rows - 1) + kv - row + a->q_rows - 1];
     return kv == a->kv_rows - 1 ? dot + a->last_logit : dot;
 }
 
@@ -248,12 +249,12 @@ static void attention_row(void *arguments, int task, void *scratch)
     for (int kv = 0; kv < a->kv_rows; kv++) largest = fmax(largest, attention_logit(a, head, row, kv));
     for (int d = 0; d < a->head_dim; d++) sum[d] = 0;
     for (int kv = 0; kv < a->kv_rows; kv++) {
-        const float *v = a->v + kv * a->v_stride + (int64_t)head * a->head_dim;
+        const float *v = (const float *)a->v + kv * a->v_stride + (int64_t)head * a->head_dim;
         double p = exp(attention_logit(a, head, row, kv) - largest);
         total += p;
         for (int d = 0; d < a->head_dim; d++) sum[d] += p * v[d];
     }
-    float *out = a->out + row * a->out_stride + (int64_t)head * a->head_dim;
+    float *out = (float *)a->out + row * a->out_stride + (int64_t)head * a->head_dim;
     for (int d = 0; d < a->head_dim; d++) out[d] = (float)(sum[d] / total);
 }
 
@@ -459,6 +460,7 @@ static void ref_mix(struct team *team, const float *matrix, int64_t outer, int n
 
 const struct ops ops_ref = {
     .name = "ref",
+    LOCAL_OPS,
     .linear_create = ref_linear_create,
     .linear_destroy = ref_linear_destroy,
     .linear_bytes = ref_linear_bytes,

@@ -47,6 +47,10 @@ const char *const saved_settings[] = {
     "easycache:threshold=0.3,first=5,forecast=dmd",
     "meancache:mask=11101001001101,order=2",
     "calibrate",
+    "layers:every=3,begin=2,end=6",
+    "layers:every=14,begin=1,end=5,boundary=0.6,first=2",
+    "dbprune:F1,W3,threshold=0.3",
+    "dbprune:F1B1,W2,threshold=0.9,M=4,MC=2,dynamic=1",
 };
 _Static_assert(sizeof saved_settings / sizeof *saved_settings == SAVED_SETTINGS, "as declared");
 
@@ -164,11 +168,12 @@ void saved_discard(struct ring *ring, struct job *job)
 static struct saved_bytes save(const struct job *job)
 {
     struct saved_bytes made = {.size = job_save_bytes(job)};
+    struct error error;
     if (made.size == 0) return made;
     made.bytes = malloc(made.size);
     assert_non_null(made.bytes);
     memset(made.bytes, 0xa5, made.size); /* what is left out shows as a difference */
-    job_save(job, made.bytes, made.size);
+    if (job_save(job, made.bytes, made.size, &error) != STATUS_OK) fail_msg("%s", error.text);
     return made;
 }
 

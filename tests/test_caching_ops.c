@@ -14,7 +14,7 @@
 
 /* -------------------------------------------------------------------------------------- weighted sums */
 
-enum { GROUPS = 5 };
+enum { GROUPS = LINCOMB_GROUPS };
 
 struct combination {
     int terms, width;

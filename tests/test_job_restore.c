@@ -213,7 +213,7 @@ static void forged_bytes_do_no_harm(void **state)
                                        "specache",
                                        "easycache:threshold=0.3,first=5,forecast=dmd",
                                        "meancache:mask=11101001001101,order=2",
-                                       "layers:every=3,begin=2,end=6,first=11",
+                                       "layers:every=3,begin=2,end=6",
                                        "calibrate"};
     int taken = 0;
     for (size_t i = 0; i < sizeof some / sizeof *some; i++) {

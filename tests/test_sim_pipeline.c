@@ -274,6 +274,7 @@ static void latents_are_the_same_alone_and_in_company_on_any_number_of_ranks(voi
                                    {.members = 4, .head = 1, .tail = 1, .run = {0, 3, 2, 1}},
                                    {.members = 8, .run = {1, 1, 1, 1, 1, 1, 1, 1}},
                                    {.members = 4, .head = 1, .floating = true, .run = {2, 2, 2, 1}},
+                                   {.members = 2, .floating = true, .run = {4, 4}},
                                    {.members = 2, .head = 1, .spare = 1, .run = {2, 5}},
                                    {.members = 4, .head = 1, .tail = 1, .spare = 2, .run = {0, 3, 2, 1}}};
     make_company(alone);

@@ -293,14 +293,14 @@ static void call_layer_norm(void *arguments)
     struct rows_call *c = arguments;
     int width = c->heads * c->head_dim;
     c->b->ops->layer_norm(c->b->team, c->x, width, c->rows, width, 1e-6f, 1, c->weights, c->weights, c->y,
-                          width);
+                          width, DTYPE_F32);
 }
 
 static void call_rope(void *arguments)
 {
     struct rows_call *c = arguments;
     c->b->ops->rms_norm_rope(c->b->team, c->y, c->heads * c->head_dim, c->rows, c->heads, c->head_dim, 1e-6f,
-                             c->weights, c->angles, c->angles);
+                             c->weights, c->angles, c->angles, DTYPE_F32);
 }
 
 static void call_lincomb(void *arguments)

@@ -3,6 +3,7 @@
  *
  *     build/simulate cycle                       jobs and branches as micro-batches, against the formula
  *     build/simulate cached --csv                caching on a fixed and on floating homes
+ *     build/simulate flight                      jobs from text to files, the time ranks do not compute
  *     build/simulate storm --ranks 4 --seeds 50  ranks and coordinator killed at random, outputs compared
  */
 #include <stdio.h>
@@ -12,13 +13,15 @@
 #include "base/options.h"
 #include "base/clock.h"
 #include "tools/sim/cases.h"
+#include "tools/sim/flight.h"
 #include "tools/sim/storm.h"
 
 struct settings {
     const char *model;
     int64_t ranks, jobs, percent, seed, seeds, pause_ms;
     double hop;
-    bool csv, help;
+    const char *cache, *home;
+    bool mixed, csv, help;
 };
 
 #define FIELD(name) offsetof(struct settings, name)
@@ -40,16 +43,18 @@ static const struct option_spec specs[] = {
     {"seeds", 0, OPTION_INT, FIELD(seeds), "N", .min = 1, .max = 1e6, .help = "storms", .standard = "10"},
     {"pause", 0, OPTION_DURATION, FIELD(pause_ms), "TIME", .min = 1, .max = 1e6,
      .help = "between two disturbances, on average", .standard = "2s"},
+    {"cache", 0, OPTION_TEXT, FIELD(cache), "POLICY", .help = "of jobs in `flight`"},
+    {"home", 0, OPTION_TEXT, FIELD(home), "fixed|floating", .help = "where jobs live in `flight`"},
+    {"mixed", 0, OPTION_FLAG, FIELD(mixed), .help = "jobs of 15 to 45 steps in `flight`"},
     {"csv", 0, OPTION_FLAG, FIELD(csv), .help = "comma-separated values instead of a table"},
     {"help", 'h', OPTION_FLAG, FIELD(help), .help = "this text"},
 };
 static const struct option_table table = {"simulate", specs, sizeof specs / sizeof *specs};
 
-static const char *const layouts[] = {
-    [LAYOUT_SHIFTED] = "shifted",
-    [LAYOUT_SPARE] = "spare",
-    [LAYOUT_EVEN] = "even",
-    [LAYOUT_FLOATING] = "floating"};
+static const char *const layouts[] = {[LAYOUT_SHIFTED] = "shifted",
+                                      [LAYOUT_SPARE] = "spare",
+                                      [LAYOUT_EVEN] = "even",
+                                      [LAYOUT_FLOATING] = "floating"};
 
 static status_t cycle_row(struct lab *lab, const struct settings *s, const struct cycle_case *c,
                           struct error *error)
@@ -147,6 +152,40 @@ static status_t simulate_storm(struct lab *lab, const struct settings *s, struct
     return status;
 }
 
+static status_t flight_row(struct lab *lab, const struct settings *s, const struct flight_case *c,
+                           struct error *error)
+{
+    struct flight_found f;
+    status_t status = flight_run(lab, c, &f, error);
+    if (status != STATUS_OK) return status;
+    printf(s->csv ? "%d,%d,%d,%.2f,%.4f,%.4f" : "%5d %9d %4d %8.2f %6.3f %7.3f  ", c->ranks, c->in_flight,
+           c->jobs, f.seconds, f.share, f.queued);
+    for (int i = 0; i < c->ranks; i++)
+        printf(s->csv ? ",%.4f,%.4f" : "  %.3f+%.3f", f.rank[i].idle, f.rank[i].drain);
+    putchar('\n');
+    fflush(stdout);
+    return STATUS_OK;
+}
+
+static status_t simulate_flight(struct lab *lab, const struct settings *s, struct error *error)
+{
+    static const int lengths[] = {12, 36};
+    status_t status = STATUS_OK;
+    puts(s->csv ? "ranks,in_flight,jobs,seconds,share,queued,idle and drain of each rank"
+                : "ranks in-flight jobs  seconds  share  queued    idle+drain of each rank");
+    for (int ranks = s->ranks ? (int)s->ranks : 2; ranks <= (s->ranks ? s->ranks : 4); ranks++)
+        for (int i = 0; i < 2 && status == STATUS_OK; i++) {
+            struct flight_case c = {.ranks = ranks,
+                                    .jobs = lengths[i],
+                                    .in_flight = s->jobs ? (int)s->jobs : 2 * ranks,
+                                    .mixed = s->mixed,
+                                    .cache = s->cache,
+                                    .home = s->home};
+            status = flight_row(lab, s, &c, error);
+        }
+    return status;
+}
+
 static int complain(const struct error *error)
 {
     fprintf(stderr, "simulate: %s\n", error->text);
@@ -163,7 +202,7 @@ int main(int argc, char **argv)
         return complain(&error);
     const char *verb = options_operand_count(options) == 1 ? options_operand(options, 0) : "";
     if (settings.help || !*verb) {
-        puts("simulate - the service on a virtual clock\n\n  simulate cycle|cached|storm [options]\n");
+        puts("simulate - the service on a virtual clock\n\n  simulate cycle|cached|flight|storm [options]\n");
         options_help(&table, 0, stdout);
         options_destroy(options);
         return settings.help ? 0 : 1;
@@ -174,10 +213,12 @@ int main(int argc, char **argv)
             status = simulate_cycle(&lab, &settings, &error);
         else if (strcmp(verb, "cached") == 0)
             status = simulate_cached(&lab, &settings, &error);
+        else if (strcmp(verb, "flight") == 0)
+            status = simulate_flight(&lab, &settings, &error);
         else if (strcmp(verb, "storm") == 0)
             status = simulate_storm(&lab, &settings, &error);
         else
-            status = error_set(&error, STATUS_INVALID, "%s: there are cycle, cached and storm", verb);
+            status = error_set(&error, STATUS_INVALID, "%s: there are cycle, cached, flight and storm", verb);
         lab_close(&lab);
     }
     options_destroy(options);

@@ -234,28 +234,29 @@ static status_t read_order(const Refrain__Assign *assign, const struct model *mo
                          spec->checkpoint_every, LIMIT_CHECKPOINT_EVERY);
     if (assign->deadline_at_ms > INT64_MAX)
         return error_set(error, STATUS_INVALID, "deadline_at_ms: too large");
-    *order = (struct job_order){
-        .job = assign->job,
-        .attempt = assign->attempt,
-        .prompt = spec->prompt,
-        .negative = spec->negative_prompt,
-        .seed = spec->seed,
-        .steps = (int)spec->steps,
-        .width = (int)spec->width,
-        .height = (int)spec->height,
-        .frames = (int)spec->frames,
-        .fps = (int)spec->fps,
-        .guidance = spec->guidance,
-        .shift = spec->has_shift ? spec->shift : model->config.solver.shift,
-        .solver = model->config.solver.kind,
-        .save_latents = spec->save_latents,
-        .save_frames = spec->save_frames,
-        .cache = spec->cache,
-        .compare = spec->compare,
-        .tenant = assign->tenant,
-        .priority = spec->has_priority ? (int)spec->priority : REFRAIN__PRIORITY__PRIORITY_NORMAL,
-        .deadline_ms = (int64_t)assign->deadline_at_ms,
-        .checkpoint_every = spec->has_checkpoint_every ? (int)spec->checkpoint_every : DEFAULT_CHECKPOINT_EVERY};
+    *order = (struct job_order){.job = assign->job,
+                                .attempt = assign->attempt,
+                                .prompt = spec->prompt,
+                                .negative = spec->negative_prompt,
+                                .seed = spec->seed,
+                                .steps = (int)spec->steps,
+                                .width = (int)spec->width,
+                                .height = (int)spec->height,
+                                .frames = (int)spec->frames,
+                                .fps = (int)spec->fps,
+                                .guidance = spec->guidance,
+                                .shift = spec->has_shift ? spec->shift : model->config.solver.shift,
+                                .solver = model->config.solver.kind,
+                                .save_latents = spec->save_latents,
+                                .save_frames = spec->save_frames,
+                                .cache = spec->cache,
+                                .compare = spec->compare,
+                                .tenant = assign->tenant,
+                                .priority = spec->has_priority ? (int)spec->priority
+                                                               : REFRAIN__PRIORITY__PRIORITY_NORMAL,
+                                .deadline_ms = (int64_t)assign->deadline_at_ms,
+                                .checkpoint_every = spec->has_checkpoint_every ? (int)spec->checkpoint_every
+                                                                               : DEFAULT_CHECKPOINT_EVERY};
     if (spec->solver == REFRAIN__SOLVER__SOLVER_UNIPC) order->solver = SOLVER_UNIPC;
     if (spec->solver == REFRAIN__SOLVER__SOLVER_EULER) order->solver = SOLVER_EULER;
     if (!isfinite(order->shift) || order->shift <= 0)
@@ -442,7 +443,7 @@ static void save_checkpoint(struct home *home, struct slot *slot)
                                    .attempt = job_attempt(slot->job),
                                    .step = (uint32_t)step,
                                    .bytes = bytes};
-    job_save(slot->job, buffer, bytes);
+    if (job_save(slot->job, buffer, bytes, NULL) != STATUS_OK) return; /* the epoch ends, worker/engine.h */
     courier_send(home->courier, buffer, &name);
 }
 
@@ -549,19 +550,43 @@ static int list_candidates(const struct home *home, struct candidate candidates[
     return count;
 }
 
-void home_advance(struct home *home, bool *worked, int64_t *deadline_ns)
+bool home_tend(struct home *home)
+{
+    bool moved = take_arrivals(home);
+    for (int i = 0; i < HOME_SLOTS; i++)
+        if (home->slots[i].job) moved |= tend(home, &home->slots[i]);
+    return moved;
+}
+
+/* Who is to move, and in which slot; false: all of them wait. */
+static bool choose(const struct home *home, struct candidate *chosen, int *slot, int64_t *deadline_ns)
 {
     struct candidate candidates[HOME_SLOTS];
     int slots[HOME_SLOTS];
     *deadline_ns = CLOCK_NEVER;
-    *worked = take_arrivals(home);
-    for (int i = 0; i < HOME_SLOTS; i++)
-        if (home->slots[i].job) *worked |= tend(home, &home->slots[i]);
     int count = list_candidates(home, candidates, slots, deadline_ns);
-    int chosen = turn_choose(&home->turn, candidates, count);
-    if (chosen < 0) return;
-    advance_job(home, &home->slots[slots[chosen]], &candidates[chosen]);
-    *worked = true;
+    int index = turn_choose(&home->turn, candidates, count);
+    if (index < 0) return false;
+    *chosen = candidates[index];
+    *slot = slots[index];
+    return true;
+}
+
+enum job_piece home_next(const struct home *home, int *priority, int64_t *deadline_ns)
+{
+    struct candidate chosen;
+    int slot;
+    if (!choose(home, &chosen, &slot, deadline_ns)) return PIECE_NONE;
+    *priority = chosen.priority;
+    return chosen.piece;
+}
+
+void home_advance(struct home *home)
+{
+    struct candidate chosen;
+    int slot;
+    int64_t deadline_ns;
+    if (choose(home, &chosen, &slot, &deadline_ns)) advance_job(home, &home->slots[slot], &chosen);
 }
 
 void home_present(const struct home *home, struct presence *presence)

@@ -4,7 +4,8 @@
  *     home_create(&engine, control, courier, directory, &home, &error);
  *     home_assign(home, assign);                           a new job, or a JobFailed report at once
  *     home_event(home, &event);                            one event of the fabric
- *     home_advance(home, &worked, &deadline_ns);           one piece of one job
+ *     home_tend(home);                                     what came from elsewhere
+ *     if (home_next(home, &priority, &deadline_ns)) home_advance(home);    one piece of one job
  *
  * Compute thread; on member 0, or with floating homes on every member.
  */
@@ -14,6 +15,7 @@
 #include "worker/control.h"
 #include "worker/courier.h"
 #include "worker/engine.h"
+#include "worker/job.h"
 
 struct home;
 
@@ -33,8 +35,13 @@ void home_ack(struct home *home, const Refrain__UploadAck *ack);
 void home_welcome(struct home *home, const Refrain__Welcome *welcome);
 void home_event(struct home *home, struct fabric_event *event);
 
-/* *worked: something was done. *deadline_ns: when a waiting job must be looked at again. */
-void home_advance(struct home *home, bool *worked, int64_t *deadline_ns);
+/* Takes in what came from elsewhere: checkpoints, answers about files and ends. True if there was something; next to
+ * no work. */
+bool home_tend(struct home *home);
+/* The piece that home_advance would do now, and its job's priority. PIECE_NONE: all jobs wait. *deadline_ns: when one
+ * that waits must be looked at again. */
+enum job_piece home_next(const struct home *home, int *priority, int64_t *deadline_ns);
+void home_advance(struct home *home);
 
 /* For Hello: what is running. */
 void home_present(const struct home *home, struct presence *presence);

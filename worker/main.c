@@ -116,6 +116,16 @@ static uint64_t host_memory(void)
     return pages > 0 && size > 0 ? (uint64_t)pages * (uint64_t)size : 0;
 }
 
+/* Of a host with several networks the others know the address that leads to the coordinator; one on this host tells nothing. */
+static const char *way_out(const char *coordinator)
+{
+    static const char *const here[] = {"tcp://127.", "tcp://localhost:", "tcp://[::1]:"};
+    if (strncmp(coordinator, "tcp://", strlen("tcp://")) != 0) return NULL;
+    for (size_t i = 0; i < sizeof here / sizeof *here; i++)
+        if (strncmp(coordinator, here[i], strlen(here[i])) == 0) return NULL;
+    return coordinator;
+}
+
 static status_t open_fabric(const struct settings *settings, const struct place *place,
                             const struct scratch *scratch, struct fabric **fabric, struct error *error)
 {
@@ -126,6 +136,7 @@ static status_t open_fabric(const struct settings *settings, const struct place 
     const char *bind = private ? ipc : settings->bind ? settings->bind : "tcp://*:*";
     struct fabric_config config = {.kind = fabrics[settings->fabric],
                                    .bind = bind,
+                                   .toward = way_out(settings->coordinator),
                                    .credits = 8,
                                    .max_bytes = (uint64_t)settings->largest_hop,
                                    .device = (int)settings->device};
@@ -183,7 +194,8 @@ static status_t serve(const struct settings *settings, const struct place *place
     if (status != STATUS_OK) return status;
     status = team_create(thread_count(settings, place), &engine.team, error);
     if (status != STATUS_OK) goto err_scratch;
-    status = open_fabric(settings, place, &scratch, &engine.fabric, error);
+    status = engine.ops->open(engine.team, error);
+    if (status == STATUS_OK) status = open_fabric(settings, place, &scratch, &engine.fabric, error);
     if (status != STATUS_OK) goto err_team;
     struct control_config control_config = {0};
     describe(settings, place, &engine, &key, &control_config);
@@ -208,6 +220,7 @@ err_courier:
 err_fabric:
     fabric_close(engine.fabric);
 err_team:
+    engine.ops->close(engine.team);
     team_destroy(engine.team);
 err_scratch:
     scratch_close(&scratch);

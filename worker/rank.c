@@ -16,10 +16,11 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "worker/home.h"
+#include "worker/share.h"
 #include "worker/stage.h"
 
 /* A member that goes because all were told to is no loss: our own order is a moment behind. */
-enum { ORDER_PATIENCE_MS = 50, STAGE_SHARE = 4 };
+enum { ORDER_PATIENCE_MS = 50 };
 
 struct rank {
     const struct rank_config *config;
@@ -28,9 +29,7 @@ struct rank {
     struct stage *stage; /* in an epoch, on every other member; where homes float, on every member */
     char model_name[72], model_directory[4096];
     uint64_t last_epoch; /* the latest it was told to enter */
-    /* Time spent on pieces of each. A rank that is both serves the one that had less; whoever had nothing to
-     * do gets no credit for it. */
-    int64_t home_ns, stage_ns;
+    struct share share;  /* of home and stage, on a rank that is both */
     bool joined, stop;
     struct error broken; /* why the epoch cannot go on; STATUS_OK: it can */
     int broken_peer;
@@ -47,7 +46,8 @@ static uint32_t first_block(const struct model *m)
 
 static uint32_t block_count(const struct model *m)
 {
-    return (uint32_t)(m->split.floating ? m->count : m->head + m->count + m->split.spare * (m->self == 0) + m->tail);
+    return (uint32_t)(m->split.floating ? m->count
+                                        : m->head + m->count + m->split.spare * (m->self == 0) + m->tail);
 }
 
 static void present(struct rank *r)
@@ -140,7 +140,7 @@ static status_t join(struct rank *r, const Refrain__Epoch *order, struct error *
     r->joined = true;
     r->engine->self = m.self;
     r->engine->members = m.count;
-    r->home_ns = r->stage_ns = 0;
+    r->share = (struct share){0};
     return take_roles(r, false, error);
 }
 
@@ -196,10 +196,10 @@ static status_t load_model(struct rank *r, const Refrain__Load *load, struct err
                 strcmp(r->model_name, load->model) == 0 && model_rearrange(e->model, &split, e->self);
     if (same) return take_roles(r, split.floating, error);
     stage_forget(r->stage);
-    arena_free(&e->arena);
+    engine_clear(e);
     model_destroy(e->model);
     e->model = NULL;
-    status = model_load(load->directory, e->ops, &split, e->self, &e->model, error);
+    status = model_load(load->directory, e->ops, e->team, &split, e->self, &e->model, error);
     if (status == STATUS_OK) status = take_roles(r, split.floating, error);
     if (status != STATUS_OK) return status;
     snprintf(r->model_name, sizeof r->model_name, "%s", load->model);
@@ -310,44 +310,40 @@ static void serve_fabric(struct rank *r)
     }
 }
 
-static bool work_at_stage(struct rank *r)
+static void work_at_stage(struct rank *r)
 {
-    bool worked = false;
+    bool worked;
     struct error error = {0};
-    if (!r->stage) return false;
     int64_t began_ns = clock_now_ns();
     status_t status = stage_advance(r->stage, &worked, &error);
-    r->stage_ns += clock_now_ns() - began_ns;
+    share_charge_stage(&r->share, clock_now_ns() - began_ns);
     /* After a lost peer the fabric's own event tells more; everything else is said here. */
     if (status != STATUS_OK && status != STATUS_PEER_LOST && status != STATUS_ABORTED)
         break_epoch(r, r->engine->self, &error);
-    return worked;
 }
 
-static bool work_at_home(struct rank *r, int64_t *deadline_ns)
+static void work_at_home(struct rank *r, enum job_piece piece)
 {
-    bool worked = false;
-    if (!r->home) return false;
     int64_t began_ns = clock_now_ns();
-    home_advance(r->home, &worked, deadline_ns);
-    r->home_ns += clock_now_ns() - began_ns;
-    return worked;
+    home_advance(r->home);
+    share_charge_home(&r->share, piece, clock_now_ns() - began_ns);
 }
 
-/* One piece. The stage's first: other homes wait for what it does, and a home whose jobs overtook theirs on its
- * own rank would make that rank the slowest. But home comes to a fifth of the time, so that its jobs move at all
- * (docs/simulation.md). */
+/* One piece, of home or of the stage. False: neither has one. */
 static bool work(struct rank *r, int64_t *deadline_ns)
 {
-    *deadline_ns = CLOCK_NEVER;
-    if (r->stage_ns <= STAGE_SHARE * r->home_ns) {
-        if (work_at_stage(r)) return true;
-        r->stage_ns = STAGE_SHARE * r->home_ns;
-        return work_at_home(r, deadline_ns);
-    }
-    if (work_at_home(r, deadline_ns)) return true;
-    r->home_ns = r->stage_ns / STAGE_SHARE;
-    return work_at_stage(r);
+    int priority = 0;
+    bool tended = r->home && home_tend(r->home);
+    enum job_piece piece = r->home ? home_next(r->home, &priority, deadline_ns) : PIECE_NONE;
+    int at_stage = r->stage ? stage_next(r->stage) : -1;
+    if (piece == PIECE_NONE || at_stage < 0) share_settle(&r->share);
+    if (share_home_first(&r->share, piece, priority, at_stage))
+        work_at_home(r, piece);
+    else if (at_stage >= 0)
+        work_at_stage(r);
+    else
+        return tended;
+    return true;
 }
 
 static void sleep_until(struct rank *r, int64_t deadline_ns)
@@ -376,10 +372,12 @@ bool rank_turn(struct rank *r, int64_t *deadline_ns)
     serve_fabric(r);
     serve_orders(r);
     if (r->stop) return false;
+    if (r->engine->failure.status != STATUS_OK) break_epoch(r, r->engine->self, &r->engine->failure);
     if (r->broken.status == STATUS_OK) return work(r, deadline_ns);
     *deadline_ns = r->broken_until_ns;
     if (clock_now_ns() < r->broken_until_ns) return false;
     lose_epoch(r);
+    r->stop = r->engine->failure.status != STATUS_OK; /* another process may have better luck with the device */
     return true;
 }
 
@@ -391,7 +389,7 @@ bool rank_over(const struct rank *r)
 status_t rank_close(struct rank *r, struct error *error)
 {
     leave_epoch(r);
-    arena_free(&r->engine->arena);
+    engine_clear(r->engine);
     model_destroy(r->engine->model);
     r->engine->model = NULL;
     status_t status =

@@ -33,6 +33,8 @@ bool stage_concerns(const struct fabric_event *event);
 /* Takes over a RECEIVED or SENT event (a received payload is released when its work is done). */
 void stage_event(struct stage *stage, const struct fabric_event *event);
 
+/* The priority of the ticket that would be worked on now; -1: there is none. */
+int stage_next(struct stage *stage);
 /* Does one piece of work if there is one. *worked says so. An error means the epoch is over. */
 status_t stage_advance(struct stage *stage, bool *worked, struct error *error);
 

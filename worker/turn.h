@@ -24,8 +24,9 @@
  * 5. Among a tenant's jobs: LIGHT pieces (a hit is made of nothing else, those of a miss feed the stages),
  *    but at most TURN_LIGHT in a row while a heavier piece waits. Of the heavier ones: text, decode and files
  *    on the one hand and BLOCKS on the other, in turn. Text, decode and files take at most half of home's
- *    time: after one of them, pieces of steps worth as much work go first, if there are any. Files before
- *    decode before text: who is nearly done gives its memory back.
+ *    time: after one of them, pieces of steps worth as much work go first, if there are any (and beside the hops
+ *    of a stage on the same rank far less: worker/share.h). Files before decode before text: who is nearly done
+ *    gives its memory back.
  * 6. Of BLOCKS those of the job that had the last ones: a branch leaves when its last block is done, and while
  *    two branches are half done the stages have nothing to do.
  * 7. The job that came first. Jobs of one kind then finish one after another rather than all at once, and one

@@ -90,6 +90,7 @@ status_t video_open(const char *path, const struct video_size *size, struct vide
     }
     v->size = *size;
     v->path = copy;
+    av_log_set_level(AV_LOG_WARNING); /* libx264 would write its settings to the log for every video */
     int code = avformat_alloc_output_context2(&v->format, NULL, "mp4", path);
     status_t status = code < 0 ? av_fail(error, path, "no MP4 writer", code) : open_codec(v, error);
     if (status != STATUS_OK) goto err_video;

@@ -86,7 +86,7 @@ static void load_k(const struct block *b)
 {
     static const float zeros[MAX_HEAD_DIM];
     const struct attention *a = &b->run->a;
-    const float *k = a->k + b->first_kv * a->k_stride + (int64_t)b->head * a->head_dim;
+    const float *k = (const float *)a->k + b->first_kv * a->k_stride + (int64_t)b->head * a->head_dim;
     const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
     for (int j = 0; j < divide_up(b->kv_rows, LANES) * LANES; j += 8) {
         float *panel = b->scratch->k + j / TILE_COLUMNS * k_panel_floats(a) + j % TILE_COLUMNS;
@@ -108,7 +108,7 @@ static void load_k(const struct block *b)
 static void load_v(const struct block *b)
 {
     const struct attention *a = &b->run->a;
-    const float *v = a->v + b->first_kv * a->v_stride + (int64_t)b->head * a->head_dim;
+    const float *v = (const float *)a->v + b->first_kv * a->v_stride + (int64_t)b->head * a->head_dim;
     for (int j = 0; j < b->kv_rows; j++, v += a->v_stride)
         for (int d = 0; d < a->head_dim; d += LANES) {
             float *panel =
@@ -125,8 +125,8 @@ static void prefetch_kv(const struct block *b, int i, int parts)
     int next = b->first_kv + KV_TILE, rows = a->kv_rows - next < KV_TILE ? a->kv_rows - next : KV_TILE;
     if (rows <= 0) return;
     for (int j = next + share_begin(rows, parts, i); j < next + share_begin(rows, parts, i + 1); j++) {
-        const float *k = a->k + j * a->k_stride + (int64_t)b->head * a->head_dim;
-        const float *v = a->v + j * a->v_stride + (int64_t)b->head * a->head_dim;
+        const float *k = (const float *)a->k + j * a->k_stride + (int64_t)b->head * a->head_dim;
+        const float *v = (const float *)a->v + j * a->v_stride + (int64_t)b->head * a->head_dim;
         for (int d = 0; d < a->head_dim; d += LANES) {
             _mm_prefetch((const char *)(k + d), _MM_HINT_T1);
             _mm_prefetch((const char *)(v + d), _MM_HINT_T1);
@@ -140,7 +140,8 @@ static void load_q(const struct block *b, int rows)
     const struct attention *a = &b->run->a;
     v16 scale = v16_set1(a->scale);
     for (int r = 0; r < rows; r++) {
-        const float *q = a->q + (b->first_row + r) * a->q_stride + (int64_t)b->head * a->head_dim;
+        const float *q =
+            (const float *)a->q + (b->first_row + r) * a->q_stride + (int64_t)b->head * a->head_dim;
         for (int d = 0; d < a->head_dim; d += LANES)
             v16_store(b->scratch->q + r * b->run->row_floats + d,
                       v16_mul(v16_load_n(q + d, a->head_dim - d), scale));
@@ -175,8 +176,8 @@ static void adjust_logits(const struct block *b, int row, float *p)
 {
     const struct attention *a = &b->run->a;
     if (a->bias) {
-        const float *bias =
-            a->bias + ((int64_t)b->head * a->q_rows + b->first_row + row) * a->kv_rows + b->first_kv;
+        const float *bias = a->bias + (int64_t)b->head * (a->q_rows + a->kv_rows - 1) + b->first_kv -
+                            (b->first_row + row) + a->q_rows - 1;
         for (int j = 0; j < b->kv_rows; j += LANES)
             v16_store(p + j, v16_add(v16_load(p + j), v16_load_n(bias + j, b->kv_rows - j)));
     }
@@ -243,7 +244,7 @@ static void store_out(const struct block *b, int rows)
 {
     const struct attention *a = &b->run->a;
     for (int r = 0; r < rows; r++) {
-        float *out = a->out + (b->first_row + r) * a->out_stride + (int64_t)b->head * a->head_dim;
+        float *out = (float *)a->out + (b->first_row + r) * a->out_stride + (int64_t)b->head * a->head_dim;
         v16 inverse = v16_set1(1 / v16_sum(v16_load(b->scratch->total[r])));
         for (int d = 0; d < a->head_dim; d += LANES)
             v16_store_n(out + d, v16_mul(v16_load(b->scratch->out + r * b->run->row_floats + d), inverse),

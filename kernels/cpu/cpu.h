@@ -11,16 +11,18 @@ status_t FOR_ISA(linear_create)(const struct matrix *w, const struct matrix *bia
                                 struct error *error);
 void FOR_ISA(linear_destroy)(struct linear *linear);
 size_t FOR_ISA(linear_bytes)(const struct linear *linear);
-void FOR_ISA(linear)(struct team *team, const struct linear *linear, const float *x, int64_t x_stride,
-                     int rows, const struct epilogue *epilogue, float *y, int64_t y_stride);
+void FOR_ISA(linear)(struct team *team, const struct linear *linear, const void *x, int64_t x_stride,
+                     int rows, const struct epilogue *epilogue, void *y, int64_t y_stride);
 
 /* rows.c */
 void FOR_ISA(layer_norm)(struct team *team, const float *x, int64_t x_stride, int rows, int width, float eps,
-                         float base, const float *scale, const float *shift, float *y, int64_t y_stride);
-void FOR_ISA(rms_norm)(struct team *team, const float *x, int64_t x_stride, int rows, int width, float eps,
-                       const float *weight, float *y, int64_t y_stride);
-void FOR_ISA(rms_norm_rope)(struct team *team, float *x, int64_t x_stride, int rows, int heads, int head_dim,
-                            float eps, const float *weight, const float *cosines, const float *sines);
+                         float base, const float *scale, const float *shift, void *y, int64_t y_stride,
+                         dtype_t y_dtype);
+void FOR_ISA(rms_norm)(struct team *team, const void *x, int64_t x_stride, int rows, int width, float eps,
+                       const float *weight, void *y, int64_t y_stride, dtype_t dtype);
+void FOR_ISA(rms_norm_rope)(struct team *team, void *x, int64_t x_stride, int rows, int heads, int head_dim,
+                            float eps, const float *weight, const float *cosines, const float *sines,
+                            dtype_t dtype);
 void FOR_ISA(channel_norm)(struct team *team, const struct volume *x, const float *gamma, bool silu,
                            const struct volume *y);
 

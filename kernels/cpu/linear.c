@@ -281,8 +281,8 @@ static void plan_tasks(struct linear_run *run, int threads)
     }
 }
 
-void FOR_ISA(linear)(struct team *team, const struct linear *linear, const float *x, int64_t x_stride,
-                     int rows, const struct epilogue *epilogue, float *y, int64_t y_stride)
+void FOR_ISA(linear)(struct team *team, const struct linear *linear, const void *x, int64_t x_stride,
+                     int rows, const struct epilogue *epilogue, void *y, int64_t y_stride)
 {
     if (rows < 1) return;
     struct linear_run run = {.linear = linear,

@@ -91,7 +91,8 @@ static void layer_norm_task(void *arguments, int task, void *scratch)
 }
 
 void FOR_ISA(layer_norm)(struct team *team, const float *x, int64_t x_stride, int rows, int width, float eps,
-                         float base, const float *scale, const float *shift, float *y, int64_t y_stride)
+                         float base, const float *scale, const float *shift, void *y, int64_t y_stride,
+                         dtype_t y_dtype)
 {
     struct norm_run run = {.x = x,
                            .y = y,
@@ -129,8 +130,8 @@ static void rms_norm_task(void *arguments, int task, void *scratch)
     each_row(arguments, task, rms_norm_row);
 }
 
-void FOR_ISA(rms_norm)(struct team *team, const float *x, int64_t x_stride, int rows, int width, float eps,
-                       const float *weight, float *y, int64_t y_stride)
+void FOR_ISA(rms_norm)(struct team *team, const void *x, int64_t x_stride, int rows, int width, float eps,
+                       const float *weight, void *y, int64_t y_stride, dtype_t dtype)
 {
     struct norm_run run = {.x = x,
                            .y = y,
@@ -167,8 +168,9 @@ static void rms_norm_rope_task(void *arguments, int task, void *scratch)
     each_row(arguments, task, rms_norm_rope_row);
 }
 
-void FOR_ISA(rms_norm_rope)(struct team *team, float *x, int64_t x_stride, int rows, int heads, int head_dim,
-                            float eps, const float *weight, const float *cosines, const float *sines)
+void FOR_ISA(rms_norm_rope)(struct team *team, void *x, int64_t x_stride, int rows, int heads, int head_dim,
+                            float eps, const float *weight, const float *cosines, const float *sines,
+                            dtype_t dtype)
 {
     struct norm_run run = {.x = x,
                            .y = x,

@@ -3,12 +3,14 @@
  */
 #include "kernels/cpu/cpu.h"
 #include "kernels/backends.h"
+#include "kernels/local.h"
 
 #define STRINGIFY(x) #x
 #define STRING_OF(x) STRINGIFY(x)
 
 const struct ops FOR_ISA(ops_cpu) = {
     .name = "cpu-" STRING_OF(ISA),
+    LOCAL_OPS,
     .linear_create = FOR_ISA(linear_create),
     .linear_destroy = FOR_ISA(linear_destroy),
     .linear_bytes = FOR_ISA(linear_bytes),

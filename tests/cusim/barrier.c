@@ -31,6 +31,8 @@ static void check(const struct block *block, const struct barrier *barrier, int 
 static bool arrive(struct block *block, struct barrier *barrier)
 {
     if (++barrier->arrived < barrier->threads) return false;
+    token_acquire(&barrier->arrive_token);
+    token_release(&barrier->leave_token);
     barrier->result[CUSIM_COUNT] = barrier->count;
     barrier->result[CUSIM_AND] = barrier->and;
     barrier->result[CUSIM_OR] = barrier->or ;
@@ -53,7 +55,7 @@ static struct barrier *enter(struct block *block, int id, int threads, int predi
     barrier->count += predicate != 0;
     barrier->and &= predicate != 0;
     barrier->or |= predicate != 0;
-    fiber_release(&barrier->token);
+    token_release(&barrier->arrive_token);
     return barrier;
 }
 
@@ -66,7 +68,7 @@ static void pass(int id, int threads, bool wait, int predicate, struct cusim_sit
         barrier->waiters[barrier->waiting++] = (short)self->place.linear;
         block_wait(block, self, names[id], site);
     }
-    if (wait) fiber_acquire(&barrier->token);
+    if (wait) token_acquire(&barrier->leave_token);
 }
 
 void cusim_barrier(int id, int threads, bool wait, struct cusim_site site)

@@ -47,17 +47,21 @@ uint64_t block_random(struct block *block)
 
 /* --- who goes on ------------------------------------------------------------------------------------------------ */
 
+static short *ready_at(struct block *block, int place)
+{
+    return &block->ready[(block->ready_first + place) % THREADS_MAX];
+}
+
 static struct thread *take_ready(struct block *block)
 {
-    int last = --block->ready_count, at = 0;
-    if (block->seed == 1) at = last;
-    if (block->seed > 1) at = (int)(block_random(block) % (uint64_t)(last + 1));
-    struct thread *thread = &block->thread[block->ready[at]];
-    if (block->seed > 1)
-        block->ready[at] = block->ready[last];
-    else
-        memmove(block->ready + at, block->ready + at + 1, (size_t)(last - at) * sizeof *block->ready);
-    return thread;
+    int last = block->ready_count - 1, place = 0;
+    if (block->seed == 1) place = last;
+    if (block->seed > 1) place = (int)(block_random(block) % (uint64_t)block->ready_count);
+    short taken = *ready_at(block, place);
+    *ready_at(block, place) = *ready_at(block, block->seed == 1 ? last : 0);
+    if (block->seed != 1) block->ready_first = (block->ready_first + 1) % THREADS_MAX;
+    block->ready_count--;
+    return &block->thread[taken];
 }
 
 /* The woken go before the fresh, so that few stacks are warm at a time; a random seed tosses. NULL: nobody can. */
@@ -87,10 +91,12 @@ static void thread_ends(struct block *block, struct thread *thread)
 {
     thread->state = THREAD_ENDED;
     block->alive--;
-    block->warp[thread->place.linear / WARP].ended |= 1u << thread->place.linear % WARP;
-    if (thread->copies) report("ended with %d asynchronous copies it never waited for", thread->copies);
-    struct barrier *whole = &block->barrier[0];
     char where[128];
+    if (thread->copies)
+        report("ended with %d asynchronous copies it never waited for (%s)", thread->copies,
+               site_text(thread->copy_site, where));
+    warp_left(block, thread);
+    struct barrier *whole = &block->barrier[0];
     if (whole->arrived)
         report("ended while %d threads of its block wait at __syncthreads (%s)", whole->arrived,
                site_text(whole->site, where));
@@ -104,9 +110,9 @@ static void thread_entry(void)
     struct block *block = block_here();
     for (;;) {
         struct thread *self = block_thread();
-        fiber_acquire(&block->begin_token);
+        token_acquire(&block->begin_token);
         block->kernel->call(block->arguments);
-        fiber_release(&block->end_token);
+        token_release(&block->end_token);
         thread_ends(block, self);
         struct thread *next = next_thread(block);
         if (!next && block->alive) report_deadlock(block);
@@ -139,7 +145,7 @@ void block_wait(struct block *block, struct thread *self, const char *at, struct
 void block_wake(struct block *block, int linear)
 {
     block->thread[linear].state = THREAD_READY;
-    block->ready[block->ready_count++] = (short)linear;
+    *ready_at(block, block->ready_count++) = (short)linear;
 }
 
 /* --- a block's life --------------------------------------------------------------------------------------------- */
@@ -154,7 +160,7 @@ static void place_threads(struct block *block)
                 int linear = (int)(thread - block->thread);
                 thread->place = (struct cusim_thread_place){{x, y, z}, linear, &block->place};
                 thread->state = THREAD_FRESH;
-                thread->copies = thread->group = 0;
+                thread->copies = thread->first_copy = thread->group = 0;
                 block->order[linear] = (short)(block->seed == 1 ? block->threads - 1 - linear : linear);
             }
     for (int i = block->threads - 1; block->seed > 1 && i > 0; i--) {
@@ -180,9 +186,9 @@ void block_run(struct block *block, uint3 index)
     for (int i = 0; i < WARPS_MAX; i++) block->warp[i].arrived = block->warp[i].ended = 0;
     shared_poison(block);
 
-    fiber_release(&block->begin_token);
+    token_release(&block->begin_token);
     go_on(&block->host, next_thread(block));
-    fiber_acquire(&block->end_token);
+    token_acquire(&block->end_token);
     cusim_self = NULL;
     for (int i = 1; i < BARRIERS; i++)
         if (block->barrier[i].arrived) {

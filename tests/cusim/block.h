@@ -1,7 +1,8 @@
 /*
  * block.h - one OS thread's multiprocessor and the block it works on: CUDA threads as fibers, who waits and who is ready.
  *
- * All state belongs to one OS thread, so nothing here is locked. Threads are started in the order of the seed on the
+ * All state belongs to one OS thread, so nothing here is locked. Queues are rings of fixed size: the race checker sees
+ * calls of memmove and malloc even in code that is not instrumented. Threads are started in the order of the seed on the
  * stack that is current; a thread that never waits costs no switch at all.
  */
 #ifndef REFRAIN_CUSIM_BLOCK_H
@@ -25,10 +26,11 @@ struct thread {
     const struct cusim_warp_op *op;
     unsigned mask;
     void *lane;
+    char arrive_token, leave_token; /* as of a barrier */
 
     /* asynchronous copies, oldest first: those of group g became a group with the g-th commit */
-    int copies, group, copy_groups[COPIES_MAX];
-    struct cusim_copy copy[COPIES_MAX];
+    int copies, first_copy, group, copy_groups[COPIES_MAX];
+    struct cusim_copy copy[COPIES_MAX]; /* a ring */
     struct cusim_site copy_site;
 };
 
@@ -38,12 +40,12 @@ struct barrier {
     struct cusim_site site;
     int count, and, or ; /* votes so far */
     int result[3];       /* of the round that was completed last */
-    char token;          /* its address is the synchronisation for the race detector */
+    char arrive_token,
+        leave_token; /* the last to arrive passes on what all arrived with, and not what comes later */
 };
 
 struct warp {
     unsigned arrived, ended;
-    char token;
 };
 
 struct block {
@@ -54,8 +56,8 @@ struct block {
 
     int threads, alive, started;
     short order[THREADS_MAX]; /* in which fresh threads start */
-    short ready[THREADS_MAX]; /* those woken, oldest first */
-    int ready_count;
+    short ready[THREADS_MAX]; /* those woken, oldest first: a ring */
+    int ready_count, ready_first;
 
     struct fiber host;
     struct thread *thread; /* [stacks made so far] of THREADS_MAX */
@@ -84,6 +86,9 @@ void block_wake(struct block *block, int linear);
 
 uint64_t block_random(struct block *block);
 
+/* --- warp.c: a thread has ended; none of its warp may wait for it */
+void warp_left(struct block *block, const struct thread *thread);
+
 /* --- shared.c: dynamic shared memory; statics.c: __shared__ arrays */
 enum { SHARED_POISON = 0xa5 };
 void shared_prepare(struct block *block, size_t bytes);
@@ -93,7 +98,8 @@ void shared_free(struct block *block);
 void statics_poison(struct cusim_kernel *kernel); /* those of the calling thread */
 
 /* --- kernels.c */
-struct cusim_kernel *kernels_first(void);                              /* the list, complete before main */
+struct cusim_kernel *kernels_first(void); /* the list, complete before main */
+void kernels_launched(struct cusim_kernel *kernel);
 void kernels_gather(struct cusim_kernel *kernel, struct block *block); /* adds up what the block counted */
 
 /* --- report.c: tells, with kernel, block and thread where there are any, and ends the process */

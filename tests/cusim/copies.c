@@ -2,7 +2,6 @@
  * at the wait (a forgotten wait then shows as poison) or at once (a buffer that others still read then shows as a wrong
  * result). The seed says which. */
 #include "tests/cusim/block.h"
-#include <string.h>
 
 bool cusim_copy_issue(const struct cusim_copy *copy, struct cusim_site site)
 {
@@ -14,10 +13,10 @@ bool cusim_copy_issue(const struct cusim_copy *copy, struct cusim_site site)
     if (self->copies == COPIES_MAX)
         report("more than %d cp.async under way in one thread (%s)", COPIES_MAX, site_text(site, where));
     bool early = block_here()->seed % 2 == 1;
-    self->copy_groups[self->copies] = self->group;
-    self->copy[self->copies] = *copy;
-    if (early) self->copy[self->copies].to = NULL; /* only the wait for it is outstanding */
-    self->copies++;
+    int place = (self->first_copy + self->copies++) % COPIES_MAX;
+    self->copy_groups[place] = self->group;
+    self->copy[place] = *copy;
+    if (early) self->copy[place].to = NULL; /* only the wait for it is outstanding */
     self->copy_site = site;
     return early;
 }
@@ -30,11 +29,10 @@ void cusim_copy_commit(void)
 bool cusim_copy_due(int groups, struct cusim_copy *copy)
 {
     struct thread *self = block_thread();
-    while (self->copies && self->copy_groups[0] < self->group - groups) {
-        *copy = self->copy[0];
+    while (self->copies && self->copy_groups[self->first_copy] < self->group - groups) {
+        *copy = self->copy[self->first_copy];
+        self->first_copy = (self->first_copy + 1) % COPIES_MAX;
         self->copies--;
-        memmove(self->copy, self->copy + 1, (size_t)self->copies * sizeof *self->copy);
-        memmove(self->copy_groups, self->copy_groups + 1, (size_t)self->copies * sizeof *self->copy_groups);
         if (copy->to) return true;
     }
     return false;

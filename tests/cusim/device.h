@@ -38,32 +38,33 @@
 #define GPU_COUNT_WRITE(bytes) cusim_count(0, (uint64_t)(bytes), 0)
 #define GPU_COUNT_FLOPS(n)     cusim_count(0, 0, (uint64_t)(n))
 
-/* As a default argument this is the line of the caller. */
-#define CUSIM_CALLER (cusim_site{__builtin_FILE(), __builtin_LINE()})
+/* Two last parameters that a caller leaves out: where it is. (Inside one argument, compilers disagree whose line.) */
+#define CUSIM_CALLER const char *file = __builtin_FILE(), int line = __builtin_LINE()
+#define CUSIM_SITE   (cusim_site{file, line})
 
-static inline void __syncthreads(cusim_site site = CUSIM_CALLER)
+static inline void __syncthreads(CUSIM_CALLER)
 {
-    cusim_barrier(0, 0, true, site);
+    cusim_barrier(0, 0, true, CUSIM_SITE);
 }
-static inline int __syncthreads_count(int predicate, cusim_site site = CUSIM_CALLER)
+static inline int __syncthreads_count(int predicate, CUSIM_CALLER)
 {
-    return cusim_barrier_vote(CUSIM_COUNT, predicate, site);
+    return cusim_barrier_vote(CUSIM_COUNT, predicate, CUSIM_SITE);
 }
-static inline int __syncthreads_and(int predicate, cusim_site site = CUSIM_CALLER)
+static inline int __syncthreads_and(int predicate, CUSIM_CALLER)
 {
-    return cusim_barrier_vote(CUSIM_AND, predicate, site);
+    return cusim_barrier_vote(CUSIM_AND, predicate, CUSIM_SITE);
 }
-static inline int __syncthreads_or(int predicate, cusim_site site = CUSIM_CALLER)
+static inline int __syncthreads_or(int predicate, CUSIM_CALLER)
 {
-    return cusim_barrier_vote(CUSIM_OR, predicate, site);
+    return cusim_barrier_vote(CUSIM_OR, predicate, CUSIM_SITE);
 }
-static inline void gpu_barrier_sync(int id, int threads, cusim_site site = CUSIM_CALLER)
+static inline void gpu_barrier_sync(int id, int threads, CUSIM_CALLER)
 {
-    cusim_barrier(id, threads, true, site);
+    cusim_barrier(id, threads, true, CUSIM_SITE);
 }
-static inline void gpu_barrier_arrive(int id, int threads, cusim_site site = CUSIM_CALLER)
+static inline void gpu_barrier_arrive(int id, int threads, CUSIM_CALLER)
 {
-    cusim_barrier(id, threads, false, site);
+    cusim_barrier(id, threads, false, CUSIM_SITE);
 }
 
 #define FAKEGPU_MAKE(type, name)                                                                             \

@@ -16,9 +16,6 @@
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
-#ifdef CUSIM_TSAN
-#include <sanitizer/tsan_interface.h>
-#endif
 
 #ifndef __x86_64__
 #error "cusim switches stacks on x86-64 only"
@@ -143,22 +140,4 @@ void fiber_swap_stacks(struct fiber *a, struct fiber *b)
     char *stack = a->stack;
     a->stack = b->stack;
     b->stack = stack;
-}
-
-void fiber_release(void *address)
-{
-#ifdef CUSIM_TSAN
-    __tsan_release(address);
-#else
-    (void)address;
-#endif
-}
-
-void fiber_acquire(void *address)
-{
-#ifdef CUSIM_TSAN
-    __tsan_acquire(address);
-#else
-    (void)address;
-#endif
 }

@@ -36,8 +36,27 @@ void fiber_swap_stacks(struct fiber *a, struct fiber *b);
 /* First thing in an entry function. */
 void fiber_entered(void);
 
-/* A synchronisation of the emulated program at `address`, told to the race detector. */
-void fiber_release(void *address);
-void fiber_acquire(void *address);
+/* A synchronisation of the emulated program, told to the race checker: what happened before a release of a token happens
+ * before what follows an acquire of it. */
+#ifdef CUSIM_TSAN
+#include <sanitizer/tsan_interface.h>
+static inline void token_release(char *token)
+{
+    __tsan_release(token);
+}
+static inline void token_acquire(char *token)
+{
+    __tsan_acquire(token);
+}
+#else
+static inline void token_release(char *token)
+{
+    (void)token;
+}
+static inline void token_acquire(char *token)
+{
+    (void)token;
+}
+#endif
 
 #endif

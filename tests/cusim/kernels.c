@@ -45,6 +45,13 @@ void kernels_gather(struct cusim_kernel *kernel, struct block *block)
     block->counts = (struct cusim_counts){0};
 }
 
+void kernels_launched(struct cusim_kernel *kernel)
+{
+    pthread_mutex_lock(&counts_lock);
+    kernel->counts.launches++;
+    pthread_mutex_unlock(&counts_lock);
+}
+
 struct cusim_counts cusim_counted(const char *name)
 {
     struct cusim_counts sum = {0};

@@ -28,12 +28,16 @@ static void resolve(struct block *block, struct thread *self, struct warp *warp,
     for (int lane = 0; lane < WARP; lane++) {
         if (!(lanes >> lane & 1)) continue;
         check_agreement(self, &first[lane]);
+        token_acquire(&first[lane].arrive_token);
         argument[lane] = first[lane].lane;
     }
     warp->arrived &= ~lanes;
     self->op->resolve(argument, lanes);
-    for (int lane = 0; lane < WARP; lane++)
-        if (lanes >> lane & 1 && &first[lane] != self) block_wake(block, first[lane].place.linear);
+    for (int lane = 0; lane < WARP; lane++) {
+        if (!(lanes >> lane & 1)) continue;
+        token_release(&first[lane].leave_token);
+        if (&first[lane] != self) block_wake(block, first[lane].place.linear);
+    }
 }
 
 void cusim_warp(const struct cusim_warp_op *op, unsigned mask, void *lane, struct cusim_site site)
@@ -52,7 +56,7 @@ void cusim_warp(const struct cusim_warp_op *op, unsigned mask, void *lane, struc
     self->lane = lane;
     self->site = site;
     warp->arrived |= 1u << number;
-    fiber_release(&warp->token);
+    token_release(&self->arrive_token);
     if ((warp->arrived & lanes) == lanes) {
         resolve(block, self, warp, lanes);
     } else {
@@ -61,7 +65,21 @@ void cusim_warp(const struct cusim_warp_op *op, unsigned mask, void *lane, struc
                    warp->ended & lanes, site_text(site, where));
         block_wait(block, self, op->name, site);
     }
-    fiber_acquire(&warp->token);
+    token_acquire(&self->leave_token);
+}
+
+void warp_left(struct block *block, const struct thread *thread)
+{
+    int number = thread->place.linear % WARP;
+    struct warp *warp = &block->warp[thread->place.linear / WARP];
+    const struct thread *first = thread - number;
+    warp->ended |= 1u << number;
+    for (int lane = 0; lane < WARP; lane++) {
+        char where[128];
+        if (warp->arrived >> lane & 1 && first[lane].mask >> number & 1)
+            report("ended while lane %d of its warp waits for it at %s with mask %08x (%s)", lane,
+                   first[lane].op->name, first[lane].mask, site_text(first[lane].site, where));
+    }
 }
 
 unsigned cusim_active_mask(void)

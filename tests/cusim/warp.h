@@ -24,51 +24,47 @@ static inline T cusim_shuffle(const cusim_warp_op &op, unsigned mask, T value, i
     return result;
 }
 
-template <class T>
-static inline T __shfl_sync(unsigned mask, T value, int lane, int width = 32, cusim_site site = CUSIM_CALLER)
+template <class T> static inline T __shfl_sync(unsigned mask, T value, int lane, int width = 32, CUSIM_CALLER)
 {
-    return cusim_shuffle(cusim_shfl, mask, value, lane, width, site);
+    return cusim_shuffle(cusim_shfl, mask, value, lane, width, CUSIM_SITE);
 }
 template <class T>
-static inline T __shfl_up_sync(unsigned mask, T value, int by, int width = 32, cusim_site site = CUSIM_CALLER)
+static inline T __shfl_up_sync(unsigned mask, T value, int by, int width = 32, CUSIM_CALLER)
 {
-    return cusim_shuffle(cusim_shfl_up, mask, value, by, width, site);
+    return cusim_shuffle(cusim_shfl_up, mask, value, by, width, CUSIM_SITE);
 }
 template <class T>
-static inline T __shfl_down_sync(unsigned mask, T value, int by, int width = 32,
-                                 cusim_site site = CUSIM_CALLER)
+static inline T __shfl_down_sync(unsigned mask, T value, int by, int width = 32, CUSIM_CALLER)
 {
-    return cusim_shuffle(cusim_shfl_down, mask, value, by, width, site);
+    return cusim_shuffle(cusim_shfl_down, mask, value, by, width, CUSIM_SITE);
 }
 template <class T>
-static inline T __shfl_xor_sync(unsigned mask, T value, int with, int width = 32,
-                                cusim_site site = CUSIM_CALLER)
+static inline T __shfl_xor_sync(unsigned mask, T value, int with, int width = 32, CUSIM_CALLER)
 {
-    return cusim_shuffle(cusim_shfl_xor, mask, value, with, width, site);
+    return cusim_shuffle(cusim_shfl_xor, mask, value, with, width, CUSIM_SITE);
 }
 
-static inline unsigned __ballot_sync(unsigned mask, int predicate, cusim_site site = CUSIM_CALLER)
+static inline unsigned __ballot_sync(unsigned mask, int predicate, CUSIM_CALLER)
 {
-    return (unsigned)cusim_shuffle<uint64_t>(cusim_ballot, mask, predicate != 0, 0, 32, site);
+    return (unsigned)cusim_shuffle<uint64_t>(cusim_ballot, mask, predicate != 0, 0, 32, CUSIM_SITE);
 }
-static inline int __any_sync(unsigned mask, int predicate, cusim_site site = CUSIM_CALLER)
+static inline int __any_sync(unsigned mask, int predicate, CUSIM_CALLER)
 {
-    return __ballot_sync(mask, predicate, site) != 0;
+    return __ballot_sync(mask, predicate, file, line) != 0;
 }
-static inline int __all_sync(unsigned mask, int predicate, cusim_site site = CUSIM_CALLER)
+static inline int __all_sync(unsigned mask, int predicate, CUSIM_CALLER)
 {
-    return __ballot_sync(mask, !predicate, site) == 0;
+    return __ballot_sync(mask, !predicate, file, line) == 0;
 }
-template <class T>
-static inline unsigned __match_any_sync(unsigned mask, T value, cusim_site site = CUSIM_CALLER)
+template <class T> static inline unsigned __match_any_sync(unsigned mask, T value, CUSIM_CALLER)
 {
     uint64_t bits = 0;
     memcpy(&bits, &value, sizeof value);
-    return (unsigned)cusim_shuffle<uint64_t>(cusim_match_any, mask, bits, 0, 32, site);
+    return (unsigned)cusim_shuffle<uint64_t>(cusim_match_any, mask, bits, 0, 32, CUSIM_SITE);
 }
-static inline void __syncwarp(unsigned mask = CUSIM_FULL_WARP, cusim_site site = CUSIM_CALLER)
+static inline void __syncwarp(unsigned mask = CUSIM_FULL_WARP, CUSIM_CALLER)
 {
-    cusim_shuffle<int>(cusim_syncwarp, mask, 0, 0, 32, site);
+    cusim_shuffle<int>(cusim_syncwarp, mask, 0, 0, 32, CUSIM_SITE);
 }
 static inline unsigned __activemask()
 {
@@ -89,20 +85,20 @@ static inline T cusim_reduce(unsigned mask, T value, Combine combine, cusim_site
     }
     return result;
 }
-template <class T> static inline T __reduce_add_sync(unsigned mask, T value, cusim_site site = CUSIM_CALLER)
+template <class T> static inline T __reduce_add_sync(unsigned mask, T value, CUSIM_CALLER)
 {
     return cusim_reduce(
-        mask, value, [](T a, T b) { return a + b; }, site);
+        mask, value, [](T a, T b) { return a + b; }, CUSIM_SITE);
 }
-template <class T> static inline T __reduce_max_sync(unsigned mask, T value, cusim_site site = CUSIM_CALLER)
+template <class T> static inline T __reduce_max_sync(unsigned mask, T value, CUSIM_CALLER)
 {
     return cusim_reduce(
-        mask, value, [](T a, T b) { return a > b ? a : b; }, site);
+        mask, value, [](T a, T b) { return a > b ? a : b; }, CUSIM_SITE);
 }
-template <class T> static inline T __reduce_min_sync(unsigned mask, T value, cusim_site site = CUSIM_CALLER)
+template <class T> static inline T __reduce_min_sync(unsigned mask, T value, CUSIM_CALLER)
 {
     return cusim_reduce(
-        mask, value, [](T a, T b) { return a < b ? a : b; }, site);
+        mask, value, [](T a, T b) { return a < b ? a : b; }, CUSIM_SITE);
 }
 
 #endif

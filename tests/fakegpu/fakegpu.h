@@ -52,7 +52,7 @@ const struct world *world(void);
 enum { FAULT_HANG = -1 };
 
 /* The error that this call of `name` is to return, 0 mostly; FAULT_HANG for work that shall never end. */
-int fault_due(const char *name, int usual);
+EXPORT int fakegpu_fault(const char *name, int usual);
 
 /* --- error.c --------------------------------------------------------------------------------------------------- */
 
@@ -145,6 +145,8 @@ int graphs_open(void);
 enum place { PLACE_PAGEABLE, PLACE_PINNED, PLACE_DEVICE };
 /* What kind of memory [pointer, pointer + bytes) is; PLACE_DEVICE sets *device. False: it leaves its allocation. */
 bool memory_place(const void *pointer, size_t bytes, enum place *place, int *device);
+/* [pointer, pointer + bytes) lies inside one allocation of device memory. */
+EXPORT bool fakegpu_device_memory(const void *pointer, size_t bytes);
 /* Around all work of a stream: see world()->protect. */
 void memory_open(void);
 void memory_close(void);

@@ -18,9 +18,12 @@ struct costs {
     int64_t output_ns; /* hidden state to velocity, one branch */
     int64_t text_ns;   /* one layer of the text encoder */
     int64_t frame_ns;  /* one latent frame through the VAE's decoder */
+    int64_t film_ns;   /* one frame of a film encoded */
     int rows;          /* tokens that block, embed and output are meant for, others in proportion; 0: any */
 };
 
 void costs_set(const struct costs *costs);
+/* For what stands in place of the film's encoder. */
+void costs_charge_film(void);
 
 #endif

@@ -459,6 +459,12 @@ void rehearsal_continue(struct rehearsal *s, int rank)
     if (seat) seat_continue(seat);
 }
 
+int64_t rehearsal_busy_ns(const struct rehearsal *s, int rank)
+{
+    const struct seat *seat = starter_seat(s->starter, rank);
+    return seat ? seat_busy_ns(seat) : 0;
+}
+
 void rehearsal_counts(const struct rehearsal *s, struct rehearsal_counts *counts)
 {
     struct vault_stats vault = {0};

@@ -70,6 +70,9 @@ void rehearsal_continue(struct rehearsal *rehearsal, int rank);
 /* SIGKILL of the coordinator: what it had not committed is gone; another one opens its store so much later. */
 void rehearsal_lose_coordinator(struct rehearsal *rehearsal, int64_t away_ns);
 
+/* Time that the rank's present process spent computing so far. */
+int64_t rehearsal_busy_ns(const struct rehearsal *rehearsal, int rank);
+
 struct rehearsal_counts {
     int processes; /* of ranks that were started */
     uint64_t epoch, checkpoints, events;

@@ -9,6 +9,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "tools/sim/costs.h"
+
 struct video {
     FILE *file;
     struct video_size size;
@@ -30,6 +32,7 @@ status_t video_open(const char *path, const struct video_size *size, struct vide
 /* The mean of every colour is enough to tell frames apart. */
 status_t video_add(struct video *v, const float *frame, struct error *error)
 {
+    costs_charge_film();
     int pixels = v->size.width * v->size.height;
     for (int colour = 0; colour < 3; colour++) {
         double mean = 0;

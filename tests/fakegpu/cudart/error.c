@@ -49,7 +49,7 @@ cudaError_t call_begin(const char *name, cudaError_t usual)
     cudaError_t error = unusable();
     if (!error) error = device_lost();
     if (!error) {
-        int due = fault_due(name, usual);
+        int due = fakegpu_fault(name, usual);
         error = due == FAULT_HANG ? usual : (cudaError_t)due;
     }
     return failed(error);

@@ -61,7 +61,7 @@ static void read_faults(void)
     }
 }
 
-int fault_due(const char *name, int usual)
+EXPORT int fakegpu_fault(const char *name, int usual)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, read_faults);

@@ -51,6 +51,13 @@ bool memory_place(const void *pointer, size_t bytes, enum place *place, int *dev
     return inside;
 }
 
+bool fakegpu_device_memory(const void *pointer, size_t bytes)
+{
+    enum place place;
+    int device;
+    return memory_place(pointer, bytes, &place, &device) && place == PLACE_DEVICE;
+}
+
 /* --- host touching device memory --------------------------------------------------------------------------------- */
 
 static void touched(int signal_number, siginfo_t *info, void *context)

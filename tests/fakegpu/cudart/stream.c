@@ -63,8 +63,8 @@ static bool may_run(const struct task *task)
                                         [TASK_FILL] = "fill",
                                         [TASK_HOST] = "host-function",
                                         [TASK_OTHER] = "library"};
-    int due = fault_due(names[task->kind],
-                        task->kind == TASK_KERNEL ? cudaErrorIllegalAddress : cudaErrorLaunchFailure);
+    int due = fakegpu_fault(names[task->kind],
+                            task->kind == TASK_KERNEL ? cudaErrorIllegalAddress : cudaErrorLaunchFailure);
     if (!due) return true;
     if (due == FAULT_HANG) {
         pthread_mutex_lock(&gpu_lock);

@@ -69,7 +69,8 @@ static void read_world(void)
     w->runtime_version = (int)number("REFRAIN_FAKEGPU_RUNTIME", 13000);
     w->lints = lints();
     w->protect = number("REFRAIN_FAKEGPU_PROTECT", 0) != 0;
-    w->kernels_path = getenv("REFRAIN_FAKEGPU_KERNELS");
+    const char *kernels = getenv("REFRAIN_FAKEGPU_KERNELS");
+    w->kernels_path = kernels && *kernels ? kernels : NULL;
     const char *visible = getenv("CUDA_VISIBLE_DEVICES");
     for (int i = 0; w->devices < DEVICES_MAX; i++) {
         int identity = i;
