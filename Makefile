@@ -221,7 +221,7 @@ $(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(TEST_SUPPORT) $(ALL_OBJS)
 	$(CC) $(LDFLAGS) -o $@ $^ $(CLIENT_LIBS) $(COORDINATOR_LIBS) $(WORKER_LIBS) $(call pkg,--libs,cmocka)
 
 # What finds the stand-ins at run time.
-$(patsubst %,$(BUILD)/tests/%,test_fabric test_fabric_nccl test_fakenccl): | $(patsubst %,$(BUILD)/fakegpu/%,libcudart.so.13 libnccl.so.2)
+$(patsubst %,$(BUILD)/tests/%,test_fabric test_fabric_nccl test_fabric_nccl_loss test_fakenccl): | $(patsubst %,$(BUILD)/fakegpu/%,libcudart.so.13 libnccl.so.2)
 
 # Our own statement of CUDA's interface beside the real headers, and the stand-ins compiled against these, where they are.
 CUDA_REAL := $(wildcard $(CUDA_HOME)/include/cublasLt.h)
@@ -286,6 +286,15 @@ test: ## install what tests need, build, run every test (a short fuzz included)
 	@$(MAKE) --no-print-directory -j$(CORES) test-programs
 	@tools/run_tests.sh $(TESTS) $(if $(SANITIZE),,"tests/hosts/run.sh $(BUILD)") \
 	  $(foreach f,$(FUZZERS),"tools/fuzz.sh $(f) $(FUZZ_SECONDS)")
+
+# Everything about GPUs that is tested without one; `make test` runs what of it takes seconds.
+CUDA_TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_cu*.c tests/test_fabric_nccl*.c tests/test_fakenccl.c tests/test_order.c))
+.PHONY: test-cuda
+test-cuda: ## CUDA and NCCL without a GPU: every kernel, call and failure over stand-ins (docs/gpu.md)
+	@tools/deps.sh $(PACKAGES) $(TEST_PACKAGES)
+	@$(MAKE) --no-print-directory -j$(CORES) $(CUDA_TESTS) $(BUILD)/tests/test_fabric
+	@REFRAIN_TEST_CUDA=all tools/run_tests.sh $(CUDA_TESTS) "env REFRAIN_TEST_KIND=nccl $(BUILD)/tests/test_fabric" \
+	  "env REFRAIN_FAKEGPU_PROTECT=1 $(BUILD)/tests/test_fabric_nccl"
 
 SLURM_PACKAGES := slurmd slurmctld slurm-client munge iproute2
 .PHONY: test-slurm

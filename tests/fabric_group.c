@@ -227,6 +227,13 @@ void group_end(struct group *group)
     end_group(group);
 }
 
+void group_all_well(const char *kind, int count, const char *name, scenario run)
+{
+    struct group *group = group_start(kind, count, name, run);
+    for (int i = 0; i < count; i++) group_expect(group, i);
+    group_end(group);
+}
+
 void group_expect_exit(struct group *group, int index, int status)
 {
     int ended = 0;
@@ -241,6 +248,12 @@ void group_expect_exit(struct group *group, int index, int status)
     assert_true(WIFEXITED(ended));
     assert_int_equal(WEXITSTATUS(ended), status);
     atomic_store(&group->board->pids[index], 0);
+}
+
+bool group_tests_all(void)
+{
+    const char *which = getenv("REFRAIN_TEST_CUDA");
+    return which && strcmp(which, "all") == 0;
 }
 
 void group_find_gpu(char **arguments)

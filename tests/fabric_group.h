@@ -70,12 +70,16 @@ void group_signal(struct group *group, int index, int number);
 void group_await(struct group *group, int mark); /* until that mark is set */
 void group_expect(struct group *group, int index);
 void group_end(struct group *group);
+/* A whole test: everybody does it, and it works for everybody. */
+void group_all_well(const char *kind, int count, const char *name, scenario run);
 void group_end_unfinished(void); /* at the program's end: of a test that failed */
 /* The member ended by exit(status), and not well. */
 void group_expect_exit(struct group *group, int index, int status);
 /* The first thing in main(): starts the program anew where the dynamic linker finds the stand-ins of the CUDA
  * libraries, which lie beside the tests. */
 void group_find_gpu(char **arguments);
+/* Shall every test over nccl run (make test-cuda), or those few that tell most (make test)? */
+bool group_tests_all(void);
 
 /* -------------------------------------------------------------------------------------- the members' side */
 

@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
+
 static void fill(uint8_t *bytes, uint64_t count, int from, uint64_t sequence)
 {
     uint64_t x = sequence * 1000003 + (uint64_t)from * 7919 + 1;
@@ -64,4 +66,31 @@ void member_part_together(struct member *m)
     for (int i = 0; i < m->count; i++) member_await(m, 16 + i);
     fabric_leave(m->fabric);
     fabric_close(m->fabric);
+}
+
+void member_go_round(struct member *m, uint64_t rounds, uint64_t bytes)
+{
+    uint8_t *mine = member_memory(m, bytes);
+    int next = (m->self + 1) % m->count, before = (m->self + m->count - 1) % m->count;
+    for (uint64_t posted = 0, sent = 0, received = 0; sent < rounds || received < rounds;) {
+        if (posted == sent && posted < rounds && fabric_can_post(m->fabric, next)) {
+            member_fill(m, mine, bytes, posted);
+            member_post(m, next, posted++, mine, bytes);
+        }
+        CHECK(m, fabric_wait(m->fabric, clock_now_ns() + 10 * SECOND_NS, &m->error) == STATUS_OK);
+        struct fabric_event event;
+        if (fabric_next(m->fabric, &event) != STATUS_OK) continue;
+        CHECK(m, event.kind == FABRIC_SENT || event.kind == FABRIC_RECEIVED);
+        sent += event.kind == FABRIC_SENT;
+        if (event.kind == FABRIC_RECEIVED) CHECK(m, member_is_filled(m, &event, before, received++));
+        fabric_release(m->fabric, &event);
+    }
+}
+
+const char *member_reason(struct member *m)
+{
+    struct fabric_event event;
+    while (fabric_next(m->fabric, &event) == STATUS_OK) fabric_release(m->fabric, &event);
+    CHECK(m, fabric_wait(m->fabric, CLOCK_NEVER, &m->error) == STATUS_PEER_LOST);
+    return m->error.text;
 }

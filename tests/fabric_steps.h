@@ -18,6 +18,11 @@ struct fabric_event member_next_lost(struct member *member);
 /* The next message, SENT events aside. */
 struct fabric_event member_next_received(struct member *member);
 
+/* Each member sends the next one some payloads, one after the other, and looks at those it gets. */
+void member_go_round(struct member *member, uint64_t rounds, uint64_t bytes);
+/* What ended the epoch, in words. */
+const char *member_reason(struct member *member);
+
 /* Joins, and waits until the others have, too: a member that is lost while they still join fails their join. Uses the
  * marks from 8 on. */
 void member_join_together(struct member *member, uint64_t epoch);
