@@ -153,8 +153,8 @@ install: all ## copy the programs to $(PREFIX)/bin
 
 # ------------------------------------------------------------------------------- CUDA without a GPU, without nvcc
 # The .cu files compiled for the CPU (tests/cusim) over stand-ins for the CUDA libraries (tests/fakegpu): docs/gpu.md.
-# Three variants, in folders of their own: plain (with the sanitizer of the build, if any), asan, and tsan, the race
-# checker. The emulator itself is not instrumented for races: it tells the checker what a fiber and a barrier are.
+# Variants, in folders of their own: plain, with the sanitizer of the build, if any; and for kernels with planted faults
+# bare, asan, and tsan, the race checker. The emulator is not instrumented for races: it tells the checker what a fiber is.
 
 ifeq ($(origin CXX),default)
 CXX := g++
@@ -164,6 +164,7 @@ CUSIM_CXXFLAGS := -x c++ -std=gnu++17 -D_GNU_SOURCE -DREFRAIN_CUSIM -I. $(CUDA_C
                   -fno-strict-aliasing -ffp-contract=off -Wall -Wextra -Wshadow -Wno-unused-parameter \
                   -Wno-unused-function -Wno-unknown-pragmas -Werror
 CUSIM_SANITIZE_plain := $(SANITIZE)
+CUSIM_SANITIZE_bare  :=
 CUSIM_SANITIZE_asan  := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 CUSIM_SANITIZE_tsan  := -fsanitize=thread
 
@@ -185,7 +186,7 @@ $(BUILD)/cusim/$(1)/faults: $(call cusim_objects,$(1),tests/cusim/faults/faults.
 	$(CXX) -pthread $(CUSIM_SANITIZE_$(1)) -o $$@ $$^ -lm -ldl
 endef
 CUSIM_cublaslt_CFLAGS := -O3 -ffp-contract=fast # whole models run on it
-$(foreach variant,plain asan tsan,$(eval $(call cusim_variant,$(variant))))
+$(foreach variant,plain bare asan tsan,$(eval $(call cusim_variant,$(variant))))
 
 # What a program links that runs kernels in its own process; link with $(CXX).
 CUSIM_OBJS   := $(call cusim_objects,plain,$(CUSIM_C) $(CUDART_C) $(CUBLASLT_C))
@@ -248,7 +249,7 @@ $(BUILD)/tests/test_cuda_nvcc: | $(BUILD)/cusim/program $(BUILD)/cusim/libsemant
 
 # Tests of CUDA code run it on the CPU.
 $(BUILD)/tests/test_cusim $(BUILD)/tests/test_cudart: $(call cusim_objects,plain,tests/cusim/semantics/semantics.cu)
-$(BUILD)/tests/test_cuda_faults: | $(patsubst %,$(BUILD)/cusim/%/faults,plain asan tsan)
+$(BUILD)/tests/test_cuda_faults: | $(patsubst %,$(BUILD)/cusim/%/faults,bare asan tsan)
 $(BUILD)/tests/test_cu%: $(BUILD)/tests/test_cu%.o $(TEST_SUPPORT) $(ALL_OBJS) $(EMULATED_GPU)
 	$(CXX) $(LDFLAGS) -o $@ $^ $(CLIENT_LIBS) $(COORDINATOR_LIBS) $(WORKER_LIBS) $(call pkg,--libs,cmocka)
 

@@ -1,7 +1,7 @@
 /*
- * test_cuda_abi.c - what our own CUDA headers state is what the real ones state: values, sizes, offsets (the table of
- * tests/fakegpu/abi). That prototypes agree is checked by the build, which compiles the stand-ins against the real headers
- * too. Skipped where CUDA's headers are not installed.
+ * test_cuda_abi.c - what our own CUDA headers state is what the real ones state: values, sizes, offsets (the
+ * table of tests/fakegpu/abi). That prototypes agree is checked by the build, which compiles the stand-ins
+ * against the real headers too. Skipped where CUDA's headers are not installed.
  */
 #include <setjmp.h>
 #include <stdarg.h>

@@ -1,7 +1,7 @@
 /*
- * test_cuda_nvcc.c - a program that nvcc built (tests/cusim/semantics/program.cu) runs unchanged over the stand-in libraries
- * and the emulated kernels, and meets their faults. Skipped where there is no nvcc, and in builds with a sanitizer, which a
- * program of others cannot load.
+ * test_cuda_nvcc.c - a program that nvcc built (tests/cusim/semantics/program.cu) runs unchanged over the
+ * stand-in libraries and the emulated kernels, and meets their faults. Skipped where there is no nvcc, and in
+ * builds with a sanitizer, which a program of others cannot load.
  */
 #include <setjmp.h>
 #include <signal.h>

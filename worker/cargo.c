@@ -10,7 +10,7 @@ void cargo_lay_out(struct cargo *c, const struct ops *ops, struct arena *device,
     c->host = ops->local ? c->device : arena_take(shared, bytes, 1);
 }
 
-status_t cargo_send(const struct cargo *c, struct engine *e, int peer, size_t begin, size_t tail,
+status_t cargo_send(struct cargo *c, struct engine *e, int peer, size_t begin, size_t tail,
                     const void **payload, struct error *error)
 {
     const struct ops *ops = e->ops;
@@ -21,11 +21,14 @@ status_t cargo_send(const struct cargo *c, struct engine *e, int peer, size_t be
         if (tail) ops->copy(e->team, c->device + c->body, c->host + c->body, tail);
         return STATUS_OK;
     }
+    if (c->brought) return STATUS_OK; /* the fabric may be reading it */
     ops->copy(e->team, c->host + begin, c->device + begin, c->body - begin);
-    return engine_wait(e, error);
+    status_t status = engine_wait(e, error);
+    c->brought = c->constant && status == STATUS_OK;
+    return status;
 }
 
-status_t cargo_receive(const struct cargo *c, struct engine *e, int peer, size_t begin, const void *payload,
+status_t cargo_receive(struct cargo *c, struct engine *e, int peer, size_t begin, const void *payload,
                        size_t tail, struct error *error)
 {
     const struct ops *ops = e->ops;
@@ -36,8 +39,11 @@ status_t cargo_receive(const struct cargo *c, struct engine *e, int peer, size_t
         ops->copy(e->team, c->host + c->body, c->device + c->body, tail);
         return engine_wait(e, error);
     }
+    status_t status = c->read_at == e->waits + 1 ? engine_wait(e, error) : STATUS_OK;
+    if (status != STATUS_OK) return status;
     memcpy(c->host + begin, payload, bytes);
     ops->copy(e->team, c->device + begin, c->host + begin, c->body - begin);
+    c->read_at = e->waits + 1;
     return STATUS_OK;
 }
 

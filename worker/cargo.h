@@ -21,6 +21,9 @@
 struct cargo {
     char *device, *host; /* body and tail */
     size_t body;
+    bool constant;    /* the body was made for good: the host's side of it is brought once */
+    bool brought;     /* and has been */
+    uint64_t read_at; /* the engine's waits, plus one, when an op was to read the host's side; 0: never */
 };
 
 void cargo_lay_out(struct cargo *cargo, const struct ops *ops, struct arena *device, struct arena *shared,
@@ -33,11 +36,11 @@ static inline void *cargo_tail(const struct cargo *cargo)
 }
 
 /* *payload: the body from byte `begin` on, and `tail` bytes of the tail. Waits where it must be the host's. */
-status_t cargo_send(const struct cargo *cargo, struct engine *engine, int peer, size_t begin, size_t tail,
+status_t cargo_send(struct cargo *cargo, struct engine *engine, int peer, size_t begin, size_t tail,
                     const void **payload, struct error *error);
 /* The other way. The payload may be released: whoever lends memory of the device takes it back in the order of
  * ops. */
-status_t cargo_receive(const struct cargo *cargo, struct engine *engine, int peer, size_t begin,
+status_t cargo_receive(struct cargo *cargo, struct engine *engine, int peer, size_t begin,
                        const void *payload, size_t tail, struct error *error);
 
 /* Some bytes of a payload, for the host. */

@@ -21,6 +21,7 @@ status_t engine_wait(struct engine *e, struct error *error)
 {
     struct error why = {0};
     status_t status = e->ops->wait(e->team, &why);
+    e->waits++;
     if (status != STATUS_OK && e->failure.status == STATUS_OK) e->failure = why;
     if (status != STATUS_OK && error) *error = why;
     if (e->called == 0) return status;

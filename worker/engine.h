@@ -69,6 +69,7 @@ struct engine {
     int rows;                      /* that `work` has room for */
     struct denoiser_work work;     /* for the grid at work */
     struct error failure;          /* of the device; STATUS_OK: none */
+    uint64_t waits;                /* made so far */
     /* Blocks called since the last wait, where ops are not local. */
     int64_t called_ns; /* when the first of them was */
     int called;

@@ -317,7 +317,7 @@ static status_t tell_stages(struct job *j, enum ticket_kind kind, int per_stage,
             .grid = {(uint32_t)j->grid.frames, (uint32_t)j->grid.height, (uint32_t)j->grid.width}};
         const void *payload = NULL;
         if (kind == TICKET_OPEN) {
-            const struct cargo *text = &j->branch[b].text;
+            struct cargo *text = &j->branch[b].text;
             t.dtype = TICKET_F32;
             t.branch = (uint16_t)b;
             t.row_count = (uint32_t)j->branch[b].ids;

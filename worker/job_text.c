@@ -39,6 +39,7 @@ static status_t make_context(struct job *j, struct branch *b, struct error *erro
     if (status != STATUS_OK) return status;
     e->ops->release(MEMORY_DEVICE, j->text_rows); /* denoiser_text has waited */
     j->text_rows = NULL;
+    b->text.constant = true;
     return denoiser_context_create(m->denoiser, e->team, text, b->ids, limit, &b->context, error);
 }
 

@@ -76,7 +76,8 @@ void cusim_barrier(int id, int threads, bool wait, struct cusim_site site)
     pass(id, threads, wait, 0, site);
 }
 
-/* The result outlives the round: whoever reaches the next vote first overwrites nothing before all have come again. */
+/* The result outlives the round: whoever reaches the next vote first overwrites nothing before all have come
+ * again. */
 int cusim_barrier_vote(enum cusim_vote vote, int predicate, struct cusim_site site)
 {
     pass(0, 0, true, predicate, site);

@@ -1,9 +1,10 @@
 /*
- * block.h - one OS thread's multiprocessor and the block it works on: CUDA threads as fibers, who waits and who is ready.
+ * block.h - one OS thread's multiprocessor and the block it works on: CUDA threads as fibers, who waits and
+ * who is ready.
  *
- * All state belongs to one OS thread, so nothing here is locked. Queues are rings of fixed size: the race checker sees
- * calls of memmove and malloc even in code that is not instrumented. Threads are started in the order of the seed on the
- * stack that is current; a thread that never waits costs no switch at all.
+ * All state belongs to one OS thread, so nothing here is locked. Queues are rings of fixed size: the race
+ * checker sees calls of memmove and malloc even in code that is not instrumented. Threads are started in the
+ * order of the seed on the stack that is current; a thread that never waits costs no switch at all.
  */
 #ifndef REFRAIN_CUSIM_BLOCK_H
 #define REFRAIN_CUSIM_BLOCK_H

@@ -1,6 +1,6 @@
-/* copies.c - cp.async. A copy may land at any time from its issue to the wait that covers it; we choose the two ends:
- * at the wait (a forgotten wait then shows as poison) or at once (a buffer that others still read then shows as a wrong
- * result). The seed says which. */
+/* copies.c - cp.async. A copy may land at any time from its issue to the wait that covers it; we choose the
+ * two ends: at the wait (a forgotten wait then shows as poison) or at once (a buffer that others still read
+ * then shows as a wrong result). The seed says which. */
 #include "tests/cusim/block.h"
 
 bool cusim_copy_issue(const struct cusim_copy *copy, struct cusim_site site)

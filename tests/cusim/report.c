@@ -1,5 +1,5 @@
-/* report.c - what is told when a kernel does what CUDA forbids. The first fault ends the process: after it nothing that
- * the kernel computes means anything. */
+/* report.c - what is told when a kernel does what CUDA forbids. The first fault ends the process: after it
+ * nothing that the kernel computes means anything. */
 #include "tests/cusim/block.h"
 #include <stdarg.h>
 #include <stdio.h>

@@ -89,7 +89,7 @@ unsigned cusim_active_mask(void)
     return lanes_of(block, warp, ~block->warp[warp].ended);
 }
 
-/* --- shuffles and votes ------------------------------------------------------------------------------------------ */
+/* --- shuffles and votes --------------------------------------------------------------------------------- */
 
 static const uint64_t undefined =
     0xdeaddeaddeaddeadu; /* a NaN as float, double and bf16 alike would be quiet: this shows */

@@ -1,5 +1,6 @@
-/* program.cu - a program as users build it: by nvcc, against the real headers and libraries. tests/test_cuda_nvcc.c runs it
- * over the stand-ins, unchanged. Prints what it found; status 0 when all of it was right. */
+/* program.cu - a program as users build it: by nvcc, against the real headers and libraries.
+ * tests/test_cuda_nvcc.c runs it over the stand-ins, unchanged. Prints what it found; status 0 when all of it
+ * was right. */
 #include "kernels/cuda/gpu.h"
 #include "tests/cusim/semantics/semantics.h"
 #include <cublasLt.h>

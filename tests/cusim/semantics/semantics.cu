@@ -268,7 +268,8 @@ extern "C" cudaError_t semantics_bf16(cudaStream_t stream, const float *x, uint1
     return cudaGetLastError();
 }
 
-/* Tiles of 64 x 64 x 32, four warps of 32 x 32, two stages. PITCH keeps the eight rows of an ldmatrix in different banks. */
+/* Tiles of 64 x 64 x 32, four warps of 32 x 32, two stages. PITCH keeps the eight rows of an ldmatrix in
+ * different banks. */
 template <int PITCH>
 __global__ void __launch_bounds__(128)
     gemm_kernel(const uint16_t *a, const uint16_t *b, float *c, int n, int k)

@@ -1,6 +1,7 @@
 /*
- * abi.h - the facts of CUDA's binary interface that our headers in tests/fakegpu/include state, as a table: compiled once
- * against ours and once against the real headers, where there are any; tests/test_cuda_abi.c compares.
+ * abi.h - the facts of CUDA's binary interface that our headers in tests/fakegpu/include state, as a table:
+ * compiled once against ours and once against the real headers, where there are any; tests/test_cuda_abi.c
+ * compares.
  */
 #ifndef REFRAIN_FAKEGPU_ABI_H
 #define REFRAIN_FAKEGPU_ABI_H

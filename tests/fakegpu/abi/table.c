@@ -1,5 +1,5 @@
-/* table.c - the table of abi.h: values of constants, sizes of types, places of fields. Compiled twice: ABI_TABLE is its
- * name, ABI_EMPTY leaves it empty. */
+/* table.c - the table of abi.h: values of constants, sizes of types, places of fields. Compiled twice:
+ * ABI_TABLE is its name, ABI_EMPTY leaves it empty. */
 #include <stddef.h>
 #include "tests/fakegpu/abi/abi.h"
 

@@ -12,7 +12,8 @@ static long number(const char *name, long usual)
     return text && *text ? strtol(text, NULL, 10) : usual;
 }
 
-/* Element `index` of a comma-separated list, the last one when the list is shorter; `usual` when it is not set. */
+/* Element `index` of a comma-separated list, the last one when the list is shorter; `usual` when it is not
+ * set. */
 static const char *element(const char *name, int index, const char *usual, char text[static 64])
 {
     const char *list = getenv(name);
@@ -35,7 +36,8 @@ static int rank(void)
     return 0;
 }
 
-/* Figures of the cards of that capability (CUDA programming guide, "Technical specifications per compute capability"). */
+/* Figures of the cards of that capability (CUDA programming guide, "Technical specifications per compute
+ * capability"). */
 static struct gpu gpu_of(int identity, int index)
 {
     char text[64];
