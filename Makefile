@@ -125,6 +125,12 @@ $(BUILD)/kernels/cpu/%.$(1).o: kernels/cpu/%.c $(BUILD)/.flags
 endef
 $(foreach isa,$(ISAS),$(eval $(call isa_rule,$(isa))))
 
+# The facts of NCCL's interface that cluster/nccl.h states are checked where the real headers are.
+CUDA_HOME ?= /usr/local/cuda
+ifneq ($(wildcard $(CUDA_HOME)/include/nccl.h),)
+$(BUILD)/cluster/nccl.o: BASE_CFLAGS += -DREFRAIN_WITH_NCCL_HEADERS -isystem $(CUDA_HOME)/include
+endif
+
 $(BUILD)/%.o: %.c $(BUILD)/.flags | $(PROTO_GEN)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(BASE_CFLAGS) $(PKG_CFLAGS) $(if $(filter cluster/% worker/% tests/% tools/%,$<),$(MPI_CFLAGS)) \
@@ -222,12 +228,16 @@ $(BUILD)/emulated/refrain-cuda.so: $(EMULATED_GPU) $(CUDA_SHARED) kernels/cuda/e
 
 # The same as libraries, for programs built by nvcc.
 .PHONY: fakegpu
-fakegpu: $(patsubst %,$(BUILD)/fakegpu/%,libcudart.so.13 libcublasLt.so.13 libkernels.so) ## stand-ins for the CUDA libraries (docs/gpu.md)
+fakegpu: $(patsubst %,$(BUILD)/fakegpu/%,libcudart.so.13 libcublasLt.so.13 libnccl.so.2 libkernels.so) ## stand-ins for the CUDA libraries (docs/gpu.md)
 $(BUILD)/fakegpu/libcudart.so.13: $(call cusim_objects,plain,$(CUDART_C))
 $(BUILD)/fakegpu/libcublasLt.so.13: $(call cusim_objects,plain,$(CUBLASLT_C)) $(BUILD)/fakegpu/libcudart.so.13
 $(BUILD)/fakegpu/lib%.so.13: tests/fakegpu/lib%.map
 	@mkdir -p $(@D)
 	$(CC) -shared -Wl,-soname,$(@F) -Wl,--version-script=$< $(LDFLAGS) -o $@ $(filter %.o %.so.13,$^) -lm -ldl
+$(call room,tests/fakegpu/nccl): BASE_CFLAGS += -fvisibility=hidden
+$(BUILD)/fakegpu/libnccl.so.2: $(call room,tests/fakegpu/nccl) $(BUILD)/fakegpu/libcudart.so.13
+	@mkdir -p $(@D)
+	$(CC) -shared -Wl,-soname,$(@F) $(LDFLAGS) -o $@ $^
 # Kernels and emulator in one object, bound to each other: a program built by nvcc has symbols of the same names.
 $(BUILD)/fakegpu/libkernels.so: $(call cusim_objects,plain,$(CUSIM_C) $(KERNELS_CU)) $(BUILD)/fakegpu/libcudart.so.13
 	@mkdir -p $(@D)
@@ -244,6 +254,9 @@ ALL_OBJS := $(sort $(OBJS_client) $(OBJS_coordinator) $(OBJS_launcher) $(WORKER_
 
 $(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(TEST_SUPPORT) $(ALL_OBJS)
 	$(CC) $(LDFLAGS) -o $@ $^ $(CLIENT_LIBS) $(COORDINATOR_LIBS) $(WORKER_LIBS) $(call pkg,--libs,cmocka)
+
+# What finds the stand-ins at run time.
+$(patsubst %,$(BUILD)/tests/%,test_fabric test_fabric_nccl test_fabric_nccl_loss test_fakenccl): | $(patsubst %,$(BUILD)/fakegpu/%,libcudart.so.13 libnccl.so.2)
 
 # Our own statement of CUDA's interface beside the real headers, and the stand-ins compiled against these, where they are.
 CUDA_REAL := $(wildcard $(CUDA_HOME)/include/cublasLt.h)
@@ -314,6 +327,15 @@ test: ## install what tests need, build, run every test (a short fuzz included)
 	@tools/run_tests.sh $(TESTS) $(if $(SANITIZE),,"tests/hosts/run.sh $(BUILD)") \
 	  $(foreach f,$(FUZZERS),"tools/fuzz.sh $(f) $(FUZZ_SECONDS)")
 
+# Everything about GPUs that is tested without one; `make test` runs what of it takes seconds.
+CUDA_TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_cu*.c tests/test_fabric_nccl*.c tests/test_fakenccl.c tests/test_order.c))
+.PHONY: test-cuda
+test-cuda: ## CUDA and NCCL without a GPU: every kernel, call and failure over stand-ins (docs/gpu.md)
+	@tools/deps.sh $(PACKAGES) $(TEST_PACKAGES)
+	@$(MAKE) --no-print-directory -j$(CORES) $(CUDA_TESTS) $(BUILD)/tests/test_fabric
+	@REFRAIN_TEST_CUDA=all tools/run_tests.sh $(CUDA_TESTS) "env REFRAIN_TEST_KIND=nccl $(BUILD)/tests/test_fabric" \
+	  "env REFRAIN_FAKEGPU_PROTECT=1 $(BUILD)/tests/test_fabric_nccl"
+
 SLURM_PACKAGES := slurmd slurmctld slurm-client munge iproute2
 .PHONY: test-slurm
 test-slurm: ## a Slurm of three namespaces (installs it): jobs through ranks in an allocation, and their replacements
@@ -352,6 +374,9 @@ examples: ## build and run the C and the Python example against a real coordinat
 BENCHES := $(patsubst tools/%.c,$(BUILD)/tools/%,$(wildcard tools/bench_*.c))
 $(BUILD)/tools/bench_%: $(BUILD)/tools/bench_%.o $(ALL_OBJS)
 	$(CC) $(LDFLAGS) -o $@ $^ $(CLIENT_LIBS) $(COORDINATOR_LIBS) $(WORKER_LIBS)
+
+$(BUILD)/tools/nccl_orders: $(BUILD)/tools/nccl_orders.o $(BUILD)/tests/nccl_orders.o
+	$(CC) $(LDFLAGS) -o $@ $^
 
 .PHONY: bench bench-programs
 bench-programs: all $(BENCHES)

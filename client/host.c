@@ -65,9 +65,10 @@ static status_t make_stop_fd(struct host *host, struct error *error)
 static status_t start_service(struct host *host, struct error *error)
 {
     struct cli *cli = host->cli;
+    static const char *const fabrics[] = {"zmq", "mpi", "nccl"};
     struct service_options options = {.ranks = (int)cli->settings.ranks,
                                       .threads = (int)cli->settings.threads,
-                                      .fabric = cli->settings.fabric == 0 ? "zmq" : "mpi"};
+                                      .fabric = fabrics[cli->settings.fabric]};
     status_t status = cli_catch_signals(cli, error);
     if (!status) status = service_start(&options, &host->service, error);
     if (!status) status = make_stop_fd(host, error);

@@ -25,7 +25,7 @@
 struct service_options {
     int ranks;
     int threads;        /* of each rank; 0: the worker's choice */
-    const char *fabric; /* "zmq", "mpi" */
+    const char *fabric; /* "zmq", "mpi", "nccl" */
 };
 
 struct service;

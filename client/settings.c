@@ -102,8 +102,8 @@ static const struct option_spec specs[] = {
      .standard = "2", .min = 1, .max = 1024, .groups = STARTS},
     {"threads", 0, OPTION_INT, AT(threads), "N", "threads of each rank (default: the cores, shared out)",
      .min = 1, .max = 1024, .groups = STARTS},
-    {"fabric", 0, OPTION_CHOICE, AT(fabric), .choices = "zmq|mpi", .help = "what carries data between ranks",
-     .standard = "zmq", .groups = STARTS},
+    {"fabric", 0, OPTION_CHOICE, AT(fabric), .choices = "zmq|mpi|nccl",
+     .help = "what carries data between ranks", .standard = "zmq", .groups = STARTS},
 
     {.type = OPTION_HEADING, .help = "Which ones", .groups = VERB_LIST | VERB_WATCH},
     {"active", 'a', OPTION_FLAG, AT(active), .help = "only jobs that have not ended", .groups = VERB_LIST},

@@ -14,6 +14,9 @@
  *                        first chunk beside it
  *     CHUNK              nothing; a further chunk of the latest DATA's payload beside it
  *     CREDIT, BEAT, BYE  nothing
+ *     EDGE               id of a communicator [NCCL_ID_BYTES]
+ *     STANDS, WARM,      nothing
+ *     READY, GO          nothing
  */
 #ifndef REFRAIN_CLUSTER_ENVELOPE_H
 #define REFRAIN_CLUSTER_ENVELOPE_H
@@ -32,6 +35,12 @@ enum envelope_kind {
     ENVELOPE_CREDIT, /* number: credits returned: messages that were released */
     ENVELOPE_BEAT,
     ENVELOPE_BYE, /* I leave the epoch */
+    /* fabric nccl: of the way for device memory from one member to another */
+    ENVELOPE_EDGE,   /* its sender: join this communicator */
+    ENVELOPE_STANDS, /* its receiver: I did */
+    ENVELOPE_WARM,   /* its sender: announces a first exchange, as DATA does a payload */
+    ENVELOPE_READY,  /* its receiver: there is a place for the next one announced; place: a stamp proposed */
+    ENVELOPE_GO,     /* its sender: the answer; place: the stamp that holds */
 };
 
 struct envelope {

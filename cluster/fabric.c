@@ -74,6 +74,24 @@ static struct event_node *pop_event(struct fabric *fabric)
     return node;
 }
 
+/* Device memory is the I/O thread's to give away again. Lock held. */
+static void give_landed(struct fabric *fabric, struct parcel *parcel)
+{
+    parcel->next = fabric->landed;
+    fabric->landed = parcel;
+}
+
+void fabric_give_parcel(struct fabric *fabric, struct parcel *parcel)
+{
+    if (!parcel->on_device) {
+        parcel_give(&fabric->shelf, parcel);
+        return;
+    }
+    pthread_mutex_lock(&fabric->lock);
+    give_landed(fabric, parcel);
+    pthread_mutex_unlock(&fabric->lock);
+}
+
 /* A SENT event's record has done its work once the event is taken. Lock held. */
 static void reuse_outgoing(struct fabric *fabric, struct event_node *node)
 {
@@ -86,7 +104,12 @@ void fabric_drop_events(struct fabric *fabric)
 {
     for (struct event_node *node; (node = pop_event(fabric)) != NULL;) {
         if (node->event.kind == FABRIC_SENT) reuse_outgoing(fabric, node);
-        if (node->event.kind == FABRIC_RECEIVED) parcel_give(&fabric->shelf, (struct parcel *)node);
+        if (node->event.kind != FABRIC_RECEIVED) continue;
+        struct parcel *parcel = (struct parcel *)node;
+        if (parcel->on_device)
+            give_landed(fabric, parcel);
+        else
+            parcel_give(&fabric->shelf, parcel);
     }
     fabric->nudge = false;
     hush_owner(fabric);
@@ -105,12 +128,24 @@ status_t fabric_next(struct fabric *fabric, struct fabric_event *event)
     return node ? STATUS_OK : STATUS_AGAIN;
 }
 
+/* Device memory is free, and its credit, once what reads it is done: the I/O thread sees to both. */
+static void release_on_device(struct fabric *fabric, struct parcel *parcel)
+{
+    fabric_nccl_mark_read(fabric, parcel);
+    fabric_give_parcel(fabric, parcel);
+    wake_io(fabric);
+}
+
 void fabric_release(struct fabric *fabric, struct fabric_event *event)
 {
     if (event->kind != FABRIC_RECEIVED || !event->hold) return;
     struct parcel *parcel = event->hold;
     event->hold = NULL;
     event->payload = NULL;
+    if (parcel->on_device) {
+        release_on_device(fabric, parcel);
+        return;
+    }
     pthread_mutex_lock(&fabric->lock);
     /* A message that outlived its epoch has nobody left to tell. */
     bool tell = parcel->epoch == fabric->epoch && fabric->phase != PHASE_IDLE;
@@ -196,6 +231,8 @@ static status_t check_post(const struct fabric *fabric, int peer, const struct t
     if (ticket->bytes > 0 && !payload)
         return error_set(error, STATUS_INVALID, "fabric: %" PRIu64 " bytes announced, no payload given",
                          ticket->bytes);
+    if ((ticket->flags & TICKET_ON_DEVICE) && !fabric->nccl)
+        return error_set(error, STATUS_INVALID, "fabric: a payload in device memory needs the nccl fabric");
     return STATUS_OK;
 }
 
@@ -228,16 +265,22 @@ status_t fabric_post(struct fabric *fabric, int peer, const struct ticket *ticke
         .peer = peer,
         .payload = payload,
         .bytes = ticket->bytes,
+        .on_device = ticket->flags & TICKET_ON_DEVICE,
     };
     struct ticket stamped = *ticket, decoded;
     stamped.epoch = fabric->epoch;
     ticket_encode(&stamped, outgoing.ticket);
     /* What the receiver would refuse, and lose this member for, is refused here. */
     if (ticket_decode(outgoing.ticket, TICKET_BYTES, &decoded, error) != STATUS_OK) return STATUS_INVALID;
+    if (outgoing.on_device) status = fabric_nccl_mark(fabric, &outgoing, error);
+    if (status != STATUS_OK) return status;
     pthread_mutex_lock(&fabric->lock);
     status = enqueue(fabric, peer, &outgoing, error);
     pthread_mutex_unlock(&fabric->lock);
-    if (status == STATUS_OK) wake_io(fabric);
+    if (status == STATUS_OK)
+        wake_io(fabric);
+    else if (outgoing.on_device)
+        fabric_nccl_unmark(fabric, &outgoing);
     return status;
 }
 
@@ -333,6 +376,10 @@ static status_t report_missing(const struct fabric *fabric, const struct fabric_
         if (i == fabric->self || (fabric->peers[i].greeted && fabric->peers[i].welcomed)) continue;
         if (missing++ == 0) first = i;
     }
+    if (first < 0 && fabric->nccl && fabric_nccl_missing(fabric) >= 0)
+        return error_set(error, STATUS_DEADLINE,
+                         "fabric: epoch %" PRIu64 ": NCCL did not connect this member with member %d in time",
+                         fabric->epoch, fabric_nccl_missing(fabric));
     if (first < 0) return error_set(error, STATUS_DEADLINE, "fabric: joining took until the deadline");
     return error_set(error, STATUS_DEADLINE,
                      "fabric: %d of %d members did not join epoch %" PRIu64 " in time, first member %d at %s",
@@ -394,23 +441,29 @@ void fabric_abort(struct fabric *fabric)
         fabric->abort_note.event = (struct fabric_event){.kind = FABRIC_ABORTED, .peer = fabric->self};
         fabric_push_event(fabric, &fabric->abort_note);
         pthread_cond_broadcast(&fabric->changed);
+        wake_io(fabric); /* communicators are given up at once */
     }
     pthread_mutex_unlock(&fabric->lock);
 }
 
 /* ----------------------------------------------------------------------------------------- open and close */
 
+/* With nccl all but payloads in device memory goes over ZeroMQ. */
 static status_t check_config(const struct fabric_config *config, const struct transport **transport,
                              struct error *error)
 {
-    static const struct transport *const known[] = {&fabric_transport_zmq, &fabric_transport_mpi};
+    static const struct {
+        const char *kind;
+        const struct transport *transport;
+    } known[] = {
+        {"zmq", &fabric_transport_zmq}, {"mpi", &fabric_transport_mpi}, {"nccl", &fabric_transport_zmq}};
     if (!config->kind)
-        return error_set(error, STATUS_INVALID, "fabric: no kind given; known are zmq and mpi");
+        return error_set(error, STATUS_INVALID, "fabric: no kind given; known are zmq, mpi and nccl");
     *transport = NULL;
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
-        if (strcmp(config->kind, known[i]->kind) == 0) *transport = known[i];
+        if (strcmp(config->kind, known[i].kind) == 0) *transport = known[i].transport;
     if (!*transport)
-        return error_set(error, STATUS_INVALID, "fabric: kind \"%s\" is unknown; known are zmq and mpi",
+        return error_set(error, STATUS_INVALID, "fabric: kind \"%s\" is unknown; known are zmq, mpi and nccl",
                          config->kind);
     if (config->credits < 1 || config->credits > FABRIC_MAX_CREDITS)
         return error_set(error, STATUS_INVALID, "fabric: %d credits, allowed are 1 to %d", config->credits,
@@ -454,6 +507,7 @@ static void free_fabric(struct fabric *fabric)
     if (fabric->shelf.taken > 0)
         log_line(LOG_WARN, "fabric: closed with %d received messages not released", fabric->shelf.taken);
     parcel_shelf_clear(&fabric->shelf);
+    fabric_nccl_close(fabric);
     pthread_cond_destroy(&fabric->changed);
     pthread_mutex_destroy(&fabric->lock);
     if (fabric->ready_fd >= 0) close(fabric->ready_fd);
@@ -478,6 +532,8 @@ status_t fabric_open(const struct fabric_config *config, struct fabric **out, st
         status = error_set(error, STATUS_IO, "fabric: no event descriptor: %m");
         goto fail;
     }
+    if (strcmp(config->kind, "nccl") == 0) status = fabric_nccl_open(fabric, config, error);
+    if (status != STATUS_OK) goto fail;
     status = transport->open(fabric, config, &fabric->link, fabric->address, error);
     if (status != STATUS_OK) goto fail;
     errno = start_io_thread(fabric);

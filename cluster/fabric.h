@@ -17,6 +17,9 @@
  * peer becomes a LOST event within FABRIC_LOST_MS; after LOST or ABORTED the epoch is over: only leave, then
  * join with a newer epoch.
  *
+ * With "nccl" a payload may lie in the memory of the owner's GPU: a ticket says so by TICKET_ON_DEVICE, and then
+ * it arrives in the memory of the receiver's GPU. Everything else, tickets too, is as with "zmq".
+ *
  * Per directed pair of ranks order is kept, and at most `credits` messages are in flight: posting beyond that
  * answers STATUS_AGAIN, and the payload stays the caller's.
  */
@@ -37,15 +40,25 @@ enum {
     FABRIC_TOKEN_BYTES = 32, /* secret of an epoch: strangers who find the port are not listened to */
     FABRIC_MAX_MEMBERS = 1024,
     FABRIC_MAX_CREDITS = 64,
+    FABRIC_TRANSFER_MS = 10000,
+    FABRIC_ABORT_MS = 5000,
 };
 
 struct fabric_config {
-    const char *kind;   /* "zmq" or "mpi" */
+    const char *kind;   /* "zmq", "mpi" or "nccl" */
     const char *bind;   /* zmq: "tcp://ADDRESS:*" or "ipc://DIRECTORY"; mpi: ignored */
     const char *toward; /* zmq, bound to every interface ("tcp://0.0.0.0:*"): announce the address of the one
                            that leads to this "tcp://HOST:PORT"; NULL: of the first that is not loopback */
-    int credits;        /* messages in flight per directed pair, 1..FABRIC_MAX_CREDITS; of two members the smaller counts */
+    int credits; /* messages in flight per directed pair, 1..FABRIC_MAX_CREDITS; of two members the smaller counts */
     uint64_t max_bytes; /* largest payload that is believed; anything above loses the peer */
+    /* nccl, which otherwise is as zmq: */
+    int device; /* CUDA's number of the GPU */
+    void *
+        stream; /* cudaStream_t on which payloads are made and read: what was enqueued there when a payload is
+                     posted is done before it is read; when one is released, before it is written. NULL: then
+                     the owner sees to that itself */
+    int64_t transfer_ms; /* a payload that makes no way for longer loses the peer; 0: FABRIC_TRANSFER_MS */
+    int64_t abort_ms; /* what giving communicators up may take; then the process ends. 0: FABRIC_ABORT_MS */
 };
 
 struct fabric_membership {
@@ -62,7 +75,8 @@ struct fabric_event {
     int peer;             /* index of the member it is about */
     uint64_t cookie;      /* SENT: what fabric_post was given; the payload is the caller's again */
     struct ticket ticket; /* RECEIVED */
-    const void *payload;  /* RECEIVED: ticket.bytes bytes, 64-byte aligned; valid until fabric_release */
+    const void *payload;  /* RECEIVED: ticket.bytes bytes, 64-byte aligned; valid until fabric_release. With
+                             TICKET_ON_DEVICE an address there */
     void *hold;           /* the fabric's own */
 };
 
@@ -81,7 +95,7 @@ const char *fabric_address(const struct fabric *fabric);
 status_t fabric_join(struct fabric *fabric, const struct fabric_membership *membership, int64_t deadline_ns,
                      struct error *error);
 
-/* Ends the epoch at once: undelivered messages are dropped, borrowed payloads are the caller's again, events
+/* Ends the epoch at once (nccl: within abort_ms, or the process ends with status 70): undelivered messages are dropped, borrowed payloads are the caller's again, events
  * not yet taken are gone, unreleased RECEIVED payloads stay valid until fabric_release. To the others this
  * member is LOST. Without an epoch it does nothing. */
 void fabric_leave(struct fabric *fabric);

@@ -5,6 +5,8 @@
  *     fabric_io.c                       the I/O thread: its loop, heartbeats and silence
  *     fabric_send.c, fabric_receive.c   the I/O thread: in and out
  *     fabric_zmq.c, fabric_mpi.c        the transports, called by the I/O thread
+ *     fabric_nccl.c                     the I/O thread: payloads in device memory, beside the zmq transport
+ *     fabric_lane.c                     the thread that makes NCCL's calls for it
  *
  *     owner --post, release, wishes--> [lock] --> I/O thread --send--> transport ~~~> other member
  *     owner <--events---------------- [lock] <-- I/O thread <-- fabric_io_head, fabric_io_filled -- transport
@@ -50,6 +52,10 @@ struct outgoing {
     uint64_t bytes, handed; /* handed: given to the transport so far */
     atomic_int holders;     /* chunks the transport still reads, + 1 while not everything is handed */
     uint8_t ticket[TICKET_BYTES];
+    bool on_device; /* then it is not handed to the transport, but to NCCL; a holder until that is done */
+    bool making;    /* its payload may not be complete yet */
+    void *made;     /* lane's event for that */
+    struct crossing crossing;
 };
 
 /* What is known of another member. */
@@ -86,10 +92,12 @@ enum phase {
 enum wish { WISH_NONE, WISH_JOIN, WISH_LEAVE, WISH_CLOSE };
 
 struct transport;
+struct nccl_side;
 
 struct fabric {
     const struct transport *transport;
-    void *link; /* the transport's own */
+    void *link;             /* the transport's own */
+    struct nccl_side *nccl; /* NULL: payloads in device memory are refused */
     int credits;
     uint64_t max_bytes;
     char address[FABRIC_ADDRESS_BYTES];
@@ -113,6 +121,7 @@ struct fabric {
     bool releases;                           /* lock: some peer's `released` is not 0 */
     int in_transit;                          /* lock: outgoing messages with holders */
     struct event_node abort_note;            /* lock: used once per epoch */
+    struct parcel *landed;                   /* lock: device memory the owner has released */
 
     uint64_t epoch; /* of the latest join; the owner writes it while idle, as the next three */
     const struct fabric_membership *membership; /* the owner's, during join only */
@@ -120,6 +129,7 @@ struct fabric {
     int self, count;
     struct peer *peers; /* [count]; made and freed by the owner while idle */
     bool stood;         /* the epoch was READY */
+    bool at_fault;      /* it ended because something failed here */
     bool hurry;         /* a connection ended: come round soon */
     int64_t turned_ns;  /* when the I/O loop last came round */
     unsigned strangers; /* messages from sources that proved nothing */
@@ -131,7 +141,6 @@ struct fabric {
  * exists.
  */
 struct transport {
-    const char *kind;
     uint64_t chunk_bytes; /* the largest chunk given to send */
 
     /* Listens; writes where others reach it. */
@@ -161,7 +170,38 @@ struct transport {
 
 extern const struct transport fabric_transport_zmq, fabric_transport_mpi;
 
+/* ------------------------------------------------------------------- fabric_nccl.c; all need fabric->nccl */
+
+/* By the owner. */
+status_t fabric_nccl_open(struct fabric *fabric, const struct fabric_config *config, struct error *error);
+void fabric_nccl_close(struct fabric *fabric); /* after the I/O thread ended. NULL is fine */
+/* Before a post, and if that was refused. */
+status_t fabric_nccl_mark(struct fabric *fabric, struct outgoing *outgoing, struct error *error);
+void fabric_nccl_unmark(struct fabric *fabric, struct outgoing *outgoing);
+/* Before a release: the memory is read until what the stream holds now is done. */
+void fabric_nccl_mark_read(struct fabric *fabric, struct parcel *parcel);
+/* The member whose edge kept the last join from standing, or -1. */
+int fabric_nccl_missing(const struct fabric *fabric);
+
+/* By the I/O thread. */
+status_t fabric_nccl_join(struct fabric *fabric, struct error *error);
+bool fabric_nccl_ready(const struct fabric *fabric);
+void fabric_nccl_turn(struct fabric *fabric); /* every time the loop comes round */
+void fabric_nccl_watch(struct fabric *fabric, struct outgoing *outgoing); /* it was posted */
+status_t fabric_nccl_push(struct fabric *fabric, int peer);               /* signals due to the peer */
+/* Sends the header of a peer's next message, if it may go now; STATUS_AGAIN: not yet. */
+status_t fabric_nccl_announce(struct fabric *fabric, struct outgoing *outgoing);
+/* A header came; false: there is no memory even to note it. */
+bool fabric_nccl_land(struct fabric *fabric, int peer, const struct ticket *ticket);
+void fabric_nccl_hear(struct fabric *fabric, int peer, const struct envelope *envelope, const uint8_t *head,
+                      size_t bytes);
+/* Gives all communicators up; after it nothing of the epoch is touched. */
+void fabric_nccl_leave(struct fabric *fabric);
+
 /* ----------------------------------------------------------------------------- fabric.c, for the I/O side */
+
+/* A received message's memory goes back to where it came from. */
+void fabric_give_parcel(struct fabric *fabric, struct parcel *parcel);
 
 void fabric_push_event(struct fabric *fabric, struct event_node *node); /* lock held */
 void fabric_signal_owner(struct fabric *fabric);                        /* lock held */
@@ -191,6 +231,13 @@ void fabric_io_lose(struct fabric *fabric, int peer, const char *why, ...)
     __attribute__((format(printf, 3, 4)));
 /* The connection to the peer ended. While joining the transport may connect again. */
 void fabric_io_disconnected(struct fabric *fabric, int peer);
+
+/* Sends a head without payload; anything that goes out counts as a heartbeat. */
+status_t fabric_io_send_head(struct fabric *fabric, int peer, const uint8_t *head, size_t bytes);
+/* Hands the next piece of a message to the transport. STATUS_AGAIN: it takes no more now. */
+status_t fabric_io_send_piece(struct fabric *fabric, struct peer *to, struct outgoing *outgoing);
+status_t fabric_io_send_signal(struct fabric *fabric, int peer, enum envelope_kind kind, int number,
+                               uint64_t place);
 
 /* Any thread: one chunk is not read any more. The first parameter is there to fit ZeroMQ's callback. */
 void fabric_io_chunk_done(void *chunk, void *outgoing);

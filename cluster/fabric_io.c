@@ -90,6 +90,7 @@ static void fetch_posts(struct fabric *fabric)
         atomic_store(&outgoing->holders, 1);
         *to->queue_end = outgoing;
         to->queue_end = &outgoing->next;
+        if (outgoing->making) fabric_nccl_watch(fabric, outgoing);
         outgoing = next;
     }
 }
@@ -100,11 +101,12 @@ static void begin_epoch(struct fabric *fabric)
     pthread_mutex_lock(&fabric->lock);
     fabric->phase = fabric->aborted ? PHASE_OVER : PHASE_JOINING;
     pthread_mutex_unlock(&fabric->lock);
-    fabric->stood = false;
+    fabric->stood = fabric->at_fault = false;
     int64_t now = clock_now_ns();
     for (int i = 0; i < fabric->count; i++) fabric->peers[i].beat_ns = now + BEAT_MS * MILLISECOND_NS;
     struct error error;
     status_t status = fabric->transport->join(fabric->link, fabric->membership, &error);
+    if (status == STATUS_OK && fabric->nccl) status = fabric_nccl_join(fabric, &error);
     if (status == STATUS_OK) {
         fabric_io_check_ready(fabric); /* an epoch of one member stands at once */
         return;
@@ -127,7 +129,7 @@ static void part_all(struct fabric *fabric)
         if (i == fabric->self) continue;
         struct peer *peer = &fabric->peers[i];
         /* A join that failed here is about to fail there, and then names who is really missing. */
-        bool polite = fabric->stood && !peer->silent && atomic_load(&peer->borrowed) == 0;
+        bool polite = (fabric->stood || fabric->at_fault) && !peer->silent && atomic_load(&peer->borrowed) == 0;
         fabric->transport->part(fabric->link, i, polite ? bye : NULL, polite ? sizeof bye : 0);
     }
     fabric->transport->leave(fabric->link);
@@ -145,7 +147,7 @@ static void drop_unfinished(struct fabric *fabric, struct peer *peer)
         struct parcel *parcel = peer->arriving;
         peer->arriving = parcel->next;
         parcel->orphan = true; /* a transport may still write into it; fabric_io_filled then gives it back */
-        if (parcel->pending == 0) parcel_give(&fabric->shelf, parcel);
+        if (parcel->pending == 0) fabric_give_parcel(fabric, parcel);
     }
 }
 
@@ -158,6 +160,7 @@ static void end_epoch(struct fabric *fabric)
     pthread_mutex_unlock(&fabric->lock);
     for (int i = 0; i < fabric->count; i++) drop_unfinished(fabric, &fabric->peers[i]);
     part_all(fabric);
+    if (fabric->nccl) fabric_nccl_leave(fabric);
     /* The transport lets go on threads of its own, within milliseconds of closing. */
     pthread_mutex_lock(&fabric->lock);
     while (fabric->in_transit > 0) pthread_cond_wait(&fabric->changed, &fabric->lock);
@@ -241,6 +244,7 @@ void *fabric_io_main(void *argument)
     prctl(PR_SET_TIMERSLACK, TIMER_SLACK_NS);
     while (obey(fabric)) {
         int64_t now = clock_now_ns();
+        if (fabric->nccl) fabric_nccl_turn(fabric); /* first: what it has to say is pushed below */
         if (fabric->phase != PHASE_IDLE) {
             watch_peers(fabric, now);
             fetch_posts(fabric);

@@ -507,7 +507,6 @@ static void link_close(void *argument)
 }
 
 const struct transport fabric_transport_mpi = {
-    .kind = "mpi",
     .chunk_bytes = CHUNK_BYTES,
     .open = link_open,
     .close = link_close,

@@ -62,6 +62,7 @@ void fabric_io_check_ready(struct fabric *fabric)
     if (fabric->phase != PHASE_JOINING) return;
     for (int i = 0; i < fabric->count; i++)
         if (i != fabric->self && !(fabric->peers[i].greeted && fabric->peers[i].welcomed)) return;
+    if (fabric->nccl && !fabric_nccl_ready(fabric)) return;
     int64_t now = clock_now_ns();
     for (int i = 0; i < fabric->count; i++) fabric->peers[i].heard_ns = now;
     fabric->stood = true;
@@ -129,10 +130,14 @@ static const char *check_data(const struct fabric *fabric, const struct peer *fr
     if (ticket_decode(head + ENVELOPE_BYTES, TICKET_BYTES, ticket, NULL) != STATUS_OK)
         return "its ticket is malformed";
     uint64_t inlined = bytes - ENVELOPE_BYTES - TICKET_BYTES;
+    bool on_device = ticket->flags & TICKET_ON_DEVICE;
     if (ticket->epoch != fabric->epoch) return "its ticket names another epoch";
     if (ticket->bytes > fabric->max_bytes) return "it announced a payload above the limit";
     if (from->open) return "it began a message before the last one was complete";
     if (from->used >= from->window) return "it sent more messages than it has credits";
+    if (on_device && !fabric->nccl) return "its payload lies in device memory, and this member has none";
+    if (on_device && (inlined > 0 || chunk_bytes > 0)) return "its payload lies in two places";
+    if (on_device) return NULL;
     if (inlined > 0 ? inlined != ticket->bytes || chunk_bytes > 0 : (ticket->bytes > 0) != (chunk_bytes > 0))
         return "its payload does not fit its ticket";
     if (chunk_bytes > ticket->bytes) return "its payload is longer than announced";
@@ -158,6 +163,12 @@ static bool take_data(struct fabric *fabric, int index, const uint8_t *head, siz
     struct ticket ticket;
     from->spoke = true;
     const char *wrong = check_data(fabric, from, head, bytes, chunk_bytes, &ticket);
+    if (!wrong && (ticket.flags & TICKET_ON_DEVICE)) {
+        atomic_fetch_add(&from->used, 1);
+        if (!fabric_nccl_land(fabric, index, &ticket))
+            fabric_io_lose(fabric, index, "there is no memory for its message");
+        return false;
+    }
     struct parcel *parcel = wrong ? NULL : parcel_take(&fabric->shelf, ticket.bytes);
     if (!wrong && !parcel) wrong = "there is no memory for its payload";
     if (wrong) {
@@ -231,6 +242,18 @@ bool fabric_io_head(struct fabric *fabric, int peer, const uint8_t *head, size_t
     case ENVELOPE_CHUNK:
         if (fabric->phase == PHASE_OVER) return false;
         return take_chunk(fabric, peer, envelope.place, chunk_bytes, parcel, place);
+    case ENVELOPE_EDGE:
+    case ENVELOPE_STANDS:
+    case ENVELOPE_WARM:
+    case ENVELOPE_READY:
+    case ENVELOPE_GO:
+        if (fabric->phase == PHASE_OVER) return false;
+        from->spoke = true;
+        if (fabric->nccl)
+            fabric_nccl_hear(fabric, peer, &envelope, head, bytes);
+        else
+            fabric_io_lose(fabric, peer, "its fabric is nccl, this one is not");
+        return false;
     }
     fabric_io_check_ready(fabric);
     return false;
@@ -244,6 +267,6 @@ void fabric_io_filled(struct fabric *fabric, int peer, struct parcel *parcel, si
         fabric->peers[peer].heard_ns = clock_now_ns();
         deliver(fabric, peer);
     } else if (parcel->pending == 0) {
-        parcel_give(&fabric->shelf, parcel);
+        fabric_give_parcel(fabric, parcel);
     }
 }

@@ -34,8 +34,7 @@ void fabric_io_chunk_done(void *chunk, void *argument)
     fabric_io_let_go(outgoing);
 }
 
-/* Sends a head without payload; anything that goes out counts as a heartbeat. */
-static status_t send_head(struct fabric *fabric, int peer, const uint8_t *head, size_t bytes)
+status_t fabric_io_send_head(struct fabric *fabric, int peer, const uint8_t *head, size_t bytes)
 {
     status_t status = fabric->transport->send(fabric->link, peer, head, bytes, NULL, 0, NULL);
     if (status == STATUS_OK) {
@@ -45,15 +44,17 @@ static status_t send_head(struct fabric *fabric, int peer, const uint8_t *head, 
     return status;
 }
 
-static status_t send_signal(struct fabric *fabric, int peer, enum envelope_kind kind, int number)
+status_t fabric_io_send_signal(struct fabric *fabric, int peer, enum envelope_kind kind, int number,
+                               uint64_t place)
 {
     uint8_t head[ENVELOPE_BYTES];
     envelope_encode(&(struct envelope){.kind = (uint8_t)kind,
                                        .from = (uint32_t)fabric->self,
                                        .number = (uint32_t)number,
-                                       .epoch = fabric->epoch},
+                                       .epoch = fabric->epoch,
+                                       .place = place},
                     head);
-    return send_head(fabric, peer, head, sizeof head);
+    return fabric_io_send_head(fabric, peer, head, sizeof head);
 }
 
 static status_t send_hello(struct fabric *fabric, int peer)
@@ -66,7 +67,7 @@ static status_t send_hello(struct fabric *fabric, int peer)
                                        .place = (uint64_t)fabric->count},
                     head);
     memcpy(head + ENVELOPE_BYTES, fabric->token, FABRIC_TOKEN_BYTES);
-    return send_head(fabric, peer, head, sizeof head);
+    return fabric_io_send_head(fabric, peer, head, sizeof head);
 }
 
 /* The peer has back, or will have, what it was owed. */
@@ -92,14 +93,15 @@ static size_t write_head(const struct fabric *fabric, const struct outgoing *out
     *beside = left < fabric->transport->chunk_bytes ? (size_t)left : (size_t)fabric->transport->chunk_bytes;
     if (envelope.kind == ENVELOPE_CHUNK) return ENVELOPE_BYTES;
     memcpy(head + ENVELOPE_BYTES, outgoing->ticket, TICKET_BYTES);
-    if (left > INLINE_BYTES) return ENVELOPE_BYTES + TICKET_BYTES;
+    if (outgoing->on_device) *beside = 0;
+    if (outgoing->on_device || left > INLINE_BYTES) return ENVELOPE_BYTES + TICKET_BYTES;
     if (left > 0) memcpy(head + ENVELOPE_BYTES + TICKET_BYTES, outgoing->payload, left);
     *beside = 0;
     return ENVELOPE_BYTES + TICKET_BYTES + left;
 }
 
 /* Hands the next piece to the transport. STATUS_AGAIN: it takes no more now. */
-static status_t send_piece(struct fabric *fabric, struct peer *to, struct outgoing *outgoing)
+status_t fabric_io_send_piece(struct fabric *fabric, struct peer *to, struct outgoing *outgoing)
 {
     uint8_t head[HEAD_BYTES];
     size_t beside, head_bytes = write_head(fabric, outgoing, head, &beside);
@@ -126,14 +128,15 @@ static status_t push_queue(struct fabric *fabric, struct peer *to)
 {
     while (to->queue) {
         struct outgoing *outgoing = to->queue;
-        status_t status = send_piece(fabric, to, outgoing);
+        status_t status = outgoing->on_device ? fabric_nccl_announce(fabric, outgoing)
+                                              : fabric_io_send_piece(fabric, to, outgoing);
         if (status != STATUS_OK) return status;
         if (outgoing->handed < outgoing->bytes) continue;
         to->queue = outgoing->next;
         if (!to->queue) to->queue_end = &to->queue;
         atomic_fetch_add_explicit(&fabric->messages_sent, 1, memory_order_relaxed);
         atomic_fetch_add_explicit(&fabric->bytes_sent, outgoing->bytes, memory_order_relaxed);
-        fabric_io_let_go(outgoing);
+        if (!outgoing->on_device) fabric_io_let_go(outgoing);
     }
     return STATUS_OK;
 }
@@ -148,16 +151,20 @@ static status_t push_peer(struct fabric *fabric, int index, int64_t now)
         to->hello_ns = now + HELLO_MS * MILLISECOND_NS;
     }
     if (to->owes_welcome) {
-        if ((status = send_signal(fabric, index, ENVELOPE_WELCOME, 0)) != STATUS_OK) return status;
+        if ((status = fabric_io_send_signal(fabric, index, ENVELOPE_WELCOME, 0, 0)) != STATUS_OK)
+            return status;
         to->owes_welcome = false;
     }
     /* Credits travel with messages that go there anyway, and by themselves before the peer could run out of
      * them. */
     if (to->owed > 0 && 2 * to->used >= to->window) {
-        if ((status = send_signal(fabric, index, ENVELOPE_CREDIT, to->owed)) != STATUS_OK) return status;
+        if ((status = fabric_io_send_signal(fabric, index, ENVELOPE_CREDIT, to->owed, 0)) != STATUS_OK)
+            return status;
         credits_told(to);
     }
-    if (to->owes_beat && (status = send_signal(fabric, index, ENVELOPE_BEAT, 0)) != STATUS_OK) return status;
+    if (to->owes_beat && (status = fabric_io_send_signal(fabric, index, ENVELOPE_BEAT, 0, 0)) != STATUS_OK)
+        return status;
+    if (fabric->nccl && (status = fabric_nccl_push(fabric, index)) != STATUS_OK) return status;
     return fabric->phase == PHASE_READY ? push_queue(fabric, to) : STATUS_OK;
 }
 

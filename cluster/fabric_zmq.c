@@ -324,7 +324,6 @@ static void link_progress(void *argument, int64_t until_ns)
 }
 
 const struct transport fabric_transport_zmq = {
-    .kind = "zmq",
     .chunk_bytes = CHUNK_BYTES,
     .open = link_open,
     .close = link_close,

@@ -14,6 +14,7 @@
 #include <pthread.h>
 #include <stdbool.h>
 #include "cluster/fabric.h"
+#include "cluster/crossing.h"
 
 /* An event waiting for the owner; lives inside the thing it is about, so that queueing one cannot fail. */
 struct event_node {
@@ -31,6 +32,9 @@ struct parcel {
     bool orphan;     /* its epoch is over: give it back as soon as nothing is pending */
     size_t capacity; /* of bytes */
     uint8_t *bytes;  /* [capacity], 64-byte aligned */
+    /* fabric nccl: then it lies on no shelf, but with cluster/fabric_nccl.c */
+    bool on_device;
+    struct crossing crossing;
 };
 
 struct parcel_shelf {

@@ -28,6 +28,7 @@ enum ticket_dtype { TICKET_NO_DATA = 0, TICKET_F32 = 1, TICKET_BF16 = 2, TICKET_
 enum ticket_flag {
     TICKET_BLOCK_RECORDS = 1, /* HOP: after the rows, what was decided for each block: [layers] float32 */
     TICKET_DONE = 2,          /* HOP: all its blocks are done: it is on its way home, without modulation */
+    TICKET_ON_DEVICE = 4,     /* the payload lies in device memory, here and there (fabric nccl) */
 };
 
 struct ticket {
@@ -50,7 +51,7 @@ struct ticket {
     uint32_t block_begin, block_end; /* HOP: blocks to run before it comes back home */
     uint32_t
         text_bytes; /* OPEN: the caching policy's text at the end of the payload, for block-wise policies */
-    uint16_t home;     /* member where the job lives: hops return to it */
+    uint16_t home;  /* member where the job lives: hops return to it */
     uint16_t priority; /* of the job, 0..2: a stage takes the highest first, then the oldest */
 };
 

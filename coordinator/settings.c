@@ -11,7 +11,7 @@
 
 #define AT(field) offsetof(struct settings, field)
 
-static const char *const fabric_names[] = {"zmq", "mpi"};
+static const char *const fabric_names[] = {"zmq", "mpi", "nccl"};
 
 static const struct option_spec specs[] = {
     {.help = "Where things are"},
@@ -50,7 +50,7 @@ static const struct option_spec specs[] = {
     {"threads", 't', OPTION_INT, AT(threads), "N", .help = "of each rank (default: the worker decides)",
      .max = 4096},
     {"fabric", 0, OPTION_CHOICE, AT(fabric), .help = "what carries tensors between the ranks",
-     .choices = "zmq|mpi"},
+     .choices = "zmq|mpi|nccl"},
     {"fold", 0, OPTION_TEXT, AT(fold_text), "HEAD,TAIL",
      .help = "blocks of rank 0, first and last ones, and no others (default: computed, docs/scheduling.md)"},
     {"split", 0, OPTION_TEXT, AT(split_text), "B0,B1,...",
@@ -142,8 +142,7 @@ static status_t find_program(const char *option, const char *said, const char *n
     self[length] = '\0';
     char *slash = strrchr(self, '/');
     int used = slash ? snprintf(path, PATH_MAX, "%.*s%s", (int)(slash + 1 - self), self, name) : -1;
-    if (used < 0 || used >= PATH_MAX)
-        return error_set(error, STATUS_INVALID, "--%s: must be given", option);
+    if (used < 0 || used >= PATH_MAX) return error_set(error, STATUS_INVALID, "--%s: must be given", option);
     return STATUS_OK;
 }
 

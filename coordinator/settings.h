@@ -39,6 +39,7 @@ struct settings {
 status_t settings_read(int argc, char **argv, struct settings *settings, struct error *error);
 void settings_free(struct settings *settings);
 void settings_help(FILE *out);
-const char *settings_fabric(const struct settings *settings); /* "zmq", "mpi"; NULL: the worker's default */
+const char *
+settings_fabric(const struct settings *settings); /* "zmq", "mpi", "nccl"; NULL: the worker's default */
 
 #endif

@@ -21,6 +21,8 @@
 #include <cmocka.h>
 
 #include "base/clock.h"
+#include "tests/gpu_memory.h"
+#include "tests/nccl_orders.h"
 
 enum { PATIENCE_S = 30 };
 
@@ -54,6 +56,11 @@ static void run_member(struct board *board, int index, scenario run)
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     struct member member = {.board = board, .self = index, .count = board->count};
     member.mpi = strcmp(board->kind, "mpi") == 0;
+    member.nccl = strcmp(board->kind, "nccl") == 0;
+    if (member.nccl) {
+        setenv("REFRAIN_NCCL_ORDERS", board->directory, 1);
+        setenv("REFRAIN_FAKENCCL_NAME", strrchr(board->directory, '-') + 1, 1);
+    }
     atomic_store(&board->pids[index], (int)getpid());
     run(&member);
     atomic_store(&board->results[index], 1);
@@ -96,9 +103,11 @@ static void start_mpirun(struct group *group, int count, const char *name)
 
 static struct group *unfinished; /* a test that fails jumps over its group_end */
 
+static void end_group(struct group *group);
+
 void group_end_unfinished(void)
 {
-    if (unfinished) group_end(unfinished);
+    if (unfinished) end_group(unfinished);
 }
 
 struct group *group_start(const char *kind, int count, const char *name, scenario run)
@@ -162,18 +171,34 @@ void group_expect(struct group *group, int index)
     fail_if_any_failed(group);
 }
 
-/* Shared memory that killed ranks leave behind: Open MPI's, by the job's number. */
-static void sweep_segments(unsigned job)
+static void unlink_all(const char *pattern)
 {
-    char pattern[64];
     glob_t found;
-    snprintf(pattern, sizeof pattern, "/dev/shm/vader_segment.*.%x.*", job);
-    if (!job || glob(pattern, 0, NULL, &found) != 0) return;
+    if (glob(pattern, 0, NULL, &found) != 0) return;
     for (size_t i = 0; i < found.gl_pathc; i++) unlink(found.gl_pathv[i]);
     globfree(&found);
 }
 
-void group_end(struct group *group)
+/* Shared memory that killed ranks leave behind: Open MPI's, by the job's number, and the stand-in NCCL's. */
+static void sweep_segments(const struct group *group)
+{
+    char pattern[128];
+    unsigned job = atomic_load(&group->board->job);
+    snprintf(pattern, sizeof pattern, "/dev/shm/vader_segment.*.%x.*", job);
+    if (job) unlink_all(pattern);
+    snprintf(pattern, sizeof pattern, "/dev/shm/fakenccl-%s-*", strrchr(group->directory, '-') + 1);
+    unlink_all(pattern);
+}
+
+/* Only of tests that went well: a failed one has its own reason. */
+static void check_orders(const struct group *group)
+{
+    char why[512];
+    bool checked = strcmp(group->board->kind, "nccl") == 0 && atomic_load(&group->board->count) > 1;
+    if (checked && !nccl_orders_check(group->directory, why, sizeof why)) fail_msg("%s", why);
+}
+
+static void end_group(struct group *group)
 {
     for (int i = 0; i < GROUP_MEMBERS; i++) {
         pid_t pid = atomic_load(&group->board->pids[i]);
@@ -187,13 +212,64 @@ void group_end(struct group *group)
         while (waitpid(group->launcher, NULL, WNOHANG) == 0 && clock_now_ns() < limit) pause_ms(5);
         if (clock_now_ns() >= limit && kill(group->launcher, SIGKILL) == 0) waitpid(group->launcher, NULL, 0);
     }
-    sweep_segments(atomic_load(&group->board->job));
+    sweep_segments(group);
     char command[160];
     snprintf(command, sizeof command, "rm -rf %s", group->directory);
     if (system(command) != 0) print_message("%s was left behind\n", group->directory);
     munmap(group->board, sizeof *group->board);
     free(group);
     unfinished = NULL;
+}
+
+void group_end(struct group *group)
+{
+    check_orders(group);
+    end_group(group);
+}
+
+void group_all_well(const char *kind, int count, const char *name, scenario run)
+{
+    struct group *group = group_start(kind, count, name, run);
+    for (int i = 0; i < count; i++) group_expect(group, i);
+    group_end(group);
+}
+
+void group_expect_exit(struct group *group, int index, int status)
+{
+    int ended = 0;
+    int64_t limit = clock_now_ns() + PATIENCE_S * SECOND_NS;
+    pid_t pid = atomic_load(&group->board->pids[index]);
+    while (waitpid(pid, &ended, WNOHANG) == 0) {
+        fail_if_any_failed(group);
+        if (clock_now_ns() > limit) fail_msg("member %d did not end in %d s", index, PATIENCE_S);
+        pause_ms(1);
+    }
+    fail_if_any_failed(group);
+    assert_true(WIFEXITED(ended));
+    assert_int_equal(WEXITSTATUS(ended), status);
+    atomic_store(&group->board->pids[index], 0);
+}
+
+bool group_tests_all(void)
+{
+    const char *which = getenv("REFRAIN_TEST_CUDA");
+    return which && strcmp(which, "all") == 0;
+}
+
+void group_find_gpu(char **arguments)
+{
+    char self[512], path[1100];
+    ssize_t length = readlink("/proc/self/exe", self, sizeof self - 1);
+    const char *present = getenv("LD_LIBRARY_PATH");
+    if (length <= 0 || getenv("REFRAIN_TEST_GPU_FOUND")) return;
+    self[length] = '\0';
+    *strrchr(self, '/') = '\0';
+    snprintf(path, sizeof path, "%s/../fakegpu%s%s", self, present ? ":" : "", present ? present : "");
+    setenv("LD_LIBRARY_PATH", path, 1);
+    setenv("REFRAIN_TEST_GPU_FOUND", "1", 1);
+    execv("/proc/self/exe", arguments);
+    perror("execv");
+    _exit(126);
 }
 
 /* -------------------------------------------------------------------------------------- the members' side */
@@ -238,10 +314,15 @@ void member_open(struct member *member, int credits, uint64_t max_bytes)
     char ipc[128];
     snprintf(ipc, sizeof ipc, "ipc://%s", board->directory);
     struct fabric_config config = {
-        .kind = member->mpi ? "mpi" : "zmq",
-        .bind = strcmp(board->kind, "zmq-ipc") == 0 ? ipc : "tcp://127.0.0.1:*",
+        .kind = member->mpi    ? "mpi"
+                : member->nccl ? "nccl"
+                               : "zmq",
+        .bind = strcmp(board->kind, "zmq-tcp") == 0 ? "tcp://127.0.0.1:*" : ipc,
         .credits = credits,
         .max_bytes = max_bytes,
+        .stream = member->nccl ? gpu_memory_stream() : NULL,
+        .transfer_ms = member->transfer_ms,
+        .abort_ms = member->abort_ms,
     };
     CHECK(member, fabric_open(&config, &member->fabric, &member->error) == STATUS_OK);
     snprintf(board->addresses[member->self], FABRIC_ADDRESS_BYTES, "%s", fabric_address(member->fabric));
@@ -290,10 +371,63 @@ struct fabric_event member_next(struct member *member)
     return event;
 }
 
+/* Where member_memory gave memory on the device. */
+static struct {
+    const uint8_t *begin, *end;
+} on_device[64];
+static int on_device_count;
+
+uint8_t *member_memory(struct member *member, uint64_t bytes)
+{
+    uint8_t *memory = member->nccl ? gpu_memory_new(bytes) : malloc(bytes ? bytes : 1);
+    CHECK(member, memory && on_device_count < (int)(sizeof on_device / sizeof *on_device));
+    if (member->nccl) {
+        on_device[on_device_count].begin = memory;
+        on_device[on_device_count++].end = memory + bytes;
+    }
+    return memory;
+}
+
+static bool is_on_device(const void *memory)
+{
+    for (int i = 0; i < on_device_count; i++)
+        if ((const uint8_t *)memory >= on_device[i].begin && (const uint8_t *)memory < on_device[i].end)
+            return true;
+    return false;
+}
+
+void member_write(struct member *member, uint8_t *memory, const void *from, uint64_t bytes)
+{
+    if (member->nccl && bytes)
+        gpu_memory_put(memory, from, bytes);
+    else if (bytes)
+        memcpy(memory, from, bytes);
+}
+
+const uint8_t *member_read(struct member *member, const void *memory, uint64_t bytes)
+{
+    static uint8_t *here;
+    static uint64_t room;
+    if (room < bytes) {
+        free(here);
+        here = malloc(bytes);
+        room = bytes;
+    }
+    gpu_memory_get(here, memory, bytes);
+    return here;
+}
+
+const uint8_t *member_payload(struct member *member, const struct fabric_event *event)
+{
+    bool device = event->ticket.flags & TICKET_ON_DEVICE;
+    return device ? member_read(member, event->payload, event->ticket.bytes) : event->payload;
+}
+
 status_t member_try_post(struct member *member, int peer, uint64_t sequence, const void *payload,
                          uint64_t bytes)
 {
     struct ticket ticket = {.kind = TICKET_HOP, .dtype = TICKET_F32, .sequence = sequence, .bytes = bytes};
+    if (member->nccl && bytes && is_on_device(payload)) ticket.flags |= TICKET_ON_DEVICE;
     return fabric_post(member->fabric, peer, &ticket, payload, sequence, &member->error);
 }
 

@@ -18,7 +18,9 @@
  *
  * Members and test share a board: a mapped file with addresses, results and marks. With mpi the members are
  * new processes of the same program, `PROGRAM --member SCENARIO BOARD`; main() has to hand those to
- * group_run_member.
+ * group_run_member. With nccl payloads lie in device memory, and group_end proves from the members' logs that
+ * their orders of transfers do not contradict each other. The libraries are the stand-ins that main() found by
+ * group_find_gpu.
  */
 #ifndef REFRAIN_TESTS_FABRIC_GROUP_H
 #define REFRAIN_TESTS_FABRIC_GROUP_H
@@ -49,7 +51,8 @@ struct board {
 struct member {
     struct board *board;
     int self, count;
-    bool mpi;
+    bool mpi, nccl;
+    int64_t transfer_ms, abort_ms; /* nccl: of the fabric's configuration, to be set before member_open */
     struct fabric *fabric;
     struct error error;
 };
@@ -67,7 +70,16 @@ void group_signal(struct group *group, int index, int number);
 void group_await(struct group *group, int mark); /* until that mark is set */
 void group_expect(struct group *group, int index);
 void group_end(struct group *group);
+/* A whole test: everybody does it, and it works for everybody. */
+void group_all_well(const char *kind, int count, const char *name, scenario run);
 void group_end_unfinished(void); /* at the program's end: of a test that failed */
+/* The member ended by exit(status), and not well. */
+void group_expect_exit(struct group *group, int index, int status);
+/* The first thing in main(): starts the program anew where the dynamic linker finds the stand-ins of the CUDA
+ * libraries, which lie beside the tests. */
+void group_find_gpu(char **arguments);
+/* Shall every test over nccl run (make test-cuda), or those few that tell most (make test)? */
+bool group_tests_all(void);
 
 /* -------------------------------------------------------------------------------------- the members' side */
 
@@ -82,6 +94,14 @@ status_t member_try_join(struct member *member, uint64_t epoch, int64_t timeout_
 /* Members from[0..count) only; self is looked up among them. */
 status_t member_join_some(struct member *member, uint64_t epoch, const int *from, int count,
                           int64_t timeout_ms);
+
+/* A payload's memory: in nccl groups on the device. It lasts as long as the process. */
+uint8_t *member_memory(struct member *member, uint64_t bytes);
+void member_write(struct member *member, uint8_t *memory, const void *from, uint64_t bytes);
+/* What lies there, here: valid until the next call. */
+const uint8_t *member_read(struct member *member, const void *memory, uint64_t bytes);
+/* A received payload, here, wherever it lies. */
+const uint8_t *member_payload(struct member *member, const struct fabric_event *event);
 
 /* The next event, or a failure after 10 s. */
 struct fabric_event member_next(struct member *member);

@@ -1,5 +1,6 @@
 /*
- * test_fabric.c - what the fabric promises, over real processes: zmq on ipc and tcp, and mpi.
+ * test_fabric.c - what the fabric promises, over real processes: zmq on ipc and tcp, mpi, and nccl over stand-ins
+ * for its libraries (what only nccl promises: test_fabric_nccl.c).
  *
  * Each scenario is what one member does; the test starts a group of members with it, kills or stops some, and
  * looks whether the others ended well. The same scenarios run over every transport, as far as they have a
@@ -25,60 +26,12 @@
 #include "base/clock.h"
 #include "cluster/envelope.h"
 #include "tests/fabric_group.h"
-
-#define LARGE_BYTES ((uint64_t)32 << 20)
+#include "tests/fabric_steps.h"
 
 static void pause_ms(int64_t ms)
 {
     const struct timespec pause = {.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * MILLISECOND_NS};
     nanosleep(&pause, NULL);
-}
-
-/* Bytes that say whose message this is and which one. */
-static void fill(uint8_t *bytes, uint64_t count, int from, uint64_t sequence)
-{
-    uint64_t x = sequence * 1000003 + (uint64_t)from * 7919 + 1;
-    for (uint64_t i = 0; i < count; i++) {
-        if (i % 64 == 0) x = x * 6364136223846793005u + 1442695040888963407u;
-        bytes[i] = (uint8_t)(x >> (i % 8 * 8));
-    }
-}
-
-static bool is_filled(const uint8_t *bytes, uint64_t count, int from, uint64_t sequence)
-{
-    static _Thread_local uint8_t *wanted;
-    if (!wanted) wanted = malloc(LARGE_BYTES);
-    fill(wanted, count, from, sequence);
-    return count == 0 || memcmp(bytes, wanted, count) == 0;
-}
-
-/* The event that tells of a lost peer; what came before it is released on the way. */
-static struct fabric_event next_lost(struct member *m)
-{
-    for (;;) {
-        struct fabric_event event = member_next(m);
-        if (event.kind == FABRIC_LOST) return event;
-        CHECK(m, event.kind != FABRIC_ABORTED);
-        fabric_release(m->fabric, &event);
-    }
-}
-
-/* Joins, and waits until the others have, too: a member that is lost while they still join fails their join.
- * Uses the marks from 8 on. */
-static void join_together(struct member *m, uint64_t epoch)
-{
-    member_join(m, epoch);
-    member_mark(m, 8 + m->self);
-    for (int i = 0; i < m->count; i++) member_await(m, 8 + i);
-}
-
-/* Ends together: nobody leaves before everybody has done what it had to. Uses the marks from 16 on. */
-static void part_together(struct member *m)
-{
-    member_mark(m, 16 + m->self);
-    for (int i = 0; i < m->count; i++) member_await(m, 16 + i);
-    fabric_leave(m->fabric);
-    fabric_close(m->fabric);
 }
 
 /* ------------------------------------------------------------------------------------- order and contents */
@@ -105,7 +58,7 @@ static void post_more(struct member *m, struct exchange *x)
         if (peer == m->self || x->sent[peer] == MESSAGES || x->free_again[peer] < x->sent[peer]) continue;
         if (!fabric_can_post(m->fabric, peer)) continue;
         uint64_t sequence = x->sent[peer]++;
-        fill(x->buffers[peer], size_of(sequence), m->self, sequence);
+        member_fill(m, x->buffers[peer], size_of(sequence), sequence);
         member_post(m, peer, sequence, x->buffers[peer], size_of(sequence));
     }
 }
@@ -128,14 +81,14 @@ static void take_event(struct member *m, struct exchange *x, struct fabric_event
     uint64_t sequence = x->received[event->peer]++;
     CHECK(m, event->ticket.sequence == sequence && event->ticket.bytes == size_of(sequence));
     CHECK(m, event->ticket.bytes == 0 || (uintptr_t)event->payload % 16 == 0);
-    CHECK(m, is_filled(event->payload, event->ticket.bytes, event->peer, sequence));
+    CHECK(m, member_is_filled(m, event, event->peer, sequence));
     fabric_release(m->fabric, event);
 }
 
 static void exchange_with_all(struct member *m)
 {
     struct exchange x = {0};
-    for (int i = 0; i < m->count; i++) x.buffers[i] = malloc(3000000);
+    for (int i = 0; i < m->count; i++) x.buffers[i] = member_memory(m, 3000000);
     member_open(m, 3, 3000000);
     member_join(m, 1);
     int64_t limit = clock_now_ns() + 25 * SECOND_NS;
@@ -150,16 +103,15 @@ static void exchange_with_all(struct member *m)
     CHECK(m, traffic.messages_sent == (uint64_t)MESSAGES * (uint64_t)(m->count - 1));
     CHECK(m,
           traffic.messages_received == traffic.messages_sent && traffic.bytes_received == traffic.bytes_sent);
-    part_together(m);
-    for (int i = 0; i < m->count; i++) free(x.buffers[i]);
+    member_part_together(m);
 }
 
 /* Two members send each other large payloads at once, more than all buffers on the way can hold. */
 static void exchange_large_payloads(struct member *m)
 {
     enum { ROUNDS = 4 };
-    uint8_t *mine = malloc(LARGE_BYTES);
-    fill(mine, LARGE_BYTES, m->self, 5);
+    uint8_t *mine = member_memory(m, LARGE_BYTES);
+    member_fill(m, mine, LARGE_BYTES, 5);
     member_open(m, ROUNDS, LARGE_BYTES);
     member_join(m, 1);
     for (int i = 0; i < ROUNDS; i++) member_post(m, 1 - m->self, 5, mine, LARGE_BYTES);
@@ -167,31 +119,31 @@ static void exchange_large_payloads(struct member *m)
         struct fabric_event event = member_next(m);
         sent += event.kind == FABRIC_SENT;
         received += event.kind == FABRIC_RECEIVED;
-        if (event.kind == FABRIC_RECEIVED) CHECK(m, is_filled(event.payload, LARGE_BYTES, 1 - m->self, 5));
+        if (event.kind == FABRIC_RECEIVED) CHECK(m, member_is_filled(m, &event, 1 - m->self, 5));
         fabric_release(m->fabric, &event);
     }
-    part_together(m);
-    free(mine);
+    member_part_together(m);
 }
 
 /* ------------------------------------------------------------------------------------------------ credits */
 
 static void use_up_credits(struct member *m)
 {
-    uint8_t payload[100];
+    enum { BYTES = 100 };
+    const uint8_t *payload = member_memory(m, BYTES);
     member_open(m, 5, 1000);
     member_join(m, 1);
     if (m->self == 0) {
-        for (uint64_t i = 0; i < 5; i++) member_post(m, 1, i, payload, sizeof payload);
-        CHECK(m, member_try_post(m, 1, 5, payload, sizeof payload) == STATUS_AGAIN);
+        for (uint64_t i = 0; i < 5; i++) member_post(m, 1, i, payload, BYTES);
+        CHECK(m, member_try_post(m, 1, 5, payload, BYTES) == STATUS_AGAIN);
         CHECK(m, !fabric_can_post(m->fabric, 1));
         for (int i = 0; i < 5; i++) CHECK(m, member_next(m).kind == FABRIC_SENT);
         member_mark(m, 0);
         /* No event comes, but the credit ends the wait. */
         CHECK(m, fabric_wait(m->fabric, clock_now_ns() + 5 * SECOND_NS, &m->error) == STATUS_OK);
         CHECK(m, fabric_can_post(m->fabric, 1));
-        member_post(m, 1, 5, payload, sizeof payload);
-        CHECK(m, member_try_post(m, 1, 6, payload, sizeof payload) == STATUS_AGAIN);
+        member_post(m, 1, 5, payload, BYTES);
+        CHECK(m, member_try_post(m, 1, 6, payload, BYTES) == STATUS_AGAIN);
     } else {
         struct fabric_event held[5];
         for (int i = 0; i < 5; i++) held[i] = member_next(m);
@@ -204,7 +156,7 @@ static void use_up_credits(struct member *m)
         for (int i = 0; i < 5; i++) fabric_release(m->fabric, &held[i]); /* the second time does nothing */
         fabric_release(m->fabric, &last);
     }
-    part_together(m);
+    member_part_together(m);
 }
 
 /* The smaller number counts: a member must not be sent more than it is ready to hold. */
@@ -215,7 +167,7 @@ static void grant_fewer_credits(struct member *m)
     int posted = 0;
     while (member_try_post(m, 1 - m->self, 0, NULL, 0) == STATUS_OK) posted++;
     CHECK(m, posted == 2);
-    part_together(m);
+    member_part_together(m);
 }
 
 /* ------------------------------------------------------------------------------------------------- losses */
@@ -224,12 +176,12 @@ static void grant_fewer_credits(struct member *m)
 static void watch_idle_peer(struct member *m, int64_t limit_ms)
 {
     member_open(m, 4, 1000);
-    join_together(m, 1);
+    member_join_together(m, 1);
     if (m->self == 1) {
         member_mark(m, 0);
         for (;;) pause();
     }
-    struct fabric_event event = next_lost(m);
+    struct fabric_event event = member_next_lost(m);
     int64_t noticed = clock_now_ns();
     member_await(m, 1);
     CHECK(m, event.peer == 1);
@@ -264,7 +216,7 @@ static void lose_stopped(struct member *m)
  */
 static void lose_stopped_receiver(struct member *m)
 {
-    uint8_t *payload = calloc(1, LARGE_BYTES);
+    uint8_t *payload = member_memory(m, LARGE_BYTES);
     member_open(m, 2, LARGE_BYTES);
     member_join(m, 1);
     int received = 0;
@@ -282,15 +234,14 @@ static void lose_stopped_receiver(struct member *m)
     int64_t before = clock_now_ns();
     fabric_leave(m->fabric);
     CHECK(m, clock_now_ns() - before < SECOND_NS);
-    memset(payload, 1, LARGE_BYTES); /* it is ours again */
-    free(payload);
+    member_fill(m, payload, LARGE_BYTES, 1); /* it is ours again */
     fabric_close(m->fabric);
 }
 
 /* The same with the sender stopped: member 1 sends, member 0 watches. */
 static void lose_stopped_sender(struct member *m)
 {
-    uint8_t *payload = calloc(1, LARGE_BYTES);
+    const uint8_t *payload = member_memory(m, LARGE_BYTES);
     member_open(m, 2, LARGE_BYTES);
     member_join(m, 1);
     for (int received = 0;;) {
@@ -306,7 +257,6 @@ static void lose_stopped_sender(struct member *m)
     CHECK(m, clock_now_ns() - atomic_load(&m->board->moments[1]) < FABRIC_LOST_MS * MILLISECOND_NS);
     fabric_leave(m->fabric);
     fabric_close(m->fabric);
-    free(payload);
 }
 
 /* After a loss: zmq goes on, with the survivors and a replacement; mpi says that it cannot. */
@@ -343,7 +293,7 @@ static void go_on_after_loss(struct member *m)
         received += event.kind == FABRIC_RECEIVED;
         fabric_release(m->fabric, &event);
     }
-    part_together(m);
+    member_part_together(m);
 }
 
 static void replace_lost(struct member *m)
@@ -358,21 +308,21 @@ static void replace_lost(struct member *m)
         received += event.kind == FABRIC_RECEIVED;
         fabric_release(m->fabric, &event);
     }
-    part_together(m);
+    member_part_together(m);
 }
 
 /* A member that leaves says so: the others need not wait for its silence. */
 static void notice_who_leaves(struct member *m)
 {
     member_open(m, 4, 1000);
-    join_together(m, 1);
+    member_join_together(m, 1);
     if (m->self == 1) {
         member_mark(m, 1);
         fabric_leave(m->fabric);
         member_await(m, 2);
         member_await(m, 3);
     } else {
-        CHECK(m, next_lost(m).peer == 1);
+        CHECK(m, member_next_lost(m).peer == 1);
         CHECK(m, clock_now_ns() - atomic_load(&m->board->moments[1]) < SECOND_NS);
         CHECK(m, fabric_wait(m->fabric, CLOCK_NEVER, &m->error) == STATUS_PEER_LOST);
         member_mark(m, 2 + m->self / 2);
@@ -381,7 +331,7 @@ static void notice_who_leaves(struct member *m)
     }
     /* Nothing is broken, on either transport. */
     member_join(m, 2);
-    part_together(m);
+    member_part_together(m);
 }
 
 /* The owner computes and never calls the fabric; the I/O thread speaks for it. */
@@ -399,7 +349,7 @@ static void compute_for_three_seconds(struct member *m)
     while (event.kind == FABRIC_SENT);
     CHECK(m, event.kind == FABRIC_RECEIVED);
     fabric_release(m->fabric, &event);
-    part_together(m);
+    member_part_together(m);
 }
 
 /* ---------------------------------------------------------------------------------------- abort and waits */
@@ -414,7 +364,7 @@ static void *abort_soon(void *fabric)
 static void abort_a_wait(struct member *m)
 {
     member_open(m, 4, 1000);
-    join_together(m, 1);
+    member_join_together(m, 1);
     if (m->self == 0) {
         pthread_t thread;
         CHECK(m, pthread_create(&thread, NULL, abort_soon, m->fabric) == 0);
@@ -429,14 +379,14 @@ static void abort_a_wait(struct member *m)
         fabric_leave(m->fabric);
         fabric_abort(m->fabric); /* nor does one without an epoch */
     } else {
-        CHECK(m, next_lost(m).peer == 0);
+        CHECK(m, member_next_lost(m).peer == 0);
         member_mark(m, 2 + m->self);
         member_await(m, 5 - m->self); /* or this one would be the next that left */
         fabric_leave(m->fabric);
     }
     member_join(m, 2);
     CHECK(m, fabric_wait(m->fabric, clock_now_ns() + 50 * MILLISECOND_NS, &m->error) == STATUS_DEADLINE);
-    part_together(m);
+    member_part_together(m);
 }
 
 /* Member 1 never joins: the others' join ends when its time is up, names it, and the next epoch works without
@@ -472,10 +422,10 @@ static void join_without_one(struct member *m)
 static void leave_in_mid_transfer(struct member *m)
 {
     enum { POSTED = 3 };
-    uint8_t *payload = malloc(LARGE_BYTES);
+    uint8_t *payload = member_memory(m, LARGE_BYTES);
     member_open(m, POSTED, LARGE_BYTES);
     for (uint64_t epoch = 1; epoch <= 5; epoch++) {
-        fill(payload, LARGE_BYTES, m->self, epoch);
+        member_fill(m, payload, LARGE_BYTES, epoch);
         member_join(m, epoch);
         int mark = 2 * (int)epoch + m->self; /* no mark is used twice */
         member_mark(m, mark);
@@ -491,11 +441,11 @@ static void leave_in_mid_transfer(struct member *m)
                fabric_next(m->fabric, &event) == STATUS_OK) {
             if (event.kind != FABRIC_RECEIVED) continue;
             CHECK(m, event.ticket.epoch == epoch && event.ticket.sequence == epoch);
-            CHECK(m, is_filled(event.payload, LARGE_BYTES, 1 - m->self, epoch));
+            CHECK(m, member_is_filled(m, &event, 1 - m->self, epoch));
             fabric_release(m->fabric, &event);
         }
         fabric_leave(m->fabric);
-        memset(payload, 0xee, LARGE_BYTES);
+        member_fill(m, payload, LARGE_BYTES, 0); /* it is ours again */
     }
     /* Both take part in a whole exchange at the end. */
     member_join(m, 6);
@@ -505,8 +455,7 @@ static void leave_in_mid_transfer(struct member *m)
     while (event.kind != FABRIC_RECEIVED);
     CHECK(m, event.ticket.sequence == 6 && memcmp(event.payload, "end", 3) == 0);
     fabric_release(m->fabric, &event);
-    part_together(m);
-    free(payload);
+    member_part_together(m);
 }
 
 /* ------------------------------------------------------------------------------------------- misbehaviour */
@@ -514,17 +463,17 @@ static void leave_in_mid_transfer(struct member *m)
 static void send_too_much(struct member *m)
 {
     member_open(m, 4, m->self == 0 ? 1000 : 100000);
-    join_together(m, 1);
+    member_join_together(m, 1);
     uint8_t payload[2000] = {0};
     if (m->self == 1) {
         CHECK(m, member_try_post(m, 0, 0, payload, 100001) == STATUS_INVALID); /* one's own limit */
         CHECK(m, strstr(m->error.text, "100001") && strstr(m->error.text, "100000"));
         member_post(m, 0, 0, payload, sizeof payload);
     }
-    CHECK(m, next_lost(m).peer == 1 - m->self); /* 0 will not have it, and leaves */
+    CHECK(m, member_next_lost(m).peer == 1 - m->self); /* 0 will not have it, and leaves */
     fabric_leave(m->fabric);
     member_join(m, 2);
-    part_together(m);
+    member_part_together(m);
 }
 
 static void misuse(struct member *m)
@@ -546,7 +495,7 @@ static void misuse(struct member *m)
     struct ticket ticket = {.kind = 99};
     CHECK(m, fabric_post(m->fabric, 1 - m->self, &ticket, NULL, 0, &m->error) == STATUS_INVALID);
     CHECK(m, strstr(m->error.text, "kind 99") != NULL);
-    part_together(m);
+    member_part_together(m);
 }
 
 static void be_alone(struct member *m)
@@ -571,7 +520,7 @@ static void keep_deadlines(struct member *m)
         int64_t late = clock_now_ns() - deadline;
         CHECK(m, late >= 0 && late < 200 * MILLISECOND_NS);
     }
-    part_together(m);
+    member_part_together(m);
 }
 
 /* Sits in an epoch for a second and measures what that costs. */
@@ -589,7 +538,7 @@ static void idle_cheaply(struct member *m)
                       (after.ru_stime.tv_sec - before.ru_stime.tv_sec) * INT64_C(1000000) +
                       after.ru_stime.tv_usec - before.ru_stime.tv_usec;
     atomic_store(&m->board->moments[24 + m->self], used_us);
-    part_together(m);
+    member_part_together(m);
 }
 
 /* ---------------------------------------------------------------------------------------- strangers (zmq) */
@@ -641,7 +590,7 @@ static void ignore_strangers(struct member *m)
     CHECK(m, event.kind == FABRIC_RECEIVED && event.ticket.sequence == 7);
     fabric_release(m->fabric, &event);
     CHECK(m, fabric_next(m->fabric, &event) == STATUS_AGAIN || event.kind == FABRIC_SENT);
-    part_together(m);
+    member_part_together(m);
 }
 
 /* A member of another group, which has another token, at an address that was given out twice. */
@@ -656,7 +605,7 @@ static void refuse_wrong_token(struct member *m)
     member_mark(m, m->self);
     member_await(m, 1 - m->self);
     member_join(m, 2);
-    part_together(m);
+    member_part_together(m);
 }
 
 /* ---------------------------------------------------------------------------------------------- the tests */
@@ -686,26 +635,22 @@ static const struct {
     {"idle_cheaply", idle_cheaply},
 };
 
-static struct group *start(void **state, int count, scenario run)
+static const char *name_of(scenario run)
 {
-    const char *name = "";
     for (size_t i = 0; i < sizeof scenarios / sizeof *scenarios; i++)
-        if (scenarios[i].run == run) name = scenarios[i].name;
-    return group_start(*state, count, name, run);
+        if (scenarios[i].run == run) return scenarios[i].name;
+    return "";
 }
 
-/* Everybody does it, and it works for everybody. */
 static void all_well(void **state, int count, scenario run)
 {
-    struct group *group = start(state, count, run);
-    for (int i = 0; i < count; i++) group_expect(group, i);
-    group_end(group);
+    group_all_well(*state, count, name_of(run), run);
 }
 
 /* Something happens to member 1; the others end well. */
 static void others_well(void **state, int count, scenario run, int number)
 {
-    struct group *group = start(state, count, run);
+    struct group *group = group_start(*state, count, name_of(run), run);
     group_await(group, 0);
     pause_ms(number == SIGSTOP ? 3 : 0); /* after a moment: in the middle of whatever it does */
     atomic_store(&group_board(group)->moments[1], clock_now_ns());
@@ -760,7 +705,7 @@ static void a_sender_stopped_in_mid_transfer_is_lost_within_two_seconds(void **s
 
 static void after_a_loss_a_newer_epoch_works_or_is_refused(void **state)
 {
-    struct group *group = start(state, 3, go_on_after_loss);
+    struct group *group = group_start(*state, 3, name_of(go_on_after_loss), go_on_after_loss);
     group_await(group, 0);
     atomic_store(&group_board(group)->moments[1], clock_now_ns());
     atomic_store(&group_board(group)->marks[1], 1);
@@ -823,7 +768,7 @@ static void waits_end_at_their_deadline(void **state)
 
 static void an_idle_epoch_costs_little_cpu(void **state)
 {
-    struct group *group = start(state, 2, idle_cheaply);
+    struct group *group = group_start(*state, 2, name_of(idle_cheaply), idle_cheaply);
     group_expect(group, 0);
     group_expect(group, 1);
     for (int i = 0; i < 2; i++) {
@@ -859,6 +804,7 @@ static void configurations_that_cannot_work_are_refused(void **state)
         {.kind = "zmq", .bind = "ipc:///no/such/directory", .credits = 4, .max_bytes = 1},
         {.kind = "zmq", .bind = "tcp://0.0.0.0:*", .toward = "nonsense", .credits = 4, .max_bytes = 1},
         {.kind = "mpi", .credits = 4, .max_bytes = 1}, /* MPI does not run in this process */
+        {.kind = "nccl", .bind = "tcp://127.0.0.1:*", .credits = 4, .max_bytes = 1, .device = 99},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         struct fabric *fabric = NULL;
@@ -925,7 +871,8 @@ static void run_mpi_member(const char *name, const char *board)
 
 int main(int count, char **arguments)
 {
-    static char ipc[] = "zmq-ipc", tcp[] = "zmq-tcp", mpi[] = "mpi";
+    static char ipc[] = "zmq-ipc", tcp[] = "zmq-tcp", mpi[] = "mpi", nccl[] = "nccl";
+    group_find_gpu(arguments);
     if (count == 4 && strcmp(arguments[1], "--member") == 0) run_mpi_member(arguments[2], arguments[3]);
     setenv("REFRAIN_LOG", "error", 0); /* losses are what is tested */
     const struct CMUnitTest any[] = {
@@ -943,11 +890,28 @@ int main(int count, char **arguments)
         cmocka_unit_test_prestate(another_token_is_not_let_in, tcp),
     };
     const struct CMUnitTest over_mpi[] = {SHARED_TESTS(mpi)};
-    if (count == 2) cmocka_set_test_filter(arguments[1]);
+    const struct CMUnitTest over_nccl[] = {
+        SHARED_TESTS(nccl),
+        cmocka_unit_test_prestate(strangers_are_ignored, nccl),
+        cmocka_unit_test_prestate(another_token_is_not_let_in, nccl),
+    };
+    const struct CMUnitTest few_over_nccl[] = {
+        cmocka_unit_test_prestate(messages_of_all_sizes_arrive_whole_and_in_order, nccl),
+        cmocka_unit_test_prestate(large_payloads_cross_in_both_directions, nccl),
+        cmocka_unit_test_prestate(after_a_loss_a_newer_epoch_works_or_is_refused, nccl),
+        cmocka_unit_test_prestate(leaving_gives_back_memory_and_the_next_epoch_starts_clean, nccl),
+    };
+    if (count > 1) cmocka_set_test_filter(arguments[1]);
+    const char *only = getenv("REFRAIN_TEST_KIND"); /* zmq-ipc, zmq-tcp, mpi or nccl; not set: all */
+    if (!only) only = "";
     int failed = cmocka_run_group_tests(any, NULL, NULL);
-    failed += cmocka_run_group_tests_name("over zmq, ipc", over_ipc, NULL, NULL);
-    failed += cmocka_run_group_tests_name("over zmq, tcp", over_tcp, NULL, NULL);
-    failed += cmocka_run_group_tests_name("over mpi", over_mpi, NULL, NULL);
+    if (strstr(ipc, only)) failed += cmocka_run_group_tests_name("over zmq, ipc", over_ipc, NULL, NULL);
+    if (strstr(tcp, only)) failed += cmocka_run_group_tests_name("over zmq, tcp", over_tcp, NULL, NULL);
+    if (strstr(mpi, only)) failed += cmocka_run_group_tests_name("over mpi", over_mpi, NULL, NULL);
+    if (strstr(nccl, only) && group_tests_all())
+        failed += cmocka_run_group_tests_name("over nccl", over_nccl, NULL, NULL);
+    else if (strstr(nccl, only))
+        failed += cmocka_run_group_tests_name("over nccl", few_over_nccl, NULL, NULL);
     group_end_unfinished();
     return failed;
 }

@@ -150,7 +150,7 @@ static void values_that_mean_nothing_are_refused(void **state)
     assert_refused(&bad, STATUS_CORRUPT);
     bad = good, bad.dtype = TICKET_NO_DATA;
     assert_refused(&bad, STATUS_CORRUPT);
-    bad = good, bad.flags = 4;
+    bad = good, bad.flags = 8;
     assert_refused(&bad, STATUS_CORRUPT);
     bad = good, bad.timestep = NAN;
     assert_refused(&bad, STATUS_CORRUPT);

@@ -28,7 +28,7 @@
 
 struct settings {
     const char *coordinator, *group, *seat, *bind, *scratch, *key, *inspect, *bench, *size;
-    int64_t threads, orphan_ms, join_ms, largest_hop;
+    int64_t threads, orphan_ms, join_ms, largest_hop, device;
     int fabric, backend;
     bool version, help;
 };
@@ -36,8 +36,8 @@ struct settings {
 /* A checkpoint takes about a millisecond of CPU, rank and coordinator together: a hundredth. */
 #define CHECKPOINT_PACE_NS (100 * MILLISECOND_NS)
 
-enum { FABRIC_ZMQ, FABRIC_MPI };
-static const char *const fabrics[] = {"zmq", "mpi"};
+enum { FABRIC_MPI = 1 }; /* the one of these that loses a group with a rank */
+static const char *const fabrics[] = {"zmq", "mpi", "nccl"};
 static const char *const backends[] = {"auto", "ref", "cpu-avx2", "cpu-avx512", "cuda"};
 
 static const struct option_spec specs[] = {
@@ -66,7 +66,11 @@ static const struct option_spec specs[] = {
      .help = "where files are made before they are sent", .env = "TMPDIR", .standard = "/tmp"},
     {.help = "How ranks talk to each other"},
     {"fabric", 'f', OPTION_CHOICE, offsetof(struct settings, fabric),
-     .help = "zmq survives a lost rank, mpi is for fast networks", .standard = "zmq", .choices = "zmq|mpi"},
+     .help = "zmq survives a lost rank, mpi is for fast networks, nccl is zmq with NCCL between GPUs",
+     .standard = "zmq", .choices = "zmq|mpi|nccl"},
+    {"device", 0, OPTION_INT, offsetof(struct settings, device), "N",
+     .help = "nccl: which of the GPUs that this rank sees is its own", .standard = "0", .min = 0,
+     .max = 1023},
     {"fabric-bind", 0, OPTION_TEXT, offsetof(struct settings, bind), "ENDPOINT",
      .help = "zmq: where to listen, as tcp://ADDRESS:* or ipc://DIRECTORY (* for a private one); by default "
              "ipc when all ranks share a host, tcp on all addresses otherwise"},
@@ -135,7 +139,8 @@ static status_t open_fabric(const struct settings *settings, const struct place 
                                    .bind = bind,
                                    .toward = way_out(settings->coordinator),
                                    .credits = 8,
-                                   .max_bytes = (uint64_t)settings->largest_hop};
+                                   .max_bytes = (uint64_t)settings->largest_hop,
+                                   .device = (int)settings->device};
     return fabric_open(&config, fabric, error);
 }
 
@@ -265,7 +270,7 @@ static int print_version(void)
  */
 static void leave_mpi(status_t status, const struct settings *settings, const struct place *place)
 {
-    bool alone = settings->group && settings->fabric == FABRIC_ZMQ && place->world_ranks > 1;
+    bool alone = settings->group && settings->fabric != FABRIC_MPI && place->world_ranks > 1;
     fflush(NULL);
     if (status != STATUS_OK) _exit(status == STATUS_PEER_LOST ? 0 : 1);
     if (alone) _exit(0);
@@ -292,7 +297,7 @@ static status_t take_place(const struct settings *settings, const struct place_w
     if (status != STATUS_OK) return status;
     snprintf(who, sizeof who, "worker %d@%.40s", place->rank, place->host);
     log_identify(who);
-    if (settings->fabric == FABRIC_ZMQ) place_settle();
+    if (settings->fabric != FABRIC_MPI) place_settle();
     return serve(settings, place, error);
 }
 

@@ -183,7 +183,7 @@ status_t crew_replace(struct crew *crew, const struct crew_seat *wanted, struct 
     struct crew_seat seat = *wanted;
     if (seat.rank < 0 || seat.rank >= crew->plan->ranks)
         return error_set(error, STATUS_INVALID, "rank %d: the group has %d", seat.rank, crew->plan->ranks);
-    if (crew->plan->mpi_fabric)
+    if (!mpirun_mends(crew->plan))
         return error_set(error, STATUS_UNSUPPORTED,
                          "rank %d: with fabric mpi a group is relaunched as a whole", seat.rank);
     clear_seat(crew, seat.rank);

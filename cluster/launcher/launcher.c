@@ -73,7 +73,7 @@ static void say_launcher(struct launcher *l)
     message.ranks = (uint32_t)l->config->plan->ranks;
     message.pid = (uint32_t)getpid();
     message.host = l->host;
-    message.fabric = l->config->plan->mpi_fabric ? (char *)"mpi" : (char *)"zmq";
+    message.fabric = (char *)(uintptr_t)l->config->plan->fabric;
     message.software = (char *)REFRAIN_VERSION;
     report(l, REFRAIN__WORKER_REPORT__BODY_LAUNCHER, &message);
 }
@@ -251,7 +251,7 @@ static void follow_emptiness(struct launcher *l, int64_t now_ns)
 {
     if (l->state != AT_WORK || !crew_empty(l->crew)) return;
     if (l->order_ns == CLOCK_NEVER)
-        l->order_ns = now_ns + (l->config->plan->mpi_fabric ? 0 : l->config->order_ns);
+        l->order_ns = now_ns + (mpirun_mends(l->config->plan) ? l->config->order_ns : 0);
     if (now_ns < l->order_ns) return;
     if (uplink_away_ns(l->uplink, now_ns)) { /* nothing to do for them without one */
         l->order_ns = now_ns + SECOND_NS;

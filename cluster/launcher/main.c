@@ -29,7 +29,7 @@ struct settings {
     bool tie, version, help;
 };
 
-enum { FABRIC_ZMQ, FABRIC_MPI };
+static const char *const fabrics[] = {"zmq", "mpi", "nccl"};
 
 static const struct option_spec specs[] = {
     {.help = "Where it belongs"},
@@ -50,8 +50,8 @@ static const struct option_spec specs[] = {
     {"threads", 't', OPTION_INT, offsetof(struct settings, threads), "N",
      .help = "of each rank; 0: the worker decides", .standard = "0", .max = CREW_MAX_THREADS},
     {"fabric", 'f', OPTION_CHOICE, offsetof(struct settings, fabric),
-     .help = "zmq survives a lost rank, with mpi all are started anew", .standard = "zmq",
-     .choices = "zmq|mpi"},
+     .help = "zmq survives a lost rank, with mpi all are started anew, nccl is zmq with GPUs",
+     .standard = "zmq", .choices = "zmq|mpi|nccl"},
     {"worker-binary", 0, OPTION_TEXT, offsetof(struct settings, worker), "FILE",
      .help = "the refrain-worker to start (default: beside this program); the same path on every host"},
     {"scratch", 0, OPTION_TEXT, offsetof(struct settings, scratch), "DIR",
@@ -175,7 +175,7 @@ static status_t make_plan(const struct settings *settings, const struct options 
                                  .endpoint = settings->coordinator,
                                  .key_file = settings->key,
                                  .hostfile = settings->hostfile,
-                                 .mpi_fabric = settings->fabric == FABRIC_MPI,
+                                 .fabric = fabrics[settings->fabric],
                                  .several_hosts = settings->hostfile || in_an_allocation(),
                                  .ranks = (int)settings->ranks,
                                  .threads = (int)settings->threads,

@@ -54,7 +54,7 @@ static void add_mpirun(struct line *line, const struct mpirun_plan *plan, const 
     else if (!job->single && plan->hostfile)
         add_two(line, "--hostfile", plan->hostfile);
     /* Survivors of a lost rank go on. A single rank has none, and its mpirun then tells how it ended. */
-    if (!job->single && !plan->mpi_fabric) add(line, "--enable-recovery");
+    if (!job->single && mpirun_mends(plan)) add(line, "--enable-recovery");
     add(line, "--oversubscribe"); /* more ranks than cores is slow, not wrong */
     add_two(line, "--bind-to", "none");
     if (geteuid() == 0) add(line, "--allow-run-as-root");
@@ -71,9 +71,9 @@ static void add_worker(struct line *line, const struct mpirun_plan *plan, const 
     add_two(line, "--group", job->group);
     if (job->single) add_two(line, "--seat", line->seat);
     if (job->threads || plan->threads) add_two(line, "--threads", line->threads);
-    add_two(line, "--fabric", plan->mpi_fabric ? "mpi" : "zmq");
+    add_two(line, "--fabric", plan->fabric);
     /* A replacement must be reachable the way the others are, and cannot see them. */
-    if (!plan->mpi_fabric && !plan->several_hosts) add_two(line, "--fabric-bind", "ipc://*");
+    if (mpirun_mends(plan) && !plan->several_hosts) add_two(line, "--fabric-bind", "ipc://*");
     if (plan->key_file) add_two(line, "--key", plan->key_file);
     for (int i = 0; i < plan->more_count; i++) add(line, plan->more[i]); /* last: what a person says wins */
 }

@@ -12,6 +12,7 @@
 #define REFRAIN_CLUSTER_LAUNCHER_MPIRUN_H
 
 #include <stdbool.h>
+#include <string.h>
 #include "base/child.h"
 #include "base/status.h"
 
@@ -21,7 +22,7 @@ struct mpirun_plan {
     const char *endpoint; /* the coordinator's, for workers */
     const char *key_file; /* CURVE */
     const char *hostfile;
-    bool mpi_fabric;         /* instead of zmq: the loss of one rank ends them all */
+    const char *fabric;      /* "zmq", "mpi": the loss of one rank ends them all, or "nccl" */
     bool several_hosts;      /* a hostfile, or an allocation of more than this host */
     int ranks;               /* of the group */
     int threads;             /* of each rank; 0: not said */
@@ -36,6 +37,12 @@ struct mpirun_job {
     int seat, threads;     /* of the single one; threads 0: as the plan says */
     const char *host;      /* of the single one; NULL: this host */
 };
+
+/* Can a lost rank be replaced? An MPI world that lost one cannot be mended. */
+static inline bool mpirun_mends(const struct mpirun_plan *plan)
+{
+    return strcmp(plan->fabric, "mpi") != 0;
+}
 
 status_t mpirun_start(const struct mpirun_plan *plan, const struct mpirun_job *job, struct child *child,
                       struct error *error);
