@@ -35,13 +35,13 @@ static void add(struct cusim_counts *sum, const struct cusim_counts *counts)
 
 void cusim_count(uint64_t read_bytes, uint64_t written_bytes, uint64_t flops)
 {
-    add(&block_here()->counts,
+    add(&block_of(block_thread())->counts,
         &(struct cusim_counts){.read_bytes = read_bytes, .written_bytes = written_bytes, .flops = flops});
 }
 
 void count_bank_conflicts(int turns)
 {
-    block_here()->counts.bank_conflicts += (uint64_t)turns;
+    block_of(block_thread())->counts.bank_conflicts += (uint64_t)turns;
 }
 
 void kernels_gather(struct cusim_kernel *kernel, struct block *block)

@@ -1,6 +1,6 @@
 /*
- * tensor.h - tensor core instructions and asynchronous copies. Memory is touched here, in the kernel's own object, and
- * not by the emulator, so that the sanitizers see it with the kernel's source line.
+ * tensor.h - tensor core instructions and asynchronous copies. Memory is touched here, in the kernel's own
+ * object, and not by the emulator, so that the sanitizers see it with the kernel's source line.
  */
 #ifndef REFRAIN_CUSIM_TENSOR_H
 #define REFRAIN_CUSIM_TENSOR_H
@@ -55,6 +55,10 @@ static inline void gpu_cp_async16(void *shared, const void *global, bool valid, 
 {
     cusim_copy copy = {shared, global, valid};
     if (cusim_copy_issue(&copy, CUSIM_SITE)) cusim_copy_land(copy);
+}
+static inline void gpu_cp_async16_cached(void *shared, const void *global, bool valid, CUSIM_CALLER)
+{
+    gpu_cp_async16(shared, global, valid, file, line);
 }
 static inline void gpu_cp_async_commit()
 {
