@@ -292,6 +292,13 @@ $(BUILD)/tests/test_plugin: | $(BUILD)/emulated/refrain-cuda.so
 $(BUILD)/tests/test_cusim $(BUILD)/tests/test_cudart: $(call cusim_objects,plain,tests/cusim/semantics/semantics.cu)
 $(BUILD)/tests/test_cuda_faults: | $(patsubst %,$(BUILD)/cusim/%/faults,bare asan tsan)
 
+# The same under a checker: make build/cusim/tsan/test_cuda_conv, and run it.
+define cusim_checked_test
+$(BUILD)/cusim/$(1)/test_cuda_%: $(BUILD)/tests/test_cuda_%.o $(TEST_SUPPORT) $(GPU_TEST_SUPPORT) $(ALL_OBJS) $(call cusim_objects,$(1),$(CUSIM_C) $(CUDART_C) $(CUBLASLT_C) $(KERNELS_CU))
+	$(CXX) -pthread $(CUSIM_SANITIZE_$(1)) -o $$@ $$^ $(CLIENT_LIBS) $(COORDINATOR_LIBS) $(WORKER_LIBS) $(call pkg,--libs,cmocka)
+endef
+$(foreach variant,asan tsan,$(eval $(call cusim_checked_test,$(variant))))
+
 # The simulator: the product's objects, but for those that know the time, a socket or a thread (docs/simulation.md).
 # WRAPPED: functions whose calls cost virtual time, tools/sim/costs.c.
 SIM_REPLACED := $(BUILD)/base/clock.o $(BUILD)/base/log.o $(BUILD)/worker/control.o $(BUILD)/worker/video.o $(patsubst %.c,$(BUILD)/%.o,\

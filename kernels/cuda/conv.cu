@@ -100,7 +100,8 @@ static __device__ __forceinline__ void load_stage(float *stage, const conv_argum
         float *here = to + i * (THREADS / CHUNKS) * CONV_STEP;
         if (a.chunked) {
             bool valid = channel < a.in_channels;
-            gpu_cp_async16(here, valid ? from : pixels[i], valid);
+            gpu_cp_async16_cached(here, valid ? from : pixels[i],
+                                  valid); /* most come again for the next tap */
             GPU_COUNT_READ(valid ? 16 : 0);
         } else {
             copy_floats(here, from, a.in_channels - channel);

@@ -73,6 +73,14 @@ static __device__ __forceinline__ void gpu_cp_async16(void *shared, const void *
                  : "memory");
 }
 
+/* The same by way of the multiprocessor's own cache: what neighbouring copies of the block read again is found there. */
+static __device__ __forceinline__ void gpu_cp_async16_cached(void *shared, const void *global, bool valid)
+{
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;\n" ::"r"(gpu_shared_address(shared)), "l"(global),
+                 "r"(valid ? 16 : 0)
+                 : "memory");
+}
+
 /* The copies of this thread since the last commit become a group. */
 static __device__ __forceinline__ void gpu_cp_async_commit()
 {

@@ -56,6 +56,10 @@ static inline void gpu_cp_async16(void *shared, const void *global, bool valid, 
     cusim_copy copy = {shared, global, valid};
     if (cusim_copy_issue(&copy, CUSIM_SITE)) cusim_copy_land(copy);
 }
+static inline void gpu_cp_async16_cached(void *shared, const void *global, bool valid, CUSIM_CALLER)
+{
+    gpu_cp_async16(shared, global, valid, file, line);
+}
 static inline void gpu_cp_async_commit()
 {
     cusim_copy_commit();
