@@ -138,7 +138,7 @@ $(BUILD)/refrain-cuda.so: $(CUDA_KERNELS:%.cu=$(BUILD)/nvcc/%.cu.o) $(CUDA_SOURC
 	$(CC) $(LDFLAGS) $(CUDA_EXPORTS) -o $@ $(filter %.o,$^) -L$(CUDA_HOME)/lib64 -Wl,-rpath,$(CUDA_HOME)/lib64 -lcublasLt -lcudart -lstdc++ -lm
 $(BUILD)/nvcc/%.cu.o: %.cu $(BUILD)/.flags
 	@mkdir -p $(@D)
-	$(NVCC) $(NVCC_FLAGS) -MD -MP -MF $(@:.o=.d) -c -o $@ $<
+	$(NVCC) $(NVCC_FLAGS) -Xptxas -v -MD -MP -MF $(@:.o=.d) -c -o $@ $< 2>$(@:.o=.log) || { cat $(@:.o=.log) >&2; rm -f $@; exit 1; }
 $(BUILD)/nvcc/%.o: %.c $(BUILD)/.flags
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(BASE_CFLAGS) -isystem $(CUDA_HOME)/include -MMD -MP -c -o $@ $<
@@ -176,8 +176,8 @@ install: all ## copy the programs to $(PREFIX)/bin
 
 # ------------------------------------------------------------------------------- CUDA without a GPU, without nvcc
 # The .cu files compiled for the CPU (tests/cusim) over stand-ins for the CUDA libraries (tests/fakegpu): docs/gpu.md.
-# Three variants, in folders of their own: plain (with the sanitizer of the build, if any), asan, and tsan, the race
-# checker. The emulator itself is not instrumented for races: it tells the checker what a fiber and a barrier are.
+# Variants, in folders of their own: plain, with the sanitizer of the build, if any; and for kernels with planted faults
+# bare, asan, and tsan, the race checker. The emulator is not instrumented for races: it tells the checker what a fiber is.
 
 ifeq ($(origin CXX),default)
 CXX := g++
@@ -187,6 +187,7 @@ CUSIM_CXXFLAGS := -x c++ -std=gnu++17 -D_GNU_SOURCE -DREFRAIN_CUSIM -I. $(CUDA_C
                   -fno-strict-aliasing -ffp-contract=off -Wall -Wextra -Wshadow -Wno-unused-parameter \
                   -Wno-unused-function -Wno-unknown-pragmas -Werror
 CUSIM_SANITIZE_plain := $(SANITIZE)
+CUSIM_SANITIZE_bare  :=
 CUSIM_SANITIZE_asan  := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 CUSIM_SANITIZE_tsan  := -fsanitize=thread
 
@@ -208,7 +209,7 @@ $(BUILD)/cusim/$(1)/faults: $(call cusim_objects,$(1),tests/cusim/faults/faults.
 	$(CXX) -pthread $(CUSIM_SANITIZE_$(1)) -o $$@ $$^ -lm -ldl
 endef
 CUSIM_cublaslt_CFLAGS := -O3 -ffp-contract=fast # whole models run on it
-$(foreach variant,plain asan tsan,$(eval $(call cusim_variant,$(variant))))
+$(foreach variant,plain bare asan tsan,$(eval $(call cusim_variant,$(variant))))
 
 # What a program links that runs kernels in its own process; link with $(CXX).
 CUSIM_OBJS   := $(call cusim_objects,plain,$(CUSIM_C) $(CUDART_C) $(CUBLASLT_C))
@@ -254,7 +255,29 @@ GPU_TESTS := $(filter test_cu%,$(notdir $(TESTS))) test_ops test_caching_ops
 $(foreach test,$(GPU_TESTS),$(eval $(call gpu_test,$(test))))
 $(BUILD)/tests/test_plugin: | $(BUILD)/emulated/refrain-cuda.so
 $(BUILD)/tests/test_cusim $(BUILD)/tests/test_cudart: $(call cusim_objects,plain,tests/cusim/semantics/semantics.cu)
-$(BUILD)/tests/test_cuda_faults: | $(patsubst %,$(BUILD)/cusim/%/faults,plain asan tsan)
+$(BUILD)/tests/test_cuda_faults: | $(patsubst %,$(BUILD)/cusim/%/faults,bare asan tsan)
+
+# Our own statement of CUDA's interface beside the real headers, and the stand-ins compiled against these, where they are.
+CUDA_REAL := $(wildcard $(CUDA_HOME)/include/cublasLt.h)
+$(BUILD)/cusim/abi_ours.o: tests/fakegpu/abi/table.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(BASE_CFLAGS) $(CUDA_CFLAGS) -DABI_TABLE=abi_ours -c -o $@ $<
+$(BUILD)/cusim/abi_real.o: tests/fakegpu/abi/table.c $(CUDART_C) $(CUBLASLT_C)
+	@mkdir -p $(@D)
+	$(if $(CUDA_REAL),$(foreach c,$(CUDART_C) $(CUBLASLT_C),$(CC) $(PLAIN_CFLAGS) -Wno-switch -fsyntax-only -isystem $(CUDA_HOME)/include \
+	  -DREFRAIN_FAKEGPU_CUDA_RUNTIME_API_H -DREFRAIN_FAKEGPU_CUBLASLT_H -include cuda_runtime_api.h -include cublasLt.h $(c) &&) true)
+	$(CC) $(CFLAGS) $(BASE_CFLAGS) $(if $(CUDA_REAL),-isystem $(CUDA_HOME)/include,-DABI_EMPTY) -DABI_TABLE=abi_real -c -o $@ $<
+$(BUILD)/tests/test_cuda_abi: $(BUILD)/cusim/abi_ours.o $(BUILD)/cusim/abi_real.o
+
+# A program by nvcc, where there is one, and the emulation of its kernels.
+SEMANTICS_CU := tests/cusim/semantics/semantics.cu tests/cusim/semantics/program.cu
+$(BUILD)/cusim/program: $(SEMANTICS_CU) tests/cusim/semantics/semantics.h kernels/cuda/gpu.h
+	@mkdir -p $(@D)
+	$(if $(NVCC),$(NVCC) -O2 -std=c++17 -arch=sm_80 -I. -cudart shared -o $@ $(SEMANTICS_CU) -lcublasLt,rm -f $@)
+$(BUILD)/cusim/libsemantics.so: $(call cusim_objects,plain,$(CUSIM_C) $(SEMANTICS_CU))
+	@mkdir -p $(@D)
+	$(CXX) -shared -Wl,-Bsymbolic $(LDFLAGS) -o $@ $^ -lm
+$(BUILD)/tests/test_cuda_nvcc: | $(BUILD)/cusim/program $(BUILD)/cusim/libsemantics.so fakegpu
 
 # The simulator: the product's objects, but for those that know the time, a socket or a thread (docs/simulation.md).
 # WRAPPED: functions whose calls cost virtual time, tools/sim/costs.c.

@@ -1,12 +1,13 @@
 /*
  * outcome.h - a program run to its end, and what it said.
  *
- *     struct outcome o = outcome_of((const char *[]){"build/faults", "early_return", NULL}, (const char *[]){"SEED=3", NULL});
+ *     struct outcome o = outcome_of((const char *[]){"build/faults", "early_return", NULL},
+ *                                   (const char *[]){"SEED=3", NULL});
  *     assert_true(o.signal == SIGABRT && outcome_says(&o, "ended while"));
  *     outcome_free(&o);
  *
- * stdout and stderr come together. A program that is not done after a minute is killed. Fails the cmocka test when the
- * program cannot be started.
+ * stdout and stderr come together. A program that is not done after a minute is killed. Fails the cmocka test
+ * when the program cannot be started.
  */
 #ifndef REFRAIN_TESTS_OUTCOME_H
 #define REFRAIN_TESTS_OUTCOME_H

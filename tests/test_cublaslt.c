@@ -1,5 +1,6 @@
 /*
- * test_cublaslt.c - the stand-in for cuBLASLt against a plain product in double, at odd sizes; and what it refuses.
+ * test_cublaslt.c - the stand-in for cuBLASLt against a plain product in double, at odd sizes; and what it
+ * refuses.
  */
 #include <math.h>
 #include <setjmp.h>
@@ -79,7 +80,8 @@ static void numbers_free(struct numbers *x)
     free(x->host);
 }
 
-/* y[tokens, out] = epilogue(alpha x[tokens, in] w[out, in]^T + beta c), rows with gaps: as our linear layers ask. */
+/* y[tokens, out] = epilogue(alpha x[tokens, in] w[out, in]^T + beta c), rows with gaps: as our linear layers
+ * ask. */
 struct layer {
     int tokens, in, out, gap;
     cudaDataType type, out_type;

@@ -1,6 +1,7 @@
 /*
- * test_cuda_faults.c - what CUDA forbids is found: kernels with one planted fault each (tests/cusim/faults), run in the
- * plain build of the emulator, under AddressSanitizer and UndefinedBehaviorSanitizer, and under the race checker.
+ * test_cuda_faults.c - what CUDA forbids is found: kernels with one planted fault each (tests/cusim/faults),
+ * run in the bare build of the emulator, under AddressSanitizer and UndefinedBehaviorSanitizer, and under
+ * the race checker.
  */
 #include <setjmp.h>
 #include <signal.h>
@@ -29,7 +30,7 @@ static struct outcome run(const char *variant, const char *kernel, const char *n
 static void stops(const char *kernel, const char *first, const char *second)
 {
     for (int seed = 0; seed < 4; seed++) {
-        struct outcome o = run("plain", kernel, "64", seed);
+        struct outcome o = run("bare", kernel, "64", seed);
         assert_true(outcome_says(&o, first) && outcome_says(&o, second) && outcome_says(&o, kernel));
         assert_int_equal(o.signal, SIGABRT);
         outcome_free(&o);
@@ -108,7 +109,7 @@ static void a_wait_that_leaves_the_group_under_way_is_told(void **state)
 
 static void a_store_past_the_end_of_device_memory_is_found_when_it_is_freed(void **state)
 {
-    struct outcome o = run("plain", "global_overrun", "64", 0);
+    struct outcome o = run("bare", "global_overrun", "64", 0);
     assert_true(outcome_says(&o, "past the end of an allocation of 256 bytes"));
     assert_int_equal(o.signal, SIGABRT);
     outcome_free(&o);
@@ -120,7 +121,7 @@ a_missing_barrier_gives_a_wrong_result_under_some_seed_and_the_right_one_under_a
     const char *right = "0 0 1 2 3 4 5 6 7 8 9";
     int wrong = 0, good = 0;
     for (int seed = 0; seed < 4; seed++) {
-        struct outcome o = run("plain", "neighbour<false>", "64", seed);
+        struct outcome o = run("bare", "neighbour<false>", "64", seed);
         if (strncmp(o.text, right, strlen(right)) == 0)
             good++;
         else
@@ -128,7 +129,7 @@ a_missing_barrier_gives_a_wrong_result_under_some_seed_and_the_right_one_under_a
         outcome_free(&o);
     }
     assert_true(good > 0 && wrong > 0);
-    is_clean("plain", "neighbour<true>", "64", right);
+    is_clean("bare", "neighbour<true>", "64", right);
 }
 
 static void the_race_checker_finds_a_missing_barrier_under_the_seed_that_hides_it(void **state)

@@ -1,7 +1,7 @@
 /*
- * test_cudart.c - the stand-in for the CUDA runtime behaves as the worst of real ones: asynchronous, with errors that stay,
- * and with every fault the environment asks for. What needs an environment of its own is a part of this program, run as
- * `test_cudart PART`, that returns 0 when it saw what it should.
+ * test_cudart.c - the stand-in for the CUDA runtime behaves as the worst of real ones: asynchronous, with
+ * errors that stay, and with every fault the environment asks for. What needs an environment of its own is a
+ * part of this program, run as `test_cudart PART`, that returns 0 when it saw what it should.
  */
 #include <math.h>
 #include <setjmp.h>
@@ -248,7 +248,7 @@ static void a_host_function_may_not_call_cuda(void **state)
     cudaStreamDestroy(stream);
 }
 
-/* --- graphs -------------------------------------------------------------------------------------------------- */
+/* --- graphs --------------------------------------------------------------------------------------------- */
 
 static cudaGraph_t capture(cudaStream_t stream, float *x, float by)
 {
@@ -349,12 +349,13 @@ static void what_a_capture_does_not_allow_loses_it(void **state)
     cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed);
     assert_int_equal(cudaMalloc(&memory, 16), cudaSuccess);
     assert_int_equal(cudaStreamEndCapture(stream, &graph), cudaSuccess);
+    cudaGraphDestroy(graph);
     assert_int_equal(cudaStreamEndCapture(stream, &graph), cudaErrorIllegalState);
     cudaGetLastError();
     cudaFree(memory), cudaFree(x), cudaStreamDestroy(stream);
 }
 
-/* --- parts: programs of their own environment --------------------------------------------------------------------- */
+/* --- parts: programs of their own environment ----------------------------------------------------------- */
 
 #define EXPECT(condition)                                                                                    \
     if (!(condition)) return printf("not so: %s\n", #condition), 1

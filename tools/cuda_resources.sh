@@ -1,30 +1,35 @@
 #!/bin/bash
-# cuda_resources.sh PLUGIN - registers, shared memory and stack of every kernel in refrain-cuda.so, per architecture: a
-# markdown table for docs/gpu.md. Exit 1 where registers are spilled (a stack is).
-# Threads and blocks that fit a multiprocessor are figured from registers alone: 65536, handed out in units of 8 a thread.
+# cuda_resources.sh BUILD - registers, shared memory and spills of every kernel, as ptxas told make CUDA=1 for each
+# architecture: a markdown table for docs/gpu.md. Exit 1 where registers are spilled.
+# Threads that fit a multiprocessor are figured from registers alone: 65536, handed out in units of 8 a thread.
 set -eu
-PATH=$PATH:/usr/local/cuda/bin
-cuobjdump --dump-resource-usage "$1" | c++filt | awk '
-    /arch = sm_/ { arch = $3 }
-    /Function/ { name = $0; sub(/.*Function /, "", name); sub(/:$/, "", name); sub(/^void /, "", name); sub(/\(.*/, "", name)
-        gsub(/\(int\)|\(bool\)/, "", name) }
-    /REG:/ {
-        match($0, /REG:[0-9]+/); registers = substr($0, RSTART + 4, RLENGTH - 4)
-        match($0, /STACK:[0-9]+/); stack = substr($0, RSTART + 6, RLENGTH - 6)
-        match($0, /SHARED:[0-9]+/); shared = substr($0, RSTART + 7, RLENGTH - 7)
-        if (!(name in seen)) { order[++count] = name; seen[name] = 1 }
-        if (registers + 0 > most[name] + 0) most[name] = registers
-        bytes[name] = shared
-        if (stack + 0 > 0) spilled[name] = spilled[name] " " arch ":" stack
+cat "$1"/nvcc/kernels/cuda/*.log | c++filt | awk '
+    /Compiling entry function/ {
+        name = $0
+        sub(/.*function ./, "", name); architecture = name
+        sub(/.*for ./, "", architecture); sub(/.$/, "", architecture)
+        sub(/. for .sm_.*/, "", name); sub(/^void /, "", name)
+        gsub(/\(int\)|\(bool\)/, "", name); sub(/\(.*/, "", name)
+        if (!(name in most)) { order[++count] = name; most[name] = 0 }
+    }
+    /bytes spill stores/ && $0 !~ / 0 bytes spill stores/ { spilled[name] = spilled[name] " " architecture }
+    /Used [0-9]+ registers/ {
+        registers = $0; sub(/.*Used /, "", registers); registers += 0
+        shared = 0
+        if (match($0, /[0-9]+ bytes smem/)) shared = substr($0, RSTART, RLENGTH) + 0
+        if (registers > most[name]) most[name] = registers
+        if (shared > bytes[name] + 0) bytes[name] = shared
     }
     END {
-        print "| kernel | registers, most of all architectures | static shared bytes | threads a multiprocessor |"
-        print "|---|---|---|---|"
+        print "| kernel | registers | static shared bytes | threads a multiprocessor | spills |"
+        print "|---|---|---|---|---|"
         for (i = 1; i <= count; i++) {
-            n = order[i]; unit = int((most[n] + 7) / 8) * 8; threads = int(65536 / unit / 32) * 32
-            printf "| `%s` | %d | %d | %d |%s\n", n, most[n], bytes[n], threads > 2048 ? 2048 : threads, \
-                ((n in spilled) ? " stack" spilled[n] : "")
-            bad = bad || (n in spilled)
+            n = order[i]
+            unit = int((most[n] + 7) / 8) * 8
+            threads = int(65536 / unit / 32) * 32
+            if (threads > 2048) threads = 2048
+            printf "| `%s` | %d | %d | %d | %s |\n", n, most[n], bytes[n], threads, (n in spilled) ? spilled[n] : "none"
+            if (n in spilled) bad = 1
         }
         exit bad
     }'

@@ -9,14 +9,15 @@
  *     }
  *     GPU_LAUNCH(scale, blocks, 256, 0, stream, x, n, 0.5f);
  *
- * Under nvcc it is CUDA and thin wrappers of PTX. Under g++ or clang++ with REFRAIN_CUSIM defined the same source runs
- * on the CPU, one fiber per CUDA thread (tests/cusim), and no CUDA header is needed.
+ * Under nvcc it is CUDA and thin wrappers of PTX. Under g++ or clang++ with REFRAIN_CUSIM defined the same
+ * source runs on the CPU, one fiber per CUDA thread (tests/cusim), and no CUDA header is needed.
  *
  * What a kernel must keep to so that both work (docs/gpu.md, "Running without a GPU"):
  * - kernels have external linkage; GPU_LAUNCH names the kernel itself, a template in parentheses:
  *   GPU_LAUNCH((attention<64, true>), ...);
  * - arguments are plain values, never a local array; no cudaMemcpyToSymbol;
- * - shared memory is declared as  __shared__ float a[32];  __shared__ __align__(16) T b[64];  or GPU_DYN_SMEM;
+ * - shared memory is declared as  __shared__ float a[32];  __shared__ __align__(16) T b[64];  or
+ * GPU_DYN_SMEM;
  * - no spinning on another thread or block; grid-wide order comes from launches;
  * - no wgmma, TMA, clusters: mma.sync and cp.async run from sm_80 to sm_120.
  */
@@ -46,13 +47,14 @@
 #define GPU_LAUNCH(kernel, grid, block, smem_bytes, stream, ...)                                             \
     kernel<<<(grid), (block), (smem_bytes), (stream)>>>(__VA_ARGS__)
 
-/* `type *name`: the dynamic shared memory of the launch, 16-byte aligned. Twice in a kernel: the same memory. */
+/* `type *name`: the dynamic shared memory of the launch, 16-byte aligned. Twice in a kernel: the same
+ * memory. */
 #define GPU_DYN_SMEM(type, name)                                                                             \
     extern __shared__ __align__(16) unsigned char gpu_dynamic_shared[];                                      \
     type *name = reinterpret_cast<type *>(gpu_dynamic_shared)
 
-/* What this thread moves to and from global memory and computes, in bytes and operations, for the costs on paper
- * (docs/gpu.md). Counted in emulation only. */
+/* What this thread moves to and from global memory and computes, in bytes and operations, for the costs on
+ * paper (docs/gpu.md). Counted in emulation only. */
 #define GPU_COUNT_READ(bytes)  ((void)0)
 #define GPU_COUNT_WRITE(bytes) ((void)0)
 #define GPU_COUNT_FLOPS(n)     ((void)0)
@@ -62,7 +64,7 @@ static __device__ __forceinline__ uint32_t gpu_shared_address(const void *shared
     return (uint32_t)__cvta_generic_to_shared(shared);
 }
 
-/* --- asynchronous copies: 16 bytes, global to shared, both aligned to 16; zeros when not valid ------------------ */
+/* --- asynchronous copies: 16 bytes, global to shared, both aligned to 16; zeros when not valid ---------- */
 
 static __device__ __forceinline__ void gpu_cp_async16(void *shared, const void *global, bool valid)
 {
@@ -83,10 +85,11 @@ template <int N> static __device__ __forceinline__ void gpu_cp_async_wait()
     asm volatile("cp.async.wait_group %0;\n" ::"n"(N) : "memory");
 }
 
-/* --- tensor cores: the whole warp calls ------------------------------------------------------------------------ */
+/* --- tensor cores: the whole warp calls ----------------------------------------------------------------- */
 
-/* Loads four (two) 8x8 matrices of 16-bit elements; lane 8 i + r gives the address of row r of matrix i, 16-byte
- * aligned; lane l gets row l / 4, elements 2 (l % 4) and the next, of matrix i in out[i]. x2 uses lanes 0 to 15. */
+/* Loads four (two) 8x8 matrices of 16-bit elements; lane 8 i + r gives the address of row r of matrix i,
+ * 16-byte aligned; lane l gets row l / 4, elements 2 (l % 4) and the next, of matrix i in out[i]. x2 uses
+ * lanes 0 to 15. */
 #define GPU_LDMATRIX_X4(name, suffix)                                                                        \
     static __device__ __forceinline__ void name(uint32_t out[4], const void *row)                            \
     {                                                                                                        \
@@ -110,7 +113,8 @@ GPU_LDMATRIX_X2(gpu_ldmatrix_x2_trans, ".trans")
 #undef GPU_LDMATRIX_X4
 #undef GPU_LDMATRIX_X2
 
-/* d = a b + c, a [16, 16] row-major, b [16, 8] column-major, in the fragments of the PTX manual; d may be c. */
+/* d = a b + c, a [16, 16] row-major, b [16, 8] column-major, in the fragments of the PTX manual; d may be
+ * c. */
 static __device__ __forceinline__ void gpu_mma_bf16_m16n8k16(float d[4], const uint32_t a[4],
                                                              const uint32_t b[2], const float c[4])
 {
@@ -140,7 +144,7 @@ static __device__ __forceinline__ uint32_t gpu_tf32(float x)
     return bits;
 }
 
-/* --- the rest that CUDA has no plain name for -------------------------------------------------------------------- */
+/* --- the rest that CUDA has no plain name for ----------------------------------------------------------- */
 
 /* Barrier `id` (1 to 15) of `threads` threads, whole warps: waits, or only says that this thread has come. */
 static __device__ __forceinline__ void gpu_barrier_sync(int id, int threads)

@@ -22,7 +22,7 @@ static void check(const struct block *block, const struct barrier *barrier, int 
         report("%s for %d threads (%s), others came for %d (%s)", names[id], threads, site_text(site, first),
                barrier->threads, site_text(barrier->site, second));
     /* Named barriers are for threads that do different things; __syncthreads must be the same one for all. */
-    if (id == 0 && (barrier->site.line != site.line || strcmp(barrier->site.file, site.file) != 0))
+    if (id == 0 && !site_same(barrier->site, site))
         report("divergent barrier: it is at the __syncthreads of %s, others of its block wait at that of %s",
                site_text(site, first), site_text(barrier->site, second));
 }
@@ -62,7 +62,7 @@ static struct barrier *enter(struct block *block, int id, int threads, int predi
 static void pass(int id, int threads, bool wait, int predicate, struct cusim_site site)
 {
     struct thread *self = block_thread();
-    struct block *block = block_here();
+    struct block *block = block_of(self);
     struct barrier *barrier = enter(block, id, threads, predicate, site);
     if (!arrive(block, barrier) && wait) {
         barrier->waiters[barrier->waiting++] = (short)self->place.linear;
@@ -76,9 +76,10 @@ void cusim_barrier(int id, int threads, bool wait, struct cusim_site site)
     pass(id, threads, wait, 0, site);
 }
 
-/* The result outlives the round: whoever reaches the next vote first overwrites nothing before all have come again. */
+/* The result outlives the round: whoever reaches the next vote first overwrites nothing before all have come
+ * again. */
 int cusim_barrier_vote(enum cusim_vote vote, int predicate, struct cusim_site site)
 {
     pass(0, 0, true, predicate, site);
-    return block_here()->barrier[0].result[vote];
+    return block_of(block_thread())->barrier[0].result[vote];
 }

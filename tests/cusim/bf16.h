@@ -1,6 +1,6 @@
 /*
- * bf16.h - the bfloat16 of cuda_bf16.h, for machines without CUDA. Same names and layout (the names are part of mangled
- * kernel names), round to nearest even, NaN stays NaN. Only what kernels of ours use.
+ * bf16.h - the bfloat16 of cuda_bf16.h, for machines without CUDA. Same names and layout (the names are part
+ * of mangled kernel names), round to nearest even, NaN stays NaN. Only what kernels of ours use.
  */
 #ifndef REFRAIN_CUSIM_BF16_H
 #define REFRAIN_CUSIM_BF16_H

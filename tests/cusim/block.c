@@ -45,7 +45,7 @@ uint64_t block_random(struct block *block)
     return block->random = x;
 }
 
-/* --- who goes on ------------------------------------------------------------------------------------------------ */
+/* --- who goes on ---------------------------------------------------------------------------------------- */
 
 static short *ready_at(struct block *block, int place)
 {
@@ -64,7 +64,8 @@ static struct thread *take_ready(struct block *block)
     return &block->thread[taken];
 }
 
-/* The woken go before the fresh, so that few stacks are warm at a time; a random seed tosses. NULL: nobody can. */
+/* The woken go before the fresh, so that few stacks are warm at a time; a random seed tosses. NULL: nobody
+ * can. */
 static struct thread *next_thread(struct block *block)
 {
     bool fresh = block->started < block->threads;
@@ -85,7 +86,7 @@ static void go_on(struct fiber *from, struct thread *next)
     fiber_switch(from, &next->fiber);
 }
 
-/* --- a thread's life -------------------------------------------------------------------------------------------- */
+/* --- a thread's life ------------------------------------------------------------------------------------ */
 
 static void thread_ends(struct block *block, struct thread *thread)
 {
@@ -102,8 +103,8 @@ static void thread_ends(struct block *block, struct thread *thread)
                site_text(whole->site, where));
 }
 
-/* Runs threads on this stack as long as the next one is fresh, then leaves it for good: the fiber is started anew for
- * the next block. */
+/* Runs threads on this stack as long as the next one is fresh, then leaves it for good: the fiber is started
+ * anew for the next block. */
 static void thread_entry(void)
 {
     fiber_entered();
@@ -148,7 +149,7 @@ void block_wake(struct block *block, int linear)
     *ready_at(block, block->ready_count++) = (short)linear;
 }
 
-/* --- a block's life --------------------------------------------------------------------------------------------- */
+/* --- a block's life ------------------------------------------------------------------------------------- */
 
 static void place_threads(struct block *block)
 {

@@ -1,15 +1,17 @@
 /*
- * block.h - one OS thread's multiprocessor and the block it works on: CUDA threads as fibers, who waits and who is ready.
+ * block.h - one OS thread's multiprocessor and the block it works on: CUDA threads as fibers, who waits and
+ * who is ready.
  *
- * All state belongs to one OS thread, so nothing here is locked. Queues are rings of fixed size: the race checker sees
- * calls of memmove and malloc even in code that is not instrumented. Threads are started in the order of the seed on the
- * stack that is current; a thread that never waits costs no switch at all.
+ * All state belongs to one OS thread, so nothing here is locked. Queues are rings of fixed size: the race
+ * checker sees calls of memmove and malloc even in code that is not instrumented. Threads are started in the
+ * order of the seed on the stack that is current; a thread that never waits costs no switch at all.
  */
 #ifndef REFRAIN_CUSIM_BLOCK_H
 #define REFRAIN_CUSIM_BLOCK_H
 
 #include "tests/cusim/cusim.h"
 #include "tests/cusim/fiber.h"
+#include <string.h>
 
 enum { THREADS_MAX = 1024, WARP = 32, WARPS_MAX = THREADS_MAX / WARP, BARRIERS = 16, COPIES_MAX = 128 };
 
@@ -77,6 +79,12 @@ static inline struct thread *block_thread(void)
     return (struct thread *)cusim_self;
 }
 
+/* The block of a thread, found without thread-local storage. */
+static inline struct block *block_of(const struct thread *thread)
+{
+    return (struct block *)thread->place.block;
+}
+
 /* Runs one block to its end. The fields up to seed are set; shared memory is ready. */
 void block_run(struct block *block, uint3 index);
 
@@ -107,5 +115,10 @@ __attribute__((noreturn, format(printf, 1, 2))) void report(const char *format, 
 /* names who waits where; nobody can go on */
 __attribute__((noreturn)) void report_deadlock(const struct block *block);
 const char *site_text(struct cusim_site site, char text[static 128]);
+/* The same line; the same name of a file may lie at two addresses. */
+static inline bool site_same(struct cusim_site a, struct cusim_site b)
+{
+    return a.line == b.line && (a.file == b.file || strcmp(a.file, b.file) == 0);
+}
 
 #endif

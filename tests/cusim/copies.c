@@ -1,6 +1,6 @@
-/* copies.c - cp.async. A copy may land at any time from its issue to the wait that covers it; we choose the two ends:
- * at the wait (a forgotten wait then shows as poison) or at once (a buffer that others still read then shows as a wrong
- * result). The seed says which. */
+/* copies.c - cp.async. A copy may land at any time from its issue to the wait that covers it; we choose the
+ * two ends: at the wait (a forgotten wait then shows as poison) or at once (a buffer that others still read
+ * then shows as a wrong result). The seed says which. */
 #include "tests/cusim/block.h"
 
 bool cusim_copy_issue(const struct cusim_copy *copy, struct cusim_site site)
@@ -12,7 +12,7 @@ bool cusim_copy_issue(const struct cusim_copy *copy, struct cusim_site site)
                site_text(site, where));
     if (self->copies == COPIES_MAX)
         report("more than %d cp.async under way in one thread (%s)", COPIES_MAX, site_text(site, where));
-    bool early = block_here()->seed % 2 == 1;
+    bool early = block_of(self)->seed % 2 == 1;
     int place = (self->first_copy + self->copies++) % COPIES_MAX;
     self->copy_groups[place] = self->group;
     self->copy[place] = *copy;

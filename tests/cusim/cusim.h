@@ -1,18 +1,19 @@
 /*
- * cusim.h - what emulated kernels and their callers know of the emulator: CUDA kernels run on the CPU, one fiber per
- * CUDA thread.
+ * cusim.h - what emulated kernels and their callers know of the emulator: CUDA kernels run on the CPU, one
+ * fiber per CUDA thread.
  *
- *     const struct cusim_kernel *kernel = cusim_find(function);     the address GPU_LAUNCH has, or dlsym gave
- *     kernel->pack(arguments_block, arguments);                     void *arguments[], as cudaLaunchKernel takes them
- *     cusim_run(kernel, grid, block, shared_bytes, arguments_block);       returns when the grid is done
- *     struct cusim_counts counts = cusim_counted("scale");           what its GPU_COUNT_ lines added up to
+ *     struct cusim_kernel *kernel = cusim_find(function);      the address GPU_LAUNCH has, or dlsym gave
+ *     kernel->pack(block, arguments);                          void *arguments[], as for cudaLaunchKernel
+ *     cusim_run(kernel, grid, dim, shared_bytes, block);       returns when the grid is done
+ *     struct cusim_counts counts = cusim_counted("scale");     what its GPU_COUNT_ lines added up to
  *
- * Any OS thread may call cusim_run; each has its own multiprocessor (block.h) and works on one block at a time.
- * A fault of a kernel (deadlock, divergent barrier, wrong mask, a store past dynamic shared memory, ...) is told on
- * stderr with kernel, block, thread and source line, and ends the process with abort().
+ * Any OS thread may call cusim_run; each has its own multiprocessor (block.h) and works on one block at a
+ * time. A fault of a kernel (deadlock, divergent barrier, wrong mask, a store past dynamic shared memory,
+ * ...) is told on stderr with kernel, block, thread and source line, and ends the process with abort().
  *
- * Seeds choose in which order ready threads go on: 0 forward, 1 reverse, others random. An asynchronous copy lands as
- * late as it may (even seeds), as early as it may (odd seeds). A right kernel gives the same result under every seed.
+ * Seeds choose in which order ready threads go on: 0 forward, 1 reverse, others random. An asynchronous copy
+ * lands as late as it may (even seeds), as early as it may (odd seeds). A right kernel gives the same result
+ * under every seed.
  *
  *     REFRAIN_CUSIM_SEED      seed of all launches (0), unless cusim_set_seed was called
  *     REFRAIN_CUSIM_THREADS   OS threads that share the blocks of a launch (1)
@@ -29,7 +30,7 @@
 extern "C" {
 #endif
 
-/* --- kernels and launches ------------------------------------------------------------------------------------- */
+/* --- kernels and launches ------------------------------------------------------------------------------- */
 
 struct cusim_counts {
     uint64_t launches, read_bytes, written_bytes, flops;
@@ -64,7 +65,7 @@ void cusim_set_seed(uint64_t seed);
 struct cusim_counts cusim_counted(const char *name);
 void cusim_reset_counts(void);
 
-/* --- called by device code, through device.h ------------------------------------------------------------------ */
+/* --- called by device code, through device.h ------------------------------------------------------------ */
 
 struct cusim_block_place {
     uint3 index;

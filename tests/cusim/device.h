@@ -1,8 +1,9 @@
 /*
- * device.h - the CUDA C++ that a kernel sees when it is compiled for the CPU; included by kernels/cuda/gpu.h only.
+ * device.h - the CUDA C++ that a kernel sees when it is compiled for the CPU; included by kernels/cuda/gpu.h
+ * only.
  *
- * Words of the language here, the rest by noun: bf16.h, intrinsics.h (mathematics, atomics), warp.h (shuffles, votes),
- * tensor.h (ldmatrix, mma, asynchronous copies), launch.h.
+ * Words of the language here, the rest by noun: bf16.h, intrinsics.h (mathematics, atomics), warp.h
+ * (shuffles, votes), tensor.h (ldmatrix, mma, asynchronous copies), launch.h.
  */
 #ifndef REFRAIN_CUSIM_DEVICE_H
 #define REFRAIN_CUSIM_DEVICE_H
@@ -38,7 +39,8 @@
 #define GPU_COUNT_WRITE(bytes) cusim_count(0, (uint64_t)(bytes), 0)
 #define GPU_COUNT_FLOPS(n)     cusim_count(0, 0, (uint64_t)(n))
 
-/* Two last parameters that a caller leaves out: where it is. (Inside one argument, compilers disagree whose line.) */
+/* Two last parameters that a caller leaves out: where it is. (Inside one argument, compilers disagree whose
+ * line.) */
 #define CUSIM_CALLER const char *file = __builtin_FILE(), int line = __builtin_LINE()
 #define CUSIM_SITE   (cusim_site{file, line})
 

@@ -28,8 +28,8 @@ enum { STACK_BYTES = 256 * 1024 };
 enum { STACK_BYTES = 64 * 1024 };
 #endif
 
-/* Saves the callee's registers and *save = rsp, then the other way round for `to`. The jump is indirect on purpose: a
- * ret would be predicted to return into the fiber we leave. */
+/* Saves the callee's registers and *save = rsp, then the other way round for `to`. The jump is indirect on
+ * purpose: a ret would be predicted to return into the fiber we leave. */
 void cusim_switch_stacks(void **save, void *to);
 __asm__(".text\n"
         ".globl cusim_switch_stacks\n"

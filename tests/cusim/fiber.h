@@ -7,10 +7,12 @@
  *     fiber_switch(&host, &f);         comes back when somebody switches to host
  *     fiber_destroy(&f);
  *
- * Fibers never leave the OS thread that made them. A switch costs some nanoseconds: six registers and the stack pointer
- * (ucontext makes two system calls and was five times slower). Below each stack lies an inaccessible page.
+ * Fibers never leave the OS thread that made them. A switch costs some nanoseconds: six registers and the
+ * stack pointer (ucontext makes two system calls and was five times slower). Below each stack lies an
+ * inaccessible page.
  *
- * -DCUSIM_TSAN builds the runtime for kernels compiled with -fsanitize=thread; the runtime itself must not be.
+ * -DCUSIM_TSAN builds the runtime for kernels compiled with -fsanitize=thread; the runtime itself must not
+ * be.
  */
 #ifndef REFRAIN_CUSIM_FIBER_H
 #define REFRAIN_CUSIM_FIBER_H
@@ -36,8 +38,8 @@ void fiber_swap_stacks(struct fiber *a, struct fiber *b);
 /* First thing in an entry function. */
 void fiber_entered(void);
 
-/* A synchronisation of the emulated program, told to the race checker: what happened before a release of a token happens
- * before what follows an acquire of it. */
+/* A synchronisation of the emulated program, told to the race checker: what happened before a release of a
+ * token happens before what follows an acquire of it. */
 #ifdef CUSIM_TSAN
 #include <sanitizer/tsan_interface.h>
 static inline void token_release(char *token)

@@ -1,5 +1,5 @@
-/* grid.c - a launch: its blocks one after another, or shared out over the OS threads of a crew that stays. One launch at a
- * time has the crew; others that run meanwhile (on other streams) do without. */
+/* grid.c - a launch: its blocks one after another, or shared out over the OS threads of a crew that stays.
+ * One launch at a time has the crew; others that run meanwhile (on other streams) do without. */
 #include "tests/cusim/block.h"
 #include <pthread.h>
 #include <stdatomic.h>
@@ -28,7 +28,7 @@ static struct {
     int working;
 } crew = {.lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
 
-/* --- blocks -------------------------------------------------------------------------------------------------- */
+/* --- blocks --------------------------------------------------------------------------------------------- */
 
 static void run_blocks(struct launch *launch)
 {
@@ -49,7 +49,7 @@ static void run_blocks(struct launch *launch)
     kernels_gather(launch->kernel, block);
 }
 
-/* --- the crew -------------------------------------------------------------------------------------------------- */
+/* --- the crew ------------------------------------------------------------------------------------------- */
 
 static void *hand_main(void *unused)
 {
@@ -114,7 +114,7 @@ static void crew_dismiss(void)
     pthread_mutex_unlock(&crew.lock);
 }
 
-/* --- the calls ------------------------------------------------------------------------------------------------- */
+/* --- the calls ------------------------------------------------------------------------------------------ */
 
 void cusim_set_seed(uint64_t to)
 {

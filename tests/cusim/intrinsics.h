@@ -1,6 +1,6 @@
 /*
- * intrinsics.h - CUDA's mathematics and atomics on the CPU. The fast approximations are the exact functions here:
- * results differ from a GPU's in the last bits, so tests compare with tolerances.
+ * intrinsics.h - CUDA's mathematics and atomics on the CPU. The fast approximations are the exact functions
+ * here: results differ from a GPU's in the last bits, so tests compare with tolerances.
  */
 #ifndef REFRAIN_CUSIM_INTRINSICS_H
 #define REFRAIN_CUSIM_INTRINSICS_H
@@ -89,7 +89,7 @@ static inline uint32_t gpu_tf32(float x)
     return (bits + 0x1000u) & ~0x1fffu;
 }
 
-/* --- atomics: relaxed on a GPU, and so here for everything but their own word ---------------------------------- */
+/* --- atomics: relaxed on a GPU, and so here for everything but their own word --------------------------- */
 
 template <class T> static inline T atomicAdd(T *at, T value)
 {

@@ -34,7 +34,7 @@ static void add(struct cusim_counts *sum, const struct cusim_counts *counts)
 
 void cusim_count(uint64_t read_bytes, uint64_t written_bytes, uint64_t flops)
 {
-    add(&block_here()->counts, &(struct cusim_counts){0, read_bytes, written_bytes, flops});
+    add(&block_of(block_thread())->counts, &(struct cusim_counts){0, read_bytes, written_bytes, flops});
 }
 
 void kernels_gather(struct cusim_kernel *kernel, struct block *block)

@@ -1,6 +1,6 @@
 /*
- * lane.h - what a lane brings to an operation of its warp: filled in by warp.h and tensor.h (in kernels), resolved by
- * warp.c and tensor.c.
+ * lane.h - what a lane brings to an operation of its warp: filled in by warp.h and tensor.h (in kernels),
+ * resolved by warp.c and tensor.c.
  */
 #ifndef REFRAIN_CUSIM_LANE_H
 #define REFRAIN_CUSIM_LANE_H

@@ -1,6 +1,7 @@
 /*
- * launch.h - GPU_LAUNCH without nvcc: every kernel named by one gets an entry in the emulator's list, and is started
- * through cudaLaunchKernel of the stand-in runtime (tests/fakegpu), as an object made by nvcc would do.
+ * launch.h - GPU_LAUNCH without nvcc: every kernel named by one gets an entry in the emulator's list, and is
+ * started through cudaLaunchKernel of the stand-in runtime (tests/fakegpu), as an object made by nvcc would
+ * do.
  */
 #ifndef REFRAIN_CUSIM_LAUNCH_H
 #define REFRAIN_CUSIM_LAUNCH_H
@@ -9,7 +10,8 @@
 #include <tuple>
 #include <utility>
 
-/* The text of template argument K, from the compiler's name of this very function. */
+/* The text of template argument K, from the compiler's name of this very function; clang leaves template
+ * arguments out. */
 template <auto K> static const char *cusim_kernel_name()
 {
     static char name[256];

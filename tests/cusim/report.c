@@ -1,5 +1,5 @@
-/* report.c - what is told when a kernel does what CUDA forbids. The first fault ends the process: after it nothing that
- * the kernel computes means anything. */
+/* report.c - what is told when a kernel does what CUDA forbids. The first fault ends the process: after it
+ * nothing that the kernel computes means anything. */
 #include "tests/cusim/block.h"
 #include <stdarg.h>
 #include <stdio.h>
@@ -33,8 +33,7 @@ void report(const char *format, ...)
 
 static bool same_wait(const struct thread *a, const struct thread *b)
 {
-    return a->waits_at == b->waits_at && a->site.line == b->site.line &&
-           strcmp(a->site.file, b->site.file) == 0;
+    return a->waits_at == b->waits_at && site_same(a->site, b->site);
 }
 
 void report_deadlock(const struct block *block)

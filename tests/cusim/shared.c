@@ -1,4 +1,5 @@
-/* shared.c - a block's shared memory: poisoned before each block; the dynamic part is guarded on both sides. */
+/* shared.c - a block's shared memory: poisoned before each block; the dynamic part is guarded on both
+ * sides. */
 #include "tests/cusim/block.h"
 #include <stdlib.h>
 #include <string.h>

@@ -1,9 +1,11 @@
-/* statics.c - the __shared__ arrays of kernels. In emulation they are thread_local variables inside functions, so that
- * each OS thread's block has its own; here they are found, to poison them before each block and to know their size.
+/* statics.c - the __shared__ arrays of kernels. In emulation they are thread_local variables inside
+ * functions, so that each OS thread's block has its own; here they are found, to poison them before each
+ * block and to know their size.
  *
- * Found how: in the symbol table of our own object, variables of type TLS whose mangled name is that of something local to
- * a function (_ZZ...). Those local to a kernel are that kernel's; those local to device functions are poisoned for every
- * kernel. A stripped object has no such table: then nothing is poisoned and sizes are 0. */
+ * Found how: in the symbol table of our own object, variables of type TLS whose mangled name is that of
+ * something local to a function (_ZZ...). Those local to a kernel are that kernel's; those local to device
+ * functions are poisoned for every kernel. A stripped object has no such table: then nothing is poisoned and
+ * sizes are 0. */
 #include "tests/cusim/block.h"
 #include <elf.h>
 #include <fcntl.h>
@@ -44,7 +46,7 @@ static int array_count;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
-/* --- our own object ----------------------------------------------------------------------------------------------- */
+/* --- our own object ------------------------------------------------------------------------------------- */
 
 static int is_ours(struct dl_phdr_info *info, size_t size, void *unused)
 {
@@ -104,7 +106,7 @@ static void find_arrays(void)
     }
 }
 
-/* --- which arrays are a kernel's ---------------------------------------------------------------------------------- */
+/* --- which arrays are a kernel's ------------------------------------------------------------------------ */
 
 /* What names local to the kernel begin with, "_ZZ" + encoding + "E"; false when its symbol is not found. */
 static bool local_prefix(const struct cusim_kernel *kernel, char *prefix, size_t room)
@@ -161,8 +163,8 @@ size_t cusim_static_shared(struct cusim_kernel *kernel)
     return arrays_of(kernel)->bytes;
 }
 
-/* The address of a variable of an object's TLS block in the calling thread, made now if it is not there yet: the function
- * compilers call (ELF handling for thread-local storage, Drepper, 4.2). */
+/* The address of a variable of an object's TLS block in the calling thread, made now if it is not there yet:
+ * the function compilers call (ELF handling for thread-local storage, Drepper, 4.2). */
 extern void *__tls_get_addr(size_t index[2]);
 
 void statics_poison(struct cusim_kernel *kernel)

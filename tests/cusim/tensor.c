@@ -1,6 +1,6 @@
-/* tensor.c - ldmatrix and mma.sync for a whole warp, in the fragment layouts of the PTX manual ("Matrix fragments for
- * mma.m16n8k16 with floating point type", "... mma.m16n8k8", "ldmatrix"). Sums in float32, k ascending: a tensor core
- * adds in another order, so compare with tolerances. */
+/* tensor.c - ldmatrix and mma.sync for a whole warp, in the fragment layouts of the PTX manual ("Matrix
+ * fragments for mma.m16n8k16 with floating point type", "... mma.m16n8k8", "ldmatrix"). Sums in float32, k
+ * ascending: a tensor core adds in another order, so compare with tolerances. */
 #include "tests/cusim/block.h"
 #include "tests/cusim/lane.h"
 #include <string.h>
@@ -12,7 +12,7 @@ static void check_warp(unsigned mask, const char *name)
     if (mask != (unsigned)FULL_WARP) report("%s needs all 32 lanes, the block has a short warp", name);
 }
 
-/* --- ldmatrix: matrix i is in the rows that lanes 8 i ... 8 i + 7 brought ----------------------------------------- */
+/* --- ldmatrix: matrix i is in the rows that lanes 8 i ... 8 i + 7 brought ------------------------------- */
 
 static void ldmatrix(void *lanes[32], unsigned mask, int matrices, bool transposed)
 {
@@ -52,7 +52,7 @@ const struct cusim_warp_op cusim_ldmatrix_x4_trans = {"ldmatrix.x4.trans", resol
 const struct cusim_warp_op cusim_ldmatrix_x2 = {"ldmatrix.x2", resolve_x2};
 const struct cusim_warp_op cusim_ldmatrix_x2_trans = {"ldmatrix.x2.trans", resolve_x2_trans};
 
-/* --- mma: a [16, k], b [k, 8], d = a b + c [16, 8] ------------------------------------------------------------------ */
+/* --- mma: a [16, k], b [k, 8], d = a b + c [16, 8] ------------------------------------------------------ */
 
 static float bf16_low(uint32_t pair)
 {
@@ -77,8 +77,8 @@ static float tf32(uint32_t bits)
     return f;
 }
 
-/* Lane 4 g + t holds rows g and g + 8, columns 2 t and 2 t + 1 of c and d. c is read before d is written, in all lanes:
- * they may be the same registers. */
+/* Lane 4 g + t holds rows g and g + 8, columns 2 t and 2 t + 1 of c and d. c is read before d is written, in
+ * all lanes: they may be the same registers. */
 static void multiply(void *lanes[32], int depth, const float a[16][16], const float b[16][8])
 {
     float sum[16][8];

@@ -1,6 +1,6 @@
 /*
- * tensor.h - tensor core instructions and asynchronous copies. Memory is touched here, in the kernel's own object, and
- * not by the emulator, so that the sanitizers see it with the kernel's source line.
+ * tensor.h - tensor core instructions and asynchronous copies. Memory is touched here, in the kernel's own
+ * object, and not by the emulator, so that the sanitizers see it with the kernel's source line.
  */
 #ifndef REFRAIN_CUSIM_TENSOR_H
 #define REFRAIN_CUSIM_TENSOR_H

@@ -13,9 +13,7 @@ static unsigned lanes_of(const struct block *block, int warp, unsigned mask)
 static void check_agreement(const struct thread *self, const struct thread *other)
 {
     char here[128], there[128];
-    if (other->op == self->op && other->mask == self->mask && other->site.line == self->site.line &&
-        strcmp(other->site.file, self->site.file) == 0)
-        return;
+    if (other->op == self->op && other->mask == self->mask && site_same(other->site, self->site)) return;
     report("lanes of a warp disagree: %s with mask %08x (%s), lane %d came to %s with mask %08x (%s)",
            self->op->name, self->mask, site_text(self->site, here), other->place.linear % WARP,
            other->op->name, other->mask, site_text(other->site, there));
@@ -43,7 +41,7 @@ static void resolve(struct block *block, struct thread *self, struct warp *warp,
 void cusim_warp(const struct cusim_warp_op *op, unsigned mask, void *lane, struct cusim_site site)
 {
     struct thread *self = block_thread();
-    struct block *block = block_here();
+    struct block *block = block_of(self);
     int index = self->place.linear / WARP, number = self->place.linear % WARP;
     struct warp *warp = &block->warp[index];
     unsigned lanes = lanes_of(block, index, mask);
@@ -74,6 +72,7 @@ void warp_left(struct block *block, const struct thread *thread)
     struct warp *warp = &block->warp[thread->place.linear / WARP];
     const struct thread *first = thread - number;
     warp->ended |= 1u << number;
+    if (!warp->arrived) return;
     for (int lane = 0; lane < WARP; lane++) {
         char where[128];
         if (warp->arrived >> lane & 1 && first[lane].mask >> number & 1)
@@ -84,12 +83,12 @@ void warp_left(struct block *block, const struct thread *thread)
 
 unsigned cusim_active_mask(void)
 {
-    struct block *block = block_here();
+    struct block *block = block_of(block_thread());
     int warp = cusim_self->linear / WARP;
     return lanes_of(block, warp, ~block->warp[warp].ended);
 }
 
-/* --- shuffles and votes ------------------------------------------------------------------------------------------ */
+/* --- shuffles and votes --------------------------------------------------------------------------------- */
 
 static const uint64_t undefined =
     0xdeaddeaddeaddeadu; /* a NaN as float, double and bf16 alike would be quiet: this shows */

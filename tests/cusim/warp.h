@@ -1,8 +1,9 @@
 /*
- * warp.h - shuffles, votes and reductions over the lanes of a warp. A lane brings its arguments to cusim_warp; the last
- * lane of the mask works all results out.
+ * warp.h - shuffles, votes and reductions over the lanes of a warp. A lane brings its arguments to
+ * cusim_warp; the last lane of the mask works all results out.
  *
- * What CUDA leaves undefined gives a value that shows: a shuffle from a lane outside the mask reads 0xDEAD....
+ * What CUDA leaves undefined gives a value that shows: a shuffle from a lane outside the mask reads
+ * 0xDEAD....
  */
 #ifndef REFRAIN_CUSIM_WARP_H
 #define REFRAIN_CUSIM_WARP_H

@@ -3,8 +3,8 @@
 #include "kernels/cuda/gpu.h"
 #include "tests/cusim/faults/faults.h"
 
-/* out[i] = what thread i - 1 wrote to shared memory. Without the barrier that is right when threads happen to run in
- * ascending order. */
+/* out[i] = what thread i - 1 wrote to shared memory. Without the barrier that is right when threads happen to
+ * run in ascending order. */
 template <bool BARRIER> __global__ void neighbour(int *out)
 {
     __shared__ int value[64];

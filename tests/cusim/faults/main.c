@@ -1,5 +1,5 @@
-/* main.c - runs one kernel with a planted fault and prints the n numbers it made: faults NAME N. A program of its own,
- * built three times (plain, asan, tsan), since most faults end it. */
+/* main.c - runs one kernel with a planted fault and prints the n numbers it made: faults NAME N. A program of
+ * its own, built three times (bare, asan, tsan), since most faults end it. */
 #include "tests/cusim/faults/faults.h"
 #include <stdio.h>
 #include <stdlib.h>

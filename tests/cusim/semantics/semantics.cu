@@ -36,14 +36,6 @@ extern "C" cudaError_t semantics_sum(cudaStream_t stream, const float *x, float 
     return cudaGetLastError();
 }
 
-extern "C" __host__ __device__ uint64_t semantics_place(const unsigned block[3], const unsigned thread[3])
-{
-    uint64_t place = 0;
-    for (int i = 0; i < 3; i++) place = place * 100 + block[i];
-    for (int i = 0; i < 3; i++) place = place * 100 + thread[i];
-    return place;
-}
-
 __global__ void places_kernel(uint64_t *out)
 {
     unsigned block[3] = {blockIdx.x, blockIdx.y, blockIdx.z},
@@ -276,7 +268,8 @@ extern "C" cudaError_t semantics_bf16(cudaStream_t stream, const float *x, uint1
     return cudaGetLastError();
 }
 
-/* Tiles of 64 x 64 x 32, four warps of 32 x 32, two stages. PITCH keeps the eight rows of an ldmatrix in different banks. */
+/* Tiles of 64 x 64 x 32, four warps of 32 x 32, two stages. PITCH keeps the eight rows of an ldmatrix in
+ * different banks. */
 template <int PITCH>
 __global__ void __launch_bounds__(128)
     gemm_kernel(const uint16_t *a, const uint16_t *b, float *c, int n, int k)

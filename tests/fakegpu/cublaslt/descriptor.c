@@ -1,5 +1,6 @@
-/* descriptor.c - handles, descriptors, layouts and preferences of the stand-in: kept in the opaque memory of the real
- * types, with the real defaults; an attribute that is not known here, or of another size, is refused. */
+/* descriptor.c - handles, descriptors, layouts and preferences of the stand-in: kept in the opaque memory of
+ * the real types, with the real defaults; an attribute that is not known here, or of another size, is
+ * refused. */
 #include "tests/fakegpu/cublaslt/matmul.h"
 #include <stdlib.h>
 #include <string.h>

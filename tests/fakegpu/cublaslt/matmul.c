@@ -1,7 +1,8 @@
 /* matmul.c - cublasLtMatmul: what is asked is checked as the real library checks it, then put on the stream.
  *
- * There are two algorithms. Number 1 needs no workspace; number 2 sums k in two halves and needs one: its results differ in
- * the last bits, so a program that relies on equal bits must keep to one algorithm per shape, as on a GPU. */
+ * There are two algorithms. Number 1 needs no workspace; number 2 sums k in two halves and needs one: its
+ * results differ in the last bits, so a program that relies on equal bits must keep to one algorithm per
+ * shape, as on a GPU. */
 #include "tests/fakegpu/cublaslt/matmul.h"
 #include "tests/fakegpu/fakegpu.h"
 #include <stdio.h>
@@ -11,7 +12,7 @@ enum { ALGORITHMS = 2, SPLIT_WORKSPACE_BYTES = 4 << 20, VECTOR_BYTES = 16 };
 static const uint64_t algorithm_mark =
     0x666b6c74; /* in data[0] of an algorithm of ours; its number is in data[1] */
 
-/* --- algorithms ---------------------------------------------------------------------------------------------------- */
+/* --- algorithms ----------------------------------------------------------------------------------------- */
 
 static int number_of(const cublasLtMatmulAlgo_t *algo)
 {
@@ -55,7 +56,7 @@ EXPORT cublasStatus_t cublasLtMatmulAlgoConfigGetAttribute(const cublasLtMatmulA
     return CUBLAS_STATUS_SUCCESS;
 }
 
-/* --- checks: types and shapes first, then memory ------------------------------------------------------------------- */
+/* --- checks: types and shapes first, then memory -------------------------------------------------------- */
 
 static cublasStatus_t refuse_product(cublasStatus_t status, const char *why)
 {
@@ -73,8 +74,8 @@ static int64_t type_bytes(uint32_t type)
     return type == CUDA_R_32F ? 4 : 2;
 }
 
-/* The table of supported types in cuBLAS' documentation of cublasLtMatmul, as far as we use it: bf16 x bf16 to bf16 or
- * float32, float32 x float32 to float32; the bias has the type of D. */
+/* The table of supported types in cuBLAS' documentation of cublasLtMatmul, as far as we use it: bf16 x bf16
+ * to bf16 or float32, float32 x float32 to float32; the bias has the type of D. */
 static cublasStatus_t check_types(const struct matmul_desc *desc, const struct matrix_layout *a,
                                   const struct matrix_layout *b, const struct matrix_layout *c,
                                   const struct matrix_layout *d)
@@ -141,7 +142,7 @@ static bool misaligned(const void *pointer, const struct matrix_layout *l)
     return l->type == CUDA_R_16BF && (uintptr_t)pointer % VECTOR_BYTES;
 }
 
-/* --- heuristics ---------------------------------------------------------------------------------------------------- */
+/* --- heuristics ----------------------------------------------------------------------------------------- */
 
 EXPORT cublasStatus_t cublasLtMatmulAlgoCheck(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc,
                                               cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
@@ -180,7 +181,7 @@ EXPORT cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cu
     return *found ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_SUPPORTED;
 }
 
-/* --- the product --------------------------------------------------------------------------------------------------- */
+/* --- the product ---------------------------------------------------------------------------------------- */
 
 static struct operand operand(const void *data, const struct matrix_layout *l, bool rows_are_k)
 {

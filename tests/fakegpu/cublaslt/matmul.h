@@ -1,5 +1,6 @@
 /*
- * matmul.h - the stand-in for cuBLASLt from the inside: what a descriptor and a layout hold, and a checked product.
+ * matmul.h - the stand-in for cuBLASLt from the inside: what a descriptor and a layout hold, and a checked
+ * product.
  */
 #ifndef REFRAIN_FAKEGPU_MATMUL_H
 #define REFRAIN_FAKEGPU_MATMUL_H

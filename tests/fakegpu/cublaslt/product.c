@@ -1,8 +1,8 @@
-/* product.c - the matrix product of the stand-in, fast enough for small whole models: tiles of A and B are widened to
- * float32 in the order in which they are used, and a tile of D is summed in registers.
+/* product.c - the matrix product of the stand-in, fast enough for small whole models: tiles of A and B are
+ * widened to float32 in the order in which they are used, and a tile of D is summed in registers.
  *
- * Every element is summed in the same order, k ascending in parts of DEPTH, whatever the shape: its bits do not depend on
- * how many rows or columns are computed with it. */
+ * Every element is summed in the same order, k ascending in parts of DEPTH, whatever the shape: its bits do
+ * not depend on how many rows or columns are computed with it. */
 #include "tests/fakegpu/cublaslt/matmul.h"
 #include <math.h>
 #include <stdbool.h>
@@ -17,7 +17,7 @@ enum { DEPTH = 256, TILE_M = 32, TILE_N = 4, PANEL_N = 256 };
 #define FAST_ON_EACH_CPU __attribute__((target_clones("arch=skylake-avx512", "arch=haswell", "default")))
 #endif
 
-/* --- numbers --------------------------------------------------------------------------------------------------------- */
+/* --- numbers -------------------------------------------------------------------------------------------- */
 
 static inline float load(const void *data, cudaDataType_t type, int64_t at)
 {
@@ -49,9 +49,10 @@ static inline float to_tf32(float f)
     return f;
 }
 
-/* --- tiles ------------------------------------------------------------------------------------------------------------ */
+/* --- tiles ---------------------------------------------------------------------------------------------- */
 
-/* to[k * width + i] = element (i, k) of the operand, for `width` rows from `first`, zeros from row `rows` on. */
+/* to[k * width + i] = element (i, k) of the operand, for `width` rows from `first`, zeros from row `rows`
+ * on. */
 static void pack(float *to, const struct operand *from, int64_t first, int64_t rows, int width, int64_t k0,
                  int depth, bool tf32)
 {
@@ -65,8 +66,8 @@ static void pack(float *to, const struct operand *from, int64_t first, int64_t r
     }
 }
 
-/* sum[j * TILE_M + i] += a[k * TILE_M + i] b[k * TILE_N + j] over k. Plain loops that compilers vectorise over i: eight
- * steps of k for one load and store of the sum. */
+/* sum[j * TILE_M + i] += a[k * TILE_M + i] b[k * TILE_N + j] over k. Plain loops that compilers vectorise
+ * over i: eight steps of k for one load and store of the sum. */
 FAST_ON_EACH_CPU static void multiply_tile(float *restrict sum, const float *restrict a,
                                            const float *restrict b, int depth)
 {
@@ -86,7 +87,7 @@ FAST_ON_EACH_CPU static void multiply_tile(float *restrict sum, const float *res
     }
 }
 
-/* --- the epilogue ------------------------------------------------------------------------------------------------------ */
+/* --- the epilogue --------------------------------------------------------------------------------------- */
 
 /* cuBLASLt's GELU is the one with tanh. */
 static float gelu(float x)

@@ -1,7 +1,7 @@
 /* copy.c - copies and fills. Each end must be what the direction says, and lie inside its allocation.
  *
- * Pageable host memory makes a copy synchronous, or staged, as on a GPU: a source is copied away before the call
- * returns, a target is complete when it returns. A lint forbids it. */
+ * Pageable host memory makes a copy synchronous, or staged, as on a GPU: a source is copied away before the
+ * call returns, a target is complete when it returns. A lint forbids it. */
 #include "tests/fakegpu/fakegpu.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -136,7 +136,7 @@ EXPORT cudaError_t cudaMemcpyPeerAsync(void *to, int to_device, const void *from
                           false);
 }
 
-/* --- fills --------------------------------------------------------------------------------------------------------- */
+/* --- fills ---------------------------------------------------------------------------------------------- */
 
 struct fill {
     char *to;

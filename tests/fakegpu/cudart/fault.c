@@ -2,8 +2,9 @@
  *
  *     REFRAIN_FAKEGPU_FAIL=cudaMalloc:3,1/kernel:40=719,copy:2=hang
  *
- * The third cudaMalloc returns its usual error; in rank 1, the 40th kernel that runs faults with error 719; the second
- * copy never ends. Counts start at 1 and are of this process. A count followed by + (cudaMalloc:3+) means from then on. */
+ * The third cudaMalloc returns its usual error; in rank 1, the 40th kernel that runs faults with error 719;
+ * the second copy never ends. Counts start at 1 and are of this process. A count followed by +
+ * (cudaMalloc:3+) means from then on. */
 #include "tests/fakegpu/fakegpu.h"
 #include <stdio.h>
 #include <stdlib.h>

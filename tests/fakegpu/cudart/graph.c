@@ -1,5 +1,5 @@
-/* graph.c - stream capture and graphs. A graph is the list of captured tasks in the order of the host's calls, which
- * respects every dependency a capture can express; it runs in that order. */
+/* graph.c - stream capture and graphs. A graph is the list of captured tasks in the order of the host's
+ * calls, which respects every dependency a capture can express; it runs in that order. */
 #include "tests/fakegpu/fakegpu.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -75,7 +75,7 @@ int graphs_open(void)
     return open_graphs;
 }
 
-/* --- captures ------------------------------------------------------------------------------------------------------ */
+/* --- captures ------------------------------------------------------------------------------------------- */
 
 static struct part *part_of(struct capture *capture, struct CUstream_st *stream)
 {
@@ -243,7 +243,7 @@ EXPORT cudaError_t cudaStreamIsCapturing(cudaStream_t handle, enum cudaStreamCap
     return failed(stream ? cudaSuccess : cudaErrorInvalidResourceHandle);
 }
 
-/* --- graphs --------------------------------------------------------------------------------------------------------- */
+/* --- graphs --------------------------------------------------------------------------------------------- */
 
 EXPORT cudaError_t cudaGraphGetNodes(cudaGraph_t graph, cudaGraphNode_t *nodes, size_t *count)
 {

@@ -1,8 +1,10 @@
-/* kernel.c - launches: from the address a host program knows to the emulated kernel, and the limits of a launch.
+/* kernel.c - launches: from the address a host program knows to the emulated kernel, and the limits of a
+ * launch.
  *
- * A program compiled by g++ through the emulator launches with the address of the kernel itself. A program compiled by
- * nvcc launches with the address of a stub, whose registration names the kernel (mangled); the kernel of that name is
- * looked up in the shared object REFRAIN_FAKEGPU_KERNELS, made from the same .cu files. */
+ * A program compiled by g++ through the emulator launches with the address of the kernel itself. A program
+ * compiled by nvcc launches with the address of a stub, whose registration names the kernel (mangled); the
+ * kernel of that name is looked up in the shared object REFRAIN_FAKEGPU_KERNELS, made from the same .cu
+ * files. */
 #include "tests/cusim/cusim.h"
 #include "tests/fakegpu/fakegpu.h"
 #include "tests/fakegpu/cudart/nvcc_objects.h"
@@ -24,7 +26,7 @@ struct function {
 static struct function *functions;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
-/* --- the emulator: linked in, or in the shared object ----------------------------------------------------------------- */
+/* --- the emulator: linked in, or in the shared object --------------------------------------------------- */
 
 extern typeof(cusim_find) cusim_find __attribute__((weak));
 extern typeof(cusim_run) cusim_run __attribute__((weak));
@@ -87,7 +89,7 @@ static struct function *function_of(const void *address)
     return function && function->kernel ? function : NULL;
 }
 
-/* --- what objects made by nvcc call ------------------------------------------------------------------------------------ */
+/* --- what objects made by nvcc call --------------------------------------------------------------------- */
 
 EXPORT void **__cudaRegisterFatBinary(void *binary)
 {
@@ -169,7 +171,7 @@ EXPORT cudaError_t __cudaLaunchKernel(cudaKernel_t kernel, dim3 grid, dim3 block
     return cudaLaunchKernel(kernel, grid, block, arguments, shared_bytes, stream);
 }
 
-/* --- launches ------------------------------------------------------------------------------------------------------------ */
+/* --- launches ------------------------------------------------------------------------------------------- */
 
 struct launch {
     struct cusim_kernel *kernel;

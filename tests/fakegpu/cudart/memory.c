@@ -1,8 +1,8 @@
 /* memory.c - device and pinned memory.
  *
- * Device memory is filled with 0xff (NaN as float32 and bf16) when it is given out and when it is freed, and guarded
- * behind its end. Under AddressSanitizer its red zones take the place of the guard. Freeing waits for the device, as
- * cudaFree does. */
+ * Device memory is filled with 0xff (NaN as float32 and bf16) when it is given out and when it is freed, and
+ * guarded behind its end. Under AddressSanitizer its red zones take the place of the guard. Freeing waits for
+ * the device, as cudaFree does. */
 #include "tests/fakegpu/fakegpu.h"
 #include <signal.h>
 #include <stdio.h>
@@ -58,7 +58,7 @@ bool fakegpu_device_memory(const void *pointer, size_t bytes)
     return memory_place(pointer, bytes, &place, &device) && place == PLACE_DEVICE;
 }
 
-/* --- host touching device memory --------------------------------------------------------------------------------- */
+/* --- host touching device memory ------------------------------------------------------------------------ */
 
 static void touched(int signal_number, siginfo_t *info, void *context)
 {
@@ -93,7 +93,7 @@ void memory_close(void)
     pthread_mutex_unlock(&gpu_lock);
 }
 
-/* --- giving out and taking back ---------------------------------------------------------------------------------- */
+/* --- giving out and taking back ------------------------------------------------------------------------- */
 
 static char *obtain(struct allocation *a)
 {
@@ -182,7 +182,7 @@ int memory_leaks(void)
     return leaks;
 }
 
-/* --- the calls ------------------------------------------------------------------------------------------------------ */
+/* --- the calls ------------------------------------------------------------------------------------------ */
 
 EXPORT cudaError_t cudaMalloc(void **pointer, size_t bytes)
 {
@@ -318,7 +318,7 @@ EXPORT cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes)
     return cudaSuccess;
 }
 
-/* --- the memory pool of a device: its figures are those of all device memory -------------------------------------- */
+/* --- the memory pool of a device: its figures are those of all device memory ---------------------------- */
 
 EXPORT cudaError_t cudaDeviceGetDefaultMemPool(cudaMemPool_t *pool, int device)
 {

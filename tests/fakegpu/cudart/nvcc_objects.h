@@ -1,6 +1,6 @@
 /*
- * nvcc_objects.h - what objects compiled by nvcc 13 call in libcudart without naming it in their source: registration of
- * kernels before main, and the two halves of <<<>>>.
+ * nvcc_objects.h - what objects compiled by nvcc 13 call in libcudart without naming it in their source:
+ * registration of kernels before main, and the two halves of <<<>>>.
  */
 #ifndef REFRAIN_FAKEGPU_NVCC_OBJECTS_H
 #define REFRAIN_FAKEGPU_NVCC_OBJECTS_H

@@ -1,7 +1,8 @@
 /* stream.c - a stream is an OS thread with a queue of tasks: nothing that is submitted runs in the caller.
  *
- * The default stream waits for all work of the device's blocking streams, and they for it, as CUDA's legacy stream does;
- * a lint forbids it. After a fault (fakegpu_lose_device) queues run empty without doing anything. */
+ * The default stream waits for all work of the device's blocking streams, and they for it, as CUDA's legacy
+ * stream does; a lint forbids it. After a fault (fakegpu_lose_device) queues run empty without doing
+ * anything. */
 #include "tests/fakegpu/fakegpu.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -34,7 +35,7 @@ static struct CUstream_st *streams; /* gpu_lock, as everything of a stream */
 static uint64_t last_id;
 static __thread bool in_host_function;
 
-/* --- tasks ------------------------------------------------------------------------------------------------------- */
+/* --- tasks ---------------------------------------------------------------------------------------------- */
 
 struct task *task_new(enum task_kind kind, const char *name, void (*run)(void *), const void *data,
                       size_t bytes)
@@ -87,7 +88,7 @@ static void run_task(struct task *task)
     if (touches_memory) memory_close();
 }
 
-/* --- the thread of a stream ---------------------------------------------------------------------------------------- */
+/* --- the thread of a stream ----------------------------------------------------------------------------- */
 
 static struct CUstream_st *by_id(uint64_t id)
 {
@@ -183,7 +184,7 @@ void stream_set_capture(struct CUstream_st *stream, struct capture *capture)
     stream->capture = capture;
 }
 
-/* --- submitting ------------------------------------------------------------------------------------------------------ */
+/* --- submitting ----------------------------------------------------------------------------------------- */
 
 /* Default and blocking streams of a device wait for each other. */
 static bool wait_for_each_other(const struct CUstream_st *a, const struct CUstream_st *b)
@@ -251,7 +252,7 @@ cudaError_t fakegpu_submit(cudaStream_t stream, const char *name, void (*run)(vo
     return stream_submit(stream, task_new(TASK_OTHER, name, run, data, bytes));
 }
 
-/* --- waiting --------------------------------------------------------------------------------------------------------- */
+/* --- waiting -------------------------------------------------------------------------------------------- */
 
 static void drain(uint64_t id, uint64_t tasks)
 {
@@ -292,7 +293,7 @@ int streams_open(void)
     return open;
 }
 
-/* --- the calls --------------------------------------------------------------------------------------------------------- */
+/* --- the calls ------------------------------------------------------------------------------------------ */
 
 EXPORT cudaError_t cudaStreamCreateWithPriority(cudaStream_t *stream, unsigned int flags, int priority)
 {

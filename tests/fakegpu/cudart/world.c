@@ -12,7 +12,8 @@ static long number(const char *name, long usual)
     return text && *text ? strtol(text, NULL, 10) : usual;
 }
 
-/* Element `index` of a comma-separated list, the last one when the list is shorter; `usual` when it is not set. */
+/* Element `index` of a comma-separated list, the last one when the list is shorter; `usual` when it is not
+ * set. */
 static const char *element(const char *name, int index, const char *usual, char text[static 64])
 {
     const char *list = getenv(name);
@@ -35,7 +36,8 @@ static int rank(void)
     return 0;
 }
 
-/* Figures of the cards of that capability (CUDA programming guide, "Technical specifications per compute capability"). */
+/* Figures of the cards of that capability (CUDA programming guide, "Technical specifications per compute
+ * capability"). */
 static struct gpu gpu_of(int identity, int index)
 {
     char text[64];
@@ -69,7 +71,8 @@ static void read_world(void)
     w->runtime_version = (int)number("REFRAIN_FAKEGPU_RUNTIME", 13000);
     w->lints = lints();
     w->protect = number("REFRAIN_FAKEGPU_PROTECT", 0) != 0;
-    w->kernels_path = getenv("REFRAIN_FAKEGPU_KERNELS");
+    const char *kernels = getenv("REFRAIN_FAKEGPU_KERNELS");
+    w->kernels_path = kernels && *kernels ? kernels : NULL;
     const char *visible = getenv("CUDA_VISIBLE_DEVICES");
     for (int i = 0; w->devices < DEVICES_MAX; i++) {
         int identity = i;

@@ -3,9 +3,9 @@
  *
  *     cc -I tests/fakegpu/include ...      instead of      cc -I /usr/local/cuda/include ...
  *
- * Facts of the interface only (names, numbers, layouts), so that the same host sources and the stand-in library
- * compile anywhere; tests/cusim/abi.c compares every one of them with the real headers where there are any. What is
- * not declared here, the stand-in does not have.
+ * Facts of the interface only (names, numbers, layouts), so that the same host sources and the stand-in
+ * library compile anywhere; tests/cusim/abi.c compares every one of them with the real headers where there
+ * are any. What is not declared here, the stand-in does not have.
  */
 #ifndef REFRAIN_FAKEGPU_CUDA_RUNTIME_API_H
 #define REFRAIN_FAKEGPU_CUDA_RUNTIME_API_H
@@ -89,7 +89,7 @@ typedef void (*cudaHostFn_t)(void *user);
 #define cudaHostRegisterMapped     2u
 #define cudaHostRegisterReadOnly   8u
 
-/* --- devices ------------------------------------------------------------------------------------------------ */
+/* --- devices -------------------------------------------------------------------------------------------- */
 
 typedef struct CUuuid_st {
     char bytes[16];
@@ -187,7 +187,7 @@ cudaError_t cudaPeekAtLastError(void);
 const char *cudaGetErrorName(cudaError_t error);
 const char *cudaGetErrorString(cudaError_t error);
 
-/* --- memory ------------------------------------------------------------------------------------------------- */
+/* --- memory --------------------------------------------------------------------------------------------- */
 
 enum cudaMemcpyKind {
     cudaMemcpyHostToHost = 0,
@@ -250,7 +250,7 @@ cudaError_t cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t stre
 cudaError_t cudaMemset2DAsync(void *to, size_t pitch, int value, size_t width, size_t height,
                               cudaStream_t stream);
 
-/* --- streams and events ------------------------------------------------------------------------------------- */
+/* --- streams and events --------------------------------------------------------------------------------- */
 
 cudaError_t cudaStreamCreate(cudaStream_t *stream);
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned int flags);
@@ -272,7 +272,7 @@ cudaError_t cudaEventQuery(cudaEvent_t event);
 cudaError_t cudaEventSynchronize(cudaEvent_t event);
 cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t start, cudaEvent_t end);
 
-/* --- graphs ------------------------------------------------------------------------------------------------- */
+/* --- graphs --------------------------------------------------------------------------------------------- */
 
 enum cudaStreamCaptureMode {
     cudaStreamCaptureModeGlobal = 0,
@@ -311,7 +311,7 @@ cudaError_t cudaGraphExecUpdate(cudaGraphExec_t exec, cudaGraph_t graph, cudaGra
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec);
 cudaError_t cudaGraphDestroy(cudaGraph_t graph);
 
-/* --- kernels ------------------------------------------------------------------------------------------------ */
+/* --- kernels -------------------------------------------------------------------------------------------- */
 
 enum cudaFuncAttribute {
     cudaFuncAttributeMaxDynamicSharedMemorySize = 8,

@@ -1,6 +1,6 @@
 /*
- * vector_types.h - the small vectors of CUDA, for machines without its headers. Layout, alignment and names as
- * CUDA has them: the names are part of a kernel's mangled name.
+ * vector_types.h - the small vectors of CUDA, for machines without its headers. Layout, alignment and names
+ * as CUDA has them: the names are part of a kernel's mangled name.
  */
 #ifndef REFRAIN_FAKEGPU_VECTOR_TYPES_H
 #define REFRAIN_FAKEGPU_VECTOR_TYPES_H
