@@ -2,9 +2,8 @@
 #include "cache/blocks.h"
 
 #include <stdlib.h>
-#include <string.h>
 
-#include "base/arena.h"
+#include "kernels/memory.h"
 
 struct block {
     bool held;       /* here, and not protected */
@@ -21,13 +20,13 @@ struct blocks {
     struct policy_job job;
     const struct ops *ops;
     int64_t tokens, hidden;
-    struct arena arena;
-    double *partials; /* [tokens][REDUCE_SUMS] */
-    float *changes;   /* [layers]: those measured in the step at work */
+    struct arena arena, shared; /* of the device, and of the partials */
+    double *partials;           /* [tokens][REDUCE_SUMS] */
+    float *changes;             /* [layers]: those measured in the step at work */
     struct block block[];
 };
 
-static void lay_out(struct blocks *c, struct arena *arena)
+static void lay_out(struct blocks *c, struct arena *arena, struct arena *shared)
 {
     size_t whole = (size_t)(c->tokens * c->hidden);
     bool signal = c->plan.policy.block_signal;
@@ -36,7 +35,7 @@ static void lay_out(struct blocks *c, struct arena *arena)
         c->block[i].residual = arena_take(arena, whole, sizeof(float));
         if (signal) c->block[i].input = arena_take(arena, whole, sizeof(float));
     }
-    if (signal) c->partials = arena_take(arena, (size_t)c->tokens * REDUCE_SUMS, sizeof(double));
+    if (signal) c->partials = arena_take(shared, (size_t)c->tokens * REDUCE_SUMS, sizeof(double));
 }
 
 status_t blocks_create(const struct cache_settings *settings, const struct policy_job *job, const bool *held,
@@ -63,14 +62,15 @@ status_t blocks_create(const struct cache_settings *settings, const struct polic
         const struct policy_plan *p = &c->plan.policy;
         if (c->plan.has_mask) c->job.mask = c->plan.mask;
         for (int i = p->head; i < job->layers - p->tail; i++) c->block[i].held = held[i];
-        lay_out(c, &c->arena);
-        status = arena_allocate(&c->arena, error);
+        lay_out(c, &c->arena, &c->shared);
+        status = memory_arena(ops, MEMORY_DEVICE, &c->arena, error);
+        if (status == STATUS_OK) status = memory_arena(ops, MEMORY_SHARED, &c->shared, error);
     }
     if (status != STATUS_OK) {
         blocks_destroy(c);
         return status;
     }
-    lay_out(c, &c->arena);
+    lay_out(c, &c->arena, &c->shared);
     *blocks = c;
     return STATUS_OK;
 }
@@ -78,7 +78,8 @@ status_t blocks_create(const struct cache_settings *settings, const struct polic
 void blocks_destroy(struct blocks *c)
 {
     if (!c) return;
-    arena_free(&c->arena);
+    memory_give_back(c->ops, MEMORY_DEVICE, &c->arena);
+    memory_give_back(c->ops, MEMORY_SHARED, &c->shared);
     free(c->changes);
     free(c);
 }
@@ -103,6 +104,10 @@ static bool measure(struct blocks *c, struct team *team, const struct block *b, 
     if (!c->plan.policy.block_signal || !b->kept) return false;
     *sums = (struct sums){.count = c->tokens * c->hidden};
     c->ops->reduce2(team, x, b->input, c->tokens, c->hidden, c->partials);
+    if (c->ops->wait(team, NULL) != STATUS_OK) {
+        sums->difference = NAN;
+        return true;
+    }
     for (int64_t i = 0; i < c->tokens; i++) {
         sums->difference += c->partials[i * REDUCE_SUMS + REDUCE_DIFFERENCE];
         sums->before += c->partials[i * REDUCE_SUMS + REDUCE_B];
@@ -141,13 +146,13 @@ bool blocks_reuse(struct blocks *c, struct team *team, int step, int block, floa
     return reuse;
 }
 
-void blocks_enter(struct blocks *c, int block, const float *x)
+void blocks_enter(struct blocks *c, struct team *team, int block, const float *x)
 {
     struct block *b = &c->block[block];
     size_t bytes = (size_t)(c->tokens * c->hidden) * sizeof *x;
     if (!b->held) return;
-    memcpy(b->residual, x, bytes);
-    if (b->input) memcpy(b->input, x, bytes);
+    c->ops->copy(team, b->residual, x, bytes);
+    if (b->input) c->ops->copy(team, b->input, x, bytes);
 }
 
 void blocks_leave(struct blocks *c, struct team *team, int block, const float *x)

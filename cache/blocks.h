@@ -4,7 +4,7 @@
  *     blocks_create(&settings, &job, held, tokens, hidden, ops, &cache, &error);      one branch of one job
  *     for each block held:
  *         if (blocks_reuse(cache, team, step, block, x, records)) continue;    x += its residual of last time
- *         blocks_enter(cache, block, x);
+ *         blocks_enter(cache, team, block, x);
  *         ... run the block on x ...
  *         blocks_leave(cache, team, block, x);
  *
@@ -24,13 +24,14 @@ struct blocks;
 status_t blocks_create(const struct cache_settings *settings, const struct policy_job *job, const bool *held,
                        int64_t tokens, int64_t hidden, const struct ops *ops, struct blocks **blocks,
                        struct error *error);
-void blocks_destroy(struct blocks *blocks); /* NULL is fine */
+void blocks_destroy(struct blocks *blocks); /* after wait; NULL is fine */
 uint64_t blocks_bytes(const struct blocks *blocks);
 
-/* Asks the policy; on reuse adds the block's residual to x [tokens, hidden] and returns true. records as
- * above. */
+/* Asks the policy, after a wait if it looks at x [tokens, hidden], memory of the backend; on reuse adds the
+ * block's residual to it and returns true. records as above, the host's. Where the wait fails the block is
+ * computed: a later one says why. */
 bool blocks_reuse(struct blocks *blocks, struct team *team, int step, int block, float *x, float *records);
-void blocks_enter(struct blocks *blocks, int block, const float *x);
+void blocks_enter(struct blocks *blocks, struct team *team, int block, const float *x);
 void blocks_leave(struct blocks *blocks, struct team *team, int block, const float *x);
 
 #endif

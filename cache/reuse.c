@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "cache/bands.h"
+#include "kernels/memory.h"
 
 /* --------------------------------------------------------------------------------------------- memory */
 
@@ -14,7 +15,7 @@ static void take_ring(struct ring *ring, struct arena *arena, int slots, int64_t
     for (int i = 0; i < slots; i++) ring->slot[i] = arena_take(arena, (size_t)elements, sizeof(float));
 }
 
-static void lay_out_branch(struct reuse *r, struct branch *b, struct arena *arena)
+static void lay_out_branch(struct reuse *r, struct branch *b, struct arena *arena, struct arena *shared)
 {
     const struct policy_plan *p = &r->plan.policy;
     const int64_t whole = r->tokens * r->hidden;
@@ -45,46 +46,80 @@ static void lay_out_branch(struct reuse *r, struct branch *b, struct arena *aren
         b->embedding = arena_take(arena, (size_t)whole, sizeof(float));
         take_ring(&b->probe, arena, 1 + (p->probe_slots > 1 ? p->probe_slots : 1), whole);
     }
-    if (r->settings.forecast->groups > 1) b->group = arena_take(arena, (size_t)r->tokens, 1);
+    if (r->settings.forecast->groups < 2) return;
+    b->group = arena_take(arena, (size_t)r->tokens, 1);
+    b->group_made = arena_take(shared, (size_t)r->tokens, 1);
 }
 
-static void lay_out(struct reuse *r, struct arena *arena)
+/* What a hook looks at is measured before one wait; inner products, of which there are many, in lots. */
+static int places_for(const struct reuse *r)
+{
+    int places = __builtin_popcount(r->plan.policy.signals);
+    if (places > MEASUREMENTS || r->settings.forecast->gram) return MEASUREMENTS;
+    return places ? places : 1;
+}
+
+static void lay_out(struct reuse *r, struct arena *arena, struct arena *shared)
 {
     const struct forecast *f = r->settings.forecast;
     const struct policy_plan *p = &r->plan.policy;
     size_t whole = (size_t)(r->tokens * r->hidden);
-    int64_t rows = r->tokens > r->shape.latent_rows ? r->tokens : r->shape.latent_rows;
     int scratch = f->bands > 1 || f->groups > 1 ? 3 : reuse_wants(r, SIGNAL_FILTERED) ? 2 : 0;
     if (p->site == SITE_BLOCKS) return;
-    for (int b = 0; b < r->branches; b++) lay_out_branch(r, &r->branch[b], arena);
+    for (int b = 0; b < r->branches; b++) lay_out_branch(r, &r->branch[b], arena, shared);
     for (int i = 0; i < scratch; i++) r->scratch[i] = arena_take(arena, whole, sizeof(float));
-    r->partials = arena_take(arena, (size_t)rows * REDUCE_SUMS, sizeof(double));
-    if (f->groups > 1) r->curvature = arena_take(arena, (size_t)r->tokens, sizeof(double));
+    r->places = places_for(r);
+    r->most_rows = r->tokens > r->shape.latent_rows ? r->tokens : r->shape.latent_rows;
+    r->partials = arena_take(shared, (size_t)r->places * (size_t)r->most_rows * REDUCE_SUMS, sizeof(double));
+    if (f->groups > 1) r->curvature = arena_take(shared, (size_t)r->tokens, sizeof(double));
     if (f->bands > 1) r->keep = arena_take(arena, (size_t)r->tokens, 1);
     const int sides[3] = {r->shape.frames, r->shape.height, r->shape.width};
     for (int i = 0; i < 3; i++) { /* apart: a policy may filter while its forecast works by bands */
         size_t square = (size_t)sides[i] * (size_t)sides[i];
-        if (reuse_wants(r, SIGNAL_FILTERED)) r->filter[i] = arena_take(arena, square, sizeof(float));
+        if (reuse_wants(r, SIGNAL_FILTERED)) {
+            r->filter[i] = arena_take(arena, square, sizeof(float));
+            r->filter_made[i] = arena_take(shared, square, sizeof(float));
+        }
         if (f->bands < 2 || i == 0) continue;
         r->cosine[i] = arena_take(arena, square, sizeof(float));
         r->inverse[i] = arena_take(arena, square, sizeof(float));
     }
 }
 
+/* One axis' matrices, the host's, from `made` [2, n, n] on. */
+static void bring_cosine(struct reuse *r, struct team *team, int axis, int n, float *made)
+{
+    size_t square = (size_t)n * (size_t)n;
+    bands_cosine(n, made, made + square);
+    r->ops->copy(team, r->cosine[axis], made, square * sizeof *made);
+    r->ops->copy(team, r->inverse[axis], made + square, square * sizeof *made);
+}
+
 /* The low band does not change during a job. */
-static void prepare_bands(struct reuse *r)
+static status_t prepare_bands(struct reuse *r, struct team *team, struct error *error)
 {
     const struct forecast *f = r->settings.forecast;
-    int plane = r->shape.height * r->shape.width;
-    if (f->bands < 2) return;
+    size_t height = (size_t)r->shape.height, width = (size_t)r->shape.width, plane = height * width;
+    if (f->bands < 2) return STATUS_OK;
+    float *made = malloc(2 * (height * height + width * width) * sizeof *made);
+    unsigned char *keep = malloc(plane);
+    status_t status = STATUS_NO_MEMORY;
     double cutoff = 0;
+    if (!made || !keep) {
+        error_set(error, status, "no memory for the bands of a forecast");
+        goto out;
+    }
     for (int i = 0; i < f->parameter_count; i++)
         if (strcmp(f->parameters[i].name, "cutoff") == 0) cutoff = r->settings.forecast_value[i];
-    bands_cosine(r->shape.height, r->cosine[1], r->inverse[1]);
-    bands_cosine(r->shape.width, r->cosine[2], r->inverse[2]);
-    bands_low(r->shape.height, r->shape.width, cutoff, r->keep);
-    for (int t = 1; t < r->shape.frames; t++)
-        memcpy(r->keep + (size_t)t * (size_t)plane, r->keep, (size_t)plane);
+    bring_cosine(r, team, 1, r->shape.height, made);
+    bring_cosine(r, team, 2, r->shape.width, made + 2 * height * height);
+    bands_low(r->shape.height, r->shape.width, cutoff, keep);
+    for (int t = 0; t < r->shape.frames; t++) r->ops->copy(team, r->keep + (size_t)t * plane, keep, plane);
+    status = r->ops->wait(team, error);
+out:
+    free(made);
+    free(keep);
+    return status;
 }
 
 static bool allocate_log(struct reuse *r)
@@ -113,7 +148,7 @@ static bool allocate_log(struct reuse *r)
 }
 
 status_t reuse_create(const struct cache_settings *settings, const struct reuse_shape *shape,
-                      const struct ops *ops, struct reuse **reuse, struct error *error)
+                      const struct ops *ops, struct team *team, struct reuse **reuse, struct error *error)
 {
     struct reuse *r = calloc(1, sizeof *r);
     if (!r) return error_set(error, STATUS_NO_MEMORY, "no memory for caching");
@@ -132,15 +167,17 @@ status_t reuse_create(const struct cache_settings *settings, const struct reuse_
         status = error_set(error, STATUS_NO_MEMORY, "no memory for caching");
         goto err;
     }
-    lay_out(r, &r->arena);
-    status = arena_allocate(&r->arena, error);
+    lay_out(r, &r->arena, &r->shared);
+    status = memory_arena(ops, MEMORY_DEVICE, &r->arena, error);
+    if (status == STATUS_OK) status = memory_arena(ops, MEMORY_SHARED, &r->shared, error);
     if (status != STATUS_OK) goto err;
-    lay_out(r, &r->arena);
+    lay_out(r, &r->arena, &r->shared);
     reuse_lay_out_past(r, &r->past_arena);
-    status = arena_allocate(&r->past_arena, error);
+    status = memory_arena(ops, MEMORY_DEVICE, &r->past_arena, error);
     if (status != STATUS_OK) goto err;
     reuse_lay_out_past(r, &r->past_arena);
-    prepare_bands(r);
+    status = prepare_bands(r, team, error);
+    if (status != STATUS_OK) goto err;
     *reuse = r;
     return STATUS_OK;
 err:
@@ -158,8 +195,9 @@ void reuse_destroy(struct reuse *r)
     free(r->block_computed);
     free(r->block_reused);
     free(r->records);
-    arena_free(&r->arena);
-    arena_free(&r->past_arena);
+    memory_give_back(r->ops, MEMORY_DEVICE, &r->arena);
+    memory_give_back(r->ops, MEMORY_SHARED, &r->shared);
+    memory_give_back(r->ops, MEMORY_DEVICE, &r->past_arena);
     free(r);
 }
 
@@ -186,10 +224,10 @@ static enum action decide(struct branch *b, struct verdict verdict)
     return verdict.action;
 }
 
-void reuse_step(struct reuse *r, int step)
+void reuse_step(struct reuse *r, struct team *team, int step)
 {
     r->step = step;
-    if (reuse_wants(r, SIGNAL_FILTERED)) reuse_prepare_filter(r);
+    if (reuse_wants(r, SIGNAL_FILTERED)) reuse_prepare_filter(r, team);
     for (int i = 0; i < r->branches; i++) {
         r->branch[i].decided = false;
         r->branch[i].signals.known &= SIGNAL_BIT(SIGNAL_PROBE_HISTORY);
@@ -222,6 +260,7 @@ enum action reuse_begin(struct reuse *r, struct team *team, int branch, const st
     if (reuse_wants(r, SIGNAL_FILTERED))
         reuse_follow(r, team, b, SIGNAL_FILTERED, reuse_filter(r, team, seen->input), r->tokens, r->hidden);
     reuse_follow(r, team, b, SIGNAL_EMBED, seen->embedding, r->tokens, r->hidden);
+    reuse_settle(r, team);
     if (!reuse_finite(r, b, BEGIN_SIGNALS))
         return decide(b, verdict(ACTION_COMPUTE, REASON_NON_FINITE, CHANGE_NONE));
     if (!policy->begin) return decide(b, verdict(ACTION_PROBE, REASON_OFF, CHANGE_NONE));
@@ -229,11 +268,15 @@ enum action reuse_begin(struct reuse *r, struct team *team, int branch, const st
     return decide(b, policy->begin(&now, b->policy_state));
 }
 
-void reuse_embedded(struct reuse *r, int branch, const float *x)
+void reuse_copy(struct reuse *r, struct team *team, float *y, const float *x, int64_t elements)
+{
+    r->ops->copy(team, y, x, (size_t)elements * sizeof *y);
+}
+
+void reuse_embedded(struct reuse *r, struct team *team, int branch, const float *x)
 {
     struct branch *b = &r->branch[branch];
-    if (b->embedding && !reuse_led(r, branch))
-        memcpy(b->embedding, x, (size_t)(r->tokens * r->hidden) * sizeof *x);
+    if (b->embedding && !reuse_led(r, branch)) reuse_copy(r, team, b->embedding, x, r->tokens * r->hidden);
 }
 
 /* What the head blocks added lies in the last slot of the probe ring until it is pushed or overwritten. */
@@ -254,13 +297,12 @@ enum action reuse_probe(struct reuse *r, struct team *team, int branch, const fl
         float *probe = probe_slot(b);
         r->ops->lincomb(team, 2, (const float[]){1, -1}, (const float *[]){x, b->embedding}, whole, probe);
         if (reuse_wants(r, SIGNAL_PROBE) && b->probe.count > 0)
-            reuse_note(b, SIGNAL_PROBE,
-                       reuse_measure(r, team, probe, b->probe.slot[0], r->tokens, r->hidden));
+            reuse_note(r, team, b, SIGNAL_PROBE, probe, b->probe.slot[0], r->tokens, r->hidden);
         if (reuse_wants(r, SIGNAL_PROBE_OLDER) && b->probe.count > 1)
-            reuse_note(b, SIGNAL_PROBE_OLDER,
-                       reuse_measure(r, team, probe, b->probe.slot[1], r->tokens, r->hidden));
+            reuse_note(r, team, b, SIGNAL_PROBE_OLDER, probe, b->probe.slot[1], r->tokens, r->hidden);
     }
     if (b->decided) return b->taken.action;
+    reuse_settle(r, team);
     if (!reuse_finite(r, b, BEGIN_SIGNALS | PROBE_SIGNALS))
         return decide(b, verdict(ACTION_COMPUTE, REASON_NON_FINITE, CHANGE_NONE));
     if (!r->settings.policy->probe) /* a policy that cannot make up its mind */
@@ -286,11 +328,11 @@ static void log_reused(struct reuse *r, int branch, bool forecast)
 
 /* ----------------------------------------------------------------------------------------------- span */
 
-void reuse_enter(struct reuse *r, int branch, const float *x)
+void reuse_enter(struct reuse *r, struct team *team, int branch, const float *x)
 {
     struct branch *b = &r->branch[branch];
     if (b->history.count == b->ring.size) b->history.count--; /* the oldest makes room */
-    memcpy(b->ring.slot[b->ring.size - 1], x, (size_t)(r->tokens * r->hidden) * sizeof *x);
+    reuse_copy(r, team, b->ring.slot[b->ring.size - 1], x, r->tokens * r->hidden);
 }
 
 void reuse_leave(struct reuse *r, struct team *team, int branch, const float *x)
@@ -299,7 +341,7 @@ void reuse_leave(struct reuse *r, struct team *team, int branch, const float *x)
     float *slot = b->ring.slot[b->ring.size - 1];
     r->ops->lincomb(team, 2, (const float[]){1, -1}, (const float *[]){x, slot}, r->tokens * r->hidden, slot);
     if (reuse_wants(r, SIGNAL_RESIDUAL) && b->history.count > 0)
-        reuse_note(b, SIGNAL_RESIDUAL, reuse_measure(r, team, slot, b->ring.slot[0], r->tokens, r->hidden));
+        reuse_note(r, team, b, SIGNAL_RESIDUAL, slot, b->ring.slot[0], r->tokens, r->hidden);
     reuse_push(r, team, b);
     if (b->group) reuse_group_tokens(r, team, b);
     if (b->embedding && !reuse_led(r, branch)) {
@@ -307,8 +349,8 @@ void reuse_leave(struct reuse *r, struct team *team, int branch, const float *x)
         if (b->probe.count == b->probe.size)
             b->probe.count--; /* one slot is for the probe of the step at work */
         if (reuse_wants(r, SIGNAL_PROBE_HISTORY) && b->probe.count > 1)
-            reuse_note(b, SIGNAL_PROBE_HISTORY,
-                       reuse_measure(r, team, b->probe.slot[0], b->probe.slot[1], r->tokens, r->hidden));
+            reuse_note(r, team, b, SIGNAL_PROBE_HISTORY, b->probe.slot[0], b->probe.slot[1], r->tokens,
+                       r->hidden);
     }
 }
 
@@ -325,11 +367,11 @@ void reuse_apply(struct reuse *r, struct team *team, int branch, float *x)
     log_reused(r, branch, forecast);
 }
 
-void reuse_tail_begin(struct reuse *r, int branch, const float *x)
+void reuse_tail_begin(struct reuse *r, struct team *team, int branch, const float *x)
 {
     struct branch *b = &r->branch[branch];
     if (!reuse_wants(r, SIGNAL_VERIFY)) return;
-    memcpy(b->tail.slot[b->tail.size - 1], x, (size_t)(r->tokens * r->hidden) * sizeof *x);
+    reuse_copy(r, team, b->tail.slot[b->tail.size - 1], x, r->tokens * r->hidden);
 }
 
 /* What the tail blocks really added against what the same weights say about it. */
@@ -345,7 +387,7 @@ void reuse_tail_end(struct reuse *r, struct team *team, int branch, const float 
         reuse_combine(r, team, b->weights[0], &b->tail,
                       b->tail.count < b->history.count ? b->tail.count : b->history.count, NULL, whole,
                       b->forecast_tail);
-        reuse_note(b, SIGNAL_VERIFY, reuse_measure(r, team, real, b->forecast_tail, r->tokens, r->hidden));
+        reuse_note(r, team, b, SIGNAL_VERIFY, real, b->forecast_tail, r->tokens, r->hidden);
     }
     if (!computed) return;
     ring_rotate(&b->tail);
@@ -365,7 +407,7 @@ void reuse_output(struct reuse *r, struct team *team, int branch, const float *l
         log_step(r, i, forecast ? REUSE_FORECAST : REUSE_REUSED, b->taken);
 }
 
-/* The lags of a calibration run: every kept step against this one. */
+/* The lags of a calibration run: every kept step against this one. Signals have been settled. */
 static void record(struct reuse *r, struct team *team, int branch)
 {
     struct branch *b = &r->branch[branch];
@@ -373,21 +415,23 @@ static void record(struct reuse *r, struct team *team, int branch)
     for (int i = 0; i < b->history.count && r->record_count < r->record_capacity; i++) {
         struct reuse_record *to = &r->records[r->record_count++];
         *to = (struct reuse_record){.step = r->step, .branch = branch, .lag = r->step - b->history.step[i]};
-        to->residual = reuse_measure(r, team, b->ring.slot[0], b->ring.slot[i], r->tokens, r->hidden);
-        to->output =
-            reuse_measure(r, team, b->outputs.slot[0], b->outputs.slot[i], s->latent_rows, s->latent_width);
-        to->latent =
-            reuse_measure(r, team, b->latents.slot[0], b->latents.slot[i], s->latent_rows, s->latent_width);
+        reuse_measure(r, team, b->ring.slot[0], b->ring.slot[i], r->tokens, r->hidden, &to->residual);
+        reuse_measure(r, team, b->outputs.slot[0], b->outputs.slot[i], s->latent_rows, s->latent_width,
+                      &to->output);
+        reuse_measure(r, team, b->latents.slot[0], b->latents.slot[i], s->latent_rows, s->latent_width,
+                      &to->latent);
         if (to->lag != 1) continue;
         to->time = b->signals.sums[SIGNAL_TIME];
         to->projection = b->signals.sums[SIGNAL_PROJECTION];
     }
+    reuse_settle(r, team);
 }
 
-static void push_copy(struct ring *ring, const float *tensor, int64_t elements)
+static void push_copy(struct reuse *r, struct team *team, struct ring *ring, const float *tensor,
+                      int64_t elements)
 {
     if (!ring->size) return;
-    memcpy(ring->slot[ring->size - 1], tensor, (size_t)elements * sizeof *tensor);
+    reuse_copy(r, team, ring->slot[ring->size - 1], tensor, elements);
     ring_rotate(ring);
 }
 
@@ -399,11 +443,11 @@ static void keep_output(struct reuse *r, struct team *team, struct branch *b, co
     const struct policy_plan *p = &r->plan.policy;
     if (reuse_wants(r, SIGNAL_OUTPUT)) {
         reuse_compare(r, team, b, SIGNAL_OUTPUT, velocity, s->latent_rows, s->latent_width);
-        reuse_keep(b, SIGNAL_OUTPUT, velocity, r->latent);
+        reuse_keep(r, team, b, SIGNAL_OUTPUT, velocity, r->latent);
     }
-    if (reuse_wants(r, SIGNAL_DRIFT)) reuse_keep(b, SIGNAL_DRIFT, latent, r->latent);
-    push_copy(&b->latents, latent, r->latent);
-    push_copy(&b->outputs, velocity, r->latent);
+    if (reuse_wants(r, SIGNAL_DRIFT)) reuse_keep(r, team, b, SIGNAL_DRIFT, latent, r->latent);
+    push_copy(r, team, &b->latents, latent, r->latent);
+    push_copy(r, team, &b->outputs, velocity, r->latent);
     if (p->site == SITE_SPAN) return;
     float *slot = b->ring.slot[b->ring.size - 1];
     if (b->history.count == b->ring.size) b->history.count--; /* the oldest makes room */
@@ -411,10 +455,9 @@ static void keep_output(struct reuse *r, struct team *team, struct branch *b, co
         r->ops->lincomb(team, 2, (const float[]){1, -1}, (const float *[]){velocity, latent}, r->latent,
                         slot);
     else
-        memcpy(slot, velocity, (size_t)r->latent * sizeof *slot);
+        reuse_copy(r, team, slot, velocity, r->latent);
     if (reuse_wants(r, SIGNAL_RESIDUAL) && b->history.count > 0)
-        reuse_note(b, SIGNAL_RESIDUAL,
-                   reuse_measure(r, team, slot, b->ring.slot[0], s->latent_rows, s->latent_width));
+        reuse_note(r, team, b, SIGNAL_RESIDUAL, slot, b->ring.slot[0], s->latent_rows, s->latent_width);
     reuse_push(r, team, b);
 }
 
@@ -426,12 +469,14 @@ void reuse_observe(struct reuse *r, struct team *team, int branch, const float *
     if (r->plan.policy.site == SITE_BLOCKS) return;
     if (computed) {
         keep_output(r, team, b, latent, velocity);
+        if (r->plan.policy.trace) reuse_settle(r, team);
         for (int i = branch; i < (r->plan.policy.site == SITE_VELOCITY ? r->shape.job.branches : branch + 1);
              i++)
             log_step(r, i, REUSE_COMPUTED, b->taken);
         if (r->plan.policy.trace) record(r, team, branch);
     }
     if (policy->observe && !reuse_led(r, branch)) {
+        reuse_settle(r, team);
         struct policy_now now = reuse_moment(r, b);
         policy->observe(&now, &b->taken, b->policy_state);
     }

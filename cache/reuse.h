@@ -2,9 +2,9 @@
  * reuse.h - one job's caching at home: measures what its policy wants to see, asks it, keeps the history,
  * puts the forecast in place of what is skipped, and remembers every verdict.
  *
- *     reuse_create(&settings, &shape, ops, &reuse, &error);                    all memory, exactly as planned
+ *     reuse_create(&settings, &shape, ops, team, &reuse, &error);              all memory, exactly as planned
  *     for each step:
- *         reuse_step(reuse, step)
+ *         reuse_step(reuse, team, step)
  *         for each branch:
  *             switch (reuse_begin(reuse, team, b, &seen))                      H2
  *             ACTION_REUSE with SITE_OUTPUT:  reuse_output(reuse, team, b, latent, velocity)
@@ -13,8 +13,11 @@
  *             ACTION_REUSE:   reuse_apply(x) instead
  *             reuse_tail_begin(x), tail blocks, reuse_tail_end(x), velocity
  *             reuse_observe(reuse, team, b, latent, velocity)                   H5
+ *         ops->wait(team, &error)
  *
- * Tensors are float32: x [tokens, hidden], latent and velocity [latent]. Sums are added in token order in
+ * Tensors are float32 in memory of the backend: x [tokens, hidden], latent and velocity [latent]; what is done
+ * to them is under way when a function returns. A hook that needs what was measured waits, once. If that fails, the step
+ * is computed; whoever waits at its end learns why (kernels/ops.h). Sums are added in token order in
  * double, so that a verdict depends neither on threads nor on ranks. State is per branch; with `tied` branch
  * 0 decides for both. Nothing is allocated after reuse_create. Compute thread of home.
  */
@@ -37,12 +40,12 @@ struct reuse_shape {
 
 /* settings->policy must not be NULL. STATUS_INVALID: what cache_settings_plan says; STATUS_NO_MEMORY. */
 status_t reuse_create(const struct cache_settings *settings, const struct reuse_shape *shape,
-                      const struct ops *ops, struct reuse **reuse, struct error *error);
-void reuse_destroy(struct reuse *reuse); /* NULL is fine */
+                      const struct ops *ops, struct team *team, struct reuse **reuse, struct error *error);
+void reuse_destroy(struct reuse *reuse); /* after wait; NULL is fine */
 const struct cache_plan *reuse_plan(const struct reuse *reuse);
 uint64_t reuse_bytes(const struct reuse *reuse); /* of tensors */
 
-void reuse_step(struct reuse *reuse, int step);
+void reuse_step(struct reuse *reuse, struct team *team, int step);
 
 /* With `tied`, a branch above 0 may only begin once branch 0 has decided. */
 bool reuse_may_begin(const struct reuse *reuse, int branch);
@@ -60,13 +63,13 @@ struct reuse_seen {
 enum action reuse_begin(struct reuse *reuse, struct team *team, int branch, const struct reuse_seen *seen);
 
 /* After embedding, when the plan has probe signals; x is kept. */
-void reuse_embedded(struct reuse *reuse, int branch, const float *x);
+void reuse_embedded(struct reuse *reuse, struct team *team, int branch, const float *x);
 enum action reuse_probe(struct reuse *reuse, struct team *team, int branch, const float *x);
 
-void reuse_enter(struct reuse *reuse, int branch, const float *x);
+void reuse_enter(struct reuse *reuse, struct team *team, int branch, const float *x);
 void reuse_leave(struct reuse *reuse, struct team *team, int branch, const float *x);
 void reuse_apply(struct reuse *reuse, struct team *team, int branch, float *x);
-void reuse_tail_begin(struct reuse *reuse, int branch, const float *x);
+void reuse_tail_begin(struct reuse *reuse, struct team *team, int branch, const float *x);
 void reuse_tail_end(struct reuse *reuse, struct team *team, int branch, const float *x);
 
 /* SITE_OUTPUT and SITE_VELOCITY: velocity from the history. */
@@ -83,10 +86,10 @@ void reuse_blocks(struct reuse *reuse, int branch, const float *records);
 
 /* ---------------------------------------------------------------------------------------- checkpoints
  *
- *     reuse_remember(reuse, latent);                      ends a step: the latent that entered it
- *     reuse_save(reuse, steps, bytes);                    between steps; steps: finished
+ *     reuse_remember(reuse, team, latent);                      ends a step: the latent that entered it
+ *     reuse_save(reuse, team, steps, bytes);                    between steps; steps: finished; then wait
  *
- *     reuse_restore(reuse, steps, bytes, size, &error);   into one that has not seen a step
+ *     reuse_restore(reuse, team, steps, bytes, size, &error);   into one that has not seen a step
  *     for (step = reuse_replay(reuse, -1); step < steps; step = reuse_replay(reuse, step))
  *         make it again from reuse_past(reuse)
  *
@@ -95,12 +98,13 @@ void reuse_blocks(struct reuse *reuse, int branch, const float *records);
  * by bit.
  */
 
-void reuse_remember(struct reuse *reuse, const float *latent);
+void reuse_remember(struct reuse *reuse, struct team *team, const float *latent);
 /* 0: it cannot be saved now (SITE_BLOCKS, once a block has been reused). */
 size_t reuse_save_bytes(struct reuse *reuse, int steps);
-void reuse_save(struct reuse *reuse, int steps, void *bytes);
+void reuse_save(struct reuse *reuse, struct team *team, int steps, void *bytes);
 /* STATUS_CORRUPT: not what reuse_save writes for these settings and steps; then nothing has changed. */
-status_t reuse_restore(struct reuse *reuse, int steps, const void *bytes, size_t size, struct error *error);
+status_t reuse_restore(struct reuse *reuse, struct team *team, int steps, const void *bytes, size_t size,
+                       struct error *error);
 /* The next step after `after` that must be made again. The restored one: no more, hooks decide again. */
 int reuse_replay(struct reuse *reuse, int after);
 /* Of the step that is made again: does the branch take part? And the latent that entered it. */

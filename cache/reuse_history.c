@@ -21,12 +21,17 @@ void ring_rotate(struct ring *ring)
     if (ring->count < ring->size) ring->count++;
 }
 
-static double inner(struct reuse *r, struct team *team, const float *a, const float *b)
+/* Of the newest tensor and each of the others. */
+static void take_inner_products(struct reuse *r, struct team *team, struct branch *b)
 {
+    struct history *h = &b->history;
+    struct sums sums[CACHE_SLOTS];
     bool span = r->plan.policy.site == SITE_SPAN;
-    return reuse_measure(r, team, a, b, span ? r->tokens : r->shape.latent_rows,
-                         span ? r->hidden : r->shape.latent_width)
-        .product;
+    for (int i = 0; i < h->count; i++)
+        reuse_measure(r, team, b->ring.slot[0], b->ring.slot[i], span ? r->tokens : r->shape.latent_rows,
+                      span ? r->hidden : r->shape.latent_width, &sums[i]);
+    reuse_settle(r, team);
+    for (int i = 0; i < h->count; i++) h->gram[0][i] = h->gram[i][0] = sums[i].product;
 }
 
 /* The tensor in the last slot of the ring is this step's: stamps, inner products, rotation. */
@@ -42,8 +47,7 @@ void reuse_push(struct reuse *r, struct team *team, struct branch *b)
     h->count = kept + 1;
     h->step[0] = r->step;
     h->sigma[0] = r->shape.job.sigmas[r->step];
-    for (int i = 0; i < h->count && r->settings.forecast->gram; i++)
-        h->gram[0][i] = h->gram[i][0] = inner(r, team, b->ring.slot[0], b->ring.slot[i]);
+    if (r->settings.forecast->gram) take_inner_products(r, team, b);
     if (r->settings.forecast->observe && !r->replaying) {
         struct forecast_now now = {r->settings.forecast_value, &r->shape.job, r->step, h};
         r->settings.forecast->observe(&now, b->forecast_state);
@@ -51,25 +55,35 @@ void reuse_push(struct reuse *r, struct team *team, struct branch *b)
 }
 
 /* Curvature of each token over the last three residuals, |a| / (|v|^2 + eps) with v the newest slope and a
- * its change (WorldCache), and the groups made of it. */
-void reuse_group_tokens(struct reuse *r, struct team *team, struct branch *b)
+ * its change (WorldCache). False: the device failed. */
+static bool measure_curvature(struct reuse *r, struct team *team, const struct branch *b)
 {
     const struct history *h = &b->history;
     const int64_t whole = r->tokens * r->hidden;
-    memset(b->group, 1, (size_t)r->tokens); /* linear until there is a curvature */
-    if (h->count < 3) return;
     for (int i = 0; i < 2; i++) {
         float slope = 1 / (float)(h->step[i] - h->step[i + 1]);
         r->ops->lincomb(team, 2, (const float[]){slope, -slope},
                         (const float *[]){b->ring.slot[i], b->ring.slot[i + 1]}, whole, r->scratch[i]);
     }
+    reuse_settle(r, team); /* it takes the first place of the partials */
     r->ops->reduce2(team, r->scratch[1], r->scratch[0], r->tokens, r->hidden, r->partials);
+    if (r->ops->wait(team, NULL) != STATUS_OK) return false;
     for (int64_t i = 0; i < r->tokens; i++) {
         const double *p = r->partials + i * REDUCE_SUMS;
         r->curvature[i] = sqrt(p[REDUCE_DIFFERENCE2]) / (p[REDUCE_B2] + 1e-8);
     }
-    worldcache_groups(r->settings.forecast_value, r->curvature, r->tokens,
-                      (int64_t)r->shape.height * r->shape.width, b->group);
+    return true;
+}
+
+/* Linear until there is a curvature. Who made the groups before has waited since: at the end of that step. */
+void reuse_group_tokens(struct reuse *r, struct team *team, struct branch *b)
+{
+    if (b->history.count > 2 && measure_curvature(r, team, b))
+        worldcache_groups(r->settings.forecast_value, r->curvature, r->tokens,
+                          (int64_t)r->shape.height * r->shape.width, b->group_made);
+    else
+        memset(b->group_made, 1, (size_t)r->tokens);
+    r->ops->copy(team, b->group, b->group_made, (size_t)r->tokens);
 }
 
 /* ------------------------------------------------------------------------------------------ forecasts */
@@ -129,8 +143,8 @@ void reuse_apply_bands(struct reuse *r, struct team *team, const struct branch *
     reuse_combine(r, team, low, &b->ring, b->history.count, NULL, whole, r->scratch[0]);
     r->ops->mix(team, r->cosine[1], s->frames, s->height, s->width * r->hidden, r->scratch[0], r->scratch[1]);
     r->ops->mix(team, r->cosine[2], rows, s->width, r->hidden, r->scratch[1], r->scratch[0]);
-    r->ops->lincomb_rows(team, 1, (const float[]){0, 1}, r->keep, (const float *[]){r->scratch[0]}, r->tokens,
-                         r->hidden, r->scratch[0]);
+    r->ops->lincomb_rows(team, 1, (const float[LINCOMB_GROUPS]){0, 1}, r->keep,
+                         (const float *[]){r->scratch[0]}, r->tokens, r->hidden, r->scratch[0]);
     r->ops->mix(team, r->inverse[2], rows, s->width, r->hidden, r->scratch[0], r->scratch[1]);
     r->ops->mix(team, r->inverse[1], s->frames, s->height, s->width * r->hidden, r->scratch[1],
                 r->scratch[0]);
@@ -141,7 +155,7 @@ void reuse_apply_bands(struct reuse *r, struct team *team, const struct branch *
 void reuse_apply_groups(struct reuse *r, struct team *team, const struct branch *b, float *x)
 {
     int terms = 1 + b->history.count;
-    float w[FORECAST_SETS * LINCOMB_TERMS];
+    float w[LINCOMB_GROUPS * LINCOMB_TERMS] = {0};
     const float *slots[LINCOMB_TERMS] = {x};
     for (int i = 1; i < terms; i++) slots[i] = b->ring.slot[i - 1];
     for (int g = 0; g < r->settings.forecast->groups; g++)

@@ -113,12 +113,12 @@ static struct past *free_past(struct reuse *r, int at)
     return NULL;
 }
 
-void reuse_remember(struct reuse *r, const float *latent)
+void reuse_remember(struct reuse *r, struct team *team, const float *latent)
 {
     struct past *past = needed_by_any(r, r->step + 1, r->step) ? free_past(r, r->step + 1) : NULL;
     if (!past) return;
     past->step = r->step;
-    memcpy(past->latent, latent, (size_t)r->latent * sizeof *latent);
+    reuse_copy(r, team, past->latent, latent, r->latent);
 }
 
 const float *reuse_past(struct reuse *r)
@@ -144,10 +144,10 @@ enum action reuse_repeat(struct reuse *r, struct team *team, int branch, const s
     struct branch *b = &r->branch[branch];
     const int64_t whole = r->tokens * r->hidden;
     if (!reuse_led(r, branch)) {
-        if (reuse_wants(r, SIGNAL_INPUT)) reuse_keep(b, SIGNAL_INPUT, seen->input, whole);
+        if (reuse_wants(r, SIGNAL_INPUT)) reuse_keep(r, team, b, SIGNAL_INPUT, seen->input, whole);
         if (reuse_wants(r, SIGNAL_FILTERED))
-            reuse_keep(b, SIGNAL_FILTERED, reuse_filter(r, team, seen->input), whole);
-        if (reuse_wants(r, SIGNAL_EMBED)) reuse_keep(b, SIGNAL_EMBED, seen->embedding, whole);
+            reuse_keep(r, team, b, SIGNAL_FILTERED, reuse_filter(r, team, seen->input), whole);
+        if (reuse_wants(r, SIGNAL_EMBED)) reuse_keep(r, team, b, SIGNAL_EMBED, seen->embedding, whole);
     }
     b->taken = verdict(computed(r, r->step, branch) ? ACTION_COMPUTE : ACTION_REUSE, REASON_OFF, CHANGE_NONE);
     b->decided = true;
@@ -157,9 +157,11 @@ enum action reuse_repeat(struct reuse *r, struct team *team, int branch, const s
 /* -------------------------------------------------------------------------------------------------- bytes */
 
 /* The same functions measure, write and read, so that the three cannot differ. Data that is NULL is measured
- * only. */
+ * only. What is said of the host's is done at once, tensors are on their way until wait. */
 struct pen {
     enum { MEASURE, WRITE, READ } way;
+    const struct ops *ops;
+    struct team *team;
     unsigned char *bytes;
     size_t used;
 };
@@ -173,7 +175,10 @@ static void move(struct pen *pen, void *data, size_t bytes)
 
 static void move_tensor(struct pen *pen, float *tensor, int64_t elements)
 {
-    move(pen, tensor, (size_t)elements * sizeof *tensor);
+    size_t bytes = (size_t)elements * sizeof *tensor;
+    if (pen->way == WRITE && tensor) pen->ops->copy(pen->team, pen->bytes + pen->used, tensor, bytes);
+    if (pen->way == READ && tensor) pen->ops->copy(pen->team, tensor, pen->bytes + pen->used, bytes);
+    pen->used += bytes;
 }
 
 static void move_log(struct reuse *r, int steps, struct pen *pen)
@@ -255,9 +260,9 @@ size_t reuse_save_bytes(struct reuse *r, int steps)
     return pen.used;
 }
 
-void reuse_save(struct reuse *r, int steps, void *bytes)
+void reuse_save(struct reuse *r, struct team *team, int steps, void *bytes)
 {
-    struct pen pen = {.way = WRITE, .bytes = bytes};
+    struct pen pen = {.way = WRITE, .ops = r->ops, .team = team, .bytes = bytes};
     int64_t records = r->record_count;
     move(&pen, &records, sizeof records);
     move_log(r, steps, &pen);
@@ -280,7 +285,7 @@ static void forget(struct reuse *r)
         memset(r->block_reused, 0, (size_t)job->layers * sizeof *r->block_reused);
     }
     r->largest = CHANGE_NONE;
-    r->record_count = r->restored = 0;
+    r->record_count = r->restored = r->measurements = 0;
     for (int i = 0; i < r->past_size; i++) r->past[i].step = -1;
     for (int i = 0; i < r->branches; i++) {
         struct branch *b = &r->branch[i];
@@ -374,9 +379,10 @@ static bool states_are_sound(const struct reuse *r)
     return true;
 }
 
-status_t reuse_restore(struct reuse *r, int steps, const void *bytes, size_t size, struct error *error)
+status_t reuse_restore(struct reuse *r, struct team *team, int steps, const void *bytes, size_t size,
+                       struct error *error)
 {
-    struct pen pen = {.way = READ, .bytes = (unsigned char *)(uintptr_t)bytes};
+    struct pen pen = {.way = READ, .ops = r->ops, .team = team, .bytes = (unsigned char *)(uintptr_t)bytes};
     size_t wanted = read_log(r, steps, &pen, size);
     if (wanted == 0 || wanted != size) {
         forget(r);
@@ -384,6 +390,11 @@ status_t reuse_restore(struct reuse *r, int steps, const void *bytes, size_t siz
                          "what the checkpoint says about caching, %zu bytes, does not fit", size);
     }
     move_state(r, steps, &pen);
+    status_t status = r->ops->wait(team, error); /* the bytes are the caller's again */
+    if (status != STATUS_OK) {
+        forget(r);
+        return status;
+    }
     if (!states_are_sound(r)) {
         forget(r);
         return error_set(error, STATUS_CORRUPT, "the checkpoint's state of %s is not one",

@@ -11,6 +11,9 @@
 
 enum { SCRATCH = 3 };
 
+/* Measured between two waits at most: what one hook wants to see. */
+enum { MEASUREMENTS = 4 };
+
 /* Which signals a hook may ask for; a bad value among them forces a computed step. */
 #define BEGIN_SIGNALS                                                                                        \
     (SIGNAL_BIT(SIGNAL_TIME) | SIGNAL_BIT(SIGNAL_PROJECTION) | SIGNAL_BIT(SIGNAL_LATENT) |                   \
@@ -35,7 +38,7 @@ struct branch {
     bool has_reference[SIGNALS];
     float *embedding, *forecast_tail;
     double weights[FORECAST_SETS][CACHE_SLOTS]; /* of the latest reused step */
-    unsigned char *group;                       /* [tokens] */
+    unsigned char *group, *group_made;          /* [tokens]; as ops see it, as the host makes it */
     struct signals signals;
     int run, total;
     bool decided;
@@ -49,20 +52,30 @@ struct past {
 };
 enum { MOST_PAST = REUSE_BRANCHES * CACHE_SLOTS + 1 };
 
+/* Called, and added up at the next wait. */
+struct measurement {
+    struct sums *to;
+    int64_t rows, width;
+};
+
 struct reuse {
     struct cache_settings settings;
     struct cache_plan plan;
     struct reuse_shape shape;
     const struct ops *ops;
-    struct arena arena;
+    struct arena arena, shared;     /* of the device, and what the host sees of it */
     int64_t tokens, hidden, latent; /* elements: tokens * hidden, and of the latent */
     int branches;                   /* with state of their own: 1 for SITE_VELOCITY */
     int step;
     struct branch branch[REUSE_BRANCHES];
-    double *partials; /* [max(tokens, latent_rows)][REDUCE_SUMS] */
+    double *partials; /* shared: [places][max(tokens, latent_rows)][REDUCE_SUMS] */
+    int64_t most_rows;
+    struct measurement measured[MEASUREMENTS];
+    int places, measurements; /* room in partials; called so far */
     float *scratch[SCRATCH];
-    double *curvature;
+    double *curvature;             /* shared */
     float *filter[3];              /* SeaCache's matrices along frames, height, width, made at every step */
+    float *filter_made[3];         /* shared: as the host makes them */
     float *cosine[3], *inverse[3]; /* FreqCa's, made once */
     unsigned char *keep;           /* [tokens]: in the low band */
 
@@ -103,20 +116,24 @@ static inline struct policy_now reuse_moment(const struct reuse *r, const struct
                                .signals = &b->signals};
 }
 
-/* Sums over now and before [rows, width], rows added in order. */
-struct sums reuse_measure(struct reuse *r, struct team *team, const float *now, const float *before,
-                          int64_t rows, int64_t width);
-/* Makes a signal known at this step. */
-void reuse_note(struct branch *b, enum signal signal, struct sums sums);
+/* Sums over now and before [rows, width], rows added in order: `to` holds them after reuse_settle. */
+void reuse_measure(struct reuse *r, struct team *team, const float *now, const float *before, int64_t rows,
+                   int64_t width, struct sums *to);
+/* Waits, if anything is being measured, and adds it up. NaN where the device failed. */
+void reuse_settle(struct reuse *r, struct team *team);
+/* Measures a signal, which makes it known at this step. */
+void reuse_note(struct reuse *r, struct team *team, struct branch *b, enum signal signal, const float *now,
+                const float *before, int64_t rows, int64_t width);
 /* Notes a signal against its reference, if there is one yet; keep: `now` becomes the reference; follow: both,
  * for signals that are planned and go from step to step. */
 void reuse_compare(struct reuse *r, struct team *team, struct branch *b, enum signal signal, const float *now,
                    int64_t rows, int64_t width);
-void reuse_keep(struct branch *b, enum signal signal, const float *now, int64_t elements);
+void reuse_keep(struct reuse *r, struct team *team, struct branch *b, enum signal signal, const float *now,
+                int64_t elements);
 void reuse_follow(struct reuse *r, struct team *team, struct branch *b, enum signal signal, const float *now,
                   int64_t rows, int64_t width);
 /* SeaCache's filter: its matrices for this step's sigma, and the filtered modulated input (in scratch 0). */
-void reuse_prepare_filter(struct reuse *r);
+void reuse_prepare_filter(struct reuse *r, struct team *team);
 const float *reuse_filter(struct reuse *r, struct team *team, const float *input);
 /* None of these signals is NaN or infinite. */
 bool reuse_finite(const struct reuse *r, const struct branch *b, unsigned which);
@@ -134,6 +151,8 @@ void reuse_combine(struct reuse *r, struct team *team, const double *weights, co
 /* x += the forecast, by frequency band or by token group. */
 void reuse_apply_bands(struct reuse *r, struct team *team, const struct branch *b, float *x);
 void reuse_apply_groups(struct reuse *r, struct team *team, const struct branch *b, float *x);
+/* y = x, elements of a tensor. */
+void reuse_copy(struct reuse *r, struct team *team, float *y, const float *x, int64_t elements);
 /* Slots for the latents of steps that may have to be made again. */
 void reuse_lay_out_past(struct reuse *r, struct arena *arena);
 /* reuse_begin of a step that is made again. */

@@ -3,8 +3,11 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
-enum { ALIGNMENT = 256 };
+/* ALIGNMENT bytes stand before the memory and say where it came from. SLICE: one task of a large copy, more than a
+ * cache line can be torn by. */
+enum { ALIGNMENT = 256, MAP_FROM = 4 << 20, SLICE = 64 << 10 };
 
 status_t local_open(struct team *team, struct error *error)
 {
@@ -20,24 +23,58 @@ status_t local_wait(struct team *team, struct error *error)
 
 status_t local_allocate(enum memory kind, size_t bytes, void **memory, struct error *error)
 {
-    size_t whole = (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-    void *made = whole >= bytes ? aligned_alloc(ALIGNMENT, whole) : NULL;
+    size_t whole = (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT + ALIGNMENT;
+    bool mapped = bytes >= MAP_FROM;
+    void *made = NULL;
+    if (whole < bytes) {
+        made = NULL;
+    } else if (mapped) { /* from the system: zeroed on first touch; huge pages spare the TLB */
+        made = mmap(NULL, whole, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (made == MAP_FAILED) made = NULL;
+        if (made) madvise(made, whole, MADV_HUGEPAGE);
+    } else {
+        made = aligned_alloc(ALIGNMENT, whole);
+        if (made) memset(made, 0, whole);
+    }
     if (!made)
         return error_set(error, STATUS_NO_MEMORY, "%.1f MB of memory cannot be allocated",
                          (double)bytes / 1e6);
-    memset(made, 0, whole);
-    *memory = made;
+    *(size_t *)made = mapped ? whole : 0;
+    *memory = (char *)made + ALIGNMENT;
     return STATUS_OK;
 }
 
 void local_release(enum memory kind, void *memory)
 {
-    free(memory);
+    if (!memory) return;
+    void *made = (char *)memory - ALIGNMENT;
+    size_t mapped = *(size_t *)made;
+    if (mapped)
+        munmap(made, mapped);
+    else
+        free(made);
+}
+
+struct copy {
+    char *to;
+    const char *from;
+    size_t bytes;
+};
+
+static void copy_slice(void *arguments, int task, void *scratch)
+{
+    const struct copy *c = arguments;
+    size_t at = (size_t)task * SLICE, left = c->bytes - at;
+    memcpy(c->to + at, c->from + at, left < SLICE ? left : SLICE);
 }
 
 void local_copy(struct team *team, void *to, const void *from, size_t bytes)
 {
-    memcpy(to, from, bytes);
+    struct copy copy = {to, from, bytes};
+    if (bytes <= 2 * SLICE)
+        memcpy(to, from, bytes);
+    else
+        team_run(team, (int)((bytes + SLICE - 1) / SLICE), copy_slice, &copy);
 }
 
 void local_copy_rows(struct team *team, void *to, size_t to_stride, const void *from, size_t from_stride,

@@ -17,6 +17,7 @@
 
 #include "base/clock.h"
 #include "tests/golden.h"
+#include "tests/guarded.h"
 #include "worker/stage.h"
 #include "worker/turn.h"
 #include "worker/upload.h"
@@ -43,12 +44,14 @@ static void set_up(struct member *m)
         alone.head = config.denoiser.layers;
         split = &alone;
     }
-    m->engine.ops = ops_find(m->run->backend ? m->run->backend : "auto");
+    m->engine.ops = m->run->ops ? m->run->ops : guarded_or(NULL);
     m->engine.epoch = 1;
     if (status == STATUS_OK)
         status = team_create(m->run->threads ? m->run->threads : 1, &m->engine.team, &m->error);
+    if (status == STATUS_OK) status = m->engine.ops->open(m->engine.team, &m->error);
     if (status == STATUS_OK)
-        status = model_load(m->model, m->engine.ops, split, m->engine.self, &m->engine.model, &m->error);
+        status = model_load(m->model, m->engine.ops, m->engine.team, split, m->engine.self, &m->engine.model,
+                            &m->error);
     if (status == STATUS_OK && m->engine.fabric) {
         struct fabric_membership group = {.epoch = 1,
                                           .self = m->engine.self,
@@ -209,8 +212,9 @@ static void *member_main(void *argument)
     }
     if (m->engine.self == 0) atomic_store(m->finished, true);
     m->run->tickets[m->engine.self] = m->engine.sequence;
-    arena_free(&m->engine.arena);
+    engine_clear(&m->engine);
     model_destroy(m->engine.model);
+    m->engine.ops->close(m->engine.team);
     team_destroy(m->engine.team);
     return NULL;
 }

@@ -16,15 +16,14 @@
 enum { PIPELINE_JOBS = 16 };
 
 struct pipeline_run {
-    const char *model;      /* directory below the repository's root */
-    const char *backend;    /* NULL: auto */
-    struct job_order order; /* save_latents and save_frames are set here */
-    struct split split;     /* members 0: one member with all blocks */
-    int threads;            /* of each member; 0: 1 */
-    int cancel_at;          /* steps after which the job is cancelled; 0: it is not */
-    int begins_at;          /* steps of the first job of the list after which this one comes */
-    struct pipeline_run
-        *beside; /* a further job on the same ranks, its pieces between those of this one; its
+    const char *model;           /* directory below the repository's root */
+    const struct ops *ops;       /* NULL: guarded_or(NULL) */
+    struct job_order order;      /* save_latents and save_frames are set here */
+    struct split split;          /* members 0: one member with all blocks */
+    int threads;                 /* of each member; 0: 1 */
+    int cancel_at;               /* steps after which the job is cancelled; 0: it is not */
+    int begins_at;               /* steps of the first job of the list after which this one comes */
+    struct pipeline_run *beside; /* a further job on the same ranks, its pieces between those of this one; its
                     model, split and threads are not read. At most PIPELINE_JOBS in the list */
     /* Results */
     int place;      /* 1: the job that ended first */

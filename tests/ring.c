@@ -11,6 +11,7 @@
 #include <cmocka.h>
 
 #include "base/clock.h"
+#include "tests/guarded.h"
 #include "tests/golden.h"
 #include "worker/stage.h"
 
@@ -38,11 +39,12 @@ static status_t set_up(struct member *m)
     struct ring *ring = m->ring;
     struct fabric_membership group = {
         .epoch = 1, .self = e->self, .count = e->members, .addresses = ring->addresses, .token = "for tests"};
-    e->ops = ops_find("auto");
+    e->ops = guarded_or(NULL);
     e->epoch = 1;
     status_t status = team_create(ring->threads, &e->team, &m->error);
+    if (status == STATUS_OK) status = e->ops->open(e->team, &m->error);
     if (status == STATUS_OK)
-        status = model_load(ring->model, e->ops, &ring->split, e->self, &e->model, &m->error);
+        status = model_load(ring->model, e->ops, e->team, &ring->split, e->self, &e->model, &m->error);
     if (status == STATUS_OK && e->fabric)
         status = fabric_join(e->fabric, &group, clock_now_ns() + 30 * SECOND_NS, &m->error);
     return status;
@@ -51,8 +53,9 @@ static status_t set_up(struct member *m)
 static void tear_down(struct member *m)
 {
     if (m->engine.fabric) fabric_leave(m->engine.fabric);
-    arena_free(&m->engine.arena);
+    engine_clear(&m->engine);
     model_destroy(m->engine.model);
+    m->engine.ops->close(m->engine.team);
     team_destroy(m->engine.team);
 }
 

@@ -14,6 +14,7 @@
 
 #include "base/clock.h"
 #include "tests/golden.h"
+#include "tests/guarded.h"
 #include "worker/stage.h"
 #include "worker/upload.h"
 
@@ -43,9 +44,10 @@ static status_t set_up(struct member *m)
                                       .addresses = m->addresses,
                                       .token = "for tests"};
     status_t status = team_create(1, &m->engine.team, &m->error);
+    if (status == STATUS_OK) status = m->engine.ops->open(m->engine.team, &m->error);
     if (status == STATUS_OK)
-        status =
-            model_load(m->model, m->engine.ops, &m->run->split, m->engine.self, &m->engine.model, &m->error);
+        status = model_load(m->model, m->engine.ops, m->engine.team, &m->run->split, m->engine.self,
+                            &m->engine.model, &m->error);
     if (status == STATUS_OK)
         status = fabric_join(m->engine.fabric, &group, clock_now_ns() + 30 * SECOND_NS, &m->error);
     if (status == STATUS_OK) status = stage_create(&m->engine, &m->stage, &m->error);
@@ -144,15 +146,16 @@ static void tear_down(struct member *m)
         job_destroy(m->jobs[i]);
     }
     stage_destroy(m->stage);
-    arena_free(&m->engine.arena);
+    engine_clear(&m->engine);
     model_destroy(m->engine.model);
+    m->engine.ops->close(m->engine.team);
     team_destroy(m->engine.team);
 }
 
 static void *member_main(void *argument)
 {
     struct member *m = argument;
-    m->engine.ops = ops_find("auto");
+    m->engine.ops = guarded_or(NULL);
     m->engine.epoch = 1;
     if (set_up(m) == STATUS_OK) {
         m->error.text[0] = 0;

@@ -164,11 +164,12 @@ void saved_discard(struct ring *ring, struct job *job)
 static struct saved_bytes save(const struct job *job)
 {
     struct saved_bytes made = {.size = job_save_bytes(job)};
+    struct error error;
     if (made.size == 0) return made;
     made.bytes = malloc(made.size);
     assert_non_null(made.bytes);
     memset(made.bytes, 0xa5, made.size); /* what is left out shows as a difference */
-    job_save(job, made.bytes, made.size);
+    if (job_save(job, made.bytes, made.size, &error) != STATUS_OK) fail_msg("%s", error.text);
     return made;
 }
 

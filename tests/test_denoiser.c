@@ -11,7 +11,10 @@
 #include <string.h>
 #include <cmocka.h>
 
+#include "kernels/memory.h"
+#include "tests/device.h"
 #include "tests/golden.h"
+#include "tests/guarded.h"
 #include "worker/model/denoiser.h"
 #include "worker/model/model.h"
 #include "worker/model/rotary.h"
@@ -24,6 +27,7 @@ struct forward {
     struct team *team;
     struct denoiser *denoiser;
     struct arena arena;
+    float *wave; /* shared */
     struct rotary_shelf tables;
     struct denoiser_work work;
     int64_t latent_count;
@@ -36,18 +40,20 @@ static void forward_open(struct forward *f, const char *model, const struct ops 
     struct error error = {0};
     memset(f, 0, sizeof *f);
     f->ops = ops;
+    f->team = device_team(ops, threads);
     assert_int_equal(model_config_read(golden_path(path, sizeof path, model), &f->config, &error), STATUS_OK);
     snprintf(part, sizeof part, "%s/transformer", path);
-    if (denoiser_load(part, &f->config.denoiser, ops, &(struct denoiser_part){.ends = true}, &f->denoiser,
-                      &error) != STATUS_OK)
+    if (denoiser_load(part, &f->config.denoiser, ops, f->team, &(struct denoiser_part){.ends = true},
+                      &f->denoiser, &error) != STATUS_OK)
         fail_msg("%s", error.text);
-    assert_int_equal(team_create(threads, &f->team, &error), STATUS_OK);
-    denoiser_work_lay_out(&f->arena, &f->config.denoiser, token_count(grid), &f->work);
-    assert_int_equal(arena_allocate(&f->arena, &error), STATUS_OK);
-    denoiser_work_lay_out(&f->arena, &f->config.denoiser, token_count(grid), &f->work);
+    denoiser_work_lay_out(&f->arena, &f->config.denoiser, ops->operand, token_count(grid), &f->work);
+    assert_int_equal(memory_arena(ops, MEMORY_DEVICE, &f->arena, &error), STATUS_OK);
+    denoiser_work_lay_out(&f->arena, &f->config.denoiser, ops->operand, token_count(grid), &f->work);
+    f->wave = device_shared(ops, f->config.denoiser.freq_dim);
     const struct rotary *rotary;
     f->tables.config = &f->config.denoiser;
-    assert_int_equal(rotary_find(&f->tables, grid, &rotary, &error), STATUS_OK);
+    f->tables.ops = ops;
+    assert_int_equal(rotary_find(&f->tables, f->team, grid, &rotary, &error), STATUS_OK);
     f->work.grid = *grid;
     f->work.cosines = rotary->cosines;
     f->work.sines = rotary->sines;
@@ -55,10 +61,12 @@ static void forward_open(struct forward *f, const char *model, const struct ops 
 
 static void forward_close(struct forward *f)
 {
+    device_wait(f->ops, f->team);
     rotary_clear(&f->tables);
-    arena_free(&f->arena);
-    team_destroy(f->team);
+    memory_give_back(f->ops, MEMORY_DEVICE, &f->arena);
+    device_free_shared(f->ops, f->team, f->wave);
     denoiser_destroy(f->denoiser);
+    device_team_free(f->ops, f->team);
 }
 
 /* The lattice of a golden's latent [1, C, T, h, w] in patches of 1x2x2. */
@@ -67,6 +75,15 @@ static struct token_grid golden_grid(struct golden *g)
     int64_t shape[8];
     assert_int_equal(golden_shape(g, "latent", shape), 5);
     return (struct token_grid){(int)shape[2], (int)shape[3] / 2, (int)shape[4] / 2};
+}
+
+/* A tensor of the device, where the golden has one of that name. */
+static void expect(const struct forward *f, struct golden *g, const char *name, const float *x, int64_t count)
+{
+    if (!golden_has(g, name)) return;
+    float *values = device_fetch(f->ops, f->team, x, count);
+    golden_expect(g, name, values, count, LIMIT);
+    free(values);
 }
 
 /* Text of one branch: our rows from the reference's text rows, compared with the reference's text embedding.
@@ -83,15 +100,18 @@ static struct denoiser_context *check_text(struct forward *f, struct golden *g, 
     const float *rows = golden_f32(g, name, &count);
     assert_int_equal(count, ids * f->config.denoiser.text_dim);
     int kept = denoiser_text_rows((int)ids, f->config.text_length);
-    float *text = malloc((size_t)kept * (size_t)f->config.denoiser.hidden * sizeof *text);
-    assert_int_equal(denoiser_text(f->denoiser, f->team, rows, (int)ids, f->config.text_length, text, &error),
-                     STATUS_OK);
+    int64_t floats = (int64_t)kept * f->config.denoiser.hidden;
+    float *given = device_floats(f->ops, f->team, rows, count),
+          *text = device_floats(f->ops, f->team, NULL, floats);
+    assert_int_equal(
+        denoiser_text(f->denoiser, f->team, given, (int)ids, f->config.text_length, text, &error), STATUS_OK);
     snprintf(name, sizeof name, "%s.text", branch);
-    if (golden_has(g, name)) golden_expect(g, name, text, (int64_t)kept * f->config.denoiser.hidden, LIMIT);
+    expect(f, g, name, text, floats);
     assert_int_equal(denoiser_context_create(f->denoiser, f->team, text, (int)ids, f->config.text_length,
                                              &context, &error),
                      STATUS_OK);
-    free(text);
+    device_free(f->ops, f->team, given);
+    device_free(f->ops, f->team, text);
     return context;
 }
 
@@ -100,24 +120,28 @@ static float *run_forward(struct forward *f, struct golden *g, const struct deno
 {
     char name[96];
     int hidden = f->config.denoiser.hidden, rows = token_count(&f->work.grid);
-    float *modulation = malloc((size_t)hidden * 7 * sizeof *modulation);
-    float *x = aligned_alloc(64, ((size_t)rows * (size_t)hidden * sizeof *x + 63) / 64 * 64);
-    struct denoiser_modulation m = {modulation, modulation + hidden};
+    float *modulation = device_floats(f->ops, f->team, NULL, (int64_t)hidden * 7);
+    float *x = device_floats(f->ops, f->team, NULL, (int64_t)rows * hidden);
+    struct denoiser_modulation m = {.wave = f->wave, .output = modulation, .blocks = modulation + hidden};
     int64_t count;
-    const float *latent = golden_f32(g, "latent", &count);
-    float *velocity = malloc((size_t)count * sizeof *velocity);
+    const float *values = golden_f32(g, "latent", &count);
+    float *latent = device_floats(f->ops, f->team, values, count);
+    float *velocity = device_floats(f->ops, f->team, NULL, count);
     denoiser_time(f->denoiser, f->team, timestep, &m);
     denoiser_embed(f->denoiser, f->team, &f->work, latent, x);
     for (int i = 0; i < f->config.denoiser.layers; i++) {
         denoiser_blocks(f->denoiser, f->team, &f->work, context, m.blocks, x, i, 1, NULL);
         snprintf(name, sizeof name, "%s.hidden.%d", hidden_prefix, i);
-        if (golden_has(g, name)) golden_expect(g, name, x, (int64_t)rows * hidden, LIMIT);
+        expect(f, g, name, x, (int64_t)rows * hidden);
     }
     denoiser_output(f->denoiser, f->team, &f->work, m.output, x, velocity);
     f->latent_count = count;
-    free(x);
-    free(modulation);
-    return velocity;
+    float *result = device_fetch(f->ops, f->team, velocity, count);
+    device_free(f->ops, f->team, x);
+    device_free(f->ops, f->team, modulation);
+    device_free(f->ops, f->team, latent);
+    device_free(f->ops, f->team, velocity);
+    return result;
 }
 
 static void check_model(const char *model, const char *golden_name)
@@ -127,7 +151,7 @@ static void check_model(const char *model, const char *golden_name)
     struct token_grid grid = golden_grid(g);
     int64_t steps;
     const float *timesteps = golden_f32(g, "timesteps", &steps);
-    for (const struct ops *const *ops = ops_available(); *ops; ops++) {
+    for (const struct ops *const *ops = guarded_or_all(); *ops; ops++) {
         struct forward f;
         forward_open(&f, model, *ops, 2, &grid);
         for (size_t b = 0; b < 3; b++) {
@@ -142,6 +166,7 @@ static void check_model(const char *model, const char *golden_name)
                 if (golden_has(g, name)) golden_expect(g, name, velocity, f.latent_count, LIMIT);
                 free(velocity);
             }
+            device_wait(f.ops, f.team);
             denoiser_context_destroy(context);
         }
         forward_close(&f);
@@ -173,19 +198,22 @@ static void time_modulation_equals_diffusers(void **state)
     struct forward f;
     int64_t steps;
     const float *timesteps = golden_f32(g, "timesteps", &steps);
-    forward_open(&f, "tests/models/tiny-a", ops_find("auto"), 1, &grid);
+    forward_open(&f, "tests/models/tiny-a", guarded_or(NULL), 1, &grid);
     int hidden = f.config.denoiser.hidden;
-    float *modulation = malloc((size_t)hidden * 7 * sizeof *modulation);
+    float *modulation = device_floats(f.ops, f.team, NULL, (int64_t)hidden * 7);
     for (int64_t t = 0; t < steps; t++) {
         char name[64];
         denoiser_time(f.denoiser, f.team, timesteps[t],
-                      &(struct denoiser_modulation){modulation, modulation + hidden});
+                      &(struct denoiser_modulation){
+                          .wave = f.wave, .output = modulation, .blocks = modulation + hidden});
         snprintf(name, sizeof name, "t%d.modulation.output", (int)t);
-        golden_expect(g, name, modulation, hidden, LIMIT);
+        assert_true(golden_has(g, name));
+        expect(&f, g, name, modulation, hidden);
         snprintf(name, sizeof name, "t%d.modulation.blocks", (int)t);
-        golden_expect(g, name, modulation + hidden, 6 * hidden, LIMIT);
+        assert_true(golden_has(g, name));
+        expect(&f, g, name, modulation + hidden, 6 * hidden);
     }
-    free(modulation);
+    device_free(f.ops, f.team, modulation);
     forward_close(&f);
     golden_close(g);
 }
@@ -197,7 +225,7 @@ static void threads_do_not_change_a_bit(void **state)
     float *first = NULL;
     for (int threads = 1; threads <= 5; threads += 2) {
         struct forward f;
-        forward_open(&f, "models/reference", ops_find("auto"), threads, &grid);
+        forward_open(&f, "models/reference", guarded_or(NULL), threads, &grid);
         struct denoiser_context *context = check_text(&f, g, "cond");
         float *velocity = run_forward(&f, g, context, 721, "none");
         if (first) assert_memory_equal(first, velocity, (size_t)f.latent_count * sizeof *velocity);
@@ -221,15 +249,20 @@ static void a_rank_holds_only_its_blocks(void **state)
     assert_int_equal(model_config_read(golden_path(path, sizeof path, "models/reference"), &config, &error),
                      STATUS_OK);
     snprintf(part, sizeof part, "%s/transformer", path);
+    struct team *team;
     bool wanted[8] = {[3] = true, [4] = true};
-    const struct ops *ops = ops_find("auto");
+    const struct ops *ops = guarded_or(NULL);
+    team = device_team(ops, 1);
     assert_int_equal(
-        denoiser_load(part, &config.denoiser, ops, &(struct denoiser_part){.ends = true}, &all, &error), 0);
-    assert_int_equal(
-        denoiser_load(part, &config.denoiser, ops, &(struct denoiser_part){wanted, false}, &two, &error), 0);
+        denoiser_load(part, &config.denoiser, ops, team, &(struct denoiser_part){.ends = true}, &all, &error),
+        0);
+    assert_int_equal(denoiser_load(part, &config.denoiser, ops, team, &(struct denoiser_part){wanted, false},
+                                   &two, &error),
+                     0);
     assert_true(denoiser_bytes(two) * 3 < denoiser_bytes(all));
     denoiser_destroy(two);
     denoiser_destroy(all);
+    device_team_free(ops, team);
 }
 
 int main(void)

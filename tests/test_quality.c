@@ -29,7 +29,7 @@ static struct vae *load_vae(const char *backend, int parts)
     struct vae *vae = NULL;
     golden_path(path, sizeof path, "models/reference/vae");
     if (vae_config_read(path, &config, &error) != STATUS_OK ||
-        vae_load(path, &config, ops_find(backend), parts, &vae, &error) != STATUS_OK)
+        vae_load(path, &config, ops_find(backend), trial_team(0), parts, &vae, &error) != STATUS_OK)
         fail_msg("%s", error.text);
     return vae;
 }
@@ -128,7 +128,8 @@ static float *decode_film(struct vae *vae)
     struct vae_stream *stream;
     assert_int_equal(vae_stream_open(vae, VAE_DECODER, SIDE / 8, SIDE / 8, &stream, NULL), STATUS_OK);
     for (int t = 0; t < 1 + (FRAMES - 1) / 4; t++)
-        vae_decode(stream, trial_team(1), latents, 1 + (FRAMES - 1) / 4, t, frames);
+        assert_int_equal(vae_decode(stream, trial_team(1), latents, 1 + (FRAMES - 1) / 4, t, frames, NULL),
+                         STATUS_OK);
     vae_stream_close(stream);
     golden_close(golden);
     return frames;
@@ -236,14 +237,20 @@ static void a_step_is_one_latent_frame_and_the_last_one_says_so(void **state)
     struct quality_run *run;
     assert_int_equal(quality_open(vae, &film, frames, frames, &run, NULL), STATUS_OK);
     assert_int_equal(quality_steps(run), 1 + (FRAMES - 1) / 4);
-    for (int i = 1; i < quality_steps(run); i++) assert_false(quality_step(run, trial_team(1), &q));
+    bool done = false;
+    for (int i = 1; i < quality_steps(run); i++) {
+        assert_int_equal(quality_step(run, trial_team(1), &done, &q, NULL), STATUS_OK);
+        assert_false(done);
+    }
     assert_true(q.ssim == 7);
-    assert_true(quality_step(run, trial_team(1), &q));
+    assert_int_equal(quality_step(run, trial_team(1), &done, &q, NULL), STATUS_OK);
+    assert_true(done);
     assert_true(q.ssim == 1);
     quality_close(run);
 
     assert_int_equal(quality_open(vae, &film, frames, frames, &run, NULL), STATUS_OK);
-    assert_false(quality_step(run, trial_team(1), &q));
+    assert_int_equal(quality_step(run, trial_team(1), &done, &q, NULL), STATUS_OK);
+    assert_false(done);
     quality_close(run); /* given up half-way */
     quality_close(NULL);
     free(frames);

@@ -16,6 +16,7 @@
 
 #include "base/clock.h"
 #include "proto/wire.h"
+#include "tests/guarded.h"
 #include "tests/golden.h"
 #include "tests/pipeline.h"
 #include "worker/rank.h"
@@ -69,9 +70,10 @@ static void start_rank(int index)
     assert_int_equal(mkdir(s->directory, 0700), 0);
     struct fabric_config fabric = {.kind = "zmq", .bind = bind, .credits = 8, .max_bytes = 1 << 24};
     struct control_config control = {.coordinator = endpoint, .orphan_ns = PATIENCE_S * SECOND_NS};
-    s->engine.ops = ops_find("auto");
+    s->engine.ops = guarded_or(NULL);
     s->engine.members = 1;
     if (team_create(1, &s->engine.team, &error) != STATUS_OK ||
+        s->engine.ops->open(s->engine.team, &error) != STATUS_OK ||
         fabric_open(&fabric, &s->engine.fabric, &error) != STATUS_OK)
         fail_msg("%s", error.text);
     refrain__hello__init(&control.hello);
@@ -91,6 +93,7 @@ static void end_rank(int index)
     pthread_join(s->thread, NULL);
     control_stop(s->control);
     fabric_close(s->engine.fabric);
+    s->engine.ops->close(s->engine.team);
     team_destroy(s->engine.team);
     free(s->latents);
     rmdir(s->directory);

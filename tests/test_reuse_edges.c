@@ -12,7 +12,9 @@
 
 #include "cache/blocks.h"
 #include "cache/reuse.h"
+#include "tests/device.h"
 #include "tests/golden.h"
+#include "tests/guarded.h"
 #include "tests/pipeline.h"
 
 enum { STEPS = 12, LAYERS = 8, HIDDEN = 16, FRAMES = 2, HEIGHT = 3, WIDTH = 5, LATENT_ROWS = 8 };
@@ -156,12 +158,12 @@ static struct reuse_shape small_shape(int branches)
                                 .latent_width = LATENT / LATENT_ROWS};
 }
 
-/* Besides tensors of features: sums by row, a group and a curvature by token, matrices of the lattice's
- * sides; and every piece may be rounded up to 64 bytes. */
+/* Besides tensors of features: a group by token, matrices of the lattice's sides; and every piece may be rounded
+ * up to 64 bytes. */
 static uint64_t beside_tensors(const struct reuse_shape *shape)
 {
     uint64_t sides = FRAMES * FRAMES + HEIGHT * HEIGHT + WIDTH * WIDTH, pieces = 2 * 80;
-    return TOKENS * (REDUCE_SUMS + 1) * sizeof(double) + TOKENS * 4 + 3 * sides * sizeof(float) + pieces * 64;
+    return TOKENS * 4 + 3 * sides * sizeof(float) + pieces * 64;
 }
 
 static uint64_t taken(const struct cache_settings *settings, const struct reuse_shape *shape,
@@ -169,10 +171,12 @@ static uint64_t taken(const struct cache_settings *settings, const struct reuse_
 {
     struct error error;
     struct reuse *reuse;
-    const struct ops *ops = ops_find("ref");
-    if (reuse_create(settings, shape, ops, &reuse, &error) != STATUS_OK) fail_msg("%s", error.text);
+    const struct ops *ops = guarded_or("ref");
+    struct team *team = device_team(ops, 1);
+    if (reuse_create(settings, shape, ops, team, &reuse, &error) != STATUS_OK) fail_msg("%s", error.text);
     uint64_t bytes = reuse_bytes(reuse);
     reuse_destroy(reuse);
+    device_team_free(ops, team);
     for (int b = 0; b < shape->job.branches && plan->policy.site == SITE_BLOCKS; b++)
         for (int half = 0; half < 2; half++) { /* as two ranks hold them */
             bool held[LAYERS];
@@ -254,38 +258,47 @@ static struct cache_settings new_settings(struct policy_plan plan)
 
 static void a_residual_is_measured_at_every_site_even_if_one_would_do_for_the_forecast(void **state)
 {
-    static float x[TOKENS * HIDDEN], latent[LATENT], velocity[LATENT], time[HIDDEN], projection[6 * HIDDEN];
+    static float hidden[TOKENS * HIDDEN], output[LATENT];
     const enum reuse_site sites[] = {SITE_SPAN, SITE_OUTPUT, SITE_VELOCITY};
     struct error error;
-    struct team *team;
-    assert_int_equal(team_create(1, &team, &error), STATUS_OK);
-    for (int i = 0; i < TOKENS * HIDDEN; i++) x[i] = (float)i;
-    for (int i = 0; i < LATENT; i++) velocity[i] = (float)i;
+    const struct ops *ops = guarded_or("ref");
+    struct team *team = device_team(ops, 1);
+    for (int i = 0; i < TOKENS * HIDDEN; i++) hidden[i] = (float)i;
+    for (int i = 0; i < LATENT; i++) output[i] = (float)i;
+    float *x = device_floats(ops, team, hidden, TOKENS * HIDDEN),
+          *time = device_floats(ops, team, NULL, 7 * HIDDEN);
+    float *latent = device_floats(ops, team, NULL, LATENT),
+          *velocity = device_floats(ops, team, output, LATENT);
     new_policy.observe = count_residuals;
     for (size_t s = 0; s < sizeof sites / sizeof *sites; s++) {
         struct reuse_shape shape = small_shape(1);
         struct cache_settings settings =
             new_settings((struct policy_plan){.site = sites[s], .signals = SIGNAL_BIT(SIGNAL_RESIDUAL)});
-        struct reuse_seen seen = {.latent = latent, .time = time, .projection = projection};
+        struct reuse_seen seen = {.latent = latent, .time = time, .projection = time + HIDDEN};
         struct reuse *reuse;
         known = observed = 0;
-        if (reuse_create(&settings, &shape, ops_find("ref"), &reuse, &error) != STATUS_OK)
+        if (reuse_create(&settings, &shape, ops, team, &reuse, &error) != STATUS_OK)
             fail_msg("%s", error.text);
         for (int step = 0; step < 4; step++) {
-            reuse_step(reuse, step);
+            reuse_step(reuse, team, step);
             assert_int_equal(reuse_begin(reuse, team, 0, &seen), ACTION_COMPUTE);
             if (sites[s] == SITE_SPAN) {
-                reuse_enter(reuse, 0, latent);
+                reuse_enter(reuse, team, 0, latent);
                 reuse_leave(reuse, team, 0, x);
             }
             reuse_observe(reuse, team, 0, latent, velocity);
+            device_wait(ops, team);
         }
         assert_int_equal(observed, 4);
         assert_int_equal(known, 3); /* all but the first step */
         reuse_destroy(reuse);
     }
     new_policy.observe = NULL;
-    team_destroy(team);
+    device_free(ops, team, x);
+    device_free(ops, team, time);
+    device_free(ops, team, latent);
+    device_free(ops, team, velocity);
+    device_team_free(ops, team);
 }
 
 /* A mistake in a policy is a sentence, not a crash and not a policy that never fires. */
@@ -317,15 +330,15 @@ static void a_policy_that_asks_for_what_its_site_never_sees_is_refused(void **st
 static void a_stage_that_has_no_memory_for_a_policy_fails_the_job_with_its_sentence(void **state)
 {
     static const char sentence[] = "no memory for caching by blocks";
-    struct engine engine = {.ops = ops_find("auto"), .members = 1, .epoch = 1};
+    struct engine engine = {.ops = guarded_or(NULL), .members = 1, .epoch = 1};
     struct split alone = {.members = 1, .head = LAYERS};
     struct pipeline_run run = small_run("dbprune:F1B0", STEPS, 4);
     struct error error;
     struct job *job;
     char path[512];
     golden_path(path, sizeof path, "models/reference");
-    assert_int_equal(team_create(1, &engine.team, &error), STATUS_OK);
-    if (model_load(path, engine.ops, &alone, 0, &engine.model, &error) != STATUS_OK ||
+    engine.team = device_team(engine.ops, 1);
+    if (model_load(path, engine.ops, engine.team, &alone, 0, &engine.model, &error) != STATUS_OK ||
         job_create(&engine, &run.order, "/nonexistent", &job, &error) != STATUS_OK)
         fail_msg("%s", error.text);
     while (job_status(job)->phase == JOB_PHASE_TEXT) assert_int_equal(job_advance(job), JOB_ADVANCED);
@@ -345,9 +358,9 @@ static void a_stage_that_has_no_memory_for_a_policy_fails_the_job_with_its_sente
     assert_int_equal(job_outcome(job, &error), STATUS_NO_MEMORY);
     assert_string_equal(error.text, "member 1: no memory for caching by blocks");
     job_destroy(job);
-    arena_free(&engine.arena);
+    engine_clear(&engine);
     model_destroy(engine.model);
-    team_destroy(engine.team);
+    device_team_free(engine.ops, engine.team);
 }
 
 int main(void)

@@ -264,8 +264,8 @@ static void a_solver_goes_on_from_its_bytes(void **state)
                 if (i == stop) {
                     int tensors = order == 0 || i == 0 ? 0 : 1 + (i < order ? i : order);
                     assert_int_equal(solver_save_bytes(whole, i), (size_t)tensors * sizeof x);
-                    solver_save(whole, i, bytes + 1);
-                    solver_restore(rest, i, bytes + 1);
+                    solver_save(whole, f->team, i, bytes + 1);
+                    solver_restore(rest, f->team, i, bytes + 1);
                     memcpy(y, x, sizeof y);
                 }
                 if (i == STEPS) break;

@@ -5,6 +5,8 @@
 #include <stdint.h>
 #include <cmocka.h>
 #include <math.h>
+#include "tests/device.h"
+#include "tests/guarded.h"
 #include "worker/speed.h"
 
 static double measure(const char *backend, int threads)
@@ -12,11 +14,11 @@ static double measure(const char *backend, int threads)
     struct error error = {0};
     struct team *team;
     double gflops = -1;
-    const struct ops *ops = ops_find(backend);
+    const struct ops *ops = guarded_or(backend);
     assert_non_null(ops);
-    assert_int_equal(team_create(threads, &team, &error), STATUS_OK);
+    team = device_team(ops, threads);
     if (speed_measure(ops, team, &gflops, &error) != STATUS_OK) fail_msg("%s: %s", backend, error.text);
-    team_destroy(team);
+    device_team_free(ops, team);
     return gflops;
 }
 

@@ -14,7 +14,9 @@
 #include <cmocka.h>
 
 #include "base/clock.h"
+#include "tests/device.h"
 #include "tests/golden.h"
+#include "tests/guarded.h"
 #include "worker/stage.h"
 
 enum { MEMBERS = 3, HOME = 0, NEXT = 2, ROWS = 3 };
@@ -36,12 +38,12 @@ static int load(void **state)
 {
     char path[512];
     struct error error;
-    engine.ops = ops_find("auto");
+    engine.ops = guarded_or(NULL);
     engine.self = 1;
     engine.members = MEMBERS;
-    if (team_create(1, &engine.team, &error) != STATUS_OK ||
-        model_load(golden_path(path, sizeof path, "models/reference"), engine.ops, &split, 1, &engine.model,
-                   &error) != STATUS_OK)
+    engine.team = device_team(engine.ops, 1);
+    if (model_load(golden_path(path, sizeof path, "models/reference"), engine.ops, engine.team, &split, 1,
+                   &engine.model, &error) != STATUS_OK)
         fail_msg("%s", error.text);
     zeros = calloc(1 << 20, sizeof *zeros);
     return mkdtemp(directory) ? 0 : -1;
@@ -50,9 +52,9 @@ static int load(void **state)
 static int unload(void **state)
 {
     free(zeros);
-    arena_free(&engine.arena);
+    engine_clear(&engine);
     model_destroy(engine.model);
-    team_destroy(engine.team);
+    device_team_free(engine.ops, engine.team);
     return rmdir(directory);
 }
 
@@ -363,9 +365,13 @@ static void a_ticket_that_does_not_fit_ends_the_epoch(void **state)
 static void alternating_grids_allocate_nothing_and_keep_their_bits(void **state)
 {
     static const struct token_grid grids[3] = {{1, 2, 2}, {3, 4, 4}, {2, 3, 5}};
+    const struct ops *ops = engine.ops;
+    struct team *team = engine.team;
     int hidden = engine.model->config.denoiser.hidden;
-    float *text = calloc((size_t)(ROWS + 1) * (size_t)hidden, sizeof *text);
-    float *x = malloc(48 * (size_t)hidden * sizeof *x), *first[3];
+    float *text = device_floats(ops, team, NULL, (ROWS + 1) * hidden);
+    float *modulation = device_floats(ops, team, NULL, 6 * hidden),
+          *x = device_floats(ops, team, NULL, 48 * hidden);
+    float *values = malloc(48 * (size_t)hidden * sizeof *values), *first[3];
     struct denoiser_context *context;
     struct error error;
     assert_int_equal(denoiser_context_create(engine.model->denoiser, engine.team, text, ROWS,
@@ -375,15 +381,15 @@ static void alternating_grids_allocate_nothing_and_keep_their_bits(void **state)
     uint64_t made = 0;
     for (int turn = 0; turn < 30; turn++) {
         int g = turn % 3, count = token_count(&grids[g]) * hidden;
-        for (int i = 0; i < count; i++) x[i] = (float)sin(i * 0.37 + g);
-        if (turn < 3) arena_free(&engine.arena); /* its first time each grid has a workspace of its own */
+        for (int i = 0; i < count; i++) values[i] = (float)sin(i * 0.37 + g);
+        ops->copy(team, x, values, (size_t)count * sizeof *x);
+        if (turn < 3) engine_clear(&engine); /* its first time each grid has a workspace of its own */
         assert_int_equal(engine_prepare(&engine, &grids[g], &error), STATUS_OK);
-        engine_blocks(&engine, context, NULL, 0, zeros, x, 1, 4, NULL);
-        if (turn < 3) {
-            first[g] = malloc((size_t)count * sizeof *x);
-            memcpy(first[g], x, (size_t)count * sizeof *x);
-        }
-        assert_memory_equal(first[g], x, (size_t)count * sizeof *x);
+        engine_blocks(&engine, context, NULL, 0, modulation, x, 1, 4, NULL);
+        float *result = device_fetch(ops, team, x, count);
+        if (turn < 3) first[g] = result;
+        assert_memory_equal(first[g], result, (size_t)count * sizeof *x);
+        if (turn >= 3) free(result);
         if (turn == 5) {
             base = engine.arena.base;
             made = engine.model->rotary.made;
@@ -395,18 +401,22 @@ static void alternating_grids_allocate_nothing_and_keep_their_bits(void **state)
     }
     for (int g = 0; g < 3; g++) free(first[g]);
     denoiser_context_destroy(context);
-    free(x);
-    free(text);
+    device_free(ops, team, modulation);
+    device_free(ops, team, x);
+    device_free(ops, team, text);
+    free(values);
 }
 
 static void the_shelf_of_tables_keeps_those_asked_for_last(void **state)
 {
-    struct rotary_shelf shelf = {.config = &engine.model->config.denoiser};
+    struct rotary_shelf shelf = {.config = &engine.model->config.denoiser, .ops = engine.ops};
     const struct rotary *rotary;
     struct error error;
     for (int i = 1; i <= ROTARY_GRIDS + 4; i++) {
-        assert_int_equal(rotary_find(&shelf, &(struct token_grid){1, 1, i}, &rotary, &error), STATUS_OK);
-        assert_int_equal(rotary_find(&shelf, &(struct token_grid){1, 1, 1}, &rotary, &error), STATUS_OK);
+        assert_int_equal(rotary_find(&shelf, engine.team, &(struct token_grid){1, 1, i}, &rotary, &error),
+                         STATUS_OK);
+        assert_int_equal(rotary_find(&shelf, engine.team, &(struct token_grid){1, 1, 1}, &rotary, &error),
+                         STATUS_OK);
         assert_int_equal(rotary->grid.width, 1);
     }
     assert_int_equal(shelf.count, ROTARY_GRIDS);

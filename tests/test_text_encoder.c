@@ -12,7 +12,9 @@
 #include <string.h>
 #include "kernels/ops.h"
 #include "kernels/team.h"
+#include "tests/device.h"
 #include "tests/golden.h"
+#include "tests/guarded.h"
 #include "worker/model/text_encoder.h"
 
 enum { PATH_BYTES = 512 };
@@ -34,20 +36,20 @@ static struct text_config config_of(struct golden *golden)
 }
 
 static struct text_encoder *load(const char *directory, const struct text_config *config,
-                                 const struct ops *ops)
+                                 const struct ops *ops, struct team *team)
 {
     char path[PATH_BYTES];
     struct text_encoder *encoder;
     struct error error;
-    if (text_encoder_load(golden_path(path, sizeof path, directory), config, ops, &encoder, &error) !=
+    if (text_encoder_load(golden_path(path, sizeof path, directory), config, ops, team, &encoder, &error) !=
         STATUS_OK)
         fail_msg("%s", error.text);
     return encoder;
 }
 
 /* Encodes sequence `index` of the golden. Returns rows [count, width], malloc'ed; NULL: there are no more. */
-static float *encode(struct golden *golden, struct text_encoder *encoder, struct team *team, int width,
-                     int index, int64_t *floats)
+static float *encode(struct golden *golden, struct text_encoder *encoder, const struct ops *ops,
+                     struct team *team, int width, int index, int64_t *floats)
 {
     char name[32];
     snprintf(name, sizeof name, "ids_%d", index);
@@ -56,11 +58,12 @@ static float *encode(struct golden *golden, struct text_encoder *encoder, struct
     const int64_t *wide = golden_i64(golden, name, &count);
     int32_t ids[512];
     for (int64_t i = 0; i < count; i++) ids[i] = (int32_t)wide[i];
-    float *rows = malloc((size_t)(count * width) * sizeof *rows);
-    assert_non_null(rows);
+    float *rows = device_floats(ops, team, NULL, count * width);
     assert_int_equal(text_encoder_encode(encoder, team, ids, (int)count, rows, NULL), STATUS_OK);
     *floats = count * width;
-    return rows;
+    float *result = device_fetch(ops, team, rows, *floats);
+    device_free(ops, team, rows);
+    return result;
 }
 
 /* On every backend; between the backends nothing but their rounding may differ. */
@@ -68,14 +71,13 @@ static void expect_rows(const char *golden_name, const char *directory, double l
 {
     struct golden *golden = golden_open(golden_name);
     struct text_config config = config_of(golden);
-    struct team *team;
-    assert_int_equal(team_create(2, &team, NULL), STATUS_OK);
-    for (const struct ops *const *ops = ops_available(); *ops != NULL; ops++) {
-        struct text_encoder *encoder = load(directory, &config, *ops);
+    for (const struct ops *const *ops = guarded_or_all(); *ops != NULL; ops++) {
+        struct team *team = device_team(*ops, 2);
+        struct text_encoder *encoder = load(directory, &config, *ops, team);
         assert_true(text_encoder_bytes(encoder) > 0);
         int64_t floats;
         float *rows;
-        for (int i = 0; (rows = encode(golden, encoder, team, config.width, i, &floats)) != NULL; i++) {
+        for (int i = 0; (rows = encode(golden, encoder, *ops, team, config.width, i, &floats)) != NULL; i++) {
             char name[32];
             snprintf(name, sizeof name, "rows_%d", i);
             print_message("%-10s %s %s: %.2g\n", (*ops)->name, golden_name, name,
@@ -84,8 +86,8 @@ static void expect_rows(const char *golden_name, const char *directory, double l
             free(rows);
         }
         text_encoder_destroy(encoder);
+        device_team_free(*ops, team);
     }
-    team_destroy(team);
     golden_close(golden);
 }
 
@@ -124,13 +126,13 @@ static void rows_do_not_depend_on_the_number_of_threads(void **state)
     (void)state;
     struct golden *golden = golden_open("text_encoder_odd");
     struct text_config config = config_of(golden);
-    struct text_encoder *encoder = load("tests/golden/text/encoder_odd", &config, ops_find("auto"));
+    const struct ops *ops = guarded_or(NULL);
     float *first = NULL;
     for (int threads = 1; threads <= 4; threads++) {
-        struct team *team;
+        struct team *team = device_team(ops, threads);
+        struct text_encoder *encoder = load("tests/golden/text/encoder_odd", &config, ops, team);
         int64_t floats;
-        assert_int_equal(team_create(threads, &team, NULL), STATUS_OK);
-        float *rows = encode(golden, encoder, team, config.width, 3, &floats);
+        float *rows = encode(golden, encoder, ops, team, config.width, 3, &floats);
         assert_non_null(rows);
         if (first == NULL) {
             first = rows;
@@ -138,10 +140,10 @@ static void rows_do_not_depend_on_the_number_of_threads(void **state)
             assert_memory_equal(first, rows, (size_t)floats * sizeof *rows);
             free(rows);
         }
-        team_destroy(team);
+        text_encoder_destroy(encoder);
+        device_team_free(ops, team);
     }
     free(first);
-    text_encoder_destroy(encoder);
     golden_close(golden);
 }
 
@@ -150,9 +152,8 @@ static void impossible_ids_and_counts_are_refused(void **state)
     (void)state;
     struct golden *golden = golden_open("text_encoder_wide");
     struct text_config config = config_of(golden);
-    struct text_encoder *encoder = load("tests/golden/text/encoder_wide", &config, ops_find("ref"));
-    struct team *team;
-    assert_int_equal(team_create(1, &team, NULL), STATUS_OK);
+    struct team *team = device_team(ops_find("ref"), 1);
+    struct text_encoder *encoder = load("tests/golden/text/encoder_wide", &config, ops_find("ref"), team);
     int32_t ids[600] = {0};
     float row[16] = {5};
     struct error error;
@@ -164,8 +165,8 @@ static void impossible_ids_and_counts_are_refused(void **state)
     ids[0] = -1;
     assert_int_equal(text_encoder_encode(encoder, team, ids, 1, row, &error), STATUS_INVALID);
     assert_true(row[0] == 5);
-    team_destroy(team);
     text_encoder_destroy(encoder);
+    device_team_free(ops_find("ref"), team);
     golden_close(golden);
 }
 
@@ -198,9 +199,11 @@ static void a_checkpoint_that_does_not_fit_the_config_is_refused_with_the_tensor
         status_t inspected = text_encoder_inspect(path, &cases[i].config, &error);
         assert_int_not_equal(inspected, STATUS_OK);
         if (strstr(error.text, cases[i].tensor) == NULL) fail_msg("case %zu says: %s", i, error.text);
-        assert_int_equal(text_encoder_load(path, &cases[i].config, ops_find("ref"), &encoder, &error),
+        struct team *team = device_team(ops_find("ref"), 1);
+        assert_int_equal(text_encoder_load(path, &cases[i].config, ops_find("ref"), team, &encoder, &error),
                          inspected);
         assert_null(encoder);
+        device_team_free(ops_find("ref"), team);
     }
 }
 
@@ -210,35 +213,38 @@ static void prompts_taken_layer_by_layer_in_turn_are_the_same_as_at_once(void **
     (void)state;
     struct golden *golden = golden_open("text_encoder_odd");
     const struct text_config config = config_of(golden);
-    struct text_encoder *encoder = load("tests/golden/text/encoder_odd", &config, ops_find("ref"));
+    const struct ops *ops = guarded_or("ref");
+    struct team *team = device_team(ops, 1);
+    struct text_encoder *encoder = load("tests/golden/text/encoder_odd", &config, ops, team);
     static const int32_t ids[2][5] = {{3, 1, 4, 1, 5}, {2, 7, 1}};
     static const int counts[2] = {5, 3};
-    size_t floats = (size_t)5 * (size_t)config.width;
-    float *rows = calloc(4 * floats, sizeof *rows);
+    int64_t floats = (int64_t)5 * config.width;
+    float *rows = device_floats(ops, team, NULL, 4 * floats),
+          *unused = device_floats(ops, team, NULL, floats);
     struct text_run *run[2], *dropped;
-    struct team *team;
     bool done[2] = {false};
     int calls = 0;
-    assert_int_equal(team_create(1, &team, NULL), STATUS_OK);
     for (int i = 0; i < 2; i++) {
-        float *at_once = rows + i * (ptrdiff_t)floats, *in_turn = at_once + 2 * floats;
+        float *at_once = rows + i * floats, *in_turn = at_once + 2 * floats;
         assert_int_equal(text_encoder_encode(encoder, team, ids[i], counts[i], at_once, NULL), STATUS_OK);
-        assert_int_equal(text_encoder_begin(encoder, ids[i], counts[i], in_turn, &run[i], NULL), STATUS_OK);
+        assert_int_equal(text_encoder_begin(encoder, team, ids[i], counts[i], in_turn, &run[i], NULL),
+                         STATUS_OK);
     }
-    float *unused = malloc(floats * sizeof *unused);
-    assert_int_equal(text_encoder_begin(encoder, ids[0], 5, unused, &dropped, NULL), STATUS_OK);
+    assert_int_equal(text_encoder_begin(encoder, team, ids[0], 5, unused, &dropped, NULL), STATUS_OK);
     text_encoder_layer(dropped, team);
     for (int i = 0; !done[0] || !done[1]; i = !i, calls++)
         if (!done[i]) done[i] = text_encoder_layer(run[i], team);
     assert_int_equal(calls, 2 * config.layers);
-    assert_memory_equal(rows, rows + 2 * floats, 2 * floats * sizeof *rows);
+    float *values = device_fetch(ops, team, rows, 4 * floats);
+    assert_memory_equal(values, values + 2 * floats, 2 * (size_t)floats * sizeof *values);
     text_encoder_end(dropped);
     for (int i = 0; i < 2; i++) text_encoder_end(run[i]);
     text_encoder_end(NULL);
-    free(unused);
-    free(rows);
-    team_destroy(team);
+    device_free(ops, team, unused);
+    device_free(ops, team, rows);
+    free(values);
     text_encoder_destroy(encoder);
+    device_team_free(ops, team);
     golden_close(golden);
 }
 

@@ -7,12 +7,15 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <cmocka.h>
 
+#include "tests/device.h"
 #include "tests/golden.h"
+#include "tests/guarded.h"
 #include "worker/model/vae_layers.h"
 
 static const char *const NAMES[] = {"narrow", "uneven", "shallow", "still", "flat", "deep", "reference"};
@@ -41,7 +44,7 @@ static void directory_of(const char *name, char *path, int bytes)
     golden_path(path, bytes, relative);
 }
 
-static void open_fixture(const char *name, const char *backend, int threads, struct fixture *f)
+static void open_fixture(const char *name, const struct ops *ops, int threads, struct fixture *f)
 {
     char path[512], file[256];
     struct error error = {0};
@@ -49,10 +52,9 @@ static void open_fixture(const char *name, const char *backend, int threads, str
     directory_of(name, path, sizeof path);
     snprintf(file, sizeof file, "vae_%s", name);
     f->golden = golden_open(file);
+    f->team = device_team(ops, threads);
     if (vae_config_read(path, &f->config, &error) != STATUS_OK ||
-        vae_load(path, &f->config, ops_find(backend), VAE_DECODER | VAE_ENCODER, &f->vae, &error) !=
-            STATUS_OK ||
-        team_create(threads, &f->team, &error) != STATUS_OK)
+        vae_load(path, &f->config, ops, f->team, VAE_DECODER | VAE_ENCODER, &f->vae, &error) != STATUS_OK)
         fail_msg("%s", error.text);
     assert_int_equal(golden_shape(f->golden, "latents", shape), 4);
     assert_int_equal(shape[0], f->config.latent_channels);
@@ -66,8 +68,9 @@ static void open_fixture(const char *name, const char *backend, int threads, str
 
 static void close_fixture(struct fixture *f)
 {
+    const struct ops *ops = f->vae->ops;
     vae_destroy(f->vae);
-    team_destroy(f->team);
+    device_team_free(ops, f->team);
     golden_close(f->golden);
 }
 
@@ -99,18 +102,18 @@ static float *decode_batched(const struct fixture *f, int latent_frames, size_t 
         memcpy(latents + c * latent_frames * plane, all + c * f->latent_frames * plane,
                (size_t)(latent_frames * plane) * sizeof *latents);
 
-    int frames = 1 + f->config.scale_t * (latent_frames - 1), made = 0;
+    int frames = 1 + f->config.scale_t * (latent_frames - 1);
     float *out = new_floats(frames * frame_floats(f));
     struct vae_stream *stream;
     assert_int_equal(vae_stream_open_batched(f->vae, VAE_DECODER, f->latent_height, f->latent_width,
                                              batch_bytes, &stream, NULL),
                      STATUS_OK);
     for (int t = 0; t < latent_frames; t++) {
-        int count = vae_decode(stream, f->team, latents, latent_frames, t, out);
-        assert_int_equal(count, t == 0 ? 1 : f->config.scale_t);
-        made += count;
+        int64_t made = (1 + f->config.scale_t * t) * frame_floats(f);
+        assert_int_equal(vae_decode(stream, f->team, latents, latent_frames, t, out, NULL), STATUS_OK);
+        assert_false(isnan(out[made - 1]));
+        assert_true(made == frames * frame_floats(f) || isnan(out[made]));
     }
-    assert_int_equal(made, frames);
     vae_stream_close(stream);
     free(latents);
     return out;
@@ -141,7 +144,7 @@ static float *encode_batched(const struct fixture *f, size_t batch_bytes)
                                              batch_bytes, &stream, NULL),
                      STATUS_OK);
     for (int t = 0; t < f->latent_frames; t++)
-        vae_encode(stream, f->team, frames, f->latent_frames, t, latents);
+        assert_int_equal(vae_encode(stream, f->team, frames, f->latent_frames, t, latents, NULL), STATUS_OK);
     vae_stream_close(stream);
     free(frames);
     return latents;
@@ -168,11 +171,11 @@ static int64_t sample_thirds(const struct fixture *f, float *frames)
 
 static void decoded_frames_equal_the_reference(void **state)
 {
-    for (const struct ops *const *ops = ops_available(); *ops; ops++)
+    for (const struct ops *const *ops = guarded_or_all(); *ops; ops++)
         for (int i = 0; i < NAME_COUNT; i++) {
             struct fixture f;
             if (takes_too_long(*ops, NAMES[i])) continue;
-            open_fixture(NAMES[i], (*ops)->name, 2, &f);
+            open_fixture(NAMES[i], *ops, 2, &f);
             float *frames = decode(&f, f.latent_frames);
             int64_t count = f.frames * frame_floats(&f);
             if (strcmp(NAMES[i], "reference") == 0) count = sample_thirds(&f, frames);
@@ -186,11 +189,11 @@ static void decoded_frames_equal_the_reference(void **state)
 
 static void encoded_latents_equal_the_reference(void **state)
 {
-    for (const struct ops *const *ops = ops_available(); *ops; ops++)
+    for (const struct ops *const *ops = guarded_or_all(); *ops; ops++)
         for (int i = 0; i < NAME_COUNT; i++) {
             struct fixture f;
             if (takes_too_long(*ops, NAMES[i])) continue;
-            open_fixture(NAMES[i], (*ops)->name, 2, &f);
+            open_fixture(NAMES[i], *ops, 2, &f);
             float *latents = encode(&f);
             if (golden_has(f.golden, "encoded")) {
                 double distance = golden_relative_l2(latents, golden_f32(f.golden, "encoded", NULL),
@@ -241,7 +244,7 @@ static void bits_do_not_depend_on_threads_and_a_shorter_video_is_the_beginning_o
             float *first_frames = NULL, *first_latents = NULL;
             for (int j = 0; j < 4; j++) {
                 struct fixture f;
-                open_fixture(NAMES[i], (*ops)->name, threads[j], &f);
+                open_fixture(NAMES[i], *ops, threads[j], &f);
                 float *frames = decode(&f, f.latent_frames), *latents = encode(&f);
                 if (j == 0) {
                     float *begin = decode(&f, (f.latent_frames + 1) / 2);
@@ -270,7 +273,7 @@ static void bits_do_not_depend_on_how_many_frames_a_pass_takes(void **state)
 {
     for (int i = 0; i < NAME_COUNT; i++) {
         struct fixture f;
-        open_fixture(NAMES[i], "auto", 2, &f);
+        open_fixture(NAMES[i], guarded_or(NULL), 2, &f);
         float *frames = decode(&f, f.latent_frames), *latents = encode(&f);
         size_t finest = (size_t)f.height * (size_t)f.width * (size_t)f.config.base * sizeof(float);
         for (size_t count = 1; count <= 3; count++) {
@@ -291,7 +294,7 @@ static void bits_do_not_depend_on_how_many_frames_a_pass_takes(void **state)
 static void a_stream_uses_exactly_the_bytes_it_announces(void **state)
 {
     struct fixture f;
-    open_fixture("reference", "auto", 1, &f);
+    open_fixture("reference", guarded_or(NULL), 1, &f);
     static const int sizes[][2] = {{1, 1}, {8, 8}, {5, 9}, {60, 104}};
     static const enum vae_part parts[] = {VAE_DECODER, VAE_ENCODER};
     for (int p = 0; p < 2; p++)
@@ -300,8 +303,8 @@ static void a_stream_uses_exactly_the_bytes_it_announces(void **state)
             size_t bytes = vae_stream_bytes(f.vae, parts[p], sizes[i][0], sizes[i][1]);
             assert_int_equal(vae_stream_open(f.vae, parts[p], sizes[i][0], sizes[i][1], &stream, NULL),
                              STATUS_OK);
-            assert_int_equal(stream->arena.used, bytes);
-            assert_int_equal(stream->arena.size, bytes);
+            assert_int_equal(stream->arena.used + stream->shared.used, bytes);
+            assert_int_equal(stream->arena.size + stream->shared.size, bytes);
             vae_stream_close(stream);
         }
     close_fixture(&f);
@@ -311,6 +314,7 @@ static void a_stream_uses_exactly_the_bytes_it_announces(void **state)
 
 static void impossible_sizes_and_parts_that_were_not_loaded_are_refused(void **state)
 {
+    struct team *team = device_team(ops_find("ref"), 1);
     char path[512];
     struct error error = {0};
     struct vae_config config;
@@ -318,7 +322,7 @@ static void impossible_sizes_and_parts_that_were_not_loaded_are_refused(void **s
     struct vae_stream *stream = NULL;
     directory_of("narrow", path, sizeof path);
     assert_int_equal(vae_config_read(path, &config, &error), STATUS_OK);
-    assert_int_equal(vae_load(path, &config, ops_find("ref"), VAE_DECODER, &vae, &error), STATUS_OK);
+    assert_int_equal(vae_load(path, &config, ops_find("ref"), team, VAE_DECODER, &vae, &error), STATUS_OK);
     assert_true(vae_bytes(vae) > 0);
     assert_int_equal(vae_stream_open(vae, VAE_ENCODER, 2, 2, &stream, &error), STATUS_CONFLICT);
     assert_int_equal(vae_stream_open(vae, VAE_DECODER, 0, 2, &stream, &error), STATUS_INVALID);
@@ -327,10 +331,12 @@ static void impossible_sizes_and_parts_that_were_not_loaded_are_refused(void **s
     vae_destroy(vae);
     vae_destroy(NULL);
     vae_stream_close(NULL);
+    device_team_free(ops_find("ref"), team);
 }
 
 static void a_checkpoint_that_does_not_fit_its_configuration_is_named(void **state)
 {
+    struct team *team = device_team(ops_find("ref"), 1);
     char path[512];
     struct error error = {0};
     struct vae_config config;
@@ -342,13 +348,16 @@ static void a_checkpoint_that_does_not_fit_its_configuration_is_named(void **sta
     assert_int_equal(vae_inspect(path, &config, &error), STATUS_CORRUPT);
     assert_non_null(strstr(
         error.text, "decoder.conv_in.weight is [3, 4, 3, 3, 3], the configuration needs [4, 4, 3, 3, 3]"));
-    assert_int_equal(vae_load(path, &config, ops_find("ref"), VAE_DECODER, &vae, &error), STATUS_CORRUPT);
+    assert_int_equal(vae_load(path, &config, ops_find("ref"), team, VAE_DECODER, &vae, &error),
+                     STATUS_CORRUPT);
     config.decoder_base = 3;
     config.resnets = 2;
     assert_int_equal(vae_inspect(path, &config, &error), STATUS_NOT_FOUND);
     assert_non_null(strstr(error.text, "decoder.up_blocks.0.resnets.2.norm1.gamma is missing"));
-    assert_int_equal(vae_load(path, &config, ops_find("ref"), VAE_ENCODER, &vae, &error), STATUS_NOT_FOUND);
+    assert_int_equal(vae_load(path, &config, ops_find("ref"), team, VAE_ENCODER, &vae, &error),
+                     STATUS_NOT_FOUND);
     assert_null(vae);
+    device_team_free(ops_find("ref"), team);
 }
 
 int main(void)

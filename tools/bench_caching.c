@@ -151,7 +151,8 @@ static void set_up(struct bench *b, const char *model, int steps, int threads)
     split.head = config.denoiser.layers;
     b->engine = (struct engine){.ops = ops_find("auto"), .members = 1};
     if (team_create(threads, &b->engine.team, &error) != STATUS_OK ||
-        model_load(model, b->engine.ops, &split, 0, &b->engine.model, &error) != STATUS_OK ||
+        b->engine.ops->open(b->engine.team, &error) != STATUS_OK ||
+        model_load(model, b->engine.ops, b->engine.team, &split, 0, &b->engine.model, &error) != STATUS_OK ||
         model_encoder(b->engine.model, &b->encoder, &error) != STATUS_OK)
         die(&error);
     b->size = (struct video_size){config.clip.frames, config.clip.width, config.clip.height, 16};
@@ -199,7 +200,9 @@ int main(int argc, char **argv)
             fprintf(stderr, "\rprompt %d of %d, seed %d ", p + 1, prompt_count, s);
         }
     fputc('\n', stderr);
+    engine_clear(&b.engine);
     model_destroy(b.engine.model);
+    b.engine.ops->close(b.engine.team);
     team_destroy(b.engine.team);
     return 0;
 }

@@ -23,11 +23,19 @@ static void die(const struct error *error)
     exit(1);
 }
 
-static float *noise(int64_t count)
+/* On the device. */
+static float *noise(struct engine *engine, int64_t count)
 {
-    float *x = malloc((size_t)count * sizeof *x);
+    size_t bytes = (size_t)count * sizeof(float);
+    float *x = malloc(bytes);
+    void *memory;
+    struct error error;
     for (int64_t i = 0; i < count; i++) x[i] = (float)rand() / (float)RAND_MAX - 0.5f;
-    return x;
+    if (engine->ops->allocate(MEMORY_DEVICE, bytes, &memory, &error) != STATUS_OK) die(&error);
+    engine->ops->copy(engine->team, memory, x, bytes);
+    if (engine_wait(engine, &error) != STATUS_OK) die(&error);
+    free(x);
+    return memory;
 }
 
 static double step_seconds(struct engine *engine, const struct job_order *order)
@@ -48,10 +56,10 @@ static double verdict_seconds(struct engine *engine, const char *text, const str
     struct error error;
     int64_t whole = (int64_t)shape->frames * shape->height * shape->width * shape->hidden;
     int64_t latent = shape->latent_rows * shape->latent_width;
-    float *x = noise(whole), *y = noise(whole), *l = noise(latent), *v = noise(latent),
-          *t = noise(7 * shape->hidden);
+    float *x = noise(engine, whole), *y = noise(engine, whole), *l = noise(engine, latent),
+          *v = noise(engine, latent), *t = noise(engine, 7 * shape->hidden);
     if (cache_settings_read(text, &settings, &error) != STATUS_OK ||
-        reuse_create(&settings, shape, engine->ops, &reuse, &error) != STATUS_OK)
+        reuse_create(&settings, shape, engine->ops, engine->team, &reuse, &error) != STATUS_OK)
         die(&error);
     struct reuse_seen seen = {
         .latent = l, .time = t, .projection = t + shape->hidden, .embedding = x, .input = y};
@@ -59,24 +67,26 @@ static double verdict_seconds(struct engine *engine, const char *text, const str
     int64_t began_ns = 0;
     for (int step = 0; step < STEPS; step++) {
         if (step == 20) began_ns = clock_now_ns(); /* warm, and the history full */
-        reuse_step(reuse, step);
+        reuse_step(reuse, engine->team, step);
         for (int b = 0; b < BRANCHES; b++) {
             if (reuse_begin(reuse, engine->team, b, &seen) == ACTION_REUSE) {
                 fprintf(stderr, "bench_verdicts: %s: reused a step\n", text);
                 exit(1);
             }
             if (span) {
-                reuse_embedded(reuse, b, x);
+                reuse_embedded(reuse, engine->team, b, x);
                 reuse_probe(reuse, engine->team, b, y);
-                reuse_enter(reuse, b, x);
+                reuse_enter(reuse, engine->team, b, x);
                 reuse_leave(reuse, engine->team, b, y);
             }
             reuse_observe(reuse, engine->team, b, l, v);
         }
+        if (engine_wait(engine, &error) != STATUS_OK) die(&error);
     }
     double seconds = (double)(clock_now_ns() - began_ns) / (double)SECOND_NS / (STEPS - 20);
     reuse_destroy(reuse);
-    free(x), free(y), free(l), free(v), free(t);
+    float *tensors[] = {x, y, l, v, t};
+    for (int i = 0; i < 5; i++) engine->ops->release(MEMORY_DEVICE, tensors[i]);
     return seconds;
 }
 
@@ -103,7 +113,8 @@ int main(int argc, char **argv)
     if (model_config_read(argv[1], &config, &error) != STATUS_OK) die(&error);
     split.head = config.denoiser.layers;
     if (team_create(argc > 2 ? atoi(argv[2]) : 1, &engine.team, &error) != STATUS_OK ||
-        model_load(argv[1], engine.ops, &split, 0, &engine.model, &error) != STATUS_OK)
+        engine.ops->open(engine.team, &error) != STATUS_OK ||
+        model_load(argv[1], engine.ops, engine.team, &split, 0, &engine.model, &error) != STATUS_OK)
         die(&error);
     const struct clip_config *c = &config.clip;
     struct job_order order = {.job = 1,
@@ -140,7 +151,9 @@ int main(int argc, char **argv)
         printf("| `%s` | %.0f µs | %.2f %% |\n", texts[i], 1e6 * seconds, 100 * seconds / step);
     }
     free(sigmas);
+    engine_clear(&engine);
     model_destroy(engine.model);
+    engine.ops->close(engine.team);
     team_destroy(engine.team);
     return 0;
 }

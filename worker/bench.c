@@ -16,25 +16,29 @@ struct bench {
     struct bench_config config;
     struct denoiser_context *context;
     struct vae_stream *decoder;
-    struct arena arena;
+    struct arena device, shared, host;
     int latent_frames, latent_height, latent_width, ids;
     int64_t latent_count;
-    float *latent, *velocity, *x, *modulation, *frames, *rows, *text;
+    float *velocity, *x, *modulation, *rows, *text; /* on the device */
+    float *latent, *wave;                           /* shared */
+    float *frames;                                  /* the host's */
 };
 
 static const char prompt[] = "a large red star spinning on a navy background";
 
-static void lay_out(struct bench *b, struct arena *arena)
+static void lay_out(struct bench *b)
 {
     const struct model_config *c = &b->engine.model->config;
     size_t hidden = (size_t)c->denoiser.hidden;
-    b->latent = arena_take(arena, (size_t)b->latent_count, sizeof(float));
+    struct arena *arena = &b->device;
+    b->latent = arena_take(&b->shared, (size_t)b->latent_count, sizeof(float));
+    b->wave = arena_take(&b->shared, (size_t)c->denoiser.freq_dim, sizeof(float));
     b->velocity = arena_take(arena, (size_t)b->latent_count, sizeof(float));
     b->x = arena_take(arena, hop_bytes(token_count(&b->engine.work.grid), c->denoiser.hidden), 1);
     b->modulation = arena_take(arena, 7 * hidden, sizeof(float));
-    b->frames =
-        arena_take(arena, (size_t)b->config.frames * 3 * (size_t)b->config.width * (size_t)b->config.height,
-                   sizeof(float));
+    b->frames = arena_take(&b->host,
+                           (size_t)b->config.frames * 3 * (size_t)b->config.width * (size_t)b->config.height,
+                           sizeof(float));
     b->rows = arena_take(arena, (size_t)c->text_length * (size_t)c->text.width, sizeof(float));
     b->text = arena_take(arena, (size_t)c->text_length * hidden, sizeof(float));
 }
@@ -52,16 +56,18 @@ static status_t time_text(struct bench *b, struct error *error)
     return status;
 }
 
-static void time_forward(struct bench *b)
+static status_t time_forward(struct bench *b, struct error *error)
 {
     const struct model *m = b->engine.model;
     struct engine *e = &b->engine;
-    struct denoiser_modulation modulation = {b->modulation, b->modulation + m->config.denoiser.hidden};
+    struct denoiser_modulation modulation = {
+        .wave = b->wave, .output = b->modulation, .blocks = b->modulation + m->config.denoiser.hidden};
     denoiser_time(m->denoiser, e->team, 721, &modulation);
     denoiser_embed(m->denoiser, e->team, &e->work, b->latent, b->x);
     denoiser_blocks(m->denoiser, e->team, &e->work, b->context, modulation.blocks, b->x, 0,
                     m->config.denoiser.layers, NULL);
     denoiser_output(m->denoiser, e->team, &e->work, modulation.output, b->x, b->velocity);
+    return engine_wait(e, error);
 }
 
 static status_t time_decode(struct bench *b, struct error *error)
@@ -71,7 +77,7 @@ static status_t time_decode(struct bench *b, struct error *error)
     status_t status = vae_stream_open(b->engine.model->vae, VAE_DECODER, b->latent_height, b->latent_width,
                                       &b->decoder, error);
     for (int t = 0; status == STATUS_OK && t < b->latent_frames; t++)
-        vae_decode(b->decoder, b->engine.team, b->latent, b->latent_frames, t, b->frames);
+        status = vae_decode(b->decoder, b->engine.team, b->latent, b->latent_frames, t, b->frames, error);
     return status;
 }
 
@@ -87,13 +93,14 @@ static status_t time_run(struct bench *b, int steps, struct error *error)
                            b->latent_count, b->engine.ops, &solver, error);
     if (status != STATUS_OK) return status;
     noise_fill(7, b->latent, b->latent_count);
-    for (int i = 0; i < steps; i++) {
-        time_forward(b);
-        time_forward(b);
+    for (int i = 0; i < steps && status == STATUS_OK; i++) {
+        status = time_forward(b, error);
+        if (status == STATUS_OK) status = time_forward(b, error);
         solver_step(solver, b->engine.team, i, b->velocity, b->latent);
+        if (status == STATUS_OK) status = engine_wait(&b->engine, error);
     }
     solver_destroy(solver);
-    return time_decode(b, error);
+    return status == STATUS_OK ? time_decode(b, error) : status;
 }
 
 static status_t prepare(struct bench *b, struct error *error)
@@ -108,10 +115,12 @@ static status_t prepare(struct bench *b, struct error *error)
                               b->latent_width / c->denoiser.patch_x};
     status_t status = engine_prepare(&b->engine, &grid, error);
     if (status != STATUS_OK) return status;
-    lay_out(b, &b->arena);
-    status = arena_allocate(&b->arena, error);
+    lay_out(b);
+    status = memory_arena(b->engine.ops, MEMORY_DEVICE, &b->device, error);
+    if (status == STATUS_OK) status = memory_arena(b->engine.ops, MEMORY_SHARED, &b->shared, error);
+    if (status == STATUS_OK) status = arena_allocate(&b->host, error);
     if (status != STATUS_OK) return status;
-    lay_out(b, &b->arena);
+    lay_out(b);
     noise_fill(7, b->latent, b->latent_count);
     status = time_text(b, error);
     if (status != STATUS_OK) return status;
@@ -131,7 +140,7 @@ static void serve(struct bench *b)
         if (strncmp(line, "text", 4) == 0)
             status = time_text(b, &error);
         else if (strncmp(line, "forward", 7) == 0)
-            time_forward(b);
+            status = time_forward(b, &error);
         else if (strncmp(line, "decode", 6) == 0)
             status = time_decode(b, &error);
         else if (sscanf(line, "run %d", &steps) == 1 && steps > 0 && steps <= 1000)
@@ -157,9 +166,12 @@ status_t bench_run(const struct bench_config *config, struct error *error)
     if (status == STATUS_OK) status = model_config_read(config->directory, &model, error);
     if (status != STATUS_OK) goto out;
     struct split split = {.members = 1, .head = model.denoiser.layers};
+    const struct ops *ops = b->engine.ops;
     status = team_create(config->threads, &b->engine.team, error);
+    if (status != STATUS_OK) goto out;
+    status = ops->open(b->engine.team, error);
     if (status == STATUS_OK)
-        status = model_load(config->directory, b->engine.ops, &split, 0, &b->engine.model, error);
+        status = model_load(config->directory, ops, b->engine.team, &split, 0, &b->engine.model, error);
     if (status == STATUS_OK) status = prepare(b, error);
     if (status == STATUS_OK) {
         printf("{\"ready\": true, \"backend\": \"%s\", \"threads\": %d}\n", b->engine.ops->name,
@@ -167,11 +179,14 @@ status_t bench_run(const struct bench_config *config, struct error *error)
         fflush(stdout);
         serve(b);
     }
+    engine_clear(&b->engine);
     vae_stream_close(b->decoder);
     denoiser_context_destroy(b->context);
-    arena_free(&b->arena);
-    arena_free(&b->engine.arena);
+    memory_give_back(ops, MEMORY_DEVICE, &b->device);
+    memory_give_back(ops, MEMORY_SHARED, &b->shared);
+    arena_free(&b->host);
     model_destroy(b->engine.model);
+    ops->close(b->engine.team);
     team_destroy(b->engine.team);
 out:
     free(b);

@@ -7,17 +7,49 @@
 
 /* ---------------------------------------------------------------------------------------------- workspace */
 
+/* Of work given to a device before it is waited for, so that heartbeats tell of work done. */
+#define AHEAD_NS (SECOND_NS / 2)
+
+/* Keeps the mean of what a block takes per token, for plans. */
+static void take_pace(struct engine *e, int64_t ns, double rows)
+{
+    double mean = atomic_load_explicit(&e->block_token_ns, memory_order_relaxed), now = (double)ns / rows;
+    atomic_store_explicit(&e->block_token_ns, mean > 0 ? 0.9 * mean + 0.1 * now : now, memory_order_relaxed);
+}
+
+status_t engine_wait(struct engine *e, struct error *error)
+{
+    struct error why = {0};
+    status_t status = e->ops->wait(e->team, &why);
+    e->waits++;
+    if (status != STATUS_OK && e->failure.status == STATUS_OK) e->failure = why;
+    if (status != STATUS_OK && error) *error = why;
+    if (e->called == 0) return status;
+    if (status == STATUS_OK) take_pace(e, clock_now_ns() - e->called_ns, e->called_rows);
+    atomic_fetch_add_explicit(&e->progress, (uint64_t)e->called, memory_order_relaxed);
+    e->called = 0;
+    e->called_rows = 0;
+    return status;
+}
+
+void engine_clear(struct engine *e)
+{
+    if (!e->team) return;
+    engine_wait(e, NULL);
+    memory_give_back(e->ops, MEMORY_DEVICE, &e->arena);
+}
+
 /* Scratch for the largest grid so far serves all smaller ones. */
 static status_t make_scratch(struct engine *e, int rows, struct error *error)
 {
     struct arena arena = {0};
     struct denoiser_work work = {0};
     if (e->arena.base && rows <= e->rows) return STATUS_OK;
-    denoiser_work_lay_out(&arena, &e->model->config.denoiser, rows, &work);
-    arena_free(&e->arena); /* before allocating: two sets need not fit */
-    status_t status = arena_allocate(&arena, error);
+    denoiser_work_lay_out(&arena, &e->model->config.denoiser, e->ops->operand, rows, &work);
+    engine_clear(e); /* before allocating: two sets need not fit */
+    status_t status = memory_arena(e->ops, MEMORY_DEVICE, &arena, error);
     if (status != STATUS_OK) return status;
-    denoiser_work_lay_out(&arena, &e->model->config.denoiser, rows, &work);
+    denoiser_work_lay_out(&arena, &e->model->config.denoiser, e->ops->operand, rows, &work);
     e->arena = arena;
     e->rows = rows;
     e->work = work;
@@ -31,7 +63,7 @@ status_t engine_prepare(struct engine *e, const struct token_grid *grid, struct 
     status_t status = make_scratch(e, token_count(grid), error);
     if (status != STATUS_OK) return status;
     e->work.grid = (struct token_grid){0}; /* its tables may have to make room */
-    status = rotary_find(&e->model->rotary, grid, &rotary, error);
+    status = rotary_find(&e->model->rotary, e->team, grid, &rotary, error);
     if (status != STATUS_OK) return status;
     e->work.grid = *grid;
     e->work.cosines = rotary->cosines;
@@ -87,6 +119,13 @@ bool engine_reaches_home(const struct engine *e, int peer)
     return peer == e->self ? e->loops < ENGINE_LOOPS : fabric_can_post(e->fabric, peer);
 }
 
+/* What one's own stage and home give each other stays where it is. A fabric that carries memory of the device
+ * would be asked here. */
+bool engine_direct(const struct engine *e, int peer)
+{
+    return e->ops->local || peer == e->self;
+}
+
 static status_t post_to_self(struct engine *e, const struct ticket *ticket, const void *payload,
                              uint64_t cookie)
 {
@@ -132,17 +171,32 @@ void engine_drop_events(struct engine *e)
 
 /* ------------------------------------------------------------------------------------------------- blocks */
 
-/* Runs blocks and keeps the mean of what one takes per token, for plans. */
+/* On a device that has not finished when this returns, time and progress are taken at the next wait. Where it
+ * would be long in coming, or nobody knows yet, it is here. */
+static void compute_behind(struct engine *e, const struct denoiser_context *context, const float *modulation,
+                           float *x, int begin, int end)
+{
+    for (int i = begin; i < end; i++) {
+        if (e->called++ == 0) e->called_ns = clock_now_ns();
+        e->called_rows += token_count(&e->work.grid);
+        denoiser_blocks(e->model->denoiser, e->team, &e->work, context, modulation, x, i, 1, NULL);
+        double pace = atomic_load_explicit(&e->block_token_ns, memory_order_relaxed);
+        if (pace == 0 || pace * e->called_rows > (double)AHEAD_NS) engine_wait(e, NULL);
+    }
+}
+
 static void compute(struct engine *e, const struct denoiser_context *context, const float *modulation,
                     float *x, int begin, int end)
 {
     int64_t began_ns = clock_now_ns();
     if (begin >= end) return;
+    if (!e->ops->local) {
+        compute_behind(e, context, modulation, x, begin, end);
+        return;
+    }
     denoiser_blocks(e->model->denoiser, e->team, &e->work, context, modulation, x, begin, end - begin,
                     &e->progress);
-    double now = (double)(clock_now_ns() - began_ns) / ((double)(end - begin) * token_count(&e->work.grid));
-    double mean = atomic_load_explicit(&e->block_token_ns, memory_order_relaxed);
-    atomic_store_explicit(&e->block_token_ns, mean > 0 ? 0.9 * mean + 0.1 * now : now, memory_order_relaxed);
+    take_pace(e, clock_now_ns() - began_ns, (double)(end - begin) * token_count(&e->work.grid));
 }
 
 void engine_blocks(struct engine *e, const struct denoiser_context *context, struct blocks *cache, int step,
@@ -154,7 +208,7 @@ void engine_blocks(struct engine *e, const struct denoiser_context *context, str
     }
     for (int i = begin; i < end; i++) {
         if (blocks_reuse(cache, e->team, step, i, x, records)) continue;
-        blocks_enter(cache, i, x);
+        blocks_enter(cache, e->team, i, x);
         compute(e, context, modulation, x, i, i + 1);
         blocks_leave(cache, e->team, i, x);
     }

@@ -7,6 +7,10 @@
  *     engine_post(engine, peer, &ticket, payload, cookie, &error);   to another member, or to this one itself
  *     while (engine_next(engine, &event)) ... home_event or stage_event ...
  *
+ * Ops may still be at work when a function returns (kernels/ops.h); engine_wait is where the worker waits, and
+ * where it learns that the device has failed: `failure` says so from then on, and nothing computed here is
+ * worth anything any more.
+ *
  * Where homes float, a rank is home and stage at once. They speak to each other as to any member: what is
  * posted to one's own number comes back as RECEIVED without a copy, then as SENT. The stage computes its
  * rank's own jobs in the contexts that home lends it.
@@ -24,7 +28,7 @@
 
 #include "cache/blocks.h"
 #include "cluster/fabric.h"
-#include "kernels/ops.h"
+#include "kernels/memory.h"
 #include "worker/model/model.h"
 
 enum { PRIORITIES = 3 }; /* of jobs: enum Priority in refrain.proto */
@@ -60,16 +64,27 @@ struct engine {
     _Atomic uint64_t progress; /* grows with every piece of work: read by the control thread for heartbeats */
     _Atomic double block_token_ns; /* mean time of one block and token, likewise; 0: nothing computed yet */
     int hops[PRIORITIES];          /* of jobs at home here, with the stages now, by the jobs' priority */
-    struct arena arena;            /* of `work` */
+    struct arena arena;            /* of `work`, on the device */
     int rows;                      /* that `work` has room for */
     struct denoiser_work work;     /* for the grid at work */
+    struct error failure;          /* of the device; STATUS_OK: none */
+    uint64_t waits;                /* made so far */
+    /* Blocks called since the last wait, where ops are not local. */
+    int64_t called_ns; /* when the first of them was */
+    int called;
+    double called_rows; /* times blocks */
     struct engine_loop loop[ENGINE_LOOPS];
     int loop_first, loops;
 };
 
+/* Waits for all that was called. */
+status_t engine_wait(struct engine *engine, struct error *error);
+
 /* Makes `work` fit the grid. Allocates only for a grid larger than any before, or one whose tables are not on
  * the model's shelf. */
 status_t engine_prepare(struct engine *engine, const struct token_grid *grid, struct error *error);
+/* Waits, and gives the workspace back: before the model goes. */
+void engine_clear(struct engine *engine);
 
 /* A number for a job's context that no other home of the epoch gives. */
 uint64_t engine_new_context(struct engine *engine);
@@ -85,13 +100,17 @@ status_t engine_post(struct engine *engine, int peer, struct ticket *ticket, con
 /* Would engine_post take a ticket for the stage there, or for the home there? */
 bool engine_reaches_stage(const struct engine *engine, int peer);
 bool engine_reaches_home(const struct engine *engine, int peer);
+/* Are payloads of hops and OPENs to and from that member in the memory where ops compute? Otherwise they are
+ * the host's. */
+bool engine_direct(const struct engine *engine, int peer);
 /* The next event, of this rank's own tickets or of the fabric; false: there is none. */
 bool engine_next(struct engine *engine, struct fabric_event *event);
 /* Forgets tickets to itself; with fabric_leave. */
 void engine_drop_events(struct engine *engine);
 
-/* Runs blocks begin .. end - 1, all held here, on x [tokens, hidden] in place. With `cache`, each block is
- * first asked about, and records [layers] says what came of it (cache/blocks.h). The workspace must be
+/* Runs blocks begin .. end - 1, all held here, on x [tokens, hidden] in place; an asynchronous device is not
+ * left behind by more than about half a second. With `cache`, each block is
+ * first asked about, and records [layers], the host's, says what came of it (cache/blocks.h). The workspace must be
  * prepared. */
 void engine_blocks(struct engine *engine, const struct denoiser_context *context, struct blocks *cache,
                    int step, const float *modulation, float *x, int begin, int end, float *records);

@@ -442,7 +442,7 @@ static void save_checkpoint(struct home *home, struct slot *slot)
                                    .attempt = job_attempt(slot->job),
                                    .step = (uint32_t)step,
                                    .bytes = bytes};
-    job_save(slot->job, buffer, bytes);
+    if (job_save(slot->job, buffer, bytes, NULL) != STATUS_OK) return; /* the epoch ends, worker/engine.h */
     courier_send(home->courier, buffer, &name);
 }
 

@@ -15,24 +15,40 @@
 
 /* ----------------------------------------------------------------------------------------------- creation */
 
-static void lay_out(struct job *j, struct arena *arena)
+static void lay_out(struct job *j)
 {
-    const struct model_config *c = &j->engine->model->config;
-    size_t hidden = (size_t)c->denoiser.hidden, text_rows = (size_t)c->text_length;
+    const struct denoiser_config *d = &j->engine->model->config.denoiser;
+    const struct ops *ops = j->engine->ops;
+    struct arena *device = &j->device, *shared = &j->shared;
+    size_t hidden = (size_t)d->hidden, latent = (size_t)j->latent_count;
+    size_t text = (size_t)j->engine->model->config.text_length * hidden * sizeof(float);
     for (int b = 0; b < j->branches; b++) {
-        j->branch[b].text = arena_take(arena, text_rows * hidden * sizeof(float) + sizeof j->policy, 1);
-        j->branch[b].hop = arena_take(
-            arena, hop_bytes(token_count(&j->grid), c->denoiser.hidden) + (size_t)c->denoiser.layers * 4, 1);
-        j->branch[b].velocity = arena_take(arena, (size_t)j->latent_count, sizeof(float));
+        struct cargo *hop = &j->branch[b].hop;
+        hop->body = hop_bytes(token_count(&j->grid), d->hidden);
+        cargo_lay_out(&j->branch[b].text, ops, device, shared, text + sizeof j->policy);
+        cargo_lay_out(hop, ops, device, shared, hop->body + (size_t)d->layers * sizeof(float));
+        j->branch[b].velocity = arena_take(device, latent, sizeof(float));
     }
-    j->latent = arena_take(arena, (size_t)j->latent_count, sizeof(float));
-    j->velocity = arena_take(arena, (size_t)j->latent_count, sizeof(float));
-    j->output_modulation = arena_take(arena, hidden, sizeof(float));
+    j->velocity = arena_take(device, latent, sizeof(float));
+    j->output_modulation = arena_take(device, hidden, sizeof(float));
+    j->latent = arena_take(shared, latent, sizeof(float));
+    j->wave = arena_take(shared, (size_t)d->freq_dim, sizeof(float));
     size_t pixels = (size_t)j->order.frames * 3 * (size_t)j->order.width * (size_t)j->order.height;
-    j->frames = arena_take(arena, pixels, sizeof(float));
+    j->frames = arena_take(&j->host, pixels, sizeof(float));
     if (j->passes < 2) return;
-    j->uncached_latent = arena_take(arena, (size_t)j->latent_count, sizeof(float));
-    j->uncached_frames = arena_take(arena, pixels, sizeof(float));
+    j->uncached_latent = arena_take(shared, latent, sizeof(float));
+    j->uncached_frames = arena_take(&j->host, pixels, sizeof(float));
+}
+
+static status_t allocate(struct job *j, struct error *error)
+{
+    const struct ops *ops = j->engine->ops;
+    lay_out(j);
+    status_t status = memory_arena(ops, MEMORY_DEVICE, &j->device, error);
+    if (status == STATUS_OK) status = memory_arena(ops, MEMORY_SHARED, &j->shared, error);
+    if (status == STATUS_OK) status = arena_allocate(&j->host, error);
+    if (status == STATUS_OK) lay_out(j);
+    return status;
 }
 
 /* Derives the lattices from the order, or says which number does not fit the model. */
@@ -121,7 +137,7 @@ static status_t create_cache(struct job *j, struct error *error)
                                 .hidden = d->hidden,
                                 .latent_rows = (int64_t)d->in_channels * j->latent_frames,
                                 .latent_width = (int64_t)j->latent_height * j->latent_width};
-    status = reuse_create(&j->settings, &shape, j->engine->ops, &j->cache, error);
+    status = reuse_create(&j->settings, &shape, j->engine->ops, j->engine->team, &j->cache, error);
     if (status != STATUS_OK) return status;
     const struct cache_plan *plan = reuse_plan(j->cache);
     j->cache_bytes =
@@ -174,10 +190,8 @@ status_t job_create(struct engine *engine, const struct job_order *order, const 
                                engine->ops, &j->solver[i], error);
     if (status == STATUS_OK) status = create_cache(j, error);
     if (status != STATUS_OK) goto err_job;
-    lay_out(j, &j->arena);
-    status = arena_allocate(&j->arena, error);
+    status = allocate(j, error);
     if (status != STATUS_OK) goto err_job;
-    lay_out(j, &j->arena);
     j->prompt[0] = strdup(order->prompt ? order->prompt : "");
     j->prompt[1] = strdup(order->negative ? order->negative : "");
     j->tenant = strdup(order->tenant ? order->tenant : "");
@@ -196,9 +210,11 @@ err_job:
 void job_destroy(struct job *j)
 {
     if (!j) return;
+    const struct ops *ops = j->engine->ops;
     job_forget_hops(j);
+    engine_wait(j->engine, NULL); /* ops may still be at work on what goes */
     text_encoder_end(j->text_run);
-    free(j->text_rows);
+    ops->release(MEMORY_DEVICE, j->text_rows);
     free(j->tenant);
     engine_withdraw(j->engine, &j->lent);
     vae_stream_close(j->decoder);
@@ -219,7 +235,9 @@ void job_destroy(struct job *j)
     }
     free(j->tables);
     free(j->sigmas);
-    arena_free(&j->arena);
+    memory_give_back(ops, MEMORY_DEVICE, &j->device);
+    memory_give_back(ops, MEMORY_SHARED, &j->shared);
+    arena_free(&j->host);
     free(j);
 }
 
@@ -299,13 +317,14 @@ static status_t tell_stages(struct job *j, enum ticket_kind kind, int per_stage,
             .grid = {(uint32_t)j->grid.frames, (uint32_t)j->grid.height, (uint32_t)j->grid.width}};
         const void *payload = NULL;
         if (kind == TICKET_OPEN) {
-            int rows = denoiser_text_rows(j->branch[b].ids, e->model->config.text_length);
+            struct cargo *text = &j->branch[b].text;
             t.dtype = TICKET_F32;
             t.branch = (uint16_t)b;
             t.row_count = (uint32_t)j->branch[b].ids;
-            t.bytes = (uint64_t)rows * (uint64_t)e->model->config.denoiser.hidden * sizeof(float);
-            payload = j->branch[b].text;
-            add_policy(j, &t, j->branch[b].text + (int64_t)rows * e->model->config.denoiser.hidden);
+            t.bytes = text->body;
+            add_policy(j, &t, cargo_tail(text));
+            status_t status = cargo_send(text, e, peer, 0, t.text_bytes, &payload, error);
+            if (status != STATUS_OK) return status;
         }
         uint64_t cookie = j->context * JOB_COOKIES + (kind == TICKET_OPEN ? COOKIE_OPEN : COOKIE_CLOSE);
         status_t status = engine_post(e, peer, &t, payload, cookie, error);

@@ -37,7 +37,7 @@ struct job_order {
     const char *cache;                /* text of cache/settings.h; NULL: off */
     const struct cache_table *tables; /* [table_count], copied */
     int table_count;
-    bool compare; /* also make it without caching, and measure the difference */
+    bool compare;         /* also make it without caching, and measure the difference */
     const char *tenant;   /* among tenants the ranks are shared fairly; NULL: "" */
     int priority;         /* 0..2, the numbers of enum Priority in refrain.proto */
     int64_t deadline_ms;  /* wall clock; 0: none */
@@ -88,14 +88,14 @@ enum job_result job_advance(struct job *job);
 /* What job_advance would do now, so that home can choose between its jobs. Other than PIECE_NONE is a promise:
  * job_advance then does not answer JOB_WAITS. */
 enum job_piece {
-    PIECE_NONE,   /* it waits */
-    PIECE_SEND,   /* gives a hop, an OPEN or a CLOSE to the fabric; or ends the job: next to no work */
-    PIECE_LIGHT,  /* home's own work of a step: embedding, head and tail blocks, probe, forecast, output, solver */
+    PIECE_NONE, /* it waits */
+    PIECE_SEND, /* gives a hop, an OPEN or a CLOSE to the fabric; or ends the job: next to no work */
+    PIECE_LIGHT, /* home's own work of a step: embedding, head and tail blocks, probe, forecast, output, solver */
     PIECE_BLOCKS, /* one of home's share of the ring's blocks */
     PIECE_TEXT,   /* a layer of the text encoder */
     PIECE_DECODE, /* a latent frame of the VAE */
     PIECE_FILES,  /* encodes some frames, or writes */
-    PIECE_SPARE,  /* a block of the next member's that home holds too: instead of waiting until the hop can go */
+    PIECE_SPARE, /* a block of the next member's that home holds too: instead of waiting until the hop can go */
 };
 enum job_piece job_next(const struct job *job);
 int job_priority(const struct job *job);
@@ -117,8 +117,8 @@ size_t job_save_bytes(const struct job *job);
 /* Everything another process needs to go on from here, on any number of ranks, with the same bits: the
  * latent, the solver's history, the policy's and the forecast's bytes, the log of verdicts, and the latents
  * of the steps whose features the rings hold. Only between steps; size: job_save_bytes. `bytes` need not be
- * aligned. */
-void job_save(const struct job *job, void *bytes, size_t size);
+ * aligned; they are whole on return, or worth nothing where the device failed. */
+status_t job_save(const struct job *job, void *bytes, size_t size, struct error *error);
 /* Before the first job_advance: the job then encodes its text, makes the steps again whose features its rings
  * held, and goes on after the checkpoint's step; one whose steps are all done decodes at once. Nothing is
  * changed on failure: STATUS_CORRUPT (not a checkpoint, cut off, sizes that do not fit), STATUS_UNSUPPORTED

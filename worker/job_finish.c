@@ -30,8 +30,9 @@ enum job_result job_advance_decode(struct job *j)
                                        &j->decoder, &error) != STATUS_OK)
         return job_fail(j, &error);
     bool uncached = j->status.done < j->latent_frames * (j->passes - 1);
-    vae_decode(j->decoder, e->team, uncached ? j->uncached_latent : j->latent, j->latent_frames, j->decoded,
-               uncached ? j->uncached_frames : j->frames);
+    if (vae_decode(j->decoder, e->team, uncached ? j->uncached_latent : j->latent, j->latent_frames,
+                   j->decoded, uncached ? j->uncached_frames : j->frames, &error) != STATUS_OK)
+        return job_fail(j, &error);
     atomic_fetch_add(&e->progress, 1);
     j->work += frame_work(j);
     j->decoded++;
@@ -121,7 +122,7 @@ static status_t advance_quality(struct job *j, struct error *error)
             status = quality_open(encoder, &size, j->uncached_frames, j->frames, &j->quality, error);
     }
     if (status == STATUS_OK)
-        j->report.compared = quality_step(j->quality, j->engine->team, &j->report.quality);
+        status = quality_step(j->quality, j->engine->team, &j->report.compared, &j->report.quality, error);
     return status;
 }
 

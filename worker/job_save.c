@@ -180,8 +180,10 @@ static struct head make_head(const struct job *j, size_t bytes)
     return head;
 }
 
-void job_save(const struct job *j, void *bytes, size_t size)
+/* Latents are shared and at rest between steps; what else is kept on the device comes with the wait. */
+status_t job_save(const struct job *j, void *bytes, size_t size, struct error *error)
 {
+    struct engine *e = j->engine;
     struct head head = make_head(j, size);
     unsigned char *at = (unsigned char *)bytes + sizeof head;
     size_t latent = latent_bytes(j), plain = plain_bytes(j, j->pass, j->step);
@@ -189,10 +191,13 @@ void job_save(const struct job *j, void *bytes, size_t size)
     memcpy(at, j->latent, latent);
     if (j->pass > 0) memcpy(at + latent, j->uncached_latent, latent);
     if (j->step < j->order.steps)
-        solver_save(j->solver[j->pass], j->step, at + latent * (j->pass > 0 ? 2 : 1));
-    if (j->reuse) reuse_save(j->reuse, j->step, (unsigned char *)bytes + plain);
+        solver_save(j->solver[j->pass], e->team, j->step, at + latent * (j->pass > 0 ? 2 : 1));
+    if (j->reuse) reuse_save(j->reuse, e->team, j->step, (unsigned char *)bytes + plain);
+    status_t status = engine_wait(e, error);
+    if (status != STATUS_OK) return status;
     head.hash = XXH64((unsigned char *)bytes + HASHED_FROM, size - HASHED_FROM, 0);
     memcpy(bytes, &head, sizeof head);
+    return STATUS_OK;
 }
 
 /* ------------------------------------------------------------------------------------------------ restore */
@@ -249,14 +254,15 @@ static status_t read_body(struct job *j, const struct head *head, const void *by
         return error_set(error, STATUS_CORRUPT, "a checkpoint of step %d must have %zu bytes, not %zu", step,
                          plain, size);
     if (cached) {
-        status_t status = reuse_restore(j->cache, step, at + plain, size - plain, error);
+        status_t status = reuse_restore(j->cache, j->engine->team, step, at + plain, size - plain, error);
         if (status != STATUS_OK) return status;
     }
     at += sizeof *head;
     memcpy(j->latent, at, latent);
     if (pass > 0) memcpy(j->uncached_latent, at + latent, latent);
-    if (step < j->order.steps) solver_restore(j->solver[pass], step, at + latent * (pass > 0 ? 2 : 1));
-    return STATUS_OK;
+    if (step < j->order.steps)
+        solver_restore(j->solver[pass], j->engine->team, step, at + latent * (pass > 0 ? 2 : 1));
+    return engine_wait(j->engine, error);
 }
 
 status_t job_restore(struct job *j, const void *bytes, size_t size, struct error *error)

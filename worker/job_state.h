@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "cache/blocks.h"
 #include "cache/reuse.h"
+#include "worker/cargo.h"
 #include "worker/comparison.h"
 #include "worker/job.h"
 
@@ -54,10 +55,10 @@ struct branch {
     int lent;           /* posts of `hop` not yet SENT */
     bool came_back;     /* RECEIVED arrived before SENT: becomes HERE with it */
     int ids;            /* tokens of its prompt */
-    float
-        *text;  /* [denoiser_text_rows(ids), hidden]: what the stages' OPEN carries, then the policy's text */
-    float *hop; /* modulation [6, hidden], then x [tokens, hidden], then block records [layers] */
-    float *velocity; /* [latent] */
+    struct cargo
+        text; /* [denoiser_text_rows(ids), hidden]: what the stages' OPEN carries, then the policy's text */
+    struct cargo hop; /* modulation [6, hidden], then x [tokens, hidden], then block records [layers] */
+    float *velocity;  /* [latent], on the device */
     struct denoiser_context *context;
     struct blocks *blocks; /* home's own blocks, for policies that decide by blocks */
 };
@@ -84,12 +85,14 @@ struct job {
     int branches, step, told, outstanding; /* told: OPENs or CLOSEs posted; outstanding: posts not yet SENT */
     bool step_begun;
     struct branch branch[BRANCHES];
-    struct arena arena;
-    float *latent, *velocity, *output_modulation, *frames;
-    struct engine_context lent; /* to the stage of home's own rank */
+    struct arena device, shared, host;
+    float *velocity, *output_modulation; /* on the device */
+    float *latent, *wave;                /* shared: read after the wait that ends a step; see denoiser_time */
+    float *frames;                       /* the host's */
+    struct engine_context lent;          /* to the stage of home's own rank */
     /* Text, one layer a call. */
     struct text_run *text_run; /* of branch text_branch; NULL between branches */
-    float *text_rows;          /* [ids, width] */
+    void *text_rows;           /* [ids, width], on the device */
     int text_branch;
 
     /* After the steps. */
@@ -112,7 +115,7 @@ struct job {
     uint64_t cache_bytes;
     int passes, pass;
     struct solver *solver[PASSES];
-    float *uncached_latent, *uncached_frames; /* of the first of two passes */
+    float *uncached_latent, *uncached_frames; /* of the first of two passes; shared, the host's */
     double pass_seconds[PASSES];
     int64_t pass_began_ns;
     struct quality_run *quality;
@@ -133,14 +136,20 @@ static inline int record_count(const struct job *j)
                : 0;
 }
 
-static inline float *branch_rows(const struct job *j, const struct branch *b)
+/* A branch's modulation and hidden state on the device, and its block records on the host. */
+static inline float *branch_modulation(const struct branch *b)
 {
-    return b->hop + 6 * j->engine->model->config.denoiser.hidden;
+    return (float *)(void *)b->hop.device;
 }
 
-static inline float *branch_records(const struct job *j, const struct branch *b)
+static inline float *branch_rows(const struct job *j, const struct branch *b)
 {
-    return branch_rows(j, b) + (int64_t)token_count(&j->grid) * j->engine->model->config.denoiser.hidden;
+    return branch_modulation(b) + 6 * j->engine->model->config.denoiser.hidden;
+}
+
+static inline float *branch_records(const struct branch *b)
+{
+    return cargo_tail(&b->hop);
 }
 
 double job_seconds_since(int64_t ns);

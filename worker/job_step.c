@@ -38,23 +38,25 @@ enum move {
 
 static void begin_step(struct job *j)
 {
-    const struct model *m = j->engine->model;
+    struct engine *e = j->engine;
+    const struct model *m = e->model;
     size_t bytes = 6 * (size_t)m->config.denoiser.hidden * sizeof(float);
+    float *blocks = branch_modulation(&j->branch[0]);
     j->step_began_ns = clock_now_ns();
-    struct denoiser_modulation modulation = {.output = j->output_modulation, .blocks = j->branch[0].hop};
-    denoiser_time(m->denoiser, j->engine->team, solver_timestep(j->solver[j->pass], j->step), &modulation);
+    struct denoiser_modulation modulation = {
+        .wave = j->wave, .output = j->output_modulation, .blocks = blocks};
+    denoiser_time(m->denoiser, e->team, solver_timestep(j->solver[j->pass], j->step), &modulation);
     for (int b = 0; b < j->branches; b++) {
-        if (b) memcpy(j->branch[b].hop, j->branch[0].hop, bytes);
+        if (b) e->ops->copy(e->team, branch_modulation(&j->branch[b]), blocks, bytes);
         j->branch[b].state = BRANCH_NEW;
     }
     j->step_begun = true;
     j->velocity_reused = false;
     if (!j->reuse) return;
-    reuse_step(j->reuse, j->step);
+    reuse_step(j->reuse, e->team, j->step);
     if (reuse_plan(j->reuse)->policy.site != SITE_VELOCITY) return;
-    struct reuse_seen seen = {
-        .latent = j->latent, .time = j->output_modulation, .projection = j->branch[0].hop};
-    j->velocity_reused = reuse_begin(j->reuse, j->engine->team, 0, &seen) == ACTION_REUSE;
+    struct reuse_seen seen = {.latent = j->latent, .time = j->output_modulation, .projection = blocks};
+    j->velocity_reused = reuse_begin(j->reuse, e->team, 0, &seen) == ACTION_REUSE;
     for (int b = 0; b < j->branches && j->velocity_reused; b++) j->branch[b].state = BRANCH_DONE;
 }
 
@@ -75,7 +77,7 @@ static void finish_branch(struct job *j, int index)
     if (!j->reuse || j->replaying) return;
     enum reuse_site site = reuse_plan(j->reuse)->policy.site;
     if (site == SITE_BLOCKS)
-        reuse_blocks(j->reuse, index, branch_records(j, b));
+        reuse_blocks(j->reuse, index, branch_records(b));
     else if (site != SITE_VELOCITY) /* that one sees the guided velocity only */
         reuse_observe(j->reuse, j->engine->team, index, j->latent, b->velocity);
 }
@@ -87,7 +89,8 @@ static void begin_branch(struct job *j, int index)
     const struct model *m = e->model;
     struct branch *b = &j->branch[index];
     float *x = branch_rows(j, b);
-    struct reuse_seen seen = {.latent = entering(j), .time = j->output_modulation, .projection = b->hop};
+    struct reuse_seen seen = {
+        .latent = entering(j), .time = j->output_modulation, .projection = branch_modulation(b)};
     enum reuse_site site = j->reuse ? reuse_plan(j->reuse)->policy.site : SITE_VELOCITY;
     b->action = ACTION_COMPUTE;
     b->at = 0;
@@ -103,15 +106,15 @@ static void begin_branch(struct job *j, int index)
         return;
     }
     denoiser_embed(m->denoiser, e->team, &e->work, seen.latent, x);
-    for (int i = 0; i < record_count(j); i++) branch_records(j, b)[i] = NAN;
+    for (int i = 0; i < record_count(j); i++) branch_records(b)[i] = NAN;
     if (site != SITE_SPAN) return;
     seen.embedding = x;
     if (reuse_wants_input(j->reuse)) {
-        denoiser_first_input(m->denoiser, e->team, &e->work, b->hop, x, e->work.norm);
-        seen.input = e->work.norm;
+        denoiser_first_input(m->denoiser, e->team, &e->work, branch_modulation(b), x);
+        seen.input = e->work.input;
     }
     b->action = reuse_begin(j->reuse, e->team, index, &seen);
-    reuse_embedded(j->reuse, index, x);
+    reuse_embedded(j->reuse, e->team, index, x);
 }
 
 /* Before the span: the last word of the policy, and either the forecast in its place or the way through it.
@@ -119,17 +122,18 @@ static void begin_branch(struct job *j, int index)
 static void enter_span(struct job *j, int index)
 {
     struct branch *b = &j->branch[index];
+    struct team *team = j->engine->team;
     float *x = branch_rows(j, b);
     b->asked = true;
-    b->action = reuse_probe(j->reuse, j->engine->team, index, x);
+    b->action = reuse_probe(j->reuse, team, index, x);
     if (b->action == ACTION_REUSE && j->replaying) {
         finish_branch(j, index);
     } else if (b->action == ACTION_REUSE) {
-        reuse_apply(j->reuse, j->engine->team, index, x);
-        reuse_tail_begin(j->reuse, index, x);
+        reuse_apply(j->reuse, team, index, x);
+        reuse_tail_begin(j->reuse, team, index, x);
         b->at = j->span_end;
     } else {
-        reuse_enter(j->reuse, index, x);
+        reuse_enter(j->reuse, team, index, x);
         b->inside = true;
     }
 }
@@ -138,7 +142,7 @@ static void leave_span(struct job *j, int index)
 {
     float *x = branch_rows(j, &j->branch[index]);
     reuse_leave(j->reuse, j->engine->team, index, x);
-    reuse_tail_begin(j->reuse, index, x);
+    reuse_tail_begin(j->reuse, j->engine->team, index, x);
     j->branch[index].inside = false;
 }
 
@@ -146,8 +150,8 @@ static void leave_span(struct job *j, int index)
 static void run_block(struct job *j, int index)
 {
     struct branch *b = &j->branch[index];
-    engine_blocks(j->engine, b->context, record_count(j) ? b->blocks : NULL, j->step, b->hop,
-                  branch_rows(j, b), b->at, b->at + 1, branch_records(j, b));
+    engine_blocks(j->engine, b->context, record_count(j) ? b->blocks : NULL, j->step, branch_modulation(b),
+                  branch_rows(j, b), b->at, b->at + 1, branch_records(b));
     b->at++;
     j->work += (uint64_t)token_count(&j->grid);
 }
@@ -177,7 +181,9 @@ static int hop_end(const struct job *j, const struct branch *b)
 static status_t send_hop(struct job *j, int index, struct error *error)
 {
     struct branch *b = &j->branch[index];
-    int rows = token_count(&j->grid);
+    int rows = token_count(&j->grid), holder = model_holder(j->engine->model, b->at);
+    size_t records = (size_t)record_count(j) * sizeof(float);
+    const void *payload;
     b->until = hop_end(j, b);
     struct ticket t = {.kind = TICKET_HOP,
                        .dtype = TICKET_F32,
@@ -192,12 +198,13 @@ static status_t send_hop(struct job *j, int index, struct error *error)
                        .flags = record_count(j) ? TICKET_BLOCK_RECORDS : 0,
                        .grid = {(uint32_t)j->grid.frames, (uint32_t)j->grid.height, (uint32_t)j->grid.width},
                        .row_count = (uint32_t)rows,
-                       .bytes = hop_bytes(rows, j->engine->model->config.denoiser.hidden) +
-                                (uint64_t)record_count(j) * sizeof(float),
+                       .bytes = b->hop.body + records,
                        .block_begin = (uint32_t)b->at,
                        .block_end = (uint32_t)b->until};
-    status_t status = engine_post(j->engine, model_holder(j->engine->model, b->at), &t, b->hop,
-                                  j->context * JOB_COOKIES + (uint64_t)(COOKIE_HOP_0 + index), error);
+    status_t status = cargo_send(&b->hop, j->engine, holder, 0, records, &payload, error);
+    if (status == STATUS_OK)
+        status = engine_post(j->engine, holder, &t, payload,
+                             j->context * JOB_COOKIES + (uint64_t)(COOKIE_HOP_0 + index), error);
     if (status != STATUS_OK) return status;
     b->lent++;
     b->state = BRANCH_AWAY;
@@ -225,7 +232,7 @@ static void guide(struct job *j)
     const float *c = j->branch[0].velocity, *u = j->branch[1].velocity;
     const float guidance = (float)j->order.guidance;
     if (j->branches < 2) {
-        memcpy(j->velocity, c, (size_t)j->latent_count * sizeof *c);
+        e->ops->copy(e->team, j->velocity, c, (size_t)j->latent_count * sizeof *c);
         return;
     }
     e->ops->lincomb(e->team, 2, (const float[]){1, -1}, (const float *[]){c, u}, j->latent_count,
@@ -266,9 +273,11 @@ static status_t finish_step(struct job *j, struct error *error)
 {
     struct engine *e = j->engine;
     struct solver *solver = j->solver[j->pass];
+    status_t status;
     if (j->replaying) {
-        job_replayed(j);
-        return STATUS_OK;
+        status = engine_wait(e, error);
+        if (status == STATUS_OK) job_replayed(j);
+        return status;
     }
     if (j->velocity_reused)
         reuse_output(j->reuse, e->team, 0, j->latent, j->velocity);
@@ -276,8 +285,10 @@ static status_t finish_step(struct job *j, struct error *error)
         guide(j);
     if (j->reuse && reuse_plan(j->reuse)->policy.site == SITE_VELOCITY)
         reuse_observe(j->reuse, e->team, 0, j->latent, j->velocity);
-    if (j->reuse) reuse_remember(j->reuse, j->latent);
+    if (j->reuse) reuse_remember(j->reuse, e->team, j->latent);
     solver_step(solver, e->team, j->step, j->velocity, j->latent);
+    status = engine_wait(e, error);
+    if (status != STATUS_OK) return status;
     time_step(j, job_seconds_since(j->step_began_ns));
     j->step_begun = false;
     j->deadline_ns = CLOCK_NEVER;
@@ -485,9 +496,9 @@ void job_receive(struct job *j, const struct fabric_event *event)
 {
     const struct ticket *t = &event->ticket;
     struct branch *b = &j->branch[t->branch % BRANCHES];
-    int hidden = j->engine->model->config.denoiser.hidden;
-    uint64_t bytes =
-        ((uint64_t)token_count(&j->grid) * (uint64_t)hidden + (uint64_t)record_count(j)) * sizeof(float);
+    size_t modulation = 6 * (size_t)j->engine->model->config.denoiser.hidden * sizeof(float);
+    size_t records = (size_t)record_count(j) * sizeof(float);
+    uint64_t bytes = b->hop.body - modulation + records;
     struct error error;
     switch (t->kind) {
     case TICKET_HOP:
@@ -500,7 +511,11 @@ void job_receive(struct job *j, const struct fabric_event *event)
         }
         /* The rows came back, so the stage has read what we sent: the buffer may be written though SENT is
          * pending. */
-        memcpy(branch_rows(j, b), event->payload, bytes);
+        if (cargo_receive(&b->hop, j->engine, event->peer, modulation, event->payload, records, &error) !=
+            STATUS_OK) {
+            job_fail(j, &error);
+            return;
+        }
         b->came_back = true;
         atomic_fetch_add(&j->engine->progress, 1);
         land(j, b);

@@ -10,17 +10,18 @@
 
 static status_t begin_prompt(struct job *j, struct branch *b, struct error *error)
 {
-    const struct model *m = j->engine->model;
+    struct engine *e = j->engine;
+    const struct model *m = e->model;
     int limit = m->config.text_length;
     int32_t *ids = malloc((size_t)limit * sizeof *ids);
     status_t status =
         ids ? tokenizer_encode(m->tokenizer, j->prompt[j->text_branch], limit, ids, &b->ids, error)
             : error_set(error, STATUS_NO_MEMORY, "no memory for a prompt");
     if (status != STATUS_OK) goto out;
-    j->text_rows = malloc((size_t)b->ids * (size_t)m->config.text.width * sizeof *j->text_rows);
-    status = j->text_rows
-                 ? text_encoder_begin(m->text_encoder, ids, b->ids, j->text_rows, &j->text_run, error)
-                 : error_set(error, STATUS_NO_MEMORY, "no memory for %d rows of text", b->ids);
+    size_t bytes = (size_t)b->ids * (size_t)m->config.text.width * sizeof(float);
+    status = e->ops->allocate(MEMORY_DEVICE, bytes, &j->text_rows, error);
+    if (status == STATUS_OK)
+        status = text_encoder_begin(m->text_encoder, e->team, ids, b->ids, j->text_rows, &j->text_run, error);
 out:
     free(ids);
     return status;
@@ -31,12 +32,15 @@ static status_t make_context(struct job *j, struct branch *b, struct error *erro
     struct engine *e = j->engine;
     const struct model *m = e->model;
     int limit = m->config.text_length;
-    status_t status = denoiser_text(m->denoiser, e->team, j->text_rows, b->ids, limit, b->text, error);
-    if (status == STATUS_OK)
-        status = denoiser_context_create(m->denoiser, e->team, b->text, b->ids, limit, &b->context, error);
-    free(j->text_rows);
+    float *text = (float *)(void *)b->text.device;
+    b->text.body =
+        (size_t)denoiser_text_rows(b->ids, limit) * (size_t)m->config.denoiser.hidden * sizeof *text;
+    status_t status = denoiser_text(m->denoiser, e->team, j->text_rows, b->ids, limit, text, error);
+    if (status != STATUS_OK) return status;
+    e->ops->release(MEMORY_DEVICE, j->text_rows); /* denoiser_text has waited */
     j->text_rows = NULL;
-    return status;
+    b->text.constant = true;
+    return denoiser_context_create(m->denoiser, e->team, text, b->ids, limit, &b->context, error);
 }
 
 status_t job_encode_text(struct job *j, bool *done, struct error *error)
@@ -48,6 +52,7 @@ status_t job_encode_text(struct job *j, bool *done, struct error *error)
         bool last = text_encoder_layer(j->text_run, j->engine->team);
         j->work += (uint64_t)b->ids;
         if (last) {
+            status = engine_wait(j->engine, error);
             text_encoder_end(j->text_run);
             j->text_run = NULL;
         }

@@ -180,7 +180,8 @@ static status_t serve(const struct settings *settings, const struct place *place
     if (status != STATUS_OK) return status;
     status = team_create(thread_count(settings, place), &engine.team, error);
     if (status != STATUS_OK) goto err_scratch;
-    status = open_fabric(settings, place, &scratch, &engine.fabric, error);
+    status = engine.ops->open(engine.team, error);
+    if (status == STATUS_OK) status = open_fabric(settings, place, &scratch, &engine.fabric, error);
     if (status != STATUS_OK) goto err_team;
     struct control_config control_config = {0};
     describe(settings, place, &engine, &key, &control_config);
@@ -205,6 +206,7 @@ err_courier:
 err_fabric:
     fabric_close(engine.fabric);
 err_team:
+    engine.ops->close(engine.team);
     team_destroy(engine.team);
 err_scratch:
     scratch_close(&scratch);

@@ -229,18 +229,20 @@ static void finish(const struct quality_run *q, struct quality *quality)
     quality->perceptual = q->distance ? vae_distance_mean(q->distance) : NAN;
 }
 
-bool quality_step(struct quality_run *q, struct team *team, struct quality *quality)
+status_t quality_step(struct quality_run *q, struct team *team, bool *done, struct quality *quality,
+                      struct error *error)
 {
     int count = q->step == 0 ? 1 : q->per_step, rows = count * CHANNELS * q->size.height;
     team_run(team, rows, round_row, q);
     for (int row = 0; row < rows; row++) q->ssim[row] = 0;
     if (holds_window(&q->size)) team_run(team, rows, ssim_row, q);
     for (int frame = 0; frame < count; frame++) add_frame(q, frame);
-    if (q->distance) vae_distance_step(q->distance, team, q->reference, q->video, q->step);
+    status_t status = STATUS_OK;
+    if (q->distance) status = vae_distance_step(q->distance, team, q->reference, q->video, q->step, error);
     q->frame += count;
-    if (++q->step < q->steps) return false;
-    finish(q, quality);
-    return true;
+    *done = status == STATUS_OK && ++q->step == q->steps;
+    if (*done) finish(q, quality);
+    return status;
 }
 
 status_t quality_measure(struct vae *vae, struct team *team, const float *reference, const float *video,
@@ -250,7 +252,8 @@ status_t quality_measure(struct vae *vae, struct team *team, const float *refere
     struct video_size size = {.frames = frames, .width = width, .height = height};
     status_t status = quality_open(vae, &size, reference, video, &run, error);
     if (!run) return status;
-    while (!quality_step(run, team, quality)) continue;
+    for (bool done = false; status == STATUS_OK && !done;)
+        status = quality_step(run, team, &done, quality, error);
     quality_close(run);
-    return STATUS_OK;
+    return status;
 }

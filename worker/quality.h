@@ -2,8 +2,8 @@
  * quality.h - how close one video is to another: PSNR, SSIM and a perceptual distance.
  *
  *     quality_open(vae, &(struct video_size){17, 64, 64, 16}, reference, video, &run, &error);
- *     while (!quality_step(run, team, &quality)) continue;    a latent frame a call: work of others
- *                                                             fits between
+ *     do quality_step(run, team, &done, &quality, &error); while (!done);   a latent frame a call: work of
+ *                                                                           others fits between
  *     quality_close(run);
  *
  * PSNR and SSIM are those of the pictures a person gets: values are clamped and rounded to 256 levels as
@@ -37,9 +37,10 @@ void quality_close(struct quality_run *run); /* NULL is fine */
 /* What quality_open would allocate, about. */
 size_t quality_bytes(const struct vae *vae, const struct video_size *size);
 
-/* Measures the frames of one latent frame (without a VAE: one frame). True when it was the last; *quality is
+/* Measures the frames of one latent frame (without a VAE: one frame). *done: it was the last; *quality is
  * written then. */
-bool quality_step(struct quality_run *run, struct team *team, struct quality *quality);
+status_t quality_step(struct quality_run *run, struct team *team, bool *done, struct quality *quality,
+                      struct error *error);
 /* How many steps there are. */
 int quality_steps(const struct quality_run *run);
 

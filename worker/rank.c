@@ -196,10 +196,10 @@ static status_t load_model(struct rank *r, const Refrain__Load *load, struct err
                 strcmp(r->model_name, load->model) == 0 && model_rearrange(e->model, &split, e->self);
     if (same) return take_roles(r, split.floating, error);
     stage_forget(r->stage);
-    arena_free(&e->arena);
+    engine_clear(e);
     model_destroy(e->model);
     e->model = NULL;
-    status = model_load(load->directory, e->ops, &split, e->self, &e->model, error);
+    status = model_load(load->directory, e->ops, e->team, &split, e->self, &e->model, error);
     if (status == STATUS_OK) status = take_roles(r, split.floating, error);
     if (status != STATUS_OK) return status;
     snprintf(r->model_name, sizeof r->model_name, "%s", load->model);
@@ -376,10 +376,12 @@ bool rank_turn(struct rank *r, int64_t *deadline_ns)
     serve_fabric(r);
     serve_orders(r);
     if (r->stop) return false;
+    if (r->engine->failure.status != STATUS_OK) break_epoch(r, r->engine->self, &r->engine->failure);
     if (r->broken.status == STATUS_OK) return work(r, deadline_ns);
     *deadline_ns = r->broken_until_ns;
     if (clock_now_ns() < r->broken_until_ns) return false;
     lose_epoch(r);
+    r->stop = r->engine->failure.status != STATUS_OK; /* another process may have better luck with the device */
     return true;
 }
 
@@ -391,7 +393,7 @@ bool rank_over(const struct rank *r)
 status_t rank_close(struct rank *r, struct error *error)
 {
     leave_epoch(r);
-    arena_free(&r->engine->arena);
+    engine_clear(r->engine);
     model_destroy(r->engine->model);
     r->engine->model = NULL;
     status_t status =

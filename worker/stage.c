@@ -10,6 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "worker/cargo.h"
+
 enum {
     STAGE_BUFFERS = 4,
     STAGE_JOBS =
@@ -22,9 +24,10 @@ enum { COOKIE_NOTHING = STAGE_BUFFERS, COOKIE_FAILURE };
 _Static_assert((int)COOKIE_FAILURE < (int)STAGE_COOKIES, "a stage's cookies must not be taken for a job's");
 
 struct buffer {
-    float *data; /* [6 + tokens, hidden], then block records */
-    size_t bytes;
-    bool lent; /* the fabric's until SENT */
+    struct cargo cargo; /* [6 + tokens, hidden], then block records */
+    struct arena device, shared;
+    size_t bytes; /* room */
+    bool lent;    /* the fabric's until SENT */
 };
 
 /* A ticket received and not yet worked on. */
@@ -66,12 +69,19 @@ status_t stage_create(struct engine *engine, struct stage **stage, struct error 
     return STATUS_OK;
 }
 
+static void buffer_clear(struct buffer *b, const struct ops *ops)
+{
+    memory_give_back(ops, MEMORY_DEVICE, &b->device);
+    memory_give_back(ops, MEMORY_SHARED, &b->shared);
+    b->bytes = 0;
+}
+
 void stage_destroy(struct stage *s)
 {
     if (!s) return;
     for (struct waiting *w = s->oldest; w; w = w->next) fabric_release(s->engine->fabric, &w->event);
     stage_forget(s);
-    for (int i = 0; i < STAGE_BUFFERS; i++) free(s->buffers[i].data);
+    for (int i = 0; i < STAGE_BUFFERS; i++) buffer_clear(&s->buffers[i], s->engine->ops);
     free(s->contexts);
     free(s->places);
     free(s);
@@ -109,6 +119,7 @@ void stage_event(struct stage *s, const struct fabric_event *event)
 
 /* ----------------------------------------------------------------------------------------------- contexts */
 
+/* After a wait. */
 static void context_drop(struct engine_context *c)
 {
     for (int b = 0; b < ENGINE_BRANCHES; b++) {
@@ -120,6 +131,7 @@ static void context_drop(struct engine_context *c)
 void stage_forget(struct stage *s)
 {
     if (!s) return;
+    engine_wait(s->engine, NULL);
     for (int i = 0; i < s->count; i++) context_drop(&s->contexts[i]);
     s->count = 0;
 }
@@ -162,6 +174,7 @@ static void context_close(struct stage *s, uint64_t id)
     struct engine_context *c = context_own(s, id);
     s->closed[s->closings++ % STAGE_CLOSED] = id;
     if (!c) return;
+    engine_wait(s->engine, NULL);
     context_drop(c);
     *c = s->contexts[--s->count];
 }
@@ -211,7 +224,7 @@ static status_t answer_failed(struct stage *s, const struct ticket *about, const
 /* --------------------------------------------------------------------------------------------------- open */
 
 /* The policy's text at the end of an OPEN, if there is one; `step` holds the number of steps. */
-static status_t open_blocks(struct stage *s, const struct engine_context *c, const struct ticket *t,
+static status_t open_blocks(struct stage *s, const struct engine_context *c, const struct ticket *t, int peer,
                             const void *payload, struct blocks **made, struct error *error)
 {
     char text[CACHE_TEXT_BYTES];
@@ -222,9 +235,11 @@ static status_t open_blocks(struct stage *s, const struct engine_context *c, con
         return error_set(error, STATUS_CORRUPT,
                          "an OPEN ticket of job %lu with a policy of %u bytes for %u steps",
                          (unsigned long)t->job, t->text_bytes, t->step);
-    memcpy(text, (const char *)payload + t->bytes - t->text_bytes, t->text_bytes);
+    status_t status = cargo_read(s->engine, peer, (const char *)payload + t->bytes - t->text_bytes, text,
+                                 t->text_bytes, error);
+    if (status != STATUS_OK) return status;
     text[t->text_bytes] = 0;
-    status_t status = cache_settings_read(text, &settings, error);
+    status = cache_settings_read(text, &settings, error);
     if (status == STATUS_OK && !settings.policy)
         status = error_set(error, STATUS_CORRUPT, "an OPEN ticket of job %lu with an empty policy",
                            (unsigned long)t->job);
@@ -246,8 +261,33 @@ static bool open_fits(const struct ticket *t, const struct model *m)
                                            (uint64_t)m->config.denoiser.hidden * sizeof(float);
 }
 
+/* Keys and values of a text that came as a payload, which the caller releases on return. */
+static status_t make_keys(struct stage *s, const struct ticket *t, int peer, const void *payload,
+                          struct denoiser_context **made, struct error *error)
+{
+    struct engine *e = s->engine;
+    const struct model *m = e->model;
+    const void *text = payload;
+    void *brought = NULL;
+    size_t bytes = t->bytes - t->text_bytes;
+    status_t status = STATUS_OK;
+    if (!engine_direct(e, peer)) {
+        status = e->ops->allocate(MEMORY_DEVICE, bytes, &brought, error);
+        if (status != STATUS_OK) return status;
+        e->ops->copy(e->team, brought, payload, bytes);
+        text = brought;
+    }
+    status = denoiser_context_create_run(m->denoiser, e->team, text, (int)t->row_count, m->config.text_length,
+                                         m->first, m->count, made, error);
+    status_t waited = engine_wait(e, status == STATUS_OK ? error : NULL);
+    e->ops->release(MEMORY_DEVICE, brought);
+    if (status == STATUS_OK && waited != STATUS_OK) denoiser_context_destroy(*made);
+    return status == STATUS_OK ? waited : status;
+}
+
 /* An OPEN that comes again changes nothing: what the blocks have kept must not be lost. */
-static status_t open_context(struct stage *s, const struct ticket *t, const float *text, struct error *error)
+static status_t open_context(struct stage *s, const struct ticket *t, int peer, const void *payload,
+                             struct error *error)
 {
     const struct model *m = s->engine->model;
     struct engine_context *c = context_own(s, t->context);
@@ -259,10 +299,9 @@ static status_t open_context(struct stage *s, const struct ticket *t, const floa
                          (unsigned long)t->job);
     if (!c) status = context_add(s, t, &c, error);
     if (status != STATUS_OK || c->branch[t->branch]) return status;
-    status = open_blocks(s, c, t, text, &blocks, error);
+    status = open_blocks(s, c, t, peer, payload, &blocks, error);
     if (status != STATUS_OK) return status;
-    status = denoiser_context_create_run(m->denoiser, s->engine->team, text, (int)t->row_count,
-                                         m->config.text_length, m->first, m->count, &made, error);
+    status = make_keys(s, t, peer, payload, &made, error);
     if (status != STATUS_OK) {
         blocks_destroy(blocks);
         return status;
@@ -307,15 +346,23 @@ static struct buffer *free_buffer(struct stage *s)
     return NULL;
 }
 
-static status_t buffer_fit(struct buffer *b, size_t bytes, struct error *error)
+static status_t buffer_fit(struct buffer *b, struct engine *e, size_t bytes, struct error *error)
 {
     if (b->bytes >= bytes) return STATUS_OK;
-    free(b->data);
-    b->data = aligned_alloc(64, (bytes + 63) / 64 * 64);
-    b->bytes = b->data ? bytes : 0;
-    return b->data
-               ? STATUS_OK
-               : error_set(error, STATUS_NO_MEMORY, "no memory for a hop of %.1f MB", (double)bytes / 1e6);
+    status_t status = engine_wait(e, error);
+    if (status != STATUS_OK) return status;
+    buffer_clear(b, e->ops);
+    cargo_lay_out(&b->cargo, e->ops, &b->device, &b->shared, bytes);
+    status = memory_arena(e->ops, MEMORY_DEVICE, &b->device, error);
+    if (status == STATUS_OK) status = memory_arena(e->ops, MEMORY_SHARED, &b->shared, error);
+    if (status != STATUS_OK) {
+        buffer_clear(b, e->ops);
+        error_prefix(error, "a hop of %.1f MB", (double)bytes / 1e6);
+        return status;
+    }
+    cargo_lay_out(&b->cargo, e->ops, &b->device, &b->shared, bytes);
+    b->bytes = bytes;
+    return STATUS_OK;
 }
 
 /* Computes the hop's blocks that are held here and sends it on: to the member that holds the next one, or
@@ -327,25 +374,28 @@ static status_t run_hop(struct stage *s, const struct engine_context *c, struct 
     const struct model *m = e->model;
     struct ticket t = event->ticket;
     struct buffer *b = free_buffer(s);
-    int hidden = m->config.denoiser.hidden, last = m->first + m->count, next = t.home;
-    status_t status = buffer_fit(b, t.bytes, error);
+    int last = m->first + m->count, next = goes_home(&t, m) ? t.home : model_holder(m, last);
+    size_t modulation = 6 * (size_t)m->config.denoiser.hidden * sizeof(float), records = record_bytes(&t, m);
+    const void *payload;
+    status_t status = buffer_fit(b, e, t.bytes, error);
     if (status == STATUS_OK) status = engine_prepare(e, &c->grid, error);
     if (status != STATUS_OK) return status;
-    memcpy(b->data, event->payload, t.bytes);
+    b->cargo.body = t.bytes - records;
+    status = cargo_receive(&b->cargo, e, event->peer, 0, event->payload, records, error);
     fabric_release(e->fabric, event);
+    if (status != STATUS_OK) return status;
 
-    const float *payload = b->data;
-    float *x = b->data + 6 * hidden, *records = x + (int64_t)t.row_count * hidden;
+    float *blocks = (float *)(void *)b->cargo.device, *x = blocks + modulation / sizeof(float);
     int begin = (int)t.block_begin > m->first ? (int)t.block_begin : m->first;
     int end = (int)t.block_end < last ? (int)t.block_end : last;
     engine_blocks(e, c->branch[t.branch], t.flags & TICKET_BLOCK_RECORDS ? c->blocks[t.branch] : NULL,
-                  (int)t.step, b->data, x, begin, end, records);
-    if (goes_home(&t, m)) {
-        payload = x;
-        t.bytes -= 6 * (uint64_t)hidden * sizeof(float);
+                  (int)t.step, blocks, x, begin, end, cargo_tail(&b->cargo));
+    bool done = goes_home(&t, m);
+    status = cargo_send(&b->cargo, e, next, done ? modulation : 0, records, &payload, error);
+    if (status != STATUS_OK) return status;
+    if (done) {
+        t.bytes -= modulation;
         t.flags |= TICKET_DONE;
-    } else {
-        next = model_holder(m, last);
     }
     b->lent = true;
     status = engine_post(e, next, &t, payload, (uint64_t)(b - s->buffers), error);
@@ -409,7 +459,7 @@ static status_t work_on(struct stage *s, struct fabric_event *event, struct erro
                          s->engine->model ? "without a home" : "before a model is here");
     switch (t->kind) {
     case TICKET_OPEN:
-        return open_context(s, t, event->payload, error);
+        return open_context(s, t, event->peer, event->payload, error);
     case TICKET_CLOSE:
         context_close(s, t->context);
         return STATUS_OK;

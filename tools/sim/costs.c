@@ -59,9 +59,9 @@ bool __wrap_text_encoder_layer(struct text_run *run, struct team *team)
     return __real_text_encoder_layer(run, team);
 }
 
-int __wrap_vae_decode(struct vae_stream *stream, struct team *team, const float *latents, int latent_frames,
-                      int t, float *frames)
+status_t __wrap_vae_decode(struct vae_stream *stream, struct team *team, const float *latents,
+                           int latent_frames, int t, float *frames, struct error *error)
 {
     world_charge(costs.frame_ns);
-    return __real_vae_decode(stream, team, latents, latent_frames, t, frames);
+    return __real_vae_decode(stream, team, latents, latent_frames, t, frames, error);
 }

@@ -19,7 +19,8 @@
 #include <math.h>
 #include <stdatomic.h>
 #include <stdlib.h>
-#include <string.h>
+
+#include "kernels/memory.h"
 
 /* Feed-forward rows at a time: bounds the [rows, ffn_dim] buffer. Rows do not influence each other, so no bit
  * changes. */
@@ -27,17 +28,18 @@ enum { FFN_ROWS = 4096 };
 
 /* ---------------------------------------------------------------------------------------------- workspace */
 
-void denoiser_work_lay_out(struct arena *arena, const struct denoiser_config *config, int most_rows,
-                           struct denoiser_work *work)
+void denoiser_work_lay_out(struct arena *arena, const struct denoiser_config *config, dtype_t operand,
+                           int most_rows, struct denoiser_work *work)
 {
-    size_t rows = (size_t)most_rows, hidden = (size_t)config->hidden;
+    size_t rows = (size_t)most_rows, hidden = (size_t)config->hidden, element = dtype_bytes(operand);
     int channels = config->in_channels > config->out_channels ? config->in_channels : config->out_channels;
     size_t patch = (size_t)channels * (size_t)(config->patch_t * config->patch_y * config->patch_x);
     work->ffn_rows = rows < FFN_ROWS ? (int)rows : FFN_ROWS;
-    work->norm = arena_take(arena, rows * hidden, sizeof(float));
-    work->qkv = arena_take(arena, rows * 3 * hidden, sizeof(float));
-    work->attended = arena_take(arena, rows * hidden, sizeof(float));
-    work->middle = arena_take(arena, (size_t)work->ffn_rows * (size_t)config->ffn_dim, sizeof(float));
+    work->norm = arena_take(arena, rows * hidden, element);
+    work->qkv = arena_take(arena, rows * 3 * hidden, element);
+    work->input = work->qkv;
+    work->attended = arena_take(arena, rows * hidden, element);
+    work->middle = arena_take(arena, (size_t)work->ffn_rows * (size_t)config->ffn_dim, element);
     work->modulation = arena_take(arena, 6 * hidden, sizeof(float));
     work->patches = arena_take(arena, rows * patch, sizeof(float));
 }
@@ -54,23 +56,26 @@ int denoiser_text_rows(int n, int text_length)
 status_t denoiser_text(const struct denoiser *d, struct team *team, const float *rows, int n, int text_length,
                        float *out, struct error *error)
 {
+    const struct ops *ops = d->ops;
     size_t width = (size_t)d->config.text_dim, hidden = (size_t)d->config.hidden;
     int count = denoiser_text_rows(n, text_length);
-    float *padded = calloc((size_t)count * width, sizeof(float));
-    float *middle = malloc((size_t)count * hidden * sizeof(float));
-    status_t status = STATUS_OK;
-    if (!padded || !middle) {
-        status = error_set(error, STATUS_NO_MEMORY, "no memory for %d rows of text", count);
-        goto out;
+    struct epilogue active = {.kind = EPILOGUE_GELU, .y_dtype = ops->operand},
+                    plain = {.x_dtype = ops->operand};
+    void *padded = NULL, *middle = NULL; /* zeroed as they come, which is the row of padding */
+    status_t status = ops->allocate(MEMORY_DEVICE, (size_t)count * width * sizeof(float), &padded, error);
+    if (status == STATUS_OK)
+        status =
+            ops->allocate(MEMORY_DEVICE, (size_t)count * hidden * dtype_bytes(ops->operand), &middle, error);
+    if (status == STATUS_OK) {
+        ops->copy(team, padded, rows, (size_t)n * width * sizeof(float));
+        ops->linear(team, d->text_in, padded, (int64_t)width, count, &active, middle, (int64_t)hidden);
+        ops->linear(team, d->text_out, middle, (int64_t)hidden, count, &plain, out, (int64_t)hidden);
+        status = ops->wait(team, error);
+    } else {
+        error_prefix(error, "%d rows of text", count);
     }
-    memcpy(padded, rows, (size_t)n * width * sizeof(float));
-    d->ops->linear(team, d->text_in, padded, (int64_t)width, count, &(struct epilogue){.kind = EPILOGUE_GELU},
-                   middle, (int64_t)hidden);
-    d->ops->linear(team, d->text_out, middle, (int64_t)hidden, count, &(struct epilogue){0}, out,
-                   (int64_t)hidden);
-out:
-    free(middle);
-    free(padded);
+    ops->release(MEMORY_DEVICE, middle);
+    ops->release(MEMORY_DEVICE, padded);
     return status;
 }
 
@@ -84,27 +89,33 @@ status_t denoiser_context_create_run(const struct denoiser *d, struct team *team
                                      int text_length, int first, int count, struct denoiser_context **context,
                                      struct error *error)
 {
+    const struct ops *ops = d->ops;
     int64_t hidden = d->config.hidden;
     int layers = d->config.layers, held = 0, rows = denoiser_text_rows(n, text_length);
     for (int i = first; i < first + count; i++) held += d->blocks[i] != NULL;
-    size_t floats = (size_t)held * (size_t)rows * 2 * (size_t)hidden;
-    struct denoiser_context *c = calloc(1, sizeof *c + (size_t)layers * sizeof(float *));
-    if (!c || (held && !(c->memory = aligned_alloc(64, (floats * sizeof(float) + 63) / 64 * 64)))) {
+    size_t block = (size_t)rows * 2 * (size_t)hidden * dtype_bytes(ops->operand);
+    struct denoiser_context *c = calloc(1, sizeof *c + (size_t)layers * sizeof *c->key_value);
+    status_t status = c ? STATUS_OK : error_set(error, STATUS_NO_MEMORY, "no memory");
+    if (status == STATUS_OK && held)
+        status = ops->allocate(MEMORY_DEVICE, (size_t)held * block, &c->memory, error);
+    if (status != STATUS_OK) {
         free(c);
-        return error_set(error, STATUS_NO_MEMORY, "no memory for the keys and values of %d rows of text",
-                         rows);
+        error_prefix(error, "keys and values of %d rows of text", rows);
+        return status;
     }
+    c->ops = ops;
     c->rows = rows;
     c->last_logit = rows > n ? (float)log((double)(text_length - n)) : 0;
-    float *at = c->memory;
+    char *at = c->memory;
+    const struct epilogue operands = {.y_dtype = ops->operand};
     for (int i = first; i < first + count; i++) {
         const struct block *b = d->blocks[i];
         if (!b) continue;
-        d->ops->linear(team, b->text_kv, text, hidden, rows, &(struct epilogue){0}, at, 2 * hidden);
-        d->ops->rms_norm(team, at, 2 * hidden, rows, (int)hidden, d->config.eps, b->text_norm_k, at,
-                         2 * hidden, d->ops->operand);
+        ops->linear(team, b->text_kv, text, hidden, rows, &operands, at, 2 * hidden);
+        ops->rms_norm(team, at, 2 * hidden, rows, (int)hidden, d->config.eps, b->text_norm_k, at, 2 * hidden,
+                      ops->operand);
         c->key_value[i] = at;
-        at += (size_t)rows * 2 * (size_t)hidden;
+        at += block;
     }
     *context = c;
     return STATUS_OK;
@@ -113,20 +124,20 @@ status_t denoiser_context_create_run(const struct denoiser *d, struct team *team
 void denoiser_context_destroy(struct denoiser_context *context)
 {
     if (!context) return;
-    free(context->memory);
+    context->ops->release(MEMORY_DEVICE, context->memory);
     free(context);
 }
 
 /* --------------------------------------------------------------------------------------------------- time */
 
 /* Sinusoid (cosines first, frequencies 10000^(-k/half) in float32 as in get_timestep_embedding), then two
- * layers. */
+ * layers; a single row, kept in float32 throughout. */
 void denoiser_time(const struct denoiser *d, struct team *team, float timestep,
                    const struct denoiser_modulation *out)
 {
     int half = d->config.freq_dim / 2;
     int64_t hidden = d->config.hidden;
-    float *wave = d->time_scratch, *first = wave + 2 * half, *active = first + hidden;
+    float *wave = out->wave, *first = d->time_scratch, *active = first + hidden;
     for (int k = 0; k < half; k++) {
         float exponent = (float)(-log(10000.0)) * (float)k / (float)half;
         float angle = timestep * (float)exp((double)exponent);
@@ -187,8 +198,10 @@ static void self_attention(const struct denoiser *d, struct team *team, const st
     const struct denoiser_config *c = &d->config;
     const struct ops *ops = d->ops;
     int64_t hidden = c->hidden, stride = 3 * hidden;
-    float *q = work->qkv, *k = q + hidden, *v = k + hidden;
-    ops->linear(team, b->qkv, work->norm, hidden, rows, &(struct epilogue){0}, work->qkv, stride);
+    dtype_t operand = ops->operand;
+    void *q = work->qkv, *k = memory_at(q, operand, hidden), *v = memory_at(q, operand, 2 * hidden);
+    ops->linear(team, b->qkv, work->norm, hidden, rows,
+                &(struct epilogue){.x_dtype = operand, .y_dtype = operand}, work->qkv, stride);
     ops->rms_norm_rope(team, q, stride, rows, c->heads, c->head_dim, c->eps, b->norm_q, work->cosines,
                        work->sines, ops->operand);
     ops->rms_norm_rope(team, k, stride, rows, c->heads, c->head_dim, c->eps, b->norm_k, work->cosines,
@@ -197,6 +210,7 @@ static void self_attention(const struct denoiser *d, struct team *team, const st
                                              .k = k,
                                              .v = v,
                                              .out = work->attended,
+                                             .dtype = operand,
                                              .q_stride = stride,
                                              .k_stride = stride,
                                              .v_stride = stride,
@@ -206,24 +220,28 @@ static void self_attention(const struct denoiser *d, struct team *team, const st
                                              .heads = c->heads,
                                              .head_dim = c->head_dim,
                                              .scale = d->attention_scale});
-    struct epilogue gated = {.kind = EPILOGUE_GATE_ADD, .other = x, .other_stride = hidden, .gate = gate};
+    struct epilogue gated = {
+        .kind = EPILOGUE_GATE_ADD, .other = x, .other_stride = hidden, .gate = gate, .x_dtype = operand};
     ops->linear(team, b->out, work->attended, hidden, rows, &gated, x, hidden);
 }
 
+/* input: of the type input_dtype. */
 static void cross_attention(const struct denoiser *d, struct team *team, const struct denoiser_work *work,
                             const struct block *b, const struct denoiser_context *context,
-                            const float *key_value, int rows, const float *input, float *x)
+                            const void *key_value, int rows, const void *input, dtype_t input_dtype, float *x)
 {
     const struct denoiser_config *c = &d->config;
     const struct ops *ops = d->ops;
     int64_t hidden = c->hidden;
-    float *q = work->qkv;
-    ops->linear(team, b->text_q, input, hidden, rows, &(struct epilogue){0}, q, hidden);
+    void *q = work->qkv;
+    ops->linear(team, b->text_q, input, hidden, rows,
+                &(struct epilogue){.x_dtype = input_dtype, .y_dtype = ops->operand}, q, hidden);
     ops->rms_norm(team, q, hidden, rows, c->hidden, c->eps, b->text_norm_q, q, hidden, ops->operand);
     ops->attention(team, &(struct attention){.q = q,
                                              .k = key_value,
-                                             .v = key_value + hidden,
+                                             .v = memory_at(key_value, ops->operand, hidden),
                                              .out = work->attended,
+                                             .dtype = ops->operand,
                                              .q_stride = hidden,
                                              .k_stride = 2 * hidden,
                                              .v_stride = 2 * hidden,
@@ -234,7 +252,7 @@ static void cross_attention(const struct denoiser *d, struct team *team, const s
                                              .head_dim = c->head_dim,
                                              .scale = d->attention_scale,
                                              .last_logit = context->last_logit});
-    struct epilogue add = {.kind = EPILOGUE_ADD, .other = x, .other_stride = hidden};
+    struct epilogue add = {.kind = EPILOGUE_ADD, .other = x, .other_stride = hidden, .x_dtype = ops->operand};
     ops->linear(team, b->text_result, work->attended, hidden, rows, &add, x, hidden);
 }
 
@@ -242,13 +260,18 @@ static void feed_forward(const struct denoiser *d, struct team *team, const stru
                          const struct block *b, int rows, const float *gate, float *x)
 {
     int64_t hidden = d->config.hidden, wide = d->config.ffn_dim;
+    dtype_t operand = d->ops->operand;
+    const struct epilogue active = {.kind = EPILOGUE_GELU, .x_dtype = operand, .y_dtype = operand};
     for (int row = 0; row < rows; row += work->ffn_rows) {
         int count = rows - row < work->ffn_rows ? rows - row : work->ffn_rows;
         float *part = x + row * hidden;
-        d->ops->linear(team, b->up, work->norm + row * hidden, hidden, count,
-                       &(struct epilogue){.kind = EPILOGUE_GELU}, work->middle, wide);
-        struct epilogue gated = {
-            .kind = EPILOGUE_GATE_ADD, .other = part, .other_stride = hidden, .gate = gate};
+        d->ops->linear(team, b->up, memory_at(work->norm, operand, row * hidden), hidden, count, &active,
+                       work->middle, wide);
+        struct epilogue gated = {.kind = EPILOGUE_GATE_ADD,
+                                 .other = part,
+                                 .other_stride = hidden,
+                                 .gate = gate,
+                                 .x_dtype = operand};
         d->ops->linear(team, b->down, work->middle, wide, count, &gated, part, hidden);
     }
 }
@@ -268,27 +291,28 @@ static void run_block(const struct denoiser *d, struct team *team, const struct 
     ops->layer_norm(team, x, hidden, rows, hidden, eps, 1, scale1, shift1, work->norm, hidden, ops->operand);
     self_attention(d, team, work, b, rows, gate1, x);
 
-    const float *input = x;
+    const void *input = x;
     if (b->norm_scale) {
         ops->layer_norm(team, x, hidden, rows, hidden, eps, 0, b->norm_scale, b->norm_shift, work->norm,
                         hidden, ops->operand);
         input = work->norm;
     }
-    cross_attention(d, team, work, b, context, context->key_value[index], rows, input, x);
+    cross_attention(d, team, work, b, context, context->key_value[index], rows, input,
+                    b->norm_scale ? ops->operand : DTYPE_F32, x);
 
     ops->layer_norm(team, x, hidden, rows, hidden, eps, 1, scale2, shift2, work->norm, hidden, ops->operand);
     feed_forward(d, team, work, b, rows, gate2, x);
 }
 
 void denoiser_first_input(const struct denoiser *d, struct team *team, const struct denoiser_work *work,
-                          const float *modulation, const float *x, float *out)
+                          const float *modulation, const float *x)
 {
     int hidden = d->config.hidden;
     float *m = work->modulation;
     d->ops->lincomb(team, 2, (const float[]){1, 1}, (const float *[]){d->input_table, modulation},
                     2 * (int64_t)hidden, m);
     d->ops->layer_norm(team, x, hidden, token_count(&work->grid), hidden, d->config.eps, 1, m + hidden, m,
-                       out, hidden, DTYPE_F32);
+                       work->input, hidden, DTYPE_F32);
 }
 
 void denoiser_blocks(const struct denoiser *d, struct team *team, const struct denoiser_work *work,

@@ -9,7 +9,9 @@
  *     home:   denoiser_output(d, team, work, modulation.output, x, velocity)
  *
  * Names: `hidden` is heads * head_dim; S the number of tokens of a video; token (t, y, x) is row (t * gy + y)
- * * gx + x. Everything is float32. Formulas: diffusers' transformer_wan.py (Wan 2.1), read from the
+ * * gx + x. Tensors are memory of the backend, and what is said here is under way when a function returns
+ * (kernels/ops.h). All are float32, but for what a block's layers hand to each other: that is of
+ * the backend's type `operand`. Formulas: diffusers' transformer_wan.py (Wan 2.1), read from the
  * checkpoint's config.json. A denoiser holds weights only and is shared by all jobs of a rank; a workspace is
  * used by one call at a time.
  */
@@ -50,17 +52,21 @@ static inline bool token_grid_equal(const struct token_grid *a, const struct tok
 struct denoiser_work {
     struct token_grid grid;
     const float *cosines, *sines; /* [S, head_dim / 2] rotary tables of this grid (worker/model/rotary.h) */
-    float *norm;            /* [S, hidden] */
-    float *qkv;             /* [S, 3 hidden] */
-    float *attended;        /* [S, hidden] */
-    float *middle;          /* [ffn_rows, ffn_dim] */
-    float *modulation;      /* [6, hidden] of the block at work */
-    float *patches;         /* [S, max(in, out) channels * patch] */
+    /* operands */
+    void *norm;     /* [S, hidden] */
+    void *qkv;      /* [S, 3 hidden] */
+    void *attended; /* [S, hidden] */
+    void *middle;   /* [ffn_rows, ffn_dim] */
+    /* float32 */
+    float *input;      /* [S, hidden], see denoiser_first_input; in the memory of qkv */
+    float *modulation; /* [6, hidden] of the block at work */
+    float *patches;    /* [S, max(in, out) channels * patch] */
     int ffn_rows;
 };
 
 /* What a step's timestep makes. */
 struct denoiser_modulation {
+    float *wave;   /* [freq_dim], MEMORY_SHARED: written at once and read until the next wait */
     float *output; /* [hidden]: for the output layer */
     float *blocks; /* [6, hidden]: shift, scale, gate before attention; shift, scale, gate before the
                       feed-forward */
@@ -68,33 +74,36 @@ struct denoiser_modulation {
 
 /* directory: the component's own ("…/transformer"). Touches only the tensors of `part`. */
 status_t denoiser_load(const char *directory, const struct denoiser_config *config, const struct ops *ops,
-                       const struct denoiser_part *part, struct denoiser **denoiser, struct error *error);
-void denoiser_destroy(struct denoiser *denoiser);       /* NULL is fine */
+                       struct team *team, const struct denoiser_part *part, struct denoiser **denoiser,
+                       struct error *error);
+void denoiser_destroy(struct denoiser *denoiser);       /* after wait; NULL is fine */
 size_t denoiser_bytes(const struct denoiser *denoiser); /* of weights held */
 /* Checks name, shape and type of every tensor of the whole model; reads no data. */
 status_t denoiser_inspect(const char *directory, const struct denoiser_config *config, struct error *error);
 
 /* Takes buffers for any grid of at most `rows` tokens from `arena` (see arena.h: call once to measure, once for
  * real). Grid and tables are the caller's to set. */
-void denoiser_work_lay_out(struct arena *arena, const struct denoiser_config *config, int rows,
-                           struct denoiser_work *work);
+void denoiser_work_lay_out(struct arena *arena, const struct denoiser_config *config, dtype_t operand,
+                           int rows, struct denoiser_work *work);
 
 /* Rows of text a branch attends to: the prompt's n rows and, when n < text_length, one row that stands for
  * all padding. */
 int denoiser_text_rows(int n, int text_length);
 
-/* rows: [n, text_dim] of the text encoder. out: [denoiser_text_rows(n), hidden]. Needs the ends. */
+/* rows: [n, text_dim] of the text encoder. out: [denoiser_text_rows(n), hidden]; it is there on return. Needs
+ * the ends. */
 status_t denoiser_text(const struct denoiser *denoiser, struct team *team, const float *rows, int n,
                        int text_length, float *out, struct error *error);
 
-/* text: as made by denoiser_text for a prompt of n rows; copied into keys and values of the blocks held. */
+/* text: as made by denoiser_text for a prompt of n rows; made into keys and values of the blocks held, to stay
+ * until wait. */
 status_t denoiser_context_create(const struct denoiser *denoiser, struct team *team, const float *text, int n,
                                  int text_length, struct denoiser_context **context, struct error *error);
 /* The same for blocks first .. first + count - 1 alone, as far as they are held. */
 status_t denoiser_context_create_run(const struct denoiser *denoiser, struct team *team, const float *text,
                                      int n, int text_length, int first, int count,
                                      struct denoiser_context **context, struct error *error);
-void denoiser_context_destroy(struct denoiser_context *context); /* NULL is fine */
+void denoiser_context_destroy(struct denoiser_context *context); /* after wait; NULL is fine */
 
 /* timestep in 0..1000. output [hidden], blocks [6, hidden]. Needs the ends. */
 void denoiser_time(const struct denoiser *denoiser, struct team *team, float timestep,
@@ -104,14 +113,13 @@ void denoiser_time(const struct denoiser *denoiser, struct team *team, float tim
 void denoiser_embed(const struct denoiser *denoiser, struct team *team, const struct denoiser_work *work,
                     const float *latent, float *x);
 
-/* What block 0's self-attention sees: its normalised, modulated input [S, hidden]; the signal of several
- * caching policies. Needs the ends; x is not changed. out may be work->norm. */
+/* What block 0's self-attention sees: its normalised, modulated input [S, hidden], into work->input; the signal
+ * of several caching policies. Needs the ends; x is not changed. */
 void denoiser_first_input(const struct denoiser *denoiser, struct team *team,
-                          const struct denoiser_work *work, const float *modulation, const float *x,
-                          float *out);
+                          const struct denoiser_work *work, const float *modulation, const float *x);
 
 /* Runs blocks first .. first + count - 1, all of them held, on x [S, hidden] in place. `progress` (may be
- * NULL) is increased after each block, for heartbeats. */
+ * NULL) is increased after each block was called, for heartbeats. */
 void denoiser_blocks(const struct denoiser *denoiser, struct team *team, const struct denoiser_work *work,
                      const struct denoiser_context *context, const float *modulation, float *x, int first,
                      int count, _Atomic uint64_t *progress);

@@ -14,12 +14,14 @@
 #include <string.h>
 
 #include "worker/model/checkpoint.h"
+#include "worker/model/vector.h"
 
 enum { NAME_BYTES = 160 };
 
 struct loader {
     const struct checkpoint *checkpoint;
     struct denoiser *d; /* NULL: inspect only */
+    struct team *team;
     const char *prefix; /* "" or "blocks.7." */
     struct error *error;
 };
@@ -39,12 +41,13 @@ static status_t load_vector(const struct loader *l, const char *name, int rank, 
     struct tensor tensor;
     status_t status = find(l, name, rank, shape, &tensor);
     if (status != STATUS_OK || !l->d) return status;
-    float *values = aligned_alloc(64, ((size_t)tensor.count * sizeof(float) + 63) / 64 * 64);
-    if (!values) return error_set(l->error, STATUS_NO_MEMORY, "no memory for %s%s", l->prefix, name);
-    tensor_to_f32(&tensor, values);
+    status = vector_load(l->d->ops, l->team, &tensor, out, l->error);
+    if (status != STATUS_OK) {
+        error_prefix(l->error, "%s%s", l->prefix, name);
+        return status;
+    }
     checkpoint_forget(l->checkpoint, &tensor);
     l->d->bytes += (size_t)tensor.count * sizeof(float);
-    *out = values;
     return STATUS_OK;
 }
 
@@ -171,11 +174,10 @@ static status_t load_ends(const struct loader *l, const struct denoiser_config *
     TRY(load_vector(l, "scale_shift_table", 3, (int64_t[]){1, 2, c->hidden}, &d->output_table));
     TRY(load_vector(l, "blocks.0.scale_shift_table", 3, (int64_t[]){1, 6, c->hidden}, &d->input_table));
     TRY(load_layer(l, "proj_out", out, c->hidden, &d->output));
-    if (l->d) {
-        d->time_scratch = malloc((size_t)(c->freq_dim + 2 * c->hidden) * sizeof(float));
-        if (!d->time_scratch)
-            return error_set(l->error, STATUS_NO_MEMORY, "no memory for the time embedding");
-    }
+    if (!l->d) return STATUS_OK;
+    void *scratch;
+    TRY(d->ops->allocate(MEMORY_DEVICE, 2 * (size_t)c->hidden * sizeof(float), &scratch, l->error));
+    d->time_scratch = scratch;
     return STATUS_OK;
 }
 
@@ -199,7 +201,8 @@ static status_t load_part(struct loader *l, const struct denoiser_config *config
 }
 
 status_t denoiser_load(const char *directory, const struct denoiser_config *config, const struct ops *ops,
-                       const struct denoiser_part *part, struct denoiser **denoiser, struct error *error)
+                       struct team *team, const struct denoiser_part *part, struct denoiser **denoiser,
+                       struct error *error)
 {
     struct checkpoint *checkpoint;
     TRY(checkpoint_open(directory, &checkpoint, error));
@@ -209,7 +212,7 @@ status_t denoiser_load(const char *directory, const struct denoiser_config *conf
         d->config = *config;
         d->ops = ops;
         d->attention_scale = (float)(1.0 / sqrt(config->head_dim));
-        struct loader l = {.checkpoint = checkpoint, .d = d, .error = error};
+        struct loader l = {.checkpoint = checkpoint, .d = d, .team = team, .error = error};
         status = load_part(&l, config, part);
     }
     checkpoint_close(checkpoint);
@@ -243,7 +246,7 @@ static void destroy_block(const struct ops *ops, struct block *b)
     float *vectors[] = {b->table,      b->norm_q,      b->norm_k,     b->norm_scale,
                         b->norm_shift, b->text_norm_q, b->text_norm_k};
     for (size_t i = 0; i < sizeof layers / sizeof *layers; i++) ops->linear_destroy(layers[i]);
-    for (size_t i = 0; i < sizeof vectors / sizeof *vectors; i++) free(vectors[i]);
+    for (size_t i = 0; i < sizeof vectors / sizeof *vectors; i++) ops->release(MEMORY_DEVICE, vectors[i]);
     free(b);
 }
 
@@ -254,8 +257,8 @@ void denoiser_destroy(struct denoiser *d)
                                d->text_in,     d->text_out, d->output};
     for (int i = 0; i < d->config.layers; i++) destroy_block(d->ops, d->blocks[i]);
     for (size_t i = 0; i < sizeof layers / sizeof *layers; i++) d->ops->linear_destroy(layers[i]);
-    free(d->time_scratch);
-    free(d->output_table);
-    free(d->input_table);
+    d->ops->release(MEMORY_DEVICE, d->time_scratch);
+    d->ops->release(MEMORY_DEVICE, d->output_table);
+    d->ops->release(MEMORY_DEVICE, d->input_table);
     free(d);
 }

@@ -5,7 +5,7 @@
 
 #include "worker/model/denoiser.h"
 
-/* One transformer block; every pointer is owned by the denoiser. */
+/* One transformer block; every pointer is owned by the denoiser, vectors are on the device. */
 struct block {
     float *table;                     /* scale_shift_table [6, hidden] */
     struct linear *qkv;               /* attn1: to_q, to_k, to_v stacked, [3 hidden, hidden] */
@@ -27,15 +27,17 @@ struct denoiser {
     struct linear *patch_embed, *time_in, *time_out, *time_proj, *text_in, *text_out, *output;
     float *output_table;    /* scale_shift_table [2, hidden]: shift, scale */
     float *input_table;     /* that of block 0 [6, hidden]: a home need not hold block 0 to see its input */
-    float *time_scratch;    /* [freq_dim + 2 hidden] */
+    float *time_scratch;    /* [2 hidden] */
     struct block *blocks[]; /* [layers]; NULL for blocks held elsewhere */
 };
 
 struct denoiser_context {
+    const struct ops *ops;
     int rows;         /* of text */
     float last_logit; /* raise of the padding row; 0 without one */
-    float *memory;
-    float *key_value[]; /* [layers] of [rows, 2 hidden]: keys, values; NULL where the block is elsewhere */
+    void *memory;
+    void *key_value
+        []; /* [layers] of operands [rows, 2 hidden]: keys, values; NULL where the block is elsewhere */
 };
 
 #endif

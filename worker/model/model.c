@@ -83,17 +83,17 @@ static status_t load_home(struct model *m, const char *directory, struct error *
                          "%s: knows %d ids, but text_encoder/config.json says vocab_size %d", path,
                          tokenizer_vocabulary(m->tokenizer), m->config.text.vocabulary);
     snprintf(path, sizeof path, "%s/text_encoder", directory);
-    status = text_encoder_load(path, &m->config.text, m->ops, &m->text_encoder, error);
+    status = text_encoder_load(path, &m->config.text, m->ops, m->team, &m->text_encoder, error);
     if (status != STATUS_OK) return status;
     snprintf(m->vae_directory, sizeof m->vae_directory, "%s/vae", directory);
-    return vae_load(m->vae_directory, &m->config.vae, m->ops, VAE_DECODER, &m->vae, error);
+    return vae_load(m->vae_directory, &m->config.vae, m->ops, m->team, VAE_DECODER, &m->vae, error);
 }
 
 status_t model_encoder(struct model *m, struct vae **encoder, struct error *error)
 {
     status_t status = STATUS_OK;
     if (!m->encoder)
-        status = vae_load(m->vae_directory, &m->config.vae, m->ops, VAE_ENCODER, &m->encoder, error);
+        status = vae_load(m->vae_directory, &m->config.vae, m->ops, m->team, VAE_ENCODER, &m->encoder, error);
     if (status == STATUS_OK) *encoder = m->encoder;
     return status;
 }
@@ -116,15 +116,17 @@ bool model_spares(const struct model *m, int block)
     return is_spare(&m->split, m->self, block);
 }
 
-status_t model_load(const char *directory, const struct ops *ops, const struct split *split, int self,
-                    struct model **model, struct error *error)
+status_t model_load(const char *directory, const struct ops *ops, struct team *team,
+                    const struct split *split, int self, struct model **model, struct error *error)
 {
     char path[4096];
     bool *wanted = NULL;
     struct model *m = calloc(1, sizeof *m);
     if (!m) return error_set(error, STATUS_NO_MEMORY, "no memory for a model");
     m->ops = ops;
+    m->team = team;
     m->rotary.config = &m->config.denoiser;
+    m->rotary.ops = ops;
     status_t status = model_config_read(directory, &m->config, error);
     if (status != STATUS_OK) goto err_model;
     int layers = m->config.denoiser.layers, total;
@@ -146,7 +148,7 @@ status_t model_load(const char *directory, const struct ops *ops, const struct s
     bool home = split_home(split, self);
     snprintf(path, sizeof path, "%s/transformer", directory);
     struct denoiser_part part = {.wanted = wanted, .ends = home};
-    status = denoiser_load(path, &m->config.denoiser, ops, &part, &m->denoiser, error);
+    status = denoiser_load(path, &m->config.denoiser, ops, team, &part, &m->denoiser, error);
     if (status == STATUS_OK && home) status = load_home(m, directory, error);
     if (status != STATUS_OK) goto err_model;
     free(wanted);

@@ -1,7 +1,7 @@
 /*
  * model.h - everything of one checkpoint that one rank holds.
  *
- *     model_load("models/reference", ops, &split, self, &model, &error);
+ *     model_load("models/reference", ops, team, &split, self, &model, &error);
  *
  * A home (member 0, or every member when homes float) holds the caps: text encoder, tokenizer, VAE decoder,
  * the denoiser's ends, its first `head` and its last `tail` blocks. Beside that every member holds its run of
@@ -34,6 +34,7 @@ struct split {
 struct model {
     struct model_config config;
     const struct ops *ops;
+    struct team *team; /* that loads; the rank's only one */
     struct split split;
     int self;         /* this member */
     int head, tail;   /* blocks of the caps held here: the split's on a home, else 0 */
@@ -50,9 +51,9 @@ struct model {
 };
 
 /* Refuses a split that does not add up to the model's layers. directory: the pipeline's. */
-status_t model_load(const char *directory, const struct ops *ops, const struct split *split, int self,
-                    struct model **model, struct error *error);
-void model_destroy(struct model *model); /* NULL is fine */
+status_t model_load(const char *directory, const struct ops *ops, struct team *team,
+                    const struct split *split, int self, struct model **model, struct error *error);
+void model_destroy(struct model *model); /* after wait; NULL is fine */
 /* Takes on another split, or another place in the same one, if that needs no other weights than those held
  * here; false: it does, nothing was changed. Only while no job or context is alive. */
 bool model_rearrange(struct model *model, const struct split *split, int self);

@@ -10,7 +10,6 @@
 
 #include <math.h>
 #include <stdlib.h>
-#include <string.h>
 #include "base/status.h"
 
 enum { SOLVER_MAX_STEPS = 1000 };
@@ -102,20 +101,22 @@ size_t solver_save_bytes(const struct solver *solver, int step)
     return (size_t)solver->methods->memory(solver, step, tensors) * (size_t)solver->count * sizeof(float);
 }
 
-void solver_save(const struct solver *solver, int step, void *bytes)
+void solver_save(const struct solver *solver, struct team *team, int step, void *bytes)
 {
     float *tensors[SOLVER_MEMORY];
     size_t row = (size_t)solver->count * sizeof(float);
     int count = solver->methods->memory(solver, step, tensors);
-    for (int i = 0; i < count; i++) memcpy((unsigned char *)bytes + row * (size_t)i, tensors[i], row);
+    for (int i = 0; i < count; i++)
+        solver->ops->copy(team, (unsigned char *)bytes + row * (size_t)i, tensors[i], row);
 }
 
-void solver_restore(struct solver *solver, int step, const void *bytes)
+void solver_restore(struct solver *solver, struct team *team, int step, const void *bytes)
 {
     float *tensors[SOLVER_MEMORY];
     size_t row = (size_t)solver->count * sizeof(float);
     int count = solver->methods->memory(solver, step, tensors);
-    for (int i = 0; i < count; i++) memcpy(tensors[i], (const unsigned char *)bytes + row * (size_t)i, row);
+    for (int i = 0; i < count; i++)
+        solver->ops->copy(team, tensors[i], (const unsigned char *)bytes + row * (size_t)i, row);
 }
 
 /* ------------------------------------------------------------------------------------------ the schedules */

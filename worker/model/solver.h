@@ -24,19 +24,19 @@ struct solver;
  * class defaults of that kind are used, with `shift`. */
 status_t solver_create(const struct solver_config *config, enum solver_kind kind, int steps, double shift,
                        int64_t count, const struct ops *ops, struct solver **solver, struct error *error);
-void solver_destroy(struct solver *solver); /* NULL is fine */
+void solver_destroy(struct solver *solver); /* after wait; NULL is fine */
 
 float solver_timestep(const struct solver *solver,
                       int step); /* 0..1000; UniPC: truncated to an integer, as the reference */
 float solver_sigma(const struct solver *solver, int step); /* 0..steps; sigma[steps] = 0 */
 
-/* velocity, latent: [count]; latent is changed in place. */
+/* velocity, latent: [count], memory of the backend; latent is changed in place. */
 void solver_step(struct solver *solver, struct team *team, int step, const float *velocity, float *latent);
 
-/* What it remembers just before `step`, as bytes, for a solver made with the same arguments. `bytes` need not
- * be aligned. */
+/* What it remembers just before `step`, as bytes, for a solver made with the same arguments. `bytes` are the
+ * host's and need not be aligned; they are written, or done with, at the next wait. */
 size_t solver_save_bytes(const struct solver *solver, int step);
-void solver_save(const struct solver *solver, int step, void *bytes);
-void solver_restore(struct solver *solver, int step, const void *bytes);
+void solver_save(const struct solver *solver, struct team *team, int step, void *bytes);
+void solver_restore(struct solver *solver, struct team *team, int step, const void *bytes);
 
 #endif

@@ -21,7 +21,6 @@
 
 #include <math.h>
 #include <stdlib.h>
-#include <string.h>
 
 enum { MAX_ORDER = 3, RING = MAX_ORDER + 1 };
 _Static_assert(SOLVER_MEMORY >= 1 + MAX_ORDER, "xl, and the data of so many steps");
@@ -37,7 +36,7 @@ struct unipc_weights {
 struct unipc {
     struct solver base;
     struct unipc_weights *weights; /* [steps] */
-    float *memory;                 /* one allocation: last, then the ring's tensors */
+    float *memory;                 /* one allocation on the device: last, then the ring's tensors */
     float *last;                   /* [count] xl */
     float *ring[RING];             /* [count] each: data of step i in ring[i % slots] */
     int slots;                     /* order + 1 */
@@ -228,7 +227,7 @@ static void unipc_destroy(struct solver *solver)
 {
     struct unipc *u = (struct unipc *)solver;
     free(u->weights);
-    free(u->memory);
+    u->base.ops->release(MEMORY_DEVICE, u->memory);
     free(u);
 }
 
@@ -250,7 +249,7 @@ static void unipc_step(struct solver *solver, struct team *team, int step, const
     if (w->corrector_order > 0)
         ops->lincomb(team, w->corrector_order + 2, w->corrector, terms, count, u->last);
     else
-        memcpy(u->last, latent, (size_t)count * sizeof(float));
+        ops->copy(team, u->last, latent, (size_t)count * sizeof(float));
     ops->lincomb(team, w->predictor_order + 1, w->predictor, terms, count, latent);
 }
 
@@ -277,13 +276,16 @@ status_t solver_unipc_construct(const struct solver_config *config, const struct
     u->slots = config->order + 1;
     u->weights = calloc((size_t)base->steps, sizeof *u->weights);
     size_t row = (size_t)base->count;
-    u->memory = calloc(row * (size_t)(u->slots + 1), sizeof(float));
-    status_t status;
-    if (u->weights == NULL || u->memory == NULL) {
-        status = error_set(error, STATUS_NO_MEMORY, "UniPC of order %d needs %zu bytes for its history",
-                           config->order, row * (size_t)(u->slots + 1) * sizeof(float));
+    void *memory;
+    status_t status = u->weights ? STATUS_OK : error_set(error, STATUS_NO_MEMORY, "no memory for weights");
+    if (status == STATUS_OK)
+        status =
+            base->ops->allocate(MEMORY_DEVICE, row * (size_t)(u->slots + 1) * sizeof(float), &memory, error);
+    if (status != STATUS_OK) {
+        error_prefix(error, "the history of UniPC of order %d", config->order);
         goto fail;
     }
+    u->memory = memory;
     u->last = u->memory;
     for (int k = 0; k < u->slots; k++) u->ring[k] = u->memory + row * (size_t)(k + 1);
 

@@ -7,15 +7,17 @@
  * kind, embeddings are not scaled, and there is no bias vector anywhere.
  *
  * The embedding table is the larger part of a small encoder and two of eleven GB of the real one. It stays in
- * the mapped checkpoint, and a prompt touches only its own rows.
+ * the mapped checkpoint, and a prompt touches only its own rows: the host gathers them, and the position bias,
+ * and brings both to the device at once.
  */
 #include "worker/model/text_encoder.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
+#include "kernels/memory.h"
 #include "worker/model/checkpoint.h"
+#include "worker/model/vector.h"
 
 enum { MAX_TOKENS = 512, NAME_BYTES = 96 };
 
@@ -25,7 +27,7 @@ enum { ATTENTION_NORM, FFN_NORM, POSITION_BIAS, FLOATS }; /* [width], [width], [
 
 struct text_layer {
     struct linear *linear[LINEARS];
-    float *floats[FLOATS];
+    float *floats[FLOATS]; /* norms are on the device, the bias is the host's */
 };
 
 struct text_encoder {
@@ -34,7 +36,7 @@ struct text_encoder {
     struct checkpoint *checkpoint; /* open as long as the encoder: the embedding is read from it */
     struct tensor embedding;       /* [vocabulary, width] */
     struct text_layer *layers;     /* [config.layers] */
-    float *final_norm;             /* [width] */
+    float *final_norm;             /* [width], on the device */
     size_t bytes;
 };
 
@@ -122,7 +124,7 @@ status_t text_encoder_inspect(const char *directory, const struct text_config *c
     return status;
 }
 
-/* *floats: [tensor->count], owned by the caller. */
+/* *floats: [tensor->count], the host's, owned by the caller. */
 static status_t load_floats(struct text_encoder *e, const struct tensor *tensor, float **floats,
                             struct error *error)
 {
@@ -135,7 +137,14 @@ static status_t load_floats(struct text_encoder *e, const struct tensor *tensor,
     return STATUS_OK;
 }
 
-static status_t load_layer(struct text_encoder *e, int index, struct error *error)
+static status_t load_norm(struct text_encoder *e, struct team *team, const struct tensor *tensor,
+                          float **norm, struct error *error)
+{
+    e->bytes += (size_t)tensor->count * sizeof **norm;
+    return vector_load(e->ops, team, tensor, norm, error);
+}
+
+static status_t load_layer(struct text_encoder *e, struct team *team, int index, struct error *error)
 {
     struct text_layer *layer = &e->layers[index];
     for (int k = 0; k < LAYER_TENSORS; k++) {
@@ -147,8 +156,10 @@ static status_t load_layer(struct text_encoder *e, int index, struct error *erro
             const struct matrix w = {t.data, t.dtype, (int)t.shape[0], (int)t.shape[1]};
             status = e->ops->linear_create(&w, NULL, &layer->linear[what->index], error);
             if (status == STATUS_OK) e->bytes += e->ops->linear_bytes(layer->linear[what->index]);
-        } else {
+        } else if (what->index == POSITION_BIAS) {
             status = load_floats(e, &t, &layer->floats[what->index], error);
+        } else {
+            status = load_norm(e, team, &t, &layer->floats[what->index], error);
         }
         if (status != STATUS_OK) return status;
         checkpoint_forget(e->checkpoint, &t);
@@ -157,7 +168,7 @@ static status_t load_layer(struct text_encoder *e, int index, struct error *erro
 }
 
 status_t text_encoder_load(const char *directory, const struct text_config *config, const struct ops *ops,
-                           struct text_encoder **encoder, struct error *error)
+                           struct team *team, struct text_encoder **encoder, struct error *error)
 {
     struct tensor norm;
     status_t status = STATUS_OK;
@@ -172,8 +183,8 @@ status_t text_encoder_load(const char *directory, const struct text_config *conf
     status = checkpoint_open(directory, &e->checkpoint, error);
     if (status == STATUS_OK) status = embedding_tensor(e->checkpoint, config, &e->embedding, error);
     if (status == STATUS_OK) status = final_norm_tensor(e->checkpoint, config, &norm, error);
-    if (status == STATUS_OK) status = load_floats(e, &norm, &e->final_norm, error);
-    for (int i = 0; i < config->layers && status == STATUS_OK; i++) status = load_layer(e, i, error);
+    if (status == STATUS_OK) status = load_norm(e, team, &norm, &e->final_norm, error);
+    for (int i = 0; i < config->layers && status == STATUS_OK; i++) status = load_layer(e, team, i, error);
     if (status != STATUS_OK) goto fail;
     *encoder = e;
     return STATUS_OK;
@@ -190,10 +201,12 @@ void text_encoder_destroy(struct text_encoder *encoder)
         for (int k = 0; k < LINEARS; k++)
             if (encoder->layers[i].linear[k] != NULL)
                 encoder->ops->linear_destroy(encoder->layers[i].linear[k]);
-        for (int k = 0; k < FLOATS; k++) free(encoder->layers[i].floats[k]);
+        encoder->ops->release(MEMORY_DEVICE, encoder->layers[i].floats[ATTENTION_NORM]);
+        encoder->ops->release(MEMORY_DEVICE, encoder->layers[i].floats[FFN_NORM]);
+        free(encoder->layers[i].floats[POSITION_BIAS]);
     }
+    if (encoder->ops) encoder->ops->release(MEMORY_DEVICE, encoder->final_norm);
     free(encoder->layers);
-    free(encoder->final_norm);
     checkpoint_close(encoder->checkpoint);
     free(encoder);
 }
@@ -205,7 +218,7 @@ size_t text_encoder_bytes(const struct text_encoder *encoder)
 
 /* ----------------------------------------------------------------------------------------------- encoding */
 
-/* Working memory of one prompt. n: its tokens; inner: heads * head_dim. */
+/* Working memory of one prompt, on the device. n: its tokens; inner: heads * head_dim. */
 struct scratch {
     float *normed;    /* [n, width] */
     float *q, *k, *v; /* [n, inner] */
@@ -225,34 +238,20 @@ static int bucket_of(const struct text_config *c, int distance)
     return side + (wide < half ? wide : half - 1);
 }
 
-/* To whole cache lines. */
-static size_t rounded(size_t floats)
+static size_t bias_floats(const struct text_config *c, int count)
 {
-    return (floats + 15) / 16 * 16;
+    return (size_t)c->layers * (size_t)c->heads * (size_t)(2 * count - 1);
 }
 
-/* One block of memory, cut up; free(*block). */
-static status_t scratch_make(const struct text_config *c, int count, float **block, struct scratch *s,
-                             struct error *error)
+static void lay_out(struct arena *arena, const struct text_config *c, int count, struct scratch *s)
 {
     size_t n = (size_t)count, inner = (size_t)c->heads * (size_t)c->head_dim, ffn = (size_t)c->ffn_dim;
-    size_t sizes[] = {n * (size_t)c->width,
-                      n * inner,
-                      n * inner,
-                      n * inner,
-                      n * (ffn > inner ? ffn : inner),
-                      (size_t)c->layers * (size_t)c->heads * (2 * n - 1)};
-    float **parts[] = {&s->normed, &s->q, &s->k, &s->v, &s->wide, &s->bias, NULL};
-    size_t total = 0;
-    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) total += rounded(sizes[i]);
-    float *at = aligned_alloc(64, total * sizeof *at);
-    if (at == NULL)
-        return error_set(error, STATUS_NO_MEMORY,
-                         "text encoder: %zu bytes for %d tokens do not fit in memory", total * sizeof *at,
-                         count);
-    *block = at;
-    for (size_t i = 0; parts[i] != NULL; at += rounded(sizes[i++])) *parts[i] = at;
-    return STATUS_OK;
+    s->normed = arena_take(arena, n * (size_t)c->width, sizeof(float));
+    s->q = arena_take(arena, n * inner, sizeof(float));
+    s->k = arena_take(arena, n * inner, sizeof(float));
+    s->v = arena_take(arena, n * inner, sizeof(float));
+    s->wide = arena_take(arena, n * (ffn > inner ? ffn : inner), sizeof(float));
+    s->bias = arena_take(arena, bias_floats(c, count), sizeof(float));
 }
 
 /* Every layer has a table [buckets, heads] of its own. */
@@ -321,8 +320,10 @@ static void embed(const struct text_encoder *e, int32_t id, float *out)
 
 struct text_run {
     const struct text_encoder *encoder;
+    struct arena arena; /* of the scratch */
     struct scratch scratch;
-    float *block; /* of the scratch */
+    float *
+        gathered; /* the host's: rows [count, width] as they begin, then the bias; read until the next wait */
     float *rows;  /* [count, width], the caller's */
     int count, layer;
 };
@@ -339,24 +340,44 @@ static status_t check_ids(const struct text_config *c, const int32_t *ids, int c
     return STATUS_OK;
 }
 
-status_t text_encoder_begin(const struct text_encoder *encoder, const int32_t *ids, int count, float *rows,
-                            struct text_run **run, struct error *error)
+/* Embedding and bias, gathered by the host, are on their way to the device. */
+static void bring(const struct text_run *r, struct team *team, const int32_t *ids)
+{
+    const struct text_encoder *e = r->encoder;
+    const struct text_config *c = &e->config;
+    size_t floats = (size_t)r->count * (size_t)c->width;
+    float *bias = r->gathered + floats;
+    for (int i = 0; i < r->count; i++) embed(e, ids[i], r->gathered + (int64_t)i * c->width);
+    bias_fill(e, r->count, bias);
+    e->ops->copy(team, r->rows, r->gathered, floats * sizeof(float));
+    e->ops->copy(team, r->scratch.bias, bias, bias_floats(c, r->count) * sizeof(float));
+}
+
+status_t text_encoder_begin(const struct text_encoder *encoder, struct team *team, const int32_t *ids,
+                            int count, float *rows, struct text_run **run, struct error *error)
 {
     const struct text_config *c = &encoder->config;
     status_t status = check_ids(c, ids, count, error);
     if (status != STATUS_OK) return status;
     struct text_run *r = calloc(1, sizeof *r);
-    if (r == NULL) return error_set(error, STATUS_NO_MEMORY, "text encoder: no memory for a prompt");
-    status = scratch_make(c, count, &r->block, &r->scratch, error);
-    if (status != STATUS_OK) {
+    size_t floats = (size_t)count * (size_t)c->width + bias_floats(c, count);
+    if (r != NULL) r->gathered = malloc(floats * sizeof *r->gathered);
+    if (r == NULL || r->gathered == NULL) {
         free(r);
-        return status;
+        return error_set(error, STATUS_NO_MEMORY, "text encoder: no memory for a prompt of %d tokens", count);
     }
-    bias_fill(encoder, count, r->scratch.bias);
     r->encoder = encoder;
     r->rows = rows;
     r->count = count;
-    for (int i = 0; i < count; i++) embed(encoder, ids[i], rows + (int64_t)i * c->width);
+    lay_out(&r->arena, c, count, &r->scratch);
+    status = memory_arena(encoder->ops, MEMORY_DEVICE, &r->arena, error);
+    if (status != STATUS_OK) {
+        error_prefix(error, "text encoder: %d tokens", count);
+        text_encoder_end(r);
+        return status;
+    }
+    lay_out(&r->arena, c, count, &r->scratch);
+    bring(r, team, ids);
     *run = r;
     return STATUS_OK;
 }
@@ -375,7 +396,8 @@ bool text_encoder_layer(struct text_run *r, struct team *team)
 void text_encoder_end(struct text_run *run)
 {
     if (run == NULL) return;
-    free(run->block);
+    memory_give_back(run->encoder->ops, MEMORY_DEVICE, &run->arena);
+    free(run->gathered);
     free(run);
 }
 
@@ -383,9 +405,10 @@ status_t text_encoder_encode(const struct text_encoder *encoder, struct team *te
                              int count, float *rows, struct error *error)
 {
     struct text_run *run;
-    status_t status = text_encoder_begin(encoder, ids, count, rows, &run, error);
+    status_t status = text_encoder_begin(encoder, team, ids, count, rows, &run, error);
     if (status != STATUS_OK) return status;
     while (!text_encoder_layer(run, team)) continue;
+    status = encoder->ops->wait(team, error);
     text_encoder_end(run);
-    return STATUS_OK;
+    return status;
 }

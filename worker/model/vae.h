@@ -1,16 +1,17 @@
 /*
  * vae.h - AutoencoderKLWan (2.1): latents -> frames and frames -> latents, one latent frame at a time.
  *
- *     vae_load(dir, &config.vae, ops, VAE_DECODER, &vae, &error);
+ *     vae_load(dir, &config.vae, ops, team, VAE_DECODER, &vae, &error);
  *     struct vae_stream *s;
  *     vae_stream_open(vae, VAE_DECODER, height / 8, width / 8, &s, &error);   all memory for the whole decode
  *     for (int t = 0; t < latent_frames; t++)
- *         n = vae_decode(s, team, latents, latent_frames, t, frames);  1 frame for t = 0, then scale_t frames
+ *         vae_decode(s, team, latents, latent_frames, t, frames, &error);   1 frame for t = 0, then scale_t frames
  *     vae_stream_close(s);
  *
  * Equal to the reference, which also walks latent frames with a cache of the last two input frames of each
  * causal convolution; here the cache is the head of the convolution's own padded input buffer. A stream may
- * be dropped between any two calls. Weights are shared by all streams.
+ * be dropped between any two calls. Weights are shared by all streams. Latents and frames are the host's (or
+ * shared); a call waits for what it computes.
  */
 #ifndef REFRAIN_WORKER_MODEL_VAE_H
 #define REFRAIN_WORKER_MODEL_VAE_H
@@ -24,8 +25,8 @@ struct vae_stream;
 enum vae_part { VAE_DECODER = 1, VAE_ENCODER = 2 };
 
 /* directory: the component's own ("…/vae"). parts: VAE_DECODER | VAE_ENCODER. */
-status_t vae_load(const char *directory, const struct vae_config *config, const struct ops *ops, int parts,
-                  struct vae **vae, struct error *error);
+status_t vae_load(const char *directory, const struct vae_config *config, const struct ops *ops,
+                  struct team *team, int parts, struct vae **vae, struct error *error);
 void vae_destroy(struct vae *vae); /* NULL is fine */
 size_t vae_bytes(const struct vae *vae);
 status_t vae_inspect(const char *directory, const struct vae_config *config, struct error *error);
@@ -39,13 +40,13 @@ size_t vae_stream_bytes(const struct vae *vae, enum vae_part part, int latent_he
 
 /* latents: [latent_channels, latent_frames, h, w] as the denoiser has them (scaling by mean and std happens
  * inside); frames: [F, channels, H, W] in 0..1 (clamped), F = 1 + scale_t * (latent_frames - 1), written at
- * the right place. Call with t = 0, 1, ... in order. Returns the number of frames written. */
-int vae_decode(struct vae_stream *stream, struct team *team, const float *latents, int latent_frames, int t,
-               float *frames);
+ * the right place. Call with t = 0, 1, ... in order. */
+status_t vae_decode(struct vae_stream *stream, struct team *team, const float *latents, int latent_frames,
+                    int t, float *frames, struct error *error);
 
 /* frames: [F, channels, H, W] in 0..1; writes latent frame t of latents [latent_channels, latent_frames, h,
  * w]: the mean of the posterior, scaled as the denoiser wants it. */
-void vae_encode(struct vae_stream *stream, struct team *team, const float *frames, int latent_frames, int t,
-                float *latents);
+status_t vae_encode(struct vae_stream *stream, struct team *team, const float *frames, int latent_frames,
+                    int t, float *latents, struct error *error);
 
 #endif

@@ -7,7 +7,6 @@
 #include "worker/model/vae_layers.h"
 
 #include <math.h>
-#include <string.h>
 
 struct volume volume_of(float *data, int frames, int height, int width, int channels)
 {
@@ -57,30 +56,13 @@ struct volume tape_taps(const struct tape *tape, int first)
     return v;
 }
 
-enum { SHIFT_FLOATS = 1 << 14 }; /* one task: 64 KiB of each frame, more than a cache line can be torn by */
-
-struct shift {
-    float *data;
-    int64_t frame_floats;
-    int frames, history;
-};
-
 /* Oldest frame first: with one new frame, the younger history frame is source before it is destination. */
-static void shift_slice(void *arguments, int task, void *scratch)
-{
-    const struct shift *s = arguments;
-    int64_t at = (int64_t)task * SHIFT_FLOATS;
-    int64_t count = s->frame_floats - at < SHIFT_FLOATS ? s->frame_floats - at : SHIFT_FLOATS;
-    for (int i = 0; i < s->history; i++)
-        memcpy(s->data + i * s->frame_floats + at, s->data + (i + s->frames) * s->frame_floats + at,
-               (size_t)count * sizeof *s->data);
-}
-
-void tape_advance(const struct tape *tape, struct team *team, int frames)
+void tape_advance(const struct tape *tape, const struct ops *ops, struct team *team, int frames)
 {
     int64_t floats = tape_whole(tape).stride_t;
-    struct shift shift = {tape->data, floats, frames, tape->history};
-    team_run(team, (int)((floats + SHIFT_FLOATS - 1) / SHIFT_FLOATS), shift_slice, &shift);
+    for (int i = 0; i < tape->history; i++)
+        ops->copy(team, tape->data + i * floats, tape->data + (i + frames) * floats,
+                  (size_t)floats * sizeof *tape->data);
 }
 
 /* ----------------------------------------------------------------------------------------------- blocks */
@@ -94,14 +76,14 @@ void vae_run_resnet(struct vae_stream *stream, struct team *team, const struct v
 
     ops->channel_norm(team, x, resnet->gamma1, true, &inside);
     ops->conv(team, resnet->conv1, &taps, NULL, &hidden);
-    tape_advance(&tapes[0], team, x->frames);
+    tape_advance(&tapes[0], ops, team, x->frames);
 
     inside = tape_inside(&tapes[1], 0, x->frames);
     taps = tape_taps(&tapes[1], 0);
     ops->channel_norm(team, &hidden, resnet->gamma2, true, &inside);
     if (resnet->shortcut) ops->conv(team, resnet->shortcut, x, NULL, out);
     ops->conv(team, resnet->conv2, &taps, resnet->shortcut ? out : x, out);
-    tape_advance(&tapes[1], team, x->frames);
+    tape_advance(&tapes[1], ops, team, x->frames);
 }
 
 void vae_run_resnets(struct vae_stream *stream, struct team *team, const struct vae_level *level,

@@ -46,7 +46,8 @@ static void store_row(void *arguments, int task, void *scratch)
 
 /* The last level's output, `count` frames in x, through norm, SiLU and the last convolution, into `frames`.
  */
-static void run_output(struct vae_stream *s, struct team *team, const struct volume *x, float *frames)
+static status_t run_output(struct vae_stream *s, struct team *team, const struct volume *x, float *frames,
+                           struct error *error)
 {
     const struct ops *ops = s->vae->ops;
     const struct vae_coder *coder = s->vae->decoder;
@@ -55,9 +56,12 @@ static void run_output(struct vae_stream *s, struct team *team, const struct vol
 
     ops->channel_norm(team, x, coder->gamma_out, true, &inside);
     ops->conv(team, coder->conv_out, &taps, NULL, &pixels);
-    tape_advance(&s->conv_out, team, x->frames);
+    tape_advance(&s->conv_out, ops, team, x->frames);
+    status_t status = ops->wait(team, error);
+    if (status != STATUS_OK) return status;
     struct store store = {s->pixels, frames, x->height, x->width, pixels.channels};
     team_run(team, x->frames * x->height, store_row, &store);
+    return STATUS_OK;
 }
 
 /* Frames `first`... of a level from the level before, doubled in y and x. */
@@ -82,12 +86,12 @@ static void run_double_frames(struct vae_stream *s, struct team *team, int level
         y.stride_t *= 2;
         s->vae->ops->conv(team, s->vae->decoder->levels[level].time[odd], &taps, NULL, &y);
     }
-    tape_advance(&b->time, team, count);
+    tape_advance(&b->time, s->vae->ops, team, count);
 }
 
 /* One level on `count` frames from `first` on; the last level writes them to `frames`. */
-static void run_batch(struct vae_stream *s, struct team *team, int level, int first, int count, bool opening,
-                      float *frames)
+static status_t run_batch(struct vae_stream *s, struct team *team, int level, int first, int count,
+                          bool opening, float *frames, struct error *error)
 {
     const struct vae_level *weights = &s->vae->decoder->levels[level];
     const struct vae_level_buffers *b = &s->levels[level];
@@ -103,11 +107,12 @@ static void run_batch(struct vae_stream *s, struct team *team, int level, int fi
         out = tape_inside(&b->sample, first, count);
     vae_run_resnets(s, team, weights, b, &x, &out);
     if (doubles) run_double_frames(s, team, level, first, count);
-    if (!weights->resamples) run_output(s, team, &out, frames);
+    return weights->resamples ? STATUS_OK : run_output(s, team, &out, frames, error);
 }
 
-int vae_decode(struct vae_stream *s, struct team *team, const float *latents, int latent_frames, int t,
-               float *frames)
+/* The last level's output waits for everything, so that the next call may fill s->latent again. */
+status_t vae_decode(struct vae_stream *s, struct team *team, const float *latents, int latent_frames, int t,
+                    float *frames, struct error *error)
 {
     assert(s->part == VAE_DECODER && t == s->next && t < latent_frames);
     const struct ops *ops = s->vae->ops;
@@ -123,16 +128,18 @@ int vae_decode(struct vae_stream *s, struct team *team, const float *latents, in
     struct volume inside = tape_inside(&s->conv_in, 0, 1), taps = tape_taps(&s->conv_in, 0);
     ops->conv(team, coder->quant, &latent, NULL, &inside);
     ops->conv(team, coder->conv_in, &taps, NULL, &x);
-    tape_advance(&s->conv_in, team, 1);
+    tape_advance(&s->conv_in, ops, team, 1);
     vae_run_middle(s, team, coder, &x);
 
     for (int level = 0; level < config->levels; level++) {
         int batch = s->levels[level].batch;
-        for (int first = 0; first < count; first += batch)
-            run_batch(s, team, level, first, count - first < batch ? count - first : batch, t == 0,
-                      frames + first * frame_floats);
+        for (int first = 0; first < count; first += batch) {
+            status_t status = run_batch(s, team, level, first, count - first < batch ? count - first : batch,
+                                        t == 0, frames + first * frame_floats, error);
+            if (status != STATUS_OK) return status;
+        }
         if (coder->levels[level].temporal && t > 0) count *= 2;
     }
     s->next++;
-    return count;
+    return STATUS_OK;
 }

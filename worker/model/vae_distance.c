@@ -1,6 +1,7 @@
 /*
- * vae_distance.c - see vae_distance.h. Two encoder streams in lockstep; the features are read where the
- * encoder leaves them between its levels (vae_layers.h, `input`), which stay until the next latent frame.
+ * vae_distance.c - see vae_distance.h. Two encoder streams in lockstep; the features are fetched, a frame at a
+ * time, from where the encoder leaves them between its levels (vae_layers.h, `input`), which stay until the
+ * next latent frame.
  */
 #include "worker/model/vae_distance.h"
 
@@ -12,17 +13,32 @@
 struct vae_distance {
     struct vae *vae;
     struct vae_stream *stream[2];
-    float *latents[2]; /* [latent_channels, latent_frames, h, w] */
-    double *rows;      /* one sum for each row of one level's features */
+    float *latents[2];  /* [latent_channels, latent_frames, h, w] */
+    float *features[2]; /* one frame of the widest level's; shared */
+    double *rows;       /* one sum for each row of it */
     int height, width, latent_frames;
     double sum[VAE_MAX_LEVELS]; /* [levels]; the last one is the latent's */
     int64_t positions[VAE_MAX_LEVELS];
 };
 
-/* Rows of features of the level that has most, for one latent frame. */
+/* Rows of one frame at full size: more than features have. */
 static size_t most_rows(const struct vae *vae, int latent_height)
 {
-    return (size_t)vae->config.scale_t * (size_t)latent_height * (size_t)vae->config.scale_y;
+    return (size_t)latent_height * (size_t)vae->config.scale_y;
+}
+
+/* Bytes of one frame of features of the level that has most. */
+static size_t most_bytes(const struct vae *vae, int latent_height, int latent_width)
+{
+    size_t most = sizeof(float);
+    size_t pixels =
+        (size_t)latent_height * (size_t)latent_width * (size_t)(vae->config.scale_y * vae->config.scale_y);
+    for (int i = 1; i < vae->config.levels; i++) {
+        pixels /= 4;
+        size_t bytes = pixels * (size_t)vae->encoder->levels[i].resnets[0].in_channels * sizeof(float);
+        if (bytes > most) most = bytes;
+    }
+    return most;
 }
 
 static size_t latent_floats(const struct vae *vae, int h, int w, int frames)
@@ -34,7 +50,7 @@ size_t vae_distance_bytes(const struct vae *vae, int latent_height, int latent_w
 {
     return 2 * vae_stream_bytes(vae, VAE_ENCODER, latent_height, latent_width) +
            2 * latent_floats(vae, latent_height, latent_width, latent_frames) * sizeof(float) +
-           most_rows(vae, latent_height) * sizeof(double);
+           2 * most_bytes(vae, latent_height, latent_width) + most_rows(vae, latent_height) * sizeof(double);
 }
 
 status_t vae_distance_open(struct vae *vae, int latent_height, int latent_width, int latent_frames,
@@ -51,6 +67,11 @@ status_t vae_distance_open(struct vae *vae, int latent_height, int latent_width,
         status = vae_stream_open(vae, VAE_ENCODER, latent_height, latent_width, &d->stream[i], error);
         if (status != STATUS_OK) goto err_distance;
         d->latents[i] = calloc(latent_floats(vae, latent_height, latent_width, latent_frames), sizeof(float));
+        void *memory;
+        status =
+            vae->ops->allocate(MEMORY_SHARED, most_bytes(vae, latent_height, latent_width), &memory, error);
+        if (status != STATUS_OK) goto err_distance;
+        d->features[i] = memory;
     }
     d->rows = calloc(most_rows(vae, latent_height), sizeof *d->rows);
     if (!d->rows || !d->latents[0] || !d->latents[1]) {
@@ -69,6 +90,7 @@ void vae_distance_close(struct vae_distance *d)
     if (!d) return;
     for (int i = 0; i < 2; i++) {
         vae_stream_close(d->stream[i]);
+        d->vae->ops->release(MEMORY_SHARED, d->features[i]);
         free(d->latents[i]);
     }
     free(d->rows);
@@ -117,26 +139,46 @@ static void add_features(struct vae_distance *d, struct team *team, int level, i
     d->positions[level] += (int64_t)rows * f->width;
 }
 
-void vae_distance_step(struct vae_distance *d, struct team *team, const float *a, const float *b, int t)
+/* The features that a level hands to the next, `count` frames. */
+static status_t add_level(struct vae_distance *d, struct team *team, int level, int count,
+                          struct error *error)
+{
+    const struct ops *ops = d->vae->ops;
+    const struct vae_level_buffers *next = &d->stream[0]->levels[level + 1];
+    int channels = d->vae->encoder->levels[level + 1].resnets[0].in_channels;
+    int64_t row = (int64_t)next->width * channels, floats = next->height * row;
+    struct features f = {.a = d->features[0],
+                         .b = d->features[1],
+                         .width = next->width,
+                         .channels = channels,
+                         .row = row,
+                         .position = channels,
+                         .channel = 1};
+    for (int frame = 0; frame < count; frame++) {
+        for (int i = 0; i < 2; i++)
+            ops->copy(team, d->features[i], d->stream[i]->levels[level + 1].input + frame * floats,
+                      (size_t)floats * sizeof(float));
+        status_t status = ops->wait(team, error);
+        if (status != STATUS_OK) return status;
+        add_features(d, team, level, next->height, &f);
+    }
+    return STATUS_OK;
+}
+
+status_t vae_distance_step(struct vae_distance *d, struct team *team, const float *a, const float *b, int t,
+                           struct error *error)
 {
     const struct vae_coder *coder = d->vae->encoder;
     int count = t == 0 ? 1 : d->vae->config.scale_t, last = d->vae->config.levels - 1;
-    vae_encode(d->stream[0], team, a, d->latent_frames, t, d->latents[0]);
-    vae_encode(d->stream[1], team, b, d->latent_frames, t, d->latents[1]);
+    status_t status = vae_encode(d->stream[0], team, a, d->latent_frames, t, d->latents[0], error);
+    if (status == STATUS_OK)
+        status = vae_encode(d->stream[1], team, b, d->latent_frames, t, d->latents[1], error);
 
-    for (int level = 0; level < last; level++) {
+    for (int level = 0; level < last && status == STATUS_OK; level++) {
         if (coder->levels[level].temporal && t > 0) count /= 2;
-        const struct vae_level_buffers *next = &d->stream[0]->levels[level + 1];
-        int channels = coder->levels[level + 1].resnets[0].in_channels;
-        struct features f = {.a = next->input,
-                             .b = d->stream[1]->levels[level + 1].input,
-                             .width = next->width,
-                             .channels = channels,
-                             .row = (int64_t)next->width * channels,
-                             .position = channels,
-                             .channel = 1};
-        add_features(d, team, level, count * next->height, &f);
+        status = add_level(d, team, level, count, error);
     }
+    if (status != STATUS_OK) return status;
     int64_t plane = (int64_t)d->height * d->width;
     struct features latent = {.a = d->latents[0] + t * plane,
                               .b = d->latents[1] + t * plane,
@@ -146,6 +188,7 @@ void vae_distance_step(struct vae_distance *d, struct team *team, const float *a
                               .position = 1,
                               .channel = d->latent_frames * plane};
     add_features(d, team, last, d->height, &latent);
+    return STATUS_OK;
 }
 
 double vae_distance_mean(const struct vae_distance *d)

@@ -3,7 +3,7 @@
  * weights but the model's own.
  *
  *     vae_distance_open(vae, height / 8, width / 8, latent_frames, &distance, &error);  vae holds its encoder
- *     for (int t = 0; t < latent_frames; t++) vae_distance_step(distance, team, a, b, t);
+ *     for (int t = 0; t < latent_frames; t++) vae_distance_step(distance, team, a, b, t, &error);
  *     double d = vae_distance_mean(distance);                                           0: the same
  *     vae_distance_close(distance);
  *
@@ -32,8 +32,8 @@ size_t vae_distance_bytes(const struct vae *vae, int latent_height, int latent_w
 
 /* Latent frame t = 0, 1, ... in order; a, b: all frames [F, channels, H, W] in 0..1, F = 1 + scale_t *
  * (latent_frames - 1). */
-void vae_distance_step(struct vae_distance *distance, struct team *team, const float *a, const float *b,
-                       int t);
+status_t vae_distance_step(struct vae_distance *distance, struct team *team, const float *a, const float *b,
+                           int t, struct error *error);
 
 /* Of the steps so far. The result does not depend on the number of threads. */
 double vae_distance_mean(const struct vae_distance *distance);

@@ -10,7 +10,7 @@
 
 struct load {
     const float *frames; /* [count, channels, H, W], 0..1 */
-    struct volume to;    /* -1..1 */
+    struct volume to;    /* -1..1, shared */
 };
 
 /* One row of one frame: planar to channels-last, 0..1 to -1..1. */
@@ -26,17 +26,30 @@ static void load_row(void *arguments, int task, void *scratch)
     }
 }
 
-/* `count` frames through the first convolution, into x[0]. */
-static struct volume run_input(struct vae_stream *s, struct team *team, const float *frames, int count)
+/* All frames of the chunk, as the first convolution wants them, into s->pixels: nothing uses it between two
+ * calls. */
+static void load_frames(struct vae_stream *s, struct team *team, const float *frames, int count)
 {
+    const struct vae_level_buffers *b = &s->levels[0];
+    struct load load = {frames, volume_of(s->pixels, count, b->height, b->width, s->vae->config.in_channels)};
+    team_run(team, count * b->height, load_row, &load);
+}
+
+/* `count` frames of the chunk through the first convolution, into x[0]. */
+static struct volume run_input(struct vae_stream *s, struct team *team, int first, int count)
+{
+    const struct ops *ops = s->vae->ops;
     const struct vae_coder *coder = s->vae->encoder;
     const struct vae_level_buffers *b = &s->levels[0];
-    struct load load = {frames, tape_inside(&s->conv_in, 0, count)};
-    struct volume taps = tape_taps(&s->conv_in, 0);
+    struct volume inside = tape_inside(&s->conv_in, 0, count), taps = tape_taps(&s->conv_in, 0);
+    size_t row = (size_t)inside.width * (size_t)inside.channels * sizeof(float);
     struct volume x = volume_of(s->x[0], count, b->height, b->width, coder->levels[0].resnets[0].in_channels);
-    team_run(team, count * b->height, load_row, &load);
-    s->vae->ops->conv(team, coder->conv_in, &taps, NULL, &x);
-    tape_advance(&s->conv_in, team, count);
+    for (int i = 0; i < count; i++)
+        ops->copy_rows(team, inside.data + i * inside.stride_t, (size_t)inside.stride_y * sizeof(float),
+                       s->pixels + (first + i) * (int64_t)inside.height * inside.width * inside.channels, row,
+                       row, inside.height);
+    ops->conv(team, coder->conv_in, &taps, NULL, &x);
+    tape_advance(&s->conv_in, ops, team, count);
     return x;
 }
 
@@ -80,27 +93,29 @@ static int run_halve_frames(struct vae_stream *s, struct team *team, int level, 
         struct volume taps = tape_taps(&b->time, 0);
         s->vae->ops->conv(team, s->vae->encoder->levels[level].time[0], &taps, NULL, &next);
     }
-    tape_advance(&b->time, team, count);
+    tape_advance(&b->time, s->vae->ops, team, count);
     return left;
 }
 
 /* The middle's output through norm, SiLU and the last convolutions, scaled into latent frame t: [z, T, h, w].
  */
-static void run_output(struct vae_stream *s, struct team *team, const struct volume *x, int latent_frames,
-                       int t, float *latents)
+static status_t run_output(struct vae_stream *s, struct team *team, const struct volume *x, int latent_frames,
+                           int t, float *latents, struct error *error)
 {
     const struct ops *ops = s->vae->ops;
     const struct vae_config *config = &s->vae->config;
     const struct vae_coder *coder = s->vae->encoder;
     int channels = config->latent_channels;
     struct volume inside = tape_inside(&s->conv_out, 0, 1), taps = tape_taps(&s->conv_out, 0);
-    struct volume moments = volume_of(s->pixels, 1, x->height, x->width, 2 * channels);
+    struct volume moments = volume_of(s->moments, 1, x->height, x->width, 2 * channels);
     struct volume mean = volume_of(s->latent, 1, x->height, x->width, channels);
 
     ops->channel_norm(team, x, coder->gamma_out, true, &inside);
     ops->conv(team, coder->conv_out, &taps, NULL, &moments);
-    tape_advance(&s->conv_out, team, 1);
+    tape_advance(&s->conv_out, ops, team, 1);
     ops->conv(team, coder->quant, &moments, NULL, &mean);
+    status_t status = ops->wait(team, error);
+    if (status != STATUS_OK) return status;
 
     int64_t pixels = (int64_t)x->height * x->width;
     for (int c = 0; c < channels; c++) {
@@ -109,10 +124,11 @@ static void run_output(struct vae_stream *s, struct team *team, const struct vol
         for (int64_t i = 0; i < pixels; i++)
             to[i] = (s->latent[i * channels + c] - config->mean[c]) * reciprocal;
     }
+    return STATUS_OK;
 }
 
-void vae_encode(struct vae_stream *s, struct team *team, const float *frames, int latent_frames, int t,
-                float *latents)
+status_t vae_encode(struct vae_stream *s, struct team *team, const float *frames, int latent_frames, int t,
+                    float *latents, struct error *error)
 {
     assert(s->part == VAE_ENCODER && t == s->next && t < latent_frames);
     const struct vae_config *config = &s->vae->config;
@@ -120,13 +136,13 @@ void vae_encode(struct vae_stream *s, struct team *team, const float *frames, in
     int count = t == 0 ? 1 : config->scale_t, last = config->levels - 1;
     int64_t frame_floats = (int64_t)config->in_channels * s->levels[0].height * s->levels[0].width;
     frames += (t == 0 ? 0 : 1 + (int64_t)config->scale_t * (t - 1)) * frame_floats;
+    load_frames(s, team, frames, count);
 
     for (int level = 0; level <= last; level++) {
         int batch = s->levels[level].batch;
         for (int first = 0; first < count; first += batch) {
             int some = count - first < batch ? count - first : batch;
-            struct volume x = level == 0 ? run_input(s, team, frames + first * frame_floats, some)
-                                         : input_of(s, level, count);
+            struct volume x = level == 0 ? run_input(s, team, first, some) : input_of(s, level, count);
             if (level > 0) x = volume_frames(&x, first, some);
             run_batch(s, team, level, &x, first);
         }
@@ -134,6 +150,7 @@ void vae_encode(struct vae_stream *s, struct team *team, const float *frames, in
     }
     struct volume x = volume_of(s->x[1], 1, s->latent_height, s->latent_width, coder->attention.channels);
     vae_run_middle(s, team, coder, &x);
-    run_output(s, team, &x, latent_frames, t, latents);
+    status_t status = run_output(s, team, &x, latent_frames, t, latents, error);
     s->next++;
+    return status;
 }

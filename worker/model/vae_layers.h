@@ -6,7 +6,8 @@
  * vae_decoder.c and vae_encoder.c walk through the levels. A level is a run of residual blocks at one
  * resolution followed by a resampling; level 0 is the decoder's coarsest and the encoder's finest.
  *
- * Activations are channels-last: [frames, height, width, channels], float32.
+ * Activations are channels-last: [frames, height, width, channels], float32, on the device; what the host fills
+ * or reads is in shared memory.
  */
 #ifndef REFRAIN_WORKER_MODEL_VAE_LAYERS_H
 #define REFRAIN_WORKER_MODEL_VAE_LAYERS_H
@@ -20,7 +21,7 @@
 /* x + conv2(silu(norm2(conv1(silu(norm1(x)))))), x through `shortcut` when the number of channels changes. */
 struct vae_resnet {
     int in_channels, out_channels;
-    float *gamma1, *gamma2; /* [in], [out] */
+    float *gamma1, *gamma2; /* [in], [out]; on the device, as all gammas */
     struct conv *conv1, *conv2, *shortcut;
 };
 
@@ -84,7 +85,7 @@ struct vae_level_buffers {
 struct vae_stream {
     struct vae *vae;
     enum vae_part part;
-    struct arena arena;
+    struct arena arena, shared; /* of the device, and what the host sees */
     int latent_height, latent_width;
     size_t batch_bytes; /* see vae_stream_open_batched */
     int next;           /* latent frame expected by the next call */
@@ -97,8 +98,10 @@ struct vae_stream {
     float *norm;     /* [pixels, channels] of the middle */
     float *qkv;      /* [pixels, 3 channels] */
     float *attended; /* [pixels, channels] */
-    float *latent;   /* [1, h, w, latent channels] */
-    float *pixels;   /* decoder: [batch, H, W, 3]; encoder: [1, h, w, 2 latent channels] */
+    float *moments;  /* encoder: [1, h, w, 2 latent channels] */
+    /* Shared. */
+    float *latent; /* [1, h, w, latent channels] */
+    float *pixels; /* decoder: [batch, H, W, 3]; encoder: [scale_t, H, W, 3] */
 };
 
 /* ----------------------------------------------------------------------------------------------- blocks */
@@ -118,7 +121,7 @@ struct volume tape_inside(const struct tape *tape, int first, int count);
 /* The first tap of output frame `first`: border and history included; sizes are those of the inside. */
 struct volume tape_taps(const struct tape *tape, int first);
 /* After `frames` new frames were used: the last `history` frames become the history. */
-void tape_advance(const struct tape *tape, struct team *team, int frames);
+void tape_advance(const struct tape *tape, const struct ops *ops, struct team *team, int frames);
 
 /* One residual block, x -> out; tapes: its two convolutions' inputs. out may be x if the channels do not
  * change. */

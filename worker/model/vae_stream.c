@@ -8,7 +8,8 @@
 #include "worker/model/vae_layers.h"
 
 #include <stdlib.h>
-#include <string.h>
+
+#include "kernels/memory.h"
 
 /* A pass through a level takes as many frames as fit in this: more would only cost memory, fewer repeat the
  * copies of history. Results do not depend on it. */
@@ -92,14 +93,14 @@ static void lay_out_scratch(struct arena *arena, size_t floats, struct vae_strea
     s->hidden = arena_take(arena, floats, sizeof(float));
 }
 
-static void lay_out_decoder(struct arena *arena, struct vae_stream *s)
+static void lay_out_decoder(struct arena *arena, struct arena *shared, struct vae_stream *s)
 {
     const struct vae_config *config = &s->vae->config;
     const struct vae_coder *coder = s->vae->decoder;
     int h = s->latent_height, w = s->latent_width, frames = 1, last = config->levels - 1;
     size_t scratch = frame_floats(h, w, coder->attention.channels);
 
-    s->latent = arena_take(arena, frame_floats(h, w, config->latent_channels), sizeof(float));
+    s->latent = arena_take(shared, frame_floats(h, w, config->latent_channels), sizeof(float));
     s->conv_in = take_causal(arena, 1, h, w, config->latent_channels);
     lay_out_middle(arena, coder, s);
     for (int i = 0; i <= last; i++, h *= 2, w *= 2) {
@@ -114,12 +115,12 @@ static void lay_out_decoder(struct arena *arena, struct vae_stream *s)
     }
     struct vae_level_buffers *b = &s->levels[last];
     s->conv_out = take_causal(arena, b->batch, b->height, b->width, coder->levels[last].channels);
-    s->pixels = arena_take(arena, (size_t)b->batch * frame_floats(b->height, b->width, config->out_channels),
+    s->pixels = arena_take(shared, (size_t)b->batch * frame_floats(b->height, b->width, config->out_channels),
                            sizeof(float));
     lay_out_scratch(arena, scratch, s);
 }
 
-static void lay_out_encoder(struct arena *arena, struct vae_stream *s)
+static void lay_out_encoder(struct arena *arena, struct arena *shared, struct vae_stream *s)
 {
     const struct vae_config *config = &s->vae->config;
     const struct vae_coder *coder = s->vae->encoder;
@@ -147,29 +148,32 @@ static void lay_out_encoder(struct arena *arena, struct vae_stream *s)
     s->conv_in = take_causal(arena, first->batch, first->height, first->width, config->in_channels);
     lay_out_middle(arena, coder, s);
     s->conv_out = take_causal(arena, 1, h, w, coder->attention.channels);
-    s->pixels = arena_take(arena, frame_floats(h, w, 2 * config->latent_channels), sizeof(float));
-    s->latent = arena_take(arena, frame_floats(h, w, config->latent_channels), sizeof(float));
+    s->moments = arena_take(arena, frame_floats(h, w, 2 * config->latent_channels), sizeof(float));
+    s->latent = arena_take(shared, frame_floats(h, w, config->latent_channels), sizeof(float));
+    s->pixels = arena_take(
+        shared, (size_t)config->scale_t * frame_floats(first->height, first->width, config->in_channels),
+        sizeof(float));
     lay_out_scratch(arena, scratch, s);
 }
 
-static void lay_out(struct arena *arena, struct vae_stream *s)
+static void lay_out(struct arena *arena, struct arena *shared, struct vae_stream *s)
 {
     if (s->part == VAE_DECODER)
-        lay_out_decoder(arena, s);
+        lay_out_decoder(arena, shared, s);
     else
-        lay_out_encoder(arena, s);
+        lay_out_encoder(arena, shared, s);
 }
 
 size_t vae_stream_bytes(const struct vae *vae, enum vae_part part, int latent_height, int latent_width)
 {
-    struct arena measure = {0};
+    struct arena measure = {0}, shared = {0};
     struct vae_stream s = {.vae = (struct vae *)vae,
                            .part = part,
                            .latent_height = latent_height,
                            .latent_width = latent_width,
                            .batch_bytes = BATCH_BYTES};
-    lay_out(&measure, &s);
-    return measure.used;
+    lay_out(&measure, &shared, &s);
+    return measure.used + shared.used;
 }
 
 status_t vae_stream_open(struct vae *vae, enum vae_part part, int latent_height, int latent_width,
@@ -195,14 +199,15 @@ status_t vae_stream_open_batched(struct vae *vae, enum vae_part part, int latent
     s->latent_height = latent_height;
     s->latent_width = latent_width;
     s->batch_bytes = batch_bytes;
-    lay_out(&s->arena, s);
-    status_t status = arena_allocate(&s->arena, error);
+    lay_out(&s->arena, &s->shared, s);
+    status_t status = memory_arena(vae->ops, MEMORY_DEVICE, &s->arena, error);
+    if (status == STATUS_OK) status = memory_arena(vae->ops, MEMORY_SHARED, &s->shared, error);
     if (status != STATUS_OK) {
         error_prefix(error, "VAE at %d x %d", latent_width, latent_height);
-        free(s);
+        vae_stream_close(s);
         return status;
     }
-    lay_out(&s->arena, s);
+    lay_out(&s->arena, &s->shared, s);
     *out = s;
     return STATUS_OK;
 }
@@ -210,6 +215,7 @@ status_t vae_stream_open_batched(struct vae *vae, enum vae_part part, int latent
 void vae_stream_close(struct vae_stream *s)
 {
     if (!s) return;
-    arena_free(&s->arena);
+    memory_give_back(s->vae->ops, MEMORY_DEVICE, &s->arena);
+    memory_give_back(s->vae->ops, MEMORY_SHARED, &s->shared);
     free(s);
 }

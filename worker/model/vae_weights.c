@@ -11,13 +11,15 @@
 
 #include "worker/model/checkpoint.h"
 #include "worker/model/vae_layers.h"
+#include "worker/model/vector.h"
 
 enum { NAME_BYTES = 128 };
 
 struct reader {
     struct checkpoint *file;
     const struct ops *ops; /* NULL: check only */
-    size_t bytes;          /* held so far */
+    struct team *team;
+    size_t bytes; /* held so far */
     status_t status;
     struct error *error;
 };
@@ -90,12 +92,8 @@ static float *read_gamma(struct reader *r, const char *name, int channels, int r
     struct tensor t;
     float *gamma = NULL;
     if (!find(r, rank, (int64_t[]){channels, 1, 1, 1}, &t, "%s.gamma", name) || !r->ops) return NULL;
-    gamma = malloc((size_t)channels * sizeof *gamma);
-    if (!gamma) {
-        r->status = error_set(r->error, STATUS_NO_MEMORY, "%s: out of memory", name);
-        return NULL;
-    }
-    tensor_to_f32(&t, gamma);
+    r->status = vector_load(r->ops, r->team, &t, &gamma, r->error);
+    if (r->status != STATUS_OK) error_prefix(r->error, "%s", name);
     r->bytes += (size_t)channels * sizeof *gamma;
     return gamma;
 }
@@ -252,8 +250,8 @@ static void read_encoder(struct reader *r, const struct vae_config *config, stru
 
 static void resnet_clear(const struct ops *ops, struct vae_resnet *resnet)
 {
-    free(resnet->gamma1);
-    free(resnet->gamma2);
+    ops->release(MEMORY_DEVICE, resnet->gamma1);
+    ops->release(MEMORY_DEVICE, resnet->gamma2);
     ops->conv_destroy(resnet->conv1);
     ops->conv_destroy(resnet->conv2);
     ops->conv_destroy(resnet->shortcut);
@@ -266,7 +264,7 @@ static void coder_destroy(const struct ops *ops, struct vae_coder *coder)
     ops->conv_destroy(coder->conv_in);
     ops->conv_destroy(coder->conv_out);
     for (int i = 0; i < 2; i++) resnet_clear(ops, &coder->middle[i]);
-    free(coder->attention.gamma);
+    ops->release(MEMORY_DEVICE, coder->attention.gamma);
     ops->linear_destroy(coder->attention.qkv);
     ops->linear_destroy(coder->attention.proj);
     for (int i = 0; i < VAE_MAX_LEVELS; i++) {
@@ -275,7 +273,7 @@ static void coder_destroy(const struct ops *ops, struct vae_coder *coder)
         ops->conv_destroy(level->sample);
         for (int j = 0; j < 2; j++) ops->conv_destroy(level->time[j]);
     }
-    free(coder->gamma_out);
+    ops->release(MEMORY_DEVICE, coder->gamma_out);
     free(coder);
 }
 
@@ -291,10 +289,10 @@ static status_t read_parts(struct reader *r, const struct vae_config *config, in
     return r->status;
 }
 
-status_t vae_load(const char *directory, const struct vae_config *config, const struct ops *ops, int parts,
-                  struct vae **out, struct error *error)
+status_t vae_load(const char *directory, const struct vae_config *config, const struct ops *ops,
+                  struct team *team, int parts, struct vae **out, struct error *error)
 {
-    struct reader r = {.ops = ops, .error = error};
+    struct reader r = {.ops = ops, .team = team, .error = error};
     struct vae *vae = calloc(1, sizeof *vae);
     if (!vae) return error_set(error, STATUS_NO_MEMORY, "VAE: out of memory");
     vae->config = *config;
