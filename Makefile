@@ -144,7 +144,7 @@ $(BUILD)/refrain-cuda.so: $(CUDA_KERNELS:%.cu=$(BUILD)/nvcc/%.cu.o) $(CUDA_SOURC
 	$(CC) $(LDFLAGS) $(CUDA_EXPORTS) -o $@ $(filter %.o,$^) -L$(CUDA_HOME)/lib64 -Wl,-rpath,$(CUDA_HOME)/lib64 -lcublasLt -lcudart -lstdc++ -lm
 $(BUILD)/nvcc/%.cu.o: %.cu $(BUILD)/.flags
 	@mkdir -p $(@D)
-	$(NVCC) $(NVCC_FLAGS) -MD -MP -MF $(@:.o=.d) -c -o $@ $<
+	$(NVCC) $(NVCC_FLAGS) -Xptxas -v -MD -MP -MF $(@:.o=.d) -c -o $@ $< 2>$(@:.o=.log) || { cat $(@:.o=.log) >&2; rm -f $@; exit 1; }
 $(BUILD)/nvcc/%.o: %.c $(BUILD)/.flags
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(BASE_CFLAGS) -isystem $(CUDA_HOME)/include -MMD -MP -c -o $@ $<

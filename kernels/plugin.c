@@ -34,22 +34,25 @@ static status_t explain(const char *path, const char *reason, struct error *erro
     static const char *const libraries[] = {"libcudart", "libcublasLt", "libnccl"};
     for (size_t i = 0; i < sizeof libraries / sizeof *libraries; i++)
         if (strncmp(reason, libraries[i], strlen(libraries[i])) == 0)
-            return error_set(error, STATUS_UNSUPPORTED,
-                             "%s needs %.*s, which is not found: install CUDA's runtime libraries of that version, or "
-                             "add their directory to LD_LIBRARY_PATH",
-                             path, (int)strcspn(reason, ": "), reason);
+            return error_set(
+                error, STATUS_UNSUPPORTED,
+                "%s needs %.*s, which is not found: install CUDA's runtime libraries of that version, or "
+                "add their directory to LD_LIBRARY_PATH",
+                path, (int)strcspn(reason, ": "), reason);
     return error_set(error, STATUS_UNSUPPORTED, "%s cannot be loaded: %s", path, reason);
 }
 
 static status_t load(const char *path, struct error *error)
 {
     if (access(path, F_OK) != 0)
-        return error_set(error, STATUS_NOT_FOUND, "built without CUDA: there is no %s; make CUDA=1 makes it", path);
+        return error_set(error, STATUS_NOT_FOUND, "built without CUDA: there is no %s; make CUDA=1 makes it",
+                         path);
     void *object = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (!object) return explain(path, dlerror(), error);
     const struct gpu_plugin *plugin = dlsym(object, PLUGIN_SYMBOL);
     if (!plugin || strcmp(plugin->version, REFRAIN_VERSION) != 0 || plugin->ops_bytes != sizeof(struct ops)) {
-        error_set(error, STATUS_UNSUPPORTED, "%s is of another build (%s, this program is %s): make CUDA=1 again", path,
+        error_set(error, STATUS_UNSUPPORTED,
+                  "%s is of another build (%s, this program is %s): make CUDA=1 again", path,
                   plugin ? plugin->version : "no " PLUGIN_SYMBOL, REFRAIN_VERSION);
         dlclose(object);
         return STATUS_UNSUPPORTED;

@@ -31,7 +31,8 @@ void rerun(char text[RERUN_TEXT], const char *option, const char *value, const c
     }
     close(channel[1]);
     size_t length = 0;
-    for (ssize_t got; (got = read(channel[0], text + length, RERUN_TEXT - 1 - length)) > 0;) length += (size_t)got;
+    for (ssize_t got; (got = read(channel[0], text + length, RERUN_TEXT - 1 - length)) > 0;)
+        length += (size_t)got;
     text[length] = 0;
     close(channel[0]);
     assert_int_equal(waitpid(child, &status, 0), child);

@@ -24,11 +24,11 @@ extern const char *rerun_program;
  * hang, and fails the test it is called in. */
 void rerun(char text[RERUN_TEXT], const char *option, const char *value, const char *const *settings);
 
-#define RERUN(text, option, value, ...)                                                                          \
+#define RERUN(text, option, value, ...)                                                                      \
     rerun(text, option, value, (const char *const[]){__VA_ARGS__ __VA_OPT__(, ) NULL})
-#define SAYS(text, part)                                                                                         \
-    do {                                                                                                         \
-        if (!strstr(text, part)) fail_msg("\"%s\" does not say \"%s\"", text, part);                             \
+#define SAYS(text, part)                                                                                     \
+    do {                                                                                                     \
+        if (!strstr(text, part)) fail_msg("\"%s\" does not say \"%s\"", text, part);                         \
     } while (0)
 
 #endif

@@ -36,8 +36,8 @@ static void combination_run(const struct ops *ops, void *made, struct team *team
         x[in->terms - 1] = y;
     }
     if (in->group)
-        ops->lincomb_rows(team, in->terms, in->weights, trial_place(ops, team, in->group + first, (size_t)count), x, count,
-                          in->width, y);
+        ops->lincomb_rows(team, in->terms, in->weights,
+                          trial_place(ops, team, in->group + first, (size_t)count), x, count, in->width, y);
     else
         ops->lincomb(team, in->terms, in->weights, x, (int64_t)count * in->width, y);
 }
@@ -230,9 +230,11 @@ static void a_cosine_transform_along_the_middle_axis_is_undone_by_its_transpose(
     float *x = random_floats(COUNT, 1, 5), *y = random_floats(COUNT, 1, 6), *z = random_floats(COUNT, 1, 7);
     for (const struct ops *const *ops = trial_backends(); *ops; ops++) {
         struct team *team = trial_team(1);
-        const float *from = trial_floats(*ops, team, x, COUNT), *there = trial_floats(*ops, team, forward, N * N),
+        const float *from = trial_floats(*ops, team, x, COUNT),
+                    *there = trial_floats(*ops, team, forward, N * N),
                     *back = trial_floats(*ops, team, backward, N * N);
-        float *middle = trial_results(*ops, team, y, COUNT * sizeof *y), *end = trial_results(*ops, team, z, COUNT * sizeof *z);
+        float *middle = trial_results(*ops, team, y, COUNT * sizeof *y),
+              *end = trial_results(*ops, team, z, COUNT * sizeof *z);
         (*ops)->mix(team, there, OUTER, N, INNER, from, middle);
         (*ops)->mix(team, back, OUTER, N, INNER, middle, end);
         trial_fetch(*ops, team, end, z, COUNT * sizeof *z);

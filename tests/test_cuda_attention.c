@@ -78,7 +78,7 @@ static struct setting setting_new(struct problem p)
     s.want = array_empty((struct array){.rows = p.q_rows, .width = width});
     if (p.bias) {
         s.host_bias = random_floats(distances, 2, 24);
-        s.bias = device_copy(s.host_bias, (size_t)distances * sizeof(float));
+        s.bias = gpu_copy(s.host_bias, (size_t)distances * sizeof(float));
     }
     struct attention a = attention_of(&s);
     a.dtype = DTYPE_F32;
@@ -92,7 +92,7 @@ static void setting_free(struct setting *s)
 {
     array_free(&s->q), array_free(&s->k), array_free(&s->v), array_free(&s->out), array_free(&s->want);
     free(s->host_bias);
-    if (s->bias) device_free(s->bias);
+    if (s->bias) gpu_free(s->bias);
 }
 
 static void check_bound(const struct setting *s, double bound)
@@ -117,7 +117,7 @@ static void check_company(const struct setting *s, int first, int count)
     for (int head = 0; s->bias && head < s->p.heads; head++)
         memcpy(bias + head * part, s->host_bias + head * whole + s->p.q_rows - count - first,
                (size_t)part * sizeof *bias);
-    if (s->bias) a.bias = on_device = device_copy(bias, (size_t)(s->p.heads * part) * sizeof *bias);
+    if (s->bias) a.bias = on_device = gpu_copy(bias, (size_t)(s->p.heads * part) * sizeof *bias);
     a.q = (const char *)a.q + (size_t)first * (size_t)a.q_stride * dtype_bytes(s->p.dtype);
     a.q_rows = count;
     a.out = array_at(&some);
@@ -125,7 +125,7 @@ static void check_company(const struct setting *s, int first, int count)
     array_download(&some);
     array_same_bits(&some, &s->out, first, count, "other company");
     array_free(&some), free(bias);
-    if (on_device) device_free(on_device);
+    if (on_device) gpu_free(on_device);
 }
 
 static void check(struct problem p, double bound)
@@ -265,8 +265,8 @@ static void bias_of_minus_infinity_masks(void **state)
         .q_rows = 1, .kv_rows = KV, .heads = 1, .head_dim = 48, .bias = true, .last_logit = 1});
     struct attention a = attention_of(&s);
     for (int i = 0; i < KV; i++) s.host_bias[i] = i < FIRST ? -INFINITY : 0;
-    device_free(s.bias);
-    a.bias = s.bias = device_copy(s.host_bias, KV * sizeof(float));
+    gpu_free(s.bias);
+    a.bias = s.bias = gpu_copy(s.host_bias, KV * sizeof(float));
     assert_int_equal(cuda_attention(NULL, &a), 0);
     array_download(&s.out);
     a.bias = NULL, a.kv_rows = KV - FIRST;

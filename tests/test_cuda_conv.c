@@ -195,7 +195,7 @@ static struct setting setting_new(struct problem p)
     float *packed = malloc(cuda_conv_floats(&c) * sizeof *packed);
     assert_non_null(packed);
     cuda_conv_pack(&c, &s.w, p.no_bias ? NULL : &s.bias, packed);
-    s.packed = device_copy(packed, cuda_conv_floats(&c) * sizeof *packed);
+    s.packed = gpu_copy(packed, cuda_conv_floats(&c) * sizeof *packed);
     free(packed);
     s.x = lattice_random((p.frames - 1) * c.stride_t + c.kernel_t,
                          (p.height / shrink - 1) * c.stride_y + c.kernel_y,
@@ -209,7 +209,7 @@ static struct setting setting_new(struct problem p)
 
 static void setting_free(struct setting *s)
 {
-    free(s->weights_memory), free(s->bias_memory), device_free(s->packed);
+    free(s->weights_memory), free(s->bias_memory), gpu_free(s->packed);
     array_free(&s->x.pixels), array_free(&s->residual.pixels), array_free(&s->want.pixels);
 }
 
@@ -399,7 +399,7 @@ static void check_norm(int channels, bool silu, bool in_place, int gap)
     struct lattice x = lattice_random(2, 3, 7, channels, gap, 72), y = lattice_empty(2, 3, 7, channels, gap);
     struct lattice want = lattice_empty(2, 3, 7, channels, 0);
     float *gamma = random_floats(channels, 1, 71),
-          *gamma_there = device_copy(gamma, (size_t)channels * sizeof *gamma);
+          *gamma_there = gpu_copy(gamma, (size_t)channels * sizeof *gamma);
     struct volume x_host = on_host(&x), x_there = on_device(&x), want_host = on_host(&want),
                   y_there = on_device(&y);
     ops_find("ref")->channel_norm(trial_team(0), &x_host, gamma, silu, &want_host);
@@ -429,7 +429,7 @@ static void check_norm(int channels, bool silu, bool in_place, int gap)
         array_download(&x.pixels);
         same_bits_in_box(&x, &y, &all, "in place");
     }
-    free(gamma), device_free(gamma_there);
+    free(gamma), gpu_free(gamma_there);
     array_free(&x.pixels), array_free(&y.pixels), array_free(&want.pixels);
 }
 
@@ -447,12 +447,12 @@ static void channel_norm_of_zeros_is_zero(void **state)
     for (int i = 0; i < 20; i++) gamma[i] = 1;
     memset(x.pixels.host, 0, (size_t)(x.pixels.rows * 20) * sizeof(float));
     array_upload(&x.pixels);
-    float *gamma_there = device_copy(gamma, sizeof gamma);
+    float *gamma_there = gpu_copy(gamma, sizeof gamma);
     struct volume x_there = on_device(&x), y_there = on_device(&y);
     assert_int_equal(cuda_channel_norm(NULL, &x_there, gamma_there, true, &y_there), 0);
     array_download(&y.pixels);
     for (int i = 0; i < 2 * 20; i++) assert_true(y.pixels.host[i] == 0);
-    device_free(gamma_there);
+    gpu_free(gamma_there);
     array_free(&x.pixels), array_free(&y.pixels);
 }
 

@@ -37,7 +37,8 @@ static void check(const char *kernel, uint64_t read_bytes, uint64_t written_byte
     struct cusim_counts counts = cusim_counted(kernel);
     if (counts.launches != 1 || counts.read_bytes != read_bytes || counts.written_bytes != written_bytes ||
         counts.flops != flops)
-        fail_msg("%s: launched %lu times, %lu bytes read instead of %lu, %lu written instead of %lu, %lu operations "
+        fail_msg("%s: launched %lu times, %lu bytes read instead of %lu, %lu written instead of %lu, %lu "
+                 "operations "
                  "instead of %lu",
                  kernel, counts.launches, counts.read_bytes, read_bytes, counts.written_bytes, written_bytes,
                  counts.flops, flops);
@@ -52,13 +53,20 @@ static void norms_read_a_row_once(void **state)
     check("layer_norm_rows<__nv_bfloat16, true, true>", COUNT * (4 + 8), COUNT * 2, COUNT * 9);
     cuda_layer_norm(stream(), m[0] + 1, WIDTH, ROWS, WIDTH, 1e-6f, 1, NULL, NULL, m[3], WIDTH, DTYPE_F32);
     check("layer_norm_rows<float, false, true>", COUNT * 4, COUNT * 4, COUNT * 9);
-    struct rms_norm norm = {.x = m[0], .y = m[0], .x_stride = WIDTH, .y_stride = WIDTH, .rows = ROWS, .width = WIDTH,
-                            .weight = m[1], .dtype = DTYPE_BF16};
+    struct rms_norm norm = {.x = m[0],
+                            .y = m[0],
+                            .x_stride = WIDTH,
+                            .y_stride = WIDTH,
+                            .rows = ROWS,
+                            .width = WIDTH,
+                            .weight = m[1],
+                            .dtype = DTYPE_BF16};
     cuda_rms_norm(stream(), &norm);
     check("rms_norm_rows<__nv_bfloat16, true, true>", COUNT * (2 + 4), COUNT * 2, COUNT * 4);
     norm.head_dim = 64, norm.cosines = m[2], norm.sines = m[3];
     cuda_rms_norm(stream(), &norm);
-    check("rms_norm_rows<__nv_bfloat16, true, true>", COUNT * (2 + 4) + PAIRS * 8, COUNT * 2, COUNT * 4 + PAIRS * 6);
+    check("rms_norm_rows<__nv_bfloat16, true, true>", COUNT * (2 + 4) + PAIRS * 8, COUNT * 2,
+          COUNT * 4 + PAIRS * 6);
 }
 
 static void dense_layers_passes_touch_each_element_once(void **state)
@@ -74,8 +82,16 @@ static void dense_layers_passes_touch_each_element_once(void **state)
     e.kind = EPILOGUE_SILU, e.y_dtype = DTYPE_BF16;
     cuda_finish_rows(stream(), m[0], WIDTH, m[3], &e, ROWS, WIDTH, m[1], WIDTH);
     check("finish_rows<__nv_bfloat16, true>", COUNT * (4 + 4), COUNT * 2, COUNT * 3);
-    struct gemv gemv = {.weights = m[0], .bias = m[1], .n = ROWS, .k = WIDTH, .padded = WIDTH, .x = m[2],
-                        .x_stride = WIDTH, .rows = 2, .y = m[3], .y_stride = ROWS};
+    struct gemv gemv = {.weights = m[0],
+                        .bias = m[1],
+                        .n = ROWS,
+                        .k = WIDTH,
+                        .padded = WIDTH,
+                        .x = m[2],
+                        .x_stride = WIDTH,
+                        .rows = 2,
+                        .y = m[3],
+                        .y_stride = ROWS};
     cuda_gemv(stream(), &gemv);
     check("gemv_rows<true>", COUNT * 2 + 2 * COUNT * 4 + 2 * ROWS * 4, 2 * ROWS * 4, 2 * 2 * COUNT);
 }
@@ -87,7 +103,8 @@ static void sums_and_forecasts_read_each_term_once(void **state)
     for (int j = 0; j < LINCOMB_TERMS; j++) x[j] = memory[j % 3];
     for (int terms = 1; terms <= LINCOMB_TERMS; terms += 19) {
         cuda_lincomb(stream(), terms, weights, x, COUNT, memory[3]);
-        check("lincomb_all<true>", (uint64_t)(terms * COUNT * 4), COUNT * 4, (uint64_t)(COUNT * (2 * terms - 1)));
+        check("lincomb_all<true>", (uint64_t)(terms * COUNT * 4), COUNT * 4,
+              (uint64_t)(COUNT * (2 * terms - 1)));
     }
     unsigned char *group = NULL;
     struct error error;
@@ -98,7 +115,8 @@ static void sums_and_forecasts_read_each_term_once(void **state)
     OPS->release(MEMORY_SHARED, group);
     cuda_silu(stream(), memory[0], COUNT, memory[0]);
     check("silu_all<true>", COUNT * 4, COUNT * 4, COUNT * 4);
-    struct patching p = {.channels = 5, .frames = 2, .height = 4, .width = 3, .patch_t = 1, .patch_y = 2, .patch_x = 2};
+    struct patching p = {
+        .channels = 5, .frames = 2, .height = 4, .width = 3, .patch_t = 1, .patch_y = 2, .patch_x = 2};
     int elements = 5 * 2 * 4 * 3 * 4;
     cuda_cut_patches(stream(), &p, memory[0], memory[1], DTYPE_BF16);
     check("cut_patches<__nv_bfloat16>", (uint64_t)elements * 4, (uint64_t)elements * 2, 0);
@@ -119,7 +137,8 @@ static int prepare(void **state)
 {
     if (trial_make_teams(state) != 0) return -1;
     for (int i = 0; i < 4; i++)
-        if (OPS->allocate(MEMORY_DEVICE, (COUNT + 1) * sizeof(float), (void **)&memory[i], NULL) != STATUS_OK) return -1;
+        if (OPS->allocate(MEMORY_DEVICE, (COUNT + 1) * sizeof(float), (void **)&memory[i], NULL) != STATUS_OK)
+            return -1;
     cusim_reset_counts();
     return 0;
 }

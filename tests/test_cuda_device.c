@@ -81,7 +81,8 @@ static void copies_between_any_two_kinds_of_memory_arrive_whole_and_in_order(voi
         await_ops();
         assert_memory_equal(to, from, bytes);
         assert_memory_equal(shared, from, bytes);
-        OPS->release(MEMORY_DEVICE, device), OPS->release(MEMORY_SHARED, shared), OPS->release(MEMORY_DEVICE, other);
+        OPS->release(MEMORY_DEVICE, device), OPS->release(MEMORY_SHARED, shared),
+            OPS->release(MEMORY_DEVICE, other);
         free(from), free(to);
     }
 }
@@ -91,8 +92,12 @@ static void copied_rows_leave_the_gaps_between_them_alone(void **state)
     static const struct {
         size_t row, to_stride, from_stride;
         int rows;
-    } cases[] = {{5, 7, 9, 100}, {40, 40, 40, 33}, {3000, 3001, 4000, 2000}, {(2 << 20) + 5, (2 << 20) + 9, (2 << 20) + 7, 3},
-                 {8, 16, 8, 1}, {8, 8, 8, 0}};
+    } cases[] = {{5, 7, 9, 100},
+                 {40, 40, 40, 33},
+                 {3000, 3001, 4000, 2000},
+                 {(2 << 20) + 5, (2 << 20) + 9, (2 << 20) + 7, 3},
+                 {8, 16, 8, 1},
+                 {8, 8, 8, 0}};
     for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
         size_t row = cases[c].row, rows = (size_t)cases[c].rows, to_bytes = rows * cases[c].to_stride + 1,
                from_bytes = rows * cases[c].from_stride + 1;
@@ -113,7 +118,8 @@ static void copied_rows_leave_the_gaps_between_them_alone(void **state)
             if (to[i] != want) fail_msg("case %zu: byte %zu", c, i);
         }
         for (size_t i = 0; i < from_bytes; i++)
-            if (back[i] != (i / cases[c].from_stride < rows && i % cases[c].from_stride < row ? from[i] : 0xee))
+            if (back[i] !=
+                (i / cases[c].from_stride < rows && i % cases[c].from_stride < row ? from[i] : 0xee))
                 fail_msg("case %zu, back: byte %zu", c, i);
         OPS->release(MEMORY_DEVICE, device), OPS->release(MEMORY_DEVICE, second);
         free(from), free(to), free(back);
@@ -124,10 +130,12 @@ static void copied_rows_leave_the_gaps_between_them_alone(void **state)
 
 static void patches_are_cut_and_joined_as_ref_does(void **state)
 {
-    static const struct patching cases[] = {{16, 3, 4, 5, 1, 2, 2}, {3, 2, 3, 4, 2, 1, 3}, {1, 1, 1, 1, 1, 1, 1}};
+    static const struct patching cases[] = {
+        {16, 3, 4, 5, 1, 2, 2}, {3, 2, 3, 4, 2, 1, 3}, {1, 1, 1, 1, 1, 1, 1}};
     for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
         const struct patching *p = &cases[c];
-        int64_t width = p->channels * p->patch_t * p->patch_y * p->patch_x, count = width * p->frames * p->height * p->width;
+        int64_t width = p->channels * p->patch_t * p->patch_y * p->patch_x,
+                count = width * p->frames * p->height * p->width;
         size_t bytes = (size_t)count * sizeof(float);
         float *latent = random_floats(count, 1, 5), *want = malloc(bytes), *got = malloc(bytes);
         assert_true(want && got);
@@ -164,7 +172,8 @@ static void a_convolution_and_a_channel_norm_reach_their_kernels(void **state)
     for (int i = 0; i < 2; i++) {
         struct conv *conv = NULL;
         struct error error;
-        if (both[i]->conv_create(&shape, &weight, &biases, &conv, &error) != STATUS_OK) fail_msg("%s", error.text);
+        if (both[i]->conv_create(&shape, &weight, &biases, &conv, &error) != STATUS_OK)
+            fail_msg("%s", error.text);
         assert_true(both[i]->conv_bytes(conv) >= OUT * IN * TAPS * 4);
         x.data = (float *)(uintptr_t)trial_floats(both[i], TEAM, pixels, 3 * x.stride_t);
         y.data = trial_results(both[i], TEAM, results[i], sizeof results[i]);
@@ -238,17 +247,33 @@ enum { HIDDEN = 32, WIDE = 3 * HIDDEN, BLOCK_ROWS = 12 };
 static void run_block(const struct block *b)
 {
     struct epilogue plain = {.x_dtype = DTYPE_BF16, .y_dtype = DTYPE_BF16};
-    struct epilogue gated = {.kind = EPILOGUE_GATE_ADD, .other = b->x, .other_stride = HIDDEN, .gate = b->gate,
+    struct epilogue gated = {.kind = EPILOGUE_GATE_ADD,
+                             .other = b->x,
+                             .other_stride = HIDDEN,
+                             .gate = b->gate,
                              .x_dtype = DTYPE_BF16};
-    OPS->layer_norm(TEAM, b->x, HIDDEN, b->rows, HIDDEN, 1e-6f, 1, b->scale, NULL, b->norm, HIDDEN, DTYPE_BF16);
+    OPS->layer_norm(TEAM, b->x, HIDDEN, b->rows, HIDDEN, 1e-6f, 1, b->scale, NULL, b->norm, HIDDEN,
+                    DTYPE_BF16);
     OPS->linear(TEAM, b->up, b->norm, HIDDEN, b->rows, &plain, b->wide, WIDE);
-    OPS->rms_norm_rope(TEAM, b->wide, WIDE, b->rows, 2, HIDDEN / 2, 1e-6f, b->scale, b->angles, b->angles, DTYPE_BF16);
-    OPS->attention(TEAM, &(struct attention){.q = b->wide, .k = (char *)b->wide + 2 * HIDDEN, .v = (char *)b->wide + 4 * HIDDEN,
-                                             .out = b->mixed, .dtype = DTYPE_BF16, .q_stride = WIDE, .k_stride = WIDE,
-                                             .v_stride = WIDE, .out_stride = HIDDEN, .q_rows = b->rows, .kv_rows = b->rows,
-                                             .heads = 2, .head_dim = HIDDEN / 2, .scale = 0.25f});
+    OPS->rms_norm_rope(TEAM, b->wide, WIDE, b->rows, 2, HIDDEN / 2, 1e-6f, b->scale, b->angles, b->angles,
+                       DTYPE_BF16);
+    OPS->attention(TEAM, &(struct attention){.q = b->wide,
+                                             .k = (char *)b->wide + 2 * HIDDEN,
+                                             .v = (char *)b->wide + 4 * HIDDEN,
+                                             .out = b->mixed,
+                                             .dtype = DTYPE_BF16,
+                                             .q_stride = WIDE,
+                                             .k_stride = WIDE,
+                                             .v_stride = WIDE,
+                                             .out_stride = HIDDEN,
+                                             .q_rows = b->rows,
+                                             .kv_rows = b->rows,
+                                             .heads = 2,
+                                             .head_dim = HIDDEN / 2,
+                                             .scale = 0.25f});
     OPS->linear(TEAM, b->down, b->mixed, HIDDEN, b->rows, &gated, b->x, HIDDEN);
-    OPS->lincomb(TEAM, 2, (const float[]){1, 0.5f}, (const float *const[]){b->x, b->x}, b->rows * HIDDEN, b->x);
+    OPS->lincomb(TEAM, 2, (const float[]){1, 0.5f}, (const float *const[]){b->x, b->x}, b->rows * HIDDEN,
+                 b->x);
     OPS->zero(TEAM, b->mixed, 16);
 }
 
@@ -265,8 +290,10 @@ static void *placed(int count, uint64_t seed)
 static void a_recorded_stretch_computes_what_its_ops_do_and_as_often_as_it_is_replayed(void **state)
 {
     enum { COUNT = BLOCK_ROWS * HIDDEN, TIMES = 3 };
-    struct block b = {.rows = BLOCK_ROWS, .up = make_linear(WIDE, HIDDEN), .down = make_linear(HIDDEN, HIDDEN)};
-    b.x = placed(COUNT, 1), b.scale = placed(HIDDEN, 2), b.gate = placed(HIDDEN, 3), b.angles = placed(COUNT, 4);
+    struct block b = {
+        .rows = BLOCK_ROWS, .up = make_linear(WIDE, HIDDEN), .down = make_linear(HIDDEN, HIDDEN)};
+    b.x = placed(COUNT, 1), b.scale = placed(HIDDEN, 2), b.gate = placed(HIDDEN, 3),
+    b.angles = placed(COUNT, 4);
     b.norm = allocate(MEMORY_DEVICE, COUNT * 2), b.mixed = allocate(MEMORY_DEVICE, COUNT * 2);
     b.wide = allocate(MEMORY_DEVICE, (size_t)BLOCK_ROWS * WIDE * 2);
     float *start = random_floats(COUNT, 1, 1), called[COUNT], replayed[COUNT], untouched[COUNT];
@@ -301,13 +328,15 @@ static void a_recorded_stretch_computes_what_its_ops_do_and_as_often_as_it_is_re
 
 static void gpus_of_a_group_must_be_of_one_kind(void **state)
 {
-    struct device_identity members[3] = {{"NVIDIA H100 80GB HBM3", 90, 80}, {"NVIDIA H100 80GB HBM3", 90, 79},
+    struct device_identity members[3] = {{"NVIDIA H100 80GB HBM3", 90, 80},
+                                         {"NVIDIA H100 80GB HBM3", 90, 79},
                                          {"NVIDIA A100-SXM4-40GB", 80, 40}};
     const char *const hosts[3] = {"node1", "node2", "node3"};
     struct error error;
     assert_int_equal(device_alike(members, hosts, 2, &error), STATUS_OK);
     assert_int_equal(device_alike(members, hosts, 3, &error), STATUS_UNSUPPORTED);
-    SAYS(error.text, "rank 0 on node1 has NVIDIA H100 80GB HBM3 (9.0) and rank 2 on node3 has NVIDIA A100-SXM4-40GB (8.0)");
+    SAYS(error.text, "rank 0 on node1 has NVIDIA H100 80GB HBM3 (9.0) and rank 2 on node3 has NVIDIA "
+                     "A100-SXM4-40GB (8.0)");
     struct device_identity own;
     device_describe(&own);
     assert_int_equal(own.capability, 90);
@@ -353,7 +382,8 @@ static int live(const char *what)
     }
     if (status != STATUS_OK) { /* it stays */
         OPS->silu(team, x, ROWS * K, x);
-        if (OPS->wait(team, &again) != status || strcmp(again.text, error.text) != 0) puts("another sentence");
+        if (OPS->wait(team, &again) != status || strcmp(again.text, error.text) != 0)
+            puts("another sentence");
     }
     OPS->release(MEMORY_DEVICE, x);
     OPS->release(MEMORY_DEVICE, y);
@@ -379,7 +409,8 @@ static void what_fails_is_told_by_the_next_wait_and_by_all_later_ones(void **sta
         {"REFRAIN_FAKEGPU_FAIL=cudaEventRecord:3+", "failed:"},
         {"REFRAIN_FAKEGPU_FAIL=cublasLtMatmul:1", "linear: cuBLASLt refused a product of 600 rows, 16 to 24"},
         /* while it runs */
-        {"REFRAIN_FAKEGPU_FAIL=kernel:1=700", ", or an op called before it: GPU 0 (stand-in GPU sm_90) failed: "},
+        {"REFRAIN_FAKEGPU_FAIL=kernel:1=700",
+         ", or an op called before it: GPU 0 (stand-in GPU sm_90) failed: "},
         {"REFRAIN_FAKEGPU_FAIL=kernel:3=719", "(cudaErrorLaunchFailure); this rank has to be started again"},
         {"REFRAIN_FAKEGPU_FAIL=copy:4=214", "(cudaErrorECCUncorrectable)"},
         /* memory */
@@ -392,7 +423,8 @@ static void what_fails_is_told_by_the_next_wait_and_by_all_later_ones(void **sta
     char text[RERUN_TEXT];
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         RERUN(text, "--live", "ordinary", cases[i].setting);
-        if (!strstr(text, cases[i].says)) fail_msg("%s: \"%s\" does not say \"%s\"", cases[i].setting, text, cases[i].says);
+        if (!strstr(text, cases[i].says))
+            fail_msg("%s: \"%s\" does not say \"%s\"", cases[i].setting, text, cases[i].says);
         if (strstr(text, "another sentence")) fail_msg("%s: \"%s\"", cases[i].setting, text);
         if (i > 0 && strstr(text, "ok:")) fail_msg("%s: \"%s\"", cases[i].setting, text);
     }
@@ -400,11 +432,13 @@ static void what_fails_is_told_by_the_next_wait_and_by_all_later_ones(void **sta
 
 static void a_device_that_hangs_is_an_error_after_the_deadline(void **state)
 {
-    static const char *const settings[] = {"REFRAIN_FAKEGPU_FAIL=kernel:2=hang", "REFRAIN_FAKEGPU_FAIL=copy:4=hang"};
+    static const char *const settings[] = {"REFRAIN_FAKEGPU_FAIL=kernel:2=hang",
+                                           "REFRAIN_FAKEGPU_FAIL=copy:4=hang"};
     char text[RERUN_TEXT];
     for (int i = 0; i < 2; i++) {
         RERUN(text, "--live", "ordinary", "REFRAIN_GPU_WAIT=1", settings[i]);
-        SAYS(text, "deadline passed: the GPU has not finished within 1 s (REFRAIN_GPU_WAIT); the last op called was ");
+        SAYS(text, "deadline passed: the GPU has not finished within 1 s (REFRAIN_GPU_WAIT); the last op "
+                   "called was ");
     }
 }
 

@@ -20,7 +20,7 @@ struct linear_inputs {
     const float *x, *other, *gate; /* x [rows, k + x_gap], other [rows, n + other_gap], gate [n] */
     int x_gap, other_gap;
     enum epilogue_kind kind;
-    bool in_place; /* y is other */
+    bool in_place;  /* y is other */
     bool x_operand; /* x is of the backend's operand */
 };
 
@@ -55,7 +55,8 @@ static void linear_run(const struct ops *ops, void *made, struct team *team, con
     if (in->kind >= EPILOGUE_MULTIPLY)
         e.other = trial_floats(ops, team, in->other + first * other_stride, count * other_stride);
     if (in->in_place && e.other) {
-        ops->copy_rows(team, y, (size_t)out->stride * 4, e.other, (size_t)other_stride * 4, (size_t)n * 4, count);
+        ops->copy_rows(team, y, (size_t)out->stride * 4, e.other, (size_t)other_stride * 4, (size_t)n * 4,
+                       count);
         e.other = y;
         e.other_stride = out->stride;
     }
@@ -76,7 +77,8 @@ static const double rounded = 4e-3;
 static void check_linear_of(int rows, int n, int k, dtype_t dtype, enum epilogue_kind kind, bool has_bias,
                             const struct layout *layout)
 {
-    int64_t x_count = (int64_t)rows * (k + layout->x_gap), other_count = (int64_t)rows * (n + layout->other_gap);
+    int64_t x_count = (int64_t)rows * (k + layout->x_gap),
+            other_count = (int64_t)rows * (n + layout->other_gap);
     void *w = random_weights((int64_t)n * k, dtype, 1, 1), *bias = random_weights(n, dtype, 1, 2);
     float *x = random_floats(x_count, 2, 3), *other = random_floats(other_count, 1, 4);
     float *gate = random_floats(n, 1, 5);
@@ -145,7 +147,8 @@ static void linear_of_aligned_rows_equals_ref_for_every_epilogue_and_operand(voi
         }
     check_linear_of(9, 71, 93, DTYPE_BF16, EPILOGUE_GELU, true, &(struct layout){3, 2, 5, false, true, true});
     check_linear_of(9, 72, 93, DTYPE_F32, EPILOGUE_NONE, true, &(struct layout){3, 4, 8, false, true, true});
-    check_linear_of(3, 72, 96, DTYPE_BF16, EPILOGUE_SILU, true, &(struct layout){8, 4, 8, false, false, true});
+    check_linear_of(3, 72, 96, DTYPE_BF16, EPILOGUE_SILU, true,
+                    &(struct layout){8, 4, 8, false, false, true});
     check_linear_of(0, 72, 96, DTYPE_BF16, EPILOGUE_NONE, true, &(struct layout){8, 4, 8, false, true, true});
 }
 
@@ -155,8 +158,10 @@ static void linear_of_few_rows_of_floats_is_exact_where_weights_are_narrow(void 
     for (int rows = 1; rows <= 4; rows++)
         for (int kind = EPILOGUE_NONE; kind <= EPILOGUE_GATE_ADD; kind++) {
             int k = rows % 2 ? 264 : 261, n = 37;
-            void *w = random_weights((int64_t)n * k, DTYPE_BF16, 1, 1), *bias = random_weights(n, DTYPE_F32, 1, 2);
-            float *x = random_floats(rows * k, 2, 3), *other = random_floats(rows * n, 1, 4), *gate = random_floats(n, 1, 5);
+            void *w = random_weights((int64_t)n * k, DTYPE_BF16, 1, 1),
+                 *bias = random_weights(n, DTYPE_F32, 1, 2);
+            float *x = random_floats(rows * k, 2, 3), *other = random_floats(rows * n, 1, 4),
+                  *gate = random_floats(n, 1, 5);
             struct linear_inputs in = {.w = matrix_of(w, DTYPE_BF16, n, k),
                                        .bias = matrix_of(bias, DTYPE_F32, n, 1),
                                        .has_bias = true,
@@ -222,7 +227,8 @@ static void norm_run(const struct ops *ops, void *made, struct team *team, const
                 *shift = trial_floats(ops, team, in->shift, in->width);
     void *y = sheet_row(out, first);
     if (in->in_place || in->heads) {
-        ops->copy_rows(team, y, (size_t)out->stride * size, x, (size_t)x_stride * size, (size_t)in->width * size, count);
+        ops->copy_rows(team, y, (size_t)out->stride * size, x, (size_t)x_stride * size,
+                       (size_t)in->width * size, count);
         x = y;
         x_stride = out->stride;
     }
@@ -230,7 +236,8 @@ static void norm_run(const struct ops *ops, void *made, struct team *team, const
         int head_dim = in->width / in->heads, pairs = head_dim / 2;
         ops->rms_norm_rope(team, y, out->stride, count, in->heads, head_dim, in->eps, scale,
                            trial_floats(ops, team, in->cosines + first * pairs, (int64_t)count * pairs),
-                           trial_floats(ops, team, in->sines + first * pairs, (int64_t)count * pairs), out->dtype);
+                           trial_floats(ops, team, in->sines + first * pairs, (int64_t)count * pairs),
+                           out->dtype);
     } else if (in->rms) {
         ops->rms_norm(team, x, x_stride, count, in->width, in->eps, scale, y, out->stride, out->dtype);
     } else {
@@ -501,7 +508,8 @@ static void silu_is_accurate_everywhere(void **state)
         }
         assert_true(worst < 3e-7);
         if (ops == trial_backends() + 1) memcpy(first, y, COUNT * sizeof *y);
-        if (ops > trial_backends() + 1 && (*ops)->local) assert_memory_equal(y, first, (COUNT - 3) * sizeof *y);
+        if (ops > trial_backends() + 1 && (*ops)->local)
+            assert_memory_equal(y, first, (COUNT - 3) * sizeof *y);
 
         float edges[5] = {-1e30f, -100, 0, 100, NAN}, out[5];
         silu(*ops, trial_team(0), edges, 5, out);

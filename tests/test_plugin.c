@@ -82,7 +82,8 @@ static void a_plugin_that_does_not_fit_is_refused_with_the_reason(void **state)
     SAYS(text, "no refrain_gpu");
 
     run("echo 'int it;' | cc -shared -fPIC -x c - -Wl,-soname,libcudart.so.99 -o libcudart.so.99 &&"
-        " echo 'extern int it; int *refrain_gpu = &it;' | cc -shared -fPIC -x c - -x none ./libcudart.so.99 -o refrain-cuda.so &&"
+        " echo 'extern int it; int *refrain_gpu = &it;' | cc -shared -fPIC -x c - -x none ./libcudart.so.99 "
+        "-o refrain-cuda.so &&"
         " rm libcudart.so.99",
         directory);
     RERUN(text, "--choose", "cuda", setting, "LD_LIBRARY_PATH=");
@@ -102,8 +103,10 @@ static void a_machine_without_a_usable_gpu_is_told_what_is_missing(void **state)
         const char *setting, *says, *does;
     } cases[] = {
         {"REFRAIN_FAKEGPU_DRIVER=0", "no NVIDIA driver", "install one"},
-        {"REFRAIN_FAKEGPU_DRIVER=12020", "driver is made for CUDA 12.2, older than this build's 13.0", "update the driver"},
-        {"REFRAIN_FAKEGPU_RUNTIME=12080", "runtime found is 12.8, but the plug-in was built for 13.0", "libcudart.so.13"},
+        {"REFRAIN_FAKEGPU_DRIVER=12020", "driver is made for CUDA 12.2, older than this build's 13.0",
+         "update the driver"},
+        {"REFRAIN_FAKEGPU_RUNTIME=12080", "runtime found is 12.8, but the plug-in was built for 13.0",
+         "libcudart.so.13"},
         {"REFRAIN_FAKEGPU_DEVICES=0", "no GPU is visible", "nvidia-smi"},
         {"CUDA_VISIBLE_DEVICES=", "no GPU is visible to this process (CUDA_VISIBLE_DEVICES=)", "nvidia-smi"},
         {"REFRAIN_FAKEGPU_CAPABILITY=7.5", "compute capability 7.5, and 8.0 is the oldest", "A100"},

@@ -178,7 +178,8 @@ static void *take_place(const struct ops *ops, size_t bytes)
     struct error error;
     void *memory = NULL;
     assert_true(place_count < PLACES);
-    if (ops->allocate(place_count % 2 ? MEMORY_SHARED : MEMORY_DEVICE, bytes ? bytes : 1, &memory, &error) != STATUS_OK)
+    if (ops->allocate(place_count % 2 ? MEMORY_SHARED : MEMORY_DEVICE, bytes ? bytes : 1, &memory, &error) !=
+        STATUS_OK)
         fail_msg("%s: %s", ops->name, error.text);
     return places[place_count++] = memory;
 }
@@ -196,7 +197,8 @@ const float *trial_floats(const struct ops *ops, struct team *team, const float 
     return trial_place(ops, team, host, (size_t)count * sizeof *host);
 }
 
-const void *trial_elements(const struct ops *ops, struct team *team, const float *host, int64_t count, dtype_t dtype)
+const void *trial_elements(const struct ops *ops, struct team *team, const float *host, int64_t count,
+                           dtype_t dtype)
 {
     if (dtype == DTYPE_F32 || !host) return trial_floats(ops, team, host, count);
     uint16_t *narrow = malloc((size_t)count * sizeof *narrow + 1);
@@ -218,14 +220,15 @@ void trial_fetch(const struct ops *ops, struct team *team, const void *results, 
     struct error error;
     if (results != host) ops->copy(team, host, results, bytes);
     if (ops->wait(team, &error) != STATUS_OK) fail_msg("%s: %s", ops->name, error.text);
-    while (place_count > 0) ops->release(MEMORY_DEVICE + (place_count - 1) % 2, places[place_count - 1]), place_count--;
+    while (place_count > 0)
+        ops->release(MEMORY_DEVICE + (place_count - 1) % 2, places[place_count - 1]), place_count--;
 }
 
 /* ---------------------------------------------------------------------------------------------------------- trials */
 
 /* The sheet of a backend whose memory is not the host's: `raw` is what is there, guards and all, as `dtype`. */
-static void compute_away(const struct trial *t, const struct ops *ops, void *made, struct team *team, int first,
-                         int count, struct sheet *s)
+static void compute_away(const struct trial *t, const struct ops *ops, void *made, struct team *team,
+                         int first, int count, struct sheet *s)
 {
     dtype_t dtype = t->operand ? ops->operand : DTYPE_F32;
     size_t size = dtype_bytes(dtype), elements = (size_t)(2 * GUARD + s->rows * s->stride);
@@ -245,7 +248,8 @@ static void compute_away(const struct trial *t, const struct ops *ops, void *mad
             s->at[row * s->stride + column] = weights_get(raw, dtype, (int64_t)i);
         else
             for (size_t b = 0; b < size; b++)
-                if (raw[i * size + b] != 0xff) fail_msg("%s, %s: written outside, at row %d", t->name, ops->name, (int)row);
+                if (raw[i * size + b] != 0xff)
+                    fail_msg("%s, %s: written outside, at row %d", t->name, ops->name, (int)row);
     }
     free(raw);
 }

@@ -56,7 +56,8 @@ const struct ops *const *trial_backends(void);
 const void *trial_place(const struct ops *ops, struct team *team, const void *host, size_t bytes);
 const float *trial_floats(const struct ops *ops, struct team *team, const float *host, int64_t count);
 /* Floats as elements of `dtype`, rounded. */
-const void *trial_elements(const struct ops *ops, struct team *team, const float *host, int64_t count, dtype_t dtype);
+const void *trial_elements(const struct ops *ops, struct team *team, const float *host, int64_t count,
+                           dtype_t dtype);
 /* Memory for `bytes` of results, filled from the host's; and the results, when all is done. */
 void *trial_results(const struct ops *ops, struct team *team, const void *host, size_t bytes);
 void trial_fetch(const struct ops *ops, struct team *team, const void *results, void *host, size_t bytes);

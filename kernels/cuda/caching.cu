@@ -92,11 +92,13 @@ __global__ void __launch_bounds__(MIX_THREADS)
     GPU_COUNT_WRITE(outputs * sizeof(float));
 }
 
-extern "C" int cuda_mix(void *stream, const float *matrix, int64_t outer, int n, int64_t inner, const float *x, float *y)
+extern "C" int cuda_mix(void *stream, const float *matrix, int64_t outer, int n, int64_t inner,
+                        const float *x, float *y)
 {
     int64_t columns = outer * inner;
     if (columns < 1) return 0;
-    dim3 grid((unsigned)((columns + MIX_THREADS - 1) / MIX_THREADS), (unsigned)((n + MIX_OUTPUTS - 1) / MIX_OUTPUTS));
+    dim3 grid((unsigned)((columns + MIX_THREADS - 1) / MIX_THREADS),
+              (unsigned)((n + MIX_OUTPUTS - 1) / MIX_OUTPUTS));
     GPU_LAUNCH(mix_columns, grid, MIX_THREADS, 0, (cudaStream_t)stream, matrix, columns, n, inner, x, y);
     return (int)cudaGetLastError();
 }

@@ -14,7 +14,8 @@ struct conv {
 };
 
 /* Packed on the host, then sent: a VAE's convolutions are a hundredth of a denoiser's weights. */
-static status_t fill(struct conv *conv, const struct matrix *w, const struct matrix *bias, struct error *error)
+static status_t fill(struct conv *conv, const struct matrix *w, const struct matrix *bias,
+                     struct error *error)
 {
     float *host = malloc(conv->floats * sizeof *host);
     if (!host)
@@ -23,7 +24,8 @@ static status_t fill(struct conv *conv, const struct matrix *w, const struct mat
     cuda_conv_pack(&conv->shape, w, bias, host);
     const struct matrix packed = {host, DTYPE_F32, 1, (int)conv->floats};
     status_t status = device_allocate(MEMORY_DEVICE, conv->floats * sizeof *host, &conv->packed, error);
-    if (status == STATUS_OK) status = upload_weights(&packed, (int64_t)conv->floats, DTYPE_F32, conv->packed, error);
+    if (status == STATUS_OK)
+        status = upload_weights(&packed, (int64_t)conv->floats, DTYPE_F32, conv->packed, error);
     free(host);
     return status;
 }
@@ -35,7 +37,8 @@ status_t convolution_make(const struct conv_shape *shape, const struct matrix *w
     if (status != STATUS_OK) return status;
     size_t floats = cuda_conv_floats(shape);
     if (floats > INT32_MAX)
-        return error_set(error, STATUS_UNSUPPORTED, "convolution: %d -> %d channels are too many for the GPU backend",
+        return error_set(error, STATUS_UNSUPPORTED,
+                         "convolution: %d -> %d channels are too many for the GPU backend",
                          shape->in_channels, shape->out_channels);
     struct conv *conv = malloc(sizeof *conv);
     if (!conv)
@@ -67,8 +70,8 @@ size_t convolution_size(const struct conv *conv)
     return conv->floats * sizeof(float);
 }
 
-int convolution_run(void *stream, const struct conv *conv, const struct volume *x, const struct volume *residual,
-                    const struct volume *y)
+int convolution_run(void *stream, const struct conv *conv, const struct volume *x,
+                    const struct volume *residual, const struct volume *y)
 {
     return cuda_conv(stream, &conv->shape, conv->packed, x, residual, y);
 }

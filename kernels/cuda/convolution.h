@@ -14,7 +14,7 @@ status_t convolution_make(const struct conv_shape *shape, const struct matrix *w
                           struct conv **conv, struct error *error);
 void convolution_drop(struct conv *conv); /* NULL is fine */
 size_t convolution_size(const struct conv *conv);
-int convolution_run(void *stream, const struct conv *conv, const struct volume *x, const struct volume *residual,
-                    const struct volume *y);
+int convolution_run(void *stream, const struct conv *conv, const struct volume *x,
+                    const struct volume *residual, const struct volume *y);
 
 #endif

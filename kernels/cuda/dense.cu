@@ -50,8 +50,8 @@ template <class T, bool VECTOR> __global__ void __launch_bounds__(THREADS) round
     store_group<true>(a.to + place.row * a.padded, place.at, a.padded, v);
 }
 
-extern "C" int cuda_round_rows(void *stream, const void *x, dtype_t dtype, int64_t x_stride, int64_t rows, int width,
-                               int padded, void *to)
+extern "C" int cuda_round_rows(void *stream, const void *x, dtype_t dtype, int64_t x_stride, int64_t rows,
+                               int width, int padded, void *to)
 {
     row_grid grid = grid_of(rows, padded, 8);
     round_arguments a = {x, static_cast<__nv_bfloat16 *>(to), x_stride, width, padded, grid.pieces};

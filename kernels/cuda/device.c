@@ -42,8 +42,9 @@ void device_fail(status_t status, const char *format, ...)
 /* What a kernel did wrong while it ran: told by whatever is called next. */
 static bool came_late(int code)
 {
-    return code == cudaErrorIllegalAddress || code == cudaErrorMisalignedAddress || code == cudaErrorLaunchFailure ||
-           code == cudaErrorLaunchTimeout || code == cudaErrorECCUncorrectable || code == cudaErrorUnknown;
+    return code == cudaErrorIllegalAddress || code == cudaErrorMisalignedAddress ||
+           code == cudaErrorLaunchFailure || code == cudaErrorLaunchTimeout ||
+           code == cudaErrorECCUncorrectable || code == cudaErrorUnknown;
 }
 
 bool device_try(const char *what, int code)
@@ -53,7 +54,8 @@ bool device_try(const char *what, int code)
     cudaGetLastError(); /* a refused launch is told here alone: CUDA is not to tell it again */
     device_fail(code == cudaErrorMemoryAllocation ? STATUS_NO_MEMORY : STATUS_IO,
                 "%s%s: GPU %d (%s) failed: %s (%s); this rank has to be started again", what,
-                came_late(code) ? ", or an op called before it" : "", device.number, device.identity.name, cudaGetErrorString((cudaError_t)code), cudaGetErrorName((cudaError_t)code));
+                came_late(code) ? ", or an op called before it" : "", device.number, device.identity.name,
+                cudaGetErrorString((cudaError_t)code), cudaGetErrorName((cudaError_t)code));
     return false;
 }
 
@@ -86,27 +88,30 @@ static status_t count_devices(int *count, struct error *error)
     cudaDriverGetVersion(&driver);
     cudaRuntimeGetVersion(&runtime);
     if (driver == 0)
-        return error_set(error, STATUS_UNSUPPORTED,
-                         "no NVIDIA driver on this machine: install one for CUDA %s or newer, or compute with "
-                         "--backend cpu-avx2 or cpu-avx512",
-                         version_of(CUDART_VERSION).text);
+        return error_set(
+            error, STATUS_UNSUPPORTED,
+            "no NVIDIA driver on this machine: install one for CUDA %s or newer, or compute with "
+            "--backend cpu-avx2 or cpu-avx512",
+            version_of(CUDART_VERSION).text);
     if (runtime / 1000 != CUDART_VERSION / 1000)
-        return error_set(error, STATUS_UNSUPPORTED,
-                         "the CUDA runtime found is %s, but the plug-in was built for %s: put libcudart.so.%d of "
-                         "CUDA %d first in LD_LIBRARY_PATH, or build again with make CUDA=1",
-                         version_of(runtime).text, version_of(CUDART_VERSION).text, CUDART_VERSION / 1000,
-                         CUDART_VERSION / 1000);
+        return error_set(
+            error, STATUS_UNSUPPORTED,
+            "the CUDA runtime found is %s, but the plug-in was built for %s: put libcudart.so.%d of "
+            "CUDA %d first in LD_LIBRARY_PATH, or build again with make CUDA=1",
+            version_of(runtime).text, version_of(CUDART_VERSION).text, CUDART_VERSION / 1000,
+            CUDART_VERSION / 1000);
     cudaError_t code = cudaGetDeviceCount(&visible);
     if (code == cudaErrorInsufficientDriver || driver / 1000 < runtime / 1000)
-        return error_set(error, STATUS_UNSUPPORTED,
-                         "the NVIDIA driver is made for CUDA %s, older than this build's %s: update the driver",
-                         version_of(driver).text, version_of(runtime).text);
+        return error_set(
+            error, STATUS_UNSUPPORTED,
+            "the NVIDIA driver is made for CUDA %s, older than this build's %s: update the driver",
+            version_of(driver).text, version_of(runtime).text);
     if (code == cudaErrorNoDevice || (code == cudaSuccess && visible < 1)) {
         const char *mask = getenv("CUDA_VISIBLE_DEVICES");
         cudaGetLastError();
-        return error_set(error, STATUS_UNSUPPORTED,
-                         "no GPU is visible to this process%s%s%s: see what nvidia-smi lists", mask ? " (" : "",
-                         mask ? "CUDA_VISIBLE_DEVICES=" : "", mask ? *mask ? mask : ")" : "");
+        return error_set(
+            error, STATUS_UNSUPPORTED, "no GPU is visible to this process%s%s%s: see what nvidia-smi lists",
+            mask ? " (" : "", mask ? "CUDA_VISIBLE_DEVICES=" : "", mask ? *mask ? mask : ")" : "");
     }
     if (code != cudaSuccess)
         return error_set(error, STATUS_IO, "the GPUs cannot be asked for: %s (%s)", cudaGetErrorString(code),
@@ -120,15 +125,16 @@ static status_t identify(int number, struct device_identity *identity, struct er
     struct cudaDeviceProp properties;
     cudaError_t code = cudaGetDeviceProperties(&properties, number);
     if (code != cudaSuccess)
-        return error_set(error, STATUS_IO, "GPU %d does not answer: %s (%s)", number, cudaGetErrorString(code),
-                         cudaGetErrorName(code));
+        return error_set(error, STATUS_IO, "GPU %d does not answer: %s (%s)", number,
+                         cudaGetErrorString(code), cudaGetErrorName(code));
     *identity = (struct device_identity){.capability = properties.major * 10 + properties.minor,
                                          .memory_bytes = properties.totalGlobalMem};
     snprintf(identity->name, sizeof identity->name, "%.*s", DEVICE_NAME_BYTES - 1, properties.name);
     if (identity->capability < DEVICE_OLDEST)
-        return error_set(error, STATUS_UNSUPPORTED,
-                         "GPU %d (%s) has compute capability %d.%d, and 8.0 is the oldest supported (A100 and later)",
-                         number, identity->name, properties.major, properties.minor);
+        return error_set(
+            error, STATUS_UNSUPPORTED,
+            "GPU %d (%s) has compute capability %d.%d, and 8.0 is the oldest supported (A100 and later)",
+            number, identity->name, properties.major, properties.minor);
     return STATUS_OK;
 }
 
@@ -150,12 +156,14 @@ static int claim(int number)
 {
     char bus[32] = "", path[512];
     const char *directory = getenv("TMPDIR");
-    if (cudaDeviceGetPCIBusId(bus, sizeof bus, number) != cudaSuccess) snprintf(bus, sizeof bus, "%d", number);
+    if (cudaDeviceGetPCIBusId(bus, sizeof bus, number) != cudaSuccess)
+        snprintf(bus, sizeof bus, "%d", number);
     for (char *c = bus; *c; c++)
         if (*c == ':' || *c == '/') *c = '-';
     snprintf(path, sizeof path, "%s/refrain-gpu-%s.lock", directory && *directory ? directory : "/tmp", bus);
     int file = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
-    if (file < 0) file = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    if (file < 0)
+        file = open("/dev/null", O_RDONLY | O_CLOEXEC);
     else if (flock(file, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
         close(file);
         return -1;
@@ -170,7 +178,8 @@ static status_t choose(int count, struct error *error)
         char *end;
         long number = strtol(wish, &end, 10);
         if (*end || number < 0 || number >= count)
-            return error_set(error, STATUS_INVALID, "REFRAIN_GPU=%s: must be a number from 0 to %d", wish, count - 1);
+            return error_set(error, STATUS_INVALID, "REFRAIN_GPU=%s: must be a number from 0 to %d", wish,
+                             count - 1);
         device.number = (int)number;
         return STATUS_OK;
     }
@@ -180,10 +189,11 @@ static status_t choose(int count, struct error *error)
         device.claim = claim(device.number);
         if (device.claim >= 0) return STATUS_OK;
     }
-    return error_set(error, STATUS_CONFLICT,
-                     "all %d GPUs of this host are held by other ranks: start one rank per GPU, or name one to share "
-                     "with REFRAIN_GPU",
-                     count);
+    return error_set(
+        error, STATUS_CONFLICT,
+        "all %d GPUs of this host are held by other ranks: start one rank per GPU, or name one to share "
+        "with REFRAIN_GPU",
+        count);
 }
 
 status_t device_usable(struct error *error)
@@ -207,9 +217,10 @@ static status_t take(struct error *error)
     if (code == cudaSuccess) return STATUS_OK;
     cudaGetLastError();
     if (code == cudaErrorDevicesUnavailable)
-        return error_set(error, STATUS_CONFLICT,
-                         "GPU %d (%s) is busy: another process holds it in exclusive mode (nvidia-smi shows which)",
-                         device.number, device.identity.name);
+        return error_set(
+            error, STATUS_CONFLICT,
+            "GPU %d (%s) is busy: another process holds it in exclusive mode (nvidia-smi shows which)",
+            device.number, device.identity.name);
     return error_set(error, code == cudaErrorMemoryAllocation ? STATUS_NO_MEMORY : STATUS_IO,
                      "GPU %d (%s) cannot be opened: %s (%s)", device.number, device.identity.name,
                      cudaGetErrorString(code), cudaGetErrorName(code));
@@ -257,15 +268,17 @@ void device_describe(struct device_identity *identity)
     *identity = device.identity;
 }
 
-status_t device_alike(const struct device_identity *members, const char *const *hosts, int count, struct error *error)
+status_t device_alike(const struct device_identity *members, const char *const *hosts, int count,
+                      struct error *error)
 {
     for (int i = 1; i < count; i++)
         if (members[i].capability != members[0].capability || strcmp(members[i].name, members[0].name) != 0)
-            return error_set(error, STATUS_UNSUPPORTED,
-                             "the ranks of a group need GPUs of one kind, but rank 0 on %s has %s (%d.%d) and rank %d on "
-                             "%s has %s (%d.%d): start them as two groups",
-                             hosts[0], members[0].name, members[0].capability / 10, members[0].capability % 10, i,
-                             hosts[i], members[i].name, members[i].capability / 10, members[i].capability % 10);
+            return error_set(
+                error, STATUS_UNSUPPORTED,
+                "the ranks of a group need GPUs of one kind, but rank 0 on %s has %s (%d.%d) and rank %d on "
+                "%s has %s (%d.%d): start them as two groups",
+                hosts[0], members[0].name, members[0].capability / 10, members[0].capability % 10, i,
+                hosts[i], members[i].name, members[i].capability / 10, members[i].capability % 10);
     return STATUS_OK;
 }
 
@@ -277,8 +290,8 @@ status_t device_memory(size_t *free_bytes, size_t *total_bytes, struct error *er
     device_enter();
     cudaError_t code = cudaMemGetInfo(&left, &all);
     if (code != cudaSuccess)
-        return error_set(error, STATUS_IO, "the GPU's memory cannot be asked for: %s (%s)", cudaGetErrorString(code),
-                         cudaGetErrorName(code));
+        return error_set(error, STATUS_IO, "the GPU's memory cannot be asked for: %s (%s)",
+                         cudaGetErrorString(code), cudaGetErrorName(code));
     *free_bytes = left;
     *total_bytes = all;
     return STATUS_OK;
@@ -292,15 +305,17 @@ static status_t no_memory(enum memory kind, size_t bytes, cudaError_t code, stru
         return error_set(error, STATUS_IO, "%.1f MB cannot be allocated: %s (%s)", (double)bytes / 1e6,
                          cudaGetErrorString(code), cudaGetErrorName(code));
     if (kind == MEMORY_SHARED)
-        return error_set(error, STATUS_NO_MEMORY,
-                         "%.1f MB of pinned host memory cannot be allocated: is the host's memory, or what may be "
-                         "locked of it (ulimit -l, a container's limit), used up?",
-                         (double)bytes / 1e6);
+        return error_set(
+            error, STATUS_NO_MEMORY,
+            "%.1f MB of pinned host memory cannot be allocated: is the host's memory, or what may be "
+            "locked of it (ulimit -l, a container's limit), used up?",
+            (double)bytes / 1e6);
     device_memory(&left, &all, NULL);
-    return error_set(error, STATUS_NO_MEMORY,
-                     "GPU %d (%s) is out of memory: %.1f MB needed, %.1f of %.1f MB free; use more ranks, a smaller "
-                     "video, or a larger GPU",
-                     device.number, device.identity.name, (double)bytes / 1e6, (double)left / 1e6, (double)all / 1e6);
+    return error_set(
+        error, STATUS_NO_MEMORY,
+        "GPU %d (%s) is out of memory: %.1f MB needed, %.1f of %.1f MB free; use more ranks, a smaller "
+        "video, or a larger GPU",
+        device.number, device.identity.name, (double)bytes / 1e6, (double)left / 1e6, (double)all / 1e6);
 }
 
 /* Shared memory has one address for host and device, so that ops and the host can use the same pointer. */
@@ -316,8 +331,8 @@ static status_t allocate_shared(size_t bytes, void **memory, struct error *error
     }
     cudaFreeHost(made);
     return error_set(error, STATUS_UNSUPPORTED,
-                     "GPU %d (%s) does not share addresses with the host, which this program needs", device.number,
-                     device.identity.name);
+                     "GPU %d (%s) does not share addresses with the host, which this program needs",
+                     device.number, device.identity.name);
 }
 
 status_t device_allocate(enum memory kind, size_t bytes, void **memory, struct error *error)

@@ -21,7 +21,10 @@
 #include <stdint.h>
 #include "kernels/ops.h"
 
-enum { DEVICE_NAME_BYTES = 64, DEVICE_OLDEST = 80 /* compute capability times 10: bf16 and asynchronous copies */ };
+enum {
+    DEVICE_NAME_BYTES = 64,
+    DEVICE_OLDEST = 80 /* compute capability times 10: bf16 and asynchronous copies */
+};
 
 /* What members of a group tell each other. */
 struct device_identity {
@@ -45,7 +48,8 @@ void device_describe(struct device_identity *identity);
 
 /* A group computes the same on every member only if their GPUs are alike; sizes of memory may differ. `hosts` [count]
  * names each member in the sentence. */
-status_t device_alike(const struct device_identity *members, const char *const *hosts, int count, struct error *error);
+status_t device_alike(const struct device_identity *members, const char *const *hosts, int count,
+                      struct error *error);
 
 /* Bytes on the device: all, and what is free now. */
 status_t device_memory(size_t *free_bytes, size_t *total_bytes, struct error *error);

@@ -11,8 +11,8 @@ enum { THREADS = 256, G = 4 };
 
 /* In order of terms, each product and each sum rounded (kernels/ops.h): never a fused multiply-add. */
 template <bool VECTOR>
-static __device__ __forceinline__ void combine(int terms, const float *weights, const float *const *x, int64_t at,
-                                               int64_t end, float *y)
+static __device__ __forceinline__ void combine(int terms, const float *weights, const float *const *x,
+                                               int64_t at, int64_t end, float *y)
 {
     float sum[G], v[G];
     load_group<VECTOR>(x[0], at, end, v);
@@ -41,8 +41,8 @@ __global__ void __launch_bounds__(THREADS) lincomb_all(const __grid_constant__ l
     if (at < a.count) combine<VECTOR>(a.terms, a.weights, a.x, at, a.count, a.y);
 }
 
-extern "C" int cuda_lincomb(void *stream, int terms, const float *weights, const float *const *x, int64_t count,
-                            float *y)
+extern "C" int cuda_lincomb(void *stream, int terms, const float *weights, const float *const *x,
+                            int64_t count, float *y)
 {
     lincomb_arguments a = {};
     bool vector = count % G == 0 && rows_aligned(y, 0, 4, 16);
@@ -108,7 +108,8 @@ extern "C" int cuda_lincomb_rows(void *stream, int terms, const float *weights, 
 
 /* ---------------------------------------------------------------------------------------------------------- silu */
 
-template <bool VECTOR> __global__ void __launch_bounds__(THREADS) silu_all(const float *x, int64_t count, float *y)
+template <bool VECTOR>
+__global__ void __launch_bounds__(THREADS) silu_all(const float *x, int64_t count, float *y)
 {
     int64_t at = ((int64_t)blockIdx.x * THREADS + threadIdx.x) * G;
     float v[G];
@@ -139,7 +140,8 @@ __global__ void __launch_bounds__(THREADS) zero_all(unsigned char *memory, size_
     if ((uintptr_t)memory % sizeof(uint4) == 0 && bytes - at >= sizeof(uint4))
         *reinterpret_cast<uint4 *>(memory + at) = make_uint4(0, 0, 0, 0);
     else
-        for (size_t end = bytes - at < sizeof(uint4) ? bytes : at + sizeof(uint4); at < end; at++) memory[at] = 0;
+        for (size_t end = bytes - at < sizeof(uint4) ? bytes : at + sizeof(uint4); at < end; at++)
+            memory[at] = 0;
 }
 
 extern "C" int cuda_zero(void *stream, void *memory, size_t bytes)
@@ -176,7 +178,8 @@ static __host__ __device__ __forceinline__ int64_t latent_count(const struct pat
 }
 
 /* A thread a latent element, neighbours along x. */
-template <class T> __global__ void __launch_bounds__(THREADS) cut_patches(struct patching p, const float *latent, T *rows)
+template <class T>
+__global__ void __launch_bounds__(THREADS) cut_patches(struct patching p, const float *latent, T *rows)
 {
     int64_t element = (int64_t)blockIdx.x * THREADS + threadIdx.x;
     if (element >= latent_count(p)) return;
@@ -200,12 +203,14 @@ __global__ void __launch_bounds__(THREADS) join_patches(struct patching p, const
     GPU_COUNT_WRITE(sizeof(float));
 }
 
-extern "C" int cuda_cut_patches(void *stream, const struct patching *p, const float *latent, void *rows, dtype_t dtype)
+extern "C" int cuda_cut_patches(void *stream, const struct patching *p, const float *latent, void *rows,
+                                dtype_t dtype)
 {
     unsigned blocks = (unsigned)((latent_count(*p) + THREADS - 1) / THREADS);
     cudaStream_t on = (cudaStream_t)stream;
     if (dtype == DTYPE_BF16)
-        GPU_LAUNCH((cut_patches<__nv_bfloat16>), blocks, THREADS, 0, on, *p, latent, static_cast<__nv_bfloat16 *>(rows));
+        GPU_LAUNCH((cut_patches<__nv_bfloat16>), blocks, THREADS, 0, on, *p, latent,
+                   static_cast<__nv_bfloat16 *>(rows));
     else
         GPU_LAUNCH((cut_patches<float>), blocks, THREADS, 0, on, *p, latent, static_cast<float *>(rows));
     return (int)cudaGetLastError();

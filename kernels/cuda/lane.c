@@ -18,7 +18,8 @@ struct stretch {
 /* ------------------------------------------------------------------------------------------------ opening, closing */
 
 /* A setting of the environment, a whole number from `least` up; `standard` where it is not set. */
-static status_t setting(const char *name, long least, long most, long standard, long *value, struct error *error)
+static status_t setting(const char *name, long least, long most, long standard, long *value,
+                        struct error *error)
 {
     const char *text = getenv(name);
     char *end;
@@ -26,7 +27,8 @@ static status_t setting(const char *name, long least, long most, long standard, 
     if (!text || !*text) return STATUS_OK;
     *value = strtol(text, &end, 10);
     if (*end || *value < least || *value > most)
-        return error_set(error, STATUS_INVALID, "%s=%s: must be a number from %ld to %ld", name, text, least, most);
+        return error_set(error, STATUS_INVALID, "%s=%s: must be a number from %ld to %ld", name, text, least,
+                         most);
     return STATUS_OK;
 }
 
@@ -50,8 +52,7 @@ static status_t open_workspace(struct lane *lane, struct error *error)
 {
     long megabytes;
     void *memory;
-    status_t status =
-        setting("REFRAIN_GPU_WORKSPACE_MB", 1, 65536, PIECE_MEGABYTES, &megabytes, error);
+    status_t status = setting("REFRAIN_GPU_WORKSPACE_MB", 1, 65536, PIECE_MEGABYTES, &megabytes, error);
     if (status != STATUS_OK) return status;
     lane->piece_bytes = (size_t)megabytes << 20;
     status = device_allocate(MEMORY_DEVICE, LANE_CUBLAS_BYTES + lane->piece_bytes, &memory, error);
@@ -134,7 +135,8 @@ static bool await(struct lane *lane, cudaEvent_t event)
         int64_t waited_ns = clock_now_ns() - began_ns;
         if (waited_ns > lane->wait_ns) {
             device_fail(STATUS_DEADLINE,
-                        "the GPU has not finished within %.0f s (REFRAIN_GPU_WAIT); the last op called was %s; this rank "
+                        "the GPU has not finished within %.0f s (REFRAIN_GPU_WAIT); the last op called was "
+                        "%s; this rank "
                         "has to be started again",
                         (double)lane->wait_ns / 1e9, lane->last_op);
             return false;
@@ -150,7 +152,8 @@ static void stage_settle(struct lane_stage *stage)
 {
     const char *from = stage->memory;
     for (int64_t row = 0; stage->to && row < stage->rows; row++)
-        memcpy(stage->to + (size_t)row * stage->to_stride, from + (size_t)row * stage->row_bytes, stage->row_bytes);
+        memcpy(stage->to + (size_t)row * stage->to_stride, from + (size_t)row * stage->row_bytes,
+               stage->row_bytes);
     stage->to = NULL;
     stage->used = false;
 }
@@ -158,9 +161,10 @@ static void stage_settle(struct lane_stage *stage)
 status_t lane_wait(struct lane *lane, struct error *error)
 {
     if (lane->recording)
-        return error_set(error, STATUS_CONFLICT, "ops are being recorded: nothing runs that could be waited for");
-    if (lane_begin(lane, lane->last_op) && device_try(lane->last_op, cudaEventRecord(lane->done, lane->stream)) &&
-        await(lane, lane->done))
+        return error_set(error, STATUS_CONFLICT,
+                         "ops are being recorded: nothing runs that could be waited for");
+    if (lane_begin(lane, lane->last_op) &&
+        device_try(lane->last_op, cudaEventRecord(lane->done, lane->stream)) && await(lane, lane->done))
         for (int i = 0; i < LANE_STAGES; i++) {
             struct lane_stage *stage = &lane->stages[(lane->next_stage + i) % LANE_STAGES]; /* oldest first */
             if (stage->used) stage_settle(stage);
@@ -174,7 +178,8 @@ struct lane_stage *lane_stage_take(struct lane *lane)
 {
     struct lane_stage *stage = &lane->stages[lane->next_stage];
     if (lane->recording) {
-        device_fail(STATUS_CONFLICT, "%s: the host's own memory cannot take part in recorded ops", lane->last_op);
+        device_fail(STATUS_CONFLICT, "%s: the host's own memory cannot take part in recorded ops",
+                    lane->last_op);
         return NULL;
     }
     if (stage->used) {
@@ -192,15 +197,15 @@ static void stage_mark(struct lane *lane, struct lane_stage *stage)
 
 void lane_stage_send(struct lane *lane, struct lane_stage *stage, void *to, size_t bytes)
 {
-    if (device_try(lane->last_op,
-                   cudaMemcpyAsync(to, stage->memory, bytes, cudaMemcpyDefault, lane->stream)))
+    if (device_try(lane->last_op, cudaMemcpyAsync(to, stage->memory, bytes, cudaMemcpyDefault, lane->stream)))
         stage_mark(lane, stage);
 }
 
 static enum cudaMemoryType type_of(const void *memory)
 {
     struct cudaPointerAttributes attributes;
-    return cudaPointerGetAttributes(&attributes, memory) == cudaSuccess ? attributes.type : cudaMemoryTypeUnregistered;
+    return cudaPointerGetAttributes(&attributes, memory) == cudaSuccess ? attributes.type
+                                                                        : cudaMemoryTypeUnregistered;
 }
 
 bool lane_on_device(const void *memory)
@@ -225,9 +230,9 @@ struct piece {
 static void fetch_piece(struct lane *lane, const struct piece *p)
 {
     struct lane_stage *stage = lane_stage_take(lane);
-    if (!stage || !device_try(lane->last_op,
-                              cudaMemcpy2DAsync(stage->memory, p->row_bytes, p->from, p->from_stride, p->row_bytes,
-                                                (size_t)p->rows, cudaMemcpyDefault, lane->stream)))
+    if (!stage || !device_try(lane->last_op, cudaMemcpy2DAsync(stage->memory, p->row_bytes, p->from,
+                                                               p->from_stride, p->row_bytes, (size_t)p->rows,
+                                                               cudaMemcpyDefault, lane->stream)))
         return;
     stage->to = p->to;
     stage->to_stride = p->to_stride;
@@ -241,10 +246,11 @@ static void send_piece(struct lane *lane, const struct piece *p)
     struct lane_stage *stage = lane_stage_take(lane);
     if (!stage) return;
     for (int64_t row = 0; row < p->rows; row++)
-        memcpy(stage->memory + (size_t)row * p->row_bytes, p->from + (size_t)row * p->from_stride, p->row_bytes);
+        memcpy(stage->memory + (size_t)row * p->row_bytes, p->from + (size_t)row * p->from_stride,
+               p->row_bytes);
     if (device_try(lane->last_op,
-                   cudaMemcpy2DAsync(p->to, p->to_stride, stage->memory, p->row_bytes, p->row_bytes, (size_t)p->rows,
-                                     cudaMemcpyDefault, lane->stream)))
+                   cudaMemcpy2DAsync(p->to, p->to_stride, stage->memory, p->row_bytes, p->row_bytes,
+                                     (size_t)p->rows, cudaMemcpyDefault, lane->stream)))
         stage_mark(lane, stage);
 }
 

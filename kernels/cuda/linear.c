@@ -13,8 +13,8 @@ enum { GROUP = 8 }; /* elements of bf16 in 16 bytes */
 struct linear {
     int n, k, padded_n, padded_k;
     size_t bytes;
-    char *weights; /* [padded_n, padded_k] of bf16; then the biases, zeros where there are none */
-    float *bias;   /* [padded_n] */
+    char *weights;     /* [padded_n, padded_k] of bf16; then the biases, zeros where there are none */
+    float *bias;       /* [padded_n] */
     void *narrow_bias; /* the same in bf16 */
 };
 
@@ -31,7 +31,8 @@ static size_t whole(size_t bytes)
 }
 
 /* Memory for both, and both in it. */
-static status_t fill(struct linear *linear, const struct matrix *w, const struct matrix *bias, struct error *error)
+static status_t fill(struct linear *linear, const struct matrix *w, const struct matrix *bias,
+                     struct error *error)
 {
     size_t weight_bytes = whole((size_t)linear->padded_n * (size_t)linear->padded_k * 2);
     size_t bias_bytes = whole((size_t)linear->padded_n * sizeof(float));
@@ -49,12 +50,14 @@ static status_t fill(struct linear *linear, const struct matrix *w, const struct
     return status;
 }
 
-status_t linear_make(const struct matrix *w, const struct matrix *bias, struct linear **result, struct error *error)
+status_t linear_make(const struct matrix *w, const struct matrix *bias, struct linear **result,
+                     struct error *error)
 {
     status_t status = weights_check_linear(w, bias, error);
     if (status != STATUS_OK) return status;
     struct linear *linear = malloc(sizeof *linear);
-    if (!linear) return error_set(error, STATUS_NO_MEMORY, "no memory for a [%d, %d] weight", w->rows, w->columns);
+    if (!linear)
+        return error_set(error, STATUS_NO_MEMORY, "no memory for a [%d, %d] weight", w->rows, w->columns);
     *linear = (struct linear){
         .n = w->rows, .k = w->columns, .padded_n = padded(w->rows), .padded_k = padded(w->columns)};
     status = upload_open(error);
@@ -108,8 +111,10 @@ static bool fits(const void *pointer, int64_t stride, size_t size)
 static bool writes_directly(const struct call *c)
 {
     const struct epilogue *e = &c->epilogue;
-    if (c->linear->n != c->linear->padded_n || !fits(c->y, c->y_stride, dtype_bytes(e->y_dtype))) return false;
-    if (e->kind == EPILOGUE_ADD) return e->y_dtype == DTYPE_F32 && fits(e->other, e->other_stride, sizeof(float));
+    if (c->linear->n != c->linear->padded_n || !fits(c->y, c->y_stride, dtype_bytes(e->y_dtype)))
+        return false;
+    if (e->kind == EPILOGUE_ADD)
+        return e->y_dtype == DTYPE_F32 && fits(e->other, e->other_stride, sizeof(float));
     return e->kind == EPILOGUE_NONE || e->kind == EPILOGUE_GELU;
 }
 
@@ -125,7 +130,8 @@ static int piece_rows(const struct call *c)
     if (most < 1) return 0;
     if (most >= c->rows) return c->rows;
     if (most < TILE) return (int)most;
-    int64_t pieces = (c->rows + most / TILE * TILE - 1) / (most / TILE * TILE), rows = (c->rows + pieces - 1) / pieces;
+    int64_t pieces = (c->rows + most / TILE * TILE - 1) / (most / TILE * TILE),
+            rows = (c->rows + pieces - 1) / pieces;
     return (int)((rows + TILE - 1) / TILE * TILE);
 }
 
@@ -151,15 +157,16 @@ static bool multiply(const struct call *c, const struct plan *plan, const void *
     const void *bias = plan->shape.y_dtype == DTYPE_BF16 ? c->linear->narrow_bias : (void *)c->linear->bias;
     cublasStatus_t code = CUBLAS_STATUS_SUCCESS;
     if (plan->shape.bias)
-        code = cublasLtMatmulDescSetAttribute(plan->product, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias);
+        code = cublasLtMatmulDescSetAttribute(plan->product, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias,
+                                              sizeof bias);
     if (code == CUBLAS_STATUS_SUCCESS)
         code = cublasLtMatmul(plans_handle(c->lane->plans), plan->product, &one, c->linear->weights,
                               plan->layout[PLAN_W], x, plan->layout[PLAN_X], plan->shape.add ? &one : &zero,
                               plan->shape.add ? other : y, plan->layout[PLAN_OTHER], y, plan->layout[PLAN_Y],
                               &plan->algorithm, c->lane->workspace, LANE_CUBLAS_BYTES, c->lane->stream);
     if (code == CUBLAS_STATUS_SUCCESS) return true;
-    device_fail(STATUS_IO, "linear: cuBLASLt refused a product of %d rows, %d to %d: status %d", plan->shape.rows,
-                c->linear->k, c->linear->n, (int)code);
+    device_fail(STATUS_IO, "linear: cuBLASLt refused a product of %d rows, %d to %d: status %d",
+                plan->shape.rows, c->linear->k, c->linear->n, (int)code);
     return false;
 }
 
@@ -171,8 +178,9 @@ static bool run_piece(const struct call *c, int first, int rows)
     struct plan *plan = plans_find(c->lane->plans, &shape, LANE_CUBLAS_BYTES);
     if (!plan) return false;
     if (!plan->found) {
-        device_fail(STATUS_UNSUPPORTED, "linear: cuBLASLt has no algorithm for a product of %d rows, %d to %d", rows,
-                    linear->k, linear->n);
+        device_fail(STATUS_UNSUPPORTED,
+                    "linear: cuBLASLt has no algorithm for a product of %d rows, %d to %d", rows, linear->k,
+                    linear->n);
         return false;
     }
     struct epilogue e = c->epilogue;
@@ -188,8 +196,9 @@ static bool run_piece(const struct call *c, int first, int rows)
     }
     if (!c->finish) return multiply(c, plan, x, e.other, y);
     return multiply(c, plan, x, NULL, at) &&
-           device_try("linear", cuda_finish_rows(c->lane->stream, (const float *)(const void *)at, linear->padded_n,
-                                                 linear->bias, &e, rows, linear->n, y, c->y_stride));
+           device_try("linear",
+                      cuda_finish_rows(c->lane->stream, (const float *)(const void *)at, linear->padded_n,
+                                       linear->bias, &e, rows, linear->n, y, c->y_stride));
 }
 
 /* An epilogue that cuBLASLt has in general it may still lack for this shape and type. */
@@ -229,8 +238,10 @@ void linear_run(struct lane *lane, const struct linear *linear, const void *x, i
     c.finish = !writes_directly(&c) || (piece_rows(&c) > 0 && !has_epilogue(&c));
     int step = piece_rows(&c);
     if (step < 1) {
-        device_fail(STATUS_NO_MEMORY, "linear: a row of a layer of %d to %d does not fit a workspace of %zu MB: set "
-                    "REFRAIN_GPU_WORKSPACE_MB higher", linear->k, linear->n, lane->piece_bytes >> 20);
+        device_fail(STATUS_NO_MEMORY,
+                    "linear: a row of a layer of %d to %d does not fit a workspace of %zu MB: set "
+                    "REFRAIN_GPU_WORKSPACE_MB higher",
+                    linear->k, linear->n, lane->piece_bytes >> 20);
         return;
     }
     for (int first = 0; first < rows; first += step)

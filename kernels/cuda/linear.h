@@ -16,7 +16,8 @@
 
 #include "kernels/cuda/lane.h"
 
-status_t linear_make(const struct matrix *w, const struct matrix *bias, struct linear **linear, struct error *error);
+status_t linear_make(const struct matrix *w, const struct matrix *bias, struct linear **linear,
+                     struct error *error);
 void linear_drop(struct linear *linear); /* NULL is fine */
 size_t linear_size(const struct linear *linear);
 

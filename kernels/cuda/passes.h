@@ -19,8 +19,9 @@ extern "C" {
 
 /* --- rows.cu -------------------------------------------------------------------------------------------------- */
 
-int cuda_layer_norm(void *stream, const float *x, int64_t x_stride, int rows, int width, float eps, float base,
-                    const float *scale, const float *shift, void *y, int64_t y_stride, dtype_t y_dtype);
+int cuda_layer_norm(void *stream, const float *x, int64_t x_stride, int rows, int width, float eps,
+                    float base, const float *scale, const float *shift, void *y, int64_t y_stride,
+                    dtype_t y_dtype);
 
 /* head_dim 0: no rotation, and neither cosines nor sines. */
 struct rms_norm {
@@ -37,8 +38,8 @@ int cuda_rms_norm(void *stream, const struct rms_norm *norm);
 /* --- dense.cu: what a dense layer does beside the matrix product ------------------------------------------------ */
 
 /* to [rows, padded] in bf16: x [rows, width] of `dtype`, then zeros. padded is a multiple of 8, `to` 16-byte aligned. */
-int cuda_round_rows(void *stream, const void *x, dtype_t dtype, int64_t x_stride, int64_t rows, int width, int padded,
-                    void *to);
+int cuda_round_rows(void *stream, const void *x, dtype_t dtype, int64_t x_stride, int64_t rows, int width,
+                    int padded, void *to);
 
 /* y = epilogue(sums + bias): sums [rows, n] at distance sums_stride, a multiple of 4, 16-byte aligned. */
 int cuda_finish_rows(void *stream, const float *sums, int64_t sums_stride, const float *bias,
@@ -61,18 +62,21 @@ int cuda_gemv(void *stream, const struct gemv *gemv);
 
 /* --- elementwise.cu ------------------------------------------------------------------------------------------- */
 
-int cuda_lincomb(void *stream, int terms, const float *weights, const float *const *x, int64_t count, float *y);
+int cuda_lincomb(void *stream, int terms, const float *weights, const float *const *x, int64_t count,
+                 float *y);
 int cuda_lincomb_rows(void *stream, int terms, const float *weights, const unsigned char *group,
                       const float *const *x, int64_t rows, int64_t width, float *y);
 int cuda_silu(void *stream, const float *x, int64_t count, float *y);
 int cuda_zero(void *stream, void *memory, size_t bytes); /* also of pinned host memory */
-int cuda_cut_patches(void *stream, const struct patching *patching, const float *latent, void *rows, dtype_t dtype);
+int cuda_cut_patches(void *stream, const struct patching *patching, const float *latent, void *rows,
+                     dtype_t dtype);
 int cuda_join_patches(void *stream, const struct patching *patching, const float *rows, float *latent);
 
 /* --- caching.cu ----------------------------------------------------------------------------------------------- */
 
 int cuda_reduce2(void *stream, const float *a, const float *b, int64_t rows, int64_t width, double *partials);
-int cuda_mix(void *stream, const float *matrix, int64_t outer, int n, int64_t inner, const float *x, float *y);
+int cuda_mix(void *stream, const float *matrix, int64_t outer, int n, int64_t inner, const float *x,
+             float *y);
 
 #ifdef __cplusplus
 }

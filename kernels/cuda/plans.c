@@ -51,7 +51,8 @@ cublasLtHandle_t plans_handle(const struct linear_plans *plans)
 }
 
 /* In cuBLASLt's terms matrices are column-major: it computes y^T [n, rows] = w [n, k] x^T. */
-static cublasStatus_t describe(struct plan *plan, cublasLtMatmulPreference_t preference, size_t workspace_bytes)
+static cublasStatus_t describe(struct plan *plan, cublasLtMatmulPreference_t preference,
+                               size_t workspace_bytes)
 {
     const struct plan_shape *s = &plan->shape;
     const cublasOperation_t transposed = CUBLAS_OP_T;
@@ -64,12 +65,15 @@ static cublasStatus_t describe(struct plan *plan, cublasLtMatmulPreference_t pre
     const uint32_t no_reduction = CUBLASLT_REDUCTION_SCHEME_NONE, alignment = PLAN_ALIGNMENT;
     const uint64_t workspace = workspace_bytes;
     cublasStatus_t code = cublasLtMatmulDescCreate(&plan->product, CUBLAS_COMPUTE_32F, CUDA_R_32F);
-#define TRY(call)                                                                                                \
+#define TRY(call)                                                                                            \
     if (code == CUBLAS_STATUS_SUCCESS) code = call
-    TRY(cublasLtMatmulDescSetAttribute(plan->product, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof transposed));
-    TRY(cublasLtMatmulDescSetAttribute(plan->product, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue));
+    TRY(cublasLtMatmulDescSetAttribute(plan->product, CUBLASLT_MATMUL_DESC_TRANSA, &transposed,
+                                       sizeof transposed));
+    TRY(cublasLtMatmulDescSetAttribute(plan->product, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue,
+                                       sizeof epilogue));
     if (s->bias)
-        TRY(cublasLtMatmulDescSetAttribute(plan->product, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &bias, sizeof bias));
+        TRY(cublasLtMatmulDescSetAttribute(plan->product, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &bias,
+                                           sizeof bias));
     TRY(cublasLtMatrixLayoutCreate(&plan->layout[PLAN_W], CUDA_R_16BF, (uint64_t)s->k, (uint64_t)s->n, s->k));
     TRY(cublasLtMatrixLayoutCreate(&plan->layout[PLAN_X], CUDA_R_16BF, (uint64_t)s->k, (uint64_t)s->rows,
                                    s->x_stride));
@@ -78,8 +82,8 @@ static cublasStatus_t describe(struct plan *plan, cublasLtMatmulPreference_t pre
     TRY(cublasLtMatrixLayoutCreate(&plan->layout[PLAN_Y], y, (uint64_t)s->n, (uint64_t)s->rows, s->y_stride));
     TRY(cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace,
                                              sizeof workspace));
-    TRY(cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &no_reduction,
-                                             sizeof no_reduction));
+    TRY(cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+                                             &no_reduction, sizeof no_reduction));
     static const cublasLtMatmulPreferenceAttributes_t alignments[] = {
         CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
         CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES};
@@ -101,8 +105,8 @@ static cublasStatus_t ask(struct linear_plans *plans, struct plan *plan, size_t 
     if (code == CUBLAS_STATUS_SUCCESS) {
         plans->asked++;
         code = cublasLtMatmulAlgoGetHeuristic(plans->handle, plan->product, plan->layout[PLAN_W],
-                                              plan->layout[PLAN_X], plan->layout[PLAN_OTHER], plan->layout[PLAN_Y],
-                                              preference, 1, &best, &count);
+                                              plan->layout[PLAN_X], plan->layout[PLAN_OTHER],
+                                              plan->layout[PLAN_Y], preference, 1, &best, &count);
     }
     cublasLtMatmulPreferenceDestroy(preference);
     if (code == CUBLAS_STATUS_NOT_SUPPORTED) return CUBLAS_STATUS_SUCCESS;
@@ -126,8 +130,8 @@ struct plan *plans_find(struct linear_plans *plans, const struct plan_shape *sha
     cublasStatus_t code = ask(plans, plan, workspace_bytes);
     if (code != CUBLAS_STATUS_SUCCESS) {
         plan_destroy(plan);
-        device_fail(STATUS_IO, "linear: cuBLASLt cannot plan a product of %d rows, %d to %d: status %d", shape->rows,
-                    shape->k, shape->n, (int)code);
+        device_fail(STATUS_IO, "linear: cuBLASLt cannot plan a product of %d rows, %d to %d: status %d",
+                    shape->rows, shape->k, shape->n, (int)code);
         return NULL;
     }
     if (plans->count < MOST_PLANS) {

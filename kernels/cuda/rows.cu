@@ -80,7 +80,8 @@ __global__ void __launch_bounds__(MOST_THREADS) layer_norm_rows(layer_norm_argum
     part.each([&](int at, const float(&v)[G]) { GPU_UNROLL for (int e = 0; e < G; e++) sum += v[e]; });
     float mean = block_sum(sum, sums) / (float)a.width;
     part.each([&](int at, const float(&v)[G]) {
-        GPU_UNROLL for (int e = 0; e < G; e++) if (part.inside(at + e)) square += (v[e] - mean) * (v[e] - mean);
+        GPU_UNROLL for (int e = 0; e < G; e++) if (part.inside(at + e)) square +=
+            (v[e] - mean) * (v[e] - mean);
     });
     float inverse = 1.0f / sqrtf(block_sum(square, squares) / (float)a.width + a.eps);
     part.each([&](int at, const float(&v)[G]) {
@@ -112,7 +113,8 @@ template <bool VECTOR, int G>
 static __device__ __forceinline__ void rotate(const rms_norm_arguments &a, int at, float (&v)[G])
 {
     int pairs = a.head_dim / 2;
-    const float *cosines = a.cosines + (int64_t)blockIdx.x * pairs, *sines = a.sines + (int64_t)blockIdx.x * pairs;
+    const float *cosines = a.cosines + (int64_t)blockIdx.x * pairs,
+                *sines = a.sines + (int64_t)blockIdx.x * pairs;
     int first = at % a.head_dim / 2; /* VECTOR: a group lies within one head */
     GPU_UNROLL for (int e = 0; e < G; e += 2)
     {
@@ -136,7 +138,8 @@ __global__ void __launch_bounds__(MOST_THREADS) rms_norm_rows(rms_norm_arguments
     T *y = static_cast<T *>(a.y) + blockIdx.x * a.y_stride;
 
     float square = 0;
-    part.each([&](int at, const float(&v)[G]) { GPU_UNROLL for (int e = 0; e < G; e++) square += v[e] * v[e]; });
+    part.each(
+        [&](int at, const float(&v)[G]) { GPU_UNROLL for (int e = 0; e < G; e++) square += v[e] * v[e]; });
     float inverse = 1.0f / sqrtf(block_sum(square, squares) / (float)a.width + a.eps);
     part.each([&](int at, const float(&v)[G]) {
         float weight[G], out[G];
@@ -157,7 +160,8 @@ static int threads_for(int width)
     return threads < MOST_THREADS ? threads : MOST_THREADS;
 }
 
-template <class T> static int launch_layer_norm(cudaStream_t stream, int rows, bool vector, layer_norm_arguments a)
+template <class T>
+static int launch_layer_norm(cudaStream_t stream, int rows, bool vector, layer_norm_arguments a)
 {
     int threads = threads_for(a.width);
     bool kept = a.width <= PER_THREAD * MOST_THREADS;
@@ -178,14 +182,16 @@ extern "C" int cuda_layer_norm(void *stream, const float *x, int64_t x_stride, i
 {
     layer_norm_arguments a = {x, scale, shift, y, x_stride, y_stride, width, eps, base};
     size_t size = dtype_bytes(y_dtype);
-    bool vector = width % 4 == 0 && rows_aligned(x, x_stride, 4, 16) && rows_aligned(y, y_stride, size, 4 * size) &&
-                  rows_aligned(scale, 0, 4, 16) && rows_aligned(shift, 0, 4, 16);
+    bool vector = width % 4 == 0 && rows_aligned(x, x_stride, 4, 16) &&
+                  rows_aligned(y, y_stride, size, 4 * size) && rows_aligned(scale, 0, 4, 16) &&
+                  rows_aligned(shift, 0, 4, 16);
     if (rows < 1) return 0;
     return y_dtype == DTYPE_BF16 ? launch_layer_norm<__nv_bfloat16>((cudaStream_t)stream, rows, vector, a)
                                  : launch_layer_norm<float>((cudaStream_t)stream, rows, vector, a);
 }
 
-template <class T> static int launch_rms_norm(cudaStream_t stream, int rows, bool vector, rms_norm_arguments a)
+template <class T>
+static int launch_rms_norm(cudaStream_t stream, int rows, bool vector, rms_norm_arguments a)
 {
     int threads = threads_for(a.width);
     bool kept = a.width <= PER_THREAD * MOST_THREADS;
@@ -206,8 +212,9 @@ extern "C" int cuda_rms_norm(void *stream, const struct rms_norm *n)
                             n->x_stride, n->y_stride, n->width,  n->head_dim, n->eps};
     size_t size = dtype_bytes(n->dtype);
     int group = (int)(16 / size);
-    bool vector = n->width % group == 0 && n->head_dim % group == 0 && rows_aligned(n->x, n->x_stride, size, 16) &&
-                  rows_aligned(n->y, n->y_stride, size, 16) && rows_aligned(n->weight, 0, 4, 16);
+    bool vector = n->width % group == 0 && n->head_dim % group == 0 &&
+                  rows_aligned(n->x, n->x_stride, size, 16) && rows_aligned(n->y, n->y_stride, size, 16) &&
+                  rows_aligned(n->weight, 0, 4, 16);
     if (n->rows < 1) return 0;
     return n->dtype == DTYPE_BF16 ? launch_rms_norm<__nv_bfloat16>((cudaStream_t)stream, n->rows, vector, a)
                                   : launch_rms_norm<float>((cudaStream_t)stream, n->rows, vector, a);

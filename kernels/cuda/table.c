@@ -64,7 +64,7 @@ static void run_copy(struct team *team, void *to, const void *from, size_t bytes
 }
 
 static void run_copy_rows(struct team *team, void *to, size_t to_stride, const void *from, size_t from_stride,
-                           size_t row_bytes, int64_t rows)
+                          size_t row_bytes, int64_t rows)
 {
     lane_copy_rows(team_device(team), to, to_stride, from, from_stride, row_bytes, rows);
 }
@@ -77,24 +77,24 @@ static void run_zero(struct team *team, void *memory, size_t bytes)
 /* ------------------------------------------------------------------------------------------------------------- ops */
 
 /* One launch: on the team's stream, its refusal noted. */
-#define LAUNCH(op, call)                                                                                         \
-    do {                                                                                                         \
-        struct lane *lane = team_device(team);                                                                   \
-        if (lane_begin(lane, op)) device_try(op, call);                                                          \
+#define LAUNCH(op, call)                                                                                     \
+    do {                                                                                                     \
+        struct lane *lane = team_device(team);                                                               \
+        if (lane_begin(lane, op)) device_try(op, call);                                                      \
     } while (0)
 
-static void run_linear(struct team *team, const struct linear *linear, const void *x, int64_t x_stride, int rows,
-                       const struct epilogue *epilogue, void *y, int64_t y_stride)
+static void run_linear(struct team *team, const struct linear *linear, const void *x, int64_t x_stride,
+                       int rows, const struct epilogue *epilogue, void *y, int64_t y_stride)
 {
     linear_run(team_device(team), linear, x, x_stride, rows, epilogue, y, y_stride);
 }
 
-static void run_layer_norm(struct team *team, const float *x, int64_t x_stride, int rows, int width, float eps,
-                           float base, const float *scale, const float *shift, void *y, int64_t y_stride,
-                           dtype_t y_dtype)
+static void run_layer_norm(struct team *team, const float *x, int64_t x_stride, int rows, int width,
+                           float eps, float base, const float *scale, const float *shift, void *y,
+                           int64_t y_stride, dtype_t y_dtype)
 {
-    LAUNCH("layer_norm", cuda_layer_norm(lane->stream, x, x_stride, rows, width, eps, base, scale, shift, y, y_stride,
-                                         y_dtype));
+    LAUNCH("layer_norm", cuda_layer_norm(lane->stream, x, x_stride, rows, width, eps, base, scale, shift, y,
+                                         y_stride, y_dtype));
 }
 
 static void run_rms_norm(struct team *team, const void *x, int64_t x_stride, int rows, int width, float eps,
@@ -116,18 +116,19 @@ static void run_rms_norm_rope(struct team *team, void *x, int64_t x_stride, int 
                               float eps, const float *weight, const float *cosines, const float *sines,
                               dtype_t dtype)
 {
-    const struct rms_norm norm = {x,   x,      x_stride, x_stride, rows, heads * head_dim, head_dim,
-                                  eps, weight, cosines,  sines,    dtype};
+    const struct rms_norm norm = {x,        x,   x_stride, x_stride, rows,  heads * head_dim,
+                                  head_dim, eps, weight,   cosines,  sines, dtype};
     LAUNCH("rms_norm_rope", cuda_rms_norm(lane->stream, &norm));
 }
 
-static void run_cut_patches(struct team *team, const struct patching *patching, const float *latent, void *rows,
-                            dtype_t dtype)
+static void run_cut_patches(struct team *team, const struct patching *patching, const float *latent,
+                            void *rows, dtype_t dtype)
 {
     LAUNCH("cut_patches", cuda_cut_patches(lane->stream, patching, latent, rows, dtype));
 }
 
-static void run_join_patches(struct team *team, const struct patching *patching, const float *rows, float *latent)
+static void run_join_patches(struct team *team, const struct patching *patching, const float *rows,
+                             float *latent)
 {
     LAUNCH("join_patches", cuda_join_patches(lane->stream, patching, rows, latent));
 }
@@ -149,8 +150,8 @@ static void run_channel_norm(struct team *team, const struct volume *x, const fl
     LAUNCH("channel_norm", cuda_channel_norm(lane->stream, x, gamma, silu, y));
 }
 
-static void run_lincomb(struct team *team, int terms, const float *weights, const float *const *x, int64_t count,
-                        float *y)
+static void run_lincomb(struct team *team, int terms, const float *weights, const float *const *x,
+                        int64_t count, float *y)
 {
     LAUNCH("lincomb", cuda_lincomb(lane->stream, terms, weights, x, count, y));
 }
@@ -167,8 +168,8 @@ static void run_reduce2(struct team *team, const float *a, const float *b, int64
     LAUNCH("reduce2", cuda_reduce2(lane->stream, a, b, rows, width, partials));
 }
 
-static void run_mix(struct team *team, const float *matrix, int64_t outer, int n, int64_t inner, const float *x,
-                    float *y)
+static void run_mix(struct team *team, const float *matrix, int64_t outer, int n, int64_t inner,
+                    const float *x, float *y)
 {
     LAUNCH("mix", cuda_mix(lane->stream, matrix, outer, n, inner, x, y));
 }

@@ -52,7 +52,8 @@ static void convert(const struct matrix *w, int64_t at, int64_t count, dtype_t d
     for (int64_t i = 0; i < count; i++) {
         float value = weights_get(w->data, w->dtype, at + i);
         uint16_t brain = bf16_from_float(value);
-        memcpy(to + (size_t)i * width, dtype == DTYPE_F32 ? (const void *)&value : (const void *)&brain, width);
+        memcpy(to + (size_t)i * width, dtype == DTYPE_F32 ? (const void *)&value : (const void *)&brain,
+               width);
     }
 }
 
@@ -63,7 +64,9 @@ static void fill(const struct matrix *w, int64_t padded, dtype_t dtype, int64_t 
     while (begin < end) {
         int64_t row = begin / padded, column = begin % padded, count = padded - column;
         if (count > end - begin) count = end - begin;
-        int64_t real = w->columns - column < 0 ? 0 : w->columns - column < count ? w->columns - column : count;
+        int64_t real = w->columns - column < 0       ? 0
+                       : w->columns - column < count ? w->columns - column
+                                                     : count;
         if (padded == w->columns) real = count = end - begin; /* rows follow one another */
         convert(w, row * w->columns + column, real, dtype, to);
         memset(to + (size_t)real * width, 0, (size_t)(count - real) * width);
@@ -82,7 +85,8 @@ status_t upload_weights(const struct matrix *w, int64_t padded, dtype_t dtype, v
         struct lane_stage *stage = lane_stage_take(upload.lane);
         if (!stage) break;
         fill(w, padded, dtype, begin, end, stage->memory);
-        lane_stage_send(upload.lane, stage, (char *)to + (size_t)begin * width, (size_t)(end - begin) * width);
+        lane_stage_send(upload.lane, stage, (char *)to + (size_t)begin * width,
+                        (size_t)(end - begin) * width);
     }
     status_t status = lane_wait(upload.lane, error);
     pthread_mutex_unlock(&upload.mutex);

@@ -14,26 +14,26 @@
 
 enum { GUARD = 128, CANARY = 0xff /* of either type: a NaN */ };
 
-void *device_bytes(size_t bytes)
+void *gpu_bytes(size_t bytes)
 {
     void *memory = NULL;
     assert_int_equal(cudaMalloc(&memory, bytes ? bytes : 1), cudaSuccess);
     return memory;
 }
 
-void *device_copy(const void *host, size_t bytes)
+void *gpu_copy(const void *host, size_t bytes)
 {
-    void *memory = device_bytes(bytes);
+    void *memory = gpu_bytes(bytes);
     assert_int_equal(cudaMemcpy(memory, host, bytes, cudaMemcpyHostToDevice), cudaSuccess);
     return memory;
 }
 
-void device_free(void *memory)
+void gpu_free(void *memory)
 {
     assert_int_equal(cudaFree(memory), cudaSuccess);
 }
 
-void device_wait(void)
+void gpu_wait(void)
 {
     assert_int_equal(cudaDeviceSynchronize(), cudaSuccess);
 }
@@ -75,7 +75,7 @@ struct array array_empty(struct array shape)
     if (!a.stride) a.stride = a.width;
     a.host = calloc((size_t)a.rows * (size_t)a.width, sizeof *a.host);
     assert_non_null(a.host);
-    a.memory = device_bytes(array_bytes(&a));
+    a.memory = gpu_bytes(array_bytes(&a));
     assert_int_equal(cudaMemset(a.memory, CANARY, array_bytes(&a)), cudaSuccess);
     return a;
 }
@@ -83,7 +83,7 @@ struct array array_empty(struct array shape)
 void array_free(struct array *a)
 {
     free(a->host);
-    device_free(a->memory);
+    gpu_free(a->memory);
 }
 
 void array_upload(const struct array *a)
@@ -118,7 +118,7 @@ void array_download(struct array *a)
     size_t total = array_bytes(a), element = dtype_bytes(a->dtype);
     unsigned char *bytes = malloc(total);
     assert_non_null(bytes);
-    device_wait();
+    gpu_wait();
     assert_int_equal(cudaMemcpy(bytes, a->memory, total, cudaMemcpyDeviceToHost), cudaSuccess);
     for (int row = 0; row < a->rows; row++)
         for (int i = 0; i < a->width; i++) {

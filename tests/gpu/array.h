@@ -39,9 +39,9 @@ double array_largest_error(const struct array *a, const struct array *b);
 void array_same_bits(const struct array *part, const struct array *a, int first, int count, const char *what);
 
 /* Bytes of the device, and a copy there. */
-void *device_bytes(size_t bytes);
-void *device_copy(const void *host, size_t bytes);
-void device_free(void *memory);
-void device_wait(void);
+void *gpu_bytes(size_t bytes);
+void *gpu_copy(const void *host, size_t bytes);
+void gpu_free(void *memory);
+void gpu_wait(void);
 
 #endif
