@@ -72,7 +72,11 @@ static void run_stage(struct member *m)
     while (!atomic_load(m->finished)) {
         while (fabric_next(m->engine.fabric, &event) == STATUS_OK)
             if (event.kind == FABRIC_SENT || event.kind == FABRIC_RECEIVED) stage_event(stage, &event);
-        if (stage_advance(stage, &worked, &m->error) != STATUS_OK) break;
+        if (stage_advance(stage, &worked, &m->error) != STATUS_OK) {
+            m->run->broken = m->error;
+            atomic_store(m->finished, true);
+            break;
+        }
         if (!worked) fabric_wait(m->engine.fabric, clock_now_ns() + 20 * MILLISECOND_NS, NULL);
     }
     fabric_leave(m->engine.fabric);
@@ -182,10 +186,10 @@ static void run_home(struct member *m)
     }
     jobs.open = jobs.count;
     int64_t began_ns = clock_now_ns(), deadline_ns = began_ns + 120 * SECOND_NS;
-    while (jobs.open && clock_now_ns() < deadline_ns) {
+    while (jobs.open && clock_now_ns() < deadline_ns && !atomic_load(m->finished)) {
         arrive(&jobs, m);
         if (jobs.open && !advance(&jobs) && m->engine.fabric)
-            fabric_wait(m->engine.fabric, deadline_ns, NULL);
+            fabric_wait(m->engine.fabric, clock_now_ns() + 20 * MILLISECOND_NS, NULL);
         deliver(&jobs, &m->engine);
     }
     m->run->seconds = (double)(clock_now_ns() - began_ns) / (double)SECOND_NS;

@@ -32,6 +32,7 @@ struct pipeline_run {
     int64_t latent_count, frame_count;
     status_t outcome;
     struct error error;
+    struct error broken; /* why a stage gave up; STATUS_OK: none did */
     /* Of caching, [steps * branches]; NULL when it was off. */
     unsigned char *actions, *reasons;
     float *changes;
