@@ -32,10 +32,11 @@ void *level_address(const struct store *store, enum level level, const struct en
 
 /* --------------------------------------------------------------------------------------------------- lists */
 
-static uint16_t list_of(const struct entry *entry)
+static uint16_t list_of(const struct store *store, const struct entry *entry)
 {
+    double factor = worth_factor(&store->worth, habit_of(&entry->key, entry->uses));
     double density =
-        2 * log2((double)entry->seconds / (double)entry->bytes) + 2 * 38; /* from 2^-38 s by byte on */
+        2 * log2((double)entry->seconds * factor / (double)entry->bytes) + 2 * 38; /* from 2^-38 on */
     int cut = density > 0 ? (density < DENSITIES - 1 ? (int)density : DENSITIES - 1) : 0;
     return (uint16_t)(((int)entry->key.kind * WORTH_USES + worth_class(entry->uses)) * DENSITIES + cut);
 }
@@ -77,7 +78,7 @@ void level_touch(struct store *store, uint32_t slot, double now)
     struct entry *entry = &store->entries[slot];
     uint16_t list = entry->list;
     entry->last = now;
-    entry->list = list_of(entry);
+    entry->list = list_of(store, entry);
     for (enum level level = LEVEL_DEVICE; level < LEVELS; level++)
         if (level_has(entry, level)) {
             list_remove(store, level, list, slot);
@@ -112,7 +113,7 @@ void level_add(struct store *store, enum level level, uint32_t slot)
     struct entry *entry = &store->entries[slot];
     struct tally *tally = tally_of(store, entry->tenant, entry->key.kind);
     if (!entry->copies) {
-        entry->list = list_of(entry);
+        entry->list = list_of(store, entry);
         tally->items++;
     }
     entry->copies |= (uint8_t)(1 << level);
@@ -184,7 +185,7 @@ void entry_leave(struct store *store, uint32_t slot)
 double level_worth(struct store *store, const struct entry *entry, double now)
 {
     return (double)entry->seconds *
-           worth_rate(&store->worth, (enum item_kind)entry->key.kind, entry->uses, now - entry->last);
+           worth_rate(&store->worth, habit_of(&entry->key, entry->uses), now - entry->last);
 }
 
 /* What letting this copy go costs, in seconds per second: the whole item, or only fetching it from further down. */

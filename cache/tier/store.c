@@ -224,7 +224,7 @@ static void sweep(struct store *store, double now)
     for (int i = 0; i < SWEEP && store->fresh; i++) {
         struct entry *entry = &store->entries[store->hand++ % store->fresh];
         if (entry->state == ENTRY_HERE)
-            worth_waited(&store->worth, (enum item_kind)entry->key.kind, entry->uses, now - entry->last,
+            worth_waited(&store->worth, habit_of(&entry->key, entry->uses), now - entry->last,
                          &entry->counted);
     }
 }
@@ -253,7 +253,7 @@ static status_t make_draft(struct store *store, const struct key *key, const str
                            enum level level, uint32_t uses, struct draft *draft, struct error *error)
 {
     const char *kind = item_kind_name((enum item_kind)key->kind);
-    double worth = item->seconds * worth_rate(&store->worth, (enum item_kind)key->kind, uses, 0);
+    double worth = item->seconds * worth_rate(&store->worth, habit_of(key, uses), 0);
     if (item->seconds * store->config.bytes_per_second[level] < MARGIN * (double)item->bytes)
         return error_set(error, STATUS_INVALID,
                          "cache: an item of kind %s has %" PRIu64
@@ -367,7 +367,7 @@ status_t store_commit(struct store *store, struct draft *draft, const uint64_t *
         entry->last = now;
         entry->state = ENTRY_HERE;
         level_add(store, draft->level, draft->slot);
-        worth_waited(&store->worth, (enum item_kind)entry->key.kind, entry->uses, 0, &entry->counted);
+        worth_waited(&store->worth, habit_of(&entry->key, entry->uses), 0, &entry->counted);
         tally->published++;
         store->drafts--;
         change_note(store, draft->slot);
@@ -462,8 +462,7 @@ static enum miss bring(struct store *store, uint32_t slot, enum level level, dou
     /* Worth the time that the next fetch from the host takes; without it the host's copy serves as well. */
     double seconds = (double)entry->bytes / store->config.bytes_per_second[LEVEL_HOST];
     fetch(store, slot, LEVEL_DEVICE,
-          seconds *
-              worth_rate(&store->worth, (enum item_kind)entry->key.kind, entry->uses, now - entry->last));
+          seconds * worth_rate(&store->worth, habit_of(&entry->key, entry->uses), now - entry->last));
     return MISSES;
 }
 
@@ -489,7 +488,7 @@ status_t store_get(struct store *store, const struct key *key, enum level level,
             enum level where = level == LEVEL_DEVICE && level_has(entry, level) ? level : LEVEL_HOST;
             tally->hits[found]++;
             tally->seconds_saved += (double)entry->seconds;
-            worth_reused(&store->worth, (enum item_kind)entry->key.kind, entry->uses, now - entry->last,
+            worth_reused(&store->worth, habit_of(&entry->key, entry->uses), now - entry->last,
                          &entry->counted);
             entry->uses++;
             if (entry->state == ENTRY_HERE) level_touch(store, slot, now);

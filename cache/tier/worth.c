@@ -3,10 +3,13 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* PRIOR_CHANCE: of a use within the next octave of age, believed as if PRIOR_SEEN items had shown it. Tables are
  * halved at MOST_SEEN, so that they follow what changes; rates are made anew every REFRESH changes. */
-static const float PRIOR_CHANCE = 0.1F, PRIOR_SEEN = 6, MOST_SEEN = 4000;
+static const float PRIOR_CHANCE = 0.1F, PRIOR_SEEN = 6, LEAST_CHANCE = 1e-4F, MOST_SEEN = 4000;
+/* A tenant's factor leans on 1 as if so many uses had been expected and seen; and is halved at MOST_EXPECTED. */
+static const float ONE_EXPECTED = 1, MOST_EXPECTED = 100;
 enum { REFRESH = 64 };
 
 status_t worth_open(struct worth *worth, uint32_t ghosts, struct error *error)
@@ -14,13 +17,15 @@ status_t worth_open(struct worth *worth, uint32_t ghosts, struct error *error)
     *worth = (struct worth){.changes = REFRESH, .ghost_count = 1};
     while (worth->ghost_count < ghosts) worth->ghost_count *= 2;
     worth->ghosts = calloc(worth->ghost_count, sizeof *worth->ghosts);
-    return worth->ghosts ? STATUS_OK : error_set(error, STATUS_NO_MEMORY, "no memory for %u ghosts", ghosts);
+    worth->factors = calloc(WORTH_TENANTS, sizeof *worth->factors);
+    if (worth->ghosts && worth->factors) return STATUS_OK;
+    return error_set(error, STATUS_NO_MEMORY, "no memory for %u ghosts", ghosts);
 }
 
 void worth_close(struct worth *worth)
 {
     free(worth->ghosts);
-    worth->ghosts = NULL;
+    free(worth->factors);
 }
 
 int worth_class(uint32_t uses)
@@ -45,21 +50,33 @@ static void halve(struct worth *worth, int kind, int class)
     }
 }
 
-void worth_waited(struct worth *worth, enum item_kind kind, uint32_t uses, double age, uint8_t *counted)
+void worth_waited(struct worth *worth, struct habit habit, double age, uint8_t *counted)
 {
-    int class = worth_class(uses), now = (int)octave(age);
+    int class = worth_class(habit.uses), now = (int)octave(age);
+    struct factor *factor = &worth->factors[habit.tenant][habit.kind];
     if (*counted > now) return;
-    for (; *counted <= now; (*counted)++) worth->reached[kind][class][*counted]++;
+    for (; *counted <= now; (*counted)++) {
+        worth->reached[habit.kind][class][*counted]++;
+        factor->expected += worth->chance[habit.kind][class][*counted];
+    }
     worth->changes++;
-    if (worth->reached[kind][class][0] > MOST_SEEN) halve(worth, kind, class);
+    if (worth->reached[habit.kind][class][0] > MOST_SEEN) halve(worth, habit.kind, class);
+    if (factor->expected > MOST_EXPECTED) factor->expected /= 2, factor->used /= 2;
 }
 
-void worth_reused(struct worth *worth, enum item_kind kind, uint32_t uses, double age, uint8_t *counted)
+void worth_reused(struct worth *worth, struct habit habit, double age, uint8_t *counted)
 {
-    worth_waited(worth, kind, uses, age, counted);
-    worth->used[kind][worth_class(uses)][(int)octave(age)]++;
+    worth_waited(worth, habit, age, counted);
+    worth->used[habit.kind][worth_class(habit.uses)][(int)octave(age)]++;
+    worth->factors[habit.tenant][habit.kind].used++;
     worth->changes++;
     *counted = 0;
+}
+
+double worth_factor(const struct worth *worth, struct habit habit)
+{
+    const struct factor *factor = &worth->factors[habit.tenant][habit.kind];
+    return (factor->used + ONE_EXPECTED) / (factor->expected + ONE_EXPECTED);
 }
 
 /* The best ratio of uses to time from each age on, given the chance of a use within each octave. */
@@ -77,36 +94,46 @@ static void index_of(const float chance[WORTH_AGES], float rate[WORTH_AGES])
     }
 }
 
+/* What few items have shown leans on the octave before it and, after some uses, on those with fewer: the larger of the
+ * two. The first of all leans on PRIOR_CHANCE, and no chance is believed to be nothing. */
 static void refresh(struct worth *worth)
 {
     for (int kind = 0; kind < ITEM_KINDS; kind++) {
-        float chance[WORTH_AGES];
-        for (int age = 0; age < WORTH_AGES; age++) chance[age] = PRIOR_CHANCE;
+        float chance[WORTH_AGES] = {0};
         for (int class = 0; class < WORTH_USES; class ++) {
-            for (int age = 0; age < WORTH_AGES; age++)
-                chance[age] = (worth->used[kind][class][age] + PRIOR_SEEN * chance[age]) /
-                              (worth->reached[kind][class][age] + PRIOR_SEEN);
+            float before = class ? 0 : PRIOR_CHANCE;
+            for (int age = 0; age < WORTH_AGES; age++) {
+                float prior = fmaxf(LEAST_CHANCE, fmaxf(chance[age], before));
+                chance[age] = before = (worth->used[kind][class][age] + PRIOR_SEEN * prior) /
+                                       (worth->reached[kind][class][age] + PRIOR_SEEN);
+            }
+            memcpy(worth->chance[kind][class], chance, sizeof chance);
             index_of(chance, worth->rate[kind][class]);
         }
     }
     worth->changes = 0;
 }
 
-double worth_rate(struct worth *worth, enum item_kind kind, uint32_t uses, double age)
+double worth_rate(struct worth *worth, struct habit habit, double age)
 {
     if (worth->changes >= REFRESH) refresh(worth);
-    const float *rate = worth->rate[kind][worth_class(uses)];
-    double at = octave(age);
+    const float *rate = worth->rate[habit.kind][worth_class(habit.uses)];
+    double at = octave(age), factor = worth_factor(worth, habit);
     int below = (int)at;
-    if (below == WORTH_AGES - 1) return exp2(rate[below]);
-    return exp2(rate[below] + (at - below) * (rate[below + 1] - rate[below]));
+    if (below == WORTH_AGES - 1) return factor * exp2(rate[below]);
+    return factor * exp2(rate[below] + (at - below) * (rate[below + 1] - rate[below]));
 }
 
 /* -------------------------------------------------------------------------------------------------- ghosts */
 
-static uint64_t name_of(const struct key *key)
+static uint32_t name_of(const struct key *key)
 {
-    return (key->low ^ key->tenant) | 1;
+    return (uint32_t)(key->low ^ key->tenant) | 1;
+}
+
+static struct habit habit_of_ghost(const struct ghost *ghost)
+{
+    return (struct habit){ghost->tenant, ghost->kind, ghost->uses};
 }
 
 static struct ghost *place_of(const struct worth *worth, const struct key *key)
@@ -120,9 +147,10 @@ void worth_remember(struct worth *worth, const struct key *key, uint32_t uses, d
 {
     struct ghost *ghost = place_of(worth, key);
     if (ghost->name && ghost->name != name_of(key))
-        worth_waited(worth, ghost->kind, ghost->uses, now - ghost->last, &ghost->counted);
+        worth_waited(worth, habit_of_ghost(ghost), now - ghost->last, &ghost->counted);
     *ghost = (struct ghost){.name = name_of(key),
                             .last = (float)last,
+                            .tenant = habit_of(key, uses).tenant,
                             .uses = uses < UINT16_MAX ? (uint16_t)uses : UINT16_MAX,
                             .kind = (uint8_t)key->kind,
                             .counted = counted};
@@ -132,7 +160,7 @@ void worth_missed(struct worth *worth, const struct key *key, double now)
 {
     struct ghost *ghost = place_of(worth, key);
     if (ghost->name != name_of(key)) return;
-    worth_reused(worth, ghost->kind, ghost->uses, now - ghost->last, &ghost->counted);
+    worth_reused(worth, habit_of_ghost(ghost), now - ghost->last, &ghost->counted);
     ghost->last = (float)now;
     if (ghost->uses < UINT16_MAX) ghost->uses++;
 }
@@ -140,7 +168,7 @@ void worth_missed(struct worth *worth, const struct key *key, double now)
 void worth_look(struct worth *worth, double now)
 {
     struct ghost *ghost = &worth->ghosts[worth->hand++ & (worth->ghost_count - 1)];
-    if (ghost->name) worth_waited(worth, ghost->kind, ghost->uses, now - ghost->last, &ghost->counted);
+    if (ghost->name) worth_waited(worth, habit_of_ghost(ghost), now - ghost->last, &ghost->counted);
 }
 
 uint32_t worth_recall(struct worth *worth, const struct key *key)

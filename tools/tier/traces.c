@@ -2,10 +2,11 @@
  * traces.c - made-up traces, see request.h. Nobody has published how video prompts repeat; these are the ways of working
  * that a service is built for, with numbers chosen by us:
  *
- *     iterate   people at work on one clip each: other seeds, other guidance, a variation from some step, the same again
+ *     iterate   people at work on one clip each: other seeds, other guidance, a variation from some step, the same
+ *               again; some come back to an earlier one
  *     many      hundreds of tenants, prompts by Zipf's law, few repeats, often the default seed
  *     bursts    quiet work, and now and then a team that makes a hundred clips of one prompt and never comes back
- *     archive   most requests are new; some ask again for a finished clip, rather one of late
+ *     archive   most requests are new; some ask again for a finished clip, rather one of late (1/x)
  *     mixed     all four at once
  *
  * A trace is made of sources, each with its own clock; the earliest speaks next. Deterministic for a seed.
@@ -96,6 +97,17 @@ static void fresh(struct source *source, const char *kind)
     request->seed = uniform(&source->chance) < 0.5 ? 42 : next(&source->chance) % 1000;
 }
 
+/* The request of that tenant, so many of his before the newest. */
+static bool find_back(const struct trace *trace, const char *tenant, int64_t back, struct request *found)
+{
+    for (size_t i = trace->count; i-- > 0;)
+        if (strcmp(trace->request[i].tenant, tenant) == 0 && --back == 0) {
+            *found = trace->request[i];
+            return true;
+        }
+    return false;
+}
+
 /* One person: a session on one clip, a pause, the next session. */
 static void iterate(struct source *source, struct trace *trace)
 {
@@ -103,8 +115,12 @@ static void iterate(struct source *source, struct trace *trace)
     struct request *request = &source->last;
     double u = uniform(chance);
     if (source->left-- <= 0) {
+        char tenant[sizeof request->tenant];
+        snprintf(tenant, sizeof tenant, "person%d", source->number);
         source->left = 4 + (int)(waiting(chance, 12));
-        fresh(source, "person");
+        /* every fourth begins where an earlier one was */
+        if (u >= 0.25 || !find_back(trace, tenant, 1 + (int64_t)(uniform(chance) * 100), request))
+            fresh(source, "person");
     } else if (u < 0.35) { /* another seed */
         request->from = -1;
         request->seed = next(chance) % 1000;
@@ -156,17 +172,10 @@ static void bursts(struct source *source, struct trace *trace)
 static void archive(struct source *source, struct trace *trace)
 {
     struct chance *chance = &source->chance;
-    enum { KEPT = 4096 };
-    static const double again = 0.3, mean = 40;
-    int64_t back = (int64_t)waiting(chance, mean), found = -1;
-    if (uniform(chance) < again)
-        for (int64_t i = (int64_t)trace->count - 1; i >= 0 && (int64_t)trace->count - i < KEPT && found < 0;
-             i--)
-            if (strncmp(trace->request[i].tenant, "studio", 6) == 0 && back-- == 0) found = i;
-    if (found >= 0)
-        source->last = trace->request[found];
-    else
-        fresh(source, "studio");
+    static const double again = 0.3, farthest = 2000;
+    int64_t back = (int64_t)pow(farthest, uniform(chance)); /* as often 1 to 10 as 10 to 100 */
+    bool found = uniform(chance) < again && find_back(trace, "studio0", back, &source->last);
+    if (!found) fresh(source, "studio");
     emit(source, trace);
     source->t += waiting(chance, 120);
 }
