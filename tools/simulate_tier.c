@@ -55,6 +55,7 @@ static struct replay_result run(const struct trace *trace, const struct request_
 {
     struct error error;
     struct scratch scratch = {0};
+    char directory[SCRATCH_PATH_BYTES + 8];
     struct replay_result result;
     struct replay_settings settings = {
         .limit_bytes = {[LEVEL_HOST] = (uint64_t)(gb * 1e9), [LEVEL_DISK] = (uint64_t)(line->disk_gb * 1e9)},
@@ -64,7 +65,8 @@ static struct replay_result run(const struct trace *trace, const struct request_
         .items = 1 << 18};
     if (line->disk_gb > 0) {
         if (scratch_open("/tmp", "refrain-tier", &scratch, &error) != STATUS_OK) stop(&error);
-        settings.directory = scratch.path;
+        snprintf(directory, sizeof directory, "%s/items", scratch.path);
+        settings.directory = directory;
     }
     if (replay_run(trace, &settings, &result, &error) != STATUS_OK) stop(&error);
     if (line->disk_gb > 0) scratch_close(&scratch);
