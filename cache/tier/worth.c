@@ -12,9 +12,45 @@ static const float PRIOR_CHANCE = 0.1F, PRIOR_SEEN = 6, LEAST_CHANCE = 1e-4F, MO
 static const float ONE_EXPECTED = 1, MOST_EXPECTED = 100;
 enum { REFRESH = 64 };
 
+/* The best ratio of uses to time from each age on, given the chance of a use within each octave. */
+static void index_of(const float chance[WORTH_AGES], float rate[WORTH_AGES])
+{
+    for (int from = 0; from < WORTH_AGES; from++) {
+        double waiting = 1, uses = 0, seconds = 0, best = 0;
+        for (int age = from; age < WORTH_AGES; age++) {
+            uses += waiting * chance[age];
+            seconds += waiting * ldexp(1, age) * (1 - chance[age] / 2);
+            if (uses / seconds > best) best = uses / seconds;
+            waiting *= 1 - chance[age];
+        }
+        rate[from] = (float)log2(best);
+    }
+}
+
+/* What few items have shown leans on the octave before it and, after some uses, on those with fewer: the larger of the
+ * two. The first of all leans on PRIOR_CHANCE, and no chance is believed to be nothing. */
+static void refresh(struct worth *worth)
+{
+    for (int kind = 0; kind < ITEM_KINDS; kind++) {
+        float chance[WORTH_AGES] = {0};
+        for (int class = 0; class < WORTH_USES; class ++) {
+            float before = class ? 0 : PRIOR_CHANCE;
+            for (int age = 0; age < WORTH_AGES; age++) {
+                float prior = fmaxf(LEAST_CHANCE, fmaxf(chance[age], before));
+                chance[age] = before = (worth->used[kind][class][age] + PRIOR_SEEN * prior) /
+                                       (worth->reached[kind][class][age] + PRIOR_SEEN);
+            }
+            memcpy(worth->chance[kind][class], chance, sizeof chance);
+            index_of(chance, worth->rate[kind][class]);
+        }
+    }
+    worth->changes = 0;
+}
+
 status_t worth_open(struct worth *worth, uint32_t ghosts, struct error *error)
 {
-    *worth = (struct worth){.changes = REFRESH, .ghost_count = 1};
+    *worth = (struct worth){.ghost_count = 1};
+    refresh(worth);
     while (worth->ghost_count < ghosts) worth->ghost_count *= 2;
     worth->ghosts = calloc(worth->ghost_count, sizeof *worth->ghosts);
     worth->factors = calloc(WORTH_TENANTS, sizeof *worth->factors);
@@ -55,6 +91,7 @@ void worth_waited(struct worth *worth, struct habit habit, double age, uint8_t *
     int class = worth_class(habit.uses), now = (int)octave(age);
     struct factor *factor = &worth->factors[habit.tenant][habit.kind];
     if (*counted > now) return;
+    if (worth->changes >= REFRESH) refresh(worth);
     for (; *counted <= now; (*counted)++) {
         worth->reached[habit.kind][class][*counted]++;
         factor->expected += worth->chance[habit.kind][class][*counted];
@@ -79,44 +116,8 @@ double worth_factor(const struct worth *worth, struct habit habit)
     return (factor->used + ONE_EXPECTED) / (factor->expected + ONE_EXPECTED);
 }
 
-/* The best ratio of uses to time from each age on, given the chance of a use within each octave. */
-static void index_of(const float chance[WORTH_AGES], float rate[WORTH_AGES])
+double worth_rate(const struct worth *worth, struct habit habit, double age)
 {
-    for (int from = 0; from < WORTH_AGES; from++) {
-        double waiting = 1, uses = 0, seconds = 0, best = 0;
-        for (int age = from; age < WORTH_AGES; age++) {
-            uses += waiting * chance[age];
-            seconds += waiting * ldexp(1, age) * (1 - chance[age] / 2);
-            if (uses / seconds > best) best = uses / seconds;
-            waiting *= 1 - chance[age];
-        }
-        rate[from] = (float)log2(best);
-    }
-}
-
-/* What few items have shown leans on the octave before it and, after some uses, on those with fewer: the larger of the
- * two. The first of all leans on PRIOR_CHANCE, and no chance is believed to be nothing. */
-static void refresh(struct worth *worth)
-{
-    for (int kind = 0; kind < ITEM_KINDS; kind++) {
-        float chance[WORTH_AGES] = {0};
-        for (int class = 0; class < WORTH_USES; class ++) {
-            float before = class ? 0 : PRIOR_CHANCE;
-            for (int age = 0; age < WORTH_AGES; age++) {
-                float prior = fmaxf(LEAST_CHANCE, fmaxf(chance[age], before));
-                chance[age] = before = (worth->used[kind][class][age] + PRIOR_SEEN * prior) /
-                                       (worth->reached[kind][class][age] + PRIOR_SEEN);
-            }
-            memcpy(worth->chance[kind][class], chance, sizeof chance);
-            index_of(chance, worth->rate[kind][class]);
-        }
-    }
-    worth->changes = 0;
-}
-
-double worth_rate(struct worth *worth, struct habit habit, double age)
-{
-    if (worth->changes >= REFRESH) refresh(worth);
     const float *rate = worth->rate[habit.kind][worth_class(habit.uses)];
     double at = octave(age), factor = worth_factor(worth, habit);
     int below = (int)at;

@@ -78,7 +78,7 @@ void worth_reused(struct worth *worth, struct habit habit, double age, uint8_t *
 void worth_waited(struct worth *worth, struct habit habit, double age, uint8_t *counted);
 
 /* Uses a second. */
-double worth_rate(struct worth *worth, struct habit habit, double age);
+double worth_rate(const struct worth *worth, struct habit habit, double age);
 
 int worth_class(uint32_t uses); /* 0..WORTH_USES-1 */
 double worth_factor(const struct worth *worth, struct habit habit);
