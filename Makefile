@@ -64,13 +64,14 @@ OBJS_worker      := $(call room,worker)
 # tensors is linked by workers only.
 CACHE_TENSORS    := $(patsubst %,$(BUILD)/cache/%.o,reuse reuse_signals reuse_history reuse_save blocks bands)
 OBJS_cache       := $(call room,cache)
+OBJS_tier        := $(call room,cache/tier)
 OBJS_policies    := $(filter-out $(CACHE_TENSORS),$(OBJS_cache))
 OBJS_coordinator := $(call room,coordinator)
 
 CLIENT_OBJS      := $(OBJS_client) $(OBJS_policies) $(OBJS_proto) $(OBJS_base)
 COORDINATOR_OBJS := $(OBJS_coordinator) $(OBJS_policies) $(OBJS_proto) $(OBJS_base)
 LAUNCHER_OBJS    := $(OBJS_launcher) $(OBJS_policies) $(OBJS_proto) $(OBJS_base)
-WORKER_OBJS      := $(OBJS_worker) $(OBJS_model) $(OBJS_cache) $(OBJS_cluster) $(OBJS_kernels) $(OBJS_proto) $(OBJS_base)
+WORKER_OBJS      := $(OBJS_worker) $(OBJS_model) $(OBJS_cache) $(OBJS_tier) $(OBJS_cluster) $(OBJS_kernels) $(OBJS_proto) $(OBJS_base)
 
 CLIENT_LIBS      := $(call pkg,--libs,libzmq libprotobuf-c jansson libxxhash) -lm
 COORDINATOR_LIBS := $(call pkg,--libs,libzmq libprotobuf-c sqlite3 jansson libxxhash) -lm
@@ -313,6 +314,12 @@ $(BUILD)/tests/test_sim_%: $(BUILD)/tests/test_sim_%.o $(SIM_OBJS)
 simulate: $(BUILD)/simulate ## build/simulate: the service on a virtual clock (docs/simulation.md)
 $(BUILD)/simulate: $(BUILD)/tools/simulate.o $(SIM_OBJS)
 	$(CC) $(LDFLAGS) -o $@ $^ $(SIM_LIBS)
+
+# The tier on traces: its own objects, and nothing of the service (docs/tier.md).
+.PHONY: simulate-tier
+simulate-tier: $(BUILD)/simulate_tier ## build/simulate_tier: traces of requests against the cache tier (docs/tier.md)
+$(BUILD)/simulate_tier: $(BUILD)/tools/simulate_tier.o $(call room,tools/tier) $(OBJS_tier) $(OBJS_base)
+	$(CC) $(LDFLAGS) -o $@ $^ $(call pkg,--libs,jansson libxxhash) -lm
 
 # Fuzzers are built from the sources with clang's instrumentation, apart from everything else.
 FUZZ_FLAGS := -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined -std=gnu17 -D_GNU_SOURCE \

@@ -18,6 +18,7 @@
 #include <time.h>
 #include <unistd.h>
 #include "base/clock.h"
+#include "base/file.h"
 #include "base/log.h"
 #include "coordinator/vault_core.h"
 #include "coordinator/vaultfile.h"
@@ -292,14 +293,14 @@ static void settle(struct vault *vault)
     for (int i = 0; count > 1 && i < count;
          i++) /* so that the disk gets all at once; a failure shows below */
         (void)sync_file_range(vault->batch[i]->incoming->file, 0, 0, SYNC_FILE_RANGE_WRITE);
-    for (int i = 0; i < count; i++) status[i] = vaultfile_sync(vault->batch[i]->incoming->file, &errors[i]);
+    for (int i = 0; i < count; i++) status[i] = file_sync(vault->batch[i]->incoming->file, &errors[i]);
     for (int i = 0; i < count; i++)
         if (status[i] == STATUS_OK)
             status[i] = vaultfile_reveal(vault->batch[i]->directory,
                                          &vault->batch[i]->incoming->entry->checkpoint, &errors[i]);
     for (int i = 0; i < count; i++)
         if (status[i] == STATUS_OK)
-            status[i] = vaultfile_sync_directory(vault->batch[i]->directory, &errors[i]);
+            status[i] = file_sync_directory(vault->batch[i]->directory, &errors[i]);
     for (int i = 0; i < count; i++) {
         struct slot *slot = vault->batch[i];
         struct wire_peer peer = slot->incoming->peer;

@@ -11,9 +11,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/uio.h>
 #include <unistd.h>
 #include <xxhash.h>
+#include "base/file.h"
 #include "base/log.h"
 
 enum { FORMAT = 1, NAME_BYTES = 64, FACTS_BYTES = 56 };
@@ -89,7 +89,7 @@ status_t vaultfile_directory(int root, uint64_t job, int *directory, struct erro
     if (opened < 0)
         return error_set(error, STATUS_IO, "checkpoints of job %s: their directory cannot be opened: %m",
                          name);
-    status_t status = made ? vaultfile_sync_directory(root, error) : STATUS_OK;
+    status_t status = made ? file_sync_directory(root, error) : STATUS_OK;
     if (status == STATUS_OK)
         *directory = opened;
     else
@@ -107,26 +107,6 @@ status_t vaultfile_create(int directory, const struct checkpoint *checkpoint, in
     return STATUS_OK;
 }
 
-static status_t write_all(int file, struct iovec *parts, int count, uint64_t offset, struct error *error)
-{
-    while (count > 0) {
-        ssize_t written = pwritev(file, parts, count, (off_t)offset);
-        if (written < 0 && errno == EINTR) continue;
-        if (written < 0 && errno == ENOSPC) return error_set(error, STATUS_IO, "the disk is full");
-        if (written < 0) return error_set(error, STATUS_IO, "the file cannot be written: %m");
-        offset += (uint64_t)written;
-        for (size_t left = (size_t)written; count > 0;) {
-            size_t taken = left < parts->iov_len ? left : parts->iov_len;
-            parts->iov_base = (char *)parts->iov_base + taken;
-            parts->iov_len -= taken;
-            left -= taken;
-            if (parts->iov_len) break;
-            parts++, count--;
-        }
-    }
-    return STATUS_OK;
-}
-
 /* A checkpoint that came in one piece, as most do, is written by one call. */
 status_t vaultfile_append(int file, const struct checkpoint *checkpoint, uint64_t offset, const void *data,
                           size_t bytes, struct error *error)
@@ -135,28 +115,9 @@ status_t vaultfile_append(int file, const struct checkpoint *checkpoint, uint64_
     struct iovec parts[] = {{&head, sizeof head}, {(void *)(uintptr_t)data, bytes}};
     bool last = offset + bytes == checkpoint->bytes;
     if (last) head = make_head(checkpoint);
-    if (last && offset == 0) return write_all(file, parts, 2, 0, error);
-    status_t status = write_all(file, parts + 1, 1, VAULTFILE_HEAD_BYTES + offset, error);
-    return status == STATUS_OK && last ? write_all(file, parts, 1, 0, error) : status;
-}
-
-static status_t synced(int result, struct error *error)
-{
-    if (result == 0) return STATUS_OK;
-    if (errno == ENOSPC) return error_set(error, STATUS_IO, "the disk is full");
-    return error_set(error, STATUS_IO, "the file cannot be made durable: %m");
-}
-
-/* Of a file, its times do not matter. */
-status_t vaultfile_sync(int file, struct error *error)
-{
-    return synced(fdatasync(file), error);
-}
-
-/* Not fdatasync: a name that changed is no data of the directory (ext4 would leave it for later). */
-status_t vaultfile_sync_directory(int directory, struct error *error)
-{
-    return synced(fsync(directory), error);
+    if (last && offset == 0) return file_write(file, parts, 2, 0, error);
+    status_t status = file_write(file, parts + 1, 1, VAULTFILE_HEAD_BYTES + offset, error);
+    return status == STATUS_OK && last ? file_write(file, parts, 1, 0, error) : status;
 }
 
 status_t vaultfile_reveal(int directory, const struct checkpoint *checkpoint, struct error *error)
@@ -193,26 +154,13 @@ static status_t open_checkpoint(int root, const struct checkpoint *checkpoint, i
     return STATUS_OK;
 }
 
-static status_t read_piece(int file, uint64_t offset, void *data, size_t bytes, struct error *error)
-{
-    for (size_t got = 0; got < bytes;) {
-        ssize_t part =
-            pread(file, (char *)data + got, bytes - got, (off_t)(VAULTFILE_HEAD_BYTES + offset + got));
-        if (part < 0 && errno == EINTR) continue;
-        if (part < 0) return error_set(error, STATUS_IO, "the file cannot be read: %m");
-        if (part == 0) return error_set(error, STATUS_CORRUPT, "the file is damaged: it is cut off");
-        got += (size_t)part;
-    }
-    return STATUS_OK;
-}
-
 status_t vaultfile_read(int root, const struct checkpoint *checkpoint, uint64_t offset, void *data,
                         size_t bytes, struct error *error)
 {
     int file = -1;
     status_t status = open_checkpoint(root, checkpoint, &file, error);
     if (status != STATUS_OK) return status;
-    status = read_piece(file, offset, data, bytes, error);
+    status = file_read(file, VAULTFILE_HEAD_BYTES + offset, data, bytes, error);
     close(file);
     return status;
 }
@@ -228,7 +176,7 @@ status_t vaultfile_verify(int root, const struct checkpoint *checkpoint, void *b
     if (hash) XXH64_reset(hash, 0);
     for (uint64_t at = 0; status == STATUS_OK && at < checkpoint->bytes; at += bytes) {
         size_t piece = checkpoint->bytes - at < bytes ? (size_t)(checkpoint->bytes - at) : bytes;
-        status = read_piece(file, at, buffer, piece, error);
+        status = file_read(file, VAULTFILE_HEAD_BYTES + at, buffer, piece, error);
         if (status == STATUS_OK) XXH64_update(hash, buffer, piece);
     }
     if (status == STATUS_OK && XXH64_digest(hash) != checkpoint->xxh64)

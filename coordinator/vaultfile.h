@@ -3,8 +3,8 @@
  *
  *     vaultfile_create(directory, &checkpoint, &file, &error);            under a hidden name
  *     vaultfile_append(file, &checkpoint, offset, data, bytes, &error);   in order; the end brings the head
- *     vaultfile_sync(file, &error); vaultfile_reveal(directory, &checkpoint, &error);
- *     vaultfile_sync_directory(directory, &error);                        only now is it durable
+ *     file_sync(file, &error); vaultfile_reveal(directory, &checkpoint, &error);
+ *     file_sync_directory(directory, &error);                             only now is it durable
  *
  * The hidden name is there until everything else is on disk: whatever has another name is whole. `directory`
  * is a descriptor of the job's directory, `root` of the one above. No state, no locks; the caller owns
@@ -26,8 +26,6 @@ status_t vaultfile_create(int directory, const struct checkpoint *checkpoint, in
 /* The piece that ends at checkpoint->bytes completes the file; checkpoint->xxh64 must be known by then. */
 status_t vaultfile_append(int file, const struct checkpoint *checkpoint, uint64_t offset, const void *data,
                           size_t bytes, struct error *error);
-status_t vaultfile_sync(int file, struct error *error);
-status_t vaultfile_sync_directory(int directory, struct error *error);
 status_t vaultfile_reveal(int directory, const struct checkpoint *checkpoint, struct error *error);
 void vaultfile_discard(int directory, const struct checkpoint *checkpoint); /* the hidden one */
 

@@ -20,6 +20,7 @@
 #include <unistd.h>
 #include <zmq.h>
 #include "base/clock.h"
+#include "base/file.h"
 #include "coordinator/vault.h"
 #include "coordinator/vaultfile.h"
 #include "worker/courier.h"
@@ -121,9 +122,9 @@ static uint64_t write_files(const char *directory, size_t bytes, double seconds,
         old.step -= 1;
         if (vaultfile_create(place, &checkpoint, &file, &error) != STATUS_OK ||
             vaultfile_append(file, &checkpoint, 0, state, bytes, &error) != STATUS_OK ||
-            vaultfile_sync(file, &error) != STATUS_OK ||
+            file_sync(file, &error) != STATUS_OK ||
             vaultfile_reveal(place, &checkpoint, &error) != STATUS_OK ||
-            vaultfile_sync_directory(place, &error) != STATUS_OK)
+            file_sync_directory(place, &error) != STATUS_OK)
             stop("files", &error);
         close(file);
         if (checkpoint.step > 2) vaultfile_remove(root, &old);
