@@ -44,7 +44,7 @@ static void connect(struct nccl_side *n, struct edge *edge)
     edge->state = EDGE_JOINING;
     edge->connect.kind = LANE_CONNECT;
     edge->connect.finished = connected;
-    lane_give(n->lane, &edge->connect);
+    fabric_lane_give(n->lane, &edge->connect);
 }
 
 static void named(struct lane_job *job, void *owner)
@@ -62,7 +62,7 @@ void edge_open(struct nccl_side *n, int peer)
     edge->state = EDGE_NAMED;
     edge->connect = (struct lane_job){
         .kind = LANE_NAME, .peer = peer, .outward = true, .id = &edge->id, .finished = named};
-    lane_give(n->lane, &edge->connect);
+    fabric_lane_give(n->lane, &edge->connect);
 }
 
 /* --------------------------------------------------------------------------------------- signals, both ways */

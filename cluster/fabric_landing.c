@@ -45,7 +45,7 @@ static void free_kept(struct nccl_side *n)
         n->kept = parcel->next;
         parcel->crossing.job =
             (struct lane_job){.kind = LANE_FREE, .memory = parcel->bytes, .finished = freed};
-        lane_give(n->lane, &parcel->crossing.job);
+        fabric_lane_give(n->lane, &parcel->crossing.job);
     }
 }
 
@@ -75,7 +75,7 @@ static void allocate(struct nccl_side *n, struct parcel *parcel, int peer, uint6
     parcel->crossing.busy = true;
     parcel->crossing.job = (struct lane_job){
         .kind = LANE_ALLOCATE, .peer = peer, .bytes = parcel->capacity, .finished = allocated};
-    lane_give(n->lane, &parcel->crossing.job);
+    fabric_lane_give(n->lane, &parcel->crossing.job);
 }
 
 /* The owner has released it, and nothing reads it any more. */
@@ -96,7 +96,7 @@ static void was_read(struct lane_job *job, void *owner)
     if (job->failed && !fabric->nccl->closed)
         watch_reading(fabric->nccl, parcel); /* an epoch ended, which does not end reading */
     else {
-        lane_unmark(fabric->nccl->lane, job->event);
+        fabric_lane_unmark(fabric->nccl->lane, job->event);
         landing_free(fabric, parcel);
     }
 }
@@ -105,7 +105,7 @@ static void watch_reading(struct nccl_side *n, struct parcel *parcel)
 {
     void *event = parcel->crossing.job.event;
     parcel->crossing.job = (struct lane_job){.kind = LANE_WATCH, .event = event, .finished = was_read};
-    lane_give(n->lane, &parcel->crossing.job);
+    fabric_lane_give(n->lane, &parcel->crossing.job);
 }
 
 void landing_take_back(struct fabric *fabric)
@@ -128,7 +128,7 @@ void landing_close(struct lane *lane, struct parcel *parcel)
 {
     while (parcel) {
         struct parcel *next = parcel->next;
-        if (parcel->bytes) lane_release(lane, parcel->bytes);
+        if (parcel->bytes) fabric_lane_release(lane, parcel->bytes);
         free(parcel);
         parcel = next;
     }

@@ -31,20 +31,20 @@ enum {
 
 /* ------------------------------------------------------------------------------------------------- queues */
 
-void lane_queue_init(struct lane_queue *queue)
+void fabric_lane_queue_init(struct lane_queue *queue)
 {
     queue->first = NULL;
     queue->end = &queue->first;
 }
 
-void lane_queue_add(struct lane_queue *queue, struct lane_job *job)
+void fabric_lane_queue_add(struct lane_queue *queue, struct lane_job *job)
 {
     job->next = NULL;
     *queue->end = job;
     queue->end = &job->next;
 }
 
-struct lane_job *lane_queue_take(struct lane_queue *queue)
+struct lane_job *fabric_lane_queue_take(struct lane_queue *queue)
 {
     struct lane_job *job = queue->first;
     if (!job) return NULL;
@@ -53,26 +53,26 @@ struct lane_job *lane_queue_take(struct lane_queue *queue)
     return job;
 }
 
-void lane_ring(struct lane *lane)
+void fabric_lane_ring(struct lane *lane)
 {
     uint64_t one = 1;
     ssize_t written = write(lane->config.wake_fd, &one, sizeof one); /* fails only when it is rung already */
     (void)written;
 }
 
-void lane_give(struct lane *lane, struct lane_job *job)
+void fabric_lane_give(struct lane *lane, struct lane_job *job)
 {
     job->failed = false;
     pthread_mutex_lock(&lane->lock);
-    lane_queue_add(&lane->given, job);
+    fabric_lane_queue_add(&lane->given, job);
     pthread_cond_broadcast(&lane->changed);
     pthread_mutex_unlock(&lane->lock);
 }
 
-struct lane_job *lane_take(struct lane *lane)
+struct lane_job *fabric_lane_take(struct lane *lane)
 {
     pthread_mutex_lock(&lane->lock);
-    struct lane_job *job = lane_queue_take(&lane->finished);
+    struct lane_job *job = fabric_lane_queue_take(&lane->finished);
     pthread_mutex_unlock(&lane->lock);
     return job;
 }
@@ -80,9 +80,9 @@ struct lane_job *lane_take(struct lane *lane)
 static void finish(struct lane *lane, struct lane_job *job)
 {
     pthread_mutex_lock(&lane->lock);
-    lane_queue_add(&lane->finished, job);
+    fabric_lane_queue_add(&lane->finished, job);
     pthread_mutex_unlock(&lane->lock);
-    lane_ring(lane);
+    fabric_lane_ring(lane);
 }
 
 /* ------------------------------------------------------------------------------------------------ failure */
@@ -102,10 +102,10 @@ static void fail(struct lane *lane, int peer, const char *format, ...)
     }
     pthread_mutex_unlock(&lane->lock);
     va_end(arguments);
-    lane_ring(lane);
+    fabric_lane_ring(lane);
 }
 
-bool lane_failed(struct lane *lane, int *peer, char why[LANE_WHY_BYTES])
+bool fabric_lane_failed(struct lane *lane, int *peer, char why[LANE_WHY_BYTES])
 {
     pthread_mutex_lock(&lane->lock);
     bool failed = lane->failed;
@@ -136,7 +136,7 @@ static int event_take(struct lane *lane, void **event)
     return *event ? CUDA_SUCCESS : lane->nccl.event_create(event, CUDA_EVENT_DISABLE_TIMING);
 }
 
-void lane_unmark(struct lane *lane, void *event)
+void fabric_lane_unmark(struct lane *lane, void *event)
 {
     if (!event) return;
     pthread_mutex_lock(&lane->lock);
@@ -154,7 +154,7 @@ void lane_unmark(struct lane *lane, void *event)
     if (!kept) lane->nccl.event_destroy(event);
 }
 
-status_t lane_mark(struct lane *lane, void **event, struct error *error)
+status_t fabric_lane_mark(struct lane *lane, void **event, struct error *error)
 {
     *event = NULL;
     if (!lane->config.stream) return STATUS_OK;
@@ -162,7 +162,7 @@ status_t lane_mark(struct lane *lane, void **event, struct error *error)
     if (result == CUDA_SUCCESS) result = event_take(lane, event);
     if (result == CUDA_SUCCESS) result = lane->nccl.event_record(*event, lane->config.stream);
     if (result == CUDA_SUCCESS) return STATUS_OK;
-    lane_unmark(lane, *event);
+    fabric_lane_unmark(lane, *event);
     *event = NULL;
     return error_set(error, STATUS_INTERNAL, "fabric nccl: the payload's stream cannot be marked: %s",
                      lane->nccl.cuda_error_string(result));
@@ -260,7 +260,7 @@ static void begin_name(struct lane *lane, struct lane_job *job)
     if (result == NCCL_SUCCESS)
         finish(lane, job);
     else {
-        lane_queue_add(&lane->working, job); /* until the epoch is given up */
+        fabric_lane_queue_add(&lane->working, job); /* until the epoch is given up */
         fail(lane, job->peer, "no NCCL id: %s", lane->nccl.error_string(result));
     }
 }
@@ -293,7 +293,7 @@ static void begin(struct lane *lane, struct lane_job *job)
         break;
     }
     /* What failed waits there, too, until the epoch is given up: its memory may be in use. */
-    lane_queue_add(&lane->working, job);
+    fabric_lane_queue_add(&lane->working, job);
 }
 
 /* ------------------------------------------------------------------------------------------------ looking */
@@ -305,7 +305,7 @@ static bool look(struct lane *lane, struct lane_job *job, int64_t now)
         int asked = lane->nccl.event_query(job->event);
         /* After an error of the device nothing runs there any more; its owner learns of it by itself. */
         if (asked == CUDA_NOT_READY) return false;
-        lane_unmark(lane, job->event);
+        fabric_lane_unmark(lane, job->event);
         job->event = NULL;
         return true;
     }
@@ -313,7 +313,7 @@ static bool look(struct lane *lane, struct lane_job *job, int64_t now)
     struct channel *channel = channel_of(lane, job);
     int cuda = job->kind == LANE_CONNECT ? CUDA_NOT_READY : lane->nccl.event_query(job->event);
     if (cuda == CUDA_SUCCESS) {
-        lane_unmark(lane, job->event);
+        fabric_lane_unmark(lane, job->event);
         job->event = NULL;
         return true;
     }
@@ -339,13 +339,13 @@ static bool look_at_all(struct lane *lane)
     int64_t now = clock_now_ns();
     bool moved = false;
     struct lane_queue left;
-    lane_queue_init(&left);
-    for (struct lane_job *job; (job = lane_queue_take(&lane->working)) != NULL;) {
+    fabric_lane_queue_init(&left);
+    for (struct lane_job *job; (job = fabric_lane_queue_take(&lane->working)) != NULL;) {
         if (look(lane, job, now)) {
             finish(lane, job);
             moved = true;
         } else {
-            lane_queue_add(&left, job);
+            fabric_lane_queue_add(&left, job);
         }
     }
     if (left.first) {
@@ -366,7 +366,7 @@ static void nap(struct lane *lane, int64_t quiet_since_ns)
         pthread_cond_timedwait(&lane->changed, &lane->lock, &until);
 }
 
-static void *lane_main(void *argument)
+static void *fabric_lane_main(void *argument)
 {
     struct lane *lane = argument;
     pthread_setname_np(pthread_self(), "fabric-nccl");
@@ -380,7 +380,7 @@ static void *lane_main(void *argument)
             pthread_cond_wait(&lane->changed, &lane->lock);
             continue;
         }
-        struct lane_job *job = lane_queue_take(&lane->given);
+        struct lane_job *job = fabric_lane_queue_take(&lane->given);
         if (!job && lane->closing) break;
         if (!job && !lane->working.first) {
             pthread_cond_wait(&lane->changed, &lane->lock);
@@ -453,12 +453,12 @@ static int start_thread(struct lane *lane)
     sigset_t all, before;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    int failed = pthread_create(&lane->thread, NULL, lane_main, lane);
+    int failed = pthread_create(&lane->thread, NULL, fabric_lane_main, lane);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     return failed;
 }
 
-status_t lane_open(const struct lane_config *config, struct lane **out, struct error *error)
+status_t fabric_lane_open(const struct lane_config *config, struct lane **out, struct error *error)
 {
     struct nccl nccl;
     /* NCCL then launches its kernels in the order of the calls, also across communicators: the order this
@@ -470,9 +470,9 @@ status_t lane_open(const struct lane_config *config, struct lane **out, struct e
     if (!lane) return error_set(error, STATUS_NO_MEMORY, "fabric: no memory");
     lane->nccl = nccl;
     lane->config = *config;
-    lane_queue_init(&lane->given);
-    lane_queue_init(&lane->finished);
-    lane_queue_init(&lane->working);
+    fabric_lane_queue_init(&lane->given);
+    fabric_lane_queue_init(&lane->finished);
+    fabric_lane_queue_init(&lane->working);
     pthread_mutex_init(&lane->lock, NULL);
     pthread_condattr_t attributes;
     pthread_condattr_init(&attributes);
@@ -495,7 +495,7 @@ status_t lane_open(const struct lane_config *config, struct lane **out, struct e
     return STATUS_OK;
 }
 
-void lane_stop(struct lane *lane)
+void fabric_lane_stop(struct lane *lane)
 {
     int64_t limit_ns = clock_now_ns() + lane->config.abort_ns;
     pthread_mutex_lock(&lane->lock);
@@ -511,19 +511,19 @@ void lane_stop(struct lane *lane)
         _exit(LANE_EXIT);
     }
     pthread_join(lane->thread, NULL);
-    for (struct lane_job *job; (job = lane_queue_take(&lane->working)) != NULL;) {
+    for (struct lane_job *job; (job = fabric_lane_queue_take(&lane->working)) != NULL;) {
         job->failed = true;
-        lane_queue_add(&lane->finished, job);
+        fabric_lane_queue_add(&lane->finished, job);
     }
 }
 
-void lane_release(struct lane *lane, void *memory)
+void fabric_lane_release(struct lane *lane, void *memory)
 {
     lane->nccl.set_device(lane->config.device);
     lane->nccl.release(memory);
 }
 
-void lane_close(struct lane *lane)
+void fabric_lane_close(struct lane *lane)
 {
     free_lane(lane);
 }

@@ -46,9 +46,9 @@ struct lane {
 
 enum { LANE_SCRATCH_BYTES = 256 };
 
-void lane_queue_init(struct lane_queue *queue);
-void lane_queue_add(struct lane_queue *queue, struct lane_job *job);
-struct lane_job *lane_queue_take(struct lane_queue *queue); /* NULL: it is empty */
-void lane_ring(struct lane *lane);
+void fabric_lane_queue_init(struct lane_queue *queue);
+void fabric_lane_queue_add(struct lane_queue *queue, struct lane_job *job);
+struct lane_job *fabric_lane_queue_take(struct lane_queue *queue); /* NULL: it is empty */
+void fabric_lane_ring(struct lane *lane);
 
 #endif

@@ -38,7 +38,7 @@ static status_t fit_scratch(struct lane *lane, int count, struct error *error)
     return STATUS_OK;
 }
 
-status_t lane_begin(struct lane *lane, uint64_t epoch, int self, int count, struct error *error)
+status_t fabric_lane_begin(struct lane *lane, uint64_t epoch, int self, int count, struct error *error)
 {
     struct channel *channels = calloc((size_t)count, 2 * sizeof *channels);
     if (!channels) return error_set(error, STATUS_NO_MEMORY, "fabric: no memory for %d members", count);
@@ -137,7 +137,7 @@ static void drop_marks(struct lane *lane)
 {
     for (struct lane_job *job = lane->working.first; job; job = job->next) {
         if (job->kind == LANE_WATCH) continue;
-        lane_unmark(lane, job->event);
+        fabric_lane_unmark(lane, job->event);
         job->event = NULL;
     }
 }
@@ -147,19 +147,20 @@ static void drop_marks(struct lane *lane)
 static void return_jobs(struct lane *lane)
 {
     struct lane_queue kept;
-    lane_queue_init(&kept);
+    fabric_lane_queue_init(&kept);
     for (int i = 0; i < 2; i++) {
         struct lane_queue *queue = i == 0 ? &lane->working : &lane->given;
-        for (struct lane_job *job; (job = lane_queue_take(queue)) != NULL;) {
+        for (struct lane_job *job; (job = fabric_lane_queue_take(queue)) != NULL;) {
             if (job->kind == LANE_ALLOCATE || job->kind == LANE_FREE) {
-                lane_queue_add(&kept, job);
+                fabric_lane_queue_add(&kept, job);
                 continue;
             }
             job->failed = true;
-            lane_queue_add(&lane->finished, job);
+            fabric_lane_queue_add(&lane->finished, job);
         }
     }
-    for (struct lane_job *job; (job = lane_queue_take(&kept)) != NULL;) lane_queue_add(&lane->given, job);
+    for (struct lane_job *job; (job = fabric_lane_queue_take(&kept)) != NULL;)
+        fabric_lane_queue_add(&lane->given, job);
 }
 
 static void *give_up(void *argument)
@@ -179,13 +180,13 @@ static void *give_up(void *argument)
     pthread_mutex_lock(&lane->lock);
     return_jobs(lane);
     lane->live = lane->ending = lane->parked = false;
-    lane_ring(lane);
+    fabric_lane_ring(lane);
     pthread_cond_broadcast(&lane->changed);
     pthread_mutex_unlock(&lane->lock); /* the lane may be closed from here on */
     return NULL;
 }
 
-void lane_end(struct lane *lane)
+void fabric_lane_end(struct lane *lane)
 {
     pthread_mutex_lock(&lane->lock);
     bool begins = lane->live && !lane->ending;
@@ -196,7 +197,7 @@ void lane_end(struct lane *lane)
         quit(lane, "communicators could not be given up: no thread:");
 }
 
-void lane_await_end(struct lane *lane)
+void fabric_lane_await_end(struct lane *lane)
 {
     pthread_mutex_lock(&lane->lock);
     while (lane->live) pthread_cond_wait(&lane->changed, &lane->lock);

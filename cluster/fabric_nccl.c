@@ -13,7 +13,7 @@
  * An edge is the way from one member to another, with a communicator of its own. Those of the ring are made by
  * every join; any other when the first payload is to go there. All messages but the payload go through the zmq
  * transport with everything that is in front of it: credits, heartbeats, secrets. Nothing here calls CUDA or
- * NCCL but the two marks, which the owner makes: cluster/fabric_lane.c does, told so by lane_give in the order
+ * NCCL but the two marks, which the owner makes: cluster/fabric_lane.c does, told so by fabric_lane_give in the order
  * of cluster/order.h, the same on all members.
  *
  * Memory for payloads that arrive is kept and used again, as host memory is by parcel.h. Where a message finds
@@ -40,7 +40,7 @@ status_t fabric_nccl_open(struct fabric *fabric, const struct fabric_config *con
         .transfer_ns = transfer_ms * MILLISECOND_NS,
         .abort_ns = abort_ms * MILLISECOND_NS,
     };
-    status_t status = lane_open(&lane, &n->lane, error);
+    status_t status = fabric_lane_open(&lane, &n->lane, error);
     if (status != STATUS_OK) {
         free(n);
         return status;
@@ -53,7 +53,8 @@ status_t fabric_nccl_open(struct fabric *fabric, const struct fabric_config *con
 
 static void take_finished(struct fabric *fabric)
 {
-    for (struct lane_job *job; (job = lane_take(fabric->nccl->lane)) != NULL;) job->finished(job, fabric);
+    for (struct lane_job *job; (job = fabric_lane_take(fabric->nccl->lane)) != NULL;)
+        job->finished(job, fabric);
 }
 
 void fabric_nccl_close(struct fabric *fabric)
@@ -61,13 +62,13 @@ void fabric_nccl_close(struct fabric *fabric)
     struct nccl_side *n = fabric->nccl;
     if (!n) return;
     n->closed = true;
-    lane_stop(n->lane);
+    fabric_lane_stop(n->lane);
     take_finished(fabric);
     for (struct parcel *parcel = fabric->landed; parcel; parcel = parcel->next)
-        lane_unmark(n->lane, parcel->crossing.job.event);
+        fabric_lane_unmark(n->lane, parcel->crossing.job.event);
     landing_close(n->lane, n->kept);
     landing_close(n->lane, fabric->landed);
-    lane_close(n->lane);
+    fabric_lane_close(n->lane);
     free(n);
     fabric->nccl = NULL;
 }
@@ -76,21 +77,21 @@ void fabric_nccl_close(struct fabric *fabric)
 
 status_t fabric_nccl_mark(struct fabric *fabric, struct outgoing *outgoing, struct error *error)
 {
-    status_t status = lane_mark(fabric->nccl->lane, &outgoing->made, error);
+    status_t status = fabric_lane_mark(fabric->nccl->lane, &outgoing->made, error);
     outgoing->making = outgoing->made != NULL;
     return status;
 }
 
 void fabric_nccl_unmark(struct fabric *fabric, struct outgoing *outgoing)
 {
-    lane_unmark(fabric->nccl->lane, outgoing->made);
+    fabric_lane_unmark(fabric->nccl->lane, outgoing->made);
 }
 
 void fabric_nccl_mark_read(struct fabric *fabric, struct parcel *parcel)
 {
     struct error error;
     /* A stream that cannot be marked has failed: nothing on it reads any more. */
-    if (lane_mark(fabric->nccl->lane, &parcel->crossing.job.event, &error) != STATUS_OK)
+    if (fabric_lane_mark(fabric->nccl->lane, &parcel->crossing.job.event, &error) != STATUS_OK)
         log_line(LOG_WARN, "%s", error.text);
 }
 
@@ -103,7 +104,7 @@ void crossing_issue(struct nccl_side *n)
         struct crossing *crossing = (struct crossing *)place;
         crossing->busy = true;
         crossing->job.stamp = place->stamp;
-        lane_give(n->lane, &crossing->job);
+        fabric_lane_give(n->lane, &crossing->job);
     }
 }
 
@@ -163,7 +164,7 @@ static void made(struct lane_job *job, void *owner)
 {
     struct fabric *fabric = owner;
     struct outgoing *outgoing = CONTAINER(job, struct outgoing, crossing.job);
-    if (job->failed) lane_unmark(fabric->nccl->lane, job->event);
+    if (job->failed) fabric_lane_unmark(fabric->nccl->lane, job->event);
     outgoing->making = false;
     fabric_io_let_go(outgoing);
 }
@@ -171,13 +172,13 @@ static void made(struct lane_job *job, void *owner)
 void fabric_nccl_watch(struct fabric *fabric, struct outgoing *outgoing)
 {
     if (fabric->nccl->over) { /* it will not be sent */
-        lane_unmark(fabric->nccl->lane, outgoing->made);
+        fabric_lane_unmark(fabric->nccl->lane, outgoing->made);
         outgoing->making = false;
         return;
     }
     atomic_fetch_add(&outgoing->holders, 1);
     outgoing->crossing.job = (struct lane_job){.kind = LANE_WATCH, .event = outgoing->made, .finished = made};
-    lane_give(fabric->nccl->lane, &outgoing->crossing.job);
+    fabric_lane_give(fabric->nccl->lane, &outgoing->crossing.job);
 }
 
 status_t fabric_nccl_announce(struct fabric *fabric, struct outgoing *outgoing)
@@ -222,7 +223,7 @@ status_t fabric_nccl_join(struct fabric *fabric, struct error *error)
         crossing_queue_init(&n->sides[i].proposed);
         crossing_queue_init(&n->sides[i].landing);
     }
-    status_t status = lane_begin(n->lane, fabric->epoch, fabric->self, fabric->count, error);
+    status_t status = fabric_lane_begin(n->lane, fabric->epoch, fabric->self, fabric->count, error);
     if (status != STATUS_OK) return status;
     n->over = false;
     if (n->count > 1) edge_open(n, next_of(fabric));
@@ -249,14 +250,14 @@ void fabric_nccl_turn(struct fabric *fabric)
     take_finished(fabric);
     landing_take_back(fabric);
     if (n->over) return;
-    if (lane_failed(n->lane, &peer, why)) {
+    if (fabric_lane_failed(n->lane, &peer, why)) {
         fabric->at_fault = true;
         fabric_io_lose(fabric, peer, "%s", why);
     }
     if (fabric->phase != PHASE_OVER) return;
     /* At once, not when the owner leaves: the others' aborts may need this one's. */
     n->over = true;
-    lane_end(n->lane);
+    fabric_lane_end(n->lane);
 }
 
 static void drop(struct fabric *fabric, struct crossing *crossing)
@@ -296,8 +297,8 @@ void fabric_nccl_leave(struct fabric *fabric)
                  : n->sides[next_of(fabric)].out.state != EDGE_STANDS ? next_of(fabric)
                                                                       : previous_of(fabric);
     n->over = true;
-    lane_end(n->lane);
-    lane_await_end(n->lane);
+    fabric_lane_end(n->lane);
+    fabric_lane_await_end(n->lane);
     drop_waiting(fabric);
     take_finished(fabric);
     free(n->sides);
