@@ -229,7 +229,7 @@ $(BUILD)/fakegpu/lib%.so.13: tests/fakegpu/lib%.map
 	@mkdir -p $(@D)
 	$(CC) -shared -Wl,-soname,$(@F) -Wl,--version-script=$< $(LDFLAGS) -o $@ $(filter %.o %.so.13,$^) -lm -ldl
 # Kernels and emulator in one object, bound to each other: a program built by nvcc has symbols of the same names.
-$(BUILD)/fakegpu/libkernels.so: $(call cusim_objects,plain,$(CUSIM_C) $(KERNELS_CU))
+$(BUILD)/fakegpu/libkernels.so: $(call cusim_objects,plain,$(CUSIM_C) $(KERNELS_CU)) $(BUILD)/fakegpu/libcudart.so.13
 	@mkdir -p $(@D)
 	$(CXX) -shared -Wl,-Bsymbolic $(LDFLAGS) -o $@ $^ -lm
 
