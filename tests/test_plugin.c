@@ -152,7 +152,7 @@ static void ranks_of_a_host_do_not_share_a_gpu_unasked(void **state)
     assert_int_equal(fscanf(list, "%255s", command), EOF);
     pclose(list);
     snprintf(path, sizeof path, "%s/%s", lock_directory, name);
-    int held = open(path, O_RDWR);
+    int held = open(path, O_RDONLY);
     assert_int_equal(flock(held, LOCK_EX | LOCK_NB), 0);
     RERUN(text, "--choose", "cuda", here, locks, "REFRAIN_FAKEGPU_DEVICES=1");
     SAYS(text, "all 1 GPUs of this host are held by other ranks");
@@ -171,7 +171,7 @@ int main(int argc, char **argv)
     const char *end = strstr(argv[0], "tests/test_plugin");
     snprintf(here, sizeof here, "REFRAIN_PLUGINS=%.*semulated", end ? (int)(end - argv[0]) : 0, argv[0]);
     if (!mkdtemp(lock_directory)) return 1;
-    snprintf(locks, sizeof locks, "TMPDIR=%s", lock_directory);
+    snprintf(locks, sizeof locks, "REFRAIN_GPU_LOCKS=%s", lock_directory);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_usable_gpu_is_chosen_first_and_by_name),
         cmocka_unit_test(without_a_plugin_the_sentence_says_how_it_is_made),

@@ -151,17 +151,18 @@ static int local_rank(void)
 }
 
 /* A lock on a file named after the GPU: the kernel lets go of it when the process ends, however that happens. -1: held
- * by another process. Where no such file can be made, nobody is kept out. */
+ * by another process. Where no such file can be made, nobody is kept out. One directory for all ranks of the host:
+ * TMPDIR is a service's own. */
 static int claim(int number)
 {
     char bus[32] = "", path[512];
-    const char *directory = getenv("TMPDIR");
+    const char *directory = getenv("REFRAIN_GPU_LOCKS");
     if (cudaDeviceGetPCIBusId(bus, sizeof bus, number) != cudaSuccess)
         snprintf(bus, sizeof bus, "%d", number);
     for (char *c = bus; *c; c++)
         if (*c == ':' || *c == '/') *c = '-';
     snprintf(path, sizeof path, "%s/refrain-gpu-%s.lock", directory && *directory ? directory : "/tmp", bus);
-    int file = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
+    int file = open(path, O_RDONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
     if (file < 0)
         file = open("/dev/null", O_RDONLY | O_CLOEXEC);
     else if (flock(file, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
