@@ -25,7 +25,8 @@ void *guarded_at(struct lane *lane, const char *op, const void *memory, size_t b
 const struct ops *guarded_inner(void);
 void guarded_die(const char *op, const char *what) __attribute__((noreturn));
 
-/* guarded_ops.c: fills in what computes. */
+/* guarded_ops.c, guarded_maps.c: fill in what computes. */
 void guarded_fill(struct ops *ops);
+void guarded_fill_maps(struct ops *ops);
 
 #endif

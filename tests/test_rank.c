@@ -35,6 +35,8 @@ struct seat {
     size_t identity_bytes;
     uint64_t last_epoch, lost; /* of its Hello; EpochLost reports */
     uint32_t lost_peer;
+    char lost_message[ERROR_TEXT_BYTES],
+        failed[ERROR_TEXT_BYTES]; /* EpochLost's; JobFailed's, where it may */
     double block_token_ns;
     int ready, loaded, done;
     uint8_t *latents; /* the file [latent_bytes], as it comes */
@@ -42,6 +44,7 @@ struct seat {
 };
 
 static struct seat seats[RANKS];
+static const struct ops *ops; /* NULL: guarded_or(NULL) */
 static void *context, *sock;
 static char home[] = "/tmp/refrain-rank-XXXXXX", endpoint[64];
 
@@ -70,7 +73,7 @@ static void start_rank(int index)
     assert_int_equal(mkdir(s->directory, 0700), 0);
     struct fabric_config fabric = {.kind = "zmq", .bind = bind, .credits = 8, .max_bytes = 1 << 24};
     struct control_config control = {.coordinator = endpoint, .orphan_ns = PATIENCE_S * SECOND_NS};
-    s->engine.ops = guarded_or(NULL);
+    s->engine.ops = ops ? ops : guarded_or(NULL);
     s->engine.members = 1;
     if (team_create(1, &s->engine.team, &error) != STATUS_OK ||
         s->engine.ops->open(s->engine.team, &error) != STATUS_OK ||
@@ -149,6 +152,7 @@ static void take_report(int index, const Refrain__WorkerReport *report)
     case REFRAIN__WORKER_REPORT__BODY_EPOCH_LOST:
         s->lost = report->epoch_lost->epoch;
         s->lost_peer = report->epoch_lost->peer;
+        snprintf(s->lost_message, sizeof s->lost_message, "%s", report->epoch_lost->message);
         break;
     case REFRAIN__WORKER_REPORT__BODY_LOADED:
         s->loaded = (int)report->loaded->epoch;
@@ -414,6 +418,32 @@ static void survivors_of_a_lost_member_go_on_in_the_next_epoch(void **state)
     for (int i = 0; i < 2; i++) expect_latents_of_one_member(i);
 }
 
+static int set_up_guarded(void **state)
+{
+    ops = guarded_ops(DTYPE_F32);
+    return set_up(state);
+}
+
+static int tear_down_guarded(void **state)
+{
+    ops = NULL;
+    guarded_fail_after(-1);
+    return tear_down(state);
+}
+
+/* Nothing it computes is worth anything any more. Its jobs are for others to make. */
+static void a_rank_whose_device_fails_says_so_and_goes(void **state)
+{
+    form_epoch(1, 1, 0);
+    load(1, 1, &(struct split){.head = 8});
+    guarded_fail_after(500);
+    assign(1, 0, 1);
+    AWAIT(seats[0].lost == 1);
+    assert_string_equal(seats[0].lost_message, guarded_sentence);
+    end_rank(0); /* nobody told it to */
+    assert_int_equal(seats[0].ended, STATUS_PEER_LOST);
+}
+
 #define RANK_TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
 int main(void)
@@ -423,6 +453,8 @@ int main(void)
         RANK_TEST(a_group_may_go_from_floating_homes_to_a_fixed_one_and_back),
         RANK_TEST(an_epoch_that_an_order_ends_is_not_reported_lost),
         RANK_TEST(survivors_of_a_lost_member_go_on_in_the_next_epoch),
+        cmocka_unit_test_setup_teardown(a_rank_whose_device_fails_says_so_and_goes, set_up_guarded,
+                                        tear_down_guarded),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
