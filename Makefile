@@ -413,6 +413,10 @@ bench-service: ## the queue, jobs in flight, checkpoints and recovery (6 minutes
 	@$(BUILD)/tools/bench_flight $(BUILD) models/reference
 	@tools/bench_recovery.sh $(BUILD) models/reference
 
+.PHONY: bench-tier
+bench-tier: $(BUILD)/tools/bench_tier ## a rank's store of the cache tier beside memcpy and plain files, up to a million items (1 minute)
+	@$(BUILD)/tools/bench_tier
+
 .PHONY: tidy
 tidy: ## clang-format, clang-tidy and cppcheck over everything
 	@tools/tidy.sh

@@ -15,42 +15,42 @@ enum { REFRESH = 64 };
 /* The best ratio of uses to time from each age on, given the chance of a use within each octave. */
 static void index_of(const float chance[WORTH_AGES], float rate[WORTH_AGES])
 {
+    double first = 1; /* seconds of the octave */
     for (int from = 0; from < WORTH_AGES; from++) {
-        double waiting = 1, uses = 0, seconds = 0, best = 0;
-        for (int age = from; age < WORTH_AGES; age++) {
+        double waiting = 1, uses = 0, seconds = 0, best = 0, width = first;
+        for (int age = from; age < WORTH_AGES; age++, width *= 2) {
             uses += waiting * chance[age];
-            seconds += waiting * ldexp(1, age) * (1 - chance[age] / 2);
-            if (uses / seconds > best) best = uses / seconds;
+            seconds += waiting * width * (1 - chance[age] / 2);
+            if (uses > best * seconds) best = uses / seconds;
             waiting *= 1 - chance[age];
         }
+        first *= 2;
         rate[from] = (float)log2(best);
     }
 }
 
 /* What few items have shown leans on the octave before it and, after some uses, on those with fewer: the larger of the
  * two. The first of all leans on PRIOR_CHANCE, and no chance is believed to be nothing. */
-static void refresh(struct worth *worth)
+static void refresh(struct worth *worth, int kind)
 {
-    for (int kind = 0; kind < ITEM_KINDS; kind++) {
-        float chance[WORTH_AGES] = {0};
-        for (int class = 0; class < WORTH_USES; class ++) {
-            float before = class ? 0 : PRIOR_CHANCE;
-            for (int age = 0; age < WORTH_AGES; age++) {
-                float prior = fmaxf(LEAST_CHANCE, fmaxf(chance[age], before));
-                chance[age] = before = (worth->used[kind][class][age] + PRIOR_SEEN * prior) /
-                                       (worth->reached[kind][class][age] + PRIOR_SEEN);
-            }
-            memcpy(worth->chance[kind][class], chance, sizeof chance);
-            index_of(chance, worth->rate[kind][class]);
+    float chance[WORTH_AGES] = {0};
+    for (int class = 0; class < WORTH_USES; class ++) {
+        float before = class ? 0 : PRIOR_CHANCE;
+        for (int age = 0; age < WORTH_AGES; age++) {
+            float prior = fmaxf(LEAST_CHANCE, fmaxf(chance[age], before));
+            chance[age] = before = (worth->used[kind][class][age] + PRIOR_SEEN * prior) /
+                                   (worth->reached[kind][class][age] + PRIOR_SEEN);
         }
+        memcpy(worth->chance[kind][class], chance, sizeof chance);
+        index_of(chance, worth->rate[kind][class]);
     }
-    worth->changes = 0;
+    worth->changes[kind] = 0;
 }
 
 status_t worth_open(struct worth *worth, uint32_t ghosts, struct error *error)
 {
     *worth = (struct worth){.ghost_count = 1};
-    refresh(worth);
+    for (int kind = 0; kind < ITEM_KINDS; kind++) refresh(worth, kind);
     while (worth->ghost_count < ghosts) worth->ghost_count *= 2;
     worth->ghosts = calloc(worth->ghost_count, sizeof *worth->ghosts);
     worth->factors = calloc(WORTH_TENANTS, sizeof *worth->factors);
@@ -91,12 +91,12 @@ void worth_waited(struct worth *worth, struct habit habit, double age, uint8_t *
     int class = worth_class(habit.uses), now = (int)octave(age);
     struct factor *factor = &worth->factors[habit.tenant][habit.kind];
     if (*counted > now) return;
-    if (worth->changes >= REFRESH) refresh(worth);
+    if (worth->changes[habit.kind] >= REFRESH) refresh(worth, habit.kind);
     for (; *counted <= now; (*counted)++) {
         worth->reached[habit.kind][class][*counted]++;
         factor->expected += worth->chance[habit.kind][class][*counted];
     }
-    worth->changes++;
+    worth->changes[habit.kind]++;
     if (worth->reached[habit.kind][class][0] > MOST_SEEN) halve(worth, habit.kind, class);
     if (factor->expected > MOST_EXPECTED) factor->expected /= 2, factor->used /= 2;
 }
@@ -106,7 +106,7 @@ void worth_reused(struct worth *worth, struct habit habit, double age, uint8_t *
     worth_waited(worth, habit, age, counted);
     worth->used[habit.kind][worth_class(habit.uses)][(int)octave(age)]++;
     worth->factors[habit.tenant][habit.kind].used++;
-    worth->changes++;
+    worth->changes[habit.kind]++;
     *counted = 0;
 }
 

@@ -64,8 +64,8 @@ struct worth {
     float chance[ITEM_KINDS][WORTH_USES][WORTH_AGES];  /* of a use at that age, having reached it */
     float rate[ITEM_KINDS][WORTH_USES][WORTH_AGES];    /* log2 of uses a second, entering that age */
     struct factor (*factors)[ITEM_KINDS];              /* [WORTH_TENANTS] */
-    uint32_t changes;     /* of the tables, that `chance` and `rate` do not know of */
-    struct ghost *ghosts; /* [ghost_count], a power of two */
+    uint32_t changes[ITEM_KINDS]; /* of the tables, that `chance` and `rate` do not know of */
+    struct ghost *ghosts;         /* [ghost_count], a power of two */
     uint32_t ghost_count;
     uint32_t hand; /* the ghost that worth_look looks at next */
 };
