@@ -222,10 +222,12 @@ $(foreach variant,plain bare asan tsan,$(eval $(call cusim_variant,$(variant))))
 CUSIM_OBJS   := $(call cusim_objects,plain,$(CUSIM_C) $(CUDART_C) $(CUBLASLT_C))
 EMULATED_GPU := $(CUSIM_OBJS) $(call cusim_objects,plain,$(KERNELS_CU) $(CUDA_SOURCES))
 
-# The plug-in as make CUDA=1 makes it, of emulated kernels and with the stand-ins in it.
-$(BUILD)/emulated/refrain-cuda.so: $(EMULATED_GPU) $(CUDA_SHARED) kernels/cuda/exports.map
+# The plug-in as make CUDA=1 makes it, over emulated kernels and the stand-ins: NCCL's then finds the same runtime. To be
+# run with REFRAIN_FAKEGPU_KERNELS, as the one made by nvcc.
+$(BUILD)/emulated/refrain-cuda.so: $(call cusim_objects,plain,$(CUDA_SOURCES)) $(CUDA_SHARED) \
+    $(patsubst %,$(BUILD)/fakegpu/%,libkernels.so libcudart.so.13 libcublasLt.so.13) kernels/cuda/exports.map | $(BUILD)/fakegpu/libnccl.so.2
 	@mkdir -p $(@D)
-	$(CXX) $(LDFLAGS) $(CUDA_EXPORTS) -o $@ $(filter %.o,$^) -lm -ldl
+	$(CXX) $(LDFLAGS) $(CUDA_EXPORTS) -Wl,-rpath,'$$ORIGIN/../fakegpu' -o $@ $(filter %.o %.so %.so.13,$^) -lm
 
 # The same as libraries, for programs built by nvcc.
 .PHONY: fakegpu
@@ -242,7 +244,7 @@ $(BUILD)/fakegpu/libnccl.so.2: $(call room,tests/fakegpu/nccl) $(BUILD)/fakegpu/
 # Kernels and emulator in one object, bound to each other: a program built by nvcc has symbols of the same names.
 $(BUILD)/fakegpu/libkernels.so: $(call cusim_objects,plain,$(CUSIM_C) $(KERNELS_CU)) $(BUILD)/fakegpu/libcudart.so.13
 	@mkdir -p $(@D)
-	$(CXX) -shared -Wl,-Bsymbolic $(LDFLAGS) -o $@ $(filter %.o %.so.13,$^) -lm
+	$(CXX) -shared -Wl,-soname,$(@F) -Wl,-Bsymbolic $(LDFLAGS) -o $@ $(filter %.o %.so.13,$^) -lm
 
 # ------------------------------------------------------------------------------------------------------------- tests
 

@@ -69,6 +69,13 @@ struct epilogue {
     dtype_t x_dtype, y_dtype; /* of the layer's input and output; 0 is float32 */
 };
 
+/* A device beside the host. */
+struct location {
+    int device;   /* CUDA's number of it */
+    void *stream; /* the cudaStream_t of the ops, for who moves the device's memory beside them (the nccl fabric) */
+    uint64_t memory_bytes;
+};
+
 /* Where ops find what they read and write. Weights are wherever the backend put them. */
 enum memory {
     MEMORY_DEVICE, /* touched by ops and `copy` alone: activations */
@@ -145,6 +152,9 @@ struct ops {
     /* Returns when everything called so far is done. After an error of the device every later wait fails with the
      * same sentence, and what was computed since is worth nothing. */
     status_t (*wait)(struct team *team, struct error *error);
+
+    /* Where a team's ops run. NULL where the backend is local. */
+    void (*locate)(const struct team *team, struct location *location);
 
     /* Zeroed, 256-byte aligned. bytes > 0. */
     status_t (*allocate)(enum memory kind, size_t bytes, void **memory, struct error *error);

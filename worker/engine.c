@@ -120,11 +120,10 @@ bool engine_reaches_home(const struct engine *e, int peer)
     return peer == e->self ? e->loops < ENGINE_LOOPS : fabric_can_post(e->fabric, peer);
 }
 
-/* What one's own stage and home give each other stays where it is. A fabric that carries memory of the device
- * would be asked here. */
+/* What one's own stage and home give each other stays where it is. */
 bool engine_direct(const struct engine *e, int peer)
 {
-    return e->ops->local || peer == e->self;
+    return e->ops->local || e->lends || peer == e->self;
 }
 
 static status_t post_to_self(struct engine *e, const struct ticket *ticket, const void *payload,
@@ -140,8 +139,11 @@ static status_t post_to_self(struct engine *e, const struct ticket *ticket, cons
 status_t engine_post(struct engine *e, int peer, struct ticket *ticket, const void *payload, uint64_t cookie,
                      struct error *error)
 {
+    bool cargo = ticket->bytes > 0 && (ticket->kind == TICKET_HOP || ticket->kind == TICKET_OPEN);
     ticket->epoch = e->epoch;
     ticket->sequence = e->sequence + 1;
+    ticket->flags &= ~(uint32_t)TICKET_ON_DEVICE;
+    if (e->lends && cargo && peer != e->self) ticket->flags |= TICKET_ON_DEVICE;
     if (peer == e->self) return post_to_self(e, ticket, payload, cookie);
     if (!towards_home(ticket) && e->model && e->model->split.floating && !engine_reaches_stage(e, peer))
         return STATUS_AGAIN;

@@ -56,6 +56,7 @@ struct engine {
     const struct ops *ops;
     struct team *team;
     struct fabric *fabric; /* NULL in a process of its own (benchmarks): then members is 1 */
+    bool lends;            /* the fabric carries memory of the device (nccl), so hops and OPENs stay there */
     struct model *model;   /* NULL until loaded */
     int self, members;     /* place in the ring; home is 0, or with a floating split everybody */
     uint64_t epoch;

@@ -28,7 +28,7 @@
 
 struct settings {
     const char *coordinator, *group, *seat, *bind, *scratch, *key, *inspect, *bench, *size;
-    int64_t threads, orphan_ms, join_ms, largest_hop, device;
+    int64_t threads, orphan_ms, join_ms, largest_hop;
     int fabric, backend;
     bool version, help;
 };
@@ -36,7 +36,7 @@ struct settings {
 /* A checkpoint takes about a millisecond of CPU, rank and coordinator together: a hundredth. */
 #define CHECKPOINT_PACE_NS (100 * MILLISECOND_NS)
 
-enum { FABRIC_MPI = 1 }; /* the one of these that loses a group with a rank */
+enum { FABRIC_MPI = 1, FABRIC_NCCL };
 static const char *const fabrics[] = {"zmq", "mpi", "nccl"};
 static const char *const backends[] = {"auto", "ref", "cpu-avx2", "cpu-avx512", "cuda"};
 
@@ -67,9 +67,6 @@ static const struct option_spec specs[] = {
     {"fabric", 'f', OPTION_CHOICE, offsetof(struct settings, fabric),
      .help = "zmq survives a lost rank, mpi is for fast networks, nccl is zmq with NCCL between GPUs",
      .standard = "zmq", .choices = "zmq|mpi|nccl"},
-    {"device", 0, OPTION_INT, offsetof(struct settings, device), "N",
-     .help = "nccl: which of the GPUs that this rank sees is its own", .standard = "0", .min = 0,
-     .max = 1023},
     {"fabric-bind", 0, OPTION_TEXT, offsetof(struct settings, bind), "ENDPOINT",
      .help = "zmq: where to listen, as tcp://ADDRESS:* or ipc://DIRECTORY (* for a private one); by default "
              "ipc when all ranks share a host, tcp on all addresses otherwise"},
@@ -110,8 +107,14 @@ static int thread_count(const struct settings *settings, const struct place *pla
     return threads < 1 ? 1 : threads > TEAM_MAX_THREADS ? TEAM_MAX_THREADS : threads;
 }
 
-static uint64_t host_memory(void)
+/* Of the device it computes on, or of the host. */
+static uint64_t memory_here(const struct engine *engine)
 {
+    if (engine->ops->locate) {
+        struct location location;
+        engine->ops->locate(engine->team, &location);
+        return location.memory_bytes;
+    }
     long pages = sysconf(_SC_PHYS_PAGES), size = sysconf(_SC_PAGESIZE);
     return pages > 0 && size > 0 ? (uint64_t)pages * (uint64_t)size : 0;
 }
@@ -126,9 +129,19 @@ static const char *way_out(const char *coordinator)
     return coordinator;
 }
 
+/* HOPS_LANDING: each credit is a landing place in the GPU's memory, as large as the largest hop. */
+enum { CREDITS = 8, HOPS_LANDING = 4 };
+
 static status_t open_fabric(const struct settings *settings, const struct place *place,
-                            const struct scratch *scratch, struct fabric **fabric, struct error *error)
+                            const struct scratch *scratch, struct engine *engine, struct error *error)
 {
+    engine->lends = settings->fabric == FABRIC_NCCL;
+    if (engine->lends && !engine->ops->locate)
+        return error_set(
+            error, STATUS_INVALID,
+            "--fabric nccl: carries tensors between GPUs, and this rank computes with %s: give it "
+            "--backend cuda, or use --fabric zmq",
+            engine->ops->name);
     char ipc[SCRATCH_PATH_BYTES + 8];
     snprintf(ipc, sizeof ipc, "ipc://%s", scratch->path);
     bool private =
@@ -137,10 +150,15 @@ static status_t open_fabric(const struct settings *settings, const struct place 
     struct fabric_config config = {.kind = fabrics[settings->fabric],
                                    .bind = bind,
                                    .toward = way_out(settings->coordinator),
-                                   .credits = 8,
-                                   .max_bytes = (uint64_t)settings->largest_hop,
-                                   .device = (int)settings->device};
-    return fabric_open(&config, fabric, error);
+                                   .credits = engine->lends ? HOPS_LANDING : CREDITS,
+                                   .max_bytes = (uint64_t)settings->largest_hop};
+    if (engine->lends) {
+        struct location location;
+        engine->ops->locate(engine->team, &location);
+        config.device = location.device;
+        config.stream = location.stream;
+    }
+    return fabric_open(&config, &engine->fabric, error);
 }
 
 static void describe(const struct settings *settings, const struct place *place, const struct engine *engine,
@@ -156,7 +174,7 @@ static void describe(const struct settings *settings, const struct place *place,
     hello->pid = (uint32_t)getpid();
     hello->backend = (char *)(uintptr_t)engine->ops->name;
     hello->threads = (uint32_t)team_threads(engine->team);
-    hello->memory_bytes = host_memory();
+    hello->memory_bytes = memory_here(engine);
     hello->fabric = (char *)(uintptr_t)fabrics[settings->fabric];
     hello->fabric_address = (char *)(uintptr_t)fabric_address(engine->fabric);
     hello->software = (char *)(uintptr_t)REFRAIN_VERSION;
@@ -197,7 +215,7 @@ static status_t serve(const struct settings *settings, const struct place *place
     status = team_create(thread_count(settings, place), &engine.team, error);
     if (status != STATUS_OK) goto err_scratch;
     status = engine.ops->open(engine.team, error);
-    if (status == STATUS_OK) status = open_fabric(settings, place, &scratch, &engine.fabric, error);
+    if (status == STATUS_OK) status = open_fabric(settings, place, &scratch, &engine, error);
     if (status != STATUS_OK) goto err_team;
     struct control_config control_config = {0};
     describe(settings, place, &engine, &key, &control_config);

@@ -264,6 +264,11 @@ void device_enter(void)
     if (cudaSetDevice(device.number) == cudaSuccess) entered = device.number;
 }
 
+int device_number(void)
+{
+    return device.number;
+}
+
 void device_describe(struct device_identity *identity)
 {
     *identity = device.identity;

@@ -45,6 +45,7 @@ void device_close(void);
 void device_enter(void);
 
 void device_describe(struct device_identity *identity);
+int device_number(void); /* CUDA's, of the open device */
 
 /* A group computes the same on every member only if their GPUs are alike; sizes of memory may differ. `hosts` [count]
  * names each member in the sentence. */

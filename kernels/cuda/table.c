@@ -41,6 +41,14 @@ static status_t cuda_wait(struct team *team, struct error *error)
     return lane_wait(team_device(team), error);
 }
 
+static void cuda_locate(const struct team *team, struct location *location)
+{
+    const struct lane *lane = team_device(team);
+    struct device_identity identity;
+    device_describe(&identity);
+    *location = (struct location){device_number(), lane->stream, identity.memory_bytes};
+}
+
 static status_t cuda_allocate(enum memory kind, size_t bytes, void **memory, struct error *error)
 {
     void *made;
@@ -200,6 +208,7 @@ static const struct ops ops_cuda = {
     .open = cuda_open,
     .close = cuda_close,
     .wait = cuda_wait,
+    .locate = cuda_locate,
     .allocate = cuda_allocate,
     .release = device_release,
     .copy = run_copy,
