@@ -410,6 +410,7 @@ static void fill_member(const struct groups *groups, struct member *member, cons
     member->pid = hello->pid;
     member->threads = hello->threads;
     member->memory_bytes = hello->memory_bytes;
+    member->own_memory = hello->own_memory;
     member->epoch = hello->epoch;
     member->heard_ns = now_ns;
     snprintf(member->host, sizeof member->host, "%s", hello->host);

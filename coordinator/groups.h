@@ -45,6 +45,7 @@ struct member {
     struct wire_peer peer;
     uint32_t pid, threads, first_block, blocks;
     uint64_t weight_bytes, memory_bytes, epoch; /* epoch: the one its last Hello named */
+    bool own_memory;                            /* not shared with the other ranks of its host */
     uint64_t last_epoch;                        /* the latest its process was ever in */
     int64_t heard_ns;                           /* monotonic */
     uint64_t compute_progress;

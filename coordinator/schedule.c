@@ -112,13 +112,14 @@ static uint64_t make_of(const struct member *member)
     return make ? make : 1;
 }
 
-/* Ranks on the host of one. */
-static uint64_t neighbours(const struct group *group, const struct member *member)
+/* What a rank has for itself; 0: unknown. Ranks of one host share its memory. */
+static uint64_t memory_of(const struct group *group, const struct member *member)
 {
     uint64_t count = 0;
+    if (member->own_memory) return member->memory_bytes;
     for (uint32_t rank = 0; rank < group->ranks; rank++)
         count += strcmp(group->members[rank].host, member->host) == 0;
-    return count ? count : 1;
+    return member->memory_bytes / (count ? count : 1);
 }
 
 /* What is known of ranks and model; the mix is the caller's to fill in. */
@@ -130,9 +131,8 @@ static struct plan_request describe_layout(const struct server *server, const st
     double block = (8 * hidden * hidden + 2 * hidden * card->ffn_dim) * parameter;
     for (uint32_t rank = 0; rank < group->ranks; rank++) {
         const struct member *member = &group->members[rank];
-        seats[rank] = (struct plan_seat){.speed = member->gflops,
-                                         .make = make_of(member),
-                                         .memory_bytes = member->memory_bytes / neighbours(group, member)};
+        seats[rank] = (struct plan_seat){
+            .speed = member->gflops, .make = make_of(member), .memory_bytes = memory_of(group, member)};
     }
     return (struct plan_request){.layers = card->layers,
                                  .ranks = group->ranks,
@@ -237,7 +237,7 @@ static uint64_t memory_budget(const struct server *server, const struct group *g
 {
     const struct member *home = &group->members[0];
     if (server->settings->flight_memory) return (uint64_t)server->settings->flight_memory;
-    return home->memory_bytes ? home->memory_bytes / 2 / neighbours(group, home) : UINT64_MAX;
+    return home->memory_bytes ? memory_of(group, home) / 2 : UINT64_MAX;
 }
 
 int server_flight_limit(const struct server *server, const struct group *group)

@@ -175,6 +175,8 @@ static void describe(const struct settings *settings, const struct place *place,
     hello->backend = (char *)(uintptr_t)engine->ops->name;
     hello->threads = (uint32_t)team_threads(engine->team);
     hello->memory_bytes = memory_here(engine);
+    hello->has_own_memory = 1;
+    hello->own_memory = engine->ops->locate != NULL;
     hello->fabric = (char *)(uintptr_t)fabrics[settings->fabric];
     hello->fabric_address = (char *)(uintptr_t)fabric_address(engine->fabric);
     hello->software = (char *)(uintptr_t)REFRAIN_VERSION;
