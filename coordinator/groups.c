@@ -344,6 +344,8 @@ static status_t check_hello(const Refrain__Hello *hello, struct error *error)
     if (hello->ranks < 1 || hello->ranks > PLAN_MAX_RANKS || hello->rank >= hello->ranks)
         return error_set(error, STATUS_INVALID, "rank %u of %u: at most %d ranks form a group", hello->rank,
                          hello->ranks, PLAN_MAX_RANKS);
+    if (hello->gpu && strlen(hello->gpu) >= MEMBER_TEXT_BYTES)
+        return error_set(error, STATUS_INVALID, "gpu: must be at most %d bytes", MEMBER_TEXT_BYTES - 1);
     if (!group_text_fits(hello->host, MEMBER_TEXT_BYTES) ||
         !group_text_fits(hello->backend, MEMBER_TEXT_BYTES) ||
         !group_text_fits(hello->fabric_address, MEMBER_TEXT_BYTES) ||
@@ -410,7 +412,7 @@ static void fill_member(const struct groups *groups, struct member *member, cons
     member->pid = hello->pid;
     member->threads = hello->threads;
     member->memory_bytes = hello->memory_bytes;
-    member->own_memory = hello->own_memory;
+    snprintf(member->gpu, sizeof member->gpu, "%s", hello->gpu ? hello->gpu : "");
     member->epoch = hello->epoch;
     member->heard_ns = now_ns;
     snprintf(member->host, sizeof member->host, "%s", hello->host);
@@ -424,6 +426,11 @@ static void fill_member(const struct groups *groups, struct member *member, cons
     }
 }
 
+static const char *kind_of(const struct member *member)
+{
+    return member->gpu[0] ? member->gpu : member->backend;
+}
+
 /* The last rank arrived. Ranks that come from an earlier life of the coordinator already share an epoch: go
  * on with it. */
 static void all_here(struct group *group, int64_t now_ns)
@@ -435,6 +442,14 @@ static void all_here(struct group *group, int64_t now_ns)
         const struct member *member = &group->members[rank];
         same_epoch = same_epoch && member->epoch == home->epoch;
         same_model = same_model && strcmp(member->model, home->model) == 0;
+        if (strcmp(member->gpu, home->gpu) != 0) {
+            group_lose(
+                group, now_ns,
+                "rank 0 on %.60s computes with %s, rank %u on %.60s with %s: their results would differ; "
+                "start a group for each kind",
+                home->host, kind_of(home), rank, member->host, kind_of(member));
+            return;
+        }
         if (strcmp(member->backend, home->backend) != 0)
             log_line(LOG_WARN,
                      "group %.8s: rank %u computes with %s, rank 0 with %s: results depend on who computes",

@@ -45,7 +45,6 @@ struct member {
     struct wire_peer peer;
     uint32_t pid, threads, first_block, blocks;
     uint64_t weight_bytes, memory_bytes, epoch; /* epoch: the one its last Hello named */
-    bool own_memory;                            /* not shared with the other ranks of its host */
     uint64_t last_epoch;                        /* the latest its process was ever in */
     int64_t heard_ns;                           /* monotonic */
     uint64_t compute_progress;
@@ -58,7 +57,8 @@ struct member {
     int asked;             /* so often in a row, without anybody coming to stay */
     uint32_t replaced;     /* new processes that took the seat */
     int64_t progress_ns;   /* when it last grew; 0: not yet */
-    char host[MEMBER_TEXT_BYTES], backend[MEMBER_TEXT_BYTES], address[MEMBER_TEXT_BYTES],
+    /* gpu: its kind, and memory_bytes is that GPU's; "": none, and the ranks of a host share its memory */
+    char host[MEMBER_TEXT_BYTES], backend[MEMBER_TEXT_BYTES], gpu[MEMBER_TEXT_BYTES], address[MEMBER_TEXT_BYTES],
         model[MEMBER_TEXT_BYTES];
 };
 

@@ -326,25 +326,6 @@ static void a_recorded_stretch_computes_what_its_ops_do_and_as_often_as_it_is_re
     free(start);
 }
 
-static void gpus_of_a_group_must_be_of_one_kind(void **state)
-{
-    struct device_identity members[3] = {{"NVIDIA H100 80GB HBM3", 90, 80},
-                                         {"NVIDIA H100 80GB HBM3", 90, 79},
-                                         {"NVIDIA A100-SXM4-40GB", 80, 40}};
-    const char *const hosts[3] = {"node1", "node2", "node3"};
-    struct error error;
-    assert_int_equal(device_alike(members, hosts, 2, &error), STATUS_OK);
-    assert_int_equal(device_alike(members, hosts, 3, &error), STATUS_UNSUPPORTED);
-    SAYS(error.text, "rank 0 on node1 has NVIDIA H100 80GB HBM3 (9.0) and rank 2 on node3 has NVIDIA "
-                     "A100-SXM4-40GB (8.0)");
-    struct device_identity own;
-    device_describe(&own);
-    assert_int_equal(own.capability, 90);
-    size_t left, all;
-    assert_int_equal(device_memory(&left, &all, &error), STATUS_OK);
-    assert_true(left > 0 && left <= all && all == own.memory_bytes);
-}
-
 /* --------------------------------------------------------------------------------------------------------- failures */
 
 /* What a rank does, until something fails; prints how. In a process of its own. */
@@ -510,7 +491,6 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_convolution_and_a_channel_norm_reach_their_kernels),
         cmocka_unit_test(a_shape_is_asked_for_once_and_chosen_alike_whatever_the_order),
         cmocka_unit_test(a_recorded_stretch_computes_what_its_ops_do_and_as_often_as_it_is_replayed),
-        cmocka_unit_test(gpus_of_a_group_must_be_of_one_kind),
         cmocka_unit_test(what_fails_is_told_by_the_next_wait_and_by_all_later_ones),
         cmocka_unit_test(a_device_that_hangs_is_an_error_after_the_deadline),
         cmocka_unit_test(too_much_memory_and_copies_of_host_memory_while_recording_are_refused),

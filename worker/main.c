@@ -107,14 +107,8 @@ static int thread_count(const struct settings *settings, const struct place *pla
     return threads < 1 ? 1 : threads > TEAM_MAX_THREADS ? TEAM_MAX_THREADS : threads;
 }
 
-/* Of the device it computes on, or of the host. */
-static uint64_t memory_here(const struct engine *engine)
+static uint64_t host_memory(void)
 {
-    if (engine->ops->locate) {
-        struct location location;
-        engine->ops->locate(engine->team, &location);
-        return location.memory_bytes;
-    }
     long pages = sysconf(_SC_PHYS_PAGES), size = sysconf(_SC_PAGESIZE);
     return pages > 0 && size > 0 ? (uint64_t)pages * (uint64_t)size : 0;
 }
@@ -174,9 +168,13 @@ static void describe(const struct settings *settings, const struct place *place,
     hello->pid = (uint32_t)getpid();
     hello->backend = (char *)(uintptr_t)engine->ops->name;
     hello->threads = (uint32_t)team_threads(engine->team);
-    hello->memory_bytes = memory_here(engine);
-    hello->has_own_memory = 1;
-    hello->own_memory = engine->ops->locate != NULL;
+    hello->memory_bytes = host_memory();
+    if (engine->ops->locate) {
+        struct location location;
+        engine->ops->locate(engine->team, &location);
+        hello->gpu = (char *)(uintptr_t)location.kind;
+        hello->memory_bytes = location.memory_bytes;
+    }
     hello->fabric = (char *)(uintptr_t)fabrics[settings->fabric];
     hello->fabric_address = (char *)(uintptr_t)fabric_address(engine->fabric);
     hello->software = (char *)(uintptr_t)REFRAIN_VERSION;

@@ -274,20 +274,6 @@ void device_describe(struct device_identity *identity)
     *identity = device.identity;
 }
 
-status_t device_alike(const struct device_identity *members, const char *const *hosts, int count,
-                      struct error *error)
-{
-    for (int i = 1; i < count; i++)
-        if (members[i].capability != members[0].capability || strcmp(members[i].name, members[0].name) != 0)
-            return error_set(
-                error, STATUS_UNSUPPORTED,
-                "the ranks of a group need GPUs of one kind, but rank 0 on %s has %s (%d.%d) and rank %d on "
-                "%s has %s (%d.%d): start them as two groups",
-                hosts[0], members[0].name, members[0].capability / 10, members[0].capability % 10, i,
-                hosts[i], members[i].name, members[i].capability / 10, members[i].capability % 10);
-    return STATUS_OK;
-}
-
 /* --------------------------------------------------------------------------------------------------------- memory */
 
 status_t device_memory(size_t *free_bytes, size_t *total_bytes, struct error *error)

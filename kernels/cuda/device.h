@@ -26,7 +26,7 @@ enum {
     DEVICE_OLDEST = 80 /* compute capability times 10: bf16 and asynchronous copies */
 };
 
-/* What members of a group tell each other. */
+/* What it is. */
 struct device_identity {
     char name[DEVICE_NAME_BYTES];
     int capability; /* compute capability times 10 */
@@ -46,11 +46,6 @@ void device_enter(void);
 
 void device_describe(struct device_identity *identity);
 int device_number(void); /* CUDA's, of the open device */
-
-/* A group computes the same on every member only if their GPUs are alike; sizes of memory may differ. `hosts` [count]
- * names each member in the sentence. */
-status_t device_alike(const struct device_identity *members, const char *const *hosts, int count,
-                      struct error *error);
 
 /* Bytes on the device: all, and what is free now. */
 status_t device_memory(size_t *free_bytes, size_t *total_bytes, struct error *error);

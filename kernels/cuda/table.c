@@ -1,6 +1,8 @@
 /*
  * table.c - the cuda backend's op table, and the plug-in it is found in. Contracts: kernels/ops.h.
  */
+#include <stdio.h>
+
 #include "kernels/cuda/convolution.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/lane.h"
@@ -44,9 +46,11 @@ static status_t cuda_wait(struct team *team, struct error *error)
 static void cuda_locate(const struct team *team, struct location *location)
 {
     const struct lane *lane = team_device(team);
+    static _Thread_local char kind[DEVICE_NAME_BYTES + 16];
     struct device_identity identity;
     device_describe(&identity);
-    *location = (struct location){device_number(), lane->stream, identity.memory_bytes};
+    snprintf(kind, sizeof kind, "%s, sm_%d", identity.name, identity.capability);
+    *location = (struct location){kind, device_number(), lane->stream, identity.memory_bytes};
 }
 
 static status_t cuda_allocate(enum memory kind, size_t bytes, void **memory, struct error *error)
