@@ -291,7 +291,7 @@ $(BUILD)/tests/$(1): $(BUILD)/tests/$(1).o $(TEST_SUPPORT) $(GPU_TEST_SUPPORT) $
 endef
 GPU_TESTS := $(filter test_cu%,$(notdir $(TESTS))) test_ops test_caching_ops
 $(foreach test,$(GPU_TESTS),$(eval $(call gpu_test,$(test))))
-$(BUILD)/tests/test_plugin: | $(BUILD)/emulated/refrain-cuda.so
+$(BUILD)/tests/test_plugin $(BUILD)/tests/test_cuda_requests: | $(BUILD)/emulated/refrain-cuda.so
 $(BUILD)/tests/test_cusim $(BUILD)/tests/test_cudart: $(call cusim_objects,plain,tests/cusim/semantics/semantics.cu)
 $(BUILD)/tests/test_cuda_faults: | $(patsubst %,$(BUILD)/cusim/%/faults,bare asan tsan)
 

@@ -1,0 +1,202 @@
+/*
+ * test_cuda_requests.c - whole requests on GPUs that are not there: coordinator, ranks under mpirun and client as real
+ * processes, the plug-in over the stand-ins for CUDA's libraries and NCCL (docs/gpu.md). What comes out is what the
+ * processor makes, within bf16; the same bits on any number of GPUs and over either fabric; and a GPU or a rank that
+ * fails changes nothing.
+ *
+ * The plug-in is the emulated one; with REFRAIN_TEST_CUDA=all also the one that nvcc made, where `make CUDA=1` did.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <libgen.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <cmocka.h>
+
+#include "tests/golden.h"
+#include "tests/service_jobs.h"
+
+#define TINY "--prompt 'a red star' --seed 3 --width 32 --height 32 --frames 5 --guidance 2 "
+#define BOUND                                                                                                \
+    3e-2 /* relative L2 of latents: bf16 has 8 bits, four steps and guidance add up to a few of its steps */
+
+/* The environment of a machine with so many GPUs; 0: of one without CUDA. */
+static void set_gpus(const char *plugins, int gpus)
+{
+    char program[PATH_BYTES], path[2 * PATH_BYTES], number[16];
+    ssize_t length = readlink("/proc/self/exe", program, sizeof program - 1);
+    assert_true(length > 0);
+    program[length] = 0;
+    const char *build = dirname(dirname(program));
+    snprintf(path, sizeof path, "%s/%s", build, plugins);
+    setenv("REFRAIN_PLUGINS", path, 1);
+    snprintf(path, sizeof path, "%s/fakegpu", build);
+    setenv("LD_LIBRARY_PATH", path, 1);
+    snprintf(path, sizeof path, "%s/fakegpu/libkernels.so", build);
+    setenv("REFRAIN_FAKEGPU_KERNELS", path, 1);
+    snprintf(number, sizeof number, "%d", gpus);
+    setenv("REFRAIN_FAKEGPU_DEVICES", number, 1);
+    setenv("REFRAIN_BACKEND", gpus ? "cuda" : "cpu-avx2", 1);
+}
+
+static void generate(const char *name, const char *words)
+{
+    shell_run(stand_text,
+              "refrain generate --model tests/models/tiny-a " TINY
+              "%s --output %s/%s.mp4 --save-latents %s/%s.safetensors",
+              words, stand_directory, name, stand_directory, name);
+}
+
+static double distance(const char *a, const char *b)
+{
+    char path[2 * PATH_BYTES];
+    int64_t count, others;
+    snprintf(path, sizeof path, "%s/%s.safetensors", stand_directory, a);
+    struct golden *first = golden_open_path(path);
+    snprintf(path, sizeof path, "%s/%s.safetensors", stand_directory, b);
+    struct golden *second = golden_open_path(path);
+    const float *x = golden_f32(first, "latents", &count), *y = golden_f32(second, "latents", &others);
+    assert_int_equal(count, others);
+    double found = golden_relative_l2(x, y, count);
+    golden_close(first);
+    golden_close(second);
+    return found;
+}
+
+/* ---------------------------------------------------------------------------------------------------- requests */
+
+/* A plan by the number of the step: verdicts do not hang on the last bit. */
+static const char *const policies[] = {"", "--cache interval:N=2,forecast=taylor1",
+                                       "--cache layers:every=2,begin=0,end=1"};
+enum { POLICIES = sizeof policies / sizeof *policies };
+
+static void check_requests(const char *plugins)
+{
+    static const char *const stands[] = {"--ranks 1", "--ranks 2 --fabric zmq", "--ranks 2 --fabric nccl"};
+    char words[256], name[32], one[32], processor[32];
+    for (int policy = 0; policy < POLICIES; policy++) {
+        snprintf(processor, sizeof processor, "processor%d", policy);
+        set_gpus(plugins, 0);
+        snprintf(words, sizeof words, "--steps 4 %s", policies[policy]);
+        generate(processor, words);
+        for (int stand = 0; stand < 3; stand++) {
+            set_gpus(plugins, 2);
+            snprintf(words, sizeof words, "--steps 4 %s %s", policies[policy], stands[stand]);
+            snprintf(name, sizeof name, "gpu%d-%d", policy, stand);
+            snprintf(one, sizeof one, "gpu%d-0", policy);
+            generate(name, words);
+            double found = distance(name, processor);
+            if (!(found > 0 && found < BOUND))
+                fail_msg("%s %s: differs by %g from the processor", plugins, words, found);
+            if (!latents_are_equal(name, one)) fail_msg("%s %s: other bits than on one GPU", plugins, words);
+        }
+    }
+}
+
+static void requests_equal_the_processors_within_bf16_and_each_other_bit_by_bit(void **state)
+{
+    check_requests("emulated");
+}
+
+static void so_they_do_with_the_plugin_that_nvcc_made(void **state)
+{
+    const char *wanted = getenv("REFRAIN_TEST_CUDA");
+    set_gpus(".", 1);
+    if (!wanted || strcmp(wanted, "all") != 0 ||
+        shell(stand_text, "refrain-worker --version | grep -q ' cuda$'") != 0)
+        skip();
+    check_requests(".");
+}
+
+/* ---------------------------------------------------------------------------------------------------- failures */
+
+static void undisturbed(const char *name)
+{
+    struct stand s;
+    set_gpus("emulated", 2);
+    stand_start(&s, name, 2, "--threads 1 --fabric nccl");
+    shell_run(stand_text, "refrain models add ref tests/models/tiny-a");
+    stand_make(name, TINY "--steps 30");
+    stand_stop(&s);
+}
+
+static void a_killed_rank_is_replaced_and_the_bits_stay(void **state)
+{
+    struct stand s;
+    undisturbed("calm");
+    stand_start(&s, "killed", 2, "--threads 1 --fabric nccl");
+    shell_run(stand_text, "refrain models add ref tests/models/tiny-a");
+    pid_t client = stand_begin("killed", TINY "--steps 30");
+    int job = stand_begun("killed");
+    stand_wait_step(job, 5);
+    assert_int_equal(kill(stand_last_rank(), SIGKILL), 0);
+    program_wait(client, 60);
+    json_t *told = stand_job(job);
+    assert_string_equal(string_at(told, "state"), "completed");
+    json_decref(told);
+    assert_true(latents_are_equal("killed", "calm"));
+    stand_stop(&s);
+}
+
+/* The second rank's GPU fails in its 400th kernel, and so does each that takes its place: the job gets further every
+ * time, and is done at last. */
+static void a_gpu_that_fails_costs_its_rank_and_not_the_job(void **state)
+{
+    struct stand s;
+    undisturbed("sound");
+    setenv("REFRAIN_FAKEGPU_FAIL", "1/kernel:400", 1);
+    stand_start(&s, "failing", 2, "--threads 1 --fabric nccl");
+    shell_run(stand_text, "refrain models add ref tests/models/tiny-a");
+    stand_make("failing", TINY "--steps 30");
+    unsetenv("REFRAIN_FAKEGPU_FAIL");
+    assert_true(latents_are_equal("failing", "sound"));
+    shell_run(stand_text, "refrain ranks --json");
+    assert_null(strstr(stand_text, "\"epoch\": 1,"));
+    stand_stop(&s);
+}
+
+static void too_little_memory_is_a_sentence_before_anything_is_computed(void **state)
+{
+    set_gpus("emulated", 1);
+    setenv("REFRAIN_FAKEGPU_MEMORY_MB", "162", 1);
+    int code =
+        shell(stand_text,
+              "refrain generate --model models/reference " SMALL "--steps 2 --ranks 1 --output %s/x.mp4",
+              stand_directory);
+    unsetenv("REFRAIN_FAKEGPU_MEMORY_MB");
+    assert_int_not_equal(code, 0);
+    if (!stand_says("MB") || !stand_says("free")) fail_msg("%s", stand_text);
+    expect_nothing_left();
+}
+
+static void gpus_of_two_kinds_are_not_one_group(void **state)
+{
+    struct stand s;
+    set_gpus("emulated", 2);
+    setenv("REFRAIN_FAKEGPU_CAPABILITY", "9.0,8.0", 1);
+    stand_start(&s, "mixed", 2, "--threads 1");
+    for (int i = 0; i < 100 && shell(stand_text, "grep -q 'start a group for each kind' %s.log", s.data) != 0;
+         i++)
+        usleep(100000);
+    unsetenv("REFRAIN_FAKEGPU_CAPABILITY");
+    shell_run(stand_text, "grep 'start a group for each kind' %s.log", s.data);
+    assert_true(stand_says("sm_90") && stand_says("sm_80"));
+    stand_stop(&s);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(requests_equal_the_processors_within_bf16_and_each_other_bit_by_bit),
+        cmocka_unit_test(so_they_do_with_the_plugin_that_nvcc_made),
+        cmocka_unit_test(a_killed_rank_is_replaced_and_the_bits_stay),
+        cmocka_unit_test(a_gpu_that_fails_costs_its_rank_and_not_the_job),
+        cmocka_unit_test(too_little_memory_is_a_sentence_before_anything_is_computed),
+        cmocka_unit_test(gpus_of_two_kinds_are_not_one_group),
+    };
+    return cmocka_run_group_tests(tests, stand_set_up, stand_tear_down);
+}
