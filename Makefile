@@ -323,6 +323,9 @@ simulate-tier: $(BUILD)/simulate_tier ## build/simulate_tier: traces of requests
 $(BUILD)/simulate_tier: $(BUILD)/tools/simulate_tier.o $(call room,tools/tier) $(OBJS_tier) $(OBJS_base)
 	$(CC) $(LDFLAGS) -o $@ $^ $(call pkg,--libs,jansson libxxhash) -lm
 
+$(BUILD)/tests/test_tier_traces: $(BUILD)/tests/test_tier_traces.o $(call room,tools/tier) $(OBJS_tier) $(OBJS_base)
+	$(CC) $(LDFLAGS) -o $@ $^ $(call pkg,--libs,jansson libxxhash cmocka) -lm
+
 # Fuzzers are built from the sources with clang's instrumentation, apart from everything else.
 FUZZ_FLAGS := -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined -std=gnu17 -D_GNU_SOURCE \
   -DREFRAIN_VERSION='"$(VERSION)"' -I. -I$(BUILD)
