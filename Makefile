@@ -295,6 +295,12 @@ $(BUILD)/tests/test_plugin $(BUILD)/tests/test_cuda_requests: | $(BUILD)/emulate
 $(BUILD)/tests/test_cusim $(BUILD)/tests/test_cudart: $(call cusim_objects,plain,tests/cusim/semantics/semantics.cu)
 $(BUILD)/tests/test_cuda_faults: | $(patsubst %,$(BUILD)/cusim/%/faults,bare asan tsan)
 
+# The tests of ops for the machine's GPU: nothing emulated is linked, and the plug-in is loaded as programs load it.
+$(BUILD)/tests/gpu/test_%: $(BUILD)/tests/test_%.o $(TEST_SUPPORT) $(ALL_OBJS)
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS) -o $@ $^ $(CLIENT_LIBS) $(COORDINATOR_LIBS) $(WORKER_LIBS) $(call pkg,--libs,cmocka)
+GPU_PROGRAMS := $(patsubst %,$(BUILD)/tests/gpu/%,test_ops test_caching_ops test_conv test_wide_conv) $(BUILD)/tests/test_cuda_requests
+
 # The same under a checker: make build/cusim/tsan/test_cuda_conv, and run it.
 define cusim_checked_test
 $(BUILD)/cusim/$(1)/test_cuda_%: $(BUILD)/tests/test_cuda_%.o $(TEST_SUPPORT) $(GPU_TEST_SUPPORT) $(ALL_OBJS) $(call cusim_objects,$(1),$(CUSIM_C) $(CUDART_C) $(CUBLASLT_C) $(KERNELS_CU))
