@@ -10,7 +10,8 @@
  * what --tflops and --gbs say. A shape that does not fit the GPU's memory is named and left out. --tiny: sizes that a GPU
  * emulated on the CPU can do, to see that all of this runs; its rates mean nothing.
  *
- * Exit 77, after a sentence, where there is no GPU. Not a test: nothing here asserts a time.
+ * The plug-in is that of $REFRAIN_PLUGINS (tools/bench_gpu.sh sets it). Exit 77, after a sentence, where there is no GPU. Not a
+ * test: nothing here asserts a time.
  */
 #include <getopt.h>
 #include <math.h>
@@ -175,8 +176,9 @@ static void summary(const struct bench *b)
     for (int first = 0, next; first < b->line_count; first = next) {
         double shares[LINES];
         int count = 0;
-        for (next = first; next < b->line_count && b->lines[next].kind == b->lines[first].kind; next++)
-            shares[count++] = b->lines[next].share;
+        next = first;
+        do shares[count++] = b->lines[next++].share;
+        while (next < b->line_count && b->lines[next].kind == b->lines[first].kind);
         qsort(shares, (size_t)count, sizeof *shares, by_value);
         printf("%-52s %5.1f %% of peak, the median of %d; from %.1f to %.1f\n", b->lines[first].kind,
                100 * shares[count / 2], count, 100 * shares[0], 100 * shares[count - 1]);
