@@ -2,6 +2,7 @@
  * table.c - the cuda backend's op table, and the plug-in it is found in. Contracts: kernels/ops.h.
  */
 #include "kernels/cuda/convolution.h"
+#include "kernels/cuda/cudnn.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/lane.h"
 #include "kernels/cuda/launch.h"
@@ -135,7 +136,9 @@ static void run_join_patches(struct team *team, const struct patching *patching,
 
 static void run_attention(struct team *team, const struct attention *a)
 {
-    LAUNCH("attention", cuda_attention(lane->stream, a));
+    struct lane *lane = team_device(team);
+    if (lane_begin(lane, "attention") && !cudnn_attention(lane, a))
+        device_try("attention", cuda_attention(lane->stream, a));
 }
 
 static void run_conv(struct team *team, const struct conv *conv, const struct volume *x,
