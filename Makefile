@@ -294,6 +294,7 @@ $(BUILD)/tests/test_cuda_abi: $(patsubst %,$(BUILD)/cusim/%.o,abi_ours abi_real 
 
 # It loads the stand-in for cuDNN, which finds the stand-in runtime in it.
 $(BUILD)/tests/test_cuda_cudnn: LDFLAGS += -rdynamic
+$(BUILD)/tests/test_cuda_cudnn_real.o: BASE_CFLAGS += -DCUDA_STUB='"$(wildcard $(CUDA_HOME)/lib64/stubs/libcuda.so)"'
 $(BUILD)/tests/test_cuda_cudnn: | $(BUILD)/emulated/libcudnn-emulated.so.9
 
 # A program by nvcc, where there is one, and the emulation of its kernels.
@@ -310,7 +311,7 @@ $(BUILD)/tests/test_cuda_nvcc: | $(BUILD)/cusim/program $(BUILD)/cusim/libsemant
 GPU_TEST_SUPPORT := $(call room,tests/gpu)
 define gpu_test
 $(BUILD)/tests/$(1): $(BUILD)/tests/$(1).o $(TEST_SUPPORT) $(GPU_TEST_SUPPORT) $(ALL_OBJS) $(EMULATED_GPU)
-	$(CXX) $(LDFLAGS) -o $$@ $$^ $(CLIENT_LIBS) $(COORDINATOR_LIBS) $(WORKER_LIBS) $(call pkg,--libs,cmocka)
+	$(CXX) $$(LDFLAGS) -o $$@ $$^ $(CLIENT_LIBS) $(COORDINATOR_LIBS) $(WORKER_LIBS) $(call pkg,--libs,cmocka)
 endef
 GPU_TESTS := $(filter test_cu%,$(notdir $(TESTS))) test_ops test_caching_ops
 $(foreach test,$(GPU_TESTS),$(eval $(call gpu_test,$(test))))

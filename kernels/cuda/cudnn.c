@@ -8,6 +8,11 @@
 #include "base/log.h"
 #include "kernels/cuda/cudnn_plan.h"
 
+/* With emulated kernels another name, so that a cuDNN of the machine never meets an emulated stream. */
+#ifndef CUDNN_LIBRARY
+#define CUDNN_LIBRARY CUDNN_SONAME
+#endif
+
 /* More shapes than this and the oldest is planned anew. */
 enum { MOST_SHAPES = 256, HOPPER = 90, WIDEST_HEAD = 128 };
 
@@ -71,7 +76,7 @@ static bool loaded(struct cudnn *cudnn, void *stream)
     struct error error;
     if (cudnn->state != CUDNN_UNLOADED) return cudnn->state == CUDNN_LOADED;
     cudnn->state = CUDNN_UNUSABLE;
-    status_t status = cudnn_library_load(&cudnn->library, &error);
+    status_t status = cudnn_library_load(CUDNN_LIBRARY, &cudnn->library, &error);
     if (status == STATUS_OK) {
         cudnnStatus_t code = cudnn->library.create(&cudnn->handle);
         if (code != CUDNN_STATUS_SUCCESS)

@@ -4,11 +4,6 @@
 #include <dlfcn.h>
 #include <string.h>
 
-/* With emulated kernels another name, so that a cuDNN of the machine never meets an emulated stream. */
-#ifndef CUDNN_LIBRARY
-#define CUDNN_LIBRARY "libcudnn.so.9"
-#endif
-
 static const struct {
     const char *name;
     size_t place; /* of its pointer in struct cudnn_library */
@@ -27,10 +22,10 @@ static const struct {
     {"cudnnBackendExecute", offsetof(struct cudnn_library, execute)},
 };
 
-status_t cudnn_library_load(struct cudnn_library *out, struct error *error)
+status_t cudnn_library_load(const char *name, struct cudnn_library *out, struct error *error)
 {
     struct cudnn_library library = {0};
-    void *object = dlopen(CUDNN_LIBRARY, RTLD_NOW | RTLD_LOCAL);
+    void *object = dlopen(name, RTLD_NOW | RTLD_LOCAL);
     if (!object) return error_set(error, STATUS_UNSUPPORTED, "cuDNN cannot be loaded: %s", dlerror());
     for (size_t i = 0; i < sizeof calls / sizeof *calls; i++) {
         void *found = dlsym(object, calls[i].name);
@@ -53,6 +48,8 @@ status_t cudnn_library_refused(const struct cudnn_library *library, const char *
 {
     char reason[160] = "";
     library->last_error(reason, sizeof reason);
+    for (char *c = reason; *c; c++)
+        if (*c == '\n') *c = ' '; /* a sentence is a line */
     status_t status = code / 1000 * 1000 == CUDNN_STATUS_NOT_SUPPORTED ? STATUS_UNSUPPORTED : STATUS_IO;
     return error_set(error, status, "cuDNN refused %s: %s%s%s", what, library->error_string(code),
                      *reason ? ": " : "", reason);

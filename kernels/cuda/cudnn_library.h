@@ -3,7 +3,7 @@
  * without it computes with our own kernels.
  *
  *     struct cudnn_library cudnn;
- *     if (cudnn_library_load(&cudnn, &error) != STATUS_OK) ...      not installed, or too old: a sentence
+ *     if (cudnn_library_load(CUDNN_SONAME, &cudnn, &error) != STATUS_OK) ...      not installed, or too old: a sentence
  *     cudnn.create(&handle);
  *
  * Any thread; no state but what the dynamic linker keeps. The library stays loaded.
@@ -16,6 +16,7 @@
 
 /* The first with attention as one operation, by NVIDIA's cudnn-frontend (UnifiedSDPANode): 9.13.1. */
 enum { CUDNN_OLDEST = 91301 };
+#define CUDNN_SONAME "libcudnn.so.9"
 
 struct cudnn_library {
     int version; /* 91900 of 9.19.0 */
@@ -33,7 +34,8 @@ struct cudnn_library {
     __typeof__(cudnnBackendExecute) *execute;
 };
 
-status_t cudnn_library_load(struct cudnn_library *library, struct error *error);
+/* name: CUDNN_SONAME, or a stand-in's. */
+status_t cudnn_library_load(const char *name, struct cudnn_library *library, struct error *error);
 
 /* "cuDNN refused WHAT: ...", with what the library says of the thread's last failure. */
 status_t cudnn_library_refused(const struct cudnn_library *library, const char *what, cudnnStatus_t code,

@@ -15,14 +15,14 @@ struct cudnn_plan {
 struct maker {
     const struct cudnn_library *library;
     cudnnStatus_t code;
-    const char *what; /* was refused */
+    struct error error; /* the refusal, told at once: the library forgets its reason with the next call */
 };
 
 static void check(struct maker *m, const char *what, cudnnStatus_t code)
 {
     if (m->code != CUDNN_STATUS_SUCCESS || code == CUDNN_STATUS_SUCCESS) return;
     m->code = code;
-    m->what = what;
+    cudnn_library_refused(m->library, what, code, &m->error);
 }
 
 static cudnnBackendDescriptor_t make(struct maker *m, cudnnBackendDescriptorType_t type)
@@ -162,7 +162,7 @@ static bool realize(struct maker *m, const struct cudnn_target *target, cudnnBac
     else
         set_descriptor(m, made, CUDNN_ATTR_EXECUTION_PLAN_DEVICEPROP, target->properties);
     set_descriptor(m, made, CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, config);
-    finalize(m, made, "every engine's plan");
+    finalize(m, made, "a plan of the best engine");
     get(m, made, CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64, 1, &choice.workspace_bytes);
     if (m->code == CUDNN_STATUS_SUCCESS && choice.workspace_bytes <= (int64_t)workspace_bytes) {
         plan->plan = made;
@@ -178,31 +178,31 @@ static void choose(struct maker *m, const struct cudnn_target *target, size_t wo
                    struct cudnn_plan *plan)
 {
     static const cudnnBackendHeurMode_t modes[] = {CUDNN_HEUR_MODE_A, CUDNN_HEUR_MODE_FALLBACK};
-    struct maker last = *m; /* why the last one was kept out */
+    struct maker best = *m; /* why the best one was kept out */
     for (size_t mode = 0; mode < sizeof modes / sizeof *modes && !plan->plan; mode++) {
         cudnnBackendDescriptor_t configs[MOST_CONFIGS] = {NULL};
         struct maker asking = *m;
         int count = propose(&asking, target, plan, modes[mode], configs);
-        if (asking.code != CUDNN_STATUS_SUCCESS) last = asking;
+        if (best.code == CUDNN_STATUS_SUCCESS) best = asking;
         for (int i = 0; i < count && !plan->plan; i++) {
             struct maker trying = *m;
             if (realize(&trying, target, configs[i], workspace_bytes, plan)) {
                 plan->config = configs[i];
                 configs[i] = NULL;
-            } else if (trying.code != CUDNN_STATUS_SUCCESS) {
-                last = trying;
+            } else if (best.code == CUDNN_STATUS_SUCCESS) {
+                best = trying;
             }
         }
         for (int i = 0; i < MOST_CONFIGS; i++) drop(m->library, configs[i]);
     }
-    if (!plan->plan) *m = last;
+    if (!plan->plan) *m = best;
 }
 
 status_t cudnn_plan_make(const struct cudnn_library *library, const struct cudnn_target *target,
                          const struct attention_shape *shape, size_t workspace_bytes,
                          struct cudnn_plan **result, struct error *error)
 {
-    struct maker m = {library, CUDNN_STATUS_SUCCESS, NULL};
+    struct maker m = {.library = library, .code = CUDNN_STATUS_SUCCESS};
     struct cudnn_plan *plan = calloc(1, sizeof *plan);
     if (!plan) return error_set(error, STATUS_NO_MEMORY, "no memory for a plan of attention");
     describe(&m, target, shape, plan);
@@ -212,7 +212,7 @@ status_t cudnn_plan_make(const struct cudnn_library *library, const struct cudnn
         return STATUS_OK;
     }
     cudnn_plan_destroy(library, plan);
-    if (m.code != CUDNN_STATUS_SUCCESS) return cudnn_library_refused(library, m.what, m.code, error);
+    if (m.code != CUDNN_STATUS_SUCCESS) return error_set(error, m.error.status, "%s", m.error.text);
     return error_set(error, STATUS_UNSUPPORTED,
                      "cuDNN has no deterministic engine for it that needs at most %zu MB of workspace",
                      workspace_bytes >> 20);
@@ -243,7 +243,7 @@ status_t cudnn_plan_run(const struct cudnn_library *library, cudnnHandle_t handl
     static const int64_t ids[TENSORS] = {TENSOR_Q, TENSOR_K, TENSOR_V, TENSOR_OUT, TENSOR_SCALE};
     float scale = a->scale;
     const void *pointers[TENSORS] = {a->q, a->k, a->v, a->out, &scale};
-    struct maker m = {library, CUDNN_STATUS_SUCCESS, NULL};
+    struct maker m = {.library = library, .code = CUDNN_STATUS_SUCCESS};
     cudnnBackendDescriptor_t pack = make(&m, CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR);
     set(&m, pack, CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, CUDNN_TYPE_INT64, TENSORS, ids);
     set(&m, pack, CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, CUDNN_TYPE_VOID_PTR, TENSORS, pointers);
@@ -252,5 +252,5 @@ status_t cudnn_plan_run(const struct cudnn_library *library, cudnnHandle_t handl
     if (m.code == CUDNN_STATUS_SUCCESS)
         check(&m, "to run attention", library->execute(handle, plan->plan, pack));
     drop(library, pack);
-    return m.code == CUDNN_STATUS_SUCCESS ? STATUS_OK : cudnn_library_refused(library, m.what, m.code, error);
+    return m.code == CUDNN_STATUS_SUCCESS ? STATUS_OK : error_set(error, m.error.status, "%s", m.error.text);
 }

@@ -5,7 +5,8 @@
  *
  * Descriptors (descriptor.c) keep attributes as they were set and know which are required, of which type and count.
  * What they mean together is checked when they are finalized (graph.c) and executed (execute.c). A refused call tells why
- * on stderr and in cudnnGetLastErrorString. Nothing here is locked: descriptors belong to their thread.
+ * on stderr and in cudnnGetLastErrorString. Descriptors are not locked: one thread
+ * makes them.
  *
  * REFRAIN_FAKEGPU_CUDNN, words separated by commas, read at every call:
  *

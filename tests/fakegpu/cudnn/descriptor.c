@@ -230,6 +230,12 @@ EXPORT cudnnStatus_t cudnnBackendDestroyDescriptor(cudnnBackendDescriptor_t desc
     struct descriptor *d = descriptor_check(descriptor, 0, "cudnnBackendDestroyDescriptor");
     if (!d) return CUDNN_STATUS_BAD_PARAM;
     d->destroyed = true;
+    if (d->type == CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR) { /* one an execution, and nothing refers to it */
+        struct descriptor **link = &all;
+        while (*link != d) link = &(*link)->next;
+        *link = d->next;
+        free(d);
+    }
     return CUDNN_STATUS_SUCCESS;
 }
 
