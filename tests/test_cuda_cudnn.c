@@ -68,9 +68,11 @@ static struct setting setting_new(struct problem p)
     int width = p.heads * p.head_dim, distances = p.heads * (p.q_rows + p.kv_rows - 1);
     struct array q = {p.q_rows, width, p.shift, width + p.gap, p.dtype, NULL, NULL}, kv = q;
     kv.rows = p.kv_rows;
+    struct array v = kv;
+    v.stride += 16; /* so that no two of them can be confused */
     struct setting s = {.q = array_random(q, 1, 21),
                         .k = array_random(kv, 1, 22),
-                        .v = array_random(kv, 1, 23),
+                        .v = array_random(v, 1, 23),
                         .out = array_empty(q),
                         .want = array_empty((struct array){.rows = p.q_rows, .width = width})};
     if (p.bias) {
@@ -496,7 +498,7 @@ static void the_stand_in_refuses_pointers_that_are_misaligned_outside_or_missing
     cudnnHandle_t handle;
     cudaStream_t stream;
     struct setting s = setting_new((struct problem){5, 9, 2, 64, DTYPE_BF16, 0, 0, 0, false});
-    const struct attention_shape shape = {128, 128, 128, 128, 5, 9, 2, 64};
+    const struct attention_shape shape = {128, 128, 144, 128, 5, 9, 2, 64};
     char *workspace = gpu_bytes(4096);
     assert_int_equal(cudnn_library_load(CUDNN_LIBRARY, &c, &error), STATUS_OK);
     assert_int_equal(c.create(&handle), CUDNN_STATUS_SUCCESS);
