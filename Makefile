@@ -245,11 +245,11 @@ $(BUILD)/fakegpu/libnccl.so.2: $(call room,tests/fakegpu/nccl) $(BUILD)/fakegpu/
 	$(CC) -shared -Wl,-soname,$(@F) $(LDFLAGS) -o $@ $^
 $(BUILD)/fakegpu/libcudnn.so.9: $(call cusim_objects,plain,$(CUDNN_C)) $(BUILD)/fakegpu/libcudart.so.13
 	@mkdir -p $(@D)
-	$(CC) -shared -Wl,-soname,$(@F) $(LDFLAGS) -o $@ $^
+	$(CC) -shared -Wl,-soname,$(@F) $(LDFLAGS) -o $@ $^ -lm
 # For a program that has the stand-in runtime in it, and exports that.
 $(BUILD)/emulated/libcudnn-emulated.so.9: $(call cusim_objects,plain,$(CUDNN_C))
 	@mkdir -p $(@D)
-	$(CC) -shared -Wl,-soname,$(@F) $(LDFLAGS) -o $@ $^
+	$(CC) -shared -Wl,-soname,$(@F) $(LDFLAGS) -o $@ $^ -lm
 # Kernels and emulator in one object, bound to each other: a program built by nvcc has symbols of the same names.
 $(BUILD)/fakegpu/libkernels.so: $(call cusim_objects,plain,$(CUSIM_C) $(KERNELS_CU)) $(BUILD)/fakegpu/libcudart.so.13
 	@mkdir -p $(@D)
