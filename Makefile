@@ -86,7 +86,7 @@ PROGRAMS := $(patsubst %,$(BUILD)/%,$(if $(wildcard client/main.c),refrain) \
 # compiler, kernels emulated, over stand-ins for CUDA's libraries (docs/gpu.md). Both hold the same sources.
 CUDA_SOURCES  := $(wildcard kernels/cuda/*.c)
 CUDA_KERNELS  := $(wildcard kernels/cuda/*.cu)
-CUDA_SHARED   := $(BUILD)/base/status.o $(BUILD)/base/clock.o $(BUILD)/kernels/weights.o $(BUILD)/kernels/team.o
+CUDA_SHARED   := $(BUILD)/base/status.o $(BUILD)/base/clock.o $(BUILD)/base/log.o $(BUILD)/kernels/weights.o $(BUILD)/kernels/team.o
 CUDA_EXPORTS  := -shared -Wl,--no-undefined -Wl,--version-script=kernels/cuda/exports.map
 NVCC          ?= $(or $(shell command -v nvcc 2>/dev/null),$(wildcard /usr/local/cuda/bin/nvcc))
 ifdef CUDA
@@ -200,6 +200,7 @@ CUSIM_SANITIZE_tsan  := -fsanitize=thread
 
 CUDART_C   := $(wildcard tests/fakegpu/cudart/*.c)
 CUBLASLT_C := $(wildcard tests/fakegpu/cublaslt/*.c)
+CUDNN_C    := $(wildcard tests/fakegpu/cudnn/*.c)
 CUSIM_C    := $(wildcard tests/cusim/*.c)
 KERNELS_CU := $(wildcard kernels/cuda/*.cu)
 cusim_objects = $(patsubst %,$(BUILD)/cusim/$(1)/%.o,$(basename $(2)))
@@ -216,6 +217,9 @@ $(BUILD)/cusim/$(1)/faults: $(call cusim_objects,$(1),tests/cusim/faults/faults.
 	$(CXX) -pthread $(CUSIM_SANITIZE_$(1)) -o $$@ $$^ -lm -ldl
 endef
 CUSIM_cublaslt_CFLAGS := -O3 -ffp-contract=fast # whole models run on it
+# Never the machine's own cuDNN: it knows nothing of emulated streams.
+CUSIM_cuda_CFLAGS := -DCUDNN_LIBRARY='"libcudnn-emulated.so.9"'
+CUSIM_cudnn_CFLAGS := -fvisibility=hidden
 $(foreach variant,plain bare asan tsan,$(eval $(call cusim_variant,$(variant))))
 
 # What a program links that runs kernels in its own process; link with $(CXX).
@@ -231,7 +235,7 @@ $(BUILD)/emulated/refrain-cuda.so: $(call cusim_objects,plain,$(CUDA_SOURCES)) $
 
 # The same as libraries, for programs built by nvcc.
 .PHONY: fakegpu
-fakegpu: $(patsubst %,$(BUILD)/fakegpu/%,libcudart.so.13 libcublasLt.so.13 libnccl.so.2 libkernels.so) ## stand-ins for the CUDA libraries (docs/gpu.md)
+fakegpu: $(patsubst %,$(BUILD)/fakegpu/%,libcudart.so.13 libcublasLt.so.13 libcudnn.so.9 libnccl.so.2 libkernels.so) ## stand-ins for the CUDA libraries (docs/gpu.md)
 $(BUILD)/fakegpu/libcudart.so.13: $(call cusim_objects,plain,$(CUDART_C))
 $(BUILD)/fakegpu/libcublasLt.so.13: $(call cusim_objects,plain,$(CUBLASLT_C)) $(BUILD)/fakegpu/libcudart.so.13
 $(BUILD)/fakegpu/lib%.so.13: tests/fakegpu/lib%.map
@@ -241,6 +245,13 @@ $(call room,tests/fakegpu/nccl): BASE_CFLAGS += -fvisibility=hidden
 $(BUILD)/fakegpu/libnccl.so.2: $(call room,tests/fakegpu/nccl) $(BUILD)/fakegpu/libcudart.so.13
 	@mkdir -p $(@D)
 	$(CC) -shared -Wl,-soname,$(@F) $(LDFLAGS) -o $@ $^
+$(BUILD)/fakegpu/libcudnn.so.9: $(call cusim_objects,plain,$(CUDNN_C)) $(BUILD)/fakegpu/libcudart.so.13
+	@mkdir -p $(@D)
+	$(CC) -shared -Wl,-soname,$(@F) $(LDFLAGS) -o $@ $^ -lm
+# For a program that has the stand-in runtime in it, and exports that.
+$(BUILD)/emulated/libcudnn-emulated.so.9: $(call cusim_objects,plain,$(CUDNN_C))
+	@mkdir -p $(@D)
+	$(CC) -shared -Wl,-soname,$(@F) $(LDFLAGS) -o $@ $^ -lm
 # Kernels and emulator in one object, bound to each other: a program built by nvcc has symbols of the same names.
 $(BUILD)/fakegpu/libkernels.so: $(call cusim_objects,plain,$(CUSIM_C) $(KERNELS_CU)) $(BUILD)/fakegpu/libcudart.so.13
 	@mkdir -p $(@D)
@@ -271,7 +282,22 @@ $(BUILD)/cusim/abi_real.o: tests/fakegpu/abi/table.c $(CUDART_C) $(CUBLASLT_C)
 	$(if $(CUDA_REAL),$(foreach c,$(CUDART_C) $(CUBLASLT_C),$(CC) $(PLAIN_CFLAGS) -Wno-switch -fsyntax-only -isystem $(CUDA_HOME)/include \
 	  -DREFRAIN_FAKEGPU_CUDA_RUNTIME_API_H -DREFRAIN_FAKEGPU_CUBLASLT_H -include cuda_runtime_api.h -include cublasLt.h $(c) &&) true)
 	$(CC) $(CFLAGS) $(BASE_CFLAGS) $(if $(CUDA_REAL),-isystem $(CUDA_HOME)/include,-DABI_EMPTY) -DABI_TABLE=abi_real -c -o $@ $<
-$(BUILD)/tests/test_cuda_abi: $(BUILD)/cusim/abi_ours.o $(BUILD)/cusim/abi_real.o
+CUDNN_REAL := $(wildcard $(CUDA_HOME)/include/cudnn_graph.h)
+$(BUILD)/cusim/cudnn_ours.o: tests/fakegpu/abi/cudnn_table.c kernels/cuda/cudnn_types.h
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(BASE_CFLAGS) $(CUDA_CFLAGS) -DABI_TABLE=cudnn_ours -c -o $@ $<
+$(BUILD)/cusim/cudnn_real.o: tests/fakegpu/abi/cudnn_table.c $(CUDNN_C) kernels/cuda/cudnn_types.h
+	@mkdir -p $(@D)
+	$(if $(CUDNN_REAL),$(foreach c,$(CUDNN_C),$(CC) $(PLAIN_CFLAGS) -Wno-switch -fsyntax-only -isystem $(CUDA_HOME)/include \
+	  -DREFRAIN_FAKEGPU_CUDA_RUNTIME_API_H -DREFRAIN_KERNELS_CUDA_CUDNN_TYPES_H -include cuda_runtime_api.h -include cudnn_graph.h $(c) &&) true)
+	$(CC) $(CFLAGS) $(BASE_CFLAGS) $(if $(CUDNN_REAL),-isystem $(CUDA_HOME)/include -DREFRAIN_KERNELS_CUDA_CUDNN_TYPES_H -include cudnn_graph.h,-DABI_EMPTY $(CUDA_CFLAGS)) \
+	  -DABI_TABLE=cudnn_real -c -o $@ $<
+$(BUILD)/tests/test_cuda_abi: $(patsubst %,$(BUILD)/cusim/%.o,abi_ours abi_real cudnn_ours cudnn_real)
+
+# It loads the stand-in for cuDNN, which finds the stand-in runtime in it.
+$(BUILD)/tests/test_cuda_cudnn: LDFLAGS += -rdynamic
+$(BUILD)/tests/test_cuda_cudnn_real.o: BASE_CFLAGS += -DCUDA_STUB='"$(wildcard $(CUDA_HOME)/lib64/stubs/libcuda.so)"'
+$(BUILD)/tests/test_cuda_cudnn: | $(BUILD)/emulated/libcudnn-emulated.so.9
 
 # A program by nvcc, where there is one, and the emulation of its kernels.
 SEMANTICS_CU := tests/cusim/semantics/semantics.cu tests/cusim/semantics/program.cu
@@ -287,7 +313,7 @@ $(BUILD)/tests/test_cuda_nvcc: | $(BUILD)/cusim/program $(BUILD)/cusim/libsemant
 GPU_TEST_SUPPORT := $(call room,tests/gpu)
 define gpu_test
 $(BUILD)/tests/$(1): $(BUILD)/tests/$(1).o $(TEST_SUPPORT) $(GPU_TEST_SUPPORT) $(ALL_OBJS) $(EMULATED_GPU)
-	$(CXX) $(LDFLAGS) -o $$@ $$^ $(CLIENT_LIBS) $(COORDINATOR_LIBS) $(WORKER_LIBS) $(call pkg,--libs,cmocka)
+	$(CXX) $$(LDFLAGS) -o $$@ $$^ $(CLIENT_LIBS) $(COORDINATOR_LIBS) $(WORKER_LIBS) $(call pkg,--libs,cmocka)
 endef
 GPU_TESTS := $(filter test_cu%,$(notdir $(TESTS))) test_ops test_caching_ops
 $(foreach test,$(GPU_TESTS),$(eval $(call gpu_test,$(test))))

@@ -12,20 +12,33 @@
 #include <cmocka.h>
 #include "tests/fakegpu/abi/abi.h"
 
-static void every_value_size_and_offset_is_that_of_the_real_headers(void **state)
+static void same_facts(const struct abi_fact *ours, const struct abi_fact *real, int least)
 {
     int count = 0, wrong = 0;
-    for (; abi_ours[count].name; count++) {
-        assert_non_null(abi_real[count].name);
-        assert_string_equal(abi_ours[count].name, abi_real[count].name);
-        if (abi_ours[count].value == abi_real[count].value) continue;
-        print_message("%s: %ld, really %ld\n", abi_ours[count].name, abi_ours[count].value,
-                      abi_real[count].value);
+    for (; ours[count].name; count++) {
+        assert_non_null(real[count].name);
+        assert_string_equal(ours[count].name, real[count].name);
+        if (ours[count].value == real[count].value) continue;
+        print_message("%s: %ld, really %ld\n", ours[count].name, ours[count].value, real[count].value);
         wrong++;
     }
-    assert_true(count > 300);
-    assert_null(abi_real[count].name);
+    assert_true(count > least);
+    assert_null(real[count].name);
     assert_int_equal(wrong, 0);
+}
+
+static void every_value_size_and_offset_is_that_of_the_real_headers(void **state)
+{
+    same_facts(abi_ours, abi_real, 300);
+}
+
+static void every_value_of_cudnn_is_that_of_its_real_header(void **state)
+{
+    if (!cudnn_real[0].name) {
+        puts("cuDNN's headers are not installed");
+        skip();
+    }
+    same_facts(cudnn_ours, cudnn_real, 70);
 }
 
 int main(void)
@@ -35,6 +48,7 @@ int main(void)
         return 77;
     }
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(every_value_size_and_offset_is_that_of_the_real_headers)};
+        cmocka_unit_test(every_value_size_and_offset_is_that_of_the_real_headers),
+        cmocka_unit_test(every_value_of_cudnn_is_that_of_its_real_header)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <time.h>
 #include "base/clock.h"
+#include "kernels/cuda/cudnn.h"
 #include "kernels/cuda/linear.h"
 #include "kernels/cuda/passes.h"
 
@@ -59,7 +60,8 @@ static status_t open_workspace(struct lane *lane, struct error *error)
     if (status != STATUS_OK) return status;
     lane->workspace = memory;
     lane->pieces = lane->workspace + LANE_CUBLAS_BYTES;
-    return linear_plans_create(&lane->plans, error);
+    status = linear_plans_create(&lane->plans, error);
+    return status == STATUS_OK ? cudnn_open(&lane->cudnn, error) : status;
 }
 
 status_t lane_open(bool with_workspace, struct lane **result, struct error *error)
@@ -101,6 +103,7 @@ void lane_close(struct lane *lane)
     if (!lane) return;
     device_enter();
     linear_plans_destroy(lane->plans);
+    cudnn_close(lane->cudnn);
     device_release(MEMORY_DEVICE, lane->workspace);
     for (int i = 0; i < LANE_STAGES; i++) {
         device_release(MEMORY_SHARED, lane->stages[i].memory);

@@ -15,10 +15,11 @@
 #include "kernels/cuda/device.h"
 
 /* Of the workspace the first part is cuBLASLt's, the size its documentation advises for Hopper. The rest, 128 MB unless
- * REFRAIN_GPU_WORKSPACE_MB says else, holds pieces of a dense layer. */
+ * REFRAIN_GPU_WORKSPACE_MB says else, holds pieces of a dense layer. cuDNN's attention may use all of it. */
 enum { LANE_STAGES = 4, LANE_STAGE_BYTES = 2 << 20, LANE_CUBLAS_BYTES = 32 << 20 };
 
 struct linear_plans;
+struct cudnn;
 
 /* A staging buffer; in use until its event has happened. */
 struct lane_stage {
@@ -40,6 +41,7 @@ struct lane {
     char *workspace, *pieces; /* [LANE_CUBLAS_BYTES], [piece_bytes] */
     size_t piece_bytes;
     struct linear_plans *plans; /* of dense layers, by shape */
+    struct cudnn *cudnn;        /* attention's; NULL: our own kernel */
     bool recording;
 };
 

@@ -4,6 +4,7 @@
 #include <stdio.h>
 
 #include "kernels/cuda/convolution.h"
+#include "kernels/cuda/cudnn.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/lane.h"
 #include "kernels/cuda/launch.h"
@@ -147,7 +148,9 @@ static void run_join_patches(struct team *team, const struct patching *patching,
 
 static void run_attention(struct team *team, const struct attention *a)
 {
-    LAUNCH("attention", cuda_attention(lane->stream, a));
+    struct lane *lane = team_device(team);
+    if (lane_begin(lane, "attention") && !cudnn_attention(lane, a))
+        device_try("attention", cuda_attention(lane->stream, a));
 }
 
 static void run_conv(struct team *team, const struct conv *conv, const struct volume *x,

@@ -14,4 +14,7 @@ struct abi_fact {
 /* Both end with a name of NULL; abi_real has no entries where CUDA's headers are not installed. */
 extern const struct abi_fact abi_ours[], abi_real[];
 
+/* The same of cuDNN (cudnn_table.c). */
+extern const struct abi_fact cudnn_ours[], cudnn_real[];
+
 #endif

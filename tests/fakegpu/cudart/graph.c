@@ -142,14 +142,28 @@ cudaError_t capture_forbids(cudaStream_t handle, const char *call)
     return failed(error);
 }
 
+/* How much of others' captures, and of its own, the thread respects. */
+static _Thread_local enum cudaStreamCaptureMode thread_mode = cudaStreamCaptureModeGlobal;
+
+EXPORT cudaError_t cudaThreadExchangeStreamCaptureMode(enum cudaStreamCaptureMode *mode)
+{
+    cudaError_t error = call_begin("cudaThreadExchangeStreamCaptureMode", cudaErrorInvalidValue);
+    if (error) return error;
+    enum cudaStreamCaptureMode before = thread_mode;
+    thread_mode = *mode;
+    *mode = before;
+    return cudaSuccess;
+}
+
 cudaError_t capture_forbids_anywhere(const char *call)
 {
     cudaError_t error = cudaSuccess;
     pthread_mutex_lock(&gpu_lock);
     for (struct capture *capture = captures; capture; capture = capture->next) {
         bool ours = pthread_equal(capture->thread, pthread_self());
-        if (capture->mode == cudaStreamCaptureModeGlobal ||
-            (capture->mode == cudaStreamCaptureModeThreadLocal && ours))
+        if (thread_mode != cudaStreamCaptureModeRelaxed &&
+            ((ours && capture->mode != cudaStreamCaptureModeRelaxed) ||
+             (thread_mode == cudaStreamCaptureModeGlobal && capture->mode == cudaStreamCaptureModeGlobal)))
             error = forbid(capture, call);
     }
     pthread_mutex_unlock(&gpu_lock);
