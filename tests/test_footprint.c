@@ -2,6 +2,7 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <string.h>
 #include <cmocka.h>
 
 #include "tests/counting.h"
@@ -90,12 +91,62 @@ static void several_jobs_stay_within_what_was_predicted(void **state)
     }
 }
 
+static size_t fullest(const char *model, const struct split *split, const struct job_order *order)
+{
+    struct footprint ranks[9];
+    struct error error;
+    size_t most = 0;
+    if (footprint_measure(model, split, order, 1, ranks, &error) != STATUS_OK) fail_msg("%s", error.text);
+    for (int i = 0; i < split->members; i++)
+        if (ranks[i].most.most_device > most) most = ranks[i].most.most_device;
+    return most;
+}
+
+static void the_fewest_ranks_fit_and_one_less_does_not(void **state)
+{
+    const struct job_order order =
+        footprint_order(&(struct footprint_case){.width = 64, .height = 64, .frames = 17, .guidance = 4});
+    struct split two, fewest, one = {.members = 1, .head = 8};
+    struct error error;
+    char model[512];
+    golden_path(model, sizeof model, "models/reference");
+    assert_int_equal(footprint_split(model, &order, 1, 2, 0, 0, &two, &error), STATUS_OK);
+    assert_int_equal(two.head + two.run[1], 8);
+    size_t memory = fullest(model, &two, &order);
+    assert_true(memory < fullest(model, &one, &order));
+    assert_int_equal(footprint_split(model, &order, 1, 0, memory + 1000, 1000, &fewest, &error), STATUS_OK);
+    assert_int_equal(fewest.members, 2);
+    assert_int_equal(footprint_split(model, &order, 1, 0, fullest(model, &one, &order), 0, &fewest, &error),
+                     STATUS_OK);
+    assert_int_equal(fewest.members, 1);
+    assert_int_equal(footprint_split(model, &order, 1, 0, 1000000, 0, &fewest, &error), STATUS_NO_MEMORY);
+    assert_non_null(strstr(error.text, "home without a block"));
+}
+
+static void what_cannot_be_planned_is_told(void **state)
+{
+    struct job_order order =
+        footprint_order(&(struct footprint_case){.width = 60, .height = 64, .frames = 17, .guidance = 4});
+    const struct split split = {.members = 1, .head = 8};
+    struct footprint rank;
+    struct error error;
+    char model[512];
+    golden_path(model, sizeof model, "models/reference");
+    assert_int_equal(footprint_measure(model, &split, &order, 1, &rank, &error), STATUS_INVALID);
+    assert_non_null(strstr(error.text, "60x64"));
+    assert_int_equal(footprint_measure(model, &split, &order, 0, &rank, &error), STATUS_INVALID);
+    order.width = 64;
+    assert_int_equal(footprint_split(model, &order, 1, 20, 0, 0, &(struct split){0}, &error), STATUS_INVALID);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(whole_jobs_allocate_what_was_predicted),
         cmocka_unit_test(so_they_do_at_other_sizes_and_lengths_of_text),
         cmocka_unit_test(several_jobs_stay_within_what_was_predicted),
+        cmocka_unit_test(the_fewest_ranks_fit_and_one_less_does_not),
+        cmocka_unit_test(what_cannot_be_planned_is_told),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -33,8 +33,9 @@
 #include "worker/model/model.h"
 
 enum { PRIORITIES = 3 }; /* of jobs: enum Priority in refrain.proto */
-/* ENGINE_LOOPS: tickets on their way from this rank to itself. */
-enum { ENGINE_BRANCHES = 2, ENGINE_LOOPS = 8 };
+/* ENGINE_LOOPS: tickets on their way from this rank to itself. ENGINE_LANDINGS: credits where hops land on the GPU: each is
+ * memory as large as the largest hop. */
+enum { ENGINE_BRANCHES = 2, ENGINE_LOOPS = 8, ENGINE_LANDINGS = 4 };
 
 /* What the blocks of one job need on one rank. */
 struct engine_context {

@@ -352,13 +352,12 @@ static status_t least_ranks(const struct lines *l, double room, int *ranks, stru
             *ranks = n;
             return STATUS_OK;
         }
-    if (l->home > room)
-        return error_set(error, STATUS_NO_MEMORY,
-                         "home does not fit: without a block it takes %.1f GB of the %.1f GB that there are",
-                         l->home / 1e9, room / 1e9);
-    return error_set(error, STATUS_NO_MEMORY,
-                     "a stage does not fit: with one block it takes %.1f GB of the %.1f GB that there are",
-                     (l->stage + l->stage_block) / 1e9, room / 1e9);
+    bool home = l->home > room;
+    return error_set(
+        error, STATUS_NO_MEMORY,
+        "no number of ranks fits: %s takes %.2f GB, and there are %.2f GB beside what the backend takes",
+        home ? "home without a block" : "a stage of one block",
+        (home ? l->home : l->stage + l->stage_block) / 1e9, room > 0 ? room / 1e9 : 0.0);
 }
 
 status_t footprint_split(const char *directory, const struct job_order *order, int jobs, int ranks,
