@@ -292,8 +292,15 @@ endef
 GPU_TESTS := $(filter test_cu%,$(notdir $(TESTS))) test_ops test_caching_ops
 $(foreach test,$(GPU_TESTS),$(eval $(call gpu_test,$(test))))
 $(BUILD)/tests/test_plugin $(BUILD)/tests/test_cuda_requests: | $(BUILD)/emulated/refrain-cuda.so
+$(BUILD)/tests/test_bench_gpu: | $(BUILD)/emulated/refrain-cuda.so $(patsubst %,$(BUILD)/tools/%,bench_gpu bench_scaling)
 $(BUILD)/tests/test_cusim $(BUILD)/tests/test_cudart: $(call cusim_objects,plain,tests/cusim/semantics/semantics.cu)
 $(BUILD)/tests/test_cuda_faults: | $(patsubst %,$(BUILD)/cusim/%/faults,bare asan tsan)
+
+# The tests of ops for the machine's GPU: nothing emulated is linked, and the plug-in is loaded as programs load it.
+$(BUILD)/tests/gpu/test_%: $(BUILD)/tests/test_%.o $(TEST_SUPPORT) $(ALL_OBJS)
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS) -o $@ $^ $(CLIENT_LIBS) $(COORDINATOR_LIBS) $(WORKER_LIBS) $(call pkg,--libs,cmocka)
+GPU_PROGRAMS := $(patsubst %,$(BUILD)/tests/gpu/%,test_ops test_caching_ops test_conv test_wide_conv) $(BUILD)/tests/test_cuda_requests
 
 # The same under a checker: make build/cusim/tsan/test_cuda_conv, and run it.
 define cusim_checked_test
@@ -347,13 +354,23 @@ test: ## install what tests need, build, run every test (a short fuzz included)
 	  $(foreach f,$(FUZZERS),"tools/fuzz.sh $(f) $(FUZZ_SECONDS)")
 
 # Everything about GPUs that is tested without one; `make test` runs what of it takes seconds.
-CUDA_TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_cu*.c tests/test_fabric_nccl*.c tests/test_fakenccl.c tests/test_order.c))
+CUDA_TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_cu*.c tests/test_fabric_nccl*.c tests/test_fakenccl.c tests/test_order.c tests/test_bench_gpu.c))
+STAND_INS := LD_LIBRARY_PATH=$(abspath $(BUILD))/fakegpu REFRAIN_FAKEGPU_KERNELS=$(abspath $(BUILD))/fakegpu/libkernels.so \
+  REFRAIN_FAKEGPU_DEVICES=2 REFRAIN_PLUGINS=$(abspath $(BUILD))/emulated
 .PHONY: test-cuda
 test-cuda: ## CUDA and NCCL without a GPU: every kernel, call and failure over stand-ins (docs/gpu.md)
 	@tools/deps.sh $(PACKAGES) $(TEST_PACKAGES)
-	@$(MAKE) --no-print-directory -j$(CORES) $(CUDA_TESTS) $(BUILD)/tests/test_fabric
+	@$(MAKE) --no-print-directory -j$(CORES) all $(CUDA_TESTS) $(GPU_PROGRAMS) $(BUILD)/tests/test_fabric
 	@REFRAIN_TEST_CUDA=all tools/run_tests.sh $(CUDA_TESTS) "env REFRAIN_TEST_KIND=nccl $(BUILD)/tests/test_fabric" \
 	  "env REFRAIN_FAKEGPU_PROTECT=1 $(BUILD)/tests/test_fabric_nccl"
+	@env $(STAND_INS) REFRAIN_TEST_GPU=2 tools/test_gpu.sh $(BUILD)
+
+# The same ops and requests on the GPUs of this machine. Without one: what is missing, and status 77 of the script.
+.PHONY: test-gpu
+test-gpu: ## CUDA and NCCL on this machine's GPUs: every op against ref, whole requests (docs/gpu.md)
+	@tools/deps.sh $(PACKAGES) $(TEST_PACKAGES)
+	@$(MAKE) --no-print-directory -j$(CORES) CUDA=1 all $(GPU_PROGRAMS)
+	@tools/test_gpu.sh $(BUILD)
 
 SLURM_PACKAGES := slurmd slurmctld slurm-client munge iproute2
 .PHONY: test-slurm
@@ -391,7 +408,7 @@ examples: ## build and run the C and the Python example against a real coordinat
 # --------------------------------------------------------------------------------------------------------- benchmarks
 
 BENCHES := $(patsubst tools/%.c,$(BUILD)/tools/%,$(wildcard tools/bench_*.c))
-$(BUILD)/tools/bench_%: $(BUILD)/tools/bench_%.o $(ALL_OBJS)
+$(BUILD)/tools/bench_%: $(BUILD)/tools/bench_%.o $(call room,tools/bench) $(ALL_OBJS)
 	$(CC) $(LDFLAGS) -o $@ $^ $(CLIENT_LIBS) $(COORDINATOR_LIBS) $(WORKER_LIBS)
 
 $(BUILD)/tools/nccl_orders: $(BUILD)/tools/nccl_orders.o $(BUILD)/tests/nccl_orders.o
@@ -417,6 +434,12 @@ bench-service: ## the queue, jobs in flight, checkpoints and recovery (6 minutes
 	@$(BUILD)/tools/bench_queue $(BUILD)/refrain-coordinator $(BUILD)/refrain-worker models/reference 2>/dev/null
 	@$(BUILD)/tools/bench_flight $(BUILD) models/reference
 	@tools/bench_recovery.sh $(BUILD) models/reference
+
+.PHONY: bench-gpu
+bench-gpu: ## this machine's GPUs: ops against peak, attention against cuDNN; MODEL=DIR [SIZE=WxHxF]: forwards, scaling
+	@tools/deps.sh $(PACKAGES)
+	@$(MAKE) --no-print-directory -j$(CORES) CUDA=1 all $(patsubst %,$(BUILD)/tools/%,bench_gpu bench_scaling)
+	@tools/bench_gpu.sh $(BUILD) $(MODEL) $(SIZE)
 
 .PHONY: bench-tier
 bench-tier: $(BUILD)/tools/bench_tier ## a rank's store of the cache tier beside memcpy and plain files, up to a million items (1 minute)

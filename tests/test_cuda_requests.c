@@ -4,7 +4,8 @@
  * processor makes, within bf16; the same bits on any number of GPUs and over either fabric; and a GPU or a rank that
  * fails changes nothing.
  *
- * The plug-in is the emulated one; with REFRAIN_TEST_CUDA=all also the one that nvcc made, where `make CUDA=1` did.
+ * The plug-in is the emulated one; with REFRAIN_TEST_CUDA=all also the one that nvcc made, where `make CUDA=1` did. With
+ * REFRAIN_TEST_GPU=N (`make test-gpu`) it is the latter, on N real GPUs of this machine, of which two are used at most.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -24,10 +25,19 @@
 #define BOUND                                                                                                \
     3e-2 /* relative L2 of latents: bf16 has 8 bits, four steps and guidance add up to a few of its steps */
 
-/* The environment of a machine with so many GPUs; 0: of one without CUDA. */
+/* Of this machine, for the tests; 0: there are none but stand-ins. */
+static int real_gpus(void)
+{
+    const char *wanted = getenv("REFRAIN_TEST_GPU");
+    return wanted ? atoi(wanted) : 0;
+}
+
+/* The environment of a machine with so many GPUs; 0: of one without CUDA. Of real ones it is there. */
 static void set_gpus(const char *plugins, int gpus)
 {
     char program[PATH_BYTES], path[2 * PATH_BYTES], number[16];
+    setenv("REFRAIN_BACKEND", gpus ? "cuda" : "cpu-avx2", 1);
+    if (real_gpus()) return;
     ssize_t length = readlink("/proc/self/exe", program, sizeof program - 1);
     assert_true(length > 0);
     program[length] = 0;
@@ -40,7 +50,6 @@ static void set_gpus(const char *plugins, int gpus)
     setenv("REFRAIN_FAKEGPU_KERNELS", path, 1);
     snprintf(number, sizeof number, "%d", gpus);
     setenv("REFRAIN_FAKEGPU_DEVICES", number, 1);
-    setenv("REFRAIN_BACKEND", gpus ? "cuda" : "cpu-avx2", 1);
 }
 
 static void generate(const char *name, const char *words)
@@ -74,7 +83,7 @@ static const char *const policies[] = {"", "--cache interval:N=2,forecast=taylor
                                        "--cache layers:every=2,begin=0,end=1"};
 enum { POLICIES = sizeof policies / sizeof *policies };
 
-static void check_requests(const char *plugins)
+static void check_requests(const char *plugins, int gpus)
 {
     static const char *const stands[] = {"--ranks 1", "--ranks 2 --fabric zmq", "--ranks 2 --fabric nccl"};
     char words[256], name[32], one[32], processor[32];
@@ -83,8 +92,8 @@ static void check_requests(const char *plugins)
         set_gpus(plugins, 0);
         snprintf(words, sizeof words, "--steps 4 %s", policies[policy]);
         generate(processor, words);
-        for (int stand = 0; stand < 3; stand++) {
-            set_gpus(plugins, 2);
+        for (int stand = 0; stand < (gpus > 1 ? 3 : 1); stand++) {
+            set_gpus(plugins, gpus);
             snprintf(words, sizeof words, "--steps 4 %s %s", policies[policy], stands[stand]);
             snprintf(name, sizeof name, "gpu%d-%d", policy, stand);
             snprintf(one, sizeof one, "gpu%d-0", policy);
@@ -99,7 +108,7 @@ static void check_requests(const char *plugins)
 
 static void requests_equal_the_processors_within_bf16_and_each_other_bit_by_bit(void **state)
 {
-    check_requests("emulated");
+    check_requests("emulated", 2);
 }
 
 static void so_they_do_with_the_plugin_that_nvcc_made(void **state)
@@ -109,7 +118,12 @@ static void so_they_do_with_the_plugin_that_nvcc_made(void **state)
     if (!wanted || strcmp(wanted, "all") != 0 ||
         shell(stand_text, "refrain-worker --version | grep -q ' cuda$'") != 0)
         skip();
-    check_requests(".");
+    check_requests(".", 2);
+}
+
+static void requests_on_real_gpus_equal_the_processors_within_bf16(void **state)
+{
+    check_requests("the machine's", real_gpus() > 1 ? 2 : 1);
 }
 
 /* ---------------------------------------------------------------------------------------------------- failures */
@@ -127,6 +141,7 @@ static void undisturbed(const char *name)
 static void a_killed_rank_is_replaced_and_the_bits_stay(void **state)
 {
     struct stand s;
+    if (real_gpus() == 1) skip(); /* each of two ranks needs its own */
     undisturbed("calm");
     stand_start(&s, "killed", 2, "--threads 1 --fabric nccl");
     shell_run(stand_text, "refrain models add ref tests/models/tiny-a");
@@ -198,5 +213,10 @@ int main(void)
         cmocka_unit_test(too_little_memory_is_a_sentence_before_anything_is_computed),
         cmocka_unit_test(gpus_of_two_kinds_are_not_one_group),
     };
+    const struct CMUnitTest on_real_gpus[] = {
+        cmocka_unit_test(requests_on_real_gpus_equal_the_processors_within_bf16),
+        cmocka_unit_test(a_killed_rank_is_replaced_and_the_bits_stay),
+    };
+    if (real_gpus()) return cmocka_run_group_tests(on_real_gpus, stand_set_up, stand_tear_down);
     return cmocka_run_group_tests(tests, stand_set_up, stand_tear_down);
 }

@@ -5,6 +5,7 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <cmocka.h>
@@ -116,13 +117,30 @@ double sheet_error(const struct sheet *a, const struct sheet *b)
 extern const struct gpu_plugin refrain_gpu __attribute__((weak));
 void cusim_set_seed(uint64_t seed) __attribute__((weak));
 
+enum { SKIPPED = 77 };
+
+/* The linked one; else, where REFRAIN_TEST_GPU asks for it, the machine's: without one there is nothing to test. */
+static const struct ops *gpu_wanted(void)
+{
+    const struct ops *ops = NULL;
+    struct error error;
+    if (&refrain_gpu) return refrain_gpu.ops;
+    if (!getenv("REFRAIN_TEST_GPU")) return NULL;
+    if (ops_choose("cuda", &ops, &error) == STATUS_OK) return ops;
+    fflush(stdout);
+    fprintf(stderr, "%s\n", error.text);
+    exit(SKIPPED);
+}
+
 const struct ops *const *trial_backends(void)
 {
     static const struct ops *all[MAX_BACKENDS + 1];
+    if (all[0]) return all;
     const struct ops *const *processor = ops_available();
+    const struct ops *gpu = gpu_wanted();
     int count = 0;
     for (; processor[count]; count++) all[count] = processor[count];
-    if (&refrain_gpu) all[count++] = refrain_gpu.ops;
+    all[count] = gpu;
     return all;
 }
 

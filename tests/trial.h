@@ -11,7 +11,8 @@
  * test it runs in.
  *
  * Backends: those of this machine's processor, and in programs that link it the emulated cuda (docs/gpu.md), under several
- * orders of execution of its threads. Inputs are made on the host; a run places them where its backend can read them.
+ * orders of execution of its threads. In others REFRAIN_TEST_GPU adds the machine's GPU (`make test-gpu`); where there is
+ * none, the program says what is missing and ends with status 77. Inputs are made on the host; a run places them where its backend can read them.
  */
 #ifndef REFRAIN_TESTS_TRIAL_H
 #define REFRAIN_TESTS_TRIAL_H

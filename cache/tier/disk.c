@@ -182,7 +182,7 @@ static bool same_item(const struct disk_item *a, const struct disk_item *b)
 status_t disk_read(const struct disk *disk, const struct disk_item *item, void *bytes, struct error *error)
 {
     char path[PATH_BYTES];
-    struct disk_item found;
+    struct disk_item found = {0};
     write_path(item, false, path);
     int file = openat(disk->root, path, O_RDONLY | O_CLOEXEC);
     if (file < 0 && errno == ENOENT) return error_set(error, STATUS_NOT_FOUND, "the file is gone");

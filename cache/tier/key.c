@@ -14,7 +14,7 @@
 
 _Static_assert(sizeof(struct key) == KEY_BYTES, "a key has no gaps");
 
-enum { FACTS_MAX = 64, TENANT_DIGITS = 16, DIGEST_DIGITS = 32 };
+enum { FACTS_MAX = 64, DIGITS = 16 }; /* hexadecimal, of 64 bits */
 
 static const char *const kind_names[ITEM_KINDS] = {"text",   "first-step", "checkpoint",
                                                    "latent", "table",      "residual"};
@@ -282,9 +282,9 @@ void key_write(const struct key *key, char text[KEY_LETTERS])
 /* Sixteen lower-case digits. */
 static bool read_digits(const char *text, uint64_t *number)
 {
-    char digits[TENANT_DIGITS + 1] = "";
-    if (strspn(text, "0123456789abcdef") < TENANT_DIGITS) return false;
-    memcpy(digits, text, TENANT_DIGITS);
+    char digits[DIGITS + 1] = "";
+    if (strspn(text, "0123456789abcdef") < DIGITS) return false;
+    memcpy(digits, text, DIGITS);
     *number = strtoull(digits, NULL, 16);
     return true;
 }
@@ -300,10 +300,10 @@ status_t key_read(const char *text, struct key *key, struct error *error)
         break;
     }
     const char *rest = text + name + 1;
-    if (found.kind == ITEM_KINDS || strlen(rest) != TENANT_DIGITS + 1 + DIGEST_DIGITS ||
-        !read_digits(rest, &found.tenant) || rest[TENANT_DIGITS] != '-' ||
-        !read_digits(rest + TENANT_DIGITS + 1, &found.high) ||
-        !read_digits(rest + 2 * TENANT_DIGITS + 1, &found.low) || check(&found, NULL) != STATUS_OK)
+    if (found.kind == ITEM_KINDS || strlen(rest) != DIGITS + 1 + DIGITS + DIGITS ||
+        !read_digits(rest, &found.tenant) || rest[DIGITS] != '-' ||
+        !read_digits(rest + DIGITS + 1, &found.high) ||
+        !read_digits(rest + DIGITS + 1 + DIGITS, &found.low) || check(&found, NULL) != STATUS_OK)
         return error_set(error, STATUS_INVALID,
                          "'%.80s' is no item's key: KIND-TENANT-DIGEST is, as lists show it", text);
     *key = found;

@@ -116,7 +116,7 @@ void level_add(struct store *store, enum level level, uint32_t slot)
         entry->list = list_of(store, entry);
         tally->items++;
     }
-    entry->copies |= (uint8_t)(1 << level);
+    entry->copies |= level_bit(level);
     tally->bytes[level] += level_bytes(level, entry->bytes);
     list_add(store, level, slot);
 }
@@ -132,7 +132,7 @@ static void copy_end(struct store *store, enum level level, uint32_t slot)
 {
     struct entry *entry = &store->entries[slot];
     struct tally *tally = tally_of(store, entry->tenant, entry->key.kind);
-    entry->copies &= (uint8_t) ~(1 << level);
+    entry->copies &= (uint8_t)~level_bit(level);
     tally->bytes[level] -= level_bytes(level, entry->bytes);
     if (!entry->copies) tally->items--;
     level_give_back(store, level, entry->bytes, level == LEVEL_DISK ? 0 : entry->extent[level]);
@@ -202,7 +202,7 @@ static double loss_of(struct store *store, enum level level, const struct entry 
 
 static bool may_go(const struct entry *entry, enum level level)
 {
-    return entry->readers == 0 && !(entry->pinned && entry->copies == 1 << level);
+    return entry->readers == 0 && !(entry->pinned && entry->copies == level_bit(level));
 }
 
 /* The oldest of a list that may go, of the first `look`. */
@@ -313,7 +313,7 @@ bool level_make_room(struct store *store, enum level level, uint64_t bytes, doub
 void level_evict_any(struct store *store)
 {
     double now = store_seconds(store);
-    for (int level = LEVEL_DISK; level >= LEVEL_DEVICE; level--) {
+    for (int level = LEVELS - 1; level >= 0; level--) {
         uint32_t slot = pick_victim(store, (enum level)level, now);
         if (slot == SLOT_NONE || store->entries[slot].pinned) continue;
         struct entry *entry = &store->entries[slot];

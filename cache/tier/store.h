@@ -147,7 +147,8 @@ size_t store_changes(struct store *store, struct store_entry *changes, size_t mo
 /* A pinned item keeps its last copy. STATUS_NOT_FOUND; STATUS_NO_MEMORY: half of the host's level is pinned. Not kept
  * over a restart. */
 status_t store_pin(struct store *store, const struct key *key, bool pinned, struct error *error);
-/* Nobody finds them from now on, views stay; files are gone after the next store_settle. Returns how many. */
+/* Nobody finds them from now on, views stay; files are gone after the next store_settle. Drafts are not touched.
+ * Returns how many. */
 size_t store_forget(struct store *store, const struct store_match *match);
 /* Copies downwards what is new, and removes files: all there is to do. */
 void store_settle(struct store *store);

@@ -103,9 +103,13 @@ void index_free(struct store *store, uint32_t slot); /* hidden before */
 
 /* ---- levels.c */
 double store_seconds(const struct store *store); /* since it was opened; no lock needed */
+static inline uint8_t level_bit(enum level level)
+{
+    return level == LEVEL_DEVICE ? 1 : level == LEVEL_HOST ? 1 << LEVEL_HOST : 1 << LEVEL_DISK;
+}
 static inline bool level_has(const struct entry *entry, enum level level)
 {
-    return entry->copies >> level & 1;
+    return entry->copies & level_bit(level);
 }
 uint64_t level_bytes(enum level level, uint64_t bytes); /* with rounding */
 void *level_address(const struct store *store, enum level level, const struct entry *entry);

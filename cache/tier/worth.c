@@ -10,6 +10,7 @@
 static const float PRIOR_CHANCE = 0.1F, PRIOR_SEEN = 6, LEAST_CHANCE = 1e-4F, MOST_SEEN = 4000;
 /* A tenant's factor leans on 1 as if so many uses had been expected and seen; and is halved at MOST_EXPECTED. */
 static const float ONE_EXPECTED = 1, MOST_EXPECTED = 100;
+static const double LEAST_RATE = 1e-30;
 enum { REFRESH = 64 };
 
 /* The best ratio of uses to time from each age on, given the chance of a use within each octave. */
@@ -17,7 +18,7 @@ static void index_of(const float chance[WORTH_AGES], float rate[WORTH_AGES])
 {
     double first = 1; /* seconds of the octave */
     for (int from = 0; from < WORTH_AGES; from++) {
-        double waiting = 1, uses = 0, seconds = 0, best = 0, width = first;
+        double waiting = 1, uses = 0, seconds = 0, best = LEAST_RATE, width = first;
         for (int age = from; age < WORTH_AGES; age++, width *= 2) {
             uses += waiting * chance[age];
             seconds += waiting * width * (1 - chance[age] / 2);

@@ -189,7 +189,7 @@ static const struct {
 
 bool trace_make(const char *name, uint64_t seed, struct trace *trace)
 {
-    struct source sources[SOURCES];
+    struct source sources[SOURCES] = {0};
     int count = 0;
     bool mixed = strcmp(name, "mixed") == 0;
     for (size_t way = 0; way < sizeof ways / sizeof *ways; way++)
