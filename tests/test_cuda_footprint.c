@@ -3,6 +3,7 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <stdlib.h>
 #include <cmocka.h>
 
 #include "kernels/plugin.h"
@@ -28,6 +29,7 @@ static void weights_and_all_else_are_those_of_the_prediction(void **state)
 
 int main(void)
 {
+    setenv("REFRAIN_GPU", "0", 1); /* whatever runs beside this test */
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(weights_and_all_else_are_those_of_the_prediction),
     };
