@@ -42,6 +42,7 @@ enum {
     FABRIC_MAX_CREDITS = 64,
     FABRIC_TRANSFER_MS = 10000,
     FABRIC_ABORT_MS = 5000,
+    FABRIC_LANDING_BYTES = 65536, /* nccl: payloads arrive in memory of whole pieces of this */
 };
 
 struct fabric_config {

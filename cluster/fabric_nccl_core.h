@@ -11,7 +11,7 @@
 enum {
     OUTSTANDING = 2, /* payloads announced and not sent, per edge: one moves, one waits */
     STAMPS = FABRIC_MAX_CREDITS + 1,
-    LANDING_BYTES = 65536, /* the smallest piece of memory: many small payloads then fit the same ones */
+    LANDING_BYTES = FABRIC_LANDING_BYTES, /* the smallest piece of memory: many small payloads then fit the same ones */
 };
 
 enum edge_state {

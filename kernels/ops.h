@@ -73,7 +73,8 @@ struct epilogue {
 struct location {
     const char *kind; /* "NVIDIA H100 80GB HBM3, sm_90": ranks of other kinds compute other bits */
     int device;       /* CUDA's number of it */
-    void *stream; /* the cudaStream_t of the ops, for who moves the device's memory beside them (the nccl fabric) */
+    void *
+        stream; /* the cudaStream_t of the ops, for who moves the device's memory beside them (the nccl fabric) */
     uint64_t memory_bytes;
 };
 
@@ -141,6 +142,8 @@ struct ops {
     const char *name;
     bool
         local; /* memory of the device is the host's, and an op is done when it returns: payloads need no copies */
+    bool
+        paper; /* memory is only counted: neither weights nor payloads are there to be read (kernels/paper.h) */
     dtype_t operand;
 
     /* --- execution and memory ----------------------------------------------------------------------------- */

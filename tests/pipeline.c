@@ -16,6 +16,7 @@
 #include <cmocka.h>
 
 #include "base/clock.h"
+#include "tests/counting.h"
 #include "tests/golden.h"
 #include "tests/guarded.h"
 #include "worker/stage.h"
@@ -44,6 +45,7 @@ static void set_up(struct member *m)
         alone.head = config.denoiser.layers;
         split = &alone;
     }
+    if (m->run->ledgers) counting_enter(&m->run->ledgers[m->engine.self]);
     m->engine.ops = m->run->ops ? m->run->ops : guarded_or(NULL);
     m->engine.epoch = 1;
     if (status == STATUS_OK)

@@ -11,6 +11,7 @@
 #ifndef REFRAIN_TESTS_PIPELINE_H
 #define REFRAIN_TESTS_PIPELINE_H
 
+#include "kernels/ledger.h"
 #include "worker/job.h"
 
 enum { PIPELINE_JOBS = 16 };
@@ -18,6 +19,7 @@ enum { PIPELINE_JOBS = 16 };
 struct pipeline_run {
     const char *model;           /* directory below the repository's root */
     const struct ops *ops;       /* NULL: guarded_or(NULL) */
+    struct ledger *ledgers;      /* [members], with ops of tests/counting.h; or NULL */
     struct job_order order;      /* save_latents and save_frames are set here */
     struct split split;          /* members 0: one member with all blocks */
     int threads;                 /* of each member; 0: 1 */

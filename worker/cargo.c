@@ -41,7 +41,7 @@ status_t cargo_receive(struct cargo *c, struct engine *e, int peer, size_t begin
     }
     status_t status = c->read_at == e->waits + 1 ? engine_wait(e, error) : STATUS_OK;
     if (status != STATUS_OK) return status;
-    memcpy(c->host + begin, payload, bytes);
+    if (!ops->paper) memcpy(c->host + begin, payload, bytes);
     ops->copy(e->team, c->device + begin, c->host + begin, c->body - begin);
     c->read_at = e->waits + 1;
     return STATUS_OK;

@@ -112,12 +112,14 @@ bool engine_reaches_stage(const struct engine *e, int peer)
 {
     bool shared = e->model && e->model->split.floating;
     if (peer == e->self) return e->loops < ENGINE_LOOPS;
+    if (e->carrier) return true;
     return fabric_has_credits(e->fabric, peer, shared ? 2 : 1);
 }
 
 bool engine_reaches_home(const struct engine *e, int peer)
 {
-    return peer == e->self ? e->loops < ENGINE_LOOPS : fabric_can_post(e->fabric, peer);
+    if (peer == e->self) return e->loops < ENGINE_LOOPS;
+    return e->carrier || fabric_can_post(e->fabric, peer);
 }
 
 /* What one's own stage and home give each other stays where it is. */
@@ -147,6 +149,10 @@ status_t engine_post(struct engine *e, int peer, struct ticket *ticket, const vo
     if (peer == e->self) return post_to_self(e, ticket, payload, cookie);
     if (!towards_home(ticket) && e->model && e->model->split.floating && !engine_reaches_stage(e, peer))
         return STATUS_AGAIN;
+    if (e->carrier) {
+        e->carrier->carry(e->carrier, e->self, peer, ticket, payload, cookie);
+        return STATUS_OK;
+    }
     status_t status = fabric_post(e->fabric, peer, ticket, payload, cookie, error);
     if (status == STATUS_OK) e->sequence++;
     return status;

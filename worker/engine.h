@@ -33,8 +33,9 @@
 #include "worker/model/model.h"
 
 enum { PRIORITIES = 3 }; /* of jobs: enum Priority in refrain.proto */
-/* ENGINE_LOOPS: tickets on their way from this rank to itself. */
-enum { ENGINE_BRANCHES = 2, ENGINE_LOOPS = 8 };
+/* ENGINE_LOOPS: tickets on their way from this rank to itself. ENGINE_LANDINGS: credits where hops land on the GPU: each is
+ * memory as large as the largest hop. */
+enum { ENGINE_BRANCHES = 2, ENGINE_LOOPS = 8, ENGINE_LANDINGS = 4 };
 
 /* What the blocks of one job need on one rank. */
 struct engine_context {
@@ -52,13 +53,20 @@ struct engine_loop {
     bool taken; /* RECEIVED was told, SENT is next */
 };
 
+/* Takes tickets in place of the fabric, always: where a ring is laid out on paper (worker/footprint.h). */
+struct engine_carrier {
+    void (*carry)(struct engine_carrier *carrier, int from, int peer, const struct ticket *ticket,
+                  const void *payload, uint64_t cookie);
+};
+
 struct engine {
     const struct ops *ops;
     struct team *team;
-    struct fabric *fabric; /* NULL in a process of its own (benchmarks): then members is 1 */
-    bool lends;            /* the fabric carries memory of the device (nccl), so hops and OPENs stay there */
-    struct model *model;   /* NULL until loaded */
-    int self, members;     /* place in the ring; home is 0, or with a floating split everybody */
+    struct fabric *fabric;          /* NULL in a process of its own (benchmarks): then members is 1 */
+    struct engine_carrier *carrier; /* NULL but on paper */
+    bool lends;          /* the fabric carries memory of the device (nccl), so hops and OPENs stay there */
+    struct model *model; /* NULL until loaded */
+    int self, members;   /* place in the ring; home is 0, or with a floating split everybody */
     uint64_t epoch;
     uint64_t sequence;           /* of the last ticket sent to another member */
     uint64_t contexts;           /* number of the last job context made here */

@@ -21,16 +21,18 @@
 #include "proto/keyfile.h"
 #include "worker/bench.h"
 #include "worker/courier.h"
+#include "worker/footprint_report.h"
 #include "worker/model/card.h"
 #include "worker/place.h"
 #include "worker/rank.h"
 #include "worker/speed.h"
 
 struct settings {
-    const char *coordinator, *group, *seat, *bind, *scratch, *key, *inspect, *bench, *size;
-    int64_t threads, orphan_ms, join_ms, largest_hop;
+    const char *coordinator, *group, *seat, *bind, *scratch, *key, *inspect, *bench, *size, *plan_memory,
+        *cache;
+    int64_t threads, orphan_ms, join_ms, largest_hop, ranks, jobs, steps, memory;
     int fabric, backend;
-    bool version, help;
+    bool json, version, help;
 };
 
 /* A checkpoint takes about a millisecond of CPU, rank and coordinator together: a hundredth. */
@@ -80,8 +82,22 @@ static const struct option_spec specs[] = {
      .help = "check a checkpoint and print its card as JSON"},
     {"bench", 0, OPTION_TEXT, offsetof(struct settings, bench), "DIR",
      .help = "compute on command from standard input, for timing"},
-    {"size", 0, OPTION_TEXT, offsetof(struct settings, size), "WxHxF", .help = "video size of --bench",
-     .standard = "64x64x17"},
+    {"plan-memory", 0, OPTION_TEXT, offsetof(struct settings, plan_memory), "DIR",
+     .help = "say how much memory each rank takes on GPUs, by a checkpoint that may be without its data"},
+    {"size", 0, OPTION_TEXT, offsetof(struct settings, size), "WxHxF",
+     .help = "video size of --bench and --plan-memory", .standard = "64x64x17"},
+    {"ranks", 0, OPTION_INT, offsetof(struct settings, ranks), "N",
+     .help = "of --plan-memory; 0: the fewest that fit in --memory", .standard = "1", .min = 0,
+     .max = SPLIT_MAX_MEMBERS},
+    {"jobs", 0, OPTION_INT, offsetof(struct settings, jobs), "N",
+     .help = "of --plan-memory: in flight at once", .standard = "1", .min = 1, .max = 64},
+    {"steps", 0, OPTION_INT, offsetof(struct settings, steps), "N", .help = "of --plan-memory",
+     .standard = "50", .min = 1, .max = 1000},
+    {"cache", 0, OPTION_TEXT, offsetof(struct settings, cache), "POLICY", .help = "of --plan-memory",
+     .standard = "off"},
+    {"memory", 0, OPTION_BYTES, offsetof(struct settings, memory), "BYTES",
+     .help = "of --plan-memory: what a GPU has for it", .min = 1, .max = 1e15},
+    {"json", 0, OPTION_FLAG, offsetof(struct settings, json), .help = "--plan-memory prints JSON"},
     {"version", 0, OPTION_FLAG, offsetof(struct settings, version),
      .help = "print the version and the backends of this machine"},
     {"help", 'h', OPTION_FLAG, offsetof(struct settings, help), .help = "this text"},
@@ -123,8 +139,7 @@ static const char *way_out(const char *coordinator)
     return coordinator;
 }
 
-/* HOPS_LANDING: each credit is a landing place in the GPU's memory, as large as the largest hop. */
-enum { CREDITS = 8, HOPS_LANDING = 4 };
+enum { CREDITS = 8 };
 
 static status_t open_fabric(const struct settings *settings, const struct place *place,
                             const struct scratch *scratch, struct engine *engine, struct error *error)
@@ -144,7 +159,7 @@ static status_t open_fabric(const struct settings *settings, const struct place 
     struct fabric_config config = {.kind = fabrics[settings->fabric],
                                    .bind = bind,
                                    .toward = way_out(settings->coordinator),
-                                   .credits = engine->lends ? HOPS_LANDING : CREDITS,
+                                   .credits = engine->lends ? ENGINE_LANDINGS : CREDITS,
                                    .max_bytes = (uint64_t)settings->largest_hop};
     if (engine->lends) {
         struct location location;
@@ -257,6 +272,21 @@ static status_t run_bench(const struct settings *settings, struct error *error)
     return bench_run(&config, error);
 }
 
+static status_t plan_memory(const struct settings *settings, struct error *error)
+{
+    struct footprint_wish wish = {.directory = settings->plan_memory,
+                                  .cache = settings->cache,
+                                  .steps = (int)settings->steps,
+                                  .ranks = (int)settings->ranks,
+                                  .jobs = (int)settings->jobs,
+                                  .memory = (uint64_t)settings->memory,
+                                  .lands = settings->fabric == FABRIC_NCCL,
+                                  .json = settings->json};
+    if (sscanf(settings->size, "%dx%dx%d", &wish.width, &wish.height, &wish.frames) != 3)
+        return error_set(error, STATUS_INVALID, "--size %s: must be WxHxF, such as 64x64x17", settings->size);
+    return footprint_report(&wish, error);
+}
+
 static int print_card(const char *directory)
 {
     struct error error;
@@ -337,6 +367,7 @@ int main(int argc, char **argv)
     if (settings.version) return print_version();
     if (settings.inspect) return print_card(settings.inspect);
     if (settings.bench) return run_bench(&settings, &error) == STATUS_OK ? 0 : complain(&error);
+    if (settings.plan_memory) return plan_memory(&settings, &error) == STATUS_OK ? 0 : complain(&error);
     if (check_together(&settings, &wish, &error) != STATUS_OK) return complain(&error);
 
     signal(SIGPIPE, SIG_IGN);

@@ -70,6 +70,14 @@ status_t stage_create(struct engine *engine, struct stage **stage, struct error 
     return STATUS_OK;
 }
 
+size_t stage_buffer_bytes(const struct stage *s, enum memory kind)
+{
+    size_t bytes = 0;
+    for (int i = 0; i < STAGE_BUFFERS; i++)
+        bytes += kind == MEMORY_DEVICE ? s->buffers[i].device.size : s->buffers[i].shared.size;
+    return bytes;
+}
+
 static void buffer_clear(struct buffer *b, const struct ops *ops)
 {
     memory_give_back(ops, MEMORY_DEVICE, &b->device);
@@ -222,6 +230,47 @@ static status_t answer_failed(struct stage *s, const struct ticket *about, const
                        words ? COOKIE_FAILURE : COOKIE_NOTHING, error);
 }
 
+/* ------------------------------------------------------------------------------------------------ buffers */
+
+static struct buffer *free_buffer(struct stage *s)
+{
+    for (int i = 0; i < STAGE_BUFFERS; i++)
+        if (!s->buffers[i].lent) return &s->buffers[i];
+    return NULL;
+}
+
+static status_t buffer_fit(struct buffer *b, struct engine *e, size_t bytes, struct error *error)
+{
+    if (b->bytes >= bytes) return STATUS_OK;
+    status_t status = engine_wait(e, error);
+    if (status != STATUS_OK) return status;
+    buffer_clear(b, e->ops);
+    cargo_lay_out(&b->cargo, e->ops, &b->device, &b->shared, bytes);
+    status = memory_arena(e->ops, MEMORY_DEVICE, &b->device, error);
+    if (status == STATUS_OK) status = memory_arena(e->ops, MEMORY_SHARED, &b->shared, error);
+    if (status != STATUS_OK) {
+        buffer_clear(b, e->ops);
+        error_prefix(error, "a hop of %.1f MB", (double)bytes / 1e6);
+        return status;
+    }
+    cargo_lay_out(&b->cargo, e->ops, &b->device, &b->shared, bytes);
+    b->bytes = bytes;
+    return STATUS_OK;
+}
+
+/* Room for as many hops as branches are open, one more included, before the first of them comes: a job that does not
+ * fit here is refused before it has begun. Buffers that are lent are seen to when they are used. */
+static status_t buffers_fit(struct stage *s, size_t bytes, struct error *error)
+{
+    int wanted = 1;
+    status_t status = STATUS_OK;
+    for (int i = 0; i < s->count; i++)
+        for (int b = 0; b < ENGINE_BRANCHES; b++) wanted += s->contexts[i].branch[b] != NULL;
+    for (int i = 0; i < wanted && i < STAGE_BUFFERS && status == STATUS_OK; i++)
+        if (!s->buffers[i].lent) status = buffer_fit(&s->buffers[i], s->engine, bytes, error);
+    return status;
+}
+
 /* --------------------------------------------------------------------------------------------------- open */
 
 /* The policy's text at the end of an OPEN, if there is one; `step` holds the number of steps. */
@@ -300,6 +349,10 @@ static status_t open_context(struct stage *s, const struct ticket *t, int peer, 
                          (unsigned long)t->job);
     if (!c) status = context_add(s, t, &c, error);
     if (status != STATUS_OK || c->branch[t->branch]) return status;
+    size_t hop = hop_bytes(token_count(&c->grid), m->config.denoiser.hidden) +
+                 (t->text_bytes ? (size_t)m->config.denoiser.layers * sizeof(float) : 0);
+    if (m->count > 0) status = buffers_fit(s, hop, error);
+    if (status != STATUS_OK) return status;
     status = open_blocks(s, c, t, peer, payload, &blocks, error);
     if (status != STATUS_OK) return status;
     status = make_keys(s, t, peer, payload, &made, error);
@@ -338,32 +391,6 @@ static bool hop_fits(const struct ticket *t, const struct engine_context *c, con
 static bool goes_home(const struct ticket *t, const struct model *m)
 {
     return t->block_end <= (uint32_t)(m->first + m->count);
-}
-
-static struct buffer *free_buffer(struct stage *s)
-{
-    for (int i = 0; i < STAGE_BUFFERS; i++)
-        if (!s->buffers[i].lent) return &s->buffers[i];
-    return NULL;
-}
-
-static status_t buffer_fit(struct buffer *b, struct engine *e, size_t bytes, struct error *error)
-{
-    if (b->bytes >= bytes) return STATUS_OK;
-    status_t status = engine_wait(e, error);
-    if (status != STATUS_OK) return status;
-    buffer_clear(b, e->ops);
-    cargo_lay_out(&b->cargo, e->ops, &b->device, &b->shared, bytes);
-    status = memory_arena(e->ops, MEMORY_DEVICE, &b->device, error);
-    if (status == STATUS_OK) status = memory_arena(e->ops, MEMORY_SHARED, &b->shared, error);
-    if (status != STATUS_OK) {
-        buffer_clear(b, e->ops);
-        error_prefix(error, "a hop of %.1f MB", (double)bytes / 1e6);
-        return status;
-    }
-    cargo_lay_out(&b->cargo, e->ops, &b->device, &b->shared, bytes);
-    b->bytes = bytes;
-    return STATUS_OK;
 }
 
 /* Computes the hop's blocks that are held here and sends it on: to the member that holds the next one, or

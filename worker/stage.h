@@ -28,6 +28,9 @@ void stage_destroy(struct stage *stage);
 /* Drops all contexts: another model comes. NULL is fine. */
 void stage_forget(struct stage *stage);
 
+/* Of the buffers for hops. */
+size_t stage_buffer_bytes(const struct stage *stage, enum memory kind);
+
 /* Is an event of the fabric the stage's, or home's? For ranks that are both. */
 bool stage_concerns(const struct fabric_event *event);
 /* Takes over a RECEIVED or SENT event (a received payload is released when its work is done). */

@@ -5,12 +5,12 @@
 #include <string.h>
 #include "kernels/cuda/conv.h"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/sizes.h"
 #include "kernels/weights.h"
 
 size_t cuda_conv_floats(const struct conv_shape *shape)
 {
-    struct conv_layout layout = conv_layout_of(shape);
-    return (size_t)conv_weight_floats(&layout) + (size_t)layout.column_blocks * (size_t)layout.columns;
+    return cuda_conv_size(shape);
 }
 
 /* To 10 bits of fraction, ties away from zero, as the kernel rounds pixels. */

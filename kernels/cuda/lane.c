@@ -10,7 +10,7 @@
 #include "kernels/cuda/linear.h"
 #include "kernels/cuda/passes.h"
 
-enum { WAIT_SECONDS = 600, PIECE_MEGABYTES = 128 };
+enum { WAIT_SECONDS = 600 };
 
 struct stretch {
     cudaGraphExec_t exec;
@@ -53,7 +53,7 @@ static status_t open_workspace(struct lane *lane, struct error *error)
 {
     long megabytes;
     void *memory;
-    status_t status = setting("REFRAIN_GPU_WORKSPACE_MB", 1, 65536, PIECE_MEGABYTES, &megabytes, error);
+    status_t status = setting("REFRAIN_GPU_WORKSPACE_MB", 1, 65536, LANE_PIECE_MEGABYTES, &megabytes, error);
     if (status != STATUS_OK) return status;
     lane->piece_bytes = (size_t)megabytes << 20;
     status = device_allocate(MEMORY_DEVICE, LANE_CUBLAS_BYTES + lane->piece_bytes, &memory, error);

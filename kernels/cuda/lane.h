@@ -13,10 +13,7 @@
 #define REFRAIN_KERNELS_CUDA_LANE_H
 
 #include "kernels/cuda/device.h"
-
-/* Of the workspace the first part is cuBLASLt's, the size its documentation advises for Hopper. The rest, 128 MB unless
- * REFRAIN_GPU_WORKSPACE_MB says else, holds pieces of a dense layer. cuDNN's attention may use all of it. */
-enum { LANE_STAGES = 4, LANE_STAGE_BYTES = 2 << 20, LANE_CUBLAS_BYTES = 32 << 20 };
+#include "kernels/cuda/sizes.h"
 
 struct linear_plans;
 struct cudnn;

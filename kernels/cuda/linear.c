@@ -5,10 +5,9 @@
 #include <string.h>
 #include "kernels/cuda/passes.h"
 #include "kernels/cuda/plans.h"
+#include "kernels/cuda/sizes.h"
 #include "kernels/cuda/upload.h"
 #include "kernels/weights.h"
-
-enum { GROUP = 8 }; /* elements of bf16 in 16 bytes */
 
 struct linear {
     int n, k, padded_n, padded_k;
@@ -18,31 +17,20 @@ struct linear {
     void *narrow_bias; /* the same in bf16 */
 };
 
-static int padded(int size)
-{
-    return (size + GROUP - 1) / GROUP * GROUP;
-}
-
 /* ---------------------------------------------------------------------------------------------------------- weights */
-
-static size_t whole(size_t bytes)
-{
-    return (bytes + 255) / 256 * 256;
-}
 
 /* Memory for both, and both in it. */
 static status_t fill(struct linear *linear, const struct matrix *w, const struct matrix *bias,
                      struct error *error)
 {
-    size_t weight_bytes = whole((size_t)linear->padded_n * (size_t)linear->padded_k * 2);
-    size_t bias_bytes = whole((size_t)linear->padded_n * sizeof(float));
+    const struct linear_sizes sizes = cuda_linear_sizes(w->rows, w->columns);
     void *memory;
-    linear->bytes = weight_bytes + bias_bytes + whole((size_t)linear->padded_n * 2);
+    linear->bytes = sizes.bytes;
     status_t status = device_allocate(MEMORY_DEVICE, linear->bytes, &memory, error);
     if (status != STATUS_OK) return status;
     linear->weights = memory;
-    linear->bias = (float *)(void *)(linear->weights + weight_bytes);
-    linear->narrow_bias = linear->weights + weight_bytes + bias_bytes;
+    linear->bias = (float *)(void *)(linear->weights + sizes.weights);
+    linear->narrow_bias = linear->weights + sizes.weights + sizes.bias;
     status = upload_zero(memory, linear->bytes, error);
     if (status == STATUS_OK) status = upload_weights(w, linear->padded_k, DTYPE_BF16, memory, error);
     if (status == STATUS_OK && bias) status = upload_weights(bias, 1, DTYPE_F32, linear->bias, error);
@@ -58,8 +46,9 @@ status_t linear_make(const struct matrix *w, const struct matrix *bias, struct l
     struct linear *linear = malloc(sizeof *linear);
     if (!linear)
         return error_set(error, STATUS_NO_MEMORY, "no memory for a [%d, %d] weight", w->rows, w->columns);
+    const struct linear_sizes sizes = cuda_linear_sizes(w->rows, w->columns);
     *linear = (struct linear){
-        .n = w->rows, .k = w->columns, .padded_n = padded(w->rows), .padded_k = padded(w->columns)};
+        .n = w->rows, .k = w->columns, .padded_n = sizes.padded_n, .padded_k = sizes.padded_k};
     status = upload_open(error);
     if (status == STATUS_OK) {
         status = fill(linear, w, bias, error);
@@ -192,7 +181,7 @@ static bool run_piece(const struct call *c, int first, int rows)
                                                   linear->padded_k, at)))
             return false;
         x = at;
-        at += whole((size_t)rows * (size_t)linear->padded_k * 2);
+        at += cuda_whole((size_t)rows * (size_t)linear->padded_k * 2);
     }
     if (!c->finish) return multiply(c, plan, x, e.other, y);
     return multiply(c, plan, x, NULL, at) &&

@@ -62,7 +62,7 @@ static status_t stack(const struct loader *l, const struct tensor *parts, int co
     if (mixed) element = sizeof(float);
     char *memory = malloc((size_t)total * element), *at = memory;
     if (!memory) return error_set(l->error, STATUS_NO_MEMORY, "no memory to stack weights of %s", l->prefix);
-    for (int i = 0; i < count; i++) {
+    for (int i = 0; i < count && !l->d->ops->paper; i++) {
         if (mixed)
             tensor_to_f32(&parts[i], (float *)(void *)at);
         else

@@ -1,0 +1,152 @@
+/* test_footprint.c - memory as predicted on paper against what whole jobs allocate. The GPU's own: test_cuda_footprint.c. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <string.h>
+#include <cmocka.h>
+
+#include "tests/counting.h"
+#include "tests/footprint_rig.h"
+#include "tests/golden.h"
+#include "tests/guarded.h"
+
+static const char *const cachings[] = {NULL,
+                                       "interval:N=2,forecast=taylor1",
+                                       "dbcache:F1B0,threshold=0.12",
+                                       "easycache",
+                                       "layers:every=2,begin=0,end=1",
+                                       "dbprune:F1B0",
+                                       "interval:N=2,forecast=freqca"};
+enum { CACHINGS = sizeof cachings / sizeof *cachings };
+
+static void whole_jobs_allocate_what_was_predicted(void **state)
+{
+    static const struct split splits[] = {{.members = 1, .head = 2},
+                                          {.members = 2, .head = 1, .run = {0, 1}},
+                                          {.members = 3, .run = {0, 1, 1}}};
+    for (int k = 0; k < CACHINGS; k++)
+        for (int i = 0; i < 3; i++)
+            footprint_expect_equal(&(struct footprint_case){.model = "tests/models/tiny-a",
+                                                            .split = splits[i],
+                                                            .width = 48,
+                                                            .height = 32,
+                                                            .frames = 5,
+                                                            .guidance = 3,
+                                                            .cache = cachings[k]},
+                                   guarded_ops(DTYPE_BF16), false);
+}
+
+static void so_they_do_at_other_sizes_and_lengths_of_text(void **state)
+{
+    static const struct split split = {.members = 3, .head = 1, .tail = 2, .run = {1, 2, 2}};
+    static const char *const prompts[] = {"x",
+                                          "a small white ring bouncing on a teal background, slowly, twice"};
+    for (int i = 0; i < 2; i++)
+        footprint_expect_equal(&(struct footprint_case){.model = "models/reference",
+                                                        .split = split,
+                                                        .width = 32 + 16 * i,
+                                                        .height = 32,
+                                                        .frames = 1 + 8 * i,
+                                                        .guidance = 1 + i,
+                                                        .steps = 2,
+                                                        .prompt = prompts[i]},
+                               guarded_ops(DTYPE_BF16), false);
+}
+
+/* What ends and begins beside each other is a matter of time, so several jobs have a bound. */
+static void several_jobs_stay_within_what_was_predicted(void **state)
+{
+    enum { JOBS = 3 };
+    const struct footprint_case c = {
+        .model = "tests/models/tiny-a", .width = 32, .height = 32, .frames = 5, .guidance = 3};
+    const struct split split = {.members = 2, .head = 1, .run = {0, 1}};
+    struct ledger seen[2] = {0};
+    struct footprint paper[2];
+    struct error error;
+    struct pipeline_run run[JOBS] = {0};
+    char model[512];
+    for (int i = 0; i < JOBS; i++)
+        run[i] = (struct pipeline_run){.model = c.model,
+                                       .ops = counting_ops(guarded_ops(DTYPE_BF16)),
+                                       .order = footprint_order(&c),
+                                       .split = split,
+                                       .ledgers = seen,
+                                       .beside = i + 1 < JOBS ? &run[i + 1] : NULL};
+    for (int i = 0; i < JOBS; i++) run[i].order.job = (uint64_t)i + 1;
+    golden_path(model, sizeof model, c.model);
+    if (footprint_measure(model, &split, &run[0].order, JOBS, paper, &error) != STATUS_OK)
+        fail_msg("on paper: %s", error.text);
+    pipeline_execute(&run[0]);
+    for (int i = 0; i < JOBS; i++) {
+        if (run[i].outcome != STATUS_OK) fail_msg("%s", run[i].error.text);
+        pipeline_free(&run[i]);
+    }
+    for (int i = 0; i < 2; i++) {
+        size_t most = paper[i].most.most_device - paper[i].most.most_weights;
+        size_t real = seen[i].most_device - seen[i].most_weights;
+        print_message("rank %d: device %zu of %zu, shared %zu of %zu\n", i, real, most, seen[i].most_shared,
+                      paper[i].most.most_shared);
+        assert_true(real <= most && seen[i].most_shared <= paper[i].most.most_shared);
+        assert_true(most < 3 * real); /* and is worth something */
+    }
+}
+
+static size_t fullest(const char *model, const struct split *split, const struct job_order *order)
+{
+    struct footprint ranks[9];
+    struct error error;
+    size_t most = 0;
+    if (footprint_measure(model, split, order, 1, ranks, &error) != STATUS_OK) fail_msg("%s", error.text);
+    for (int i = 0; i < split->members; i++)
+        if (ranks[i].most.most_device > most) most = ranks[i].most.most_device;
+    return most;
+}
+
+static void the_fewest_ranks_fit_and_one_less_does_not(void **state)
+{
+    const struct job_order order =
+        footprint_order(&(struct footprint_case){.width = 64, .height = 64, .frames = 17, .guidance = 4});
+    struct split two, fewest, one = {.members = 1, .head = 8};
+    struct error error;
+    char model[512];
+    golden_path(model, sizeof model, "models/reference");
+    assert_int_equal(footprint_split(model, &order, 1, 2, 0, 0, &two, &error), STATUS_OK);
+    assert_int_equal(two.head + two.run[1], 8);
+    size_t memory = fullest(model, &two, &order);
+    assert_true(memory < fullest(model, &one, &order));
+    assert_int_equal(footprint_split(model, &order, 1, 0, memory + 1000, 1000, &fewest, &error), STATUS_OK);
+    assert_int_equal(fewest.members, 2);
+    assert_int_equal(footprint_split(model, &order, 1, 0, fullest(model, &one, &order), 0, &fewest, &error),
+                     STATUS_OK);
+    assert_int_equal(fewest.members, 1);
+    assert_int_equal(footprint_split(model, &order, 1, 0, 1000000, 0, &fewest, &error), STATUS_NO_MEMORY);
+    assert_non_null(strstr(error.text, "home without a block"));
+}
+
+static void what_cannot_be_planned_is_told(void **state)
+{
+    struct job_order order =
+        footprint_order(&(struct footprint_case){.width = 60, .height = 64, .frames = 17, .guidance = 4});
+    const struct split split = {.members = 1, .head = 8};
+    struct footprint rank;
+    struct error error;
+    char model[512];
+    golden_path(model, sizeof model, "models/reference");
+    assert_int_equal(footprint_measure(model, &split, &order, 1, &rank, &error), STATUS_INVALID);
+    assert_non_null(strstr(error.text, "60x64"));
+    assert_int_equal(footprint_measure(model, &split, &order, 0, &rank, &error), STATUS_INVALID);
+    order.width = 64;
+    assert_int_equal(footprint_split(model, &order, 1, 20, 0, 0, &(struct split){0}, &error), STATUS_INVALID);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(whole_jobs_allocate_what_was_predicted),
+        cmocka_unit_test(so_they_do_at_other_sizes_and_lengths_of_text),
+        cmocka_unit_test(several_jobs_stay_within_what_was_predicted),
+        cmocka_unit_test(the_fewest_ranks_fit_and_one_less_does_not),
+        cmocka_unit_test(what_cannot_be_planned_is_told),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,181 @@
+/* footprint_report.c - see footprint_report.h. One thread. */
+#include "worker/footprint_report.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <jansson.h>
+
+#include "kernels/paper.h"
+#include "worker/footprint.h"
+
+enum { PROMPT_WORDS = 2048 }; /* more than any text length */
+
+/* A prompt as long as the model takes. */
+static char *long_prompt(void)
+{
+    char *prompt = malloc(2 * PROMPT_WORDS + 1), *at = prompt;
+    for (int i = 0; prompt && i < PROMPT_WORDS; i++) {
+        *at++ = (char)('a' + i % 7);
+        *at++ = ' ';
+    }
+    if (prompt) *at = 0;
+    return prompt;
+}
+
+static status_t order_of(const struct footprint_wish *wish, const struct model_config *config, char *prompt,
+                         struct job_order *order, struct error *error)
+{
+    if (!prompt) return error_set(error, STATUS_NO_MEMORY, "no memory for a prompt");
+    *order = (struct job_order){.job = 1,
+                                .attempt = 1,
+                                .prompt = prompt,
+                                .negative = prompt,
+                                .steps = wish->steps,
+                                .width = wish->width,
+                                .height = wish->height,
+                                .frames = wish->frames,
+                                .fps = 16,
+                                .guidance = 5,
+                                .shift = config->solver.shift,
+                                .solver = config->solver.kind,
+                                .cache = wish->cache};
+    return STATUS_OK;
+}
+
+/* Where hops of a job's two branches land, at most: each hop in a piece of whole FABRIC_LANDING_BYTES. */
+static size_t landing_bytes(const struct footprint_wish *wish, const struct model_config *c, int ranks)
+{
+    if (!wish->lands || ranks == 1) return 0;
+    int64_t tokens = (int64_t)((wish->frames - 1) / c->vae.scale_t + 1) *
+                     (wish->height / c->vae.scale_y / c->denoiser.patch_y) *
+                     (wish->width / c->vae.scale_y / c->denoiser.patch_x);
+    uint64_t hop = hop_bytes((int)tokens, c->denoiser.hidden) + (uint64_t)c->denoiser.layers * sizeof(float);
+    int hops = 2 * wish->jobs < ENGINE_LANDINGS ? 2 * wish->jobs : ENGINE_LANDINGS;
+    return (size_t)hops * ((hop + FABRIC_LANDING_BYTES - 1) / FABRIC_LANDING_BYTES * FABRIC_LANDING_BYTES);
+}
+
+/* ---------------------------------------------------------------------------------------------------- printing */
+
+/* What there is beside what was measured. */
+struct beside {
+    size_t own, landing, shared;
+};
+
+static size_t total_of(const struct footprint *f, const struct beside *beside)
+{
+    return f->most.most_device + beside->own + beside->landing;
+}
+
+static double gb(size_t bytes)
+{
+    return (double)bytes / 1e9;
+}
+
+static void print_table(const struct footprint_wish *wish, const struct split *split,
+                        const struct footprint *ranks, const struct beside *beside)
+{
+    printf("%dx%dx%d, %d job%s in flight, caching %s: GB of the GPU, and of the host's pinned memory\n",
+           wish->width, wish->height, wish->frames, wish->jobs, wish->jobs == 1 ? "" : "s",
+           wish->cache && *wish->cache ? wish->cache : "off");
+    printf("rank  blocks  weights    work    jobs  caching  buffers    text  decode  landing  backend    "
+           "most%s  pinned\n",
+           wish->memory ? "  fits" : "");
+    for (int i = 0; i < split->members; i++) {
+        const struct footprint *f = &ranks[i];
+        printf("%4d  %6d  %7.3f %7.3f %7.3f  %7.3f  %7.3f %7.3f %7.3f  %7.3f  %7.3f %7.3f", i, f->blocks,
+               gb(f->weights.device), gb(f->work.device), gb(f->jobs.device - f->caching.device),
+               gb(f->caching.device), gb(f->buffers.device), gb(f->text.device), gb(f->decode.device),
+               gb(beside->landing), gb(beside->own), gb(total_of(f, beside)));
+        if (wish->memory) printf("  %4s", total_of(f, beside) <= wish->memory ? "yes" : "no");
+        printf("  %6.3f\n", gb(f->most.most_shared + beside->shared));
+    }
+}
+
+static json_t *part_json(const struct footprint_part *part)
+{
+    return json_pack("{s:I,s:I}", "device", (json_int_t)part->device, "shared", (json_int_t)part->shared);
+}
+
+static json_t *rank_json(const struct footprint_wish *wish, const struct footprint *f,
+                         const struct beside *beside)
+{
+    struct footprint_part jobs = {f->jobs.device - f->caching.device, f->jobs.shared - f->caching.shared};
+    struct footprint_part landing = {beside->landing, 0}, own = {beside->own, beside->shared},
+                          most = {total_of(f, beside), f->most.most_shared + beside->shared};
+    json_t *rank = json_pack("{s:i,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o}", "blocks", f->blocks, "weights",
+                             part_json(&f->weights), "work", part_json(&f->work), "jobs", part_json(&jobs),
+                             "caching", part_json(&f->caching), "buffers", part_json(&f->buffers), "text",
+                             part_json(&f->text), "decode", part_json(&f->decode), "landing",
+                             part_json(&landing), "backend", part_json(&own), "most", part_json(&most));
+    if (rank && wish->memory) json_object_set_new(rank, "fits", json_boolean(most.device <= wish->memory));
+    return rank;
+}
+
+static status_t print_json(const struct footprint_wish *wish, const struct split *split,
+                           const struct footprint *ranks, const struct beside *beside, struct error *error)
+{
+    json_t *list = json_array();
+    for (int i = 0; i < split->members; i++) json_array_append_new(list, rank_json(wish, &ranks[i], beside));
+    json_t *all =
+        json_pack("{s:i,s:i,s:i,s:i,s:s,s:o}", "width", wish->width, "height", wish->height, "frames",
+                  wish->frames, "jobs", wish->jobs, "cache", wish->cache ? wish->cache : "", "ranks", list);
+    char *text = all ? json_dumps(all, JSON_INDENT(1)) : NULL;
+    json_decref(all);
+    if (!text) return error_set(error, STATUS_NO_MEMORY, "no memory for the answer");
+    puts(text);
+    free(text);
+    return STATUS_OK;
+}
+
+/* ------------------------------------------------------------------------------------------------------------- whole */
+
+static status_t check_fits(const struct footprint_wish *wish, const struct split *split,
+                           const struct footprint *ranks, const struct beside *beside, struct error *error)
+{
+    for (int i = 0; wish->memory && i < split->members; i++)
+        if (total_of(&ranks[i], beside) > wish->memory)
+            return error_set(error, STATUS_NO_MEMORY, "rank %d does not fit: it takes %.2f GB of %.2f GB", i,
+                             gb(total_of(&ranks[i], beside)), gb(wish->memory));
+    return STATUS_OK;
+}
+
+static status_t report(const struct footprint_wish *wish, const struct job_order *order,
+                       const struct model_config *config, struct error *error)
+{
+    struct split split;
+    struct beside beside = {.own = paper_own_bytes(MEMORY_DEVICE),
+                            .landing = landing_bytes(wish, config, wish->ranks == 0 ? 2 : wish->ranks),
+                            .shared = paper_own_bytes(MEMORY_SHARED)};
+    status_t status = footprint_split(wish->directory, order, wish->jobs, wish->ranks, wish->memory,
+                                      beside.own + beside.landing, &split, error);
+    if (status != STATUS_OK) return status;
+    beside.landing = landing_bytes(wish, config, split.members);
+    struct footprint *ranks = calloc((size_t)split.members, sizeof *ranks);
+    if (!ranks) return error_set(error, STATUS_NO_MEMORY, "no memory for %d ranks", split.members);
+    status = footprint_caching(wish->directory, &split, order, wish->jobs, ranks, error);
+    if (status == STATUS_OK && wish->json)
+        status = print_json(wish, &split, ranks, &beside, error);
+    else if (status == STATUS_OK)
+        print_table(wish, &split, ranks, &beside);
+    if (status == STATUS_OK) status = check_fits(wish, &split, ranks, &beside, error);
+    free(ranks);
+    return status;
+}
+
+status_t footprint_report(const struct footprint_wish *wish, struct error *error)
+{
+    struct model_config config;
+    struct job_order order;
+    if (wish->ranks == 0 && wish->memory == 0)
+        return error_set(error, STATUS_INVALID,
+                         "--ranks 0 asks for the fewest ranks that fit: say --memory, such as 24G");
+    status_t status = model_config_read(wish->directory, &config, error);
+    if (status != STATUS_OK) return status;
+    char *prompt = long_prompt();
+    status = order_of(wish, &config, prompt, &order, error);
+    if (status == STATUS_OK) status = report(wish, &order, &config, error);
+    free(prompt);
+    return status;
+}

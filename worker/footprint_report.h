@@ -1,0 +1,23 @@
+/*
+ * footprint_report.h - `refrain-worker --plan-memory DIR`: what each rank takes for a video, as a table or as JSON.
+ */
+#ifndef REFRAIN_WORKER_FOOTPRINT_REPORT_H
+#define REFRAIN_WORKER_FOOTPRINT_REPORT_H
+
+#include "base/status.h"
+#include "worker/job.h"
+
+struct footprint_wish {
+    const char *directory, *cache;
+    int width, height, frames, steps;
+    int ranks;       /* 0: the fewest that fit */
+    int jobs;        /* in flight at once */
+    uint64_t memory; /* of a GPU; 0: not said */
+    bool lands;      /* hops land on the GPU (fabric nccl) */
+    bool json;
+};
+
+/* Prints to standard output. STATUS_NO_MEMORY: it does not fit; what could be said has been printed. */
+status_t footprint_report(const struct footprint_wish *wish, struct error *error);
+
+#endif
