@@ -71,8 +71,9 @@ struct epilogue {
 
 /* A device beside the host. */
 struct location {
-    const char *kind; /* "NVIDIA H100 80GB HBM3, sm_90": ranks of other kinds compute other bits */
-    int device;       /* CUDA's number of it */
+    const char
+        *kind;  /* "NVIDIA H100 80GB HBM3, sm_90, cuDNN 9.19.0": ranks of other kinds compute other bits */
+    int device; /* CUDA's number of it */
     void *
         stream; /* the cudaStream_t of the ops, for who moves the device's memory beside them (the nccl fabric) */
     uint64_t memory_bytes;

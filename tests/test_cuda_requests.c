@@ -50,6 +50,7 @@ static void set_gpus(const char *plugins, int gpus)
     setenv("REFRAIN_FAKEGPU_KERNELS", path, 1);
     snprintf(number, sizeof number, "%d", gpus);
     setenv("REFRAIN_FAKEGPU_DEVICES", number, 1);
+    setenv("REFRAIN_GPU_LOCKS", stand_directory, 1); /* these GPUs are nobody else's */
 }
 
 static void generate(const char *name, const char *words)

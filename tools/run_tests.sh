@@ -7,7 +7,10 @@ set -u
 limit=${REFRAIN_TEST_SECONDS:-300}
 passed=0 failed=0
 log=$(mktemp)
-trap 'rm -f "$log"' EXIT
+# Stand-in GPUs of one run are not those of another at the same time.
+REFRAIN_GPU_LOCKS=$(mktemp -d)
+export REFRAIN_GPU_LOCKS
+trap 'rm -rf "$log" "$REFRAIN_GPU_LOCKS"' EXIT
 # Open MPI refuses to start as root, and more ranks than cores, unless told that it is meant.
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1
 export OMPI_MCA_mpi_yield_when_idle=1

@@ -91,6 +91,11 @@ static bool loaded(struct cudnn *cudnn, void *stream)
     return status == STATUS_OK;
 }
 
+int cudnn_version(struct cudnn *cudnn, void *stream)
+{
+    return cudnn && loaded(cudnn, stream) ? cudnn->library.version : 0;
+}
+
 /* ---------------------------------------------------------------------------------------------------------- shapes */
 
 static bool in_chunks(const void *data, int64_t stride)

@@ -26,6 +26,9 @@ void cudnn_close(struct cudnn *cudnn); /* NULL is fine */
 /* False: nothing was done, and our own kernel is to compute it. True: launched, or the device knows the failure. */
 bool cudnn_attention(struct lane *lane, const struct attention *a);
 
+/* Of the library that computes attention here, 91900 for 9.19.0, loading it if need be; 0: our own kernel does. */
+int cudnn_version(struct cudnn *cudnn, void *stream);
+
 struct cudnn_choices {
     int version;          /* of the library; 0: not loaded */
     int planned, refused; /* shapes */

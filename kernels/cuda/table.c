@@ -47,10 +47,14 @@ static status_t cuda_wait(struct team *team, struct error *error)
 static void cuda_locate(const struct team *team, struct location *location)
 {
     const struct lane *lane = team_device(team);
-    static _Thread_local char kind[DEVICE_NAME_BYTES + 16];
+    static _Thread_local char kind[DEVICE_NAME_BYTES + 64];
     struct device_identity identity;
     device_describe(&identity);
-    snprintf(kind, sizeof kind, "%s, sm_%d", identity.name, identity.capability);
+    int length = snprintf(kind, sizeof kind, "%s, sm_%d", identity.name, identity.capability);
+    int cudnn = cudnn_version(lane->cudnn, lane->stream);
+    if (cudnn)
+        snprintf(kind + length, sizeof kind - (size_t)length, ", cuDNN %d.%d.%d", cudnn / 10000,
+                 cudnn / 100 % 100, cudnn % 100);
     *location = (struct location){kind, device_number(), lane->stream, identity.memory_bytes};
 }
 
