@@ -305,7 +305,7 @@ static status_t draw_lines(const char *directory, const struct job_order *order,
                            struct lines *lines, struct error *error)
 {
     struct model_config config;
-    struct footprint f[3][2];
+    struct footprint f[3][2] = {0};
     status_t status = model_config_read(directory, &config, error);
     if (status != STATUS_OK) return status;
     int layers = config.denoiser.layers;
