@@ -32,9 +32,9 @@ struct group {
     pid_t launcher; /* mpirun, or 0 */
 };
 
-static void pause_ms(int ms)
+void group_pause_ms(int64_t ms)
 {
-    const struct timespec pause = {.tv_nsec = ms * MILLISECOND_NS};
+    const struct timespec pause = {.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * MILLISECOND_NS};
     nanosleep(&pause, NULL);
 }
 
@@ -156,7 +156,7 @@ void group_await(struct group *group, int mark)
     while (!atomic_load(&group->board->marks[mark])) {
         fail_if_any_failed(group);
         if (clock_now_ns() > limit) fail_msg("mark %d was not reached in %d s", mark, PATIENCE_S);
-        pause_ms(1);
+        group_pause_ms(1);
     }
 }
 
@@ -166,7 +166,7 @@ void group_expect(struct group *group, int index)
     while (atomic_load(&group->board->results[index]) == 0) {
         fail_if_any_failed(group);
         if (clock_now_ns() > limit) fail_msg("member %d did not end in %d s", index, PATIENCE_S);
-        pause_ms(1);
+        group_pause_ms(1);
     }
     fail_if_any_failed(group);
 }
@@ -209,7 +209,7 @@ static void end_group(struct group *group)
     }
     if (group->launcher) {
         int64_t limit = clock_now_ns() + 2 * SECOND_NS;
-        while (waitpid(group->launcher, NULL, WNOHANG) == 0 && clock_now_ns() < limit) pause_ms(5);
+        while (waitpid(group->launcher, NULL, WNOHANG) == 0 && clock_now_ns() < limit) group_pause_ms(5);
         if (clock_now_ns() >= limit && kill(group->launcher, SIGKILL) == 0) waitpid(group->launcher, NULL, 0);
     }
     sweep_segments(group);
@@ -242,7 +242,7 @@ void group_expect_exit(struct group *group, int index, int status)
     while (waitpid(pid, &ended, WNOHANG) == 0) {
         fail_if_any_failed(group);
         if (clock_now_ns() > limit) fail_msg("member %d did not end in %d s", index, PATIENCE_S);
-        pause_ms(1);
+        group_pause_ms(1);
     }
     fail_if_any_failed(group);
     assert_true(WIFEXITED(ended));
@@ -304,7 +304,7 @@ void member_await(struct member *member, int mark)
     int64_t limit = clock_now_ns() + PATIENCE_S * SECOND_NS;
     while (!atomic_load(&member->board->marks[mark])) {
         CHECK(member, clock_now_ns() < limit);
-        pause_ms(1);
+        group_pause_ms(1);
     }
 }
 
@@ -331,7 +331,7 @@ void member_open(struct member *member, int credits, uint64_t max_bytes)
     for (int i = 0; i < member->count; i++) {
         while (!atomic_load(&board->opened[i])) {
             CHECK(member, clock_now_ns() < limit);
-            pause_ms(1);
+            group_pause_ms(1);
         }
     }
 }

@@ -118,4 +118,7 @@ void member_fail(struct member *member, const char *file, int line, const char *
         if (!(condition)) member_fail(member, __FILE__, __LINE__, #condition);                               \
     } while (0)
 
+/* Sleeps. */
+void group_pause_ms(int64_t ms);
+
 #endif

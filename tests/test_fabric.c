@@ -28,12 +28,6 @@
 #include "tests/fabric_group.h"
 #include "tests/fabric_steps.h"
 
-static void pause_ms(int64_t ms)
-{
-    const struct timespec pause = {.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * MILLISECOND_NS};
-    nanosleep(&pause, NULL);
-}
-
 /* ------------------------------------------------------------------------------------- order and contents */
 
 enum { MESSAGES = 120 };
@@ -148,7 +142,7 @@ static void use_up_credits(struct member *m)
         struct fabric_event held[5];
         for (int i = 0; i < 5; i++) held[i] = member_next(m);
         member_await(m, 0);
-        pause_ms(50);
+        group_pause_ms(50);
         fabric_release(m->fabric, &held[2]); /* in any order */
         CHECK(m, held[2].payload == NULL);
         struct fabric_event last = member_next(m);
@@ -356,7 +350,7 @@ static void compute_for_three_seconds(struct member *m)
 
 static void *abort_soon(void *fabric)
 {
-    pause_ms(100);
+    group_pause_ms(100);
     fabric_abort(fabric);
     return NULL;
 }
@@ -528,10 +522,10 @@ static void idle_cheaply(struct member *m)
 {
     member_open(m, 4, 1000);
     member_join(m, 1);
-    pause_ms(200);
+    group_pause_ms(200);
     struct rusage before, after;
     getrusage(RUSAGE_SELF, &before);
-    pause_ms(1000);
+    group_pause_ms(1000);
     getrusage(RUSAGE_SELF, &after);
     int64_t used_us = (after.ru_utime.tv_sec - before.ru_utime.tv_sec) * INT64_C(1000000) +
                       after.ru_utime.tv_usec - before.ru_utime.tv_usec +
@@ -573,7 +567,7 @@ static void annoy(struct member *m, const char *address)
     uint8_t *huge = calloc(1, 1 << 20);
     send_parts(socket, huge, 1 << 20, 1); /* above the limit on frames: ZeroMQ ends the connection */
     free(huge);
-    pause_ms(200);
+    group_pause_ms(200);
     zmq_close(socket);
     zmq_ctx_term(context);
 }
@@ -652,7 +646,7 @@ static void others_well(void **state, int count, scenario run, int number)
 {
     struct group *group = group_start(*state, count, name_of(run), run);
     group_await(group, 0);
-    pause_ms(number == SIGSTOP ? 3 : 0); /* after a moment: in the middle of whatever it does */
+    group_pause_ms(number == SIGSTOP ? 3 : 0); /* after a moment: in the middle of whatever it does */
     atomic_store(&group_board(group)->moments[1], clock_now_ns());
     atomic_store(&group_board(group)->marks[1], 1);
     group_signal(group, 1, number);

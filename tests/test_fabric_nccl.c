@@ -28,12 +28,6 @@
 
 #define MEGABYTE ((uint64_t)1 << 20)
 
-static void pause_ms(int64_t ms)
-{
-    const struct timespec pause = {.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * MILLISECOND_NS};
-    nanosleep(&pause, NULL);
-}
-
 static void say(const char *name, const char *value)
 {
     setenv(name, value, 1);
@@ -79,7 +73,7 @@ static void mix_memories(struct member *m)
 static void sleep_long(void *unused)
 {
     (void)unused;
-    pause_ms(80);
+    group_pause_ms(80);
 }
 
 /* The payload is still being computed when it is posted, and still being read when it is released. */

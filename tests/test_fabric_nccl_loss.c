@@ -27,12 +27,6 @@
 
 #define MEGABYTE ((uint64_t)1 << 20)
 
-static void pause_ms(int64_t ms)
-{
-    const struct timespec pause = {.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * MILLISECOND_NS};
-    nanosleep(&pause, NULL);
-}
-
 static void say(const char *name, const char *value)
 {
     setenv(name, value, 1);
@@ -234,7 +228,7 @@ static void hang(struct member *m, const char *fault)
             if (event.kind == FABRIC_RECEIVED && event.peer == 0) member_mark(m, 0);
             fabric_release(m->fabric, &event);
         }
-        pause_ms(1);
+        group_pause_ms(1);
         if (m->self == 0 && strstr(fault, "Abort") && atomic_load(&m->board->marks[0])) break;
     }
     fabric_leave(m->fabric);
@@ -278,7 +272,7 @@ static void die_in_an_operation(struct member *m)
 
 static void *abort_soon(void *fabric)
 {
-    pause_ms(30);
+    group_pause_ms(30);
     fabric_abort(fabric);
     return NULL;
 }
@@ -345,7 +339,7 @@ static void lose_in_mid_transfer(scenario run, int number)
 {
     struct group *group = group_start("nccl", 3, "", run);
     group_await(group, 0);
-    pause_ms(20);
+    group_pause_ms(20);
     group_signal(group, 1, number);
     group_await(group, 2);
     group_await(group, 3);

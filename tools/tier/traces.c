@@ -55,7 +55,7 @@ struct source {
     double t;
     struct request last; /* the one it works from */
     int64_t line;        /* of it */
-    int left;            /* requests of this session or burst */
+    int left;            /* requests of this sitting or burst */
     int number;
 };
 
