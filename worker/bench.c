@@ -51,7 +51,7 @@ static status_t time_text(struct bench *b, struct error *error)
     if (status == STATUS_OK)
         status = text_encoder_encode(m->text_encoder, b->engine.team, ids, b->ids, b->rows, error);
     if (status == STATUS_OK)
-        status = denoiser_text(m->denoiser, b->engine.team, b->rows, b->ids, m->config.text_length, b->text,
+        status = denoiser_text(m->denoiser[0], b->engine.team, b->rows, b->ids, m->config.text_length, b->text,
                                error);
     return status;
 }
@@ -62,11 +62,11 @@ static status_t time_forward(struct bench *b, struct error *error)
     struct engine *e = &b->engine;
     struct denoiser_modulation modulation = {
         .wave = b->wave, .output = b->modulation, .blocks = b->modulation + m->config.denoiser.hidden};
-    denoiser_time(m->denoiser, e->team, 721, &modulation);
-    denoiser_embed(m->denoiser, e->team, &e->work, b->latent, b->x);
-    denoiser_blocks(m->denoiser, e->team, &e->work, b->context, modulation.blocks, b->x, 0,
+    denoiser_time(m->denoiser[0], e->team, 721, &modulation);
+    denoiser_embed(m->denoiser[0], e->team, &e->work, b->latent, b->x);
+    denoiser_blocks(m->denoiser[0], e->team, &e->work, b->context, modulation.blocks, b->x, 0,
                     m->config.denoiser.layers, NULL);
-    denoiser_output(m->denoiser, e->team, &e->work, modulation.output, b->x, b->velocity);
+    denoiser_output(m->denoiser[0], e->team, &e->work, modulation.output, b->x, b->velocity);
     return engine_wait(e, error);
 }
 
@@ -124,7 +124,7 @@ static status_t prepare(struct bench *b, struct error *error)
     noise_fill(7, b->latent, b->latent_count);
     status = time_text(b, error);
     if (status != STATUS_OK) return status;
-    return denoiser_context_create(b->engine.model->denoiser, b->engine.team, b->text, b->ids, c->text_length,
+    return denoiser_context_create(b->engine.model->denoiser[0], b->engine.team, b->text, b->ids, c->text_length,
                                    &b->context, error);
 }
 

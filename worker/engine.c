@@ -188,7 +188,7 @@ static void compute_behind(struct engine *e, const struct denoiser_context *cont
     for (int i = begin; i < end; i++) {
         if (e->called++ == 0) e->called_ns = clock_now_ns();
         e->called_rows += token_count(&e->work.grid);
-        denoiser_blocks(e->model->denoiser, e->team, &e->work, context, modulation, x, i, 1, NULL);
+        denoiser_blocks(denoiser_of(context), e->team, &e->work, context, modulation, x, i, 1, NULL);
         double pace = atomic_load_explicit(&e->block_token_ns, memory_order_relaxed);
         if (pace == 0 || pace * e->called_rows > (double)AHEAD_NS) engine_wait(e, NULL);
     }
@@ -203,7 +203,7 @@ static void compute(struct engine *e, const struct denoiser_context *context, co
         compute_behind(e, context, modulation, x, begin, end);
         return;
     }
-    denoiser_blocks(e->model->denoiser, e->team, &e->work, context, modulation, x, begin, end - begin,
+    denoiser_blocks(denoiser_of(context), e->team, &e->work, context, modulation, x, begin, end - begin,
                     &e->progress);
     take_pace(e, clock_now_ns() - began_ns, (double)(end - begin) * token_count(&e->work.grid));
 }

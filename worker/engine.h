@@ -42,7 +42,7 @@ struct engine_context {
     uint64_t id; /* 0: none */
     uint32_t attempt;
     struct token_grid grid;
-    struct denoiser_context *branch[ENGINE_BRANCHES];
+    struct denoiser_context *branch[ENGINE_BRANCHES][MODEL_EXPERTS];
     struct blocks *blocks[ENGINE_BRANCHES]; /* NULL: the policy does not decide by blocks */
     struct engine_context *next;            /* among those lent */
 };

@@ -25,7 +25,8 @@ static void lay_out(struct job *j)
     for (int b = 0; b < j->branches; b++) {
         struct cargo *hop = &j->branch[b].hop;
         hop->body = hop_bytes(token_count(&j->grid), d->hidden);
-        cargo_lay_out(&j->branch[b].text, ops, device, shared, text + sizeof j->policy);
+        for (int e = j->first_expert; e <= j->last_expert; e++)
+            cargo_lay_out(&j->branch[b].text[e], ops, device, shared, text + sizeof j->policy);
         cargo_lay_out(hop, ops, device, shared, hop->body + (size_t)d->layers * sizeof(float));
         j->branch[b].velocity = arena_take(device, latent, sizeof(float));
     }
@@ -81,6 +82,17 @@ static status_t measure(struct job *j, struct error *error)
         (int64_t)c->denoiser.in_channels * j->latent_frames * j->latent_height * j->latent_width;
     j->branches = o->guidance > 1 ? 2 : 1; /* as the reference: guidance is on only above 1 */
     return STATUS_OK;
+}
+
+/* Which expert makes which steps; one that makes none of them is left out. */
+static void share_steps(struct job *j)
+{
+    const struct model_config *c = &j->engine->model->config;
+    int steps = j->order.steps;
+    while (j->switch_at < steps && model_expert_at(c, solver_timestep(j->solver[0], j->switch_at)) == 0)
+        j->switch_at++;
+    j->first_expert = j->switch_at == 0;
+    j->last_expert = j->switch_at < steps;
 }
 
 /* Tables come with a request that is gone when the job runs. */
@@ -188,7 +200,9 @@ status_t job_create(struct engine *engine, const struct job_order *order, const 
     for (int i = 0; i < j->passes && status == STATUS_OK; i++)
         status = solver_create(&c->solver, order->solver, order->steps, order->shift, j->latent_count,
                                engine->ops, &j->solver[i], error);
-    if (status == STATUS_OK) status = create_cache(j, error);
+    if (status != STATUS_OK) goto err_job;
+    share_steps(j);
+    status = create_cache(j, error);
     if (status != STATUS_OK) goto err_job;
     status = allocate(j, error);
     if (status != STATUS_OK) goto err_job;
@@ -223,7 +237,7 @@ void job_destroy(struct job *j)
     quality_close(j->quality);
     for (int i = 0; i < PASSES; i++) solver_destroy(j->solver[i]);
     for (int b = 0; b < BRANCHES; b++) {
-        denoiser_context_destroy(j->branch[b].context);
+        for (int e = 0; e < MODEL_EXPERTS; e++) denoiser_context_destroy(j->branch[b].context[e]);
         blocks_destroy(j->branch[b].blocks);
         free(j->prompt[b]);
     }
@@ -306,7 +320,7 @@ static status_t tell_stages(struct job *j, enum ticket_kind kind, int per_stage,
     struct engine *e = j->engine;
     int total = (e->members - 1) * per_stage;
     while (j->told < total) {
-        int peer = told_next(j, per_stage), b = j->told % per_stage;
+        int peer = told_next(j, per_stage), what = j->told % per_stage;
         struct ticket t = {
             .kind = (uint16_t)kind,
             .job = j->order.job,
@@ -317,9 +331,11 @@ static status_t tell_stages(struct job *j, enum ticket_kind kind, int per_stage,
             .grid = {(uint32_t)j->grid.frames, (uint32_t)j->grid.height, (uint32_t)j->grid.width}};
         const void *payload = NULL;
         if (kind == TICKET_OPEN) {
-            struct cargo *text = &j->branch[b].text;
+            int b = what % j->branches, expert = j->first_expert + what / j->branches;
+            struct cargo *text = &j->branch[b].text[expert];
             t.dtype = TICKET_F32;
             t.branch = (uint16_t)b;
+            t.expert = (uint16_t)expert;
             t.row_count = (uint32_t)j->branch[b].ids;
             t.bytes = text->body;
             add_policy(j, &t, cargo_tail(text));
@@ -366,7 +382,7 @@ static void lend_contexts(struct job *j)
     engine_withdraw(j->engine, &j->lent);
     j->lent = (struct engine_context){.id = j->context, .attempt = j->order.attempt, .grid = j->grid};
     for (int b = 0; b < j->branches; b++) {
-        j->lent.branch[b] = j->branch[b].context;
+        memcpy(j->lent.branch[b], j->branch[b].context, sizeof j->lent.branch[b]);
         j->lent.blocks[b] = j->branch[b].blocks;
     }
     engine_lend(j->engine, &j->lent);
@@ -377,7 +393,7 @@ static enum job_result advance_open(struct job *j)
     struct error error = {0};
     int told = j->told;
     if (told == 0) lend_contexts(j);
-    status_t status = tell_stages(j, TICKET_OPEN, j->branches, &error);
+    status_t status = tell_stages(j, TICKET_OPEN, job_opens(j), &error);
     if (status == STATUS_AGAIN) return wait_for_credit(j, told);
     if (status != STATUS_OK) return job_fail(j, &error);
     j->deadline_ns = CLOCK_NEVER;
@@ -430,7 +446,7 @@ enum job_piece job_next(const struct job *j)
         return PIECE_TEXT;
     case LIFE_OPEN:
     case LIFE_CLOSE: {
-        int per_stage = j->life == LIFE_OPEN ? j->branches : 1;
+        int per_stage = j->life == LIFE_OPEN ? job_opens(j) : 1;
         bool told = j->told == (e->members - 1) * per_stage;
         return told || engine_reaches_stage(e, told_next(j, per_stage)) ? PIECE_SEND : PIECE_NONE;
     }

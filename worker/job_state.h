@@ -57,11 +57,11 @@ struct branch {
     int lent;           /* posts of `hop` not yet SENT */
     bool came_back;     /* RECEIVED arrived before SENT: becomes HERE with it */
     int ids;            /* tokens of its prompt */
-    struct cargo
-        text; /* [denoiser_text_rows(ids), hidden]: what the stages' OPEN carries, then the policy's text */
+    struct cargo text[MODEL_EXPERTS]; /* [denoiser_text_rows(ids), hidden], as each expert sees the prompt: what the
+                                         stages' OPEN carries, then the policy's text */
     struct cargo hop; /* modulation [6, hidden], then x [tokens, hidden], then block records [layers] */
     float *velocity;  /* [latent], on the device */
-    struct denoiser_context *context;
+    struct denoiser_context *context[MODEL_EXPERTS];
     struct blocks *blocks; /* home's own blocks, for policies that decide by blocks */
 };
 
@@ -84,6 +84,9 @@ struct job {
     struct token_grid grid;
     int latent_frames, latent_height, latent_width;
     int64_t latent_count;                  /* in_channels * frames * height * width */
+    /* Expert 0 makes the steps below switch_at, the other one the rest: a run of one expert has them all on one side.
+     * Text and contexts are those of the experts whose turn is still to come, first_expert .. last_expert. */
+    int switch_at, first_expert, last_expert;
     int branches, step, told, outstanding; /* told: OPENs or CLOSEs posted; outstanding: posts not yet SENT */
     bool step_begun;
     struct branch branch[BRANCHES];
@@ -129,6 +132,18 @@ struct job {
     int resume_step;                                    /* of the pass */
     double resumed_text, resumed_denoise, resumed_pass; /* seconds */
 };
+
+/* The expert that makes the step at work. */
+static inline int job_expert(const struct job *j)
+{
+    return j->step >= j->switch_at;
+}
+
+/* OPENs for each stage: branches times experts. */
+static inline int job_opens(const struct job *j)
+{
+    return j->branches * (j->last_expert - j->first_expert + 1);
+}
 
 /* Floats of block records that travel with a hop. */
 static inline int record_count(const struct job *j)

@@ -41,12 +41,13 @@ static void begin_step(struct job *j)
 {
     struct engine *e = j->engine;
     const struct model *m = e->model;
+    const struct denoiser *denoiser = m->denoiser[job_expert(j)];
     size_t bytes = 6 * (size_t)m->config.denoiser.hidden * sizeof(float);
     float *blocks = branch_modulation(&j->branch[0]);
     j->step_began_ns = clock_now_ns();
     struct denoiser_modulation modulation = {
         .wave = j->wave, .output = j->output_modulation, .blocks = blocks};
-    denoiser_time(m->denoiser, e->team, solver_timestep(j->solver[j->pass], j->step), &modulation);
+    denoiser_time(denoiser, e->team, solver_timestep(j->solver[j->pass], j->step), &modulation);
     for (int b = 0; b < j->branches; b++) {
         if (b) e->ops->copy(e->team, branch_modulation(&j->branch[b]), blocks, bytes);
         j->branch[b].state = BRANCH_NEW;
@@ -87,7 +88,7 @@ static void finish_branch(struct job *j, int index)
 static void begin_branch(struct job *j, int index)
 {
     struct engine *e = j->engine;
-    const struct model *m = e->model;
+    const struct denoiser *denoiser = e->model->denoiser[job_expert(j)];
     struct branch *b = &j->branch[index];
     float *x = branch_rows(j, b);
     struct reuse_seen seen = {
@@ -106,13 +107,13 @@ static void begin_branch(struct job *j, int index)
         finish_branch(j, index);
         return;
     }
-    denoiser_embed(m->denoiser, e->team, &e->work, seen.latent, x);
+    denoiser_embed(denoiser, e->team, &e->work, seen.latent, x);
     for (int i = 0; i < record_count(j); i++)
         branch_records(b)[i] = reuse_block_record(j->reuse, index, i);
     if (site != SITE_SPAN) return;
     seen.embedding = x;
     if (reuse_wants_input(j->reuse)) {
-        denoiser_first_input(m->denoiser, e->team, &e->work, branch_modulation(b), x);
+        denoiser_first_input(denoiser, e->team, &e->work, branch_modulation(b), x);
         seen.input = e->work.input;
     }
     b->action = reuse_begin(j->reuse, e->team, index, &seen);
@@ -152,7 +153,7 @@ static void leave_span(struct job *j, int index)
 static void run_block(struct job *j, int index)
 {
     struct branch *b = &j->branch[index];
-    engine_blocks(j->engine, b->context, record_count(j) ? b->blocks : NULL, j->step, branch_modulation(b),
+    engine_blocks(j->engine, b->context[job_expert(j)], record_count(j) ? b->blocks : NULL, j->step, branch_modulation(b),
                   branch_rows(j, b), b->at, b->at + 1, branch_records(b));
     b->at++;
     j->work += (uint64_t)token_count(&j->grid);
@@ -165,7 +166,7 @@ static void output_branch(struct job *j, int index)
     const float *x = branch_rows(j, b);
     if (j->span_end < e->model->config.denoiser.layers) reuse_tail_end(j->reuse, e->team, index, x);
     if (!j->replaying)
-        denoiser_output(e->model->denoiser, e->team, &e->work, j->output_modulation, x, b->velocity);
+        denoiser_output(e->model->denoiser[job_expert(j)], e->team, &e->work, j->output_modulation, x, b->velocity);
     finish_branch(j, index);
 }
 
@@ -198,6 +199,7 @@ static status_t send_hop(struct job *j, int index, struct error *error)
     struct ticket t = {.kind = TICKET_HOP,
                        .dtype = TICKET_F32,
                        .branch = (uint16_t)index,
+                       .expert = (uint16_t)job_expert(j),
                        .job = j->order.job,
                        .context = j->context,
                        .attempt = j->order.attempt,
@@ -240,7 +242,8 @@ static void guide(struct job *j)
 {
     struct engine *e = j->engine;
     const float *c = j->branch[0].velocity, *u = j->branch[1].velocity;
-    const float guidance = (float)j->order.guidance;
+    bool second = j->order.guides_apart && job_expert(j) > 0;
+    const float guidance = (float)(second ? j->order.guidance_2 : j->order.guidance);
     if (j->branches < 2) {
         e->ops->copy(e->team, j->velocity, c, (size_t)j->latent_count * sizeof *c);
         return;
@@ -511,7 +514,7 @@ void job_receive(struct job *j, const struct fabric_event *event)
     struct error error;
     switch (t->kind) {
     case TICKET_HOP:
-        if (t->bytes != bytes || t->branch >= j->branches || t->block_end != (uint32_t)b->until) {
+        if (t->bytes != bytes || t->branch >= j->branches || t->expert != job_expert(j) || t->block_end != (uint32_t)b->until) {
             error_set(&error, STATUS_CORRUPT,
                       "a hop came back with %lu bytes for block %u instead of %lu for %d",
                       (unsigned long)t->bytes, t->block_end, (unsigned long)bytes, b->until);

@@ -146,9 +146,11 @@ status_t model_load(const char *directory, const struct ops *ops, struct team *t
     place(m, split, self);
     list_blocks(split, self, layers, wanted);
     bool home = split_home(split, self);
-    snprintf(path, sizeof path, "%s/transformer", directory);
     struct denoiser_part part = {.wanted = wanted, .ends = home};
-    status = denoiser_load(path, &m->config.denoiser, ops, team, &part, &m->denoiser, error);
+    for (int e = 0; e < m->config.experts && status == STATUS_OK; e++) {
+        snprintf(path, sizeof path, "%s/%s", directory, model_expert_name(e));
+        status = denoiser_load(path, model_expert_config(&m->config, e), ops, team, &part, &m->denoiser[e], error);
+    }
     if (status == STATUS_OK && home) status = load_home(m, directory, error);
     if (status != STATUS_OK) goto err_model;
     free(wanted);
@@ -162,8 +164,9 @@ err_model:
 
 size_t model_bytes(const struct model *m)
 {
-    return denoiser_bytes(m->denoiser) + (m->text_encoder ? text_encoder_bytes(m->text_encoder) : 0) +
-           (m->vae ? vae_bytes(m->vae) : 0);
+    size_t bytes = (m->text_encoder ? text_encoder_bytes(m->text_encoder) : 0) + (m->vae ? vae_bytes(m->vae) : 0);
+    for (int e = 0; e < m->config.experts; e++) bytes += denoiser_bytes(m->denoiser[e]);
+    return bytes;
 }
 
 void model_destroy(struct model *m)
@@ -173,7 +176,7 @@ void model_destroy(struct model *m)
     vae_destroy(m->vae);
     text_encoder_destroy(m->text_encoder);
     tokenizer_close(m->tokenizer);
-    denoiser_destroy(m->denoiser);
+    for (int e = 0; e < MODEL_EXPERTS; e++) denoiser_destroy(m->denoiser[e]);
     rotary_clear(&m->rotary);
     free(m->holder);
     free(m);

@@ -1,5 +1,5 @@
 /*
- * model.h - everything of one checkpoint that one rank holds.
+ * model.h - everything of one checkpoint that one rank holds, of all its experts.
  *
  *     model_load("models/reference", ops, team, &split, self, &model, &error);
  *
@@ -41,7 +41,7 @@ struct model {
     int first, count; /* this member's run of the ring */
     int *holder;      /* [layers]: which member runs a block of a job whose home this member is */
     struct rotary_shelf rotary;
-    struct denoiser *denoiser;
+    struct denoiser *denoiser[MODEL_EXPERTS]; /* [config.experts], each with the same blocks */
     /* Homes only, NULL elsewhere: */
     struct tokenizer *tokenizer;
     struct text_encoder *text_encoder;
