@@ -126,11 +126,13 @@ void engine_blocks(struct engine *engine, const struct denoiser_context *context
                    int step, const float *modulation, float *x, int begin, int end, float *records);
 
 /* One branch's caching by blocks: for all blocks that this rank runs as a job's home, or for its run alone.
- */
+ * steps, switch_at: as in struct policy_job. */
 status_t engine_blocks_create(struct engine *engine, const struct cache_settings *settings, int steps,
-                              const struct token_grid *grid, struct blocks **cache, struct error *error);
+                              int switch_at, const struct token_grid *grid, struct blocks **cache,
+                              struct error *error);
 status_t engine_run_blocks_create(struct engine *engine, const struct cache_settings *settings, int steps,
-                                  const struct token_grid *grid, struct blocks **cache, struct error *error);
+                                  int switch_at, const struct token_grid *grid, struct blocks **cache,
+                                  struct error *error);
 
 /* Bytes of the largest hop a model can have at a number of tokens: modulation [6, hidden] and rows [tokens,
  * hidden]. */

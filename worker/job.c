@@ -123,6 +123,7 @@ static struct policy_job policy_job(const struct job *j)
     return (struct policy_job){.steps = j->order.steps,
                                .layers = d->layers,
                                .branches = j->branches,
+                               .switch_at = j->switch_at,
                                .shift = j->order.shift,
                                .sigmas = j->sigmas,
                                .tables = j->tables,
@@ -155,8 +156,8 @@ static status_t create_cache(struct job *j, struct error *error)
     j->cache_bytes =
         cache_plan_bytes(&j->settings, plan, &shape.job, token_count(&j->grid), d->hidden, j->latent_count);
     for (int b = 0; b < j->branches && plan->policy.site == SITE_BLOCKS && status == STATUS_OK; b++)
-        status = engine_blocks_create(j->engine, &j->settings, j->order.steps, &j->grid, &j->branch[b].blocks,
-                                      error);
+        status = engine_blocks_create(j->engine, &j->settings, j->order.steps, j->switch_at, &j->grid,
+                                      &j->branch[b].blocks, error);
     return status;
 }
 
@@ -303,6 +304,7 @@ static void add_policy(const struct job *j, struct ticket *t, void *behind)
     if (!j->cache || reuse_plan(j->cache)->policy.site != SITE_BLOCKS) return;
     t->text_bytes = (uint32_t)strlen(j->policy);
     t->step = (uint32_t)j->order.steps;
+    t->block_begin = (uint32_t)j->switch_at;
     memcpy(behind, j->policy, t->text_bytes);
     t->bytes += t->text_bytes;
 }

@@ -275,7 +275,8 @@ static status_t buffers_fit(struct stage *s, size_t bytes, struct error *error)
 
 /* --------------------------------------------------------------------------------------------------- open */
 
-/* The policy's text at the end of an OPEN, if there is one; `step` holds the number of steps. */
+/* The policy's text at the end of an OPEN, if there is one; `step` holds the number of steps, block_begin how many of
+ * them the first expert makes. */
 static status_t open_blocks(struct stage *s, const struct engine_context *c, const struct ticket *t, int peer,
                             const void *payload, struct blocks **made, struct error *error)
 {
@@ -283,7 +284,8 @@ static status_t open_blocks(struct stage *s, const struct engine_context *c, con
     struct cache_settings settings;
     *made = NULL;
     if (t->text_bytes == 0) return STATUS_OK;
-    if (t->text_bytes >= sizeof text || t->step < 1 || t->step > CACHE_STEPS)
+    if (t->text_bytes >= sizeof text || t->step < 1 || t->step > CACHE_STEPS ||
+        t->block_begin > t->step)
         return error_set(error, STATUS_CORRUPT,
                          "an OPEN ticket of job %lu with a policy of %u bytes for %u steps",
                          (unsigned long)t->job, t->text_bytes, t->step);
@@ -296,7 +298,8 @@ static status_t open_blocks(struct stage *s, const struct engine_context *c, con
         status = error_set(error, STATUS_CORRUPT, "an OPEN ticket of job %lu with an empty policy",
                            (unsigned long)t->job);
     if (status == STATUS_OK)
-        status = engine_run_blocks_create(s->engine, &settings, (int)t->step, &c->grid, made, error);
+        status = engine_run_blocks_create(s->engine, &settings, (int)t->step, (int)t->block_begin, &c->grid,
+                                          made, error);
     return status;
 }
 
