@@ -183,7 +183,8 @@ struct policy_now {
     const double *value; /* [parameters], in the order of the policy's table */
     const struct policy_job *job;
     int step;
-    int run, total; /* branch's steps reused in a row just before this one, and in all, by the expert at work */
+    int run,
+        total; /* branch's steps reused in a row just before this one, and in all, by the expert at work */
     const struct history *history;
     const struct signals *signals;
 };

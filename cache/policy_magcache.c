@@ -15,8 +15,9 @@
 enum { THRESHOLD, RUN, RETENTION, RESAMPLE, PARAMETERS };
 
 static const struct parameter parameters[PARAMETERS] = {
-    [THRESHOLD] = {"threshold", "magcache_thresh", "E", PARAMETER_REAL, 0.12, 0, 100,
-                   "reuse while the estimated errors add up to less (Wan 1.3B 0.12, 14B 0.24, 5B and A14B 0.06)"},
+    [THRESHOLD] =
+        {"threshold", "magcache_thresh", "E", PARAMETER_REAL, 0.12, 0, 100,
+         "reuse while the estimated errors add up to less (Wan 1.3B 0.12, 14B 0.24, 5B and A14B 0.06)"},
     [RUN] = {"K", "magcache_K", "K", PARAMETER_WHOLE, 4, 0, CACHE_STEPS,
              "at most so many reused in a row (Wan 1.3B 4, 14B 6, 5B and A14B 2)"},
     [RETENTION] = {"R", "retention_ratio", "R", PARAMETER_REAL, 0.2, 0, 1,

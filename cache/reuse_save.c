@@ -121,7 +121,8 @@ void reuse_remember(struct reuse *r, struct team *team, const float *latent)
         past->step = r->step;
         reuse_copy(r, team, past->latent, latent, r->latent);
     }
-    if (r->step + 1 == r->shape.job.switch_at) reuse_forget(r); /* nothing of one expert is true of the other */
+    if (r->step + 1 == r->shape.job.switch_at)
+        reuse_forget(r); /* nothing of one expert is true of the other */
 }
 
 const float *reuse_past(struct reuse *r)
@@ -354,8 +355,9 @@ static void derive_branch(struct reuse *r, int steps, int branch)
     for (int i = 0; i < SIGNALS; i++) {
         bool stepwise = i == SIGNAL_TIME || i == SIGNAL_PROJECTION || i == SIGNAL_LATENT;
         bool computing = i == SIGNAL_DRIFT || i == SIGNAL_OUTPUT;
-        b->has_reference[i] = reuse_wants(r, (enum signal)i) &&
-                              ((stepwise && steps > begun && !reuse_led(r, branch)) || (computing && made > 0));
+        b->has_reference[i] =
+            reuse_wants(r, (enum signal)i) &&
+            ((stepwise && steps > begun && !reuse_led(r, branch)) || (computing && made > 0));
     }
     b->latents.count = least(made, b->latents.size);
     b->outputs.count = least(made, b->outputs.size);

@@ -304,7 +304,8 @@ static void make_second(const char *ratio, const char *changes)
     snprintf(text, sizeof text,
              "{\"transformer_2\":[\"diffusers\",\"WanTransformer3DModel\"],\"boundary_ratio\":%s}", ratio);
     change("model_index.json", NULL, text);
-    json_t *root = json_load_file(path_of("transformer/config.json"), 0, NULL), *update = json_loads(changes, 0, NULL);
+    json_t *root = json_load_file(path_of("transformer/config.json"), 0, NULL),
+           *update = json_loads(changes, 0, NULL);
     assert_non_null(update);
     json_object_update(root, update);
     mkdir(path_of("transformer_2"), 0700);
@@ -352,7 +353,8 @@ static void experts_that_do_not_fit_together_are_refused(void **state)
         const char *ratio, *changes, *part;
     } cases[] = {
         {"0.875", "{\"num_layers\":9}",
-         "transformer_2/config.json has num_layers 9, transformer/config.json 8; only experts of the same sizes"},
+         "transformer_2/config.json has num_layers 9, transformer/config.json 8; only experts of the same "
+         "sizes"},
         {"0.875", "{\"num_attention_heads\":2}", "num_attention_heads 2, transformer/config.json 4"},
         {"0.875", "{\"attention_head_dim\":32}", "attention_head_dim 32, transformer/config.json 64"},
         {"0.875", "{\"ffn_dim\":2048}", "ffn_dim 2048, transformer/config.json 1024"},

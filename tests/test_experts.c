@@ -14,8 +14,7 @@
 
 #include "tests/golden.h"
 #include "tests/pipeline.h"
-#include "tests/ring.h"
-#include "worker/job_state.h"
+#include "tests/saved_run.h"
 
 /* Of one latent, and of the last of up to 50 of them. */
 #define LATENT_LIMIT 5e-5
@@ -63,19 +62,19 @@ static struct job_order read_order(json_t *run)
                               .guides_apart = json_is_number(json_object_get(run, "guidance_2")),
                               .guidance_2 = real_of(run, "guidance_2"),
                               .shift = real_of(run, "shift"),
-                              .solver = strcmp(text_of(run, "solver"), "euler") == 0 ? SOLVER_EULER : SOLVER_UNIPC};
+                              .solver =
+                                  strcmp(text_of(run, "solver"), "euler") == 0 ? SOLVER_EULER : SOLVER_UNIPC};
 }
 
 static json_t *find_run(json_t *root, const char *name)
 {
     json_t *run;
     size_t index;
-    json_array_foreach(json_object_get(root, "runs"), index, run)
-        if (strcmp(text_of(run, "name"), name) == 0) return run;
+    json_array_foreach(json_object_get(root, "runs"), index,
+                       run) if (strcmp(text_of(run, "name"), name) == 0) return run;
     fail_msg("experts.json has no run %s", name);
     return NULL;
 }
-
 
 static struct split whole(const char *model)
 {
@@ -92,7 +91,8 @@ static void check_steps(struct ring *ring, json_t *description, struct golden *g
     struct error error = {0};
     double worst = 0;
     engine->model->config.boundary = real_of(description, "boundary");
-    if (job_create(engine, &order, "/nowhere", &job, &error) != STATUS_OK) fail_msg("%s: %s", name, error.text);
+    if (job_create(engine, &order, "/nowhere", &job, &error) != STATUS_OK)
+        fail_msg("%s: %s", name, error.text);
     assert_int_equal(job->switch_at, whole_of(description, "high_steps"));
     int seen = 0;
     while (job->life < LIFE_DECODE) {
@@ -107,7 +107,8 @@ static void check_steps(struct ring *ring, json_t *description, struct golden *g
                 const float *latent = golden_f32(g, tensor, &count);
                 assert_int_equal(count, job->latent_count);
                 double distance = golden_relative_l2(job->latent, latent, count);
-                if (!(distance <= LATENT_LIMIT)) fail_msg("%s: step %d differs by %.2e", name, step, distance);
+                if (!(distance <= LATENT_LIMIT))
+                    fail_msg("%s: step %d differs by %.2e", name, step, distance);
                 if (distance > worst) worst = distance;
             }
         }
@@ -130,7 +131,8 @@ static void every_latent_on_both_sides_of_the_boundary_equals_diffusers(void **s
     for (int i = 0; i < 2; i++) {
         struct split split = whole(models[i]);
         struct ring *ring = ring_start(models[i], &split, 1);
-        json_array_foreach(json_object_get(root, "runs"), index, run) {
+        json_array_foreach(json_object_get(root, "runs"), index, run)
+        {
             if (strcmp(text_of(run, "model"), models[i]) != 0) continue;
             struct golden *g = golden_open(text_of(run, "golden"));
             check_steps(ring, run, g);
@@ -193,11 +195,91 @@ static void any_number_of_ranks_and_threads_makes_the_same_bits(void **state)
     json_decref(root);
 }
 
+/* ---------------------------------------------------------------------------------------------- caching */
+
+enum { HIGH = 5 }; /* of STEPS, in saved_order() of this model */
+
+/* Random weights see a time embedding change more than trained ones do. */
+static const char *setting(int i)
+{
+    if (strncmp(saved_settings[i], "teacache", 8) != 0) return saved_settings[i];
+    return strstr(saved_settings[i], "retention") ? "teacache:threshold=9,retention=1,first=2"
+                                                  : "teacache:threshold=9";
+}
+
+static int start_rings(void **state)
+{
+    saved_start_rings_of("tests/models/tiny-d");
+    return 0;
+}
+
+/* From any step of any caching, on the one side or the other. */
+static void jobs_go_on_from_either_side_of_the_boundary_with_the_same_bits(void **state)
+{
+    for (int i = 0; i < SAVED_SETTINGS; i++) {
+        struct job_order order = saved_order(setting(i));
+        order.guides_apart = i % 2;
+        order.guidance_2 = 2.5;
+        assert_int_equal(saved_check_every_step(&order, saved_rings[1 + i % 2], false), STEPS + 1);
+    }
+    struct job_order order = saved_order(NULL);
+    assert_int_equal(saved_check_every_step(&order, saved_rings[2], false), STEPS + 1);
+}
+
+static void the_second_expert_begins_with_a_computed_step_whatever_the_caching(void **state)
+{
+    int reused_before = 0, reused_after = 0;
+    for (int i = 0; i < SAVED_SETTINGS; i++) {
+        struct job_order order = saved_order(setting(i));
+        struct saved_run run = saved_run(saved_rings[i % SAVED_RINGS], &order, NULL, false);
+        int branches = run.cells / STEPS;
+        for (int cell = 0; cell < run.cells; cell++) {
+            bool computed = run.actions[cell] == REUSE_COMPUTED;
+            if (cell / branches == HIGH && !computed) fail_msg("%s: reused across the boundary", setting(i));
+            reused_before += cell / branches < HIGH && !computed;
+            reused_after += cell / branches > HIGH && !computed;
+        }
+        saved_free(&run);
+    }
+    assert_true(reused_before > 50 && reused_after > 200);
+}
+
+static void a_warm_up_is_each_experts_own(void **state)
+{
+    struct job_order order = saved_order("dbcache:F1B0,W3,threshold=1");
+    struct saved_run run = saved_run(saved_rings[0], &order, NULL, false);
+    for (int step = 0; step < STEPS; step++) {
+        int age = step < HIGH ? step : step - HIGH;
+        assert_int_equal(run.actions[2 * step] == REUSE_COMPUTED, age < 3);
+        assert_int_equal(run.reasons[2 * step], age < 3 ? REASON_WARMUP : REASON_BELOW);
+    }
+    saved_free(&run);
+}
+
+/* What may be reused in all, and in a row, is counted anew. */
+static void counts_are_each_experts_own(void **state)
+{
+    struct job_order order = saved_order("dbcache:F1B0,W1,M=2,threshold=1");
+    struct saved_run run = saved_run(saved_rings[0], &order, NULL, false);
+    for (int step = 0; step < STEPS; step++) {
+        int age = step < HIGH ? step : step - HIGH;
+        assert_int_equal(run.actions[2 * step] == REUSE_COMPUTED, age == 0 || age > 2);
+    }
+    saved_free(&run);
+}
+
 int main(void)
 {
+    const struct CMUnitTest caching[] = {
+        cmocka_unit_test(the_second_expert_begins_with_a_computed_step_whatever_the_caching),
+        cmocka_unit_test(a_warm_up_is_each_experts_own),
+        cmocka_unit_test(counts_are_each_experts_own),
+        cmocka_unit_test(jobs_go_on_from_either_side_of_the_boundary_with_the_same_bits),
+    };
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_latent_on_both_sides_of_the_boundary_equals_diffusers),
         cmocka_unit_test(any_number_of_ranks_and_threads_makes_the_same_bits),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    return failed + cmocka_run_group_tests(caching, start_rings, saved_end_rings);
 }

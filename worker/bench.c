@@ -51,8 +51,8 @@ static status_t time_text(struct bench *b, struct error *error)
     if (status == STATUS_OK)
         status = text_encoder_encode(m->text_encoder, b->engine.team, ids, b->ids, b->rows, error);
     if (status == STATUS_OK)
-        status = denoiser_text(m->denoiser[0], b->engine.team, b->rows, b->ids, m->config.text_length, b->text,
-                               error);
+        status = denoiser_text(m->denoiser[0], b->engine.team, b->rows, b->ids, m->config.text_length,
+                               b->text, error);
     return status;
 }
 
@@ -124,8 +124,8 @@ static status_t prepare(struct bench *b, struct error *error)
     noise_fill(7, b->latent, b->latent_count);
     status = time_text(b, error);
     if (status != STATUS_OK) return status;
-    return denoiser_context_create(b->engine.model->denoiser[0], b->engine.team, b->text, b->ids, c->text_length,
-                                   &b->context, error);
+    return denoiser_context_create(b->engine.model->denoiser[0], b->engine.team, b->text, b->ids,
+                                   c->text_length, &b->context, error);
 }
 
 static void serve(struct bench *b)

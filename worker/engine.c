@@ -224,8 +224,8 @@ void engine_blocks(struct engine *e, const struct denoiser_context *context, str
 }
 
 static status_t create_blocks(struct engine *e, const struct cache_settings *settings, int steps,
-                              int switch_at, const struct token_grid *grid, int begin, int end, struct blocks **cache,
-                              struct error *error)
+                              int switch_at, const struct token_grid *grid, int begin, int end,
+                              struct blocks **cache, struct error *error)
 {
     const struct denoiser_config *d = &e->model->config.denoiser;
     struct policy_job job = {.steps = steps, .layers = d->layers, .branches = 2, .switch_at = switch_at};
@@ -238,13 +238,16 @@ static status_t create_blocks(struct engine *e, const struct cache_settings *set
 }
 
 status_t engine_blocks_create(struct engine *e, const struct cache_settings *settings, int steps,
-                              int switch_at, const struct token_grid *grid, struct blocks **cache, struct error *error)
+                              int switch_at, const struct token_grid *grid, struct blocks **cache,
+                              struct error *error)
 {
-    return create_blocks(e, settings, steps, switch_at, grid, 0, e->model->config.denoiser.layers, cache, error);
+    return create_blocks(e, settings, steps, switch_at, grid, 0, e->model->config.denoiser.layers, cache,
+                         error);
 }
 
 status_t engine_run_blocks_create(struct engine *e, const struct cache_settings *settings, int steps,
-                                  int switch_at, const struct token_grid *grid, struct blocks **cache, struct error *error)
+                                  int switch_at, const struct token_grid *grid, struct blocks **cache,
+                                  struct error *error)
 {
     const struct model *m = e->model;
     return create_blocks(e, settings, steps, switch_at, grid, m->first, m->first + m->count, cache, error);

@@ -290,7 +290,8 @@ status_t job_restore(struct job *j, const void *bytes, size_t size, struct error
     j->status.step_seconds = head.step_seconds;
     job_enter_pass(j, (int)head.pass);
     j->step = j->resume_step;
-    if (j->pass + 1 == j->passes && j->step >= j->switch_at) j->first_expert = j->last_expert; /* the other is done */
+    if (j->pass + 1 == j->passes && j->step >= j->switch_at)
+        j->first_expert = j->last_expert; /* the other is done */
     if (j->pass + 1 < j->passes || j->step < j->order.steps) return STATUS_OK;
     j->status.text_seconds = j->resumed_text;
     j->status.denoise_seconds = j->resumed_denoise;

@@ -57,7 +57,8 @@ struct branch {
     int lent;           /* posts of `hop` not yet SENT */
     bool came_back;     /* RECEIVED arrived before SENT: becomes HERE with it */
     int ids;            /* tokens of its prompt */
-    struct cargo text[MODEL_EXPERTS]; /* [denoiser_text_rows(ids), hidden], as each expert sees the prompt: what the
+    struct cargo
+        text[MODEL_EXPERTS]; /* [denoiser_text_rows(ids), hidden], as each expert sees the prompt: what the
                                          stages' OPEN carries, then the policy's text */
     struct cargo hop; /* modulation [6, hidden], then x [tokens, hidden], then block records [layers] */
     float *velocity;  /* [latent], on the device */
@@ -83,7 +84,7 @@ struct job {
 
     struct token_grid grid;
     int latent_frames, latent_height, latent_width;
-    int64_t latent_count;                  /* in_channels * frames * height * width */
+    int64_t latent_count; /* in_channels * frames * height * width */
     /* Expert 0 makes the steps below switch_at, the other one the rest: a run of one expert has them all on one side.
      * Text and contexts are those of the experts whose turn is still to come, first_expert .. last_expert. */
     int switch_at, first_expert, last_expert;

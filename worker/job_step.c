@@ -108,8 +108,7 @@ static void begin_branch(struct job *j, int index)
         return;
     }
     denoiser_embed(denoiser, e->team, &e->work, seen.latent, x);
-    for (int i = 0; i < record_count(j); i++)
-        branch_records(b)[i] = reuse_block_record(j->reuse, index, i);
+    for (int i = 0; i < record_count(j); i++) branch_records(b)[i] = reuse_block_record(j->reuse, index, i);
     if (site != SITE_SPAN) return;
     seen.embedding = x;
     if (reuse_wants_input(j->reuse)) {
@@ -153,8 +152,8 @@ static void leave_span(struct job *j, int index)
 static void run_block(struct job *j, int index)
 {
     struct branch *b = &j->branch[index];
-    engine_blocks(j->engine, b->context[job_expert(j)], record_count(j) ? b->blocks : NULL, j->step, branch_modulation(b),
-                  branch_rows(j, b), b->at, b->at + 1, branch_records(b));
+    engine_blocks(j->engine, b->context[job_expert(j)], record_count(j) ? b->blocks : NULL, j->step,
+                  branch_modulation(b), branch_rows(j, b), b->at, b->at + 1, branch_records(b));
     b->at++;
     j->work += (uint64_t)token_count(&j->grid);
 }
@@ -166,7 +165,8 @@ static void output_branch(struct job *j, int index)
     const float *x = branch_rows(j, b);
     if (j->span_end < e->model->config.denoiser.layers) reuse_tail_end(j->reuse, e->team, index, x);
     if (!j->replaying)
-        denoiser_output(e->model->denoiser[job_expert(j)], e->team, &e->work, j->output_modulation, x, b->velocity);
+        denoiser_output(e->model->denoiser[job_expert(j)], e->team, &e->work, j->output_modulation, x,
+                        b->velocity);
     finish_branch(j, index);
 }
 
@@ -514,7 +514,8 @@ void job_receive(struct job *j, const struct fabric_event *event)
     struct error error;
     switch (t->kind) {
     case TICKET_HOP:
-        if (t->bytes != bytes || t->branch >= j->branches || t->expert != job_expert(j) || t->block_end != (uint32_t)b->until) {
+        if (t->bytes != bytes || t->branch >= j->branches || t->expert != job_expert(j) ||
+            t->block_end != (uint32_t)b->until) {
             error_set(&error, STATUS_CORRUPT,
                       "a hop came back with %lu bytes for block %u instead of %lu for %d",
                       (unsigned long)t->bytes, t->block_end, (unsigned long)bytes, b->until);

@@ -284,8 +284,7 @@ static status_t open_blocks(struct stage *s, const struct engine_context *c, con
     struct cache_settings settings;
     *made = NULL;
     if (t->text_bytes == 0) return STATUS_OK;
-    if (t->text_bytes >= sizeof text || t->step < 1 || t->step > CACHE_STEPS ||
-        t->block_begin > t->step)
+    if (t->text_bytes >= sizeof text || t->step < 1 || t->step > CACHE_STEPS || t->block_begin > t->step)
         return error_set(error, STATUS_CORRUPT,
                          "an OPEN ticket of job %lu with a policy of %u bytes for %u steps",
                          (unsigned long)t->job, t->text_bytes, t->step);
@@ -311,8 +310,7 @@ static bool open_fits(const struct ticket *t, const struct model *m)
     bool grid = true;
     for (int i = 0; i < 3; i++) grid = grid && t->grid[i] >= 1 && t->grid[i] <= (uint32_t)longest;
     return grid && t->branch < ENGINE_BRANCHES && t->expert < m->config.experts && t->context != 0 &&
-           t->row_count >= 1 &&
-           t->row_count <= (uint32_t)length &&
+           t->row_count >= 1 && t->row_count <= (uint32_t)length &&
            t->bytes - t->text_bytes == (uint64_t)denoiser_text_rows((int)t->row_count, length) *
                                            (uint64_t)m->config.denoiser.hidden * sizeof(float);
 }
@@ -333,8 +331,8 @@ static status_t make_keys(struct stage *s, const struct ticket *t, int peer, con
         e->ops->copy(e->team, brought, payload, bytes);
         text = brought;
     }
-    status = denoiser_context_create_run(m->denoiser[t->expert], e->team, text, (int)t->row_count, m->config.text_length,
-                                         m->first, m->count, made, error);
+    status = denoiser_context_create_run(m->denoiser[t->expert], e->team, text, (int)t->row_count,
+                                         m->config.text_length, m->first, m->count, made, error);
     status_t waited = engine_wait(e, status == STATUS_OK ? error : NULL);
     e->ops->release(MEMORY_DEVICE, brought);
     if (status == STATUS_OK && waited != STATUS_OK) denoiser_context_destroy(*made);
@@ -422,8 +420,9 @@ static status_t run_hop(struct stage *s, const struct engine_context *c, struct 
     float *blocks = (float *)(void *)b->cargo.device, *x = blocks + modulation / sizeof(float);
     int begin = (int)t.block_begin > m->first ? (int)t.block_begin : m->first;
     int end = (int)t.block_end < last ? (int)t.block_end : last;
-    engine_blocks(e, c->branch[t.branch][t.expert], t.flags & TICKET_BLOCK_RECORDS ? c->blocks[t.branch] : NULL,
-                  (int)t.step, blocks, x, begin, end, cargo_tail(&b->cargo));
+    engine_blocks(e, c->branch[t.branch][t.expert],
+                  t.flags & TICKET_BLOCK_RECORDS ? c->blocks[t.branch] : NULL, (int)t.step, blocks, x, begin,
+                  end, cargo_tail(&b->cargo));
     bool done = goes_home(&t, m);
     status = cargo_send(&b->cargo, e, next, done ? modulation : 0, records, &payload, error);
     if (status != STATUS_OK) return status;

@@ -56,8 +56,8 @@ static void need_absent(struct json_fields *f, const char *component, const char
 {
     const char *found = component_class(f, component);
     if (found)
-        json_refuse(f, STATUS_UNSUPPORTED,
-                    "%s is %s (%s); only text-to-video is supported", component, found, meaning);
+        json_refuse(f, STATUS_UNSUPPORTED, "%s is %s (%s); only text-to-video is supported", component, found,
+                    meaning);
 }
 
 /* The reference with one of the two keys alone fails in the middle of a run, or never looks at the second one. */
@@ -68,15 +68,17 @@ static void read_experts(struct json_fields *f, struct model_config *config)
     config->experts = second ? 2 : 1;
     if (second) need_class(f, "transformer_2", "WanTransformer3DModel");
     if (second && config->boundary == 0)
-        json_refuse(f, STATUS_INVALID,
-                    "transformer_2 is %s, but boundary_ratio is missing: it says from which timestep on the second "
-                    "transformer works",
-                    second);
+        json_refuse(
+            f, STATUS_INVALID,
+            "transformer_2 is %s, but boundary_ratio is missing: it says from which timestep on the second "
+            "transformer works",
+            second);
     if (!second && config->boundary != 0)
-        json_refuse(f, STATUS_INVALID,
-                    "boundary_ratio is %g, but transformer_2 is missing: there is no transformer for the timesteps "
-                    "below it",
-                    config->boundary);
+        json_refuse(
+            f, STATUS_INVALID,
+            "boundary_ratio is %g, but transformer_2 is missing: there is no transformer for the timesteps "
+            "below it",
+            config->boundary);
 }
 
 static status_t read_index(const char *directory, struct model_config *config, struct error *error)
@@ -365,10 +367,11 @@ static status_t check_experts(const char *directory, const struct model_config *
     if (c->experts < 2) return STATUS_OK;
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
         if (sizes[i].first != sizes[i].second)
-            return error_set(error, STATUS_UNSUPPORTED,
-                             "%s: transformer_2/config.json has %s %d, transformer/config.json %d; only experts of "
-                             "the same sizes are supported",
-                             directory, sizes[i].key, sizes[i].second, sizes[i].first);
+            return error_set(
+                error, STATUS_UNSUPPORTED,
+                "%s: transformer_2/config.json has %s %d, transformer/config.json %d; only experts of "
+                "the same sizes are supported",
+                directory, sizes[i].key, sizes[i].second, sizes[i].first);
     return STATUS_OK;
 }
 
@@ -410,7 +413,8 @@ status_t model_config_read(const char *directory, struct model_config *out, stru
     struct model_config config = {.text_length = TEXT_LENGTH};
     status_t status = read_index(directory, &config, error);
     if (status == STATUS_OK) status = read_denoiser(directory, 0, &config.denoiser, error);
-    if (status == STATUS_OK && config.experts > 1) status = read_denoiser(directory, 1, &config.second, error);
+    if (status == STATUS_OK && config.experts > 1)
+        status = read_denoiser(directory, 1, &config.second, error);
     if (status == STATUS_OK) status = read_text(directory, &config.text, error);
     if (status == STATUS_OK) status = read_vae(directory, &config.vae, error);
     if (status == STATUS_OK) status = read_solver(directory, &config.solver, error);

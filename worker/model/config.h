@@ -74,8 +74,9 @@ struct model_config {
     /* "transformer", expert 0. Of a model with two experts it makes the steps at high noise, and `second`,
      * "transformer_2", the rest; all sizes are the same in both, so what is said of `denoiser` holds for either. */
     struct denoiser_config denoiser, second;
-    int experts;     /* 1 or 2 */
-    double boundary; /* boundary_ratio: the timestep, as part of train_steps, down to which expert 0 works; 0 with one */
+    int experts; /* 1 or 2 */
+    double
+        boundary; /* boundary_ratio: the timestep, as part of train_steps, down to which expert 0 works; 0 with one */
     struct text_config text;
     struct vae_config vae;
     struct solver_config solver;

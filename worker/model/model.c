@@ -149,7 +149,8 @@ status_t model_load(const char *directory, const struct ops *ops, struct team *t
     struct denoiser_part part = {.wanted = wanted, .ends = home};
     for (int e = 0; e < m->config.experts && status == STATUS_OK; e++) {
         snprintf(path, sizeof path, "%s/%s", directory, model_expert_name(e));
-        status = denoiser_load(path, model_expert_config(&m->config, e), ops, team, &part, &m->denoiser[e], error);
+        status =
+            denoiser_load(path, model_expert_config(&m->config, e), ops, team, &part, &m->denoiser[e], error);
     }
     if (status == STATUS_OK && home) status = load_home(m, directory, error);
     if (status != STATUS_OK) goto err_model;
@@ -164,7 +165,8 @@ err_model:
 
 size_t model_bytes(const struct model *m)
 {
-    size_t bytes = (m->text_encoder ? text_encoder_bytes(m->text_encoder) : 0) + (m->vae ? vae_bytes(m->vae) : 0);
+    size_t bytes =
+        (m->text_encoder ? text_encoder_bytes(m->text_encoder) : 0) + (m->vae ? vae_bytes(m->vae) : 0);
     for (int e = 0; e < m->config.experts; e++) bytes += denoiser_bytes(m->denoiser[e]);
     return bytes;
 }
