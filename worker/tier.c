@@ -260,15 +260,17 @@ status_t tier_ask(struct tier *tier, struct tier_query *query, struct view *view
         fetch->state = FETCH_FREE;
         return STATUS_OK;
     }
+    if (fetch && fetch->state != FETCH_MISSED)
+        return late ? miss(tier, query, MISS_LATE, false) : STATUS_AGAIN;
     status_t status = store_try(tier->store, &query->key, LEVEL_HOST, view, &reason);
     if (status == STATUS_OK) return STATUS_OK;
-    if (fetch && fetch->state == FETCH_MISSED) {
+    if (reason == MISS_UNFINISHED && !late) return STATUS_AGAIN;
+    if (fetch && reason != MISS_UNFINISHED) {
         bool counted = fetch->counted;
         fetch->counted = false; /* who asks next counts for himself */
         return miss(tier, query, fetch->reason, counted);
     }
-    if (late) return miss(tier, query, status == STATUS_AGAIN || fetch ? MISS_LATE : reason, false);
-    if (fetch || reason == MISS_UNFINISHED) return STATUS_AGAIN;
+    if (late) return miss(tier, query, status == STATUS_AGAIN ? MISS_LATE : reason, false);
     return status == STATUS_AGAIN ? begin_reading(tier, query) : miss(tier, query, reason, false);
 }
 
