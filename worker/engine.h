@@ -65,6 +65,7 @@ struct engine {
     struct fabric *fabric;          /* NULL in a process of its own (benchmarks): then members is 1 */
     struct engine_carrier *carrier; /* NULL but on paper */
     bool lends;          /* the fabric carries memory of the device (nccl), so hops and OPENs stay there */
+    struct tier *tier;   /* NULL: off; borrowed (worker/tier.h) */
     struct model *model; /* NULL until loaded */
     int self, members;   /* place in the ring; home is 0, or with a floating split everybody */
     uint64_t epoch;

@@ -18,6 +18,7 @@
 #include "worker/home.h"
 #include "worker/share.h"
 #include "worker/stage.h"
+#include "worker/tier.h"
 
 /* A member that goes because all were told to is no loss: our own order is a moment behind. */
 enum { ORDER_PATIENCE_MS = 50 };
@@ -343,7 +344,8 @@ static void work_at_home(struct rank *r, enum job_piece piece)
 static bool work(struct rank *r, int64_t *deadline_ns)
 {
     int priority = 0;
-    bool tended = r->home && home_tend(r->home);
+    bool tended = tier_tend(r->engine->tier, deadline_ns);
+    tended |= r->home && home_tend(r->home);
     enum job_piece piece = r->home ? home_next(r->home, &priority, deadline_ns) : PIECE_NONE;
     int at_stage = r->stage ? stage_next(r->stage) : -1;
     if (piece == PIECE_NONE || at_stage < 0) share_settle(&r->share);
@@ -362,8 +364,9 @@ static void sleep_until(struct rank *r, int64_t deadline_ns)
     struct pollfd descriptors[] = {
         {.fd = control_descriptor(c->control), .events = POLLIN},
         {.fd = r->joined ? fabric_descriptor(r->engine->fabric) : -1, .events = POLLIN},
-        {.fd = c->courier ? courier_descriptor(c->courier) : -1, .events = POLLIN}};
-    poll(descriptors, 3, clock_poll_ms(deadline_ns));
+        {.fd = c->courier ? courier_descriptor(c->courier) : -1, .events = POLLIN},
+        {.fd = tier_descriptor(r->engine->tier), .events = POLLIN}};
+    poll(descriptors, 4, clock_poll_ms(deadline_ns));
 }
 
 status_t rank_open(const struct rank_config *config, struct rank **rank, struct error *error)
