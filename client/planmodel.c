@@ -23,13 +23,15 @@ static double home_parameters(const struct model_config *c)
     const struct text_config *t = &c->text;
     const struct denoiser_config *d = &c->denoiser;
     const struct vae_config *v = &c->vae;
-    double attention = 4.0 * t->width * t->heads * t->head_dim, text = t->layers * (attention + 3.0 * t->width * t->ffn_dim);
+    double attention = 4.0 * t->width * t->heads * t->head_dim,
+           text = t->layers * (attention + 3.0 * t->width * t->ffn_dim);
     double decoder = 0, hidden = d->hidden;
     for (int i = 0; i < v->levels; i++) {
         double channels = (double)v->decoder_base * v->multiplier[i];
         decoder += 2.0 * (v->resnets + 1) * 27 * channels * channels;
     }
-    double ends = 7 * hidden * hidden + (double)d->freq_dim * hidden + (double)d->text_dim * hidden + hidden * hidden;
+    double ends =
+        7 * hidden * hidden + (double)d->freq_dim * hidden + (double)d->text_dim * hidden + hidden * hidden;
     return text + decoder + ends;
 }
 
@@ -46,7 +48,8 @@ static void describe(const struct model_config *c, const char *name, struct plan
                                     .shift = c->solver.shift,
                                     .parameter_bytes = BYTES_16_BITS,
                                     .home_bytes = (uint64_t)(BYTES_16_BITS * home_parameters(c)),
-                                    .decode_bytes = (uint64_t)DECODE_BYTES_A_CHANNEL * (uint64_t)c->vae.decoder_base};
+                                    .decode_bytes =
+                                        (uint64_t)DECODE_BYTES_A_CHANNEL * (uint64_t)c->vae.decoder_base};
     snprintf(model->name, sizeof model->name, "%s", name);
 }
 
@@ -65,12 +68,14 @@ static status_t no_model(const char *name, struct error *error)
 {
     char list[ERROR_TEXT_BYTES / 2] = "";
     for (size_t i = 0; planner_preset_at(i); i++)
-        snprintf(list + strlen(list), sizeof list - strlen(list), "%s%s", i ? ", " : "", planner_preset_at(i)->name);
-    return error_set(error, STATUS_INVALID, "model %.100s: is no directory here and none of the published sizes %s", name,
-                     list);
+        snprintf(list + strlen(list), sizeof list - strlen(list), "%s%s", i ? ", " : "",
+                 planner_preset_at(i)->name);
+    return error_set(error, STATUS_INVALID,
+                     "model %.100s: is no directory here and none of the published sizes %s", name, list);
 }
 
-status_t planmodel_find(const char *name, struct planner_model *model, struct planmodel_clip *clip, struct error *error)
+status_t planmodel_find(const char *name, struct planner_model *model, struct planmodel_clip *clip,
+                        struct error *error)
 {
     struct model_config config;
     struct stat there;
@@ -97,12 +102,15 @@ static status_t load(const char *path, json_t **root, struct error *error)
 {
     struct stat there;
     json_error_t where;
-    if (stat(path, &there) != 0) return error_set(error, STATUS_INVALID, "measured %s: cannot be read: %m", path);
+    if (stat(path, &there) != 0)
+        return error_set(error, STATUS_INVALID, "measured %s: cannot be read: %m", path);
     if (!S_ISREG(there.st_mode) || there.st_size > FILE_BYTES)
-        return error_set(error, STATUS_INVALID, "measured %s: must be a file of at most %d bytes", path, FILE_BYTES);
+        return error_set(error, STATUS_INVALID, "measured %s: must be a file of at most %d bytes", path,
+                         FILE_BYTES);
     *root = json_load_file(path, JSON_REJECT_DUPLICATES, &where);
     if (*root) return STATUS_OK;
-    return error_set(error, STATUS_INVALID, "measured %s: is not JSON: %s (line %d)", path, where.text, where.line);
+    return error_set(error, STATUS_INVALID, "measured %s: is not JSON: %s (line %d)", path, where.text,
+                     where.line);
 }
 
 static status_t check_shape(const json_t *root, const struct planner_model *model, struct error *error)
@@ -116,7 +124,8 @@ static status_t check_shape(const json_t *root, const struct planner_model *mode
         if (!json_is_integer(found))
             return error_set(error, STATUS_INVALID, "measured: %s must be a whole number", shape[i].key);
         if (json_integer_value(found) != shape[i].value)
-            return error_set(error, STATUS_INVALID, "measured: %s is %lld, the model's is %u: measure a model of this shape",
+            return error_set(error, STATUS_INVALID,
+                             "measured: %s is %lld, the model's is %u: measure a model of this shape",
                              shape[i].key, (long long)json_integer_value(found), shape[i].value);
     }
     return STATUS_OK;
@@ -138,7 +147,8 @@ static status_t read_entry(const json_t *entry, const struct planner_model *mode
     for (int i = 0; i < 3; i++) {
         json_int_t value = json_integer_value(json_object_get(entry, keys[i]));
         if (value < 1 || value > 1 << 20)
-            return error_set(error, STATUS_INVALID, "measured: times: %s must be a whole number of pixels or frames", keys[i]);
+            return error_set(error, STATUS_INVALID,
+                             "measured: times: %s must be a whole number of pixels or frames", keys[i]);
         size[i] = (uint32_t)value;
     }
     status_t status = planner_size(model, size[0], size[1], size[2], job, error);
@@ -152,7 +162,8 @@ static status_t read_entry(const json_t *entry, const struct planner_model *mode
 
 /* A forward pass is its blocks: embedding and output are less than a hundredth of it at any size that matters. */
 static void apply(const struct planner_model *model, uint32_t layers, const struct planner_job *job,
-                  const struct planner_job *measured, const struct planmodel_time *time, struct planner_machine *machine)
+                  const struct planner_job *measured, const struct planmodel_time *time,
+                  struct planner_machine *machine)
 {
     double flops = planner_block_flops(model, job->tokens) / planner_block_flops(model, measured->tokens);
     double pixels = (double)job->width * job->height * job->frames /
@@ -162,14 +173,16 @@ static void apply(const struct planner_model *model, uint32_t layers, const stru
     machine->ends_seconds = 0;
 }
 
-static status_t read_times(const json_t *root, const struct planner_model *model, const struct planner_job *job,
-                           struct planner_machine *machine, struct error *error)
+static status_t read_times(const json_t *root, const struct planner_model *model,
+                           const struct planner_job *job, struct planner_machine *machine,
+                           struct error *error)
 {
     const json_t *list = json_object_get(root, "times");
     size_t count = json_array_size(list);
     json_int_t layers = json_integer_value(json_object_get(root, "layers"));
     double nearest = INFINITY;
-    if (layers < 1 || layers > 1000) return error_set(error, STATUS_INVALID, "measured: layers must be 1 to 1000");
+    if (layers < 1 || layers > 1000)
+        return error_set(error, STATUS_INVALID, "measured: layers must be 1 to 1000");
     if (count < 1 || count > MOST_TIMES)
         return error_set(error, STATUS_INVALID, "measured: times must be a list of 1 to %d", MOST_TIMES);
     for (size_t i = 0; i < count; i++) {
@@ -198,17 +211,19 @@ status_t planmodel_times(const char *path, const struct planner_model *model, co
     return status;
 }
 
-status_t planmodel_write(const char *path, const struct planner_model *model, const struct planmodel_time *times,
-                         size_t count, struct error *error)
+status_t planmodel_write(const char *path, const struct planner_model *model,
+                         const struct planmodel_time *times, size_t count, struct error *error)
 {
     json_t *list = json_array();
     for (size_t i = 0; i < count; i++)
-        json_array_append_new(list, json_pack("{s:i,s:i,s:i,s:f,s:f,s:f,s:s,s:i}", "width", (int)times[i].width, "height",
-                                              (int)times[i].height, "frames", (int)times[i].frames, "text", times[i].text,
-                                              "forward", times[i].forward, "decode", times[i].decode, "backend",
+        json_array_append_new(list, json_pack("{s:i,s:i,s:i,s:f,s:f,s:f,s:s,s:i}", "width",
+                                              (int)times[i].width, "height", (int)times[i].height, "frames",
+                                              (int)times[i].frames, "text", times[i].text, "forward",
+                                              times[i].forward, "decode", times[i].decode, "backend",
                                               times[i].backend, "threads", times[i].threads));
-    json_t *root = json_pack("{s:s,s:i,s:i,s:i,s:i,s:o}", "model", model->name, "layers", (int)model->layers, "heads",
-                             (int)model->heads, "head_dim", (int)model->head_dim, "ffn", (int)model->ffn, "times", list);
+    json_t *root =
+        json_pack("{s:s,s:i,s:i,s:i,s:i,s:o}", "model", model->name, "layers", (int)model->layers, "heads",
+                  (int)model->heads, "head_dim", (int)model->head_dim, "ffn", (int)model->ffn, "times", list);
     status_t status = STATUS_OK;
     if (!root)
         status = error_set(error, STATUS_NO_MEMORY, "no memory for the times");

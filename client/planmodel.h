@@ -18,7 +18,8 @@ struct planmodel_clip {
 };
 
 /* INVALID or NOT_FOUND: neither a directory with a supported configuration nor a name there is. */
-status_t planmodel_find(const char *name, struct planner_model *model, struct planmodel_clip *clip, struct error *error);
+status_t planmodel_find(const char *name, struct planner_model *model, struct planmodel_clip *clip,
+                        struct error *error);
 
 /* Block, ends and home seconds for the job's size: the measured size that is nearest, by FLOPs, frames and pixels. The file is
  * of blocks of the same shape, or INVALID. */
@@ -33,7 +34,7 @@ struct planmodel_time {
     int threads;
 };
 /* Writes such a file. INVALID for a model that has no configuration, IO. */
-status_t planmodel_write(const char *path, const struct planner_model *model, const struct planmodel_time *times,
-                         size_t count, struct error *error);
+status_t planmodel_write(const char *path, const struct planner_model *model,
+                         const struct planmodel_time *times, size_t count, struct error *error);
 
 #endif

@@ -49,7 +49,8 @@ static status_t read_sizes(const char *text, struct planmodel_clip *sizes, size_
     ++*count;
     if (at && *at == '\0' && *count <= most) return STATUS_OK;
     return error_set(error, STATUS_INVALID, "size '%.60s': must be %s, such as 832x480x81", text,
-                     most > 1 ? "WIDTHxHEIGHTxFRAMES, or up to 32 of them with commas between" : "WIDTHxHEIGHTxFRAMES");
+                     most > 1 ? "WIDTHxHEIGHTxFRAMES, or up to 32 of them with commas between"
+                              : "WIDTHxHEIGHTxFRAMES");
 }
 
 static status_t read_caps(const char *text, struct planner_load *load, struct error *error)
@@ -68,7 +69,8 @@ static status_t read_request(struct cli *cli, struct planner_request *r, struct 
     struct planmodel_clip clip;
     size_t sizes;
     if (!s->model)
-        return error_set(error, STATUS_INVALID, "model: must be given, as a directory or a name such as wan2.1-t2v-14b");
+        return error_set(error, STATUS_INVALID,
+                         "model: must be given, as a directory or a name such as wan2.1-t2v-14b");
     status_t status = planmodel_find(s->model, &r->model, &clip, error);
     if (status == STATUS_OK && s->size) status = read_sizes(s->size, &clip, 1, &sizes, error);
     if (status == STATUS_OK)
@@ -98,16 +100,16 @@ static status_t read_request(struct cli *cli, struct planner_request *r, struct 
 
 static void print_request(const struct planner_request *r)
 {
-    printf("%s, %ux%ux%u: %u tokens, %u", r->model.name, r->job.width, r->job.height, r->job.frames, r->job.tokens,
-           r->job.steps[0]);
+    printf("%s, %ux%ux%u: %u tokens, %u", r->model.name, r->job.width, r->job.height, r->job.frames,
+           r->job.tokens, r->job.steps[0]);
     if (r->job.steps[1] > 0) printf(" + %u", r->job.steps[1]);
     printf(" steps, %u branch%s", r->job.branches, r->job.branches > 1 ? "es" : "");
     if (r->load.hit_rate > 0)
-        printf(", %.0f %% of steps skipped but for %u + %u blocks", 100 * r->load.hit_rate, r->load.head, r->load.tail);
+        printf(", %.0f %% of steps skipped but for %u + %u blocks", 100 * r->load.hit_rate, r->load.head,
+               r->load.tail);
     printf("; %u job%s\n", r->load.jobs, r->load.jobs == 1 ? "" : "s");
     printf("%u rank%s, %u a node, ", r->machine.ranks, r->machine.ranks == 1 ? "" : "s", r->machine.per_node);
-    if (r->machine.memory_bytes)
-        printf("%g GB each, ", (double)r->machine.memory_bytes / 1e9);
+    if (r->machine.memory_bytes) printf("%g GB each, ", (double)r->machine.memory_bytes / 1e9);
     printf("%g GB/s out of a node, %g GB/s inside\n\n", r->machine.between / 1e9, r->machine.inside / 1e9);
 }
 
@@ -137,18 +139,20 @@ static void print_option(const struct cli *cli, const struct planner_option *o, 
     show_duration(&cli->style, o->loaded_seconds, beside);
     show_duration(&cli->style, o->all_seconds, all);
     snprintf(rate, sizeof rate, o->jobs_per_hour < 100 ? "%.1f" : "%.0f", o->jobs_per_hour);
-    printf("%s %-*s %9s %9s %9s %7s %7.1f %8.2f %8.2f  %s%s\n", chosen ? show_colour(&cli->style, SHOW_BOLD) : "",
-           NAME_COLUMNS, name, job, beside, all, rate, (double)o->memory_bytes / 1e9,
-           (o->hop_bytes + o->exchange_bytes) / 1e9, o->node_bytes / 1e9, o->why,
-           chosen ? show_colour(&cli->style, SHOW_PLAIN) : "");
+    printf("%s %-*s %9s %9s %9s %7s %7.1f %8.2f %8.2f  %s%s\n",
+           chosen ? show_colour(&cli->style, SHOW_BOLD) : "", NAME_COLUMNS, name, job, beside, all, rate,
+           (double)o->memory_bytes / 1e9, (o->hop_bytes + o->exchange_bytes) / 1e9, o->node_bytes / 1e9,
+           o->why, chosen ? show_colour(&cli->style, SHOW_PLAIN) : "");
 }
 
-static void print_table(const struct cli *cli, const struct planner_request *r, const struct planner_answer *a)
+static void print_table(const struct cli *cli, const struct planner_request *r,
+                        const struct planner_answer *a)
 {
     size_t shown = cli->settings.explain || a->count < SHOWN ? a->count : SHOWN;
     print_request(r);
-    printf("%s %-*s %9s %9s %9s %7s %7s %8s %8s%s\n", show_colour(&cli->style, SHOW_DIM), NAME_COLUMNS, "LAYOUT", "ALONE",
-           "BESIDE", "ALL JOBS", "JOBS/H", "GB", "GB/STEP", "OFF NODE", show_colour(&cli->style, SHOW_PLAIN));
+    printf("%s %-*s %9s %9s %9s %7s %7s %8s %8s%s\n", show_colour(&cli->style, SHOW_DIM), NAME_COLUMNS,
+           "LAYOUT", "ALONE", "BESIDE", "ALL JOBS", "JOBS/H", "GB", "GB/STEP", "OFF NODE",
+           show_colour(&cli->style, SHOW_PLAIN));
     for (size_t i = 0; i < shown; i++) print_option(cli, &a->option[i], i == 0);
     if (shown < a->count) printf(" and %zu others, of %zu: --explain\n", a->count - shown, a->count);
     if (cli->settings.explain) print_inputs(r);
@@ -158,19 +162,20 @@ static json_t *option_json(const struct planner_option *o, bool chosen)
 {
     char name[PLANNER_NAME_BYTES];
     planner_describe(&o->layout, name);
-    json_t *object = json_pack("{s:s,s:b,s:i,s:i,s:i,s:i,s:b,s:i,s:b}", "layout", name, "chosen", chosen, "replicas",
-                               (int)o->layout.replicas, "branches", (int)o->layout.ways, "stages",
-                               (int)o->layout.stages[0], "width", (int)o->layout.width, "floating", o->layout.floating,
-                               "ranks", (int)o->ranks, "fits", o->fits);
-    if (o->layout.stages[1] > 0) json_object_set_new(object, "stages_second", json_integer(o->layout.stages[1]));
+    json_t *object = json_pack("{s:s,s:b,s:i,s:i,s:i,s:i,s:b,s:i,s:b}", "layout", name, "chosen", chosen,
+                               "replicas", (int)o->layout.replicas, "branches", (int)o->layout.ways, "stages",
+                               (int)o->layout.stages[0], "width", (int)o->layout.width, "floating",
+                               o->layout.floating, "ranks", (int)o->ranks, "fits", o->fits);
+    if (o->layout.stages[1] > 0)
+        json_object_set_new(object, "stages_second", json_integer(o->layout.stages[1]));
     const struct {
         const char *key;
         double value;
-    } numbers[] = {{"job_seconds", o->job_seconds},       {"loaded_seconds", o->loaded_seconds},
-                   {"all_seconds", o->all_seconds},       {"step_seconds", o->step_seconds},
-                   {"jobs_per_hour", o->jobs_per_hour},   {"memory_bytes", (double)o->memory_bytes},
+    } numbers[] = {{"job_seconds", o->job_seconds},         {"loaded_seconds", o->loaded_seconds},
+                   {"all_seconds", o->all_seconds},         {"step_seconds", o->step_seconds},
+                   {"jobs_per_hour", o->jobs_per_hour},     {"memory_bytes", (double)o->memory_bytes},
                    {"stage_bytes", (double)o->stage_bytes}, {"hop_bytes", o->hop_bytes},
-                   {"exchange_bytes", o->exchange_bytes}, {"node_bytes", o->node_bytes}};
+                   {"exchange_bytes", o->exchange_bytes},   {"node_bytes", o->node_bytes}};
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
         json_object_set_new(object, numbers[i].key, json_real(numbers[i].value));
     json_object_set_new(object, "in_flight", json_integer(o->in_flight));
@@ -207,7 +212,8 @@ static status_t read_output(int fd, char *text, size_t bytes, struct error *erro
     for (;;) {
         struct pollfd item = {.fd = fd, .events = POLLIN};
         int64_t left_ms = (until_ns - clock_now_ns()) / MILLISECOND_NS;
-        if (left_ms <= 0) return error_set(error, STATUS_DEADLINE, "measure: the worker did not end within an hour");
+        if (left_ms <= 0)
+            return error_set(error, STATUS_DEADLINE, "measure: the worker did not end within an hour");
         if (poll(&item, 1, (int)left_ms) < 0 && errno != EINTR)
             return error_set(error, STATUS_IO, "measure: the worker cannot be read: %m");
         char more[1024];
@@ -238,15 +244,18 @@ static status_t parse_times(const char *text, struct planmodel_time *time, struc
     return error_set(error, STATUS_INTERNAL, "measure: the worker said something else: %.200s", text);
 }
 
-static status_t measure_one(const struct cli *cli, const char *worker, struct planmodel_time *time, struct error *error)
+static status_t measure_one(const struct cli *cli, const char *worker, struct planmodel_time *time,
+                            struct error *error)
 {
     char size[64], threads[SIZE_TEXT_BYTES], text[4096];
     int output = -1;
     struct child child;
     snprintf(size, sizeof size, "%ux%ux%u", time->width, time->height, time->frames);
     snprintf(threads, sizeof threads, "%lld", (long long)cli->settings.threads);
-    const char *argv[] = {worker, "--measure", cli->settings.model, "--size", size, "--threads", threads, NULL};
-    status_t status = child_start(argv, &(struct child_options){.output = &output, .last_signal = 9}, &child, error);
+    const char *argv[] = {worker,  "--measure", cli->settings.model, "--size", size, "--threads",
+                          threads, NULL};
+    status_t status =
+        child_start(argv, &(struct child_options){.output = &output, .last_signal = 9}, &child, error);
     if (status != STATUS_OK) return status;
     status = read_output(output, text, sizeof text, error);
     close(output);
@@ -271,7 +280,8 @@ int verb_measure(struct cli *cli)
         status = error_set(&error, STATUS_INVALID, "model: must be given, as a directory");
     if (status == STATUS_OK) status = planmodel_find(cli->settings.model, &model, &clip, &error);
     if (status == STATUS_OK && planner_preset(cli->settings.model))
-        status = error_set(&error, STATUS_INVALID, "model %s: must be a directory with weights", cli->settings.model);
+        status = error_set(&error, STATUS_INVALID, "model %s: must be a directory with weights",
+                           cli->settings.model);
     sizes[0] = clip;
     if (status == STATUS_OK && cli->settings.size)
         status = read_sizes(cli->settings.size, sizes, MOST_SIZES, &count, &error);
@@ -279,12 +289,13 @@ int verb_measure(struct cli *cli)
         status = planner_size(&model, sizes[i].width, sizes[i].height, sizes[i].frames, &job, &error);
     if (status == STATUS_OK) status = service_find_worker(worker, &error);
     for (size_t i = 0; status == STATUS_OK && i < count; i++) {
-        times[i] = (struct planmodel_time){.width = sizes[i].width, .height = sizes[i].height, .frames = sizes[i].frames};
+        times[i] = (struct planmodel_time){
+            .width = sizes[i].width, .height = sizes[i].height, .frames = sizes[i].frames};
         status = measure_one(cli, worker, &times[i], &error);
         if (status == STATUS_OK && !cli->settings.json && !cli->settings.quiet)
-            printf("%ux%ux%u: text %.4g s, a forward pass %.4g s, decode %.4g s (%s, %d thread%s)\n", times[i].width,
-                   times[i].height, times[i].frames, times[i].text, times[i].forward, times[i].decode, times[i].backend,
-                   times[i].threads, times[i].threads == 1 ? "" : "s");
+            printf("%ux%ux%u: text %.4g s, a forward pass %.4g s, decode %.4g s (%s, %d thread%s)\n",
+                   times[i].width, times[i].height, times[i].frames, times[i].text, times[i].forward,
+                   times[i].decode, times[i].backend, times[i].threads, times[i].threads == 1 ? "" : "s");
     }
     if (status == STATUS_OK) status = planmodel_write(output, &model, times, count, &error);
     if (status != STATUS_OK) return cli_fail(cli, status, &error);

@@ -43,8 +43,8 @@ const struct planner_model *planner_preset(const char *name)
 static status_t check_axis(const char *axis, uint32_t value, uint32_t multiple, struct error *error)
 {
     if (value >= multiple && value <= MOST_SIZE && value % multiple == 0) return STATUS_OK;
-    return error_set(error, STATUS_INVALID, "size: %s %u must be a multiple of %u from %u to %d", axis, value, multiple,
-                     multiple, MOST_SIZE);
+    return error_set(error, STATUS_INVALID, "size: %s %u must be a multiple of %u from %u to %d", axis, value,
+                     multiple, multiple, MOST_SIZE);
 }
 
 status_t planner_size(const struct planner_model *m, uint32_t width, uint32_t height, uint32_t frames,
@@ -59,8 +59,8 @@ status_t planner_size(const struct planner_model *m, uint32_t width, uint32_t he
     uint64_t tokens = (uint64_t)(width / m->pixels_per_token) * (height / m->pixels_per_token) *
                       ((frames - 1) / m->pixels_per_frame_token + 1);
     if (tokens > 1u << 30)
-        return error_set(error, STATUS_INVALID, "size: %ux%ux%u is %llu tokens, at most %u", width, height, frames,
-                         (unsigned long long)tokens, 1u << 30);
+        return error_set(error, STATUS_INVALID, "size: %ux%ux%u is %llu tokens, at most %u", width, height,
+                         frames, (unsigned long long)tokens, 1u << 30);
     job->width = width;
     job->height = height;
     job->frames = frames;
@@ -179,7 +179,8 @@ static void add_shape(struct list *list, uint32_t replicas, uint32_t ways, uint3
 {
     const struct planner_request *r = list->request;
     uint32_t stages = r->machine.ranks / (replicas * ways * width);
-    struct planner_layout layout = {.replicas = replicas, .ways = ways, .width = width, .stages = {stages, 0}};
+    struct planner_layout layout = {
+        .replicas = replicas, .ways = ways, .width = width, .stages = {stages, 0}};
     if (stages == 0) return;
     add_pools(list, &layout);
     if (stages > r->model.layers) layout.stages[0] = r->model.layers;
@@ -334,11 +335,13 @@ static void explain_loser(const struct planner_request *r, bool late, const stru
 {
     struct line line = {o->why, sizeof o->why, 0};
     if (!o->fits) {
-        put(&line, "does not fit: %.1f of %.1f GB", gb((double)o->memory_bytes), gb((double)r->machine.memory_bytes));
+        put(&line, "does not fit: %.1f of %.1f GB", gb((double)o->memory_bytes),
+            gb((double)r->machine.memory_bytes));
     } else if (!late && is_late(r, o)) {
         put(&line, "late: a job takes %.4g s, it has %.4g", o->loaded_seconds, r->load.deadline);
         say_bound(&line, r, o);
-    } else if (late ? o->loaded_seconds > AS_FAST * best->loaded_seconds : o->all_seconds > AS_FAST * best->all_seconds) {
+    } else if (late ? o->loaded_seconds > AS_FAST * best->loaded_seconds
+                    : o->all_seconds > AS_FAST * best->all_seconds) {
         double ratio = late ? o->loaded_seconds / best->loaded_seconds : o->all_seconds / best->all_seconds;
         if (ratio < 2)
             put(&line, "%.0f %% slower", 100 * (ratio - 1));
@@ -346,7 +349,8 @@ static void explain_loser(const struct planner_request *r, bool late, const stru
             put(&line, "%.1f times as long", ratio);
         say_bound(&line, r, o);
     } else if (o->node_bytes > best->node_bytes) {
-        put(&line, "as fast, but %.2f GB a step leave a node instead of %.2f", gb(o->node_bytes), gb(best->node_bytes));
+        put(&line, "as fast, but %.2f GB a step leave a node instead of %.2f", gb(o->node_bytes),
+            gb(best->node_bytes));
     } else if (o->hop_bytes + o->exchange_bytes > best->hop_bytes + best->exchange_bytes) {
         put(&line, "as fast, but sends %.2f GB a step instead of %.2f", gb(o->hop_bytes + o->exchange_bytes),
             gb(best->hop_bytes + best->exchange_bytes));
@@ -363,18 +367,21 @@ static void explain_choice(const struct planner_request *r, bool late, const str
     size_t fit = 0;
     for (size_t i = 0; i < list->count; i++) fit += list->option[i].fits;
     if (late)
-        put(&line, "no layout keeps the deadline of %.4g s; this one comes nearest with %.4g s", r->load.deadline,
-            o->loaded_seconds);
+        put(&line, "no layout keeps the deadline of %.4g s; this one comes nearest with %.4g s",
+            r->load.deadline, o->loaded_seconds);
     else if (fit == 1)
         put(&line, "the only layout that fits");
     else if (r->load.deadline > 0)
         put(&line, "of the layouts that keep the deadline of %.4g s the one that is done first with %u job%s",
             r->load.deadline, r->load.jobs, r->load.jobs == 1 ? "" : "s");
     else
-        put(&line, "latency: nothing is done sooner with %u job%s", r->load.jobs, r->load.jobs == 1 ? "" : "s");
+        put(&line, "latency: nothing is done sooner with %u job%s", r->load.jobs,
+            r->load.jobs == 1 ? "" : "s");
     if (!late && r->load.deadline <= 0 && o->busy > 0.9 && r->load.jobs > 1) {
         line.used = 0;
-        put(&line, "throughput: %u jobs keep the busiest rank at work for %.0f %% of the time, and nothing is done sooner",
+        put(&line,
+            "throughput: %u jobs keep the busiest rank at work for %.0f %% of the time, and nothing is done "
+            "sooner",
             r->load.jobs, 100 * o->busy);
     }
 }
@@ -388,10 +395,11 @@ static status_t nothing_fits(const struct planner_request *r, struct list *list,
         return error_set(error, STATUS_INVALID, "no layout of %u ranks is possible", r->machine.ranks);
     qsort(list->option, list->count, sizeof *list->option, best_first);
     planner_describe(&list->option[0].layout, text);
-    return error_set(error, STATUS_NO_MEMORY,
-                     "memory: no layout fits; %s needs the least, %.1f of %.1f GB a rank: take more ranks, a smaller "
-                     "size or ranks with more memory",
-                     text, gb((double)list->option[0].memory_bytes), gb((double)r->machine.memory_bytes));
+    return error_set(
+        error, STATUS_NO_MEMORY,
+        "memory: no layout fits; %s needs the least, %.1f of %.1f GB a rank: take more ranks, a smaller "
+        "size or ranks with more memory",
+        text, gb((double)list->option[0].memory_bytes), gb((double)r->machine.memory_bytes));
 }
 
 status_t planner_choose(const struct planner_request *r, struct planner_answer *answer, struct error *error)

@@ -29,7 +29,8 @@ struct planner_model {
     uint32_t layers, heads, head_dim, ffn, experts; /* experts: 1 or 2 */
     uint32_t text_tokens;
     uint32_t pixels_per_token, pixels_per_frame_token; /* along an axis of a frame, and along time */
-    double shift, boundary;   /* of the noise schedule, and where the second expert takes over (share of noise) */
+    double shift,
+        boundary; /* of the noise schedule, and where the second expert takes over (share of noise) */
     uint64_t parameter_bytes; /* 2 as published */
     uint64_t home_bytes;      /* weights that only a home holds: text encoder, decoder, ends */
     uint64_t decode_bytes;    /* while decoding, per pixel of a frame */
@@ -45,15 +46,15 @@ struct planner_job {
 /* The ranks, for jobs of this size. */
 struct planner_machine {
     uint32_t ranks, per_node;
-    uint64_t memory_bytes;   /* of each rank; 0: unknown, no limit */
-    double flops;            /* a rank sustains per second; used where block_seconds is 0 */
-    double block_seconds;    /* one branch through one block on one rank, at the job's size; 0: from flops */
-    double ends_seconds;     /* embedding and output of a branch-step */
-    double home_seconds;     /* text and decoding of a job */
-    double inside, between;  /* bytes a second: of a rank to others of its node; of a node to the others */
-    double latency;          /* seconds of a message */
-    uint32_t operand_bytes;  /* of an element inside a block: 2 on GPUs, 4 on CPUs */
-    uint32_t state_bytes;    /* of an element of a hop: 4 here, 2 in others' systems */
+    uint64_t memory_bytes;  /* of each rank; 0: unknown, no limit */
+    double flops;           /* a rank sustains per second; used where block_seconds is 0 */
+    double block_seconds;   /* one branch through one block on one rank, at the job's size; 0: from flops */
+    double ends_seconds;    /* embedding and output of a branch-step */
+    double home_seconds;    /* text and decoding of a job */
+    double inside, between; /* bytes a second: of a rank to others of its node; of a node to the others */
+    double latency;         /* seconds of a message */
+    uint32_t operand_bytes; /* of an element inside a block: 2 on GPUs, 4 on CPUs */
+    uint32_t state_bytes;   /* of an element of a hop: 4 here, 2 in others' systems */
 };
 
 /* The queue. */
@@ -80,23 +81,31 @@ struct planner_layout {
 };
 
 /* What a layout would waste most of its time with. */
-enum planner_bound { BOUND_COMPUTE, BOUND_MEMORY, BOUND_FILL, BOUND_LINK, BOUND_EXCHANGE, BOUND_POOLS, BOUND_IDLE };
+enum planner_bound {
+    BOUND_COMPUTE,
+    BOUND_MEMORY,
+    BOUND_FILL,
+    BOUND_LINK,
+    BOUND_EXCHANGE,
+    BOUND_POOLS,
+    BOUND_IDLE
+};
 
 struct planner_option {
     struct planner_layout layout;
-    uint32_t ranks;                    /* that it uses */
-    bool fits, possible;               /* possible: plan.h takes it */
+    uint32_t ranks;      /* that it uses */
+    bool fits, possible; /* possible: plan.h takes it */
     enum planner_bound bound;
-    uint32_t in_flight, saturate;      /* jobs of a replica: at once, and that keep it busy */
-    double step_seconds;               /* a step of one job alone, mean over experts and hits */
-    double job_seconds;                /* one job alone, from text to frames */
-    double loaded_seconds;             /* one job beside the others in flight */
-    double all_seconds;                /* until the last of the load's jobs is done */
-    double jobs_per_hour;              /* with as many jobs as keep it busy */
-    double busy;                       /* share of the ranks' time that the load's jobs need at least */
+    uint32_t in_flight, saturate;       /* jobs of a replica: at once, and that keep it busy */
+    double step_seconds;                /* a step of one job alone, mean over experts and hits */
+    double job_seconds;                 /* one job alone, from text to frames */
+    double loaded_seconds;              /* one job beside the others in flight */
+    double all_seconds;                 /* until the last of the load's jobs is done */
+    double jobs_per_hour;               /* with as many jobs as keep it busy */
+    double busy;                        /* share of the ranks' time that the load's jobs need at least */
     uint64_t memory_bytes, stage_bytes; /* of the fullest rank; of the fullest that is no home */
-    double hop_bytes, exchange_bytes;  /* per step of a job, on all links */
-    double node_bytes;                 /* per step of a job in each replica, out of the busiest node */
+    double hop_bytes, exchange_bytes;   /* per step of a job, on all links */
+    double node_bytes;                  /* per step of a job in each replica, out of the busiest node */
     char why[PLANNER_WORDS_BYTES];
 };
 
@@ -114,14 +123,16 @@ const struct planner_model *planner_preset_at(size_t index); /* NULL past the en
 status_t planner_size(const struct planner_model *model, uint32_t width, uint32_t height, uint32_t frames,
                       struct planner_job *job, struct error *error);
 /* Steps of each expert: those whose noise is above the boundary are the first's (diffusers' flow sigmas). */
-void planner_steps(const struct planner_model *model, uint32_t steps, uint32_t branches, struct planner_job *job);
+void planner_steps(const struct planner_model *model, uint32_t steps, uint32_t branches,
+                   struct planner_job *job);
 
 /* Floating-point operations of one branch through one block (parallelism: 8Sh2 + 4S2h + 4Sh2 + 4Th2 + 4STh + 4Shf). */
 double planner_block_flops(const struct planner_model *model, uint32_t tokens);
 uint64_t planner_block_bytes(const struct planner_model *model); /* its weights */
 
 /* INVALID, with the field and the limit, for a request that makes no sense; NO_MEMORY: nothing fits, and by how much. */
-status_t planner_choose(const struct planner_request *request, struct planner_answer *answer, struct error *error);
+status_t planner_choose(const struct planner_request *request, struct planner_answer *answer,
+                        struct error *error);
 void planner_free(struct planner_answer *answer);
 /* The request's fields are within their limits. */
 status_t planner_check(const struct planner_request *request, struct error *error);

@@ -12,10 +12,10 @@
 /* The worker's own sizes, as `refrain-worker --plan-memory` counts them (docs/gpu.md), for the hidden state in float32. */
 enum {
     STATE_BYTES = 4,
-    JOB_STATES = 1,    /* hidden states kept at home, per branch */
-    STAGE_STATES = 4,  /* a stage's buffers and what lands, of whole hops */
-    CACHE_STATES = 4,  /* what a policy keeps per branch: a residual, its history and the probe's */
-    KEYS_VALUES = 2,   /* of the text, per branch and block */
+    JOB_STATES = 1,   /* hidden states kept at home, per branch */
+    STAGE_STATES = 4, /* a stage's buffers and what lands, of whole hops */
+    CACHE_STATES = 4, /* what a policy keeps per branch: a residual, its history and the probe's */
+    KEYS_VALUES = 2,  /* of the text, per branch and block */
 };
 
 #define UNSTEADY 0.16
@@ -48,11 +48,11 @@ uint64_t planner_block_bytes(const struct planner_model *m)
 struct field {
     const struct planner_request *request;
     const struct planner_layout *layout;
-    uint32_t group;      /* ranks of a replica */
-    uint32_t rows;       /* tokens of one of a stage's ranks, at most */
-    double state_bytes;  /* of a whole hidden state on the wire */
-    double block;        /* seconds of a block on a stage: computing and exchange */
-    double exchange;     /* of that */
+    uint32_t group;     /* ranks of a replica */
+    uint32_t rows;      /* tokens of one of a stage's ranks, at most */
+    double state_bytes; /* of a whole hidden state on the wire */
+    double block;       /* seconds of a block on a stage: computing and exchange */
+    double exchange;    /* of that */
 };
 
 /* Bytes that leave the busiest node in one exchange of a stage whose ranks are [first, first + width). */
@@ -93,7 +93,8 @@ static uint32_t stages_of(const struct planner_layout *layout)
 
 static void make_field(const struct planner_request *r, const struct planner_layout *layout, struct field *f)
 {
-    *f = (struct field){.request = r, .layout = layout, .group = layout->ways * stages_of(layout) * layout->width};
+    *f = (struct field){
+        .request = r, .layout = layout, .group = layout->ways * stages_of(layout) * layout->width};
     f->rows = (r->job.tokens + layout->width - 1) / layout->width;
     f->state_bytes = (double)r->job.tokens * hidden_of(&r->model) * r->machine.state_bytes;
     for (uint32_t first = 0; first < f->group; first += layout->width)
@@ -106,9 +107,9 @@ static void make_field(const struct planner_request *r, const struct planner_lay
 /* What a step of one job in every replica sends: on all links, and out of each node. */
 struct traffic {
     double hops, exchanges;
-    double node[PLANNER_MAX_RANKS];  /* bytes out of each node */
-    double rank;                     /* out of the busiest rank, inside its node */
-    double between, count;           /* hops between nodes, and all of a ring */
+    double node[PLANNER_MAX_RANKS]; /* bytes out of each node */
+    double rank;                    /* out of the busiest rank, inside its node */
+    double between, count;          /* hops between nodes, and all of a ring */
 };
 
 static void send(const struct field *f, struct traffic *t, uint32_t from, uint32_t to, double bytes)
@@ -124,8 +125,8 @@ static void send(const struct field *f, struct traffic *t, uint32_t from, uint32
 }
 
 /* A chain's hops: from home, or to it, and on. first: its first rank; own: home is its first stage. */
-static void send_around(const struct field *f, struct traffic *t, uint32_t home, uint32_t first, uint32_t stages,
-                        bool own, double bytes)
+static void send_around(const struct field *f, struct traffic *t, uint32_t home, uint32_t first,
+                        uint32_t stages, bool own, double bytes)
 {
     uint32_t width = f->layout->width;
     if (own && stages == 1) return;
@@ -135,11 +136,13 @@ static void send_around(const struct field *f, struct traffic *t, uint32_t home,
     t->hops += bytes * (stages + !own);
 }
 
-static void exchange_all(const struct field *f, struct traffic *t, uint32_t first, uint32_t stages, double times)
+static void exchange_all(const struct field *f, struct traffic *t, uint32_t first, uint32_t stages,
+                         double times)
 {
     const struct planner_machine *m = &f->request->machine;
     uint32_t width = f->layout->width;
-    double u = width, bytes = 4 * (double)f->request->job.tokens * hidden_of(&f->request->model) * m->operand_bytes;
+    double u = width,
+           bytes = 4 * (double)f->request->job.tokens * hidden_of(&f->request->model) * m->operand_bytes;
     if (width < 2) return;
     t->exchanges += times * bytes * (u - 1) / u;
     for (uint32_t s = 0; s < stages; s++)
@@ -204,8 +207,9 @@ static double work_bytes(const struct field *f)
 
 static double buffer_bytes(const struct field *f)
 {
-    return f->group > f->layout->width ? STAGE_STATES * (double)f->rows * hidden_of(&f->request->model) * STATE_BYTES
-                                       : 0;
+    return f->group > f->layout->width
+               ? STAGE_STATES * (double)f->rows * hidden_of(&f->request->model) * STATE_BYTES
+               : 0;
 }
 
 /* One job at its home: a state of each branch, and what its policy keeps. */
@@ -265,7 +269,8 @@ static void seat_all(struct plan_seat *seats, uint32_t count, double bytes)
 }
 
 /* The chain that home is in, dealt by plan.h. Where each branch has a chain home still does the ends and caps of both. */
-static void lay_home_chain(const struct field *f, double hop, uint32_t jobs, struct chain *chain, struct plan *plan)
+static void lay_home_chain(const struct field *f, double hop, uint32_t jobs, struct chain *chain,
+                           struct plan *plan)
 {
     const struct planner_request *r = f->request;
     const struct planner_layout *l = f->layout;
@@ -276,9 +281,11 @@ static void lay_home_chain(const struct field *f, double hop, uint32_t jobs, str
                            .tail = r->load.tail,
                            .hit_rate = r->load.hit_rate,
                            .hop = hop / f->block};
-    double others = l->ways > 1 ? r->load.head + r->load.tail : 0, work = home_work(f, true) * l->ways + others;
+    double others = l->ways > 1 ? r->load.head + r->load.tail : 0,
+           work = home_work(f, true) * l->ways + others;
     uint32_t homes = l->floating ? l->stages[0] : 1;
-    double memory = r->machine.memory_bytes ? (double)r->machine.memory_bytes - work_bytes(f) - buffer_bytes(f) : 0;
+    double memory =
+        r->machine.memory_bytes ? (double)r->machine.memory_bytes - work_bytes(f) - buffer_bytes(f) : 0;
     if (r->machine.memory_bytes) seat_all(seats, l->stages[0], memory);
     struct plan_request asked = {.layers = r->model.layers,
                                  .ranks = l->stages[0],
@@ -356,16 +363,19 @@ static void count_memory(const struct field *f, const struct chains *c, struct p
         if (c->far[i].blocks > blocks) blocks = c->far[i].blocks;
     if (f->layout->width > 1 && c->own.home_blocks > blocks) blocks = c->own.home_blocks;
     o->stage_bytes = blocks ? (uint64_t)(beside + blocks * block) : 0;
-    o->memory_bytes = (uint64_t)(beside + c->own.home_blocks * block + home_bytes(f, (o->in_flight + homes - 1) / homes));
+    o->memory_bytes =
+        (uint64_t)(beside + c->own.home_blocks * block + home_bytes(f, (o->in_flight + homes - 1) / homes));
     if (o->stage_bytes > o->memory_bytes) o->memory_bytes = o->stage_bytes;
     o->fits = f->request->machine.memory_bytes == 0 || o->memory_bytes <= f->request->machine.memory_bytes;
 }
 
 /* Jobs that keep a replica busy, by Little's law; and those at once, as the coordinator limits them. */
-static uint32_t wanted_jobs(const struct chains *c, const struct plan *plan, const struct field *f, double job_alone)
+static uint32_t wanted_jobs(const struct chains *c, const struct plan *plan, const struct field *f,
+                            double job_alone)
 {
     if (f->group == 1) return 1;
-    if (f->layout->ways == 1 && f->layout->stages[1] == 0 && f->layout->floating) return plan->jobs_to_saturate;
+    if (f->layout->ways == 1 && f->layout->stages[1] == 0 && f->layout->floating)
+        return plan->jobs_to_saturate;
     double jobs = c->job_cycle > 0 ? job_alone / c->job_cycle : 1;
     return jobs > 1 ? (uint32_t)ceil(jobs - 1e-9) : 1;
 }
@@ -384,7 +394,8 @@ static double many_seconds(const struct field *f, const struct chains *c, double
 {
     const struct planner_job *job = &f->request->job;
     double hi = job->steps[0], lo = job->steps[1], home = f->request->machine.home_seconds;
-    double first = hi * c->alone[0], second = lo * c->alone[1], cycle = fmax(c->cycle[0], link) * unsteady(f, j);
+    double first = hi * c->alone[0], second = lo * c->alone[1],
+           cycle = fmax(c->cycle[0], link) * unsteady(f, j);
     if (f->layout->stages[1] == 0) return fmax(first + second + home, j * (hi + lo) * cycle);
     return fmax(first + second + home,
                 fmax(j * hi * cycle + second, first + j * lo * fmax(c->cycle[1], link)));
@@ -432,11 +443,12 @@ static void predict_roomy(const struct planner_request *r, const struct planner_
     o->fits = false;
 }
 
-static void predict_times(const struct field *f, const struct chains *c, double link, double jobs, uint32_t most,
-                          struct planner_option *o)
+static void predict_times(const struct field *f, const struct chains *c, double link, double jobs,
+                          uint32_t most, struct planner_option *o)
 {
     const struct planner_request *r = f->request;
-    double steps = (double)r->job.steps[0] + r->job.steps[1], home = r->machine.home_seconds, n = o->in_flight;
+    double steps = (double)r->job.steps[0] + r->job.steps[1], home = r->machine.home_seconds,
+           n = o->in_flight;
     double per_job = fmax(c->job_cycle, steps * link);
     o->job_seconds = many_seconds(f, c, 1, link);
     o->step_seconds = (o->job_seconds - home) / steps;
@@ -446,8 +458,8 @@ static void predict_times(const struct field *f, const struct chains *c, double 
     o->busy = fmin(1, jobs * c->job_cycle / o->all_seconds);
 }
 
-void planner_predict(const struct planner_request *r, const struct planner_layout *layout, struct planner_option *o,
-                     struct plan *plan)
+void planner_predict(const struct planner_request *r, const struct planner_layout *layout,
+                     struct planner_option *o, struct plan *plan)
 {
     struct field f;
     struct traffic traffic;

@@ -57,7 +57,8 @@ static struct planner_option predicted(const struct planner_request *r, struct p
 
 static void expect_near(double found, double wanted, double part, const char *what)
 {
-    if (!(fabs(found / wanted - 1) <= part)) fail_msg("%s: %g, should be %g within %g %%", what, found, wanted, 100 * part);
+    if (!(fabs(found / wanted - 1) <= part))
+        fail_msg("%s: %g, should be %g within %g %%", what, found, wanted, 100 * part);
 }
 
 /* ---------------------------------------------------------------------------------------------------- the job */
@@ -89,7 +90,8 @@ static void experts_take_over_where_the_schedules_say(void **state)
 /* ------------------------------------------------------------------------------------------------ the formulas */
 
 /* Time of a job on P stages of U with G branches, J at once (parallelism 5.2), and the exchange of U. */
-static double formula(const struct planner_request *r, double p, double u, double branches, double jobs, double own)
+static double formula(const struct planner_request *r, double p, double u, double branches, double jobs,
+                      double own)
 {
     double h = 5120, s = r->job.tokens, state = s * h * r->machine.state_bytes, operand = s * h * 2;
     double block = planner_block_flops(&r->model, r->job.tokens) / r->machine.flops;
@@ -107,8 +109,9 @@ static void one_pipeline_takes_what_the_formula_says(void **state)
             for (uint32_t jobs = 1; jobs < 12; jobs += 2) {
                 struct planner_request r = wan("wan2.1-t2v-14b", stages[p] * widths[u]);
                 r.load.jobs = jobs;
-                struct planner_option o =
-                    predicted(&r, (struct planner_layout){.replicas = 1, .ways = 1, .stages = {stages[p], 0}, .width = widths[u]});
+                struct planner_option o = predicted(
+                    &r, (struct planner_layout){
+                            .replicas = 1, .ways = 1, .stages = {stages[p], 0}, .width = widths[u]});
                 double saturated = formula(&r, stages[p], widths[u], 2, 1e9, true) / 1e9;
                 double once = formula(&r, stages[p], widths[u], 2, jobs, true);
                 expect_near(o.all_seconds, fmax(once, jobs * saturated), 0.001, "all jobs");
@@ -120,7 +123,8 @@ static void one_pipeline_takes_what_the_formula_says(void **state)
 static void branches_apart_take_half_the_time_and_two_hops_more(void **state)
 {
     struct planner_request r = wan("wan2.1-t2v-14b", 8);
-    struct planner_option o = predicted(&r, (struct planner_layout){.replicas = 1, .ways = 2, .stages = {1, 0}, .width = 4});
+    struct planner_option o =
+        predicted(&r, (struct planner_layout){.replicas = 1, .ways = 2, .stages = {1, 0}, .width = 4});
     expect_near(o.job_seconds, formula(&r, 1, 4, 1, 1, false), 0.001, "one job");
     expect_near(o.job_seconds, 129, 0.02, "as predicted in the literature");
 }
@@ -129,9 +133,12 @@ static void what_is_sent_is_what_the_formulas_say(void **state)
 {
     struct planner_request r = wan("wan2.1-t2v-14b", 8);
     double a = 75600.0 * 5120 * 2;
-    struct planner_option wide = predicted(&r, (struct planner_layout){.replicas = 1, .ways = 1, .stages = {1, 0}, .width = 8});
-    struct planner_option deep = predicted(&r, (struct planner_layout){.replicas = 1, .ways = 1, .stages = {8, 0}, .width = 1});
-    expect_near(wide.exchange_bytes / 8, 2 * 40 * 4 * a * 7 / 64, 1e-9, "exchange of each rank, both branches");
+    struct planner_option wide =
+        predicted(&r, (struct planner_layout){.replicas = 1, .ways = 1, .stages = {1, 0}, .width = 8});
+    struct planner_option deep =
+        predicted(&r, (struct planner_layout){.replicas = 1, .ways = 1, .stages = {8, 0}, .width = 1});
+    expect_near(wide.exchange_bytes / 8, 2 * 40 * 4 * a * 7 / 64, 1e-9,
+                "exchange of each rank, both branches");
     assert_true(wide.hop_bytes == 0);
     expect_near(deep.hop_bytes, 2 * 8 * a, 1e-9, "hops");
     assert_true(deep.exchange_bytes == 0 && deep.node_bytes == 0);
@@ -173,8 +180,10 @@ static void a_pipeline_overtakes_width_where_it_is_full(void **state)
         uint32_t p = stages[i], before = 0;
         struct planner_request r = wan("wan2.1-t2v-14b", p);
         for (r.load.jobs = 1; r.load.jobs < 12; r.load.jobs++) {
-            struct planner_option deep = predicted(&r, (struct planner_layout){.replicas = 1, .ways = 1, .stages = {p, 0}, .width = 1});
-            struct planner_option wide = predicted(&r, (struct planner_layout){.replicas = 1, .ways = 1, .stages = {1, 0}, .width = p});
+            struct planner_option deep = predicted(
+                &r, (struct planner_layout){.replicas = 1, .ways = 1, .stages = {p, 0}, .width = 1});
+            struct planner_option wide = predicted(
+                &r, (struct planner_layout){.replicas = 1, .ways = 1, .stages = {1, 0}, .width = p});
             if (deep.all_seconds > wide.all_seconds) before = r.load.jobs;
         }
         double hop = 75600.0 * 5120 * 2 / NVLINK / (12.6 / p); /* in stage times */
@@ -247,7 +256,8 @@ static void two_experts_get_pools_in_proportion_where_both_do_not_fit(void **sta
     assert_int_equal(chosen(&r).layout.stages[1], 0);
     struct planner_option best = {0};
     for (uint32_t first = 1; first < 8; first++) {
-        struct planner_option o = predicted(&r, (struct planner_layout){.replicas = 1, .ways = 1, .stages = {first, 8 - first}, .width = 1});
+        struct planner_option o = predicted(
+            &r, (struct planner_layout){.replicas = 1, .ways = 1, .stages = {first, 8 - first}, .width = 1});
         if (o.jobs_per_hour > best.jobs_per_hour) best = o;
     }
     assert_int_equal(best.layout.stages[0], 5); /* 26 : 14 */
@@ -284,10 +294,12 @@ static void nothing_that_fits_is_faster_than_the_choice(void **state)
                     struct error error = {0};
                     r.machine.per_node = ranks[n] > 8 ? 8 : ranks[n];
                     r.machine.memory_bytes = (uint64_t)memory * GB;
-                    r.load = (struct planner_load){.jobs = jobs[j], .hit_rate = 0.54 * hits, .head = (uint32_t)hits};
+                    r.load = (struct planner_load){
+                        .jobs = jobs[j], .hit_rate = 0.54 * hits, .head = (uint32_t)hits};
                     if (planner_choose(&r, &answer, &error) != STATUS_OK) fail_msg("%s", error.text);
                     for (size_t i = 1; i < answer.count; i++)
-                        if (answer.option[i].fits && answer.option[0].all_seconds > 1.03 * answer.option[i].all_seconds)
+                        if (answer.option[i].fits &&
+                            answer.option[0].all_seconds > 1.03 * answer.option[i].all_seconds)
                             fail_msg("%u ranks, %u jobs: %s", ranks[n], jobs[j], answer.option[i].why);
                     assert_true(answer.option[0].fits);
                     planner_free(&answer);
@@ -304,20 +316,28 @@ static void published_scaling_is_predicted_within_a_fifth(void **state)
         const char *what;
         uint32_t ways, width, height;
         double one, seconds;
-    } rows[] = {
-        {"Wan2.2 A14B 720p, 4 H100", 1, 4, 720, 1041.5, 288.7},  {"8 H100", 1, 8, 720, 1041.5, 155.1},
-        {"480p, 4 H100", 1, 4, 480, 326.9, 91.7},                {"480p, 8 H100", 1, 8, 480, 326.9, 51.5},
-        {"720p, 4 A100", 1, 4, 720, 2735.7, 725.3},              {"8 A100", 1, 8, 720, 2735.7, 386.7},
-        {"720p, 4 H20", 1, 4, 720, 4048.7, 1067.8},              {"8 H20", 1, 8, 720, 4048.7, 564.7},
-        {"TensorRT-LLM, 2 GB200", 2, 1, 720, 348.4, 174.0},      {"4 GB200", 2, 2, 720, 348.4, 95.89},
-        {"8 GB200", 2, 4, 720, 348.4, 48.06},                    {"16 GB200", 2, 8, 720, 348.4, 25.60}};
+    } rows[] = {{"Wan2.2 A14B 720p, 4 H100", 1, 4, 720, 1041.5, 288.7},
+                {"8 H100", 1, 8, 720, 1041.5, 155.1},
+                {"480p, 4 H100", 1, 4, 480, 326.9, 91.7},
+                {"480p, 8 H100", 1, 8, 480, 326.9, 51.5},
+                {"720p, 4 A100", 1, 4, 720, 2735.7, 725.3},
+                {"8 A100", 1, 8, 720, 2735.7, 386.7},
+                {"720p, 4 H20", 1, 4, 720, 4048.7, 1067.8},
+                {"8 H20", 1, 8, 720, 4048.7, 564.7},
+                {"TensorRT-LLM, 2 GB200", 2, 1, 720, 348.4, 174.0},
+                {"4 GB200", 2, 2, 720, 348.4, 95.89},
+                {"8 GB200", 2, 4, 720, 348.4, 48.06},
+                {"16 GB200", 2, 8, 720, 348.4, 25.60}};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         struct planner_request r = wan("wan2.2-t2v-a14b", rows[i].ways * rows[i].width);
         struct error error;
-        assert_int_equal(planner_size(&r.model, rows[i].height == 720 ? 1280 : 832, rows[i].height, 81, &r.job, &error), STATUS_OK);
+        assert_int_equal(
+            planner_size(&r.model, rows[i].height == 720 ? 1280 : 832, rows[i].height, 81, &r.job, &error),
+            STATUS_OK);
         r.machine.block_seconds = rows[i].one / (40 * 2 * 40);
-        struct planner_option o = predicted(
-            &r, (struct planner_layout){.replicas = 1, .ways = rows[i].ways, .stages = {1, 0}, .width = rows[i].width});
+        struct planner_option o =
+            predicted(&r, (struct planner_layout){
+                              .replicas = 1, .ways = rows[i].ways, .stages = {1, 0}, .width = rows[i].width});
         expect_near(o.job_seconds, rows[i].seconds, 0.20, rows[i].what);
         assert_true(o.job_seconds < 1.01 * rows[i].seconds);
     }
@@ -377,9 +397,11 @@ static void memory_is_what_was_counted_within_a_tenth(void **state)
 {
     struct planner_request r = wan("wan2.1-t2v-14b", 4);
     r.machine.state_bytes = 4;
-    struct planner_option one = predicted(&r, (struct planner_layout){.replicas = 1, .ways = 1, .stages = {1, 0}, .width = 1});
+    struct planner_option one =
+        predicted(&r, (struct planner_layout){.replicas = 1, .ways = 1, .stages = {1, 0}, .width = 1});
     expect_near((double)one.memory_bytes, 61.93e9, 0.1, "one rank");
-    struct planner_option four = predicted(&r, (struct planner_layout){.replicas = 1, .ways = 1, .stages = {4, 0}, .width = 1});
+    struct planner_option four =
+        predicted(&r, (struct planner_layout){.replicas = 1, .ways = 1, .stages = {4, 0}, .width = 1});
     /* There ranks 1 to 3 held 14, 13 and 13 blocks and took up to 20.54 GB; here all hold 10. */
     expect_near((double)four.stage_bytes, 20.54e9 - 4 * 0.7231e9, 0.1, "a stage");
 }

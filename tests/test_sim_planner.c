@@ -33,20 +33,26 @@ static int close_lab(void **state)
 }
 
 /* A model of so many blocks whose time on one rank is known, on ranks whose hops take so many stage times of an even split. */
-static struct planner_request make_request(uint32_t ranks, uint32_t layers, uint32_t branches, uint32_t jobs, double hop)
+static struct planner_request make_request(uint32_t ranks, uint32_t layers, uint32_t branches, uint32_t jobs,
+                                           double hop)
 {
-    struct planner_request r = {
-        .model = {.layers = layers, .heads = 8, .head_dim = 8, .ffn = 64, .experts = 1, .text_tokens = 8, .parameter_bytes = 2},
-        .job = {.tokens = 4, .steps = {100, 0}, .branches = branches},
-        .machine = {.ranks = ranks,
-                    .per_node = ranks,
-                    .block_seconds = BLOCK_SECONDS,
-                    .inside = 1e15,
-                    .between = 1e15,
-                    .latency = hop * BLOCK_SECONDS * layers / ranks,
-                    .operand_bytes = 4,
-                    .state_bytes = 4},
-        .load = {.jobs = jobs}};
+    struct planner_request r = {.model = {.layers = layers,
+                                          .heads = 8,
+                                          .head_dim = 8,
+                                          .ffn = 64,
+                                          .experts = 1,
+                                          .text_tokens = 8,
+                                          .parameter_bytes = 2},
+                                .job = {.tokens = 4, .steps = {100, 0}, .branches = branches},
+                                .machine = {.ranks = ranks,
+                                            .per_node = ranks,
+                                            .block_seconds = BLOCK_SECONDS,
+                                            .inside = 1e15,
+                                            .between = 1e15,
+                                            .latency = hop * BLOCK_SECONDS * layers / ranks,
+                                            .operand_bytes = 4,
+                                            .state_bytes = 4},
+                                .load = {.jobs = jobs}};
     return r;
 }
 
@@ -84,7 +90,8 @@ static double simulate(const struct planner_request *r, const struct plan *plan,
 static double predict(struct planner_request r, bool floating, struct plan *plan)
 {
     struct planner_option o;
-    struct planner_layout layout = {.replicas = 1, .ways = 1, .stages = {r.machine.ranks, 0}, .width = 1, .floating = floating};
+    struct planner_layout layout = {
+        .replicas = 1, .ways = 1, .stages = {r.machine.ranks, 0}, .width = 1, .floating = floating};
     planner_predict(&r, &layout, &o, plan);
     assert_true(o.possible);
     return o.all_seconds / (r.job.steps[0] + r.job.steps[1]);
@@ -99,7 +106,8 @@ static void expect_predicted(struct planner_request r, bool floating, double hop
     r.load.hit_rate = hit_rate;
     double predicted = predict(r, floating, NULL);
     if (!(fabs(predicted / simulated - 1) <= WITHIN))
-        fail_msg("%u ranks, %u blocks, %u jobs, %u branches, hop %g, %.0f %% hits, %s: predicted %.4f s, simulated %.4f",
+        fail_msg("%u ranks, %u blocks, %u jobs, %u branches, hop %g, %.0f %% hits, %s: predicted %.4f s, "
+                 "simulated %.4f",
                  r.machine.ranks, r.model.layers, r.load.jobs, r.job.branches, hop, 100 * hit_rate,
                  floating ? "floating" : "fixed", predicted, simulated);
 }
@@ -115,9 +123,12 @@ static void pipelines_of_2_to_64_ranks_take_what_is_predicted(void **state)
             for (int h = 0; h < 2; h++) {
                 uint32_t full = (sizes[i].ranks + branches) / branches;
                 const uint32_t jobs[] = {1, (full + 1) / 2, full < MOST_JOBS ? full + 1 : MOST_JOBS};
-                if (sizes[i].ranks > 8 && (branches == 1 || h == 0)) continue; /* they take long to simulate */
+                if (sizes[i].ranks > 8 && (branches == 1 || h == 0))
+                    continue; /* they take long to simulate */
                 for (int j = 0; j < 3; j++)
-                    expect_predicted(make_request(sizes[i].ranks, sizes[i].layers, branches, jobs[j], hops[h]), false, hops[h]);
+                    expect_predicted(
+                        make_request(sizes[i].ranks, sizes[i].layers, branches, jobs[j], hops[h]), false,
+                        hops[h]);
             }
 }
 
@@ -165,8 +176,9 @@ static void no_layout_of_four_ranks_is_more_than_3_percent_better_than_the_choic
     static const struct {
         uint32_t jobs, branches, head;
         double rate, hop;
-    } grid[] = {{1, 2, 0, 0, 0.1},    {2, 2, 0, 0, 0.1},    {3, 1, 0, 0, 0.3},    {4, 2, 0, 0, 0.1},   {8, 2, 1, 0.54, 0.1},
-                {6, 2, 1, 0.54, 0.3}, {8, 2, 8, 0.54, 0.1}, {4, 2, 1, 0.3, 0.1}, {8, 1, 2, 0.7, 0.1}, {1, 2, 1, 0.54, 0.1}};
+    } grid[] = {{1, 2, 0, 0, 0.1},    {2, 2, 0, 0, 0.1},    {3, 1, 0, 0, 0.3},    {4, 2, 0, 0, 0.1},
+                {8, 2, 1, 0.54, 0.1}, {6, 2, 1, 0.54, 0.3}, {8, 2, 8, 0.54, 0.1}, {4, 2, 1, 0.3, 0.1},
+                {8, 1, 2, 0.7, 0.1},  {1, 2, 1, 0.54, 0.1}};
     for (size_t i = 0; i < sizeof grid / sizeof *grid; i++) {
         struct planner_request r = make_request(4, 40, grid[i].branches, grid[i].jobs, grid[i].hop);
         struct planner_answer answer;
@@ -184,10 +196,11 @@ static void no_layout_of_four_ranks_is_more_than_3_percent_better_than_the_choic
         struct planner_request one = r; /* a replica of it */
         one.machine.ranks = layout.stages[0];
         one.load.jobs = (r.load.jobs + layout.replicas - 1) / layout.replicas;
-        double chosen = simulate(&one, &plan, grid[i].hop * layout.stages[0] / 4, &hits), best = best_of_all(&r, grid[i].hop);
+        double chosen = simulate(&one, &plan, grid[i].hop * layout.stages[0] / 4, &hits),
+               best = best_of_all(&r, grid[i].hop);
         if (chosen > 1.03 * best)
-            fail_msg("row %zu: %u replicas of %u ranks%s take %.4f s, the best %.4f", i, layout.replicas, layout.stages[0],
-                     layout.floating ? ", floating" : "", chosen, best);
+            fail_msg("row %zu: %u replicas of %u ranks%s take %.4f s, the best %.4f", i, layout.replicas,
+                     layout.stages[0], layout.floating ? ", floating" : "", chosen, best);
     }
 }
 
