@@ -377,8 +377,7 @@ bool rank_turn(struct rank *r, int64_t *deadline_ns)
     *deadline_ns = r->broken_until_ns;
     if (clock_now_ns() < r->broken_until_ns) return false;
     lose_epoch(r);
-    r->stop =
-        r->engine->failure.status != STATUS_OK; /* another process may have better luck with the device */
+    r->stop = r->engine->failure.status != STATUS_OK; /* another process may have better luck with the device */
     return true;
 }
 
