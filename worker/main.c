@@ -270,6 +270,7 @@ static status_t serve(const struct settings *settings, const struct place *place
     status = team_create(thread_count(settings, place), &engine.team, error);
     if (status != STATUS_OK) goto err_scratch;
     status = engine.ops->open(engine.team, error);
+    if (status == STATUS_OK) status = stretches_create(engine.ops, &engine.stretches, error);
     if (status == STATUS_OK) status = open_fabric(settings, place, &scratch, &engine, error);
     if (status != STATUS_OK) goto err_team;
     status = open_tier(settings, place, &engine, error);
@@ -299,6 +300,7 @@ err_tier:
 err_fabric:
     fabric_close(engine.fabric);
 err_team:
+    stretches_destroy(engine.stretches);
     engine.ops->close(engine.team);
     team_destroy(engine.team);
 err_scratch:
