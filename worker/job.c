@@ -156,7 +156,7 @@ static status_t create_cache(struct job *j, struct error *error)
     j->cache_bytes =
         cache_plan_bytes(&j->settings, plan, &shape.job, token_count(&j->grid), d->hidden, j->latent_count);
     for (int b = 0; b < j->branches && plan->policy.site == SITE_BLOCKS && status == STATUS_OK; b++)
-        status = engine_blocks_create(j->engine, &j->settings, j->order.steps, j->switch_at, &j->grid,
+        status = engine_blocks_create(j->engine, &j->settings, j->order.steps, j->switch_at, &j->grid, b,
                                       &j->branch[b].blocks, error);
     return status;
 }
@@ -238,7 +238,7 @@ void job_destroy(struct job *j)
     quality_close(j->quality);
     for (int i = 0; i < PASSES; i++) solver_destroy(j->solver[i]);
     for (int b = 0; b < BRANCHES; b++) {
-        for (int e = 0; e < MODEL_EXPERTS; e++) denoiser_context_destroy(j->branch[b].context[e]);
+        for (int e = 0; e < MODEL_EXPERTS; e++) engine_drop_context(j->engine, j->branch[b].context[e]);
         blocks_destroy(j->branch[b].blocks);
         free(j->prompt[b]);
     }
@@ -309,20 +309,51 @@ static void add_policy(const struct job *j, struct ticket *t, void *behind)
     t->bytes += t->text_bytes;
 }
 
-/* Whom tell_stages tells next: all members but home, in order. */
-static int told_next(const struct job *j, int per_stage)
+/* Stages are told of each expert and branch that they serve, numbered one member after the other: the next number from
+ * `told` on, or told_all. */
+struct telling {
+    int peer, expert, branch;
+};
+
+static int told_each(const struct job *j)
 {
-    int peer = j->told / per_stage;
-    return peer < j->engine->self ? peer : peer + 1;
+    return j->branches * (j->last_expert - j->first_expert + 1);
 }
 
-/* Posts one message about the whole job to stage after stage. STATUS_AGAIN: not all of them have it yet. */
-static status_t tell_stages(struct job *j, enum ticket_kind kind, int per_stage, struct error *error)
+static int told_all(const struct job *j)
+{
+    return j->engine->members * told_each(j);
+}
+
+static struct telling telling(const struct job *j, int at)
+{
+    int each = told_each(j), what = at % each;
+    return (struct telling){at / each, j->first_expert + what / j->branches, what % j->branches};
+}
+
+/* Does a stage other than home's own run blocks of it? */
+static bool serves(const struct job *j, const struct telling *t)
+{
+    const struct split *split = &j->engine->model->split;
+    return t->peer != j->engine->self &&
+           split_run(split, split_chain(split, t->expert, t->branch), t->peer) > 0;
+}
+
+static int told_next(const struct job *j)
+{
+    for (int at = j->told; at < told_all(j); at++) {
+        struct telling t = telling(j, at);
+        if (serves(j, &t)) return at;
+    }
+    return told_all(j);
+}
+
+/* Posts the OPEN of each branch and expert, or one CLOSE, to stage after stage. STATUS_AGAIN: not all of them have it yet. */
+static status_t tell_stages(struct job *j, enum ticket_kind kind, struct error *error)
 {
     struct engine *e = j->engine;
-    int total = (e->members - 1) * per_stage;
-    while (j->told < total) {
-        int peer = told_next(j, per_stage), what = j->told % per_stage;
+    for (int at; (at = told_next(j)) < told_all(j);) {
+        const struct telling what = telling(j, at);
         struct ticket t = {
             .kind = (uint16_t)kind,
             .job = j->order.job,
@@ -333,22 +364,21 @@ static status_t tell_stages(struct job *j, enum ticket_kind kind, int per_stage,
             .grid = {(uint32_t)j->grid.frames, (uint32_t)j->grid.height, (uint32_t)j->grid.width}};
         const void *payload = NULL;
         if (kind == TICKET_OPEN) {
-            int b = what % j->branches, expert = j->first_expert + what / j->branches;
-            struct cargo *text = &j->branch[b].text[expert];
+            struct cargo *text = &j->branch[what.branch].text[what.expert];
             t.dtype = TICKET_F32;
-            t.branch = (uint16_t)b;
-            t.expert = (uint16_t)expert;
-            t.row_count = (uint32_t)j->branch[b].ids;
+            t.branch = (uint16_t)what.branch;
+            t.expert = (uint16_t)what.expert;
+            t.row_count = (uint32_t)j->branch[what.branch].ids;
             t.bytes = text->body;
             add_policy(j, &t, cargo_tail(text));
-            status_t status = cargo_send(text, e, peer, 0, t.text_bytes, &payload, error);
+            status_t status = cargo_send(text, e, what.peer, 0, t.text_bytes, &payload, error);
             if (status != STATUS_OK) return status;
         }
         uint64_t cookie = j->context * JOB_COOKIES + (kind == TICKET_OPEN ? COOKIE_OPEN : COOKIE_CLOSE);
-        status_t status = engine_post(e, peer, &t, payload, cookie, error);
+        status_t status = engine_post(e, what.peer, &t, payload, cookie, error);
         if (status != STATUS_OK) return status;
         j->outstanding++;
-        j->told++;
+        j->told = kind == TICKET_CLOSE ? (what.peer + 1) * told_each(j) : at + 1;
     }
     return STATUS_OK;
 }
@@ -395,7 +425,7 @@ static enum job_result advance_open(struct job *j)
     struct error error = {0};
     int told = j->told;
     if (told == 0) lend_contexts(j);
-    status_t status = tell_stages(j, TICKET_OPEN, job_opens(j), &error);
+    status_t status = tell_stages(j, TICKET_OPEN, &error);
     if (status == STATUS_AGAIN) return wait_for_credit(j, told);
     if (status != STATUS_OK) return job_fail(j, &error);
     j->deadline_ns = CLOCK_NEVER;
@@ -408,7 +438,7 @@ static enum job_result advance_close(struct job *j)
     struct error error = {0};
     int told = j->told;
     /* A stage that cannot be told any more is lost, and with it the epoch. */
-    if (tell_stages(j, TICKET_CLOSE, 1, &error) == STATUS_AGAIN) return wait_for_credit(j, told);
+    if (tell_stages(j, TICKET_CLOSE, &error) == STATUS_AGAIN) return wait_for_credit(j, told);
     j->deadline_ns = CLOCK_NEVER;
     if (j->cancelled || j->failure.status != STATUS_OK)
         j->life = LIFE_FINISHED;
@@ -448,9 +478,8 @@ enum job_piece job_next(const struct job *j)
         return PIECE_TEXT;
     case LIFE_OPEN:
     case LIFE_CLOSE: {
-        int per_stage = j->life == LIFE_OPEN ? job_opens(j) : 1;
-        bool told = j->told == (e->members - 1) * per_stage;
-        return told || engine_reaches_stage(e, told_next(j, per_stage)) ? PIECE_SEND : PIECE_NONE;
+        int at = told_next(j);
+        return at == told_all(j) || engine_reaches_stage(e, telling(j, at).peer) ? PIECE_SEND : PIECE_NONE;
     }
     case LIFE_STEP:
         return job_next_in_step(j);

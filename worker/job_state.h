@@ -51,6 +51,7 @@ enum branch_state {
 struct branch {
     enum branch_state state;
     int at, until;      /* blocks */
+    int chain;          /* that its hop is on */
     enum action action; /* what the policy said so far */
     bool asked;         /* the span's verdict has been taken */
     bool inside;        /* a computed span was entered and not left yet */
@@ -88,7 +89,7 @@ struct job {
     /* Expert 0 makes the steps below switch_at, the other one the rest: a run of one expert has them all on one side.
      * Text and contexts are those of the experts whose turn is still to come, first_expert .. last_expert. */
     int switch_at, first_expert, last_expert;
-    int branches, step, told, outstanding; /* told: OPENs or CLOSEs posted; outstanding: posts not yet SENT */
+    int branches, step, told, outstanding; /* told: see told_next in job.c; outstanding: posts not yet SENT */
     bool step_begun;
     struct branch branch[BRANCHES];
     struct arena device, shared, host;
@@ -140,18 +141,18 @@ static inline int job_expert(const struct job *j)
     return j->step >= j->switch_at;
 }
 
-/* OPENs for each stage: branches times experts. */
-static inline int job_opens(const struct job *j)
-{
-    return j->branches * (j->last_expert - j->first_expert + 1);
-}
-
 /* Floats of block records that travel with a hop. */
 static inline int record_count(const struct job *j)
 {
     return j->reuse && reuse_plan(j->reuse)->policy.site == SITE_BLOCKS
                ? j->engine->model->config.denoiser.layers
                : 0;
+}
+
+/* The chain that a branch takes at this step. */
+static inline int job_chain(const struct job *j, int branch)
+{
+    return split_chain(&j->engine->model->split, job_expert(j), branch);
 }
 
 /* A branch's modulation and hidden state on the device, and its block records on the host. */
