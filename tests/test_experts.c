@@ -181,15 +181,22 @@ static void check_bits(json_t *description, const struct split *splits, int coun
 
 static void any_number_of_ranks_and_threads_makes_the_same_bits(void **state)
 {
-    static const struct split eight[] = {{.members = 1, .head = 8},
-                                         {.members = 2, .head = 4, .run = {0, 4}},
-                                         {.members = 3, .head = 1, .tail = 1, .run = {0, 3, 3}},
-                                         {.members = 3, .head = 2, .run = {1, 2, 3}},
-                                         {.members = 2, .head = 2, .tail = 1, .spare = 2, .run = {0, 5}}},
+    static const struct split eight[] =
+        {{.members = 1, .head = 8},
+         {.members = 2, .head = 4, .run = {0, 4}},
+         {.members = 3, .head = 1, .tail = 1, .run = {0, 3, 3}},
+         {.members = 3, .head = 2, .run = {1, 2, 3}},
+         {.members = 2, .head = 2, .tail = 1, .spare = 2, .run = {0, 5}},
+         /* a chain for each expert, for each branch, for each of both */
+         {.members = 3, .head = 1, .tail = 1, .chain = {{0, 0}, {1, 1}}, .run = {0, 6, 0, 0, 0, 6}},
+         {.members = 3, .head = 1, .chain = {{0, 1}, {0, 1}}, .run = {1, 6, 0, 0, 0, 7}},
+         {.members = 5, .head = 1, .tail = 1, .chain = {{0, 1}, {2, 3}}, .run = {0, 6, 0, 0, 0, 0, 0,
+                                                                                 6, 0, 0, 0, 0, 0, 6,
+                                                                                 0, 0, 0, 0, 0, 6}}},
                               three[] = {{.members = 2, .head = 1, .tail = 1, .run = {0, 1}},
                                          {.members = 3, .head = 1, .run = {0, 1, 1}}};
     json_t *root = load_runs();
-    check_bits(find_run(root, "d-unipc"), eight, 5);
+    check_bits(find_run(root, "d-unipc"), eight, 8);
     check_bits(find_run(root, "d-same"), eight, 3);
     check_bits(find_run(root, "e-euler"), three, 2);
     json_decref(root);
