@@ -76,8 +76,13 @@ void order_load(struct outbox *outbox, struct group *group, const struct model *
     Refrain__Load body = REFRAIN__LOAD__INIT;
     SET(split, head, group->plan.head);
     SET(split, tail, group->plan.tail);
-    split.n_run = group->ranks;
+    uint32_t chains = plan_chains(&group->plan);
+    split.n_run = chains * group->ranks;
     split.run = group->plan.run;
+    if (chains > 1) {
+        split.n_chains = PLAN_CHAINS;
+        split.chains = &group->plan.chain[0][0];
+    }
     SET(split, floating, group->plan.floating);
     if (group->plan.spare) SET(split, spare, group->plan.spare);
     SET(body, epoch, group->epoch);

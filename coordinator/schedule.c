@@ -310,7 +310,8 @@ static struct job *choose_job(const struct server *server, struct group *group)
 
 static bool wished(const struct plan_wish *wish)
 {
-    return wish->has_fold || wish->runs > 0 || wish->home != PLAN_HOME_AUTO;
+    return wish->has_fold || wish->runs > 0 || wish->home != PLAN_HOME_AUTO ||
+           wish->layout > PLAN_LAYOUT_PIPELINE;
 }
 
 /* What ranks measured since it was made shows that another layout would be this much better. */
