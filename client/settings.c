@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #define AT(field)  offsetof(struct settings, field)
 #define COUNT(all) (sizeof(all) / sizeof *(all))
@@ -92,6 +93,14 @@ static const struct option_spec specs[] = {
      "keep a checkpoint every so many steps, from which the job goes on when ranks are lost; 0: none "
      "(default 1)",
      .min = 0, .max = LIMIT_CHECKPOINT_EVERY, .groups = MAKES_ONE},
+    {"resume-from", 0, OPTION_UINT64, AT(resume_from), "JOB",
+     "go on from a checkpoint of a job of yours: what is not said is as there, and model, seed, steps, size, solver and "
+     "shift cannot be others; prompt, guidance and --cache hold for the steps after it",
+     .groups = VERB_SUBMIT},
+    {"at-step", 0, OPTION_TEXT, AT(at_step), "K",
+     "so many steps are that job's; END: all, and only the files are made, with other --fps, --save-frames ... (default "
+     "END)",
+     .groups = VERB_SUBMIT},
     {"label", 0, OPTION_TEXT, AT(label), "TEXT", "a note of yours, shown by `refrain status` and --json",
      .groups = MAKES_ONE},
     {"idempotency-key", 0, OPTION_TEXT, AT(idempotency_key), "TEXT",
@@ -238,10 +247,23 @@ static status_t check_said(const struct settings *settings, const struct options
         return error_set(error, STATUS_INVALID, "shift %g: must be above 0 and at most %d", settings->shift,
                          LIMIT_SHIFT);
     }
-    if (!settings->prompt) {
+    if (!settings->prompt && !settings->resume_from) {
         *field = "prompt";
         return error_set(error, STATUS_INVALID, "prompt: must be given");
     }
+    return STATUS_OK;
+}
+
+/* A number of steps, or END: 0. */
+static status_t read_step(const struct settings *settings, unsigned *step, const char **field, struct error *error)
+{
+    uint64_t number;
+    *step = 0;
+    if (!settings->at_step || strcasecmp(settings->at_step, "END") == 0) return STATUS_OK;
+    *field = "at_step";
+    if (settings_job_number(settings->at_step, &number, NULL) || number > LIMIT_STEPS)
+        return error_set(error, STATUS_INVALID, "at_step %s: must be 1 to %d, or END", settings->at_step, LIMIT_STEPS);
+    *step = (unsigned)number;
     return STATUS_OK;
 }
 
@@ -251,7 +273,7 @@ status_t settings_spec(const struct settings *settings, const struct options *op
 {
     *field = "";
     status_t status = check_said(settings, options, field, error);
-    if (!status) status = read_text("prompt", settings->prompt, &loaded->prompt, error);
+    if (!status && settings->prompt) status = read_text("prompt", settings->prompt, &loaded->prompt, error);
     if (!status && settings->negative)
         status = read_text("negative", settings->negative, &loaded->negative, error);
     const char *cache = settings->compare && !settings->cache ? "balanced" : settings->cache;
@@ -280,7 +302,9 @@ status_t settings_spec(const struct settings *settings, const struct options *op
     made.cache_table_count = loaded->tables.count;
     made.compare = settings->compare;
     if (options_given(options, "checkpoint-every")) made.checkpoint_every = (int)settings->checkpoint_every;
-    status = refrain_spec_check(&made, field, error);
+    made.resume_from = settings->resume_from;
+    status = read_step(settings, &made.at_step, field, error);
+    if (!status) status = refrain_spec_check(&made, field, error);
     if (status) return status;
     *field = "";
     *spec = made;
@@ -293,7 +317,9 @@ const char *settings_flag_of(const char *field)
                                              {"deadline_ms", "deadline"},
                                              {"idempotency_key", "idempotency-key"},
                                              {"cache_tables", "cache-table"},
-                                             {"checkpoint_every", "checkpoint-every"}};
+                                             {"checkpoint_every", "checkpoint-every"},
+                                             {"resume_from", "resume-from"},
+                                             {"at_step", "at-step"}};
     for (size_t i = 0; i < COUNT(renamed); i++)
         if (strcmp(field, renamed[i][0]) == 0) return renamed[i][1];
     for (size_t i = 0; i < COUNT(specs); i++)

@@ -273,7 +273,7 @@ static status_t publish(struct vault *vault, struct slot *slot, struct held *ent
     if (counts) {
         entry->age = next_age(vault);
         vault_index(vault, slot, entry);
-        vault_announce(vault, slot, &checkpoint);
+        if (slot->attempt) vault_announce(vault, slot, &checkpoint); /* otherwise marks may take nothing, and it went */
         vault->stats.saved++;
     }
     pthread_mutex_unlock(&vault->lock);
