@@ -63,10 +63,9 @@ static status_t time_forward(struct bench *b, struct error *error)
     struct denoiser_modulation modulation = {
         .wave = b->wave, .output = b->modulation, .blocks = b->modulation + m->config.denoiser.hidden};
     denoiser_time(m->denoiser, e->team, 721, &modulation);
-    denoiser_embed(m->denoiser, e->team, &e->work, b->latent, b->x);
-    denoiser_blocks(m->denoiser, e->team, &e->work, b->context, modulation.blocks, b->x, 0,
-                    m->config.denoiser.layers, NULL);
-    denoiser_output(m->denoiser, e->team, &e->work, modulation.output, b->x, b->velocity);
+    engine_embed(e, b->context, b->latent, b->x);
+    engine_blocks(e, b->context, NULL, 0, modulation.blocks, b->x, 0, m->config.denoiser.layers, NULL);
+    engine_output(e, b->context, modulation.output, b->x, b->velocity);
     return engine_wait(e, error);
 }
 
@@ -170,6 +169,7 @@ status_t bench_run(const struct bench_config *config, struct error *error)
     status = team_create(config->threads, &b->engine.team, error);
     if (status != STATUS_OK) goto out;
     status = ops->open(b->engine.team, error);
+    if (status == STATUS_OK) status = stretches_create(ops, &b->engine.stretches, error);
     if (status == STATUS_OK)
         status = model_load(config->directory, ops, b->engine.team, &split, 0, &b->engine.model, error);
     if (status == STATUS_OK) status = prepare(b, error);
@@ -180,6 +180,7 @@ status_t bench_run(const struct bench_config *config, struct error *error)
         serve(b);
     }
     engine_clear(&b->engine);
+    stretches_destroy(b->engine.stretches);
     vae_stream_close(b->decoder);
     denoiser_context_destroy(b->context);
     memory_give_back(ops, MEMORY_DEVICE, &b->device);
