@@ -16,10 +16,12 @@
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
+#include "base/clock.h"
 #include "base/log.h"
 #include "coordinator/vaultfile.h"
 
-#define LEAST_MARK (UINT64_C(64) << 10) /* what a mark counts for at least */
+#define LEAST_MARK   (UINT64_C(64) << 10) /* what a mark counts for at least */
+#define LAST_SAVE_NS (60 * SECOND_NS)      /* what a job sent before it ended is waited for */
 
 enum {
     QUEUED_REQUESTS = 4, /* taken in per rank by ZeroMQ ahead of the thread: of 1 MiB, at most */
@@ -155,7 +157,7 @@ static void bury(struct vault *vault, struct slot *slot)
 
 static void bury_if_empty(struct vault *vault, struct slot *slot)
 {
-    if (slot->over && !slot->held) bury(vault, slot);
+    if (slot->over && !slot->held && clock_now_ns() - slot->over_ns > LAST_SAVE_NS) bury(vault, slot);
 }
 
 /* Unlinks the oldest of those that may go: marks; else those that are neither their job's best nor were lent to it. */
@@ -179,8 +181,7 @@ static bool evict(struct vault *vault, bool marks)
     return true;
 }
 
-/* After any change of a slot: what the job needs, what stays as a mark, what goes; then what all marks may take. Of a job
- * that is over and has nothing left the slot goes, too. */
+/* After any change of a slot: what the job needs, what stays as a mark, what goes; then what all marks may take. */
 static void sort_out(struct vault *vault, struct slot *slot)
 {
     int rank = 0;
@@ -201,7 +202,6 @@ static void sort_out(struct vault *vault, struct slot *slot)
             give_up(vault, link);
         }
     }
-    bury_if_empty(vault, slot);
     while (vault->marked > vault->mark_bytes && evict(vault, true)) {}
 }
 
@@ -310,8 +310,11 @@ void vault_retire(struct vault *vault, uint64_t job)
     struct slot *slot = vault_find(vault, job);
     if (slot) {
         slot->over = true;
+        slot->over_ns = clock_now_ns();
         sort_out(vault, slot);
+        if (!slot->stride || !vault->mark_bytes) slot->over_ns = 0; /* nothing more is wanted */
     }
+    for (size_t i = vault->slot_count; i-- > 0;) bury_if_empty(vault, vault->slots[i]);
     unlock(vault);
     if (slot) eventfd_write(vault->wake, 1);
 }

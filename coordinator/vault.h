@@ -65,7 +65,7 @@ void vault_forbid(struct vault *vault, uint64_t job);
 void vault_drop(struct vault *vault, uint64_t job);
 /* From now on checkpoints of steps that stride divides stay; 0: none do. */
 void vault_mark(struct vault *vault, uint64_t job, uint32_t stride);
-/* The job is over, whatever it became. Its last attempt may still finish a save. */
+/* The job is over, whatever it became. Marks that its last attempt had sent may still come. */
 void vault_retire(struct vault *vault, uint64_t job);
 /* Steps of the job's checkpoints that another job can begin from, least first; how many there are, of which at most
  * `room` are written. */

@@ -40,6 +40,7 @@ struct slot {
     uint32_t attempt;  /* that may save; 0: none */
     uint32_t stride;   /* of its marks; 0: none stay; STRIDE_UNKNOWN: all do, until it is said */
     bool over;
+    int64_t over_ns; /* since when */
     struct held *held; /* best first: most steps, then latest attempt */
     struct checkpoint news;
     bool has_news;
