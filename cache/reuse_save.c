@@ -360,8 +360,9 @@ static void derive_branch(struct reuse *r, int steps, int branch)
     for (int i = 0; i < SIGNALS; i++) {
         bool stepwise = i == SIGNAL_TIME || i == SIGNAL_PROJECTION || i == SIGNAL_LATENT;
         bool computing = i == SIGNAL_DRIFT || i == SIGNAL_OUTPUT;
-        b->has_reference[i] = reuse_wants(r, (enum signal)i) &&
-                              ((stepwise && steps > r->first && !reuse_led(r, branch)) || (computing && made > 0));
+        b->has_reference[i] =
+            reuse_wants(r, (enum signal)i) &&
+            ((stepwise && steps > r->first && !reuse_led(r, branch)) || (computing && made > 0));
     }
     b->latents.count = least(made, b->latents.size);
     b->outputs.count = least(made, b->outputs.size);

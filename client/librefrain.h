@@ -110,9 +110,10 @@ struct refrain_spec {
     bool compare;         /* also make the video without caching, and measure the difference */
     int checkpoint_every; /* steps between checkpoints, from which the job goes on when ranks are lost; 0:
                              none; REFRAIN_CHECKPOINT_DEFAULT: 1 */
-    uint64_t resume_from; /* one's own job from whose checkpoint after at_step steps this one goes on: what is not said
+    uint64_t
+        resume_from; /* one's own job from whose checkpoint after at_step steps this one goes on: what is not said
                              is as there; model, seed, steps, size, solver and shift cannot be others. 0: none */
-    unsigned at_step;     /* 0: all steps are taken over, only the files are made */
+    unsigned at_step;       /* 0: all steps are taken over, only the files are made */
     unsigned preview_every; /* steps between previews; 0: none */
 };
 

@@ -530,8 +530,8 @@ const char *refrain_action_name(enum refrain_action action)
 
 const char *refrain_reason_name(unsigned reason)
 {
-    static const char *const names[] = {"off",        "warm-up",    "last",  "mask",  "below",
-                                        "above",      "no-history", "run",   "total", "accumulated",
+    static const char *const names[] = {"off",        "warm-up",    "last",   "mask",  "below",
+                                        "above",      "no-history", "run",    "total", "accumulated",
                                         "non-finite", "verify",     "blocks", "origin"};
     return NAME_AT(names, reason, "unknown");
 }

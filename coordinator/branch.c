@@ -31,14 +31,15 @@ static status_t copy_text(char **to, const char *from)
 #define KEPT "a job that goes on from another keeps its model, seed, steps, size, solver and shift"
 
 /* Given and another: refused. Not given: taken over. */
-#define KEEP(name, format)                                                                                             \
-    do {                                                                                                               \
-        if (spec->has_##name && spec->name != from->name)                                                              \
-            return refuse(field, #name,                                                                                \
-                          error_set(error, STATUS_INVALID, #name " " format ": job %" PRIu64 " has " format "; " KEPT, \
-                                    spec->name, spec->resume_from, from->name));                                       \
-        spec->has_##name = 1;                                                                                          \
-        spec->name = from->name;                                                                                       \
+#define KEEP(name, format)                                                                                   \
+    do {                                                                                                     \
+        if (spec->has_##name && spec->name != from->name)                                                    \
+            return refuse(field, #name,                                                                      \
+                          error_set(error, STATUS_INVALID,                                                   \
+                                    #name " " format ": job %" PRIu64 " has " format "; " KEPT, spec->name,  \
+                                    spec->resume_from, from->name));                                         \
+        spec->has_##name = 1;                                                                                \
+        spec->name = from->name;                                                                             \
     } while (0)
 
 static status_t keep_frame(Refrain__JobSpec *spec, const Refrain__JobSpec *from, const char **field,
@@ -78,9 +79,9 @@ static status_t copy_tables(Refrain__JobSpec *spec, const Refrain__JobSpec *from
     return STATUS_OK;
 }
 
-#define TAKE(name)                                                                                                     \
-    do {                                                                                                               \
-        if (!spec->has_##name) spec->has_##name = 1, spec->name = from->name;                                          \
+#define TAKE(name)                                                                                           \
+    do {                                                                                                     \
+        if (!spec->has_##name) spec->has_##name = 1, spec->name = from->name;                                \
     } while (0)
 
 /* What may be another from the step on. */
@@ -107,12 +108,14 @@ static status_t check_end(const Refrain__JobSpec *spec, const Refrain__JobSpec *
     const char *other = NULL;
     if (spec->has_guidance && spec->guidance != from->guidance) other = "guidance";
     if (spec->prompt && !same_text(spec->prompt, from->prompt)) other = "prompt";
-    if (spec->negative_prompt && !same_text(spec->negative_prompt, from->negative_prompt)) other = "negative_prompt";
+    if (spec->negative_prompt && !same_text(spec->negative_prompt, from->negative_prompt))
+        other = "negative_prompt";
     if (spec->cache && !same_text(spec->cache, from->cache)) other = "cache";
     if (!other) return STATUS_OK;
     return refuse(field, other,
                   error_set(error, STATUS_INVALID,
-                            "%s: all %u steps of job %" PRIu64 " are taken over, none is left that it could change; give "
+                            "%s: all %u steps of job %" PRIu64
+                            " are taken over, none is left that it could change; give "
                             "at_step",
                             other, from->steps, spec->resume_from));
 }
@@ -123,8 +126,8 @@ static uint32_t steps_before(const Refrain__JobSpec *from)
     return from->compare ? from->steps : 0;
 }
 
-static status_t check_step(const struct server *server, const Refrain__JobSpec *spec, const Refrain__JobSpec *from,
-                           const char **field, struct error *error)
+static status_t check_step(const struct server *server, const Refrain__JobSpec *spec,
+                           const Refrain__JobSpec *from, const char **field, struct error *error)
 {
     uint32_t steps[LIMIT_STEPS * 2], before = steps_before(from);
     char list[256] = "";
@@ -134,14 +137,17 @@ static status_t check_step(const struct server *server, const Refrain__JobSpec *
     for (size_t i = 0; i < count; i++) {
         if (steps[i] == before + spec->at_step) return STATUS_OK;
         if (steps[i] <= before || listed++ >= STEPS_LISTED) continue;
-        length += (size_t)snprintf(list + length, sizeof list - length, "%s%u", length ? ", " : "", steps[i] - before);
+        length += (size_t)snprintf(list + length, sizeof list - length, "%s%u", length ? ", " : "",
+                                   steps[i] - before);
     }
-    return refuse(field, "at_step",
-                  length ? error_set(error, STATUS_NOT_FOUND,
-                                     "at_step %u: job %" PRIu64 " has no checkpoint of that step; it has %s%s",
-                                     spec->at_step, spec->resume_from, list, listed > STEPS_LISTED ? ", ..." : "")
-                         : error_set(error, STATUS_NOT_FOUND, "at_step %u: job %" PRIu64 " has no checkpoints (any more)",
-                                     spec->at_step, spec->resume_from));
+    return refuse(
+        field, "at_step",
+        length
+            ? error_set(error, STATUS_NOT_FOUND,
+                        "at_step %u: job %" PRIu64 " has no checkpoint of that step; it has %s%s",
+                        spec->at_step, spec->resume_from, list, listed > STEPS_LISTED ? ", ..." : "")
+            : error_set(error, STATUS_NOT_FOUND, "at_step %u: job %" PRIu64 " has no checkpoints (any more)",
+                        spec->at_step, spec->resume_from));
 }
 
 static status_t fill(const struct server *server, Refrain__JobSpec *spec, const Refrain__JobSpec *from,
@@ -152,8 +158,8 @@ static status_t fill(const struct server *server, Refrain__JobSpec *spec, const 
     if (!spec->has_at_step) spec->has_at_step = 1, spec->at_step = from->steps;
     if (spec->at_step > from->steps)
         return refuse(field, "at_step",
-                      error_set(error, STATUS_INVALID, "at_step %u: job %" PRIu64 " has %u steps", spec->at_step,
-                                spec->resume_from, from->steps));
+                      error_set(error, STATUS_INVALID, "at_step %u: job %" PRIu64 " has %u steps",
+                                spec->at_step, spec->resume_from, from->steps));
     if (spec->at_step == from->steps) status = check_end(spec, from, field, error);
     if (status == STATUS_OK) status = check_step(server, spec, from, field, error);
     return status == STATUS_OK ? take_rest(spec, from, error) : status;
@@ -178,11 +184,13 @@ status_t branch_lend(struct server *server, uint64_t id, const Refrain__JobSpec 
     if (!spec->resume_from) return STATUS_OK;
     status_t status = jobstore_get(server->store, NULL, spec->resume_from, &from, error);
     if (status == STATUS_OK) {
-        status = vault_lend(server->vault, spec->resume_from, steps_before(from->spec) + spec->at_step, id, error);
+        status =
+            vault_lend(server->vault, spec->resume_from, steps_before(from->spec) + spec->at_step, id, error);
         refrain__job__free_unpacked(from, NULL);
     }
     struct job *job = status == STATUS_OK ? NULL : jobs_find(server->jobs, id);
     if (job)
-        jobs_finish(server->jobs, job, REFRAIN__JOB_STATE__JOB_FAILED, error->text, NULL, server->now_ms, &ignored);
+        jobs_finish(server->jobs, job, REFRAIN__JOB_STATE__JOB_FAILED, error->text, NULL, server->now_ms,
+                    &ignored);
     return status;
 }

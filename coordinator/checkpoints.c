@@ -39,7 +39,8 @@ static bool is_wanted(void *context, uint64_t id)
     struct server *server = context;
     Refrain__Job *job;
     if (jobs_find(server->jobs, id)) return true;
-    if (!server->settings->marks || jobstore_get(server->store, NULL, id, &job, NULL) != STATUS_OK) return false;
+    if (!server->settings->marks || jobstore_get(server->store, NULL, id, &job, NULL) != STATUS_OK)
+        return false;
     refrain__job__free_unpacked(job, NULL);
     vault_retire(server->vault, id);
     return true;

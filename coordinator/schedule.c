@@ -181,7 +181,8 @@ static void assign(struct server *server, struct group *group, struct slot *slot
         vault_mark(server->vault, job->id, beginning.mark_every);
         vault_allow(server->vault, job->id, job->attempt);
         if (vault_latest(server->vault, job->id, &checkpoint)) beginning.resume = &checkpoint;
-        if (stored->spec->resume_from && vault_origin(server->vault, job->id, &origin)) beginning.origin = &origin;
+        if (stored->spec->resume_from && vault_origin(server->vault, job->id, &origin))
+            beginning.origin = &origin;
     }
     order_assign(server->outbox, group, slot, job, stored->spec, &beginning);
     refrain__job__free_unpacked(stored, NULL);

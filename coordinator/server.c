@@ -421,7 +421,8 @@ static void commit(struct server *server)
     size_t count = jobs_take_changed(server->jobs, &changed);
     for (size_t i = 0; i < count; i++) {
         watches_wake(server->watches, changed[i]);
-        if (!jobs_find(server->jobs, changed[i])) server_retire_checkpoints(server, changed[i]); /* it ended */
+        if (!jobs_find(server->jobs, changed[i]))
+            server_retire_checkpoints(server, changed[i]); /* it ended */
     }
     watches_pump(server->watches, server->jobs, server->store, server->outbox);
 }

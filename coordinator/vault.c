@@ -21,7 +21,7 @@
 #include "coordinator/vaultfile.h"
 
 #define LEAST_MARK   (UINT64_C(64) << 10) /* what a mark counts for at least */
-#define LAST_SAVE_NS (60 * SECOND_NS)      /* what a job sent before it ended is waited for */
+#define LAST_SAVE_NS (60 * SECOND_NS)     /* what a job sent before it ended is waited for */
 
 enum {
     QUEUED_REQUESTS = 4, /* taken in per rank by ZeroMQ ahead of the thread: of 1 MiB, at most */
@@ -202,7 +202,8 @@ static void sort_out(struct vault *vault, struct slot *slot)
             give_up(vault, link);
         }
     }
-    while (vault->marked > vault->mark_bytes && evict(vault, true)) {}
+    while (vault->marked > vault->mark_bytes && evict(vault, true)) {
+    }
 }
 
 void vault_index(struct vault *vault, struct slot *slot, struct held *entry)
@@ -364,15 +365,16 @@ status_t vault_lend(struct vault *vault, uint64_t job, uint32_t step, uint64_t b
     entry->checkpoint.job = borrower;
     entry->checkpoint.attempt = 0;
     status_t status = held ? vaultfile_link(vault->root, &from, &entry->checkpoint, error)
-                           : error_set(error, STATUS_NOT_FOUND, "job %" PRIu64 ": no checkpoint of step %" PRIu32, job,
-                                       step);
+                           : error_set(error, STATUS_NOT_FOUND,
+                                       "job %" PRIu64 ": no checkpoint of step %" PRIu32, job, step);
     if (status != STATUS_OK) {
         free(entry);
         return status;
     }
     lock(vault);
     if ((slot = get_slot(vault, borrower))) {
-        for (struct held **link = &slot->held; *link;) /* of a job of that number that was not to be after all */
+        for (struct held **link = &slot->held;
+             *link;) /* of a job of that number that was not to be after all */
             if ((*link)->checkpoint.attempt)
                 link = &(*link)->next;
             else

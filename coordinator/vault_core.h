@@ -37,10 +37,10 @@ struct incoming {
 struct slot {
     uint64_t job;
     /* Under the lock. */
-    uint32_t attempt;  /* that may save; 0: none */
-    uint32_t stride;   /* of its marks; 0: none stay; STRIDE_UNKNOWN: all do, until it is said */
+    uint32_t attempt; /* that may save; 0: none */
+    uint32_t stride;  /* of its marks; 0: none stay; STRIDE_UNKNOWN: all do, until it is said */
     bool over;
-    int64_t over_ns; /* since when */
+    int64_t over_ns;   /* since when */
     struct held *held; /* best first: most steps, then latest attempt */
     struct checkpoint news;
     bool has_news;

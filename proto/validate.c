@@ -153,7 +153,8 @@ static status_t check_enum(const char *name, bool given, int value, int max, con
 static status_t check_spec_texts(const Refrain__JobSpec *spec, const char **field, struct error *error)
 {
     status_t status = spec->model ? check_name("model", spec->model, field, error) : STATUS_OK;
-    if (status == STATUS_OK && !spec->prompt && !spec->resume_from) status = BLAME("prompt", "prompt: must be given");
+    if (status == STATUS_OK && !spec->prompt && !spec->resume_from)
+        status = BLAME("prompt", "prompt: must be given");
     if (status == STATUS_OK) status = check_text("prompt", spec->prompt, LIMIT_PROMPT_BYTES, field, error);
     if (status == STATUS_OK)
         status = check_text("negative_prompt", spec->negative_prompt, LIMIT_PROMPT_BYTES, field, error);
@@ -175,9 +176,11 @@ static status_t check_pixels(const Refrain__JobSpec *spec, const char **field, s
 static status_t check_origin(const Refrain__JobSpec *spec, const char **field, struct error *error)
 {
     status_t status = STATUS_OK;
-    if (spec->resume_from > INT64_MAX) return BLAME("resume_from", "resume_from: a job's number must be given");
+    if (spec->resume_from > INT64_MAX)
+        return BLAME("resume_from", "resume_from: a job's number must be given");
     if (spec->has_at_step && !spec->resume_from)
-        return BLAME("at_step", "at_step %u: resume_from must name the job that made these steps", spec->at_step);
+        return BLAME("at_step", "at_step %u: resume_from must name the job that made these steps",
+                     spec->at_step);
     if (spec->has_at_step) status = check_whole("at_step", spec->at_step, 1, LIMIT_STEPS, field, error);
     if (status == STATUS_OK && spec->resume_from && spec->compare)
         status = BLAME("compare", "compare: a job that goes on from another one cannot compare");

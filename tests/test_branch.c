@@ -29,7 +29,8 @@ static struct job_order branch_of(const struct job_order *order, int step)
 static void expect_latent(const char *name, const struct saved_run *a, const struct saved_run *b)
 {
     assert_int_equal(a->count, b->count);
-    if (memcmp(a->latent, b->latent, (size_t)a->count * sizeof(float)) != 0) fail_msg("%s: other latents", name);
+    if (memcmp(a->latent, b->latent, (size_t)a->count * sizeof(float)) != 0)
+        fail_msg("%s: other latents", name);
 }
 
 static bool same_latent(const struct saved_run *a, const struct saved_run *b)
@@ -48,7 +49,8 @@ static void a_branch_that_changes_nothing_is_the_job_it_came_from(void **state)
         for (int step = 1 + (i + 1) % 3; step <= STEPS; step += 4) {
             struct job_order branch = branch_of(&order, step);
             if (!whole.at[step].bytes) continue;
-            struct saved_run again = saved_run(saved_rings[(step + 2) % SAVED_RINGS], &branch, &whole.at[step], false);
+            struct saved_run again =
+                saved_run(saved_rings[(step + 2) % SAVED_RINGS], &branch, &whole.at[step], false);
             saved_expect_same(name, step, &whole, &again);
             saved_free(&again);
         }
@@ -192,7 +194,8 @@ static void expect_fresh(const char *name, const struct saved_run *run)
         if (run->reasons[i] != REASON_ORIGIN || run->actions[i] != REUSE_COMPUTED)
             fail_msg("%s: a verdict on step %d, which is another job's", name, i / branches);
     for (int b = 0; b < branches; b++)
-        if (run->actions[AT * branches + b] != REUSE_COMPUTED) fail_msg("%s: reuses what it does not have", name);
+        if (run->actions[AT * branches + b] != REUSE_COMPUTED)
+            fail_msg("%s: reuses what it does not have", name);
     for (int i = AT * branches; i < run->cells; i++)
         if (run->reasons[i] == REASON_ORIGIN) fail_msg("%s: does not own up to step %d", name, i / branches);
     if (run->computed > (STEPS - AT) * branches) fail_msg("%s: counts steps of the other job", name);
@@ -212,7 +215,8 @@ static void another_policy_begins_with_empty_rings(void **state)
         expect_fresh(branch.cache, &made);
         for (int step = AT + 1 + i % 3; step <= STEPS; step += 3) {
             if (!made.at[step].bytes) continue;
-            struct saved_run again = saved_run(saved_rings[step % SAVED_RINGS], &branch, &made.at[step], false);
+            struct saved_run again =
+                saved_run(saved_rings[step % SAVED_RINGS], &branch, &made.at[step], false);
             saved_expect_same(branch.cache, step, &made, &again);
             saved_free(&again);
         }
@@ -228,7 +232,8 @@ static void caching_off_from_the_step_on_is_the_plain_loop(void **state)
     order.solver = off.solver = branch.solver = SOLVER_EULER;
     struct saved_run whole = saved_run(saved_rings[0], &order, NULL, true);
     float *latent = latent_at(&order, AT);
-    struct saved_run expected = graft(&off, latent), made = saved_run(saved_rings[2], &branch, &whole.at[AT], false);
+    struct saved_run expected = graft(&off, latent),
+                     made = saved_run(saved_rings[2], &branch, &whole.at[AT], false);
     expect_latent("off", &expected, &made);
     free(latent);
     saved_free(&whole);
@@ -239,7 +244,8 @@ static void caching_off_from_the_step_on_is_the_plain_loop(void **state)
 /* Only guidance is another: what caching kept was of the other job all the same. */
 static void also_another_guidance_empties_the_rings(void **state)
 {
-    struct job_order order = saved_order("dbcache:F1B0,W3,threshold=0.5,forecast=taylor1"), branch = branch_of(&order, AT);
+    struct job_order order = saved_order("dbcache:F1B0,W3,threshold=0.5,forecast=taylor1"),
+                     branch = branch_of(&order, AT);
     struct saved_run whole = saved_run(saved_rings[0], &order, NULL, true);
     branch.guidance = 4.5;
     struct saved_run made = saved_run(saved_rings[1], &branch, &whole.at[AT], false);

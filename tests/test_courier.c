@@ -282,7 +282,8 @@ static void a_forgotten_job_makes_room_for_another(void **state)
     struct vault_rig rig = {0};
     vault_rig_start(&rig);
     struct courier *courier = open_courier(rig.endpoint, 0);
-    for (uint64_t job = 1; job <= COURIER_JOBS; job++) assert_non_null(courier_buffer(courier, job, 100, false));
+    for (uint64_t job = 1; job <= COURIER_JOBS; job++)
+        assert_non_null(courier_buffer(courier, job, 100, false));
     assert_null(courier_buffer(courier, COURIER_JOBS + 1, 100, false));
     courier_forget(courier, 5);
     assert_non_null(courier_buffer(courier, COURIER_JOBS + 1, 100, false));

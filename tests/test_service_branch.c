@@ -94,8 +94,9 @@ static void a_finished_job_is_made_into_other_files_without_a_step(void **state)
     stand_start(&s, "files", 2, "--threads 1");
     add_model();
     int source = stand_make("first", TEN);
-    shell_run(stand_text, "refrain submit --resume-from %d --at-step END --quiet --output %s/second.mp4 --fps 30 "
-                          "--save-frames %s/frames.safetensors --save-latents %s/second.safetensors",
+    shell_run(stand_text,
+              "refrain submit --resume-from %d --at-step END --quiet --output %s/second.mp4 --fps 30 "
+              "--save-frames %s/frames.safetensors --save-latents %s/second.safetensors",
               source, stand_directory, stand_directory, stand_directory);
     int second = atoi(stand_text);
     expect_latents("first", "second");
@@ -106,8 +107,9 @@ static void a_finished_job_is_made_into_other_files_without_a_step(void **state)
     assert_int_equal((int)number_at(json_object_get(job, "spec"), "fps"), 30);
     json_decref(job);
     /* the same frames as a job has that was made at once */
-    shell_run(stand_text, "refrain submit --model ref " TEN "--quiet --output %s/third.mp4 --fps 30 --save-frames "
-                          "%s/expected.safetensors",
+    shell_run(stand_text,
+              "refrain submit --model ref " TEN "--quiet --output %s/third.mp4 --fps 30 --save-frames "
+              "%s/expected.safetensors",
               stand_directory, stand_directory);
     assert_true(latents_are_equal("frames", "expected"));
     char a[PATH_BYTES + 16], b[PATH_BYTES + 16];

@@ -15,8 +15,8 @@
 enum { SMALL = 150000, MARKS = 64 << 20 };
 
 /* Saves steps first..last of an attempt. */
-static void save_steps(const struct vault_rig *rig, void *rank, uint64_t job, uint32_t attempt, uint32_t first,
-                       uint32_t last)
+static void save_steps(const struct vault_rig *rig, void *rank, uint64_t job, uint32_t attempt,
+                       uint32_t first, uint32_t last)
 {
     for (uint32_t step = first; step <= last; step++) {
         struct checkpoint checkpoint = vault_rig_checkpoint(job, attempt, step, SMALL);
@@ -29,7 +29,8 @@ static void expect_steps(const struct vault_rig *rig, uint64_t job, const char *
     uint32_t steps[64];
     char list[256] = "";
     size_t count = vault_steps(rig->vault, job, steps, 64);
-    for (size_t i = 0; i < count; i++) snprintf(list + strlen(list), sizeof list - strlen(list), "%u ", steps[i]);
+    for (size_t i = 0; i < count; i++)
+        snprintf(list + strlen(list), sizeof list - strlen(list), "%u ", steps[i]);
     assert_string_equal(list, expected);
 }
 
@@ -136,7 +137,8 @@ static void the_oldest_marks_go_when_all_of_them_take_too_much(void **state)
 /* Of all checkpoints: marks go before anything that a job needs. */
 static void marks_make_way_for_what_jobs_need(void **state)
 {
-    struct vault_rig rig = {.mark_bytes = MARKS, .keep = 2, .limit_bytes = 4 * (SMALL + VAULTFILE_HEAD_BYTES)};
+    struct vault_rig rig = {
+        .mark_bytes = MARKS, .keep = 2, .limit_bytes = 4 * (SMALL + VAULTFILE_HEAD_BYTES)};
     vault_rig_start(&rig);
     void *rank = vault_rig_rank(&rig);
     vault_mark(rig.vault, 1, 1);

@@ -26,9 +26,9 @@ struct buffer {
 /* What a job sends; job 0: free. From its first courier_buffer to courier_forget. */
 struct outgoing {
     uint64_t job;
-    bool forgotten; /* free once nothing is sent any more */
+    bool forgotten;                   /* free once nothing is sent any more */
     struct buffer *filling, *waiting; /* to be sent in this order: marks, and one that is none at most */
-    int64_t next_ns; /* not before, by the pace */
+    int64_t next_ns;                  /* not before, by the pace */
     /* The thread's. */
     struct buffer *sending; /* set under the lock */
     uint64_t sent;          /* bytes of it */

@@ -41,8 +41,8 @@ struct slot {
     int account;          /* of its tenant, in home's turn */
     int every;            /* steps between checkpoints; 0: none are made */
     int saved;            /* the step of the last checkpoint made, or gone on from */
-    int mark;             /* checkpoints of steps that it divides are made beside the courier's pace; 0: none */
-    bool fetching;        /* a checkpoint to go on from is on its way */
+    int mark;      /* checkpoints of steps that it divides are made beside the courier's pace; 0: none */
+    bool fetching; /* a checkpoint to go on from is on its way */
     struct checkpoint_name resume, origin; /* origin.bytes 0: it has none */
     int64_t began_ns, load_ns;
     int64_t home_ns; /* work for it but the blocks of the ring */
@@ -494,10 +494,11 @@ static void begin_elsewhere(struct home *home, struct slot *slot, const struct e
     struct error error = *why;
     unsigned long job = (unsigned long)slot->resume.job;
     if (!slot->origin.bytes) {
-        log_line(LOG_WARN, "job %lu: begins from the start, not after step %u: %s", job, slot->resume.step, why->text);
-    } else if (slot->resume.attempt) {
-        log_line(LOG_WARN, "job %lu: begins where its origin was, not after step %u: %s", job, slot->resume.step,
+        log_line(LOG_WARN, "job %lu: begins from the start, not after step %u: %s", job, slot->resume.step,
                  why->text);
+    } else if (slot->resume.attempt) {
+        log_line(LOG_WARN, "job %lu: begins where its origin was, not after step %u: %s", job,
+                 slot->resume.step, why->text);
         fetch_checkpoint(home, slot, &slot->origin);
     } else {
         error_prefix(&error, "the checkpoint it was to go on from cannot be used");

@@ -29,9 +29,9 @@ struct head {
     uint32_t computed_steps, reused_steps;
     double text_seconds, denoise_seconds, step_seconds, pass_seconds[PASSES], computed_seconds,
         reused_seconds;
-    uint64_t frame;    /* hash of what a job that goes on from here cannot change */
-    uint32_t first;    /* steps before it were another job's and are unknown to caching; 0: none */
-    uint16_t passes;   /* of that job: 2 if it compares */
+    uint64_t frame;     /* hash of what a job that goes on from here cannot change */
+    uint32_t first;     /* steps before it were another job's and are unknown to caching; 0: none */
+    uint16_t passes;    /* of that job: 2 if it compares */
     uint16_t inherited; /* steps of it that its origin made */
 };
 _Static_assert(sizeof(struct head) == 128 && CACHE_STEPS <= UINT16_MAX, "no padding");
@@ -229,8 +229,7 @@ static bool times_are_sound(const struct head *head)
 }
 
 /* Whole, and of this format. */
-static status_t check(const void *bytes, size_t size, struct head *head,
-                      struct error *error)
+static status_t check(const void *bytes, size_t size, struct head *head, struct error *error)
 {
     if (size < sizeof *head || memcmp(bytes, magic, sizeof magic) != 0)
         return error_set(error, STATUS_CORRUPT, "%zu bytes that are not a checkpoint", size);
@@ -254,7 +253,8 @@ static status_t check_order(const struct job *j, const struct head *head, struct
     if (!own && (!j->order.origin || head->job != j->order.origin))
         return error_set(error, STATUS_CONFLICT, "the checkpoint is of job %lu, not %lu",
                          (unsigned long)head->job, (unsigned long)j->order.job);
-    bool same = own ? head->order == order_hash(j) && head->passes == j->passes : head->frame == frame_hash(j);
+    bool same =
+        own ? head->order == order_hash(j) && head->passes == j->passes : head->frame == frame_hash(j);
     if (!same)
         return error_set(error, STATUS_CONFLICT,
                          "the checkpoint is of another order, model or backend than job %lu has",
@@ -298,8 +298,7 @@ static status_t read_body(struct job *j, const struct head *head, const void *by
     at += sizeof *head;
     memcpy(j->latent, at, latent);
     if (pass > 0) memcpy(j->uncached_latent, at + latent, latent);
-    if (step < j->order.steps)
-        solver_restore(j->solver[pass], j->engine->team, step, at + latent * latents);
+    if (step < j->order.steps) solver_restore(j->solver[pass], j->engine->team, step, at + latent * latents);
     return engine_wait(j->engine, error);
 }
 

@@ -358,9 +358,7 @@ void vault_retire(struct vault *v, uint64_t job)
     vault_drop(v, job);
 }
 
-void vault_mark(struct vault *v, uint64_t job, uint32_t stride)
-{
-}
+void vault_mark(struct vault *v, uint64_t job, uint32_t stride) {}
 
 size_t vault_steps(const struct vault *v, uint64_t job, uint32_t *steps, size_t room)
 {
