@@ -32,6 +32,7 @@ enum verb_bit {
     VERB_CALIBRATE = 1 << 12,
     VERB_POLICIES = 1 << 13,
     VERB_RANKS = 1 << 14,
+    VERB_DRAIN = 1 << 15,
 };
 
 /* Strings are borrowed from argv or the environment. NULL and 0: not said. */
@@ -59,7 +60,7 @@ struct settings {
     int64_t ranks, threads;
     int fabric; /* index of "zmq|mpi" */
 
-    bool active, watch;
+    bool active, watch, back;
     int64_t limit;
     uint64_t from, before;
 

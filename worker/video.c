@@ -43,6 +43,8 @@ static void to_rgb24(const float *frame, int width, int height, uint8_t *rows, i
             }
 }
 
+/* All of it is zero: the scaler and the encoder look at what lies beside the picture too, and a file's bytes must not
+ * depend on what was in that memory before. */
 static AVFrame *new_frame(enum AVPixelFormat format, int width, int height)
 {
     AVFrame *frame = av_frame_alloc();
@@ -51,6 +53,8 @@ static AVFrame *new_frame(enum AVPixelFormat format, int width, int height)
     frame->width = width;
     frame->height = height;
     if (av_frame_get_buffer(frame, 0) < 0) av_frame_free(&frame);
+    for (int i = 0; frame && i < AV_NUM_DATA_POINTERS && frame->buf[i]; i++)
+        memset(frame->buf[i]->data, 0, frame->buf[i]->size);
     return frame;
 }
 
