@@ -21,6 +21,7 @@ enum ticket_kind {
     TICKET_CLOSE = 3, /* home -> stages: forget the context */
     TICKET_UNKNOWN_CONTEXT = 4, /* stage -> home: OPEN it again and repeat the hop */
     TICKET_FAILED = 5,          /* stage -> home: this hop cannot be computed; payload: the sentence */
+    TICKET_PART = 6, /* between the members of a circle: what one gives another (cluster/circle.h) */
 };
 
 enum ticket_dtype { TICKET_NO_DATA = 0, TICKET_F32 = 1, TICKET_BF16 = 2, TICKET_TEXT = 3 };
