@@ -32,6 +32,8 @@ enum verb_bit {
     VERB_CALIBRATE = 1 << 12,
     VERB_POLICIES = 1 << 13,
     VERB_RANKS = 1 << 14,
+    VERB_PLAN = 1 << 15,
+    VERB_MEASURE = 1 << 16,
 };
 
 /* Strings are borrowed from argv or the environment. NULL and 0: not said. */
@@ -58,6 +60,11 @@ struct settings {
 
     int64_t ranks, threads;
     int fabric; /* index of "zmq|mpi" */
+
+    const char *size, *measured, *caps; /* of plan and measure */
+    int64_t per_node, jobs, replicas;
+    double hit_rate, link, link_inside, memory, tflops;
+    bool explain;
 
     bool active, watch;
     int64_t limit;

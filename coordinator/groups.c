@@ -13,6 +13,7 @@
 #include <unistd.h>
 #include "base/clock.h"
 #include "base/log.h"
+#include "coordinator/directory.h"
 
 enum { MAX_GROUPS = 64, REMEMBERED = 64, MAX_BROKEN_EPOCHS = 3 };
 
@@ -49,6 +50,8 @@ static void close_pidfd(struct member *member)
 static void group_free(struct group *group)
 {
     for (uint32_t rank = 0; rank < group->ranks; rank++) close_pidfd(&group->members[rank]);
+    directory_close(group->directory);
+    figures_free(&group->figures);
     free(group->members);
     free(group);
 }
@@ -101,6 +104,8 @@ void group_vacate(struct group *group, uint32_t rank, int64_t now_ns, const char
     member->outcast = true;
     member->epoch = 0;
     member->model[0] = '\0';
+    if (group->directory) directory_drop(group->directory, rank);
+    figures_drop(&group->figures, rank);
     member->compute_progress = 0;
     member->progress_ns = 0;
     member->vacant_ns = member->ask_ns = now_ns;

@@ -217,10 +217,11 @@ static double cycle_of(const struct field *field, const struct plan *plan, const
 static double step_alone(const struct field *field, const struct plan *plan)
 {
     const struct plan_mix *mix = &field->mix;
-    struct plan_mix always = *mix;
+    struct plan_mix always = *mix, never = *mix; /* home may hold more blocks than a hit runs */
     double walk = 0, slowest = 0, speed = 0, miss = 1 - mix->hit_rate;
     uint32_t away = 0;
     always.hit_rate = 0;
+    never.hit_rate = 1;
     for (uint32_t i = 0; i < field->ranks; i++) speed += field->speed[i] / field->ranks;
     if (!plan->floating) speed = field->speed[0];
     double ends = home_work(field, plan, &always) / speed;
@@ -233,7 +234,7 @@ static double step_alone(const struct field *field, const struct plan *plan)
     }
     double miss_time =
         walk + ends + (mix->branches - 1) * fmax(slowest, ends) + (away > 0 ? away + 1 : 0) * mix->hop;
-    return miss * miss_time + mix->hit_rate * mix->branches * home_work(field, plan, mix) / speed;
+    return miss * miss_time + mix->hit_rate * mix->branches * home_work(field, plan, &never) / speed;
 }
 
 /* Little's law: as many as fit into the time of a step. With floating homes as many again, and the same
@@ -554,6 +555,14 @@ double plan_cycle(const struct plan *plan, const struct plan_request *request)
         plan->layers != field.layers)
         return 0;
     return cycle_of(&field, plan, &field.mix);
+}
+
+double plan_alone(const struct plan *plan, const struct plan_request *request)
+{
+    struct field field;
+    if (make_field(request, &field, NULL) != STATUS_OK || plan->ranks != field.ranks || plan->layers != field.layers)
+        return 0;
+    return step_alone(&field, plan);
 }
 
 uint32_t plan_blocks(const struct plan *plan, uint32_t rank)

@@ -93,6 +93,8 @@ status_t plan_check(const struct plan *plan, const struct plan_request *request,
 /* What plan_make calls `cycle`, of a layout that is there already, for the request's mix; 0: it is of another model
  * or number of ranks. */
 double plan_cycle(const struct plan *plan, const struct plan_request *request);
+/* One job alone: a step from end to end, as a mean over hits and misses, in the same unit; 0 as there. */
+double plan_alone(const struct plan *plan, const struct plan_request *request);
 
 /* Blocks each rank holds, caps and spare ones included. */
 uint32_t plan_blocks(const struct plan *plan, uint32_t rank);

@@ -14,6 +14,7 @@
 #include "coordinator/orders.h"
 #include "coordinator/repair.h"
 #include "coordinator/server.h"
+#include "coordinator/tierdesk.h"
 #include "proto/caching.h"
 
 struct sender {
@@ -240,8 +241,8 @@ static void learn_home_work(struct server *server, struct group *group, const st
 
 /* What the job's policy did, if it had one and the report can be believed. A video is not thrown away for
  * numbers about it that make no sense. What it teaches is kept for later plans. */
-static const Refrain__CacheReport *learn(struct server *server, const struct sender *sender, const struct job *job,
-                                         const Refrain__JobDone *done)
+static const Refrain__CacheReport *learn(struct server *server, const struct sender *sender,
+                                         const struct job *job, const Refrain__JobDone *done)
 {
     Refrain__Job *stored;
     struct error error;
@@ -250,7 +251,8 @@ static const Refrain__CacheReport *learn(struct server *server, const struct sen
     if (!slot || jobstore_get(server->store, NULL, job->id, &stored, &error) != STATUS_OK) return NULL;
     bool known = models_find(server->models, job->model, &model, NULL) == STATUS_OK;
     status_t status = STATUS_AGAIN; /* nothing to keep */
-    if (done->cache && caching_on(stored->spec)) status = caching_check_report(done->cache, stored->spec, &error);
+    if (done->cache && caching_on(stored->spec))
+        status = caching_check_report(done->cache, stored->spec, &error);
     if (status == STATUS_OK && known) hitrates_learn(&server->rates, stored->spec, model->card, done->cache);
     if (known) learn_home_work(server, sender->group, slot, stored->spec, model->card, done->times);
     refrain__job__free_unpacked(stored, NULL);
@@ -387,6 +389,18 @@ static void dispatch(struct server *server, const struct sender *sender, const R
         break;
     case REFRAIN__WORKER_REPORT__BODY_GOODBYE:
         take_goodbye(server, sender, report->goodbye);
+        break;
+    case REFRAIN__WORKER_REPORT__BODY_TIER_CHANGES:
+        tierdesk_changes(server, group, sender->rank, report->tier_changes);
+        break;
+    case REFRAIN__WORKER_REPORT__BODY_TIER_ASK:
+        tierdesk_ask(server, group, sender->rank, report->tier_ask);
+        break;
+    case REFRAIN__WORKER_REPORT__BODY_TIER_ENDED:
+        tierdesk_ended(group, report->tier_ended);
+        break;
+    case REFRAIN__WORKER_REPORT__BODY_TIER_FIGURES:
+        tierdesk_figures(server, group, sender->rank, report->tier_figures);
         break;
     default:
         server->refused++;

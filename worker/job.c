@@ -223,7 +223,7 @@ void job_destroy(struct job *j)
     quality_close(j->quality);
     for (int i = 0; i < PASSES; i++) solver_destroy(j->solver[i]);
     for (int b = 0; b < BRANCHES; b++) {
-        denoiser_context_destroy(j->branch[b].context);
+        engine_drop_context(j->engine, j->branch[b].context);
         blocks_destroy(j->branch[b].blocks);
         free(j->prompt[b]);
     }

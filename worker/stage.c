@@ -129,10 +129,10 @@ void stage_event(struct stage *s, const struct fabric_event *event)
 /* ----------------------------------------------------------------------------------------------- contexts */
 
 /* After a wait. */
-static void context_drop(struct engine_context *c)
+static void context_drop(struct stage *s, struct engine_context *c)
 {
     for (int b = 0; b < ENGINE_BRANCHES; b++) {
-        denoiser_context_destroy(c->branch[b]);
+        engine_drop_context(s->engine, c->branch[b]);
         blocks_destroy(c->blocks[b]);
     }
 }
@@ -141,7 +141,7 @@ void stage_forget(struct stage *s)
 {
     if (!s) return;
     engine_wait(s->engine, NULL);
-    for (int i = 0; i < s->count; i++) context_drop(&s->contexts[i]);
+    for (int i = 0; i < s->count; i++) context_drop(s, &s->contexts[i]);
     s->count = 0;
 }
 
@@ -185,7 +185,7 @@ static void context_close(struct stage *s, uint64_t id)
     s->closed[s->closings++ % STAGE_CLOSED] = id;
     if (!c) return;
     engine_wait(s->engine, NULL);
-    context_drop(c);
+    context_drop(s, c);
     *c = s->contexts[--s->count];
 }
 
