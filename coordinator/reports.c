@@ -232,7 +232,8 @@ static void learn_home_work(struct server *server, struct group *group, const st
     struct plan_mix mix = {0};
     hitrates_of(&server->rates, spec, card, &mix);
     double block_ns = group->members[slot->home].block_token_ns * (double)caching_tokens(spec, card);
-    double branch_steps = spec->steps * (spec->guidance > 1 ? 2.0 : 1.0);
+    double branch_steps = (spec->steps - spec->at_step) * (spec->guidance > 1 ? 2.0 : 1.0);
+    if (branch_steps <= 0) return; /* it only made files */
     if (!times || !(times->home > 0) || !isfinite(times->home) || block_ns <= 0 || spec->compare) return;
     /* Blocks that run at every step are home's work, too, but counted by themselves. */
     double work = fmax(0, times->home * SECOND_NS / block_ns / branch_steps - mix.head - mix.tail);
