@@ -15,7 +15,7 @@
 
 enum { MANY = 50 };
 
-static const struct cache_model wan_1_3b = {30, 12, 128, 8960, 16}, wan_14b = {40, 40, 128, 13824, 16};
+static const struct cache_model wan_1_3b = {30, 12, 128, 8960, 16, 1}, wan_14b = {40, 40, 128, 13824, 16, 1};
 
 static const struct policy_job job_of_50 = {
     .steps = MANY, .layers = 30, .branches = 1, .model = {30, 12, 128, 8960, 16}};
