@@ -150,6 +150,7 @@ static json_t *cache_json(const struct refrain_cache_report *report)
     if (isfinite(report->seconds_saved)) /* less than 0: it did not pay */
         json_object_set_new(object, "seconds_saved", json_real(report->seconds_saved));
     set_whole(object, "bytes", report->bytes);
+    if (report->switch_at) set_whole(object, "switch_at", report->switch_at);
     if (report->blocks) {
         json_object_set_new(object, "block_computed", counts_json(report->block_computed, report->blocks));
         json_object_set_new(object, "block_reused", counts_json(report->block_reused, report->blocks));

@@ -204,6 +204,8 @@ struct refrain_cache_report {
                                                 there was none */
     double seconds_saved;                    /* estimate: denoising without caching minus with it */
     uint64_t bytes;                          /* of features kept, over all ranks */
+    unsigned
+        switch_at; /* the first step of the second of two experts, where caching began anew; 0: there was none */
     const uint32_t *block_computed, *block_reused; /* [blocks], policies that decide by block */
     size_t blocks;                                 /* 0: others */
     const struct refrain_comparison *comparison;   /* NULL unless the job was to compare */

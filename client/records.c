@@ -120,6 +120,7 @@ static const struct refrain_cache_report *report_of(const Refrain__CacheReport *
         .reused_seconds = wire->reused_seconds,
         .seconds_saved = wire->seconds_saved,
         .bytes = wire->bytes,
+        .switch_at = wire->switch_at,
         .comparison = comparison_of(wire->comparison, room),
     };
     if (wire->n_block_computed != wire->n_block_reused) return report;

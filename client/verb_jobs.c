@@ -128,8 +128,11 @@ static void print_cache_facts(const struct cli *cli, const struct refrain_cache_
         used += (size_t)snprintf(text + used, sizeof text - used, ", cost about %s more than it saved",
                                  show_duration(&cli->style, -saved, seconds));
     if (report->blocks)
-        snprintf(text + used, sizeof text - used, "; %" PRIu64 " of %" PRIu64 " blocks reused", reused,
-                 computed + reused);
+        used += (size_t)snprintf(text + used, sizeof text - used,
+                                 "; %" PRIu64 " of %" PRIu64 " blocks reused", reused, computed + reused);
+    if (report->switch_at)
+        snprintf(text + used, sizeof text - used, "; begun anew at step %u, the second expert's first",
+                 report->switch_at + 1);
     print_line(cli, "", text);
 }
 
