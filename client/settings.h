@@ -34,6 +34,7 @@ enum verb_bit {
     VERB_RANKS = 1 << 14,
     VERB_PLAN = 1 << 15,
     VERB_MEASURE = 1 << 16,
+    VERB_DRAIN = 1 << 17,
 };
 
 /* Strings are borrowed from argv or the environment. NULL and 0: not said. */
@@ -49,9 +50,12 @@ struct settings {
 
     const char *output, *save_latents, *save_frames;
 
-    int priority;        /* enum refrain_priority */
-    int64_t deadline_ms; /* 0: none */
+    int priority;             /* enum refrain_priority */
+    int64_t deadline_ms;      /* 0: none */
     int64_t checkpoint_every; /* look at options_given */
+    uint64_t resume_from;
+    const char *at_step; /* a number or END */
+    int64_t preview_every;
     const char *label, *idempotency_key;
     bool wait;
 
@@ -66,7 +70,7 @@ struct settings {
     double hit_rate, link, link_inside, memory, tflops;
     bool explain;
 
-    bool active, watch;
+    bool active, watch, back;
     int64_t limit;
     uint64_t from, before;
 

@@ -83,7 +83,13 @@ static const struct option_spec specs[] = {
     {"checkpoint-limit", 0, OPTION_BYTES, AT(checkpoint_limit), "BYTES", .standard = "16G", .max = 1e15,
      .help = "of all checkpoints; 0: none are kept, a job whose ranks are lost starts over"},
     {"checkpoint-keep", 0, OPTION_INT, AT(checkpoint_keep), "N", .standard = "2", .min = 1, .max = 1000,
-     .help = "checkpoints of a job"},
+     .help = "checkpoints of a job, for itself"},
+    {"marks", 0, OPTION_INT, AT(marks), "N", .standard = "10", .max = 1000,
+     .help = "checkpoints of a job, spread over its steps, that stay when it has ended, so that other jobs "
+             "can go on "
+             "from them (refrain submit --resume-from); 0: none"},
+    {"marks-limit", 0, OPTION_BYTES, AT(mark_limit), "BYTES", .standard = "4G", .max = 1e15,
+     .help = "of all those, beyond it the oldest go; counted in --checkpoint-limit, too"},
     {"heartbeat", 0, OPTION_DURATION, AT(heartbeat_ms), "TIME", .help = "between a rank's signs of life",
      .standard = "200ms", .min = 50, .max = 60000},
     {"silence", 0, OPTION_DURATION, AT(silence_ms), "TIME",
