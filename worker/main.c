@@ -30,7 +30,7 @@
 struct settings {
     const char *coordinator, *group, *seat, *bind, *scratch, *key, *inspect, *bench, *size, *plan_memory,
         *cache;
-    int64_t threads, orphan_ms, join_ms, largest_hop, ranks, jobs, steps, memory;
+    int64_t threads, orphan_ms, join_ms, largest_hop, ranks, jobs, steps, memory, decode_memory;
     int fabric, backend;
     bool json, version, help;
 };
@@ -63,6 +63,11 @@ static const struct option_spec specs[] = {
     {"backend", 0, OPTION_CHOICE, offsetof(struct settings, backend),
      .help = "what computes; auto: a GPU if there is one, else the processor's widest vectors",
      .standard = "auto", .choices = "auto|ref|cpu-avx2|cpu-avx512|cuda", .env = "REFRAIN_BACKEND"},
+    {"decode-memory", 0, OPTION_BYTES, offsetof(struct settings, decode_memory), "BYTES",
+     .help =
+         "what the VAE may take while it decodes: a video that needs more is decoded in bands of rows; by "
+         "default a quarter of the GPU's memory, or of this rank's share of the host's",
+     .env = "REFRAIN_DECODE_MEMORY", .min = 1 << 20, .max = 1e15},
     {"scratch", 0, OPTION_TEXT, offsetof(struct settings, scratch), "DIR",
      .help = "where files are made before they are sent", .env = "TMPDIR", .standard = "/tmp"},
     {.help = "How ranks talk to each other"},
@@ -170,6 +175,16 @@ static status_t open_fabric(const struct settings *settings, const struct place 
     return fabric_open(&config, &engine->fabric, error);
 }
 
+static size_t decode_memory(const struct settings *settings, const struct place *place,
+                            const struct engine *engine)
+{
+    if (settings->decode_memory) return (size_t)settings->decode_memory;
+    if (!engine->ops->locate) return host_memory() / ENGINE_DECODE_PARTS / (uint64_t)place->local_ranks;
+    struct location location;
+    engine->ops->locate(engine->team, &location);
+    return location.memory_bytes / ENGINE_DECODE_PARTS;
+}
+
 static void describe(const struct settings *settings, const struct place *place, const struct engine *engine,
                      struct keyfile *key, struct control_config *config)
 {
@@ -232,6 +247,7 @@ static status_t serve(const struct settings *settings, const struct place *place
     status = engine.ops->open(engine.team, error);
     if (status == STATUS_OK) status = open_fabric(settings, place, &scratch, &engine, error);
     if (status != STATUS_OK) goto err_team;
+    engine.decode_memory = decode_memory(settings, place, &engine);
     struct control_config control_config = {0};
     describe(settings, place, &engine, &key, &control_config);
     struct courier_config courier_config = {.coordinator = settings->coordinator,
@@ -266,6 +282,7 @@ static status_t run_bench(const struct settings *settings, struct error *error)
 {
     struct bench_config config = {.directory = settings->bench,
                                   .backend = backends[settings->backend],
+                                  .decode_memory = (size_t)settings->decode_memory,
                                   .threads = settings->threads ? (int)settings->threads : cores_allowed()};
     if (sscanf(settings->size, "%dx%dx%d", &config.width, &config.height, &config.frames) != 3)
         return error_set(error, STATUS_INVALID, "--size %s: must be WxHxF, such as 64x64x17", settings->size);
@@ -280,6 +297,7 @@ static status_t plan_memory(const struct settings *settings, struct error *error
                                   .ranks = (int)settings->ranks,
                                   .jobs = (int)settings->jobs,
                                   .memory = (uint64_t)settings->memory,
+                                  .decode_memory = (uint64_t)settings->decode_memory,
                                   .lands = settings->fabric == FABRIC_NCCL,
                                   .json = settings->json};
     if (sscanf(settings->size, "%dx%dx%d", &wish.width, &wish.height, &wish.frames) != 3)
