@@ -67,9 +67,14 @@ OBJS_cache       := $(call room,cache)
 OBJS_tier        := $(call room,cache/tier)
 OBJS_policies    := $(filter-out $(CACHE_TENSORS),$(OBJS_cache))
 OBJS_coordinator := $(call room,coordinator)
+# Plans are values, and so is what a model's JSON files say: the client plans with the coordinator's own code.
+OBJS_planner     := $(patsubst %,$(BUILD)/%.o,coordinator/plan coordinator/planner coordinator/planner_cost worker/model/config worker/model/json_fields)
 
-CLIENT_OBJS      := $(OBJS_client) $(OBJS_policies) $(OBJS_proto) $(OBJS_base)
-COORDINATOR_OBJS := $(OBJS_coordinator) $(OBJS_policies) $(OBJS_proto) $(OBJS_base)
+# Of the tier, programs that hold no items know the keys alone.
+OBJS_keys        := $(BUILD)/cache/tier/key.o
+
+CLIENT_OBJS      := $(OBJS_client) $(OBJS_planner) $(OBJS_keys) $(OBJS_policies) $(OBJS_proto) $(OBJS_base)
+COORDINATOR_OBJS := $(OBJS_coordinator) $(OBJS_keys) $(OBJS_policies) $(OBJS_proto) $(OBJS_base)
 LAUNCHER_OBJS    := $(OBJS_launcher) $(OBJS_policies) $(OBJS_proto) $(OBJS_base)
 WORKER_OBJS      := $(OBJS_worker) $(OBJS_model) $(OBJS_cache) $(OBJS_tier) $(OBJS_cluster) $(OBJS_kernels) $(OBJS_proto) $(OBJS_base)
 
@@ -270,7 +275,7 @@ $(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(TEST_SUPPORT) $(ALL_OBJS)
 	$(CC) $(LDFLAGS) -o $@ $^ $(CLIENT_LIBS) $(COORDINATOR_LIBS) $(WORKER_LIBS) $(call pkg,--libs,cmocka)
 
 # What finds the stand-ins at run time.
-$(patsubst %,$(BUILD)/tests/%,test_fabric test_fabric_nccl test_fabric_nccl_loss test_fakenccl): | $(patsubst %,$(BUILD)/fakegpu/%,libcudart.so.13 libnccl.so.2)
+$(patsubst %,$(BUILD)/tests/%,test_fabric test_circle test_fabric_nccl test_fabric_nccl_loss test_fakenccl): | $(patsubst %,$(BUILD)/fakegpu/%,libcudart.so.13 libnccl.so.2)
 
 # Our own statement of CUDA's interface beside the real headers, and the stand-ins compiled against these, where they are.
 CUDA_REAL := $(wildcard $(CUDA_HOME)/include/cublasLt.h)
@@ -386,8 +391,9 @@ STAND_INS := LD_LIBRARY_PATH=$(abspath $(BUILD))/fakegpu REFRAIN_FAKEGPU_KERNELS
 .PHONY: test-cuda
 test-cuda: ## CUDA and NCCL without a GPU: every kernel, call and failure over stand-ins (docs/gpu.md)
 	@tools/deps.sh $(PACKAGES) $(TEST_PACKAGES)
-	@$(MAKE) --no-print-directory -j$(CORES) all $(CUDA_TESTS) $(GPU_PROGRAMS) $(BUILD)/tests/test_fabric
+	@$(MAKE) --no-print-directory -j$(CORES) all $(CUDA_TESTS) $(GPU_PROGRAMS) $(patsubst %,$(BUILD)/tests/%,test_fabric test_circle)
 	@REFRAIN_TEST_CUDA=all tools/run_tests.sh $(CUDA_TESTS) "env REFRAIN_TEST_KIND=nccl $(BUILD)/tests/test_fabric" \
+	  "env REFRAIN_TEST_KIND=nccl $(BUILD)/tests/test_circle" \
 	  "env REFRAIN_FAKEGPU_PROTECT=1 $(BUILD)/tests/test_fabric_nccl"
 	@env $(STAND_INS) REFRAIN_TEST_GPU=2 tools/test_gpu.sh $(BUILD)
 

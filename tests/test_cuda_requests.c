@@ -95,10 +95,13 @@ static void check_requests(const char *plugins, int gpus)
         generate(processor, words);
         for (int stand = 0; stand < (gpus > 1 ? 3 : 1); stand++) {
             set_gpus(plugins, gpus);
+            setenv("REFRAIN_GPU_RECORD", stand % 2 ? "always" : "auto",
+                   1); /* recorded or not: the same bits */
             snprintf(words, sizeof words, "--steps 4 %s %s", policies[policy], stands[stand]);
             snprintf(name, sizeof name, "gpu%d-%d", policy, stand);
             snprintf(one, sizeof one, "gpu%d-0", policy);
             generate(name, words);
+            unsetenv("REFRAIN_GPU_RECORD");
             double found = distance(name, processor);
             if (!(found > 0 && found < BOUND))
                 fail_msg("%s %s: differs by %g from the processor", plugins, words, found);

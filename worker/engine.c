@@ -36,6 +36,7 @@ void engine_clear(struct engine *e)
 {
     if (!e->team) return;
     engine_wait(e, NULL);
+    stretches_forget(e->stretches, NULL);
     memory_give_back(e->ops, MEMORY_DEVICE, &e->arena);
 }
 
@@ -210,18 +211,83 @@ void engine_drop_events(struct engine *e)
     e->loops = 0;
 }
 
+/* -------------------------------------------------------------------------------------- recorded stretches */
+
+/* Calling an op takes the host some 4 us, and a block is 16 of them. A block that takes the device longer than this leaves the
+ * host ahead of it, and replaying gains nothing (docs/gpu.md, "Recorded stretches"). */
+#define RECORD_BELOW_NS 300000
+
+static double block_ns(const struct engine *e)
+{
+    return atomic_load_explicit(&e->block_token_ns, memory_order_relaxed) * token_count(&e->work.grid);
+}
+
+static bool begin(struct engine *e, struct stretch_key *key)
+{
+    double ns = block_ns(e);
+    key->grid = e->work.grid;
+    return stretches_begin(e->stretches, e->team, key, ns > 0 && ns < RECORD_BELOW_NS);
+}
+
+void engine_embed(struct engine *e, const struct denoiser_context *context, const float *latent, float *x)
+{
+    struct stretch_key key = {.kind = STRETCH_EMBED, .owner = context, .tensor = {latent, x}};
+    for (bool call = begin(e, &key); call; call = stretches_end(e->stretches, e->team))
+        denoiser_embed(e->model->denoiser, e->team, &e->work, latent, x);
+}
+
+void engine_first_input(struct engine *e, const struct denoiser_context *context, const float *modulation,
+                        const float *x)
+{
+    struct stretch_key key = {.kind = STRETCH_INPUT, .owner = context, .tensor = {modulation, x}};
+    for (bool call = begin(e, &key); call; call = stretches_end(e->stretches, e->team))
+        denoiser_first_input(e->model->denoiser, e->team, &e->work, modulation, x);
+}
+
+void engine_output(struct engine *e, const struct denoiser_context *context, const float *modulation,
+                   const float *x, float *velocity)
+{
+    struct stretch_key key = {.kind = STRETCH_OUTPUT, .owner = context, .tensor = {modulation, x, velocity}};
+    for (bool call = begin(e, &key); call; call = stretches_end(e->stretches, e->team))
+        denoiser_output(e->model->denoiser, e->team, &e->work, modulation, x, velocity);
+}
+
+void engine_drop_context(struct engine *e, struct denoiser_context *context)
+{
+    if (context) stretches_forget(e->stretches, context);
+    denoiser_context_destroy(context);
+}
+
 /* ------------------------------------------------------------------------------------------------- blocks */
 
+/* A run of blocks as one stretch, whose key holds the rotary tables too: they may have made room and come back. */
+static void call_blocks(struct engine *e, const struct denoiser_context *context, const float *modulation,
+                        float *x, int begins, int ends)
+{
+    struct stretch_key key = {.kind = STRETCH_BLOCKS,
+                              .owner = context,
+                              .tensor = {modulation, x, e->work.cosines, e->work.sines},
+                              .begin = begins,
+                              .end = ends};
+    if (e->called == 0) e->called_ns = clock_now_ns();
+    e->called += ends - begins;
+    e->called_rows += (double)(ends - begins) * token_count(&e->work.grid);
+    for (bool call = begin(e, &key); call; call = stretches_end(e->stretches, e->team))
+        denoiser_blocks(e->model->denoiser, e->team, &e->work, context, modulation, x, begins, ends - begins,
+                        NULL);
+}
+
 /* On a device that has not finished when this returns, time and progress are taken at the next wait. Where it
- * would be long in coming, or nobody knows yet, it is here. */
+ * would be long in coming, or nobody knows yet, it is here. So many blocks at once as take a moment. */
 static void compute_behind(struct engine *e, const struct denoiser_context *context, const float *modulation,
                            float *x, int begin, int end)
 {
-    for (int i = begin; i < end; i++) {
-        if (e->called++ == 0) e->called_ns = clock_now_ns();
-        e->called_rows += token_count(&e->work.grid);
-        denoiser_blocks(e->model->denoiser, e->team, &e->work, context, modulation, x, i, 1, NULL);
-        double pace = atomic_load_explicit(&e->block_token_ns, memory_order_relaxed);
+    for (int i = begin; i < end;) {
+        double pace = block_ns(e);
+        int count = pace > 0 && pace * (end - i) < (double)AHEAD_NS ? end - i : 1;
+        call_blocks(e, context, modulation, x, i, i + count);
+        i += count;
+        pace = atomic_load_explicit(&e->block_token_ns, memory_order_relaxed);
         if (pace == 0 || pace * e->called_rows > (double)AHEAD_NS) engine_wait(e, NULL);
     }
 }
@@ -256,28 +322,29 @@ void engine_blocks(struct engine *e, const struct denoiser_context *context, str
 }
 
 static status_t create_blocks(struct engine *e, const struct cache_settings *settings, int steps,
-                              const struct token_grid *grid, int begin, int end, struct blocks **cache,
+                              const struct token_grid *grid, int chain, bool run, struct blocks **cache,
                               struct error *error)
 {
     const struct denoiser_config *d = &e->model->config.denoiser;
     struct policy_job job = {.steps = steps, .layers = d->layers, .branches = 2};
     bool *held = calloc((size_t)d->layers, sizeof *held);
     if (!held) return error_set(error, STATUS_NO_MEMORY, "no memory for caching by blocks");
-    for (int i = begin; i < end; i++) held[i] = model_holder(e->model, i) == e->self;
+    (run ? model_list_run : model_list_own)(e->model, chain, held);
     status_t status = blocks_create(settings, &job, held, token_count(grid), d->hidden, e->ops, cache, error);
     free(held);
     return status;
 }
 
 status_t engine_blocks_create(struct engine *e, const struct cache_settings *settings, int steps,
-                              const struct token_grid *grid, struct blocks **cache, struct error *error)
+                              const struct token_grid *grid, int chain, struct blocks **cache,
+                              struct error *error)
 {
-    return create_blocks(e, settings, steps, grid, 0, e->model->config.denoiser.layers, cache, error);
+    return create_blocks(e, settings, steps, grid, chain, false, cache, error);
 }
 
 status_t engine_run_blocks_create(struct engine *e, const struct cache_settings *settings, int steps,
-                                  const struct token_grid *grid, struct blocks **cache, struct error *error)
+                                  const struct token_grid *grid, int chain, struct blocks **cache,
+                                  struct error *error)
 {
-    const struct model *m = e->model;
-    return create_blocks(e, settings, steps, grid, m->first, m->first + m->count, cache, error);
+    return create_blocks(e, settings, steps, grid, chain, true, cache, error);
 }

@@ -30,7 +30,7 @@ static status_t give_back(struct job *j, struct error *error)
     if (status != STATUS_OK) return status;
     engine_withdraw(j->engine, &j->lent);
     for (int b = 0; b < BRANCHES; b++) {
-        denoiser_context_destroy(j->branch[b].context);
+        engine_drop_context(j->engine, j->branch[b].context);
         blocks_destroy(j->branch[b].blocks);
         j->branch[b].context = NULL;
         j->branch[b].blocks = NULL;

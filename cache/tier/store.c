@@ -22,7 +22,7 @@ static const double usual_bytes_per_second[LEVELS] = {20e9, 5e9, 1e9};
 
 /* ------------------------------------------------------------------------------------- opening and closing */
 
-static status_t open_arena(struct store *store, enum level level, const struct memory *memory,
+static status_t open_arena(struct store *store, enum level level, const struct level_memory *memory,
                            struct error *error)
 {
     struct level_room *room = &store->level[level];
@@ -319,7 +319,7 @@ static status_t hash_level(const struct store *store, enum level level, const ui
         return STATUS_OK;
     }
     uint8_t piece[PIECE];
-    const struct memory *memory = store->level[level].memory;
+    const struct level_memory *memory = store->level[level].memory;
     status_t status = STATUS_OK;
     XXH3_state_t *state = XXH3_createState();
     if (!state) return error_set(error, STATUS_NO_MEMORY, "cache: no memory to hash a device's bytes");
@@ -398,7 +398,7 @@ static enum miss fetch(struct store *store, uint32_t slot, enum level level, dou
     enum level from = level == LEVEL_DEVICE            ? LEVEL_HOST
                       : level_has(entry, LEVEL_DEVICE) ? LEVEL_DEVICE
                                                        : LEVEL_DISK;
-    const struct memory *memory = store->level[from == LEVEL_DISK ? level : LEVEL_DEVICE].memory;
+    const struct level_memory *memory = store->level[from == LEVEL_DISK ? level : LEVEL_DEVICE].memory;
     entry->extent[level] = extent;
     entry->fetching = true;
     void *to = level_address(store, level, entry);
@@ -466,51 +466,134 @@ static enum miss bring(struct store *store, uint32_t slot, enum level level, dou
     return MISSES;
 }
 
-status_t store_get(struct store *store, const struct key *key, enum level level, struct view *view,
-                   enum miss *reason)
+/* Where the entry's bytes would be read from now. */
+static enum level nearest(const struct entry *entry, enum level wanted)
+{
+    return level_has(entry, wanted)         ? wanted
+           : level_has(entry, LEVEL_HOST)   ? LEVEL_HOST
+           : level_has(entry, LEVEL_DEVICE) ? LEVEL_DEVICE
+                                            : LEVEL_DISK;
+}
+
+/* A reader of the entry gets its view. Under the lock. */
+static void show(struct store *store, uint32_t slot, enum level level, struct view *view)
+{
+    struct entry *entry = &store->entries[slot];
+    enum level where = level == LEVEL_DEVICE && level_has(entry, level) ? level : LEVEL_HOST;
+    *view = (struct view){.bytes = level_address(store, where, entry),
+                          .size = entry->bytes,
+                          .xxh3 = entry->xxh3,
+                          .seconds = (double)entry->seconds,
+                          .level = where,
+                          .slot = slot};
+    store->views++;
+}
+
+/* What a view is for, and so how it counts. */
+enum purpose {
+    FOR_HIT,     /* a use here */
+    FOR_FETCHED, /* it came from another rank a moment ago */
+    FOR_LENT,    /* another rank's use */
+};
+
+static void count_use(struct store *store, uint32_t slot, enum purpose purpose, enum level found, double now)
+{
+    struct entry *entry = &store->entries[slot];
+    struct tally *tally = tally_of(store, entry->tenant, entry->key.kind);
+    if (purpose == FOR_HIT) tally->hits[found]++;
+    if (purpose == FOR_FETCHED) tally->fetched++;
+    if (purpose == FOR_LENT) tally->lent++;
+    if (purpose != FOR_LENT) tally->seconds_saved += (double)entry->seconds;
+    if (purpose != FOR_FETCHED)
+        worth_reused(&store->worth, habit_of(&entry->key, entry->uses), now - entry->last, &entry->counted);
+    entry->uses++;
+    if (entry->state == ENTRY_HERE) level_touch(store, slot, now);
+}
+
+static void count_miss(struct store *store, const struct key *key, enum miss why, double now)
+{
+    if (key->kind >= ITEM_KINDS) return;
+    tally_of(store, tally_slot(store, key->tenant), key->kind)->misses[why]++;
+    worth_missed(&store->worth, key, now);
+}
+
+/* The entry if it can be had without the disk and without waiting. STATUS_AGAIN: it cannot. */
+static status_t at_hand(const struct store *store, const struct key *key, enum level level, uint32_t *slot,
+                        enum miss *reason)
+{
+    *slot = index_find(store, key);
+    const struct entry *entry = *slot == SLOT_NONE ? NULL : &store->entries[*slot];
+    *reason = !entry ? MISS_ABSENT : entry->state == ENTRY_DRAFT ? MISS_UNFINISHED : MISSES;
+    if (*reason != MISSES) return STATUS_NOT_FOUND;
+    if (nearest(entry, level) == LEVEL_DISK) return STATUS_AGAIN;
+    return entry->fetching && !level_has(entry, LEVEL_HOST) && !level_has(entry, level) ? STATUS_AGAIN
+                                                                                        : STATUS_OK;
+}
+
+static status_t get(struct store *store, const struct key *key, enum level level, enum purpose purpose,
+                    bool waits, struct view *view, enum miss *reason)
 {
     enum miss why;
+    uint32_t slot;
+    status_t status = STATUS_OK;
     if (level != LEVEL_DEVICE) level = LEVEL_HOST;
     pthread_mutex_lock(&store->lock);
     double now = store_seconds(store);
     sweep(store, now);
-    uint32_t slot = await(store, key, level, &why);
-    if (slot != SLOT_NONE) {
+    if (waits)
+        slot = await(store, key, level, &why);
+    else
+        status = at_hand(store, key, level, &slot, &why);
+    if (why == MISSES && status == STATUS_OK) {
         struct entry *entry = &store->entries[slot];
-        enum level found = level_has(entry, level)          ? level
-                           : level_has(entry, LEVEL_HOST)   ? LEVEL_HOST
-                           : level_has(entry, LEVEL_DEVICE) ? LEVEL_DEVICE
-                                                            : LEVEL_DISK;
+        enum level found = nearest(entry, level);
         entry->readers++;
         why = bring(store, slot, level, now);
         if (why == MISSES) {
-            struct tally *tally = tally_of(store, entry->tenant, entry->key.kind);
-            enum level where = level == LEVEL_DEVICE && level_has(entry, level) ? level : LEVEL_HOST;
-            tally->hits[found]++;
-            tally->seconds_saved += (double)entry->seconds;
-            worth_reused(&store->worth, habit_of(&entry->key, entry->uses), now - entry->last,
-                         &entry->counted);
-            entry->uses++;
-            if (entry->state == ENTRY_HERE) level_touch(store, slot, now);
-            *view = (struct view){.bytes = level_address(store, where, entry),
-                                  .size = entry->bytes,
-                                  .xxh3 = entry->xxh3,
-                                  .seconds = (double)entry->seconds,
-                                  .level = where,
-                                  .slot = slot};
-            store->views++;
+            count_use(store, slot, purpose, found, now);
+            show(store, slot, level, view);
         } else {
             entry_leave(store, slot);
         }
     }
     if (why != MISSES) {
-        tally_of(store, tally_slot(store, key->tenant), key->kind < ITEM_KINDS ? key->kind : 0)
-            ->misses[why]++;
-        if (key->kind < ITEM_KINDS) worth_missed(&store->worth, key, now);
+        status = STATUS_NOT_FOUND;
+        if (waits && purpose == FOR_HIT) count_miss(store, key, why, now);
         if (reason) *reason = why;
     }
     pthread_mutex_unlock(&store->lock);
-    return why == MISSES ? STATUS_OK : STATUS_NOT_FOUND;
+    return status;
+}
+
+status_t store_get(struct store *store, const struct key *key, enum level level, struct view *view,
+                   enum miss *reason)
+{
+    return get(store, key, level, FOR_HIT, true, view, reason);
+}
+
+status_t store_try(struct store *store, const struct key *key, enum level level, struct view *view,
+                   enum miss *reason)
+{
+    return get(store, key, level, FOR_HIT, false, view, reason);
+}
+
+status_t store_fetched(struct store *store, const struct key *key, enum level level, struct view *view,
+                       enum miss *reason)
+{
+    return get(store, key, level, FOR_FETCHED, false, view, reason);
+}
+
+status_t store_lend(struct store *store, const struct key *key, bool waits, struct view *view,
+                    enum miss *reason)
+{
+    return get(store, key, LEVEL_HOST, FOR_LENT, waits, view, reason);
+}
+
+void store_missed(struct store *store, const struct key *key, enum miss reason)
+{
+    pthread_mutex_lock(&store->lock);
+    count_miss(store, key, reason, store_seconds(store));
+    pthread_mutex_unlock(&store->lock);
 }
 
 void store_release(struct store *store, struct view *view)

@@ -22,8 +22,8 @@ enum {
     LISTS = ITEM_KINDS * WORTH_USES * DENSITIES, /* entries that differ by age alone */
     LIST_QUEUE = LISTS,                          /* not on disk yet; in the disk level's links */
     LIST_WORDS = LISTS / 64 + 1,
-    ARENAS = 2,     /* device and host */
-    TENANTS = 1024, /* told apart in statistics; slot 0: all further ones */
+    ARENAS = 2, /* device and host */
+    TENANTS = STORE_TENANTS,
     CHANGES = 1024,
 };
 
@@ -45,7 +45,7 @@ struct entry {
 
 struct level_room {
     uint64_t limit, used; /* bytes, drafts included */
-    const struct memory *memory;
+    const struct level_memory *memory;
     uint8_t *arena;
     struct extents extents;
     uint32_t oldest[LISTS + 1], newest[LISTS + 1];
