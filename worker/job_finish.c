@@ -5,6 +5,7 @@
  * by side.
  */
 #include <stdio.h>
+#include <string.h>
 
 #include "worker/job_state.h"
 #include "worker/model/checkpoint.h"
@@ -30,9 +31,9 @@ static status_t give_back(struct job *j, struct error *error)
     if (status != STATUS_OK) return status;
     engine_withdraw(j->engine, &j->lent);
     for (int b = 0; b < BRANCHES; b++) {
-        engine_drop_context(j->engine, j->branch[b].context);
+        for (int e = 0; e < MODEL_EXPERTS; e++) engine_drop_context(j->engine, j->branch[b].context[e]);
         blocks_destroy(j->branch[b].blocks);
-        j->branch[b].context = NULL;
+        memset(j->branch[b].context, 0, sizeof j->branch[b].context);
         j->branch[b].blocks = NULL;
     }
     for (int i = 0; i < PASSES; i++) {
