@@ -560,7 +560,8 @@ double plan_cycle(const struct plan *plan, const struct plan_request *request)
 double plan_alone(const struct plan *plan, const struct plan_request *request)
 {
     struct field field;
-    if (make_field(request, &field, NULL) != STATUS_OK || plan->ranks != field.ranks || plan->layers != field.layers)
+    if (make_field(request, &field, NULL) != STATUS_OK || plan->ranks != field.ranks ||
+        plan->layers != field.layers)
         return 0;
     return step_alone(&field, plan);
 }

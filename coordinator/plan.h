@@ -32,7 +32,7 @@ struct plan {
     uint32_t head, tail;          /* caps: blocks [0, head) and the last `tail` */
     uint32_t run[PLAN_MAX_RANKS]; /* [ranks]: blocks of the ring between, in order */
     uint32_t spare; /* blocks after a fixed home's that it holds beside their holder, to take work from it */
-    bool floating;                /* every rank holds the caps and can be a job's home */
+    bool floating;  /* every rank holds the caps and can be a job's home */
     uint32_t ranks, layers;
     /* Predicted, in block times of the fastest rank: the busiest rank's work for one step of one job (all its
      * branches, hits and misses as expected), and the same for the even layout without caching. */
