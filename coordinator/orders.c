@@ -76,8 +76,13 @@ void order_load(struct outbox *outbox, struct group *group, const struct model *
     Refrain__Load body = REFRAIN__LOAD__INIT;
     SET(split, head, group->plan.head);
     SET(split, tail, group->plan.tail);
-    split.n_run = group->ranks;
+    uint32_t chains = plan_chains(&group->plan);
+    split.n_run = chains * group->ranks;
     split.run = group->plan.run;
+    if (chains > 1) {
+        split.n_chains = PLAN_CHAINS;
+        split.chains = &group->plan.chain[0][0];
+    }
     SET(split, floating, group->plan.floating);
     if (group->plan.spare) SET(split, spare, group->plan.spare);
     SET(body, epoch, group->epoch);
@@ -138,15 +143,14 @@ void order_upload_ack(struct outbox *outbox, const struct group *group, const st
 }
 
 void order_replace(struct outbox *outbox, const struct wire_peer *launcher, const struct group *group,
-                   uint32_t rank)
+                   uint32_t seat, const char *host, uint32_t threads)
 {
     Refrain__Replace body = REFRAIN__REPLACE__INIT;
-    const struct member *member = &group->members[rank];
     body.group = (char *)(uintptr_t)group->name;
-    SET(body, rank, rank);
-    SET(body, ranks, group->ranks);
-    SET(body, threads, member->threads);
-    if (member->host[0]) body.host = (char *)(uintptr_t)member->host;
+    SET(body, rank, seat);
+    SET(body, ranks, group->seats);
+    SET(body, threads, threads);
+    if (*host) body.host = (char *)(uintptr_t)host;
     SEND(outbox, launcher, REPLACE, replace, &body);
 }
 

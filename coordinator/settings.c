@@ -58,6 +58,12 @@ static const struct option_spec specs[] = {
     {"home", 0, OPTION_CHOICE, AT(home), .standard = "auto", .choices = "auto|fixed|floating",
      .help = "where jobs' step loops live: on rank 0, or each on a rank of its own, which then all hold the "
              "blocks that every step runs"},
+    {"layout", 0, OPTION_CHOICE, AT(layout), .standard = "auto",
+     .choices = "auto|pipeline|cfg|pools|cfg-pools",
+     .help = "chains that the blocks lie in: one for all, the best for a queue (pipeline, auto); one for "
+             "each guidance "
+             "branch, so that both are computed at once, the best for a job alone (cfg); one for each expert "
+             "(pools)"},
     {"tie", 0, OPTION_FLAG, AT(tie),
      .help = "end with the process that started this one, and end the ranks with us"},
 
@@ -176,6 +182,10 @@ static status_t read_wish(struct settings *settings, struct error *error)
     if (status == STATUS_OK && settings->split_text)
         status = plan_read_split(settings->split_text, &settings->wish, error);
     settings->wish.home = (enum plan_home)settings->home;
+    settings->wish.layout = (enum plan_layout)settings->layout;
+    if (status == STATUS_OK && settings->wish.runs > 0 && settings->wish.layout > PLAN_LAYOUT_PIPELINE)
+        return error_set(error, STATUS_INVALID,
+                         "--split: says nothing of several chains: leave it out, or --layout");
     if (status == STATUS_OK && settings->launch > 0 && settings->wish.runs > 0 &&
         settings->wish.runs != settings->launch)
         return error_set(error, STATUS_INVALID, "--split: names %u ranks, --launch starts %" PRId64,
