@@ -22,9 +22,15 @@ enum ticket_kind {
     TICKET_UNKNOWN_CONTEXT = 4, /* stage -> home: OPEN it again and repeat the hop */
     TICKET_FAILED = 5,          /* stage -> home: this hop cannot be computed; payload: the sentence */
     TICKET_PART = 6, /* between the members of a circle: what one gives another (cluster/circle.h) */
+    /* Items of the cache tier (worker/tier_move.c). context: the asker's number of the transfer. */
+    TICKET_FETCH = 16, /* asker -> holder: payload: key, hash, size, patience */
+    TICKET_ITEM = 17,  /* holder -> asker: payload: a part of the item, from byte `trace` on */
+    TICKET_GONE =
+        18, /* holder -> asker: there will be no (more) parts; step: why, enum miss of cache/tier/store.h */
+    TICKET_STOP = 19, /* asker -> holder: no more parts are wanted */
 };
 
-enum ticket_dtype { TICKET_NO_DATA = 0, TICKET_F32 = 1, TICKET_BF16 = 2, TICKET_TEXT = 3 };
+enum ticket_dtype { TICKET_NO_DATA = 0, TICKET_F32 = 1, TICKET_BF16 = 2, TICKET_TEXT = 3, TICKET_RAW = 4 };
 
 enum ticket_flag {
     TICKET_BLOCK_RECORDS = 1, /* HOP: after the rows, what was decided for each block: [layers] float32 */
