@@ -155,15 +155,15 @@ static void who_watches_sees_the_video_come(void **state)
     char path[PATH_BYTES + 32], expected[64];
     stand_start(&s, "previews", 2, "--threads 1");
     add_model();
-    stand_make("unseen", TEN "--cache balanced");
+    stand_make("unseen", LARGE "--steps 40 --cache balanced");
     shell_run(stand_text,
-              "refrain submit --model ref " TEN
-              "--cache balanced --preview %s/seen.png --preview-every 3 --json "
+              "refrain submit --model ref " LARGE
+              "--steps 40 --cache balanced --preview %s/seen.png --preview-every 4 --json "
               "--output %s/seen.mp4 --save-latents %s/seen.safetensors",
               stand_directory, stand_directory, stand_directory);
     const char *at = stand_text;
     int shown = 0;
-    for (int step = 3; step < 10; step += 3) { /* in order; one may be skipped for a newer one */
+    for (int step = 4; step < 40; step += 4) { /* in order; one may be skipped for a newer one */
         snprintf(expected, sizeof expected, "\"preview_step\":%d", step);
         const char *found = strstr(at, expected);
         if (found) at = found, shown++;

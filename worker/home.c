@@ -23,6 +23,8 @@
 #include "worker/turn.h"
 #include "worker/upload.h"
 
+#define MARKS_PATIENCE_NS (10 * SECOND_NS)
+
 enum { HOME_SLOTS = PRESENCE_MAX_JOBS, DIRECTORY_BYTES = 4096 };
 _Static_assert((int)HOME_SLOTS <= (int)TURN_ACCOUNTS, "each job may be another tenant's");
 
@@ -46,7 +48,8 @@ struct slot {
     bool fetching; /* a checkpoint to go on from is on its way */
     struct checkpoint_name resume, origin; /* origin.bytes 0: it has none */
     int64_t began_ns, load_ns;
-    int64_t home_ns; /* work for it but the blocks of the ring */
+    int64_t marks_until_ns; /* all else is done; 0: not yet */
+    int64_t home_ns;        /* work for it but the blocks of the ring */
     char directory[DIRECTORY_BYTES];
 };
 
@@ -441,6 +444,15 @@ static void settle_outcome(struct home *home, struct slot *slot)
     end(home, slot, status == STATUS_ABORTED ? ENDING_CANCELLED : ENDING_FAILED);
 }
 
+/* Who is told that the job is done may go on from its checkpoints at once: they are given a while to become durable.
+ * They were sent before decoding began, so this hardly ever waits. */
+static bool awaits_marks(struct home *home, struct slot *slot)
+{
+    if (!home->courier || !courier_has_marks(home->courier, job_number(slot->job))) return false;
+    if (!slot->marks_until_ns) slot->marks_until_ns = clock_now_ns() + MARKS_PATIENCE_NS;
+    return clock_now_ns() < slot->marks_until_ns;
+}
+
 /* Sends chunks while the window allows; reports the job done when the coordinator holds everything. */
 static bool advance_upload(struct home *home, struct slot *slot)
 {
@@ -466,7 +478,7 @@ static bool advance_upload(struct home *home, struct slot *slot)
         slot->failure = error;
         end(home, slot, ENDING_FAILED);
         worked = true;
-    } else if (upload_complete(slot->upload)) {
+    } else if (upload_complete(slot->upload) && !awaits_marks(home, slot)) {
         end(home, slot, ENDING_DONE);
         worked = true;
     }
@@ -625,6 +637,8 @@ static void list_choices(const struct home *home, struct choice *choice, int64_t
     choice->count = 0;
     for (int i = 0; i < HOME_SLOTS; i++) {
         const struct slot *s = &home->slots[i];
+        if (s->job && s->marks_until_ns && s->ending == ENDING_NONE && s->marks_until_ns < *deadline_ns)
+            *deadline_ns = s->marks_until_ns;
         if (!has_turns(s)) continue;
         int64_t deadline = job_deadline_ns(s->job);
         if (deadline < *deadline_ns) *deadline_ns = deadline;
