@@ -194,6 +194,7 @@ static void set_progress(json_t *object, const struct refrain_progress *progress
     set_whole(object, "steps", progress->steps);
     set_real(object, "seconds_left", progress->seconds_left);
     if (progress->step_seconds > 0) set_real(object, "step_seconds", progress->step_seconds);
+    if (progress->preview_bytes) set_whole(object, "preview_step", progress->preview_step);
     if (progress->action_count == 0) return;
     json_t *actions = json_array();
     for (size_t i = 0; i < progress->action_count; i++)

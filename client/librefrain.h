@@ -166,6 +166,10 @@ struct refrain_progress {
     const unsigned char *actions; /* [action_count] enum refrain_action, one for each step so far */
     size_t action_count;          /* 0: nothing is cached, or no step was taken yet */
     double largest_reused;        /* largest change that was let through so far; negative: none */
+    const unsigned char
+        *preview; /* [preview_bytes] PNG: the first frame as the video looks after preview_step steps; */
+    size_t preview_bytes; /* in the one event that brings it; 0: none */
+    unsigned preview_step;
 };
 
 struct refrain_file {

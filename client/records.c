@@ -175,6 +175,9 @@ static struct refrain_progress progress_of(const Refrain__Progress *wire)
         .actions = wire->cache_actions.data,
         .action_count = wire->cache_actions.len,
         .largest_reused = wire->has_largest_reused ? wire->largest_reused : -1,
+        .preview = wire->preview.data,
+        .preview_bytes = wire->preview.len,
+        .preview_step = wire->preview_step,
     };
 }
 

@@ -13,6 +13,8 @@
 #define AT(field)  offsetof(struct settings, field)
 #define COUNT(all) (sizeof(all) / sizeof *(all))
 
+enum { PREVIEW_STANDARD = 5 };
+
 enum {
     MAKES_ONE = VERB_GENERATE | VERB_SUBMIT | VERB_COMPARE, /* a video */
     MAKES = MAKES_ONE | VERB_CALIBRATE,                     /* videos */
@@ -88,6 +90,10 @@ static const struct option_spec specs[] = {
     {"save-frames", 0, OPTION_TEXT, AT(save_frames), "FILE.safetensors",
      "also keep the frames before encoding: f32 [1,F,3,H,W] in 0...1 named `frames`", .groups = SAVES},
 
+    {"preview", 0, OPTION_TEXT, AT(preview), "FILE.png",
+     "while the job is watched, the first frame as the video looks so far, anew with every preview",
+     .groups = MAKES_ONE | VERB_WATCH},
+
     {.type = OPTION_HEADING, .help = "The job", .groups = MAKES_ONE},
     {"wait", 'w', OPTION_FLAG, AT(wait), .help = "show progress until the job has ended",
      .groups = VERB_SUBMIT},
@@ -110,6 +116,11 @@ static const struct option_spec specs[] = {
      "... (default "
      "END)",
      .groups = VERB_SUBMIT},
+    {"preview-every", 0, OPTION_INT, AT(preview_every), "N",
+     "steps between previews for those who watch the job; costs a decoded frame each, and changes no bit "
+     "(default: 5 "
+     "with --preview, else none)",
+     .min = 0, .max = LIMIT_STEPS, .groups = MAKES_ONE},
     {"label", 0, OPTION_TEXT, AT(label), "TEXT", "a note of yours, shown by `refrain status` and --json",
      .groups = MAKES_ONE},
     {"idempotency-key", 0, OPTION_TEXT, AT(idempotency_key), "TEXT",
@@ -344,6 +355,8 @@ status_t settings_spec(const struct settings *settings, const struct options *op
     made.compare = settings->compare;
     if (options_given(options, "checkpoint-every")) made.checkpoint_every = (int)settings->checkpoint_every;
     made.resume_from = settings->resume_from;
+    made.preview_every = (unsigned)settings->preview_every;
+    if (settings->preview && !options_given(options, "preview-every")) made.preview_every = PREVIEW_STANDARD;
     status = read_step(settings, &made.at_step, field, error);
     if (!status) status = refrain_spec_check(&made, field, error);
     if (status) return status;
@@ -360,7 +373,8 @@ const char *settings_flag_of(const char *field)
                                              {"cache_tables", "cache-table"},
                                              {"checkpoint_every", "checkpoint-every"},
                                              {"resume_from", "resume-from"},
-                                             {"at_step", "at-step"}};
+                                             {"at_step", "at-step"},
+                                             {"preview_every", "preview-every"}};
     for (size_t i = 0; i < COUNT(renamed); i++)
         if (strcmp(field, renamed[i][0]) == 0) return renamed[i][1];
     for (size_t i = 0; i < COUNT(specs); i++)

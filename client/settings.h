@@ -56,6 +56,7 @@ struct settings {
     uint64_t resume_from;
     const char *at_step; /* a number or END */
     int64_t preview_every;
+    const char *preview; /* where the newest goes */
     const char *label, *idempotency_key;
     bool wait;
 
