@@ -67,6 +67,11 @@ struct directory_stats {
     uint64_t overwritten;          /* entries that made room */
 };
 void directory_stats(const struct directory *directory, struct directory_stats *stats);
+/* Calls told() for items until it returns false; from the newest noted to the oldest, or nearly. */
+void directory_list(const struct directory *directory,
+                    bool (*told)(void *context, const struct directory_item *item, const uint16_t *ranks,
+                                 int count),
+                    void *context);
 /* Ranks known to have it: [most]; returns how many. */
 int directory_holders(const struct directory *directory, const struct key *key, uint32_t *ranks, int most);
 
