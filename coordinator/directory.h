@@ -15,6 +15,7 @@
  *
  * An entry takes 64 bytes and 4 more of the index, for up to DIRECTORY_HOLDERS holders; further ones are not known.
  * When all entries are in use the one noted longest ago makes room: that item is not found until its rank says it again.
+ * Ranks are named by their seats, which do not change when others are drained.
  * Keys hold the tenant, so no look-up crosses tenants. One thread (the loop).
  */
 #ifndef REFRAIN_COORDINATOR_DIRECTORY_H

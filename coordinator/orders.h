@@ -41,9 +41,9 @@ void order_noted(struct outbox *outbox, const struct wire_peer *peer, uint64_t j
 void order_tier_lease(struct outbox *outbox, const struct wire_peer *peer, Refrain__TierLease *lease);
 void order_tier_command(struct outbox *outbox, const struct wire_peer *peer, Refrain__TierCommand *command);
 
-/* To a launcher. */
+/* To a launcher. host: "": wherever it likes. */
 void order_replace(struct outbox *outbox, const struct wire_peer *launcher, const struct group *group,
-                   uint32_t rank);
+                   uint32_t seat, const char *host, uint32_t threads);
 void order_relaunch(struct outbox *outbox, const struct wire_peer *launcher, const char *group,
                     const char *reason);
 

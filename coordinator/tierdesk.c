@@ -1,4 +1,5 @@
-/* tierdesk.c - see tierdesk.h. Runs on the coordinator's loop thread. */
+/* tierdesk.c - see tierdesk.h. Runs on the coordinator's loop thread. Directory and figures know ranks by their seats,
+ * which stay when others are drained. */
 #include "coordinator/tierdesk.h"
 
 #include <math.h>
@@ -15,7 +16,7 @@ static struct directory *directory_of(struct group *group)
 {
     struct error error;
     if (!group->directory &&
-        directory_open(group->ranks, DIRECTORY_ITEMS, &group->directory, &error) != STATUS_OK)
+        directory_open(group->seats, DIRECTORY_ITEMS, &group->directory, &error) != STATUS_OK)
         log_line(LOG_ERROR, "group %.8s: %s", group->name, error.text);
     return group->directory;
 }
@@ -30,8 +31,9 @@ void tierdesk_changes(struct server *server, struct group *group, uint32_t rank,
                       const Refrain__TierChanges *changes)
 {
     struct directory *directory = directory_of(group);
+    uint32_t seat = group->members[rank].seat;
     if (!directory) return;
-    if (changes->whole) directory_drop(directory, rank);
+    if (changes->whole) directory_drop(directory, seat);
     for (size_t i = 0; i < changes->n_items; i++) {
         const Refrain__TierItem *told = changes->items[i];
         struct directory_item item = {
@@ -42,9 +44,9 @@ void tierdesk_changes(struct server *server, struct group *group, uint32_t rank,
             continue;
         }
         if (told->gone)
-            directory_gone(directory, rank, &item.key);
+            directory_gone(directory, seat, &item.key);
         else
-            directory_note(directory, rank, &item);
+            directory_note(directory, seat, &item);
     }
 }
 
@@ -53,7 +55,9 @@ void tierdesk_ask(struct server *server, struct group *group, uint32_t rank, con
 {
     struct key key;
     struct directory_lease lease;
+    uint32_t seat = group->members[rank].seat, holder;
     Refrain__TierLease answer = REFRAIN__TIER_LEASE__INIT;
+    uint32_t holder;
     uint32_t patience_ms = ask->patience_ms < LONGEST_PATIENCE_MS ? ask->patience_ms : LONGEST_PATIENCE_MS;
     if (!read_key(&ask->key, &key)) {
         server->refused++;
@@ -62,10 +66,11 @@ void tierdesk_ask(struct server *server, struct group *group, uint32_t rank, con
     answer.has_ask = 1;
     answer.ask = ask->ask;
     if (group->directory && ask->epoch == group->epoch &&
-        directory_lease(group->directory, &key, rank, server->now_ns, patience_ms * MILLISECOND_NS, &lease)) {
+        directory_lease(group->directory, &key, seat, server->now_ns, patience_ms * MILLISECOND_NS, &lease) &&
+        group_rank_of(group, lease.holder, &holder)) {
         answer.has_lease = answer.has_holder = answer.has_bytes = answer.has_xxh3 = answer.has_seconds = 1;
         answer.lease = lease.number;
-        answer.holder = lease.holder;
+        answer.holder = holder;
         answer.bytes = lease.item.bytes;
         answer.xxh3 = lease.item.xxh3;
         answer.seconds = (double)lease.item.seconds;
@@ -83,7 +88,7 @@ void tierdesk_figures(struct server *server, struct group *group, uint32_t rank,
 {
     struct member *member = &group->members[rank];
     for (size_t i = 0; i < figures->n_tallies; i++)
-        if (!figures_take(&group->figures, rank, figures->tallies[i])) server->refused++;
+        if (!figures_take(&group->figures, member->seat, figures->tallies[i])) server->refused++;
     for (size_t i = 0; i < LEVELS && i < figures->n_limit_bytes; i++)
         member->tier_limit[i] = figures->limit_bytes[i];
     for (size_t i = 0; i < LEVELS && i < figures->n_used_bytes; i++)

@@ -50,7 +50,7 @@ static void add_figure(struct tierview *view, const struct group *group, uint32_
 {
     struct shown_figure *shown = &view->figures[view->reply.n_figures];
     shown->tally = (struct tally){0};
-    if (!figures_sum(&group->figures, rank, kind, tenant, &shown->tally)) return;
+    if (!figures_sum(&group->figures, group->members[rank].seat, kind, tenant, &shown->tally)) return;
     struct tally *tally = &shown->tally;
     refrain__cache_figure__init(&shown->figure);
     refrain__tier_tally__init(&shown->told);
@@ -71,7 +71,7 @@ static void add_figure(struct tierview *view, const struct group *group, uint32_
     told->misses = tally->misses;
     shown->figure.group = (char *)(uintptr_t)group->name;
     shown->figure.has_rank = 1;
-    shown->figure.rank = rank;
+    shown->figure.rank = group->members[rank].seat;
     shown->figure.kind = (char *)(uintptr_t)item_kind_name((enum item_kind)kind);
     shown->figure.scope = (char *)(uintptr_t)scope;
     shown->figure.tally = told;
@@ -87,7 +87,7 @@ static void add_rank(struct tierview *view, const struct group *group, uint32_t 
     memcpy(shown->used, member->tier_used, sizeof shown->used);
     shown->rank.group = (char *)(uintptr_t)group->name;
     shown->rank.has_rank = 1;
-    shown->rank.rank = rank;
+    shown->rank.rank = member->seat;
     shown->rank.n_limit_bytes = LEVELS;
     shown->rank.limit_bytes = shown->limits;
     if (view->all) {
