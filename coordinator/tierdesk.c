@@ -57,7 +57,6 @@ void tierdesk_ask(struct server *server, struct group *group, uint32_t rank, con
     struct directory_lease lease;
     uint32_t seat = group->members[rank].seat, holder;
     Refrain__TierLease answer = REFRAIN__TIER_LEASE__INIT;
-    uint32_t holder;
     uint32_t patience_ms = ask->patience_ms < LONGEST_PATIENCE_MS ? ask->patience_ms : LONGEST_PATIENCE_MS;
     if (!read_key(&ask->key, &key)) {
         server->refused++;
