@@ -19,7 +19,9 @@
  * to them is under way when a function returns. A hook that needs what was measured waits, once. If that fails, the step
  * is computed; whoever waits at its end learns why (kernels/ops.h). Sums are added in token order in
  * double, so that a verdict depends neither on threads nor on ranks. State is per branch; with `tied` branch
- * 0 decides for both. Nothing is allocated after reuse_create. Compute thread of home.
+ * 0 decides for both. Where the second of two experts takes over (job.switch_at), reuse_remember forgets all but the
+ * log, so that the state is per expert as well, and its first step is computed. Nothing is allocated after
+ * reuse_create. Compute thread of home.
  */
 #ifndef REFRAIN_CACHE_REUSE_H
 #define REFRAIN_CACHE_REUSE_H
@@ -109,6 +111,11 @@ void reuse_save(struct reuse *reuse, struct team *team, int steps, void *bytes);
 /* STATUS_CORRUPT: not what reuse_save writes for these settings and steps; then nothing has changed. */
 status_t reuse_restore(struct reuse *reuse, struct team *team, int steps, const void *bytes, size_t size,
                        struct error *error);
+/* Instead of that: the steps before `step` were made by another job, with other settings. Nothing of them is known here,
+ * and they count as neither computed nor reused: the next steps are computed until there is something to reuse. Also
+ * before the reuse_restore of a checkpoint of a job that began so. */
+void reuse_begin_at(struct reuse *reuse, int step);
+int reuse_first(const struct reuse *reuse); /* that step; 0: it began at the beginning */
 /* The next step after `after` that must be made again. The restored one: no more, hooks decide again. */
 int reuse_replay(struct reuse *reuse, int after);
 /* Of the step that is made again: does the branch take part? And the latent that entered it. */

@@ -96,6 +96,7 @@ struct reuse {
     struct past past[MOST_PAST];
     int past_size;
     struct arena past_arena; /* apart: these are not features */
+    int first;               /* steps before it were another job's: nothing of them is here */
     int restored;            /* the step that a checkpoint was of */
     bool replaying;          /* hooks answer what was logged, and log nothing */
 };
@@ -159,6 +160,8 @@ void reuse_apply_bands(struct reuse *r, struct team *team, const struct branch *
 void reuse_apply_groups(struct reuse *r, struct team *team, const struct branch *b, float *x);
 /* y = x, elements of a tensor. */
 void reuse_copy(struct reuse *r, struct team *team, float *y, const float *x, int64_t elements);
+/* What is known of the steps so far is gone, but for the log: as at the beginning. */
+void reuse_forget(struct reuse *r);
 /* Slots for the latents of steps that may have to be made again. */
 void reuse_lay_out_past(struct reuse *r, struct arena *arena);
 /* reuse_begin of a step that is made again. */

@@ -74,10 +74,13 @@ int verb_result(struct cli *cli);
 int verb_delete(struct cli *cli);
 int verb_stats(struct cli *cli);
 int verb_ranks(struct cli *cli);
+int verb_drain(struct cli *cli);
 int verb_models(struct cli *cli);
 int verb_keygen(struct cli *cli);
 int verb_compare(struct cli *cli);
 int verb_calibrate(struct cli *cli);
 int verb_policies(struct cli *cli);
+int verb_plan(struct cli *cli);
+int verb_measure(struct cli *cli);
 
 #endif

@@ -87,7 +87,7 @@ struct refrain_cache_table {
  * really used. */
 struct refrain_spec {
     const char *model;           /* a name the coordinator knows; NULL is refused */
-    const char *prompt;          /* UTF-8, at most 16384 bytes */
+    const char *prompt;          /* UTF-8, at most 16384 bytes; NULL: refused, unless resume_from is given */
     const char *negative_prompt; /* likewise; NULL: empty */
     uint64_t seed;
     unsigned steps;  /* 0: 50 */
@@ -110,6 +110,11 @@ struct refrain_spec {
     bool compare;         /* also make the video without caching, and measure the difference */
     int checkpoint_every; /* steps between checkpoints, from which the job goes on when ranks are lost; 0:
                              none; REFRAIN_CHECKPOINT_DEFAULT: 1 */
+    uint64_t
+        resume_from; /* one's own job from whose checkpoint after at_step steps this one goes on: what is not said
+                             is as there; model, seed, steps, size, solver and shift cannot be others. 0: none */
+    unsigned at_step;       /* 0: all steps are taken over, only the files are made */
+    unsigned preview_every; /* steps between previews; 0: none */
 };
 
 #define REFRAIN_GUIDANCE_DEFAULT   (-1.0)
@@ -438,5 +443,10 @@ status_t refrain_models(struct refrain *refrain, int timeout_ms, struct refrain_
 status_t refrain_model_add(struct refrain *refrain, const char *name, const char *directory, int timeout_ms,
                            struct refrain_model_list **models, struct error *error);
 status_t refrain_model_remove(struct refrain *refrain, const char *name, int timeout_ms, struct error *error);
+
+/* Ranks that are to serve no more; their group goes on without them. who: "GROUP/RANK", "RANK" where there is one group,
+ * or a host's name. With `back` they are to serve again. done [bytes]: a sentence on what was done. */
+status_t refrain_drain(struct refrain *refrain, const char *who, bool back, int timeout_ms, char *done, size_t bytes,
+                       struct error *error);
 
 #endif

@@ -21,18 +21,29 @@ void order_epoch(struct outbox *outbox, const struct group *group);
 /* To every rank: group->plan. */
 void order_load(struct outbox *outbox, struct group *group, const struct model *model);
 
-/* To the home of a slot's job. spec: borrowed; resume: NULL for the start. */
+/* Where a job begins: its own last checkpoint, if it has one, or what was lent to it; NULL: neither. And which of its
+ * checkpoints stay. */
+struct beginning {
+    const struct checkpoint *resume, *origin;
+    uint32_t mark_every;
+};
+
+/* To the home of a slot's job. spec: borrowed. */
 void order_assign(struct outbox *outbox, const struct group *group, const struct slot *slot,
-                  const struct job *job, Refrain__JobSpec *spec, const struct checkpoint *resume);
+                  const struct job *job, Refrain__JobSpec *spec, const struct beginning *beginning);
 void order_cancel(struct outbox *outbox, const struct group *group, const struct slot *slot);
 void order_upload_ack(struct outbox *outbox, const struct group *group, const struct slot *slot,
                       const char *file, uint64_t held);
 /* "It is written down": home may forget the job. */
 void order_noted(struct outbox *outbox, const struct wire_peer *peer, uint64_t job, uint32_t attempt);
 
-/* To a launcher. */
+/* Of the cache tier (tierdesk.c). */
+void order_tier_lease(struct outbox *outbox, const struct wire_peer *peer, Refrain__TierLease *lease);
+void order_tier_command(struct outbox *outbox, const struct wire_peer *peer, Refrain__TierCommand *command);
+
+/* To a launcher. host: "": wherever it likes. */
 void order_replace(struct outbox *outbox, const struct wire_peer *launcher, const struct group *group,
-                   uint32_t rank);
+                   uint32_t seat, const char *host, uint32_t threads);
 void order_relaunch(struct outbox *outbox, const struct wire_peer *launcher, const char *group,
                     const char *reason);
 

@@ -14,6 +14,7 @@
 #include "coordinator/orders.h"
 #include "coordinator/repair.h"
 #include "coordinator/server.h"
+#include "coordinator/tierdesk.h"
 #include "proto/caching.h"
 
 struct sender {
@@ -89,7 +90,7 @@ static void take_hello(struct server *server, const struct wire_peer *peer, cons
         order_shutdown(server->outbox, peer, error.text);
         return;
     }
-    log_line(LOG_DEBUG, "group %.8s: rank %u of %u is here, %s on %s", group->name, rank, group->ranks,
+    log_line(LOG_DEBUG, "group %.8s: rank %u of %u is here, %s on %s", group->name, hello->rank, group->seats,
              hello->backend, hello->host);
     welcome(server, group, rank, hello);
 }
@@ -231,7 +232,8 @@ static void learn_home_work(struct server *server, struct group *group, const st
     struct plan_mix mix = {0};
     hitrates_of(&server->rates, spec, card, &mix);
     double block_ns = group->members[slot->home].block_token_ns * (double)caching_tokens(spec, card);
-    double branch_steps = spec->steps * (spec->guidance > 1 ? 2.0 : 1.0);
+    double branch_steps = (spec->steps - spec->at_step) * (spec->guidance > 1 ? 2.0 : 1.0);
+    if (branch_steps <= 0) return; /* it only made files */
     if (!times || !(times->home > 0) || !isfinite(times->home) || block_ns <= 0 || spec->compare) return;
     /* Blocks that run at every step are home's work, too, but counted by themselves. */
     double work = fmax(0, times->home * SECOND_NS / block_ns / branch_steps - mix.head - mix.tail);
@@ -240,8 +242,8 @@ static void learn_home_work(struct server *server, struct group *group, const st
 
 /* What the job's policy did, if it had one and the report can be believed. A video is not thrown away for
  * numbers about it that make no sense. What it teaches is kept for later plans. */
-static const Refrain__CacheReport *learn(struct server *server, const struct sender *sender, const struct job *job,
-                                         const Refrain__JobDone *done)
+static const Refrain__CacheReport *learn(struct server *server, const struct sender *sender,
+                                         const struct job *job, const Refrain__JobDone *done)
 {
     Refrain__Job *stored;
     struct error error;
@@ -250,7 +252,8 @@ static const Refrain__CacheReport *learn(struct server *server, const struct sen
     if (!slot || jobstore_get(server->store, NULL, job->id, &stored, &error) != STATUS_OK) return NULL;
     bool known = models_find(server->models, job->model, &model, NULL) == STATUS_OK;
     status_t status = STATUS_AGAIN; /* nothing to keep */
-    if (done->cache && caching_on(stored->spec)) status = caching_check_report(done->cache, stored->spec, &error);
+    if (done->cache && caching_on(stored->spec))
+        status = caching_check_report(done->cache, stored->spec, &error);
     if (status == STATUS_OK && known) hitrates_learn(&server->rates, stored->spec, model->card, done->cache);
     if (known) learn_home_work(server, sender->group, slot, stored->spec, model->card, done->times);
     refrain__job__free_unpacked(stored, NULL);
@@ -350,7 +353,7 @@ static void take_last(struct server *server, const struct sender *sender, const 
 /* An announced end spares everybody the wait for silence. */
 static void take_goodbye(struct server *server, const struct sender *sender, const Refrain__Goodbye *goodbye)
 {
-    group_vacate(sender->group, sender->rank, server->now_ns, "rank %u left%s%s", sender->rank,
+    group_vacate(sender->group, sender->rank, server->now_ns, "rank %u left%s%s", sender->member->seat,
                  goodbye->message ? ": " : "", goodbye->message ? goodbye->message : "");
 }
 
@@ -387,6 +390,18 @@ static void dispatch(struct server *server, const struct sender *sender, const R
         break;
     case REFRAIN__WORKER_REPORT__BODY_GOODBYE:
         take_goodbye(server, sender, report->goodbye);
+        break;
+    case REFRAIN__WORKER_REPORT__BODY_TIER_CHANGES:
+        tierdesk_changes(server, group, sender->rank, report->tier_changes);
+        break;
+    case REFRAIN__WORKER_REPORT__BODY_TIER_ASK:
+        tierdesk_ask(server, group, sender->rank, report->tier_ask);
+        break;
+    case REFRAIN__WORKER_REPORT__BODY_TIER_ENDED:
+        tierdesk_ended(group, report->tier_ended);
+        break;
+    case REFRAIN__WORKER_REPORT__BODY_TIER_FIGURES:
+        tierdesk_figures(server, group, sender->rank, report->tier_figures);
         break;
     default:
         server->refused++;

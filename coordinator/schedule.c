@@ -13,6 +13,7 @@
 #include <xxhash.h>
 #include "base/clock.h"
 #include "base/log.h"
+#include "coordinator/drain.h"
 #include "coordinator/orders.h"
 #include "coordinator/repair.h"
 #include "coordinator/server.h"
@@ -44,7 +45,8 @@ static void count_repeated(struct server *server, const struct job *job)
 {
     struct checkpoint checkpoint = {0};
     if (job->progress.phase != REFRAIN__PHASE__PHASE_DENOISE) return;
-    if (server->vault) vault_latest(server->vault, job->id, &checkpoint);
+    if (server->vault && !vault_latest(server->vault, job->id, &checkpoint))
+        vault_origin(server->vault, job->id, &checkpoint);
     if (job->progress.step > checkpoint.step) server->steps_repeated += job->progress.step - checkpoint.step;
 }
 
@@ -168,20 +170,28 @@ static void assign(struct server *server, struct group *group, struct slot *slot
 {
     Refrain__Job *stored;
     struct error error;
-    struct checkpoint checkpoint;
-    bool resumes = server->vault && vault_latest(server->vault, job->id, &checkpoint);
+    struct checkpoint checkpoint, origin;
+    struct beginning beginning = {0};
     if (jobstore_get(server->store, NULL, job->id, &stored, &error) != STATUS_OK) {
         fail_job(server, slot, job, error.text);
         return;
     }
     slot->assigned = true;
-    if (server->vault) vault_allow(server->vault, job->id, job->attempt);
-    order_assign(server->outbox, group, slot, job, stored->spec, resumes ? &checkpoint : NULL);
+    if (server->vault) {
+        beginning.mark_every = server_mark_every(server, stored->spec);
+        vault_mark(server->vault, job->id, beginning.mark_every);
+        vault_allow(server->vault, job->id, job->attempt);
+        if (vault_latest(server->vault, job->id, &checkpoint)) beginning.resume = &checkpoint;
+        if (stored->spec->resume_from && vault_origin(server->vault, job->id, &origin))
+            beginning.origin = &origin;
+    }
+    order_assign(server->outbox, group, slot, job, stored->spec, &beginning);
     refrain__job__free_unpacked(stored, NULL);
     group->progress_ns = server->now_ns;
-    if (resumes)
+    const struct checkpoint *from = beginning.resume ? beginning.resume : beginning.origin;
+    if (from)
         log_line(LOG_INFO, "job %" PRIu64 ": attempt %u on group %.8s, from step %u", job->id, job->attempt,
-                 group->name, checkpoint.step);
+                 group->name, from->step);
     else
         log_line(LOG_INFO, "job %" PRIu64 ": attempt %u on group %.8s", job->id, job->attempt, group->name);
 }
@@ -310,7 +320,8 @@ static struct job *choose_job(const struct server *server, struct group *group)
 
 static bool wished(const struct plan_wish *wish)
 {
-    return wish->has_fold || wish->runs > 0 || wish->home != PLAN_HOME_AUTO;
+    return wish->has_fold || wish->runs > 0 || wish->home != PLAN_HOME_AUTO ||
+           wish->layout > PLAN_LAYOUT_PIPELINE;
 }
 
 /* What ranks measured since it was made shows that another layout would be this much better. */
@@ -348,6 +359,28 @@ static status_t prepare_layout(struct server *server, struct group *group, const
     group->laid_ns = server->now_ns;
     *fits = true;
     return STATUS_OK;
+}
+
+status_t server_check_without(const struct server *server, const struct group *group, const bool *leaves,
+                              struct error *error)
+{
+    struct plan_seat seats[PLAN_MAX_RANKS];
+    struct plan plan;
+    const struct model *model;
+    const struct plan_wish *wish = &server->settings->wish;
+    uint32_t left = 0;
+    for (uint32_t rank = 0; rank < group->ranks; rank++) left += !leaves[rank];
+    if (wish->runs && wish->runs != left)
+        return error_set(error, STATUS_CONFLICT, "--split names %u ranks: %u would be left", wish->runs, left);
+    if (!group->model[0] || models_find(server->models, group->model, &model, NULL) != STATUS_OK) return STATUS_OK;
+    struct plan_request request = describe_layout(server, group, model->card, seats);
+    for (uint32_t rank = 0, kept = 0; rank < group->ranks; rank++)
+        if (!leaves[rank]) seats[kept++] = seats[rank];
+    request.ranks = left;
+    request.mix.branches = 2;
+    status_t status = plan_make(&request, &plan, error);
+    if (status != STATUS_OK) error_prefix(error, "with %u rank%s", left, left == 1 ? "" : "s");
+    return status;
 }
 
 /* Takes the next job of the queue onto the group; false when there is none, or none can be started. */
@@ -400,7 +433,7 @@ static void drive(struct server *server, struct group *group)
         repair_seats(server, group);
         break;
     case GROUP_COMPLETE:
-        if (!group->launch && server->settings->launch == group->ranks)
+        if (!group->launch && server->settings->launch == group->seats)
             group->launch = launch_number(server->launch);
         begin_epoch(server, group);
         break;
@@ -507,6 +540,7 @@ void server_recover(struct server *server)
         memset(group->slots, 0, sizeof group->slots);
         group_enter(group, GROUP_COMPLETE, server->now_ns);
     }
-    if (jobs_reload(server->jobs, &error) != STATUS_OK || models_reload(server->models, &error) != STATUS_OK)
+    if (jobs_reload(server->jobs, &error) != STATUS_OK || models_reload(server->models, &error) != STATUS_OK ||
+        drain_load(server, &error) != STATUS_OK)
         log_failed("reading the job store again", &error);
 }

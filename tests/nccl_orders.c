@@ -70,18 +70,18 @@ static bool add_call(struct orders *o, struct call call)
     return true;
 }
 
-/* The oldest call of that edge and process that is not done; NULL: there is none. *count: how many are not. */
-static struct call *oldest_outstanding(struct orders *o, const struct call *like, int *count)
+/* The call of that edge, process and stamp, if it is not done; NULL: there is none. *count: how many of the edge are not. */
+static struct call *outstanding_call(struct orders *o, const struct call *like, int *count)
 {
-    struct call *oldest = NULL;
+    struct call *found = NULL;
     *count = 0;
     for (int i = o->count - 1; i >= 0 && o->calls[i].process == like->process; i--) {
         struct call *c = &o->calls[i];
         if (c->done || c->epoch != like->epoch || c->from != like->from || c->to != like->to) continue;
-        oldest = c;
+        if (c->stamp == like->stamp && c->bytes == like->bytes) found = c;
         ++*count;
     }
-    return oldest;
+    return found;
 }
 
 /* A line: a call, or the end of one. NULL, or what is wrong with it. */
@@ -89,12 +89,11 @@ static const char *take_line(struct orders *o, const struct call *line, const ch
 {
     bool outward = line->member == line->from, done = strcmp(verb, outward ? "sent" : "received") == 0;
     int outstanding;
-    struct call *oldest = oldest_outstanding(o, line, &outstanding);
+    struct call *call = outstanding_call(o, line, &outstanding);
     if (line->member != line->from && line->member != line->to) return "is of neither end";
     if (!done && strcmp(verb, outward ? "send" : "receive") != 0) return "does not fit its end";
-    if (done && (!oldest || oldest->bytes != line->bytes || oldest->stamp != line->stamp))
-        return "ends a transfer before one that was called earlier";
-    if (done) oldest->done = true;
+    if (done && !call) return "ends a transfer that was not called";
+    if (done) call->done = true;
     if (!done && outstanding == NCCL_ORDERS_MOST)
         return "makes more transfers outstanding at once than allowed";
     return done || add_call(o, *line) ? NULL : "does not fit into memory";
