@@ -51,6 +51,7 @@ struct settings {
 
     int priority;        /* enum refrain_priority */
     int64_t deadline_ms; /* 0: none */
+    bool strict;         /* the deadline */
     int64_t checkpoint_every; /* look at options_given */
     const char *label, *idempotency_key;
     bool wait;

@@ -139,6 +139,13 @@ static bool is_end(Refrain__JobState state)
            state == REFRAIN__JOB_STATE__JOB_CANCELLED || state == REFRAIN__JOB_STATE__JOB_EXPIRED;
 }
 
+static struct rehearsal_told told_now(const Refrain__Job *job)
+{
+    int64_t left_ms = (int64_t)job->finish_ms - clock_wall_ms(), now_ns = clock_now_ns();
+    if (!job->has_finish_ms) return (struct rehearsal_told){0};
+    return (struct rehearsal_told){now_ns, now_ns + left_ms * MILLISECOND_NS};
+}
+
 static void take_job(struct rehearsal *s, const Refrain__Job *now)
 {
     struct rehearsal_job *job = job_of(s, now->job);
@@ -150,6 +157,9 @@ static void take_job(struct rehearsal *s, const Refrain__Job *now)
             steps > job->steps_done && now->attempt == job->attempt ? steps - job->steps_done : 0;
         job->steps_done = steps;
     }
+    for (int quarters = 1; quarters <= 2; quarters++)
+        if (denoising && !job->told[quarters].at_ns && 4 * steps >= quarters * job->steps)
+            job->told[quarters] = told_now(now);
     job->state = now->state;
     job->attempt = now->attempt;
     if (now->message) snprintf(job->message, sizeof job->message, "%s", now->message);
@@ -190,7 +200,13 @@ static void take_reply(struct rehearsal *s, const Refrain__Reply *reply)
     case REFRAIN__REPLY__BODY_JOB:
         if (reply->id != (uint64_t)s->count + 1 || s->count == REHEARSAL_MAX_JOBS) break;
         s->jobs[s->count++] = (struct rehearsal_job){
-            .id = reply->job->job, .state = reply->job->state, .submitted_ns = clock_now_ns()};
+            .id = reply->job->job,
+            .state = reply->job->state,
+            .submitted_ns = clock_now_ns(),
+            .told = {told_now(reply->job)},
+            .steps = (int)reply->job->spec->steps};
+        if (reply->job->warning)
+            snprintf(s->jobs[s->count - 1].message, sizeof s->jobs->message, "%s", reply->job->warning);
         watch(s, reply->job->job);
         break;
     case REFRAIN__REPLY__BODY_EVENT:

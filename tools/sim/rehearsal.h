@@ -36,6 +36,11 @@ struct rehearsal_config {
     const char *options[REHEARSAL_MAX_OPTIONS]; /* further ones of refrain-coordinator, NULL at the end */
 };
 
+/* When it was said to be done, and at which moment; 0: it was not said. */
+struct rehearsal_told {
+    int64_t at_ns, finish_ns;
+};
+
 /* What a client knows of a job, from its events. */
 struct rehearsal_job {
     uint64_t id;
@@ -45,7 +50,9 @@ struct rehearsal_job {
     int64_t submitted_ns, started_ns, ended_ns; /* as the client hears of it; 0: not yet */
     int steps_done;                             /* of the latest progress */
     int steps_reported; /* over all attempts: what was computed more than once counts twice */
-    char message[ERROR_TEXT_BYTES];
+    struct rehearsal_told told[3]; /* at submission; when a quarter, and when half of its steps were done */
+    int steps;
+    char message[ERROR_TEXT_BYTES]; /* also the warning of a submission */
 };
 
 status_t rehearsal_open(const struct rehearsal_config *config, struct rehearsal **rehearsal,
