@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #define AT(field)  offsetof(struct settings, field)
 #define COUNT(all) (sizeof(all) / sizeof *(all))
@@ -19,7 +20,8 @@ enum {
     PLANS = VERB_PLAN | VERB_MEASURE,                       /* asks no coordinator */
     STARTS =
         VERB_GENERATE | VERB_COMPARE | VERB_CALIBRATE, /* a coordinator of its own, the last two if need be */
-    TALKS = ~(VERB_GENERATE | VERB_KEYGEN | VERB_POLICIES | VERB_PLAN | VERB_MEASURE), /* to a coordinator that is there already */
+    TALKS = ~(VERB_GENERATE | VERB_KEYGEN | VERB_POLICIES | VERB_PLAN |
+              VERB_MEASURE), /* to a coordinator that is there already */
     SHOWS = ~0,
 };
 
@@ -28,7 +30,8 @@ static const struct option_spec specs[] = {
     {"model", 'm', OPTION_TEXT, AT(model), "DIR-or-NAME",
      "a checkpoint directory in diffusers' layout, or a name from `refrain models` (default: submit takes "
      "the "
-     "only model there is, generate the small reference model; plan: a directory of which only the JSON files are "
+     "only model there is, generate the small reference model; plan: a directory of which only the JSON "
+     "files are "
      "read, or a published size such as wan2.1-t2v-14b)",
      .env = "REFRAIN_MODEL", .groups = MAKES | PLANS},
     {"prompt", 'p', OPTION_TEXT, AT(prompt), "TEXT",
@@ -100,34 +103,45 @@ static const struct option_spec specs[] = {
      "keep a checkpoint every so many steps, from which the job goes on when ranks are lost; 0: none "
      "(default 1)",
      .min = 0, .max = LIMIT_CHECKPOINT_EVERY, .groups = MAKES_ONE},
+    {"resume-from", 0, OPTION_UINT64, AT(resume_from), "JOB",
+     "go on from a checkpoint of a job of yours: what is not said is as there, and model, seed, steps, size, "
+     "solver and "
+     "shift cannot be others; prompt, guidance and --cache hold for the steps after it",
+     .groups = VERB_SUBMIT},
+    {"at-step", 0, OPTION_TEXT, AT(at_step), "K",
+     "so many steps are that job's; END: all, and only the files are made, with other --fps, --save-frames "
+     "... (default "
+     "END)",
+     .groups = VERB_SUBMIT},
     {"label", 0, OPTION_TEXT, AT(label), "TEXT", "a note of yours, shown by `refrain status` and --json",
      .groups = MAKES_ONE},
     {"idempotency-key", 0, OPTION_TEXT, AT(idempotency_key), "TEXT",
      "submitting twice with the same key makes one job", .groups = VERB_SUBMIT},
 
     {.type = OPTION_HEADING, .help = "The load", .groups = VERB_PLAN},
-    {"jobs", 0, OPTION_INT, AT(jobs), "N", "jobs at once, all alike", .standard = "1", .min = 1, .max = 1000000,
-     .groups = VERB_PLAN},
-    {"hit-rate", 0, OPTION_REAL, AT(hit_rate), "X", "share of a branch's steps that caching skips", .standard = "0",
-     .min = 0, .max = 1, .groups = VERB_PLAN},
-    {"caps", 0, OPTION_TEXT, AT(caps), "F,B", "blocks that a skipped step still runs, first and last (default 0,0)",
-     .groups = VERB_PLAN},
+    {"jobs", 0, OPTION_INT, AT(jobs), "N", "jobs at once, all alike", .standard = "1", .min = 1,
+     .max = 1000000, .groups = VERB_PLAN},
+    {"hit-rate", 0, OPTION_REAL, AT(hit_rate), "X", "share of a branch's steps that caching skips",
+     .standard = "0", .min = 0, .max = 1, .groups = VERB_PLAN},
+    {"caps", 0, OPTION_TEXT, AT(caps), "F,B",
+     "blocks that a skipped step still runs, first and last (default 0,0)", .groups = VERB_PLAN},
 
     {.type = OPTION_HEADING, .help = "The ranks", .groups = VERB_PLAN},
     {"per-node", 0, OPTION_INT, AT(per_node), "N", "ranks of a node (default: all)", .min = 1, .max = 1024,
      .groups = VERB_PLAN},
     {"memory", 0, OPTION_REAL, AT(memory), "GB", "of each rank, in 1e9 bytes (default: as much as it takes)",
      .min = 0.001, .max = 1e6, .groups = VERB_PLAN},
-    {"link", 0, OPTION_REAL, AT(link), "GB/s", "from a node to the others", .standard = "3", .min = 1e-6, .max = 1e6,
-     .groups = VERB_PLAN},
-    {"link-inside", 0, OPTION_REAL, AT(link_inside), "GB/s", "from a rank to others of its node", .standard = "300",
+    {"link", 0, OPTION_REAL, AT(link), "GB/s", "from a node to the others", .standard = "3", .min = 1e-6,
+     .max = 1e6, .groups = VERB_PLAN},
+    {"link-inside", 0, OPTION_REAL, AT(link_inside), "GB/s", "from a rank to others of its node",
+     .standard = "300", .min = 1e-6, .max = 1e6, .groups = VERB_PLAN},
+    {"tflops", 0, OPTION_REAL, AT(tflops), "N",
+     "1e12 operations a second that a rank sustains, where nothing is measured", .standard = "500",
      .min = 1e-6, .max = 1e6, .groups = VERB_PLAN},
-    {"tflops", 0, OPTION_REAL, AT(tflops), "N", "1e12 operations a second that a rank sustains, where nothing is measured",
-     .standard = "500", .min = 1e-6, .max = 1e6, .groups = VERB_PLAN},
     {"measured", 0, OPTION_TEXT, AT(measured), "FILE", "times of a rank, as `refrain measure` writes them",
      .groups = VERB_PLAN},
-    {"replicas", 0, OPTION_INT, AT(replicas), "N", "at most so many groups of ranks (default: any number)", .min = 1,
-     .max = 1024, .groups = VERB_PLAN},
+    {"replicas", 0, OPTION_INT, AT(replicas), "N", "at most so many groups of ranks (default: any number)",
+     .min = 1, .max = 1024, .groups = VERB_PLAN},
     {"explain", 0, OPTION_FLAG, AT(explain), .help = "all layouts, and what the prediction is made from",
      .groups = VERB_PLAN},
 
@@ -276,10 +290,25 @@ static status_t check_said(const struct settings *settings, const struct options
         *field = "deadline_ms";
         return error_set(error, STATUS_INVALID, "deadline_ms: must be given where it is strict");
     }
-    if (!settings->prompt) {
+    if (!settings->prompt && !settings->resume_from) {
         *field = "prompt";
         return error_set(error, STATUS_INVALID, "prompt: must be given");
     }
+    return STATUS_OK;
+}
+
+/* A number of steps, or END: 0. */
+static status_t read_step(const struct settings *settings, unsigned *step, const char **field,
+                          struct error *error)
+{
+    uint64_t number;
+    *step = 0;
+    if (!settings->at_step || strcasecmp(settings->at_step, "END") == 0) return STATUS_OK;
+    *field = "at_step";
+    if (settings_job_number(settings->at_step, &number, NULL) || number > LIMIT_STEPS)
+        return error_set(error, STATUS_INVALID, "at_step %s: must be 1 to %d, or END", settings->at_step,
+                         LIMIT_STEPS);
+    *step = (unsigned)number;
     return STATUS_OK;
 }
 
@@ -289,7 +318,7 @@ status_t settings_spec(const struct settings *settings, const struct options *op
 {
     *field = "";
     status_t status = check_said(settings, options, field, error);
-    if (!status) status = read_text("prompt", settings->prompt, &loaded->prompt, error);
+    if (!status && settings->prompt) status = read_text("prompt", settings->prompt, &loaded->prompt, error);
     if (!status && settings->negative)
         status = read_text("negative", settings->negative, &loaded->negative, error);
     const char *cache = settings->compare && !settings->cache ? "balanced" : settings->cache;
@@ -319,7 +348,9 @@ status_t settings_spec(const struct settings *settings, const struct options *op
     made.cache_table_count = loaded->tables.count;
     made.compare = settings->compare;
     if (options_given(options, "checkpoint-every")) made.checkpoint_every = (int)settings->checkpoint_every;
-    status = refrain_spec_check(&made, field, error);
+    made.resume_from = settings->resume_from;
+    status = read_step(settings, &made.at_step, field, error);
+    if (!status) status = refrain_spec_check(&made, field, error);
     if (status) return status;
     *field = "";
     *spec = made;
@@ -332,7 +363,9 @@ const char *settings_flag_of(const char *field)
                                              {"deadline_ms", "deadline"},
                                              {"idempotency_key", "idempotency-key"},
                                              {"cache_tables", "cache-table"},
-                                             {"checkpoint_every", "checkpoint-every"}};
+                                             {"checkpoint_every", "checkpoint-every"},
+                                             {"resume_from", "resume-from"},
+                                             {"at_step", "at-step"}};
     for (size_t i = 0; i < COUNT(renamed); i++)
         if (strcmp(field, renamed[i][0]) == 0) return renamed[i][1];
     for (size_t i = 0; i < COUNT(specs); i++)

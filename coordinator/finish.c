@@ -3,8 +3,9 @@
 
 #include <math.h>
 
-/* What tails get of a busy group's time while jobs make steps: worker/share.h where homes float, worker/turn.h else. */
-#define TAIL_SHARE_EVEN  (1.0 / 17)
+/* What tails get of a busy group's time while jobs make steps. Where homes float they wait for a rank without hops
+ * (worker/share.h), which comes often enough for a fifth, as the simulator has it; a fixed home gives them half (worker/turn.h). */
+#define TAIL_SHARE_EVEN  0.2
 #define TAIL_SHARE_FIXED 0.5
 #define NEVER_FULL       1e-9
 
@@ -132,7 +133,8 @@ static void put(struct play *play, int stand, size_t job)
     struct stand *s = &play->stand[stand];
     const struct finish_job *j = &play->jobs[job];
     struct place *p = &s->place[s->count++];
-    *p = (struct place){.job = job, .priority = j->priority, .steps = fmax(0, j->steps), .tail = fmax(0, j->tail)};
+    *p = (struct place){
+        .job = job, .priority = j->priority, .steps = fmax(0, j->steps), .tail = fmax(0, j->tail)};
     play->cost(play->context, job, stand, &p->cost);
     p->cost.alone = at_least(p->cost.alone);
     p->cost.cycle = fmin(at_least(p->cost.cycle), p->cost.alone);
@@ -166,7 +168,8 @@ static void take_waiting(struct play *play)
     for (bool took = true; took && play->next < play->count;) {
         int best = -1;
         for (int i = 0; i < play->stands; i++)
-            if (takes(play, &play->stand[i]) && (best < 0 || play->stand[i].count < play->stand[best].count)) best = i;
+            if (takes(play, &play->stand[i]) && (best < 0 || play->stand[i].count < play->stand[best].count))
+                best = i;
         took = best >= 0;
         if (took) put(play, best, play->next++);
     }

@@ -30,11 +30,11 @@ struct finish_cost {
 };
 
 struct finish_group {
-    uint32_t limit;    /* jobs at once */
-    bool even;         /* all steps at one pace */
-    double ready;      /* seconds until it can work */
-    double load;       /* seconds to load another model */
-    uint64_t model;    /* loaded; 0: none */
+    uint32_t limit; /* jobs at once */
+    bool even;      /* all steps at one pace */
+    double ready;   /* seconds until it can work */
+    double load;    /* seconds to load another model */
+    uint64_t model; /* loaded; 0: none */
 };
 
 struct finish_job {

@@ -14,6 +14,7 @@
 enum { MOST_JOBS = 4096, FEW_JOBS = 256 };
 #define LOOK_NS     (100 * MILLISECOND_NS)
 #define NEWEST      0.25 /* of a mean of what was learnt */
+#define CORRECTION  0.1  /* of a group's stretch, by each job */
 #define FIRST_GUESS 0.5  /* of the speed that a matrix product was measured at: blocks before any was timed */
 
 /* ------------------------------------------------------------------------------------------------ what is known */
@@ -40,7 +41,8 @@ static struct learnt *find_learnt(struct server *server, uint64_t model)
     return oldest;
 }
 
-void foresight_note(struct server *server, struct job *job, const Refrain__JobSpec *spec, const Refrain__ModelCard *card)
+void foresight_note(struct server *server, struct job *job, const Refrain__JobSpec *spec,
+                    const Refrain__ModelCard *card)
 {
     struct outlook *o = &job->outlook;
     *o = (struct outlook){.model = name_of(job->model), .steps = spec->steps * (spec->compare ? 2 : 1)};
@@ -133,7 +135,8 @@ static void lay_costs(struct view *v, int g, const struct outlook *o, struct fin
     double branch_steps = fmax(1, (double)o->steps * o->mix.branches);
     request.mix = o->mix;
     request.mix.home_work = block > 0 ? tail / block / branch_steps : 0;
-    double cycle = group->plan.ranks == group->ranks && v->stand[g].model == o->model ? plan_cycle(plan, &request) : 0;
+    double cycle =
+        group->plan.ranks == group->ranks && v->stand[g].model == o->model ? plan_cycle(plan, &request) : 0;
     if (cycle <= 0 && plan_make(&request, &made, NULL) == STATUS_OK) {
         plan = &made;
         cycle = plan_cycle(plan, &request);
@@ -206,7 +209,8 @@ static void look_at_hits(struct job *job, uint32_t done)
     if (o->mix.hit_rate <= 0 || !p->has_cache_actions || done == 0 || done >= o->steps) return;
     for (size_t i = 0; i < p->cache_actions.len; i++) {
         uint8_t action = p->cache_actions.data[i];
-        hits += action == REFRAIN__CACHE_ACTION__CACHE_REUSED || action == REFRAIN__CACHE_ACTION__CACHE_FORECAST;
+        hits +=
+            action == REFRAIN__CACHE_ACTION__CACHE_REUSED || action == REFRAIN__CACHE_ACTION__CACHE_FORECAST;
     }
     double foreseen = (o->mix.hit_rate * o->steps - hits) / (o->steps - done), seen = (double)hits / done;
     double left = fmax(0, fmin(1, (fmax(0, foreseen) + seen) / 2));
@@ -222,7 +226,8 @@ static void add_running(struct view *v, struct job *job, int group)
     struct outlook *o = &job->outlook;
     double done = p->has_phase && p->phase == REFRAIN__PHASE__PHASE_DENOISE ? p->step : 0, tail = 1;
     if (p->has_phase && p->phase > REFRAIN__PHASE__PHASE_DENOISE) done = o->steps;
-    if (p->has_phase && p->phase == REFRAIN__PHASE__PHASE_DECODE && p->steps > 0) tail = 1 - (double)p->step / p->steps;
+    if (p->has_phase && p->phase == REFRAIN__PHASE__PHASE_DECODE && p->steps > 0)
+        tail = 1 - (double)p->step / p->steps;
     if (p->has_phase && p->phase > REFRAIN__PHASE__PHASE_DECODE) tail = 0.1;
     double steps = fmax(0, o->steps - done);
     look_at_hits(job, (uint32_t)done);
@@ -290,11 +295,22 @@ static bool open_view(struct server *server, struct job *extra, struct view *v)
     return good;
 }
 
+/* Ranks have timed blocks, and a job of its model has ended. */
+static bool is_measured(struct view *v, const struct outlook *o)
+{
+    bool timed = false;
+    for (int g = 0; g < v->groups && !timed; g++)
+        for (uint32_t rank = 0; rank < v->group[g]->ranks && !timed; rank++)
+            timed = v->group[g]->members[rank].block_token_ns > 0;
+    return timed && find_learnt(v->server, o->model)->home_token_seconds > 0;
+}
+
 /* Something is known of every rank that would do it. */
 static bool is_known(const struct view *v, size_t index)
 {
     for (int g = 0; g < v->groups; g++)
-        if (block_seconds(v->group[g], &v->jobs[index]->outlook) > 0) return isfinite(v->finishes[index].done);
+        if (block_seconds(v->group[g], &v->jobs[index]->outlook) > 0)
+            return isfinite(v->finishes[index].done);
     return false;
 }
 
@@ -309,8 +325,11 @@ void foresight_look(struct server *server, bool fresh)
     jobs_foreseen(server->jobs, server->now_ms);
     if (!jobs_at(server->jobs, 0) || !open_view(server, NULL, &v)) return;
     finish_play(v.stand, v.groups, v.finishes, v.count, cost_of, &v);
-    for (size_t i = 0; i < v.count; i++)
-        if (is_known(&v, i)) v.jobs[i]->finish_ms = server->now_ms + llrint(1000 * v.finishes[i].done);
+    for (size_t i = 0; i < v.count; i++) {
+        struct job *job = v.jobs[i];
+        if (is_known(&v, i)) job->finish_ms = server->now_ms + llrint(1000 * v.finishes[i].done);
+        job->measured = job->finish_ms > 0 && is_measured(&v, &job->outlook);
+    }
     close_view(&v);
 }
 
@@ -343,21 +362,34 @@ static double follow(double mean, double value)
 static void learn_home(struct server *server, const struct group *group, const struct outlook *o,
                        const Refrain__JobTimes *times)
 {
-    double block = block_seconds(group, o), caps = (double)o->mix.head + o->mix.tail;
+    double block = block_seconds(group, o);
+    double caps = fmin(o->mix.head, group->plan.head) + fmin(o->mix.tail, group->plan.tail);
     struct learnt *l = find_learnt(server, o->model);
     if (!times || !(times->home > 0) || !isfinite(times->home) || block <= 0) return;
     double seconds = fmax(0, times->home - caps * block * o->steps * o->mix.branches);
     l->home_token_seconds = follow(l->home_token_seconds, seconds / o->tokens);
 }
 
-void foresight_learn(struct server *server, struct group *group, const struct job *job, const Refrain__JobSpec *spec,
-                     const Refrain__ModelCard *card, const Refrain__JobTimes *times)
+void foresight_learn(struct server *server, struct group *group, const struct job *job,
+                     const Refrain__JobSpec *spec, const Refrain__ModelCard *card,
+                     const Refrain__JobTimes *times)
 {
     if (job->outlook.tokens <= 0 || spec->compare) return;
     learn_home(server, group, &job->outlook, times);
-    double told = (double)(job->foretold_ms - job->started_ms), took = (double)(server->now_ms - job->started_ms);
-    if (job->foretold_ms == 0 || told <= 0 || took <= 0 || job->attempt != 1) return;
-    /* Who comes later changes what was foretold, and is no fault of the model: small steps. */
+    /* From the middle of its steps: who comes along later is known by then, and most is still to be done. */
+    double told = (double)(job->foretold_ms - job->middle_ms),
+           took = (double)(server->now_ms - job->middle_ms);
+    if (job->foretold_ms == 0 || told <= 0 || took <= 0) return;
     double ratio = fmin(2, fmax(0.5, took / told));
-    group->stretch = fmin(4, fmax(0.25, (group->stretch > 0 ? group->stretch : 1) * pow(ratio, NEWEST)));
+    group->stretch = fmin(4, fmax(0.25, (group->stretch > 0 ? group->stretch : 1) * pow(ratio, CORRECTION)));
+}
+
+void foresight_heard(struct server *server, struct job *job)
+{
+    const Refrain__Progress *p = &job->progress;
+    bool middle = p->has_phase && p->phase == REFRAIN__PHASE__PHASE_DENOISE && 2 * p->step >= p->steps;
+    if (!middle || job->middle_ms) return;
+    job->middle_ms = server->now_ms;
+    foresight_look(server, true); /* from this very step */
+    job->foretold_ms = job->measured ? job->finish_ms : 0;
 }

@@ -18,7 +18,8 @@
 #include "coordinator/server.h"
 
 /* A job that comes, is started or is read again: what its spec says of its work. */
-void foresight_note(struct server *server, struct job *job, const Refrain__JobSpec *spec, const Refrain__ModelCard *card);
+void foresight_note(struct server *server, struct job *job, const Refrain__JobSpec *spec,
+                    const Refrain__ModelCard *card);
 
 /* fresh: at once, unless there are many jobs. */
 void foresight_look(struct server *server, bool fresh);
@@ -27,8 +28,12 @@ void foresight_look(struct server *server, bool fresh);
 double foresight_ask(struct server *server, const char *tenant, const Refrain__JobSpec *spec,
                      const Refrain__ModelCard *card);
 
+/* A job's progress has come. */
+void foresight_heard(struct server *server, struct job *job);
+
 /* times: as home reported them; NULL is fine. */
-void foresight_learn(struct server *server, struct group *group, const struct job *job, const Refrain__JobSpec *spec,
-                     const Refrain__ModelCard *card, const Refrain__JobTimes *times);
+void foresight_learn(struct server *server, struct group *group, const struct job *job,
+                     const Refrain__JobSpec *spec, const Refrain__ModelCard *card,
+                     const Refrain__JobTimes *times);
 
 #endif

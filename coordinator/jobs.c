@@ -190,7 +190,7 @@ status_t jobs_start(struct jobs *jobs, struct job *job, const char *plan, int64_
     struct job_change change = {.plan = plan};
     status_t status = move(jobs, job, REFRAIN__JOB_STATE__JOB_RUNNING, &change, now_ms, error);
     if (status == STATUS_OK && job->attempt == 1) tenants_charge(job->share, job->work);
-    if (status == STATUS_OK) job->foretold_ms = job->finish_ms;
+    if (status == STATUS_OK) job->middle_ms = job->foretold_ms = 0;
     job->reached = 0;
     return status;
 }

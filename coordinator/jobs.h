@@ -55,7 +55,9 @@ struct job {
         loss_reached; /* the furthest this attempt came, and any attempt that was lost: phase and step */
     struct outlook outlook;
     int64_t finish_ms;   /* wall clock: when it is expected to be done; 0: unknown */
-    int64_t foretold_ms; /* what that was when it began; 0: unknown */
+    bool measured;       /* ... from what was measured, not guessed */
+    int64_t middle_ms;   /* when half of its steps were done; 0: not yet */
+    int64_t foretold_ms; /* what finish_ms was then; 0: nothing was measured */
 };
 
 struct jobs;

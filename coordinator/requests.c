@@ -11,6 +11,7 @@
 #include <time.h>
 #include "base/clock.h"
 #include "base/log.h"
+#include "coordinator/branch.h"
 #include "coordinator/foresight.h"
 #include "coordinator/server.h"
 #include "coordinator/survey.h"
@@ -153,9 +154,11 @@ static status_t take_submit(struct call *call, struct error *error)
         if (status != STATUS_NOT_FOUND) return status;
         call->field = NULL;
     }
-    status = complete_spec(call, submit->spec, error);
+    status = branch_fill(server, submission.tenant, submit->spec, &call->field, error);
+    if (status == STATUS_OK) status = complete_spec(call, submit->spec, error);
     if (status == STATUS_OK) status = check_deadline(call, submit->spec, warning, error);
     if (status == STATUS_OK) status = jobs_submit(server->jobs, &submission, server->now_ms, &id, error);
+    if (status == STATUS_OK) status = branch_lend(server, id, submit->spec, error);
     return status == STATUS_OK ? reply_job_with(call, id, warning, error) : status;
 }
 

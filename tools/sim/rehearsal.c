@@ -16,7 +16,7 @@
 #include "tools/sim/world.h"
 #include "worker/model/card.h"
 
-enum { CREDITS = 8, SYNC_PATIENCE_MS = 2000 }; /* CREDITS: as worker/main.c has it */
+enum { ASKED = 1 << 20 /* ids of questions are above */, CREDITS = 8, SYNC_PATIENCE_MS = 2000 }; /* CREDITS: as worker/main.c has it */
 
 #define DELAY_NS  (MILLISECOND_NS / 10) /* of a message to or from the coordinator */
 #define ORPHAN_NS (60 * SECOND_NS)
@@ -198,6 +198,8 @@ static void take_reply(struct rehearsal *s, const Refrain__Reply *reply)
 {
     switch (reply->body_case) {
     case REFRAIN__REPLY__BODY_JOB:
+        if (reply->id > ASKED && reply->id <= ASKED + (uint64_t)s->count)
+            s->jobs[reply->id - ASKED - 1].asked = told_now(reply->job);
         if (reply->id != (uint64_t)s->count + 1 || s->count == REHEARSAL_MAX_JOBS) break;
         s->jobs[s->count++] = (struct rehearsal_job){
             .id = reply->job->job,
@@ -255,6 +257,18 @@ status_t rehearsal_submit(struct rehearsal *s, Refrain__JobSpec *spec, int *job,
     }
     return error_set(error, s->refusal.status ? s->refusal.status : STATUS_PEER_LOST, "%s",
                      s->refusal.status ? s->refusal.text : "there is no coordinator");
+}
+
+void rehearsal_ask(struct rehearsal *s, int job)
+{
+    Refrain__Request request = REFRAIN__REQUEST__INIT;
+    Refrain__Status body = REFRAIN__STATUS__INIT;
+    body.has_job = 1;
+    body.job = s->jobs[job].id;
+    request.id = ASKED + (uint64_t)job + 1;
+    request.body_case = REFRAIN__REQUEST__BODY_STATUS;
+    request.status = &body;
+    ask(s, &request);
 }
 
 const struct rehearsal_job *rehearsal_job(const struct rehearsal *s, int job)

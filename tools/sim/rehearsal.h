@@ -51,6 +51,7 @@ struct rehearsal_job {
     int steps_done;                             /* of the latest progress */
     int steps_reported; /* over all attempts: what was computed more than once counts twice */
     struct rehearsal_told told[3]; /* at submission; when a quarter, and when half of its steps were done */
+    struct rehearsal_told asked;   /* when rehearsal_ask last asked */
     int steps;
     char message[ERROR_TEXT_BYTES]; /* also the warning of a submission */
 };
@@ -62,6 +63,8 @@ void rehearsal_close(struct rehearsal *rehearsal); /* NULL is fine */
 /* The spec's model, sizes and so on as any client's. *job: index for rehearsal_job. */
 status_t rehearsal_submit(struct rehearsal *rehearsal, Refrain__JobSpec *spec, int *job, struct error *error);
 const struct rehearsal_job *rehearsal_job(const struct rehearsal *rehearsal, int job);
+/* Asks for the job's status; the answer is in `asked` once time has gone on. */
+void rehearsal_ask(struct rehearsal *rehearsal, int job);
 /* The file latents.safetensors of a completed job that asked for it; malloc'ed. */
 status_t rehearsal_latents(const struct rehearsal *rehearsal, int job, void **bytes, size_t *size,
                            struct error *error);
