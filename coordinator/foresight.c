@@ -87,7 +87,7 @@ static double block_seconds(const struct group *group, const struct outlook *o)
 
 /* ---------------------------------------------------------------------------------------------------- costs */
 
-struct view {
+struct prospect {
     struct server *server;
     struct group *group[FINISH_GROUPS];
     struct finish_group stand[FINISH_GROUPS];
@@ -109,7 +109,7 @@ static bool same_work(const struct outlook *a, const struct outlook *b)
 }
 
 /* What is known of the ranks, for a model; false: it is there no more. */
-static bool find_request(struct view *v, int g, uint64_t model, struct plan_request *request)
+static bool find_request(struct prospect *v, int g, uint64_t model, struct plan_request *request)
 {
     const struct model *m;
     *request = v->request[g];
@@ -123,7 +123,7 @@ static bool find_request(struct view *v, int g, uint64_t model, struct plan_requ
 }
 
 /* For a layout that is made for the group: the one there is, or the one it would get. */
-static void lay_costs(struct view *v, int g, const struct outlook *o, struct finish_cost *cost)
+static void lay_costs(struct prospect *v, int g, const struct outlook *o, struct finish_cost *cost)
 {
     struct group *group = v->group[g];
     struct plan_request request;
@@ -156,7 +156,7 @@ static void lay_costs(struct view *v, int g, const struct outlook *o, struct fin
 /* finish_cost_fn */
 static void cost_of(void *context, size_t job, int g, struct finish_cost *cost)
 {
-    struct view *v = context;
+    struct prospect *v = context;
     const struct outlook *o = &v->jobs[job]->outlook;
     if (!same_work(o, &v->latest_of[g])) {
         lay_costs(v, g, o, &v->latest[g]);
@@ -165,7 +165,7 @@ static void cost_of(void *context, size_t job, int g, struct finish_cost *cost)
     *cost = v->latest[g];
 }
 
-/* ----------------------------------------------------------------------------------------------------- the view */
+/* ------------------------------------------------------------------------------------------------------ the jobs */
 
 static bool can_work(const struct group *group)
 {
@@ -180,7 +180,7 @@ static double ready_in(const struct server *server, const struct group *group)
     return group->state == GROUP_LOADING ? fmax(0, group->load_seconds - since) : 0;
 }
 
-static void add_group(struct view *v, struct group *group)
+static void add_group(struct prospect *v, struct group *group)
 {
     const struct model *model;
     struct server *server = v->server;
@@ -219,7 +219,7 @@ static void look_at_hits(struct job *job, uint32_t done)
     o->hits_known = true;
 }
 
-static void add_running(struct view *v, struct job *job, int group)
+static void add_running(struct prospect *v, struct job *job, int group)
 {
     const Refrain__Progress *p = &job->progress;
     struct finish_job *f = &v->finishes[v->count];
@@ -240,7 +240,7 @@ static void add_running(struct view *v, struct job *job, int group)
     v->jobs[v->count++] = job;
 }
 
-static void add_waiting(struct view *v, struct job *job)
+static void add_waiting(struct prospect *v, struct job *job)
 {
     const struct outlook *o = &job->outlook;
     v->finishes[v->count] = (struct finish_job){
@@ -255,7 +255,7 @@ static int by_number(const void *a, const void *b)
 }
 
 /* Those in flight on a group, the first first. */
-static void add_flight(struct view *v, int g)
+static void add_flight(struct prospect *v, int g)
 {
     struct slot *slots[GROUP_SLOTS];
     int count = 0;
@@ -268,7 +268,7 @@ static void add_flight(struct view *v, int g)
     }
 }
 
-static void close_view(struct view *v)
+static void close_prospect(struct prospect *v)
 {
     for (int i = 0; i < v->groups; i++) free(v->seats[i]);
     free(v->jobs);
@@ -276,10 +276,10 @@ static void close_view(struct view *v)
 }
 
 /* extra: a job that is not in the queue yet; NULL: none. False: there is nothing to predict with. */
-static bool open_view(struct server *server, struct job *extra, struct view *v)
+static bool open_prospect(struct server *server, struct job *extra, struct prospect *v)
 {
     struct job **queue = malloc(MOST_JOBS * sizeof *queue);
-    *v = (struct view){.server = server};
+    *v = (struct prospect){.server = server};
     for (size_t i = 0; groups_at(server->groups, i) && v->groups < FINISH_GROUPS; i++)
         if (can_work(groups_at(server->groups, i))) add_group(v, groups_at(server->groups, i));
     size_t most = (size_t)v->groups * GROUP_SLOTS + MOST_JOBS;
@@ -291,12 +291,12 @@ static bool open_view(struct server *server, struct job *extra, struct view *v)
     for (size_t i = 0; i < waiting; i++)
         if (queue[i] == extra || know(server, queue[i])) add_waiting(v, queue[i]);
     free(queue);
-    if (!good) close_view(v);
+    if (!good) close_prospect(v);
     return good;
 }
 
 /* Ranks have timed blocks, and a job of its model has ended. */
-static bool is_measured(struct view *v, const struct outlook *o)
+static bool is_measured(struct prospect *v, const struct outlook *o)
 {
     bool timed = false;
     for (int g = 0; g < v->groups && !timed; g++)
@@ -306,7 +306,7 @@ static bool is_measured(struct view *v, const struct outlook *o)
 }
 
 /* Something is known of every rank that would do it. */
-static bool is_known(const struct view *v, size_t index)
+static bool is_known(const struct prospect *v, size_t index)
 {
     for (int g = 0; g < v->groups; g++)
         if (block_seconds(v->group[g], &v->jobs[index]->outlook) > 0)
@@ -316,36 +316,36 @@ static bool is_known(const struct view *v, size_t index)
 
 void foresight_look(struct server *server, bool fresh)
 {
-    struct view v;
+    struct prospect v;
     size_t jobs = jobs_count(server->jobs);
     int64_t pause_ns = fresh && jobs <= FEW_JOBS ? 0 : LOOK_NS * (1 + (int64_t)jobs / FEW_JOBS);
     if (server->foreseen_ns && server->now_ns - server->foreseen_ns < pause_ns) return;
     server->foreseen_ns = server->now_ns;
     for (size_t i = 0; jobs_at(server->jobs, i); i++) jobs_at(server->jobs, i)->finish_ms = 0;
     jobs_foreseen(server->jobs, server->now_ms);
-    if (!jobs_at(server->jobs, 0) || !open_view(server, NULL, &v)) return;
+    if (!jobs_at(server->jobs, 0) || !open_prospect(server, NULL, &v)) return;
     finish_play(v.stand, v.groups, v.finishes, v.count, cost_of, &v);
     for (size_t i = 0; i < v.count; i++) {
         struct job *job = v.jobs[i];
         if (is_known(&v, i)) job->finish_ms = server->now_ms + llrint(1000 * v.finishes[i].done);
         job->measured = job->finish_ms > 0 && is_measured(&v, &job->outlook);
     }
-    close_view(&v);
+    close_prospect(&v);
 }
 
 double foresight_ask(struct server *server, const char *tenant, const Refrain__JobSpec *spec,
                      const Refrain__ModelCard *card)
 {
-    struct view v;
+    struct prospect v;
     double seconds = -1;
     struct job *extra = jobs_sketch(server->jobs, tenant, spec, server->now_ms);
     if (!extra) return -1;
     foresight_note(server, extra, spec, card);
-    if (open_view(server, extra, &v)) {
+    if (open_prospect(server, extra, &v)) {
         finish_play(v.stand, v.groups, v.finishes, v.count, cost_of, &v);
         for (size_t i = 0; i < v.count; i++)
             if (v.jobs[i] == extra && is_known(&v, i)) seconds = v.finishes[i].done;
-        close_view(&v);
+        close_prospect(&v);
     }
     jobs_drop_sketch(server->jobs, extra);
     return seconds;

@@ -12,7 +12,8 @@
  * LOADING while the ranks read a model. An epoch that a rank reports lost makes it BROKEN: if every rank
  * still lives shortly after, it is COMPLETE again. A rank that died, fell silent or left vacates its seat:
  * the group is GATHERING again, the others keep their weights, and a launcher is asked for a replacement;
- * where nobody can make one, or most ranks are gone, the group is LOST, which is final.
+ * where nobody can make one, or most ranks are gone, the group is LOST, which is final. A seat can be drained: the group
+ * goes on in a new epoch of fewer ranks, and grows again when the seat is taken once more.
  *
  * Plain state, no sockets: what is to be sent is decided in schedule.c from the states. One thread (the
  * loop). Pointers to groups are valid until groups_remove.
@@ -24,6 +25,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include "base/status.h"
+#include "coordinator/figures.h"
 #include "coordinator/plan.h"
 #include "proto/wire.h"
 
@@ -40,6 +42,7 @@ enum group_state {
 };
 
 struct member {
+    uint32_t seat; /* the number it was started with, as people and launchers know it */
     bool here;     /* said Hello; false: the seat is vacant */
     bool answered; /* what the state waits for: EpochReady, Loaded, LoadFailed */
     struct wire_peer peer;
@@ -51,15 +54,16 @@ struct member {
     double block_token_ns; /* mean time of one block and token; 0: unknown */
     double gflops;         /* measured by it; 0: unknown */
     int pidfd;             /* of a process on this host; -1 */
-    bool outcast;          /* the process that sat here last is to be told that it is not counted any more */
-    int64_t vacant_ns;     /* since when, while the seat is vacant */
-    int64_t ask_ns;        /* when a replacement is to be asked for (again); CLOCK_NEVER: nobody asks */
-    int asked;             /* so often in a row, without anybody coming to stay */
-    uint32_t replaced;     /* new processes that took the seat */
-    int64_t progress_ns;   /* when it last grew; 0: not yet */
+    uint64_t tier_limit[LEVELS], tier_used[LEVELS], tier_pinned; /* bytes of its store (cache/tier) */
+    bool outcast;        /* the process that sat here last is to be told that it is not counted any more */
+    int64_t vacant_ns;   /* since when, while the seat is vacant */
+    int64_t ask_ns;      /* when a replacement is to be asked for (again); CLOCK_NEVER: nobody asks */
+    int asked;           /* so often in a row, without anybody coming to stay */
+    uint32_t replaced;   /* new processes that took the seat */
+    int64_t progress_ns; /* when it last grew; 0: not yet */
     /* gpu: its kind, and memory_bytes is that GPU's; "": none, and the ranks of a host share its memory */
-    char host[MEMBER_TEXT_BYTES], backend[MEMBER_TEXT_BYTES], gpu[MEMBER_TEXT_BYTES], address[MEMBER_TEXT_BYTES],
-        model[MEMBER_TEXT_BYTES];
+    char host[MEMBER_TEXT_BYTES], backend[MEMBER_TEXT_BYTES], gpu[MEMBER_TEXT_BYTES],
+        address[MEMBER_TEXT_BYTES], model[MEMBER_TEXT_BYTES];
 };
 
 /* A job in flight on a group. */
@@ -76,8 +80,9 @@ struct group {
     char name[GROUP_NAME_BYTES], fabric[16];
     enum group_state state;
     int64_t since_ns;               /* of the state */
-    uint32_t ranks, here;           /* seats; ranks that said Hello */
-    struct member *members;         /* [ranks] by rank; rank 0 is home */
+    uint32_t seats;                 /* ranks it was started with */
+    uint32_t ranks, here;           /* of them, those not drained; ranks that said Hello */
+    struct member *members;         /* [ranks], by seat: a rank is its place here; 0 is home */
     uint64_t epoch;                 /* 0: none yet */
     int broken_epochs;              /* in a row without a finished job */
     char model[65];                 /* loaded on every rank, or being loaded; "" none */
@@ -96,6 +101,8 @@ struct group {
     bool blameless;      /* ... through no fault of any job's */
     bool formed;         /* every seat was taken once */
     int suspect;         /* the rank the others lost; -1 */
+    struct directory *directory; /* of its ranks' items of the cache tier; NULL: nothing was noted */
+    struct figures figures;
 };
 
 struct group_limits {
@@ -123,6 +130,20 @@ bool groups_find(struct groups *groups, const struct wire_peer *peer, struct gro
 struct group *groups_at(struct groups *groups, size_t index); /* NULL past the end */
 /* The slot that holds a job, and its group; NULL: nobody works on it. */
 struct slot *groups_slot(struct groups *groups, uint64_t job, struct group **group);
+/* What became of a seat. DRAINED: whoever sits there is sent away, and nobody is asked for. RETURNING: the same, but a new
+ * process is welcome. */
+enum seat_state { SEAT_SERVES, SEAT_DRAINED, SEAT_RETURNING };
+enum seat_state groups_seat(const struct groups *groups, const char *name, uint32_t seat);
+const char *groups_seat_host(const struct groups *groups, const char *name, uint32_t seat); /* "": none is noted */
+/* Whether or not a group of that name is known yet; SEAT_SERVES forgets. host: where it was. */
+status_t groups_mark_seat(struct groups *groups, const char *name, uint32_t seat, enum seat_state state,
+                          const char *host, struct error *error);
+void groups_serve_all(struct groups *groups); /* forgets all marks */
+/* The group goes on without that rank, whose seat was marked, in a new epoch; the jobs in flight are the caller's to give
+ * back. Ranks behind it move up. With the last one the group is LOST. */
+void group_dismiss(struct group *group, uint32_t rank, int64_t now_ns);
+/* The rank that sits there, or would; false: there is none, the seat is drained. */
+bool group_rank_of(const struct group *group, uint32_t seat, uint32_t *rank);
 /* Ends a LOST group; its name is remembered, so that stragglers are not taken for a new one. */
 void groups_remove(struct groups *groups, struct group *group);
 /* Every rank of this host whose process is gone vacates its seat at once. */

@@ -15,6 +15,7 @@
 #include "coordinator/orders.h"
 #include "coordinator/repair.h"
 #include "coordinator/server.h"
+#include "coordinator/tierdesk.h"
 #include "proto/caching.h"
 
 struct sender {
@@ -90,7 +91,7 @@ static void take_hello(struct server *server, const struct wire_peer *peer, cons
         order_shutdown(server->outbox, peer, error.text);
         return;
     }
-    log_line(LOG_DEBUG, "group %.8s: rank %u of %u is here, %s on %s", group->name, rank, group->ranks,
+    log_line(LOG_DEBUG, "group %.8s: rank %u of %u is here, %s on %s", group->name, hello->rank, group->seats,
              hello->backend, hello->host);
     welcome(server, group, rank, hello);
 }
@@ -351,7 +352,7 @@ static void take_last(struct server *server, const struct sender *sender, const 
 /* An announced end spares everybody the wait for silence. */
 static void take_goodbye(struct server *server, const struct sender *sender, const Refrain__Goodbye *goodbye)
 {
-    group_vacate(sender->group, sender->rank, server->now_ns, "rank %u left%s%s", sender->rank,
+    group_vacate(sender->group, sender->rank, server->now_ns, "rank %u left%s%s", sender->member->seat,
                  goodbye->message ? ": " : "", goodbye->message ? goodbye->message : "");
 }
 
@@ -388,6 +389,18 @@ static void dispatch(struct server *server, const struct sender *sender, const R
         break;
     case REFRAIN__WORKER_REPORT__BODY_GOODBYE:
         take_goodbye(server, sender, report->goodbye);
+        break;
+    case REFRAIN__WORKER_REPORT__BODY_TIER_CHANGES:
+        tierdesk_changes(server, group, sender->rank, report->tier_changes);
+        break;
+    case REFRAIN__WORKER_REPORT__BODY_TIER_ASK:
+        tierdesk_ask(server, group, sender->rank, report->tier_ask);
+        break;
+    case REFRAIN__WORKER_REPORT__BODY_TIER_ENDED:
+        tierdesk_ended(group, report->tier_ended);
+        break;
+    case REFRAIN__WORKER_REPORT__BODY_TIER_FIGURES:
+        tierdesk_figures(server, group, sender->rank, report->tier_figures);
         break;
     default:
         server->refused++;

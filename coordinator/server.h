@@ -112,6 +112,10 @@ int server_flight_limit(const struct server *server, const struct group *group);
  * seats: [ranks], borrowed by the request. */
 struct plan_request server_describe_layout(const struct server *server, const struct group *group,
                                            const Refrain__ModelCard *card, struct plan_seat *seats);
+/* schedule.c: could the group go on without those ranks [group->ranks]: would the wished layout and the loaded model's
+ * weights fit the others? STATUS_CONFLICT, STATUS_NO_MEMORY. */
+status_t server_check_without(const struct server *server, const struct group *group, const bool *leaves,
+                              struct error *error);
 /* schedule.c: brings groups and jobs together; called once per turn. */
 void server_schedule(struct server *server);
 /* schedule.c: the ranks are told to end, running jobs go back to the queue. */

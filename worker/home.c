@@ -596,6 +596,12 @@ static int list_candidates(const struct home *home, struct candidate candidates[
     return count;
 }
 
+void home_sweep(struct home *home)
+{
+    for (int i = 0; i < HOME_SLOTS; i++)
+        if (home->slots[i].over) slot_free(home, &home->slots[i]);
+}
+
 bool home_tend(struct home *home)
 {
     bool moved = take_arrivals(home);
