@@ -356,7 +356,8 @@ static status_t make_keys(struct stage *s, const struct ticket *t, int peer, con
     return status == STATUS_OK ? waited : status;
 }
 
-/* An OPEN that comes again changes nothing: what the blocks have kept must not be lost. */
+/* An OPEN that comes again changes nothing: what the blocks have kept must not be lost. The workspace is taken here
+ * too: a hop may come between two OPENs or after them, and what is taken at most shall not depend on it. */
 static status_t open_context(struct stage *s, const struct ticket *t, int peer, const void *payload,
                              struct error *error)
 {
@@ -372,7 +373,8 @@ static status_t open_context(struct stage *s, const struct ticket *t, int peer, 
     if (status != STATUS_OK || c->branch[t->branch][t->expert]) return status;
     size_t hop = hop_bytes(token_count(&c->grid), m->config.denoiser.hidden) +
                  (t->text_bytes ? (size_t)m->config.denoiser.layers * sizeof(float) : 0);
-    status = buffers_fit(s, hop, error);
+    status = engine_prepare(s->engine, &c->grid, error);
+    if (status == STATUS_OK) status = buffers_fit(s, hop, error);
     if (status != STATUS_OK) return status;
     if (!c->blocks[t->branch]) status = open_blocks(s, c, t, peer, payload, &blocks, error);
     if (status != STATUS_OK) return status;
