@@ -12,10 +12,11 @@
 
 /* MOST_JOBS: predicted at once; those behind them are not. LOOK_NS: a queue may be long. */
 enum { MOST_JOBS = 4096, FEW_JOBS = 256 };
-#define LOOK_NS     (100 * MILLISECOND_NS)
-#define NEWEST      0.25 /* of a mean of what was learnt */
-#define CORRECTION  0.1  /* of a group's stretch, by each job */
-#define FIRST_GUESS 0.5  /* of the speed that a matrix product was measured at: blocks before any was timed */
+#define LOOK_NS      (100 * MILLISECOND_NS)
+#define NEWEST       0.25 /* of a mean of what was learnt */
+#define CORRECTION   0.1  /* of a group's stretch, by each job */
+#define PACE_SECONDS 10.0
+#define FIRST_GUESS  0.5 /* of the speed that a matrix product was measured at: blocks before any was timed */
 
 /* ------------------------------------------------------------------------------------------------ what is known */
 
@@ -70,18 +71,30 @@ static bool know(struct server *server, struct job *job)
     return true;
 }
 
-/* Of the group's ranks, for one token and one operation: 0: nothing is known. */
-static double block_seconds(const struct group *group, const struct outlook *o)
+/* The ranks' own means are of their last ten blocks or so, which another process on the machine may have disturbed: here they
+ * are smoothed over seconds. */
+static void follow_pace(const struct server *server, struct group *group)
 {
-    double sum = 0, gflops = 0;
+    double sum = 0, seconds = (double)(server->now_ns - group->paced_ns) / SECOND_NS;
     uint32_t known = 0;
     for (uint32_t rank = 0; rank < group->ranks; rank++) {
-        const struct member *m = &group->members[rank];
-        sum += m->block_token_ns;
-        known += m->block_token_ns > 0;
-        gflops += m->gflops / group->ranks;
+        sum += group->members[rank].block_token_ns;
+        known += group->members[rank].block_token_ns > 0;
     }
-    if (known > 0) return sum / known * o->tokens / SECOND_NS;
+    if (known == 0) return;
+    double now = sum / known;
+    if (group->pace_ns > 0)
+        now = group->pace_ns + (1 - exp(-seconds / PACE_SECONDS)) * (now - group->pace_ns);
+    group->pace_ns = now;
+    group->paced_ns = server->now_ns;
+}
+
+/* Of one block for a job's tokens; 0: nothing is known. */
+static double block_seconds(const struct group *group, const struct outlook *o)
+{
+    double gflops = 0;
+    if (group->pace_ns > 0) return group->pace_ns * o->tokens / SECOND_NS;
+    for (uint32_t rank = 0; rank < group->ranks; rank++) gflops += group->members[rank].gflops / group->ranks;
     return gflops > 0 ? o->block_flops / (FIRST_GUESS * gflops * 1e9) : 0;
 }
 
@@ -188,6 +201,7 @@ static void add_group(struct prospect *v, struct group *group)
     struct plan_seat *seats = calloc(group->ranks, sizeof *seats);
     if (!seats) return;
     int g = v->groups++;
+    follow_pace(server, group);
     v->group[g] = group;
     v->seats[g] = seats;
     if (!name[0] && models_at(server->models, 0)) name = models_at(server->models, 0)->card->name;
@@ -299,9 +313,7 @@ static bool open_prospect(struct server *server, struct job *extra, struct prosp
 static bool is_measured(struct prospect *v, const struct outlook *o)
 {
     bool timed = false;
-    for (int g = 0; g < v->groups && !timed; g++)
-        for (uint32_t rank = 0; rank < v->group[g]->ranks && !timed; rank++)
-            timed = v->group[g]->members[rank].block_token_ns > 0;
+    for (int g = 0; g < v->groups; g++) timed |= v->group[g]->pace_ns > 0;
     return timed && find_learnt(v->server, o->model)->home_token_seconds > 0;
 }
 
