@@ -79,11 +79,11 @@ static void open_store(struct tier_rig *rig)
 void tier_rig_open(struct tier_rig *rig)
 {
     struct error error = {0};
-    rig->memory = (struct memory){.context = &rig->device,
-                                  .allocate = device_allocate,
-                                  .release = device_release,
-                                  .from_host = device_from_host,
-                                  .to_host = device_to_host};
+    rig->memory = (struct level_memory){.context = &rig->device,
+                                        .allocate = device_allocate,
+                                        .release = device_release,
+                                        .from_host = device_from_host,
+                                        .to_host = device_to_host};
     rig->config.device = &rig->memory;
     rig->config.now_ns = rig_now;
     rig->config.clock = rig;

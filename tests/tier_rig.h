@@ -30,7 +30,7 @@ struct tier_rig {
     struct scratch scratch;
     char items[TIER_PATH]; /* the store's directory, in there */
     struct tier_device device;
-    struct memory memory;
+    struct level_memory memory;
     int64_t now_ns;
 };
 

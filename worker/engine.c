@@ -224,28 +224,29 @@ void engine_blocks(struct engine *e, const struct denoiser_context *context, str
 }
 
 static status_t create_blocks(struct engine *e, const struct cache_settings *settings, int steps,
-                              const struct token_grid *grid, int begin, int end, struct blocks **cache,
+                              const struct token_grid *grid, int chain, bool run, struct blocks **cache,
                               struct error *error)
 {
     const struct denoiser_config *d = &e->model->config.denoiser;
     struct policy_job job = {.steps = steps, .layers = d->layers, .branches = 2};
     bool *held = calloc((size_t)d->layers, sizeof *held);
     if (!held) return error_set(error, STATUS_NO_MEMORY, "no memory for caching by blocks");
-    for (int i = begin; i < end; i++) held[i] = model_holder(e->model, i) == e->self;
+    (run ? model_list_run : model_list_own)(e->model, chain, held);
     status_t status = blocks_create(settings, &job, held, token_count(grid), d->hidden, e->ops, cache, error);
     free(held);
     return status;
 }
 
 status_t engine_blocks_create(struct engine *e, const struct cache_settings *settings, int steps,
-                              const struct token_grid *grid, struct blocks **cache, struct error *error)
+                              const struct token_grid *grid, int chain, struct blocks **cache,
+                              struct error *error)
 {
-    return create_blocks(e, settings, steps, grid, 0, e->model->config.denoiser.layers, cache, error);
+    return create_blocks(e, settings, steps, grid, chain, false, cache, error);
 }
 
 status_t engine_run_blocks_create(struct engine *e, const struct cache_settings *settings, int steps,
-                                  const struct token_grid *grid, struct blocks **cache, struct error *error)
+                                  const struct token_grid *grid, int chain, struct blocks **cache,
+                                  struct error *error)
 {
-    const struct model *m = e->model;
-    return create_blocks(e, settings, steps, grid, m->first, m->first + m->count, cache, error);
+    return create_blocks(e, settings, steps, grid, chain, true, cache, error);
 }

@@ -20,7 +20,7 @@
  * hops took all credits of an edge, what must come home on the same edge could not, and with homes on both
  * ends everybody would wait for everybody. Therefore the last credit of an edge is kept for tickets on their
  * way home, which a home takes in at once; towards the stages, hops only ever wait for stages further along
- * the ring. (With one home no edge carries both, and nothing is kept.)
+ * their chain, and all chains go from lower to higher members. (With one home no edge carries both, and nothing is kept.)
  */
 #ifndef REFRAIN_WORKER_ENGINE_H
 #define REFRAIN_WORKER_ENGINE_H
@@ -35,7 +35,7 @@
 enum { PRIORITIES = 3 }; /* of jobs: enum Priority in refrain.proto */
 /* ENGINE_LOOPS: tickets on their way from this rank to itself. ENGINE_LANDINGS: credits where hops land on the GPU: each is
  * memory as large as the largest hop. */
-enum { ENGINE_BRANCHES = 2, ENGINE_LOOPS = 8, ENGINE_LANDINGS = 4 };
+enum { ENGINE_BRANCHES = SPLIT_BRANCHES, ENGINE_LOOPS = 8, ENGINE_LANDINGS = 4 };
 
 /* What the blocks of one job need on one rank. */
 struct engine_context {
@@ -65,6 +65,7 @@ struct engine {
     struct fabric *fabric;          /* NULL in a process of its own (benchmarks): then members is 1 */
     struct engine_carrier *carrier; /* NULL but on paper */
     bool lends;          /* the fabric carries memory of the device (nccl), so hops and OPENs stay there */
+    struct tier *tier;   /* NULL: off; borrowed (worker/tier.h) */
     struct model *model; /* NULL until loaded */
     int self, members;   /* place in the ring; home is 0, or with a floating split everybody */
     uint64_t epoch;
@@ -73,7 +74,7 @@ struct engine {
     struct engine_context *lent; /* by home's jobs to the stage of this rank */
     _Atomic uint64_t progress; /* grows with every piece of work: read by the control thread for heartbeats */
     _Atomic double block_token_ns; /* mean time of one block and token, likewise; 0: nothing computed yet */
-    int hops[PRIORITIES];          /* of jobs at home here, with the stages now, by the jobs' priority */
+    int hops[SPLIT_CHAINS][PRIORITIES]; /* of jobs at home here, with a chain's stages now, by the jobs' priority */
     struct arena arena;            /* of `work`, on the device */
     int rows;                      /* that `work` has room for */
     struct denoiser_work work;     /* for the grid at work */
@@ -125,12 +126,14 @@ void engine_drop_events(struct engine *engine);
 void engine_blocks(struct engine *engine, const struct denoiser_context *context, struct blocks *cache,
                    int step, const float *modulation, float *x, int begin, int end, float *records);
 
-/* One branch's caching by blocks: for all blocks that this rank runs as a job's home, or for its run alone.
- */
+/* One branch's caching by blocks: for all blocks that this rank runs as its job's home, or for its run of the chain that
+ * the branch takes, alone. */
 status_t engine_blocks_create(struct engine *engine, const struct cache_settings *settings, int steps,
-                              const struct token_grid *grid, struct blocks **cache, struct error *error);
+                              const struct token_grid *grid, int chain, struct blocks **cache,
+                              struct error *error);
 status_t engine_run_blocks_create(struct engine *engine, const struct cache_settings *settings, int steps,
-                                  const struct token_grid *grid, struct blocks **cache, struct error *error);
+                                  const struct token_grid *grid, int chain, struct blocks **cache,
+                                  struct error *error);
 
 /* Bytes of the largest hop a model can have at a number of tokens: modulation [6, hidden] and rows [tokens,
  * hidden]. */

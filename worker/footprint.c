@@ -235,8 +235,7 @@ static status_t seat_member(struct ring *ring, const char *directory, const stru
     if (status == STATUS_OK) status = model_load(directory, e->ops, e->team, split, self, &e->model, error);
     if (status == STATUS_OK && self > 0) status = stage_create(e, &seat->stage, error);
     if (status != STATUS_OK) return status;
-    ring->ranks[self] = (struct footprint){.blocks = e->model->head + e->model->tail + e->model->count,
-                                           .weights = part_of(&seat->ledger)};
+    ring->ranks[self] = (struct footprint){.blocks = e->model->blocks, .weights = part_of(&seat->ledger)};
     return STATUS_OK;
 }
 

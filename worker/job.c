@@ -143,8 +143,8 @@ static status_t create_cache(struct job *j, struct error *error)
     j->cache_bytes =
         cache_plan_bytes(&j->settings, plan, &shape.job, token_count(&j->grid), d->hidden, j->latent_count);
     for (int b = 0; b < j->branches && plan->policy.site == SITE_BLOCKS && status == STATUS_OK; b++)
-        status = engine_blocks_create(j->engine, &j->settings, j->order.steps, &j->grid, &j->branch[b].blocks,
-                                      error);
+        status = engine_blocks_create(j->engine, &j->settings, j->order.steps, &j->grid, job_chain(j, b),
+                                      &j->branch[b].blocks, error);
     return status;
 }
 
@@ -293,20 +293,32 @@ static void add_policy(const struct job *j, struct ticket *t, void *behind)
     t->bytes += t->text_bytes;
 }
 
-/* Whom tell_stages tells next: all members but home, in order. */
-static int told_next(const struct job *j, int per_stage)
+/* Does a stage other than home's own run blocks of a branch? */
+static bool serves(const struct job *j, int peer, int branch)
 {
-    int peer = j->told / per_stage;
-    return peer < j->engine->self ? peer : peer + 1;
+    return peer != j->engine->self && split_run(&j->engine->model->split, job_chain(j, branch), peer) > 0;
 }
 
-/* Posts one message about the whole job to stage after stage. STATUS_AGAIN: not all of them have it yet. */
-static status_t tell_stages(struct job *j, enum ticket_kind kind, int per_stage, struct error *error)
+/* Stages are told of each branch that they serve, numbered member * branches + branch: the next one from `told` on, or
+ * told_all. */
+static int told_all(const struct job *j)
+{
+    return j->engine->members * j->branches;
+}
+
+static int told_next(const struct job *j)
+{
+    int at = j->told;
+    while (at < told_all(j) && !serves(j, at / j->branches, at % j->branches)) at++;
+    return at;
+}
+
+/* Posts the OPEN of each branch, or one CLOSE, to stage after stage. STATUS_AGAIN: not all of them have it yet. */
+static status_t tell_stages(struct job *j, enum ticket_kind kind, struct error *error)
 {
     struct engine *e = j->engine;
-    int total = (e->members - 1) * per_stage;
-    while (j->told < total) {
-        int peer = told_next(j, per_stage), b = j->told % per_stage;
+    for (int at; (at = told_next(j)) < told_all(j);) {
+        int peer = at / j->branches, b = at % j->branches;
         struct ticket t = {
             .kind = (uint16_t)kind,
             .job = j->order.job,
@@ -330,7 +342,7 @@ static status_t tell_stages(struct job *j, enum ticket_kind kind, int per_stage,
         status_t status = engine_post(e, peer, &t, payload, cookie, error);
         if (status != STATUS_OK) return status;
         j->outstanding++;
-        j->told++;
+        j->told = kind == TICKET_CLOSE ? (peer + 1) * j->branches : at + 1;
     }
     return STATUS_OK;
 }
@@ -377,7 +389,7 @@ static enum job_result advance_open(struct job *j)
     struct error error = {0};
     int told = j->told;
     if (told == 0) lend_contexts(j);
-    status_t status = tell_stages(j, TICKET_OPEN, j->branches, &error);
+    status_t status = tell_stages(j, TICKET_OPEN, &error);
     if (status == STATUS_AGAIN) return wait_for_credit(j, told);
     if (status != STATUS_OK) return job_fail(j, &error);
     j->deadline_ns = CLOCK_NEVER;
@@ -390,7 +402,7 @@ static enum job_result advance_close(struct job *j)
     struct error error = {0};
     int told = j->told;
     /* A stage that cannot be told any more is lost, and with it the epoch. */
-    if (tell_stages(j, TICKET_CLOSE, 1, &error) == STATUS_AGAIN) return wait_for_credit(j, told);
+    if (tell_stages(j, TICKET_CLOSE, &error) == STATUS_AGAIN) return wait_for_credit(j, told);
     j->deadline_ns = CLOCK_NEVER;
     if (j->cancelled || j->failure.status != STATUS_OK)
         j->life = LIFE_FINISHED;
@@ -430,9 +442,8 @@ enum job_piece job_next(const struct job *j)
         return PIECE_TEXT;
     case LIFE_OPEN:
     case LIFE_CLOSE: {
-        int per_stage = j->life == LIFE_OPEN ? j->branches : 1;
-        bool told = j->told == (e->members - 1) * per_stage;
-        return told || engine_reaches_stage(e, told_next(j, per_stage)) ? PIECE_SEND : PIECE_NONE;
+        int at = told_next(j);
+        return at == told_all(j) || engine_reaches_stage(e, at / j->branches) ? PIECE_SEND : PIECE_NONE;
     }
     case LIFE_STEP:
         return job_next_in_step(j);

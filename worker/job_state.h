@@ -51,6 +51,7 @@ enum branch_state {
 struct branch {
     enum branch_state state;
     int at, until;      /* blocks */
+    int chain;          /* that its hop is on */
     enum action action; /* what the policy said so far */
     bool asked;         /* the span's verdict has been taken */
     bool inside;        /* a computed span was entered and not left yet */
@@ -84,7 +85,7 @@ struct job {
     struct token_grid grid;
     int latent_frames, latent_height, latent_width;
     int64_t latent_count;                  /* in_channels * frames * height * width */
-    int branches, step, told, outstanding; /* told: OPENs or CLOSEs posted; outstanding: posts not yet SENT */
+    int branches, step, told, outstanding; /* told: see told_next in job.c; outstanding: posts not yet SENT */
     bool step_begun;
     struct branch branch[BRANCHES];
     struct arena device, shared, host;
@@ -136,6 +137,12 @@ static inline int record_count(const struct job *j)
     return j->reuse && reuse_plan(j->reuse)->policy.site == SITE_BLOCKS
                ? j->engine->model->config.denoiser.layers
                : 0;
+}
+
+/* The chain that a branch takes at this step. */
+static inline int job_chain(const struct job *j, int branch)
+{
+    return split_chain(&j->engine->model->split, 0, branch);
 }
 
 /* A branch's modulation and hidden state on the device, and its block records on the host. */

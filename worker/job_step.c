@@ -8,6 +8,9 @@
  * sent. Where homes float, all blocks of the ring are hops, also those of home's own rank: its stage then serves
  * the jobs of all homes in the order in which they came, and no home's jobs get ahead of the others'.
  *
+ * Where the branches have chains of their own, the one whose blocks are elsewhere goes first (step_move), so that it is
+ * computed there while home computes the other.
+ *
  * Each call makes one move, and which one is known before it is made (step_move), so that home can choose
  * between its jobs. No move is long: home's blocks are run one at a time. Looking at sixteen jobs after every block
  * costs 0.2 us; a block of the reference model takes 1700, and a hop that comes back meanwhile waits for one
@@ -107,8 +110,7 @@ static void begin_branch(struct job *j, int index)
         return;
     }
     denoiser_embed(m->denoiser, e->team, &e->work, seen.latent, x);
-    for (int i = 0; i < record_count(j); i++)
-        branch_records(b)[i] = reuse_block_record(j->reuse, index, i);
+    for (int i = 0; i < record_count(j); i++) branch_records(b)[i] = reuse_block_record(j->reuse, index, i);
     if (site != SITE_SPAN) return;
     seen.embedding = x;
     if (reuse_wants_input(j->reuse)) {
@@ -170,19 +172,30 @@ static void output_branch(struct job *j, int index)
 }
 
 /* Is it to be run by the stages, whoever holds it? */
-static bool is_hop(const struct model *m, int block)
+static bool is_hop(const struct model *m, int chain, int block)
 {
     bool cap = block < m->split.head || block >= m->config.denoiser.layers - m->split.tail;
-    return model_holder(m, block) != m->self || (m->split.floating && !cap);
+    return model_holder(m, chain, block) != m->self || (m->split.floating && !cap);
+}
+
+/* Is any block that is left to it? */
+static bool leaves_home(const struct job *j, int index)
+{
+    const struct model *m = j->engine->model;
+    const struct branch *b = &j->branch[index];
+    int block = b->state == BRANCH_NEW ? 0 : b->at, last = m->config.denoiser.layers - m->split.tail;
+    while (block < last && !is_hop(m, job_chain(j, index), block)) block++;
+    return block < last;
 }
 
 /* How far the stages take a branch: to the next place where the caching engine has something to say, or to
  * the blocks that home runs itself. */
-static int hop_end(const struct job *j, const struct branch *b)
+static int hop_end(const struct job *j, int index)
 {
     const struct model *m = j->engine->model;
+    const struct branch *b = &j->branch[index];
     int layers = m->config.denoiser.layers;
-    int own = m->split.floating ? layers - m->split.tail : model_held_until(m, b->at);
+    int own = m->split.floating ? layers - m->split.tail : model_held_until(m, job_chain(j, index), b->at);
     int stop = b->at < j->span_begin ? j->span_begin : b->at < j->span_end ? j->span_end : layers;
     return stop < own ? stop : own;
 }
@@ -191,10 +204,11 @@ static int hop_end(const struct job *j, const struct branch *b)
 static status_t send_hop(struct job *j, int index, struct error *error)
 {
     struct branch *b = &j->branch[index];
-    int rows = token_count(&j->grid), holder = model_holder(j->engine->model, b->at);
+    int rows = token_count(&j->grid), chain = job_chain(j, index);
+    int holder = model_holder(j->engine->model, chain, b->at);
     size_t records = (size_t)record_count(j) * sizeof(float);
     const void *payload;
-    b->until = hop_end(j, b);
+    b->until = hop_end(j, index);
     struct ticket t = {.kind = TICKET_HOP,
                        .dtype = TICKET_F32,
                        .branch = (uint16_t)index,
@@ -218,7 +232,8 @@ static status_t send_hop(struct job *j, int index, struct error *error)
     if (status != STATUS_OK) return status;
     b->lent++;
     b->state = BRANCH_AWAY;
-    j->engine->hops[j->order.priority]++;
+    b->chain = chain;
+    j->engine->hops[chain][j->order.priority]++;
     j->outstanding++;
     j->work += (uint64_t)rows * (uint64_t)(b->until - b->at);
     job_await(j);
@@ -330,14 +345,16 @@ static void finish_pass(struct job *j)
 /* -------------------------------------------------------------------------------------------------------
  * the loop */
 
-/* More hops of this home wait at the stages only in vain: those of equal or higher priority count, so that
+/* More hops of this home wait at the stages of a chain only in vain: those of equal or higher priority count, so that
  * nobody waits for what is less urgent. */
-static bool window_open(const struct job *j)
+static bool window_open(const struct job *j, int chain)
 {
     const struct engine *e = j->engine;
+    const struct split *split = &e->model->split;
     int hops = 0;
-    for (int p = j->order.priority; p < PRIORITIES; p++) hops += e->hops[p];
-    return hops < (e->model->split.floating ? HOPS_PER_STAGE + 1 : HOPS_PER_STAGE * (e->members - 1));
+    for (int p = j->order.priority; p < PRIORITIES; p++) hops += e->hops[chain][p];
+    return hops <
+           (split->floating ? HOPS_PER_STAGE + 1 : HOPS_PER_STAGE * split_stages(split, chain, e->self));
 }
 
 /* Of a branch whose next block is for the stages. Where home holds that block too, it may run it instead:
@@ -345,12 +362,14 @@ static bool window_open(const struct job *j)
  * the hop is then sent in time, if home has not come to the block before. So what home has time for decides how
  * much of it it takes, and neither waits for the other. What a policy keeps block by block is where the block
  * lies, so those are left to it. */
-static enum move away_move(const struct job *j, const struct branch *b, int holder)
+static enum move away_move(const struct job *j, int index)
 {
     const struct engine *e = j->engine;
+    const struct branch *b = &j->branch[index];
+    int chain = job_chain(j, index), holder = model_holder(e->model, chain, b->at);
     bool spare = model_spares(e->model, b->at) && !record_count(j);
     if (spare && fabric_in_flight(e->fabric, holder) >= SPARE_QUEUE) return MOVE_SPARE;
-    if (window_open(j) && engine_reaches_stage(e, holder)) return MOVE_SEND;
+    if (window_open(j, chain) && engine_reaches_stage(e, holder)) return MOVE_SEND;
     return spare ? MOVE_SPARE : MOVE_NONE;
 }
 
@@ -364,9 +383,17 @@ static enum move branch_move(const struct job *j, int index)
     if (b->inside && b->at == j->span_end) return MOVE_LEAVE;
     if (b->at == layers) return MOVE_OUTPUT;
     if (b->at == j->span_begin && !b->asked) return MOVE_ENTER;
-    if (is_hop(e->model, b->at)) return away_move(j, b, model_holder(e->model, b->at));
+    if (is_hop(e->model, job_chain(j, index), b->at)) return away_move(j, index);
     bool span = j->span_begin < layers;
     return span && (b->at < j->span_begin || b->at >= j->span_end) ? MOVE_CAP : MOVE_BLOCK;
+}
+
+/* How much a branch's move is wanted before the other branch's: hops first, as they keep the stages busy while home
+ * computes, then what leads to one; a spare block last of all. 0: there is no move. */
+static int urgency(const struct job *j, int index, enum move move)
+{
+    if (move == MOVE_NONE || move == MOVE_SPARE) return move == MOVE_SPARE;
+    return move == MOVE_SEND ? 4 : leaves_home(j, index) ? 3 : 2;
 }
 
 /* The first thing that can be done, in the order home wants them done. *index: of the branch that makes it.
@@ -376,16 +403,16 @@ static enum move step_move(const struct job *j, int *index)
     if (j->cancelled || (!j->step_begun && j->step == j->order.steps)) return MOVE_PASS;
     if (!j->step_begun) return MOVE_STEP;
     enum move first = MOVE_NONE;
+    int most = 0;
     bool done = true;
     for (int i = 0; i < j->branches; i++) {
         enum move move = branch_move(j, i);
-        bool sends = move == MOVE_SEND; /* first: it keeps the stages busy while home computes */
+        int wanted = urgency(j, i, move);
         done = done && j->branch[i].state == BRANCH_DONE;
-        bool last = first == MOVE_NONE || (first == MOVE_SPARE && move != MOVE_SPARE);
-        if (move == MOVE_NONE || !(sends || last)) continue;
+        if (wanted <= most) continue;
         *index = i;
         first = move;
-        if (sends) break;
+        most = wanted;
     }
     return done ? MOVE_FINISH : first;
 }
@@ -475,7 +502,7 @@ enum job_piece job_next_in_step(const struct job *j)
 static void came_home(struct job *j, struct branch *b)
 {
     b->state = BRANCH_HERE;
-    j->engine->hops[j->order.priority]--;
+    j->engine->hops[b->chain][j->order.priority]--;
 }
 
 void job_forget_hops(struct job *j)

@@ -2,9 +2,11 @@
  * main.c - refrain-worker: one MPI rank. Starts MPI, the fabric, the control thread and the rank's loop.
  *
  * Threads: this one computes (with its team), the control thread talks to the coordinator, the courier's carries
- * checkpoints, the fabric's I/O thread moves data. MPI maps ranks to hosts and is then left alone (unless it is the fabric), so that it is
+ * checkpoints, the cache tier's reads its files, the fabric's I/O thread moves data. MPI maps ranks to hosts and is then left alone (unless it is the fabric), so that it is
  * not needed after something has failed.
  */
+#include <errno.h>
+#include <limits.h>
 #include <mpi.h>
 #include <sched.h>
 #include <signal.h>
@@ -12,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -26,10 +29,13 @@
 #include "worker/place.h"
 #include "worker/rank.h"
 #include "worker/speed.h"
+#include "worker/tier.h"
 
 struct settings {
     const char *coordinator, *group, *seat, *bind, *scratch, *key, *inspect, *bench, *size, *plan_memory,
         *cache;
+    const char *tier_disk;
+    int64_t tier_memory, tier_disk_bytes;
     int64_t threads, orphan_ms, join_ms, largest_hop, ranks, jobs, steps, memory;
     int fabric, backend;
     bool json, version, help;
@@ -77,6 +83,17 @@ static const struct option_spec specs[] = {
     {"largest-hop", 0, OPTION_BYTES, offsetof(struct settings, largest_hop), "BYTES",
      .help = "a message between ranks above this is not believed", .standard = "8G", .min = 65536,
      .max = 1e12},
+    {.help = "What it keeps for later jobs"},
+    {"tier-memory", 0, OPTION_BYTES, offsetof(struct settings, tier_memory), "BYTES",
+     .help = "host memory of this rank for the cache tier; 0: no cache tier", .standard = "256M", .min = 0,
+     .max = 1e12, .env = "REFRAIN_TIER_MEMORY"},
+    {"tier-disk", 0, OPTION_TEXT, offsetof(struct settings, tier_disk), "DIR",
+     .help = "where items that memory has no room for are kept, also over restarts; each rank makes a folder "
+             "there",
+     .env = "REFRAIN_TIER_DISK"},
+    {"tier-disk-bytes", 0, OPTION_BYTES, offsetof(struct settings, tier_disk_bytes), "BYTES",
+     .help = "that this rank's files there may take", .standard = "4G", .min = 0, .max = 1e15,
+     .env = "REFRAIN_TIER_DISK_BYTES"},
     {.help = "Instead of serving"},
     {"inspect", 0, OPTION_TEXT, offsetof(struct settings, inspect), "DIR",
      .help = "check a checkpoint and print its card as JSON"},
@@ -170,6 +187,27 @@ static status_t open_fabric(const struct settings *settings, const struct place 
     return fabric_open(&config, &engine->fabric, error);
 }
 
+/* A rank that is started again finds what it kept: its folder has its number. */
+static status_t open_tier(const struct settings *settings, const struct place *place, struct engine *engine,
+                          struct error *error)
+{
+    char directory[PATH_MAX];
+    struct tier_config config = {.memory_bytes = (uint64_t)settings->tier_memory,
+                                 .disk_bytes = (uint64_t)settings->tier_disk_bytes,
+                                 .ops = engine->ops,
+                                 .team = engine->team};
+    if (settings->tier_disk) {
+        if (!*settings->tier_disk) return error_set(error, STATUS_INVALID, "--tier-disk: is empty");
+        if (mkdir(settings->tier_disk, 0700) != 0 && errno != EEXIST)
+            return error_set(error, STATUS_IO, "--tier-disk %s: cannot be made: %m", settings->tier_disk);
+        int length = snprintf(directory, sizeof directory, "%s/rank-%d", settings->tier_disk, place->rank);
+        if (length >= (int)sizeof directory)
+            return error_set(error, STATUS_INVALID, "--tier-disk: is longer than %d bytes", PATH_MAX - 16);
+        config.directory = directory;
+    }
+    return tier_open(&config, &engine->tier, error);
+}
+
 static void describe(const struct settings *settings, const struct place *place, const struct engine *engine,
                      struct keyfile *key, struct control_config *config)
 {
@@ -232,6 +270,8 @@ static status_t serve(const struct settings *settings, const struct place *place
     status = engine.ops->open(engine.team, error);
     if (status == STATUS_OK) status = open_fabric(settings, place, &scratch, &engine, error);
     if (status != STATUS_OK) goto err_team;
+    status = open_tier(settings, place, &engine, error);
+    if (status != STATUS_OK) goto err_fabric;
     struct control_config control_config = {0};
     describe(settings, place, &engine, &key, &control_config);
     struct courier_config courier_config = {.coordinator = settings->coordinator,
@@ -240,7 +280,7 @@ static status_t serve(const struct settings *settings, const struct place *place
                                             .secret_key = control_config.secret_key,
                                             .server_key = control_config.server_key};
     status = courier_open(&courier_config, &courier, error);
-    if (status != STATUS_OK) goto err_fabric;
+    if (status != STATUS_OK) goto err_tier;
     status = control_start(&control_config, &control, error);
     if (status != STATUS_OK) goto err_courier;
     struct rank_config rank = {.engine = &engine,
@@ -252,6 +292,8 @@ static status_t serve(const struct settings *settings, const struct place *place
     control_stop(control);
 err_courier:
     courier_close(courier);
+err_tier:
+    tier_close(engine.tier);
 err_fabric:
     fabric_close(engine.fabric);
 err_team:

@@ -18,6 +18,7 @@
 #include "worker/home.h"
 #include "worker/share.h"
 #include "worker/stage.h"
+#include "worker/tier.h"
 
 /* A member that goes because all were told to is no loss: our own order is a moment behind. */
 enum { ORDER_PATIENCE_MS = 50 };
@@ -38,16 +39,18 @@ struct rank {
 };
 
 /* Blocks as people are told them: the fixed home's begin with its head; floating homes, which all hold the
- * same caps, are told apart by their runs. */
+ * same caps, are told apart by their runs. A member of several chains is told by the first of them. */
 static uint32_t first_block(const struct model *m)
 {
-    return (uint32_t)(m->split.floating ? m->first : m->first - m->head);
+    int chain = 0;
+    while (chain + 1 < m->chains && m->run[chain].count == 0) chain++;
+    if (m->run[chain].count == 0) chain = 0;
+    return (uint32_t)(m->split.floating ? m->run[chain].first : m->run[chain].first - m->head);
 }
 
 static uint32_t block_count(const struct model *m)
 {
-    return (uint32_t)(m->split.floating ? m->count
-                                        : m->head + m->count + m->split.spare * (m->self == 0) + m->tail);
+    return (uint32_t)(m->split.floating ? m->blocks - m->head - m->tail : m->blocks);
 }
 
 static void present(struct rank *r)
@@ -175,13 +178,21 @@ static status_t read_split(const Refrain__Load *load, int members, struct split 
 {
     memset(split, 0, sizeof *split);
     split->members = members;
-    if (!load->split || load->split->n_run != (size_t)members || members > SPLIT_MAX_MEMBERS)
+    const Refrain__Split *from = load->split;
+    if (!from || members > SPLIT_MAX_MEMBERS || (from->n_chains != 0 && from->n_chains != SPLIT_CHAINS))
         return error_set(error, STATUS_CORRUPT, "a split that does not name each of %d members", members);
-    split->head = (int)load->split->head;
-    split->tail = (int)load->split->tail;
-    split->spare = (int)load->split->spare;
-    split->floating = load->split->floating;
-    for (size_t i = 0; i < load->split->n_run; i++) split->run[i] = (int)load->split->run[i];
+    for (size_t i = 0; i < from->n_chains; i++) {
+        if (from->chains[i] >= SPLIT_CHAINS)
+            return error_set(error, STATUS_CORRUPT, "a split with a chain %u", from->chains[i]);
+        split->chain[i / SPLIT_BRANCHES][i % SPLIT_BRANCHES] = (int)from->chains[i];
+    }
+    if (from->n_run != (size_t)(members * split_chains(split)))
+        return error_set(error, STATUS_CORRUPT, "a split that does not name each of %d members", members);
+    split->head = (int)from->head;
+    split->tail = (int)from->tail;
+    split->spare = (int)from->spare;
+    split->floating = from->floating;
+    for (size_t i = 0; i < from->n_run; i++) split->run[i] = (int)from->run[i];
     return STATUS_OK;
 }
 
@@ -237,8 +248,8 @@ static void serve_load(struct rank *r, const Refrain__Load *load)
     loaded.blocks = block_count(m);
     log_line(LOG_INFO,
              "%s: %d blocks of the ring from %d on, %d before and %d after it, %.1f MB of weights, %.2f s",
-             load->model, m->count, m->first, m->head, m->tail, (double)loaded.weight_bytes / 1e6,
-             loaded.seconds);
+             load->model, m->blocks - m->head - m->tail, m->run[0].first, m->head, m->tail,
+             (double)loaded.weight_bytes / 1e6, loaded.seconds);
     control_report(r->config->control, REFRAIN__WORKER_REPORT__BODY_LOADED, &loaded);
 }
 
@@ -333,7 +344,8 @@ static void work_at_home(struct rank *r, enum job_piece piece)
 static bool work(struct rank *r, int64_t *deadline_ns)
 {
     int priority = 0;
-    bool tended = r->home && home_tend(r->home);
+    bool tended = tier_tend(r->engine->tier, deadline_ns);
+    tended |= r->home && home_tend(r->home);
     enum job_piece piece = r->home ? home_next(r->home, &priority, deadline_ns) : PIECE_NONE;
     int at_stage = r->stage ? stage_next(r->stage) : -1;
     if (piece == PIECE_NONE || at_stage < 0) share_settle(&r->share);
@@ -352,8 +364,9 @@ static void sleep_until(struct rank *r, int64_t deadline_ns)
     struct pollfd descriptors[] = {
         {.fd = control_descriptor(c->control), .events = POLLIN},
         {.fd = r->joined ? fabric_descriptor(r->engine->fabric) : -1, .events = POLLIN},
-        {.fd = c->courier ? courier_descriptor(c->courier) : -1, .events = POLLIN}};
-    poll(descriptors, 3, clock_poll_ms(deadline_ns));
+        {.fd = c->courier ? courier_descriptor(c->courier) : -1, .events = POLLIN},
+        {.fd = tier_descriptor(r->engine->tier), .events = POLLIN}};
+    poll(descriptors, 4, clock_poll_ms(deadline_ns));
 }
 
 status_t rank_open(const struct rank_config *config, struct rank **rank, struct error *error)
@@ -377,7 +390,8 @@ bool rank_turn(struct rank *r, int64_t *deadline_ns)
     *deadline_ns = r->broken_until_ns;
     if (clock_now_ns() < r->broken_until_ns) return false;
     lose_epoch(r);
-    r->stop = r->engine->failure.status != STATUS_OK; /* another process may have better luck with the device */
+    r->stop =
+        r->engine->failure.status != STATUS_OK; /* another process may have better luck with the device */
     return true;
 }
 

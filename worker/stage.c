@@ -157,7 +157,8 @@ static const struct engine_context *context_of(const struct stage *s, const stru
 {
     const struct engine_context *c = context_own(s, t->context);
     if (!c) c = engine_lent(s->engine, t->context);
-    return c && c->attempt == t->attempt && t->branch < ENGINE_BRANCHES && c->branch[t->branch] ? c : NULL;
+    bool known = c && c->attempt == t->attempt && t->branch < ENGINE_BRANCHES && t->expert < SPLIT_EXPERTS;
+    return known && c->branch[t->branch] ? c : NULL;
 }
 
 static status_t context_add(struct stage *s, const struct ticket *t, struct engine_context **context,
@@ -197,6 +198,17 @@ static bool context_over(const struct stage *s, const struct ticket *t)
     for (const struct waiting *w = s->oldest; w; w = w->next)
         if (w->event.ticket.kind == TICKET_CLOSE && w->event.ticket.context == t->context) return true;
     return false;
+}
+
+/* What this member runs for a hop or an OPEN: its part of the chain that the branch takes. */
+static int chain_of(const struct ticket *t, const struct model *m)
+{
+    return split_chain(&m->split, t->expert, t->branch);
+}
+
+static const struct chain_run *run_of(const struct ticket *t, const struct model *m)
+{
+    return &m->run[chain_of(t, m)];
 }
 
 /* ------------------------------------------------------------------------------------------------ answers */
@@ -294,19 +306,20 @@ static status_t open_blocks(struct stage *s, const struct engine_context *c, con
         status = error_set(error, STATUS_CORRUPT, "an OPEN ticket of job %lu with an empty policy",
                            (unsigned long)t->job);
     if (status == STATUS_OK)
-        status = engine_run_blocks_create(s->engine, &settings, (int)t->step, &c->grid, made, error);
+        status = engine_run_blocks_create(s->engine, &settings, (int)t->step, &c->grid,
+                                          chain_of(t, s->engine->model), made, error);
     return status;
 }
 
-/* Does an OPEN fit the model? Its payload is the text of one branch, [denoiser_text_rows(row_count), hidden],
+/* Does an OPEN fit the model, and is there something for this stage to do? Its payload is the text of one branch, [denoiser_text_rows(row_count), hidden],
  * then the policy's text. */
 static bool open_fits(const struct ticket *t, const struct model *m)
 {
     int length = m->config.text_length, longest = m->config.denoiser.max_position;
     bool grid = true;
     for (int i = 0; i < 3; i++) grid = grid && t->grid[i] >= 1 && t->grid[i] <= (uint32_t)longest;
-    return grid && t->branch < ENGINE_BRANCHES && t->context != 0 && t->row_count >= 1 &&
-           t->row_count <= (uint32_t)length &&
+    return grid && t->branch < ENGINE_BRANCHES && t->expert < SPLIT_EXPERTS && run_of(t, m)->count > 0 &&
+           t->context != 0 && t->row_count >= 1 && t->row_count <= (uint32_t)length &&
            t->bytes - t->text_bytes == (uint64_t)denoiser_text_rows((int)t->row_count, length) *
                                            (uint64_t)m->config.denoiser.hidden * sizeof(float);
 }
@@ -317,6 +330,7 @@ static status_t make_keys(struct stage *s, const struct ticket *t, int peer, con
 {
     struct engine *e = s->engine;
     const struct model *m = e->model;
+    const struct chain_run *run = run_of(t, m);
     const void *text = payload;
     void *brought = NULL;
     size_t bytes = t->bytes - t->text_bytes;
@@ -328,7 +342,7 @@ static status_t make_keys(struct stage *s, const struct ticket *t, int peer, con
         text = brought;
     }
     status = denoiser_context_create_run(m->denoiser, e->team, text, (int)t->row_count, m->config.text_length,
-                                         m->first, m->count, made, error);
+                                         run->first, run->count, made, error);
     status_t waited = engine_wait(e, status == STATUS_OK ? error : NULL);
     e->ops->release(MEMORY_DEVICE, brought);
     if (status == STATUS_OK && waited != STATUS_OK) denoiser_context_destroy(*made);
@@ -351,7 +365,7 @@ static status_t open_context(struct stage *s, const struct ticket *t, int peer, 
     if (status != STATUS_OK || c->branch[t->branch]) return status;
     size_t hop = hop_bytes(token_count(&c->grid), m->config.denoiser.hidden) +
                  (t->text_bytes ? (size_t)m->config.denoiser.layers * sizeof(float) : 0);
-    if (m->count > 0) status = buffers_fit(s, hop, error);
+    status = buffers_fit(s, hop, error);
     if (status != STATUS_OK) return status;
     status = open_blocks(s, c, t, peer, payload, &blocks, error);
     if (status != STATUS_OK) return status;
@@ -376,21 +390,33 @@ static uint64_t record_bytes(const struct ticket *t, const struct model *m)
 /* Does the hop fit its context, and is there something in it for this stage? */
 static bool hop_fits(const struct ticket *t, const struct engine_context *c, const struct model *m)
 {
-    uint32_t first = (uint32_t)m->first, last = (uint32_t)(m->first + m->count);
+    const struct chain_run *run = run_of(t, m);
+    uint32_t first = (uint32_t)run->first, last = (uint32_t)(run->first + run->count);
     bool blocks = t->block_begin >= (uint32_t)m->split.head && t->block_begin < last &&
                   t->block_end > first && t->block_begin < t->block_end &&
                   t->block_end <= (uint32_t)(m->config.denoiser.layers - m->split.tail);
     bool records = (t->flags & TICKET_BLOCK_RECORDS) == 0 || c->blocks[t->branch];
-    return m->count > 0 && blocks && records && t->grid[0] == (uint32_t)c->grid.frames &&
+    return run->count > 0 && blocks && records && t->grid[0] == (uint32_t)c->grid.frames &&
            t->grid[1] == (uint32_t)c->grid.height && t->grid[2] == (uint32_t)c->grid.width &&
            t->row_begin == 0 && t->row_count == (uint32_t)token_count(&c->grid) &&
            t->bytes == hop_bytes((int)t->row_count, m->config.denoiser.hidden) + record_bytes(t, m);
 }
 
+/* Behind the last block that a hop needs of this stage. */
+static int last_here(const struct ticket *t, const struct model *m)
+{
+    return run_of(t, m)->first + run_of(t, m)->count;
+}
+
 /* Does a hop that fits go on to the next stage, or home? */
 static bool goes_home(const struct ticket *t, const struct model *m)
 {
-    return t->block_end <= (uint32_t)(m->first + m->count);
+    return t->block_end <= (uint32_t)last_here(t, m);
+}
+
+static int next_stage(const struct ticket *t, const struct model *m)
+{
+    return model_holder(m, chain_of(t, m), last_here(t, m));
 }
 
 /* Computes the hop's blocks that are held here and sends it on: to the member that holds the next one, or
@@ -402,7 +428,8 @@ static status_t run_hop(struct stage *s, const struct engine_context *c, struct 
     const struct model *m = e->model;
     struct ticket t = event->ticket;
     struct buffer *b = free_buffer(s);
-    int last = m->first + m->count, next = goes_home(&t, m) ? t.home : model_holder(m, last);
+    int first = run_of(&t, m)->first, last = last_here(&t, m);
+    int next = goes_home(&t, m) ? t.home : next_stage(&t, m);
     size_t modulation = 6 * (size_t)m->config.denoiser.hidden * sizeof(float), records = record_bytes(&t, m);
     const void *payload;
     status_t status = buffer_fit(b, e, t.bytes, error);
@@ -414,7 +441,7 @@ static status_t run_hop(struct stage *s, const struct engine_context *c, struct 
     if (status != STATUS_OK) return status;
 
     float *blocks = (float *)(void *)b->cargo.device, *x = blocks + modulation / sizeof(float);
-    int begin = (int)t.block_begin > m->first ? (int)t.block_begin : m->first;
+    int begin = (int)t.block_begin > first ? (int)t.block_begin : first;
     int end = (int)t.block_end < last ? (int)t.block_end : last;
     engine_blocks(e, c->branch[t.branch], t.flags & TICKET_BLOCK_RECORDS ? c->blocks[t.branch] : NULL,
                   (int)t.step, blocks, x, begin, end, cargo_tail(&b->cargo));
@@ -444,9 +471,7 @@ static bool ready(struct stage *s, const struct ticket *t)
     const struct engine_context *c = context_of(s, t);
     if (!c) return context_over(s, t);
     if (!hop_fits(t, c, e->model)) return true;
-    return free_buffer(s) &&
-           (goes_home(t, e->model) ||
-            engine_reaches_stage(e, model_holder(e->model, e->model->first + e->model->count)));
+    return free_buffer(s) && (goes_home(t, e->model) || engine_reaches_stage(e, next_stage(t, e->model)));
 }
 
 /* Is this the oldest ticket of its context? An OPEN does not stand behind hops: those that came before it,

@@ -33,5 +33,5 @@ static status_t to_host(void *context, void *host, const void *arena_bytes, size
     return STATUS_OK;
 }
 
-const struct memory memory_host = {
+const struct level_memory memory_host = {
     .allocate = allocate, .release = release, .from_host = from_host, .to_host = to_host};

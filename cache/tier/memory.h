@@ -1,7 +1,7 @@
 /*
  * memory.h - where a level's arena comes from: the host's memory, or a device's behind four functions.
  *
- *     struct memory device = {gpu, allocate, release, from_host, to_host};      a real device's
+ *     struct level_memory device = {gpu, allocate, release, from_host, to_host};      a real device's
  *     config.device_memory = &device;                                           or memory_host: for tests
  *
  * An arena is allocated and registered once, when a store is opened, and released when it is closed; copies go to and
@@ -13,7 +13,7 @@
 #include <stddef.h>
 #include "base/status.h"
 
-struct memory {
+struct level_memory {
     void *context;
     /* Aligned to 256 bytes at least; STATUS_NO_MEMORY. */
     status_t (*allocate)(void *context, size_t bytes, void **arena, struct error *error);
@@ -26,6 +26,6 @@ struct memory {
 };
 
 /* Pages of this process, taken from the system when they are first touched. */
-extern const struct memory memory_host;
+extern const struct level_memory memory_host;
 
 #endif

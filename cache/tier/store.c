@@ -22,7 +22,7 @@ static const double usual_bytes_per_second[LEVELS] = {20e9, 5e9, 1e9};
 
 /* ------------------------------------------------------------------------------------- opening and closing */
 
-static status_t open_arena(struct store *store, enum level level, const struct memory *memory,
+static status_t open_arena(struct store *store, enum level level, const struct level_memory *memory,
                            struct error *error)
 {
     struct level_room *room = &store->level[level];
@@ -319,7 +319,7 @@ static status_t hash_level(const struct store *store, enum level level, const ui
         return STATUS_OK;
     }
     uint8_t piece[PIECE];
-    const struct memory *memory = store->level[level].memory;
+    const struct level_memory *memory = store->level[level].memory;
     status_t status = STATUS_OK;
     XXH3_state_t *state = XXH3_createState();
     if (!state) return error_set(error, STATUS_NO_MEMORY, "cache: no memory to hash a device's bytes");
@@ -398,7 +398,7 @@ static enum miss fetch(struct store *store, uint32_t slot, enum level level, dou
     enum level from = level == LEVEL_DEVICE            ? LEVEL_HOST
                       : level_has(entry, LEVEL_DEVICE) ? LEVEL_DEVICE
                                                        : LEVEL_DISK;
-    const struct memory *memory = store->level[from == LEVEL_DISK ? level : LEVEL_DEVICE].memory;
+    const struct level_memory *memory = store->level[from == LEVEL_DISK ? level : LEVEL_DEVICE].memory;
     entry->extent[level] = extent;
     entry->fetching = true;
     void *to = level_address(store, level, entry);
@@ -466,6 +466,47 @@ static enum miss bring(struct store *store, uint32_t slot, enum level level, dou
     return MISSES;
 }
 
+/* Where the entry's bytes would be read from now. */
+static enum level nearest(const struct entry *entry, enum level wanted)
+{
+    return level_has(entry, wanted)         ? wanted
+           : level_has(entry, LEVEL_HOST)   ? LEVEL_HOST
+           : level_has(entry, LEVEL_DEVICE) ? LEVEL_DEVICE
+                                            : LEVEL_DISK;
+}
+
+/* A reader of the entry gets its view. Under the lock. */
+static void show(struct store *store, uint32_t slot, enum level level, struct view *view)
+{
+    struct entry *entry = &store->entries[slot];
+    enum level where = level == LEVEL_DEVICE && level_has(entry, level) ? level : LEVEL_HOST;
+    *view = (struct view){.bytes = level_address(store, where, entry),
+                          .size = entry->bytes,
+                          .xxh3 = entry->xxh3,
+                          .seconds = (double)entry->seconds,
+                          .level = where,
+                          .slot = slot};
+    store->views++;
+}
+
+static void count_hit(struct store *store, uint32_t slot, enum level found, double now)
+{
+    struct entry *entry = &store->entries[slot];
+    struct tally *tally = tally_of(store, entry->tenant, entry->key.kind);
+    tally->hits[found]++;
+    tally->seconds_saved += (double)entry->seconds;
+    worth_reused(&store->worth, habit_of(&entry->key, entry->uses), now - entry->last, &entry->counted);
+    entry->uses++;
+    if (entry->state == ENTRY_HERE) level_touch(store, slot, now);
+}
+
+static void count_miss(struct store *store, const struct key *key, enum miss why, double now)
+{
+    if (key->kind >= ITEM_KINDS) return;
+    tally_of(store, tally_slot(store, key->tenant), key->kind)->misses[why]++;
+    worth_missed(&store->worth, key, now);
+}
+
 status_t store_get(struct store *store, const struct key *key, enum level level, struct view *view,
                    enum miss *reason)
 {
@@ -477,40 +518,91 @@ status_t store_get(struct store *store, const struct key *key, enum level level,
     uint32_t slot = await(store, key, level, &why);
     if (slot != SLOT_NONE) {
         struct entry *entry = &store->entries[slot];
-        enum level found = level_has(entry, level)          ? level
-                           : level_has(entry, LEVEL_HOST)   ? LEVEL_HOST
-                           : level_has(entry, LEVEL_DEVICE) ? LEVEL_DEVICE
-                                                            : LEVEL_DISK;
+        enum level found = nearest(entry, level);
         entry->readers++;
         why = bring(store, slot, level, now);
         if (why == MISSES) {
-            struct tally *tally = tally_of(store, entry->tenant, entry->key.kind);
-            enum level where = level == LEVEL_DEVICE && level_has(entry, level) ? level : LEVEL_HOST;
-            tally->hits[found]++;
-            tally->seconds_saved += (double)entry->seconds;
-            worth_reused(&store->worth, habit_of(&entry->key, entry->uses), now - entry->last,
-                         &entry->counted);
-            entry->uses++;
-            if (entry->state == ENTRY_HERE) level_touch(store, slot, now);
-            *view = (struct view){.bytes = level_address(store, where, entry),
-                                  .size = entry->bytes,
-                                  .xxh3 = entry->xxh3,
-                                  .seconds = (double)entry->seconds,
-                                  .level = where,
-                                  .slot = slot};
-            store->views++;
+            count_hit(store, slot, found, now);
+            show(store, slot, level, view);
         } else {
             entry_leave(store, slot);
         }
     }
     if (why != MISSES) {
-        tally_of(store, tally_slot(store, key->tenant), key->kind < ITEM_KINDS ? key->kind : 0)
-            ->misses[why]++;
-        if (key->kind < ITEM_KINDS) worth_missed(&store->worth, key, now);
+        count_miss(store, key, why, now);
         if (reason) *reason = why;
     }
     pthread_mutex_unlock(&store->lock);
     return why == MISSES ? STATUS_OK : STATUS_NOT_FOUND;
+}
+
+/* What is in memory now. Under the lock; no counting. */
+static status_t look(struct store *store, const struct key *key, enum level level, double now,
+                     uint32_t *found, enum miss *reason)
+{
+    uint32_t slot = index_find(store, key);
+    struct entry *entry = slot == SLOT_NONE ? NULL : &store->entries[slot];
+    enum miss why = !entry ? MISS_ABSENT : entry->state == ENTRY_DRAFT ? MISS_UNFINISHED : MISSES;
+    if (why == MISSES && (nearest(entry, level) == LEVEL_DISK ||
+                          (entry->fetching && !level_has(entry, LEVEL_HOST) && !level_has(entry, level))))
+        return STATUS_AGAIN;
+    if (why == MISSES) {
+        entry->readers++;
+        why = bring(store, slot, level, now);
+        if (why == MISSES) {
+            *found = slot;
+            return STATUS_OK;
+        }
+        entry_leave(store, slot);
+    }
+    if (reason) *reason = why;
+    return STATUS_NOT_FOUND;
+}
+
+status_t store_try(struct store *store, const struct key *key, enum level level, struct view *view,
+                   enum miss *reason)
+{
+    uint32_t slot;
+    if (level != LEVEL_DEVICE) level = LEVEL_HOST;
+    pthread_mutex_lock(&store->lock);
+    double now = store_seconds(store);
+    sweep(store, now);
+    uint32_t before = index_find(store, key);
+    enum level found = before == SLOT_NONE ? LEVEL_HOST : nearest(&store->entries[before], level);
+    status_t status = look(store, key, level, now, &slot, reason);
+    if (status == STATUS_OK) {
+        count_hit(store, slot, found, now);
+        show(store, slot, level, view);
+    }
+    pthread_mutex_unlock(&store->lock);
+    return status;
+}
+
+void store_missed(struct store *store, const struct key *key, enum miss reason)
+{
+    pthread_mutex_lock(&store->lock);
+    count_miss(store, key, reason, store_seconds(store));
+    pthread_mutex_unlock(&store->lock);
+}
+
+status_t store_fetched(struct store *store, const struct key *key, enum level level, struct view *view,
+                       enum miss *reason)
+{
+    uint32_t slot;
+    if (level != LEVEL_DEVICE) level = LEVEL_HOST;
+    pthread_mutex_lock(&store->lock);
+    status_t status = look(store, key, level, store_seconds(store), &slot, reason);
+    if (status == STATUS_OK) {
+        struct entry *entry = &store->entries[slot];
+        struct tally *tally = tally_of(store, entry->tenant, entry->key.kind);
+        tally->fetched++;
+        tally->seconds_saved += (double)entry->seconds;
+        entry->uses++;
+        if (entry->state == ENTRY_HERE) level_touch(store, slot, store_seconds(store));
+        show(store, slot, level, view);
+    }
+    pthread_mutex_unlock(&store->lock);
+    return status;
 }
 
 void store_release(struct store *store, struct view *view)

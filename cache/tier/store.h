@@ -22,7 +22,7 @@
  * statistics; it is held for look-ups and accounting, never while bytes are copied, hashed, read, written or compared,
  * and nothing is waited for under it but the end of another thread's fetching of the same item. `duty` is held by
  * whoever settles: one thread at a time writes and removes files. Order: duty, then lock. store_get touches the disk
- * when the item is only there (store_list tells); reserve, commit, abort, release, pin, forget, stats and changes never
+ * when the item is only there (store_try does not); reserve, commit, abort, release, pin, forget, stats and changes never
  * do. With `thread`, the store settles in a thread of its own; without, when it is told to.
  *
  * Nothing is allocated after store_open.
@@ -48,11 +48,11 @@ enum eviction {
 enum { STORE_ITEMS = 65536, STORE_ITEMS_MAX = 1 << 24, STORE_HOST_LEAST = 1 << 16 };
 
 struct store_config {
-    uint64_t limit_bytes[LEVELS];       /* 0: no such level; the host's must be STORE_HOST_LEAST at least */
-    const struct memory *device, *host; /* NULL: no device level; memory_host. Borrowed */
-    const char *directory;              /* of the disk level, this store's alone; made if it is not there */
-    uint32_t items;                     /* at most; 0: STORE_ITEMS */
-    uint32_t ghosts;                    /* remembered of what is gone; 0: as many as items */
+    uint64_t limit_bytes[LEVELS]; /* 0: no such level; the host's must be STORE_HOST_LEAST at least */
+    const struct level_memory *device, *host; /* NULL: no device level; memory_host. Borrowed */
+    const char *directory; /* of the disk level, this store's alone; made if it is not there */
+    uint32_t items;        /* at most; 0: STORE_ITEMS */
+    uint32_t ghosts;       /* remembered of what is gone; 0: as many as items */
     enum eviction eviction;
     double bytes_per_second[LEVELS]; /* of fetching from there; 0: 20e9, 5e9, 1e9 */
     bool thread;                     /* settle in the background */
@@ -99,7 +99,14 @@ enum miss {
     MISS_DAMAGED,    /* its file does not fit its hash; it is forgotten */
     MISS_UNREADABLE, /* its file is gone, or the disk failed; it is forgotten */
     MISS_NO_ROOM,    /* on disk, and everything in memory is in use */
-    MISS_LATE,       /* somebody else is fetching it from disk and does not get done */
+    MISS_LATE,       /* it is being fetched, and that does not get done in time */
+    /* Of items that come from other ranks (worker/tier.h). */
+    MISS_BUSY,    /* too many are being fetched */
+    MISS_STALE,   /* who was said to have it has it no more, or another one */
+    MISS_LOST,    /* its rank was lost, or the epoch ended, under way */
+    MISS_TORN,    /* parts of it did not come in order, or not all */
+    MISS_SPOILED, /* it came, and does not fit its hash */
+    MISS_FOREIGN, /* it is another tenant's */
     MISSES
 };
 const char *miss_name(enum miss reason); /* "absent", ... */
@@ -117,6 +124,16 @@ struct view {
 status_t store_get(struct store *store, const struct key *key, enum level level, struct view *view,
                    enum miss *reason);
 void store_release(struct store *store, struct view *view);
+
+/* As store_get, but neither touches the disk nor waits: STATUS_AGAIN where it would have to. Only a hit counts, because
+ * who gets no hit may look elsewhere: that ends with store_missed, or with an item that is committed and store_fetched. */
+status_t store_try(struct store *store, const struct key *key, enum level level, struct view *view,
+                   enum miss *reason);
+/* It was asked for in vain, here and elsewhere. */
+void store_missed(struct store *store, const struct key *key, enum miss reason);
+/* As store_try, for what was asked for here and came from another rank: counted as that, not as a use of what was here. */
+status_t store_fetched(struct store *store, const struct key *key, enum level level, struct view *view,
+                       enum miss *reason);
 
 /* ------------------------------------------------------------------------------ what is here, and what goes */
 
@@ -160,6 +177,7 @@ struct tally {
     uint64_t published, refused;   /* committed; not let in */
     uint64_t spoiled;              /* did not fit the announced hash */
     uint64_t hits[LEVELS];         /* by where they were found */
+    uint64_t fetched;              /* hits on other ranks */
     uint64_t misses[MISSES];
     uint64_t evictions[LEVELS]; /* copies */
     double seconds_saved;

@@ -45,7 +45,7 @@ struct entry {
 
 struct level_room {
     uint64_t limit, used; /* bytes, drafts included */
-    const struct memory *memory;
+    const struct level_memory *memory;
     uint8_t *arena;
     struct extents extents;
     uint32_t oldest[LISTS + 1], newest[LISTS + 1];

@@ -5,8 +5,9 @@
 
 enum { LISTED_AT_ONCE = 128 };
 
-static const char *const miss_names[MISSES] = {"absent",     "unfinished", "damaged",
-                                               "unreadable", "no-room",    "late"};
+static const char *const miss_names[MISSES] = {"absent",  "unfinished", "damaged", "unreadable",
+                                               "no-room", "late",       "busy",    "stale",
+                                               "lost",    "torn",       "spoiled", "foreign"};
 
 const char *miss_name(enum miss reason)
 {
@@ -43,6 +44,7 @@ static void tally_sum(struct tally *sum, const struct tally *one)
     sum->published += one->published;
     sum->refused += one->refused;
     sum->spoiled += one->spoiled;
+    sum->fetched += one->fetched;
     sum->seconds_saved += one->seconds_saved;
     for (int i = 0; i < MISSES; i++) sum->misses[i] += one->misses[i];
     for (int i = 0; i < LEVELS; i++) {

@@ -31,7 +31,7 @@ static bool remove_waste(struct store *store)
 static void copy_to_host(struct store *store, uint32_t slot)
 {
     struct entry *entry = &store->entries[slot];
-    const struct memory *memory = store->level[LEVEL_DEVICE].memory;
+    const struct level_memory *memory = store->level[LEVEL_DEVICE].memory;
     struct error error;
     uint32_t extent;
     if (entry->fetching || !level_make_room(store, LEVEL_HOST, entry->bytes,

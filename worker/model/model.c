@@ -5,38 +5,78 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Do the parts of a split add up to the model, with nothing out of range on the way? */
+/* -------------------------------------------------------------------------------------------------- split */
+
+int split_chains(const struct split *split)
+{
+    int last = 0;
+    for (int e = 0; e < SPLIT_EXPERTS; e++)
+        for (int b = 0; b < SPLIT_BRANCHES; b++)
+            if (split->chain[e][b] > last) last = split->chain[e][b];
+    return last + 1;
+}
+
+int split_stages(const struct split *split, int chain, int self)
+{
+    int stages = 0;
+    for (int i = 0; i < split->members; i++) stages += i != self && split_run(split, chain, i) > 0;
+    return stages;
+}
+
+/* Does a chain, and each part of it, fit between the caps? *total: its blocks. */
+static bool chain_fits(const struct split *split, int chain, int layers, int *total)
+{
+    *total = split->head + split->tail;
+    for (int i = 0; i < split->members; i++) {
+        if (split_run(split, chain, i) < 0 || split_run(split, chain, i) > layers) return false;
+        *total += split_run(split, chain, i);
+    }
+    return *total == layers;
+}
+
+/* Do the parts of a split add up to the model, with nothing out of range on the way? *total: blocks of the first chain
+ * that does not, or of the last one. */
 static bool adds_up(const struct split *split, int self, int layers, int *total)
 {
     *total = 0;
     if (split->members < 1 || split->members > SPLIT_MAX_MEMBERS || self < 0 || self >= split->members)
         return false;
     if (split->head < 0 || split->head > layers || split->tail < 0 || split->tail > layers) return false;
-    *total = split->head + split->tail;
+    for (int e = 0; e < SPLIT_EXPERTS; e++)
+        for (int b = 0; b < SPLIT_BRANCHES; b++)
+            if (split->chain[e][b] < 0 || split->chain[e][b] >= SPLIT_CHAINS) return false;
+    int chains = split_chains(split);
+    for (int c = 0; c < chains; c++)
+        if (!chain_fits(split, c, layers, total)) return false;
+    if (split->spare == 0) return true;
+    return split->spare > 0 && !split->floating && chains == 1 &&
+           split->spare <= layers - split->head - split->tail - split->run[0];
+}
+
+static void place_chain(struct model *m, int chain, int home)
+{
+    const struct split *split = &m->split;
+    int layers = m->config.denoiser.layers, block = 0, *holder = m->holder + (size_t)chain * (size_t)layers;
+    while (block < split->head) holder[block++] = home;
     for (int i = 0; i < split->members; i++) {
-        if (split->run[i] < 0 || split->run[i] > layers) return false;
-        *total += split->run[i];
+        int count = split_run(split, chain, i);
+        if (i == m->self) m->run[chain] = (struct chain_run){block, count};
+        for (int k = 0; k < count; k++) holder[block++] = i;
     }
-    if (split->spare < 0 || split->spare > layers - split->head - split->tail - split->run[0]) return false;
-    return *total == layers && (split->spare == 0 || !split->floating);
+    while (block < layers) holder[block++] = home;
 }
 
 /* The member's share of a split that adds up: sets the numbers, not the weights. */
 static void place(struct model *m, const struct split *split, int self)
 {
-    int layers = m->config.denoiser.layers, block = 0;
-    int home = split_home(split, self) ? self : 0; /* a stage sees the caps at member 0 */
+    bool home = split_home(split, self);
     m->split = *split;
     m->self = self;
-    m->head = split_home(split, self) ? split->head : 0;
-    m->tail = split_home(split, self) ? split->tail : 0;
-    while (block < split->head) m->holder[block++] = home;
-    for (int i = 0; i < split->members; i++) {
-        if (i == self) m->first = block;
-        for (int k = 0; k < split->run[i]; k++) m->holder[block++] = i;
-    }
-    m->count = split->run[self];
-    while (block < layers) m->holder[block++] = home;
+    m->head = home ? split->head : 0;
+    m->tail = home ? split->tail : 0;
+    m->chains = split_chains(split);
+    for (int c = 0; c < m->chains; c++)
+        place_chain(m, c, home ? self : 0); /* a stage sees the caps at member 0 */
 }
 
 /* Those that a fixed home holds of other members'. */
@@ -49,12 +89,15 @@ static bool is_spare(const struct split *split, int self, int block)
 /* held: [layers], the blocks of that member. */
 static void list_blocks(const struct split *split, int self, int layers, bool *held)
 {
-    int before = split->head;
     bool home = split_home(split, self);
-    for (int i = 0; i < self; i++) before += split->run[i];
+    int chains = split_chains(split);
     for (int i = 0; i < layers; i++)
-        held[i] = (home && (i < split->head || i >= layers - split->tail)) ||
-                  (i >= before && i < before + split->run[self]) || is_spare(split, self, i);
+        held[i] = (home && (i < split->head || i >= layers - split->tail)) || is_spare(split, self, i);
+    for (int c = 0; c < chains; c++) {
+        int first = split->head;
+        for (int i = 0; i < self; i++) first += split_run(split, c, i);
+        for (int i = 0; i < split_run(split, c, self); i++) held[first + i] = true;
+    }
 }
 
 bool model_rearrange(struct model *m, const struct split *split, int self)
@@ -98,17 +141,29 @@ status_t model_encoder(struct model *m, struct vae **encoder, struct error *erro
     return status;
 }
 
-int model_holder(const struct model *m, int block)
+int model_holder(const struct model *m, int chain, int block)
 {
-    return m->holder[block];
+    return m->holder[chain * m->config.denoiser.layers + block];
 }
 
-int model_held_until(const struct model *m, int block)
+int model_held_until(const struct model *m, int chain, int block)
 {
     int layers = m->config.denoiser.layers;
-    if (m->holder[block] != m->self) return layers - m->split.tail;
-    while (block < layers && m->holder[block] == m->self) block++;
+    if (model_holder(m, chain, block) != m->self) return layers - m->split.tail;
+    while (block < layers && model_holder(m, chain, block) == m->self) block++;
     return block;
+}
+
+void model_list_own(const struct model *m, int chain, bool *mask)
+{
+    for (int i = 0; i < m->config.denoiser.layers; i++) mask[i] = model_holder(m, chain, i) == m->self;
+}
+
+void model_list_run(const struct model *m, int chain, bool *mask)
+{
+    const struct chain_run *run = &m->run[chain];
+    for (int i = 0; i < m->config.denoiser.layers; i++)
+        mask[i] = i >= run->first && i < run->first + run->count;
 }
 
 bool model_spares(const struct model *m, int block)
@@ -138,13 +193,14 @@ status_t model_load(const char *directory, const struct ops *ops, struct team *t
         goto err_model;
     }
     wanted = calloc((size_t)layers, sizeof *wanted);
-    m->holder = calloc((size_t)layers, sizeof *m->holder);
+    m->holder = calloc((size_t)SPLIT_CHAINS * (size_t)layers, sizeof *m->holder);
     if (!wanted || !m->holder) {
         status = error_set(error, STATUS_NO_MEMORY, "no memory for a model");
         goto err_model;
     }
     place(m, split, self);
     list_blocks(split, self, layers, wanted);
+    for (int i = 0; i < layers; i++) m->blocks += wanted[i];
     bool home = split_home(split, self);
     snprintf(path, sizeof path, "%s/transformer", directory);
     struct denoiser_part part = {.wanted = wanted, .ends = home};

@@ -1,0 +1,96 @@
+/*
+ * tier.h - this rank's part of the cache tier, for its jobs: what was computed before, here or elsewhere, and what is
+ * worth keeping for others. Nothing here waits: neither for a disk nor for another rank.
+ *
+ *     struct tier_query query = {.tenant = tenant, .deadline_ns = clock_now_ns() + 50 * MILLISECOND_NS};
+ *     key_of_text(job_tenant, &facts, &query.key, &error);           facts.numerics = tier_numerics(tier)
+ *     switch (tier_ask(tier, &query, &view)) {
+ *     case STATUS_OK:    use(view.bytes, view.size); tier_release(tier, &view); break;
+ *     case STATUS_AGAIN: it is being fetched: the job waits, and asks again with the same query, once tier_descriptor
+ *                        is readable or query.deadline_ns has come; break;
+ *     default:           a miss, and query.reason says why: compute it, then
+ *         if (tier_reserve(tier, tenant, &query.key, bytes, seconds, &draft, &error) == STATUS_OK) {
+ *             memcpy(draft.bytes, made, bytes);
+ *             tier_commit(tier, &draft);
+ *         }
+ *     }
+ *
+ * A query is a plain value, and there is nothing to cancel: a job that ends forgets it. What was fetched for nobody is
+ * let go by itself. Every query ends by its deadline at the latest, whatever happened to disks, ranks and coordinator;
+ * choose it by what computing costs (a tenth of that is a good wait; what another job here is just making is waited for as well). A draft has to be committed or aborted by the
+ * piece of work that reserved it; a view may be kept as long as the job runs, and keeps memory taken meanwhile. Both
+ * may be used over the end of an epoch.
+ *
+ * Bytes are the host's, and 256-byte aligned. An item that is found is whole, has the hash it was published with, and
+ * was made with these numerics for this tenant (or for everybody: weights alone). Whatever does not fit is a miss. What
+ * is refused (tier_reserve: too large, not worth what would have to go, here already, sooner computed than copied) is
+ * no failure: go on without.
+ *
+ * `tier` may be NULL everywhere: the tier is off, and each query a miss.
+ *
+ * Compute thread. Reading files and hashing what was made are done by the tier's own thread (docs/threads.md).
+ */
+#ifndef REFRAIN_WORKER_TIER_H
+#define REFRAIN_WORKER_TIER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include "cache/tier/store.h"
+#include "kernels/ops.h"
+
+struct tier;
+
+enum {
+    TIER_FETCHES = 64,           /* under way at once, for all jobs; more are misses (busy) */
+    TIER_MEMORY_LEAST = 1 << 20, /* bytes */
+};
+
+struct tier_config {
+    uint64_t memory_bytes; /* of the host's level; 0: the tier is off */
+    const char *directory; /* of the disk level, this rank's alone; NULL: none. Borrowed for the call */
+    uint64_t disk_bytes;
+    const struct ops *ops; /* whose numbers they are: tier_numerics */
+    const struct team *team;
+};
+
+/* *tier is NULL when it is off. STATUS_INVALID: a limit; STATUS_IO: the directory cannot be used; one that another
+ * process holds is only warned of: then items are kept in memory. */
+status_t tier_open(const struct tier_config *config, struct tier **tier, struct error *error);
+void tier_close(struct tier *tier); /* no view and no draft may be out; writes what is to be on disk */
+
+/* How this rank makes numbers, for the keys: this very program (and plug-in), the kind of backend and its device. Ranks
+ * with equal fingerprints make equal bits, however they are laid out. 0: the tier is off. */
+uint64_t tier_numerics(const struct tier *tier);
+
+/* --------------------------------------------------------------------------------------------------- for jobs */
+
+struct tier_query {
+    struct key key;
+    uint64_t tenant;     /* of key_tenant, the asking job's: the key must be that tenant's, or public */
+    int64_t deadline_ns; /* when waiting is over; 0: do not wait */
+    enum miss reason;    /* of STATUS_NOT_FOUND */
+};
+
+/* STATUS_OK: *view is the caller's until tier_release. STATUS_AGAIN; STATUS_NOT_FOUND: a miss. */
+status_t tier_ask(struct tier *tier, struct tier_query *query, struct view *view);
+void tier_release(struct tier *tier, struct view *view);
+
+/* Room for an item that saves `seconds` of this rank's time whoever has it. As store_reserve; STATUS_UNSUPPORTED: off;
+ * STATUS_DENIED: another tenant's key. */
+status_t tier_reserve(struct tier *tier, uint64_t tenant, const struct key *key, uint64_t bytes,
+                      double seconds, struct draft *draft, struct error *error);
+void tier_commit(struct tier *tier, struct draft *draft); /* whole from soon on; the draft is over */
+void tier_abort(struct tier *tier, struct draft *draft);
+
+/* Readable when something came that may answer a query that waits. -1: off. */
+int tier_descriptor(const struct tier *tier);
+
+/* ----------------------------------------------------------------------------------------- for the rank's loop */
+
+/* Takes in what has come. *deadline_ns: when to call again at the latest, if earlier. True: there was something. */
+bool tier_tend(struct tier *tier, int64_t *deadline_ns);
+
+/* NULL: off. For statistics and lists. */
+struct store *tier_store(struct tier *tier);
+
+#endif
