@@ -22,6 +22,8 @@ enum ticket_kind {
     TICKET_UNKNOWN_CONTEXT = 4, /* stage -> home: OPEN it again and repeat the hop */
     TICKET_FAILED = 5,          /* stage -> home: this hop cannot be computed; payload: the sentence */
     TICKET_PART = 6, /* between the members of a circle: what one gives another (cluster/circle.h) */
+    TICKET_OPENED = 7, /* a wide stage -> home: the OPEN of that branch is done */
+    TICKET_TURN = 8,   /* the first member of a wide stage -> the others: work on that context's branch next */
 };
 
 enum ticket_dtype { TICKET_NO_DATA = 0, TICKET_F32 = 1, TICKET_BF16 = 2, TICKET_TEXT = 3 };

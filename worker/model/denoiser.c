@@ -221,9 +221,11 @@ static void self_attention(const struct denoiser *d, struct team *team, const st
     ops->linear(team, b->qkv, work->norm, hidden, rows,
                 &(struct epilogue){.x_dtype = operand, .y_dtype = operand}, work->qkv, stride);
     if (u) ulysses_give(u, team, ULYSSES_V, v, stride);
-    ops->rms_norm_rope(team, q, stride, rows, c->heads, c->head_dim, c->eps, b->norm_q, cosines, sines, operand);
+    ops->rms_norm_rope(team, q, stride, rows, c->heads, c->head_dim, c->eps, b->norm_q, cosines, sines,
+                       operand);
     if (u) ulysses_give(u, team, ULYSSES_Q, q, stride);
-    ops->rms_norm_rope(team, k, stride, rows, c->heads, c->head_dim, c->eps, b->norm_k, cosines, sines, operand);
+    ops->rms_norm_rope(team, k, stride, rows, c->heads, c->head_dim, c->eps, b->norm_k, cosines, sines,
+                       operand);
     if (u) ulysses_give(u, team, ULYSSES_K, k, stride);
     if (u) ulysses_heads(u, team, &attention);
     ops->attention(team, &attention);
