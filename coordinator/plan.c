@@ -194,10 +194,10 @@ static void list_times(const struct field *field, const struct plan *plan, const
                        double *times)
 {
     double home = home_work(field, plan, mix) / (plan->floating ? field->ranks : 1);
-    uint32_t at = plan->head;
+    uint32_t at = plan->head, width = plan_width(plan);
     for (uint32_t i = 0; i < field->ranks; i++) {
-        times[i] = work_of(field, mix, at, at + plan->run[i]) + (is_home(plan, i) ? home : 0);
-        at += plan->run[i];
+        times[i] = work_of(field, mix, at, at + plan->run[i]) / width + (is_home(plan, i) ? home : 0);
+        if (i % width == width - 1) at += plan->run[i];
     }
     share_spare(field, plan, mix, times);
     for (uint32_t i = 0; i < field->ranks; i++) times[i] *= mix->branches / field->speed[i];
@@ -225,9 +225,9 @@ static double step_alone(const struct field *field, const struct plan *plan)
     if (!plan->floating) speed = field->speed[0];
     double ends = home_work(field, plan, &always) / speed;
     for (uint32_t i = 0; i < field->ranks; i++) {
-        double run = plan->run[i] / field->speed[i];
+        double run = plan->run[i] / field->speed[i] / plan_width(plan);
         bool at_home = i == 0 && !plan->floating;
-        walk += run;
+        walk += run / plan_width(plan); /* its members work on a hop together */
         slowest = fmax(slowest, run + (at_home ? ends : 0));
         away += plan->run[i] > 0 && !at_home;
     }
@@ -416,13 +416,13 @@ static status_t lay_fold(const struct plan_request *request, const struct field 
                                                                : no_room(request, "--fold", error);
 }
 
-static status_t check_split_room(const struct plan_request *request, const struct field *field,
-                                 const struct plan *plan, struct error *error)
+static status_t check_room(const struct plan_request *request, const struct field *field,
+                           const struct plan *plan, const char *what, struct error *error)
 {
     for (uint32_t i = 0; i < field->ranks; i++)
         if (plan_blocks(plan, i) > (is_home(plan, i) ? field->home_room[i] : field->room[i]))
             return error_set(error, STATUS_NO_MEMORY,
-                             "--split: %u blocks of %.1f GB do not fit rank %u with %.1f GB",
+                             "%s: %u blocks of %.1f GB do not fit rank %u with %.1f GB", what,
                              plan_blocks(plan, i), (double)request->block_bytes / 1e9, i,
                              (double)request->seats[i].memory_bytes / 1e9);
     return STATUS_OK;
@@ -454,7 +454,48 @@ static status_t lay_split(const struct plan_request *request, const struct field
     *plan = capped(field, head, tail, floating);
     memcpy(plan->run, wish->run, wish->runs * sizeof *plan->run);
     if (!floating) plan->run[0] -= head + tail;
-    return check_split_room(request, field, plan, error);
+    return check_room(request, field, plan, "--split", error);
+}
+
+/* "--stage-width 2": stages of two ranks that share the tokens, with as many blocks each as can be even, or as --split says.
+ * Home is one of the first stage and keeps no blocks to itself, so that all of them are shared. */
+static status_t lay_wide(const struct plan_request *request, const struct field *field, struct plan *plan,
+                         struct error *error)
+{
+    const struct plan_wish *wish = request->wish;
+    uint32_t width = wish->width, stages = field->ranks / width, sum = 0;
+    if (field->ranks % width)
+        return error_set(error, STATUS_INVALID, "--stage-width %u: %u ranks cannot stand in stages of %u",
+                         width, field->ranks, width);
+    if (request->heads % width)
+        return error_set(
+            error, STATUS_INVALID,
+            "--stage-width %u: %u attention heads cannot be dealt to %u ranks: it must divide them", width,
+            request->heads, width);
+    if (wish->has_fold || wish->home == PLAN_HOME_FLOATING)
+        return error_set(error, STATUS_INVALID,
+                         "--stage-width %u: rank 0 is home and keeps no blocks to itself: leave %s out",
+                         width, wish->has_fold ? "--fold" : "--home floating");
+    if (wish->runs > 0 && wish->runs != field->ranks)
+        return error_set(error, STATUS_INVALID, "--split: names %u ranks, the group has %u", wish->runs,
+                         field->ranks);
+    *plan = capped(field, 0, 0, false);
+    plan->width = width;
+    for (uint32_t i = 0; i < field->ranks; i++) {
+        uint32_t stage = i / width;
+        plan->run[i] =
+            wish->runs ? wish->run[i] : field->layers * (stage + 1) / stages - field->layers * stage / stages;
+        if (plan->run[i] != plan->run[stage * width])
+            return error_set(error, STATUS_INVALID,
+                             "--split: ranks %u and %u are one stage and hold the same blocks", stage * width,
+                             i);
+        if (i % width == 0) sum += plan->run[i];
+    }
+    if (sum != field->layers)
+        return error_set(error, STATUS_INVALID,
+                         "--split: the stages add up to %u blocks, must be %u for this model", sum,
+                         field->layers);
+    return check_room(request, field, plan, "--stage-width", error);
 }
 
 /* ---------------------------------------------------------------------------------------------- the contract
@@ -463,7 +504,7 @@ static status_t lay_split(const struct plan_request *request, const struct field
 /* How a layout is written down: without caps all that a fixed home holds is its head. */
 static void settle(const struct field *field, struct plan *plan)
 {
-    if (!plan->floating && caps(plan) == 0) {
+    if (!plan->floating && caps(plan) == 0 && plan_width(plan) == 1) {
         plan->head = plan->run[0];
         plan->run[0] = 0;
     }
@@ -487,9 +528,14 @@ static status_t lay_wish(const struct plan_request *request, const struct field 
                          struct plan *plan, struct error *error)
 {
     const struct plan_wish *wish = request->wish;
-    const char *what = wish->runs > 0 ? "--split" : wish->has_fold ? "--fold" : "--home floating";
+    const char *what = wish->width > 1  ? "--stage-width"
+                       : wish->runs > 0 ? "--split"
+                       : wish->has_fold ? "--fold"
+                                        : "--home floating";
     status_t status = STATUS_OK;
-    if (wish->runs > 0)
+    if (wish->width > 1)
+        status = lay_wide(request, field, plan, error);
+    else if (wish->runs > 0)
         status = lay_split(request, field, plan, error);
     else if (wish->has_fold)
         status = lay_fold(request, field, plan, error);
@@ -513,8 +559,8 @@ status_t plan_make(const struct plan_request *request, struct plan *plan, struct
     if (status != STATUS_OK) return status;
     if (!lay_even(&field, &made)) return no_room(request, "plan", error);
     double uncached = made.cycle_uncached;
-    if (field.ranks > 1) { /* one rank holds everything */
-        if (wish && (wish->runs > 0 || wish->has_fold || wish->home == PLAN_HOME_FLOATING))
+    if (field.ranks > 1 || (wish && wish->width > 1)) { /* else one rank holds everything */
+        if (wish && (wish->width > 1 || wish->runs > 0 || wish->has_fold || wish->home == PLAN_HOME_FLOATING))
             status = lay_wish(request, &field, uncached, &made, error);
         else
             choose(&field, !wish || wish->home == PLAN_HOME_AUTO, &made);
@@ -564,9 +610,9 @@ uint32_t plan_blocks(const struct plan *plan, uint32_t rank)
 /* To a fixed home its own run of the ring is more head. */
 bool plan_equal(const struct plan *a, const struct plan *b)
 {
-    if (a->ranks != b->ranks || a->layers != b->layers || a->floating != b->floating || a->tail != b->tail ||
-        a->spare != b->spare || a->head + a->run[0] != b->head + b->run[0] ||
-        (a->floating && a->head != b->head))
+    if (plan_width(a) != plan_width(b) || a->ranks != b->ranks || a->layers != b->layers ||
+        a->floating != b->floating || a->tail != b->tail || a->spare != b->spare ||
+        a->head + a->run[0] != b->head + b->run[0] || (a->floating && a->head != b->head))
         return false;
     return memcmp(a->run + 1, b->run + 1, (a->ranks - 1) * sizeof *a->run) == 0;
 }
@@ -641,6 +687,13 @@ void plan_describe(const struct plan *plan, const char *backend, char *text, siz
 {
     struct line line = {text, bytes, 0};
     put(&line, "%u rank%s, ", plan->ranks, plan->ranks == 1 ? "" : "s");
+    if (plan_width(plan) > 1) {
+        put(&line, "%u stage%s of %u, blocks %u", plan->ranks / plan->width,
+            plan->ranks > plan->width ? "s" : "", plan->width, plan->run[0]);
+        for (uint32_t i = plan->width; i < plan->ranks; i += plan->width) put(&line, "+%u", plan->run[i]);
+        put(&line, ", %s", backend);
+        return;
+    }
     if (plan->floating) {
         if (caps(plan) > 0)
             put(&line, "%u block%s everywhere, %u", caps(plan), caps(plan) == 1 ? "" : "s", plan->run[0]);

@@ -13,7 +13,8 @@
  * costs memory that matters. A
  * layout that would be slower with the cache than the even one without it is never chosen, and refused when
  * it is asked for; where both are, home is fixed and the blocks are dealt as without caching, which no cached
- * job can lose by, though its hits travel. The model behind it: docs/scheduling.md (after parallelism.md 5.2
+ * job can lose by, though its hits travel. Wide stages, which make one job faster and no queue, are laid only where they
+ * are asked for. The model behind it: docs/scheduling.md (after parallelism.md 5.2
  * and 7.2).
  *
  * Plain values, pure functions.
@@ -32,7 +33,10 @@ struct plan {
     uint32_t head, tail;          /* caps: blocks [0, head) and the last `tail` */
     uint32_t run[PLAN_MAX_RANKS]; /* [ranks]: blocks of the ring between, in order */
     uint32_t spare; /* blocks after a fixed home's that it holds beside their holder, to take work from it */
-    bool floating;                /* every rank holds the caps and can be a job's home */
+    bool floating;  /* every rank holds the caps and can be a job's home */
+    uint32_t
+        width; /* ranks that hold the same blocks and share each hop's tokens, `run` being the same for all of
+                       them; 0 or 1: each rank is a stage of its own */
     uint32_t ranks, layers;
     /* Predicted, in block times of the fastest rank: the busiest rank's work for one step of one job (all its
      * branches, hits and misses as expected), and the same for the even layout without caching. */
@@ -67,7 +71,8 @@ struct plan_wish {
     /* "--split 10,10,10,10": blocks of each rank, home's first; with floating homes those of the ring, which
      * every rank's caps come on top of. */
     uint32_t run[PLAN_MAX_RANKS];
-    uint32_t runs; /* how many were given; 0: none */
+    uint32_t runs;  /* how many were given; 0: none */
+    uint32_t width; /* "--stage-width 2": ranks of a stage; 0 and 1: no wish */
     enum plan_home { PLAN_HOME_AUTO, PLAN_HOME_FIXED, PLAN_HOME_FLOATING } home;
 };
 
@@ -76,6 +81,7 @@ struct plan_request {
     const struct plan_seat *seats; /* [ranks]; NULL: all alike */
     struct plan_mix mix;
     const struct plan_wish *wish; /* NULL: none */
+    uint32_t heads;               /* of the model's attention: a stage's width divides them; 0: unknown */
     uint64_t block_bytes;         /* weights of one block; 0: unknown, memory is not looked at */
     uint64_t home_bytes;          /* of what only a home holds: ends, text encoder, VAE */
 };
@@ -97,6 +103,12 @@ double plan_cycle(const struct plan *plan, const struct plan_request *request);
 /* Blocks each rank holds, caps and spare ones included. */
 uint32_t plan_blocks(const struct plan *plan, uint32_t rank);
 bool plan_equal(const struct plan *a, const struct plan *b); /* the same blocks on the same ranks */
+
+/* Ranks of a stage; at least 1. */
+static inline uint32_t plan_width(const struct plan *plan)
+{
+    return plan->width > 1 ? plan->width : 1;
+}
 
 /* "HEAD,TAIL", "B0,B1,…" and "auto|fixed|floating" of the command line. */
 status_t plan_read_fold(const char *text, struct plan_wish *wish, struct error *error);

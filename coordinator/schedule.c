@@ -138,6 +138,7 @@ static struct plan_request describe_layout(const struct server *server, const st
                                  .ranks = group->ranks,
                                  .seats = seats,
                                  .wish = &server->settings->wish,
+                                 .heads = card->heads,
                                  .block_bytes = (uint64_t)block,
                                  .home_bytes =
                                      (uint64_t)fmax(0, (double)card->weight_bytes - card->layers * block)};
@@ -310,7 +311,7 @@ static struct job *choose_job(const struct server *server, struct group *group)
 
 static bool wished(const struct plan_wish *wish)
 {
-    return wish->has_fold || wish->runs > 0 || wish->home != PLAN_HOME_AUTO;
+    return wish->width > 1 || wish->has_fold || wish->runs > 0 || wish->home != PLAN_HOME_AUTO;
 }
 
 /* What ranks measured since it was made shows that another layout would be this much better. */

@@ -58,6 +58,10 @@ static const struct option_spec specs[] = {
     {"home", 0, OPTION_CHOICE, AT(home), .standard = "auto", .choices = "auto|fixed|floating",
      .help = "where jobs' step loops live: on rank 0, or each on a rank of its own, which then all hold the "
              "blocks that every step runs"},
+    {"stage-width", 0, OPTION_INT, AT(stage_width), "N", .standard = "1", .min = 1, .max = 64,
+     .help =
+         "ranks that share the tokens of each job, attention by heads: one job runs faster, a queue does not "
+         "(docs/scheduling.md)"},
     {"tie", 0, OPTION_FLAG, AT(tie),
      .help = "end with the process that started this one, and end the ranks with us"},
 
@@ -170,6 +174,7 @@ static status_t read_wish(struct settings *settings, struct error *error)
     if (status == STATUS_OK && settings->split_text)
         status = plan_read_split(settings->split_text, &settings->wish, error);
     settings->wish.home = (enum plan_home)settings->home;
+    settings->wish.width = (uint32_t)settings->stage_width;
     if (status == STATUS_OK && settings->launch > 0 && settings->wish.runs > 0 &&
         settings->wish.runs != settings->launch)
         return error_set(error, STATUS_INVALID, "--split: names %u ranks, --launch starts %" PRId64,
