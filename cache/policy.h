@@ -54,6 +54,7 @@ enum reason {
     REASON_NON_FINITE = 10, /* a signal was NaN or infinite: computed, whatever the policy */
     REASON_VERIFY = 11,     /* the check of the last forecast failed */
     REASON_BLOCKS = 12,     /* decided block by block; see the block counts */
+    REASON_ORIGIN = 13,     /* made by the job that this one went on from */
     REASONS
 };
 

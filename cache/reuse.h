@@ -109,6 +109,11 @@ void reuse_save(struct reuse *reuse, struct team *team, int steps, void *bytes);
 /* STATUS_CORRUPT: not what reuse_save writes for these settings and steps; then nothing has changed. */
 status_t reuse_restore(struct reuse *reuse, struct team *team, int steps, const void *bytes, size_t size,
                        struct error *error);
+/* Instead of that: the steps before `step` were made by another job, with other settings. Nothing of them is known here,
+ * and they count as neither computed nor reused: the next steps are computed until there is something to reuse. Also
+ * before the reuse_restore of a checkpoint of a job that began so. */
+void reuse_begin_at(struct reuse *reuse, int step);
+int reuse_first(const struct reuse *reuse); /* that step; 0: it began at the beginning */
 /* The next step after `after` that must be made again. The restored one: no more, hooks decide again. */
 int reuse_replay(struct reuse *reuse, int after);
 /* Of the step that is made again: does the branch take part? And the latent that entered it. */

@@ -36,7 +36,7 @@ static bool by_block(const struct reuse *r)
 
 static bool computed(const struct reuse *r, int step, int branch)
 {
-    return r->actions[step * r->shape.job.branches + branch] == REUSE_COMPUTED;
+    return step >= r->first && r->actions[step * r->shape.job.branches + branch] == REUSE_COMPUTED;
 }
 
 /* The branch's computed steps before `at` and after `step`. */
@@ -69,7 +69,7 @@ static bool follows(const struct reuse *r)
  * hold them, and follows from the last step in which all were computed, that step and those after it. */
 static bool needed(const struct reuse *r, int at, int step, int branch)
 {
-    if (step < 0 || step >= at || at >= r->shape.job.steps) return false;
+    if (step < r->first || step >= at || at >= r->shape.job.steps) return false;
     if (by_block(r)) return computed_since(r, at, step, branch) == 0;
     if (!in_span(r)) return false;
     if (step == at - 1 && follows(r) && !reuse_led(r, branch)) return true;
@@ -304,7 +304,7 @@ static void forget(struct reuse *r)
             memset(r->block_counts[i].now, 0, 2 * (size_t)job->layers * sizeof(uint32_t));
     }
     r->largest = CHANGE_NONE;
-    r->record_count = r->restored = r->measurements = 0;
+    r->record_count = r->first = r->restored = r->measurements = 0;
     for (int i = 0; i < r->past_size; i++) r->past[i].step = -1;
     for (int i = 0; i < r->branches; i++) {
         struct branch *b = &r->branch[i];
@@ -328,7 +328,7 @@ static bool past_fits(const struct reuse *r, int steps)
 static bool count_log(struct reuse *r, int steps)
 {
     const struct policy_job *job = &r->shape.job;
-    for (int i = 0; i < steps * job->branches; i++) {
+    for (int i = r->first * job->branches; i < steps * job->branches; i++) {
         bool known =
             r->actions[i] <= (by_block(r) ? REUSE_PARTLY : REUSE_FORECAST) && r->reasons[i] < REASONS;
         if (!known || !isfinite(r->changes[i])) return false;
@@ -355,13 +355,14 @@ static void derive_branch(struct reuse *r, int steps, int branch)
     struct branch *b = &r->branch[branch];
     struct history *h = &b->history;
     int made = computed_since(r, steps, -1, branch);
-    b->total = steps - made;
-    while (b->run < steps && !computed(r, steps - 1 - b->run, branch)) b->run++;
+    b->total = steps - r->first - made;
+    while (b->run < steps - r->first && !computed(r, steps - 1 - b->run, branch)) b->run++;
     for (int i = 0; i < SIGNALS; i++) {
         bool stepwise = i == SIGNAL_TIME || i == SIGNAL_PROJECTION || i == SIGNAL_LATENT;
         bool computing = i == SIGNAL_DRIFT || i == SIGNAL_OUTPUT;
-        b->has_reference[i] = reuse_wants(r, (enum signal)i) &&
-                              ((stepwise && steps > 0 && !reuse_led(r, branch)) || (computing && made > 0));
+        b->has_reference[i] =
+            reuse_wants(r, (enum signal)i) &&
+            ((stepwise && steps > r->first && !reuse_led(r, branch)) || (computing && made > 0));
     }
     b->latents.count = least(made, b->latents.size);
     b->outputs.count = least(made, b->outputs.size);
@@ -401,6 +402,20 @@ static bool states_are_sound(const struct reuse *r)
         if (forecast->sound && b->forecast_state && !forecast->sound(b->forecast_state)) return false;
     }
     return true;
+}
+
+void reuse_begin_at(struct reuse *r, int step)
+{
+    int branches = r->shape.job.branches;
+    r->first = r->restored = step;
+    memset(r->actions, REUSE_COMPUTED, (size_t)(step * branches));
+    memset(r->reasons, REASON_ORIGIN, (size_t)(step * branches));
+    for (int i = 0; i < step * branches; i++) r->changes[i] = CHANGE_NONE;
+}
+
+int reuse_first(const struct reuse *r)
+{
+    return r->first;
 }
 
 status_t reuse_restore(struct reuse *r, struct team *team, int steps, const void *bytes, size_t size,

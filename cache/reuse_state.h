@@ -96,6 +96,7 @@ struct reuse {
     struct past past[MOST_PAST];
     int past_size;
     struct arena past_arena; /* apart: these are not features */
+    int first;               /* steps before it were another job's: nothing of them is here */
     int restored;            /* the step that a checkpoint was of */
     bool replaying;          /* hooks answer what was logged, and log nothing */
 };

@@ -79,5 +79,7 @@ int verb_keygen(struct cli *cli);
 int verb_compare(struct cli *cli);
 int verb_calibrate(struct cli *cli);
 int verb_policies(struct cli *cli);
+int verb_plan(struct cli *cli);
+int verb_measure(struct cli *cli);
 
 #endif

@@ -73,6 +73,11 @@ static json_t *spec_json(const struct refrain_spec *spec)
     set_tables(object, "cache_tables", spec->cache_tables, spec->cache_table_count);
     if (spec->compare) json_object_set_new(object, "compare", json_true());
     if (spec->checkpoint_every >= 0) set_whole(object, "checkpoint_every", (uint64_t)spec->checkpoint_every);
+    if (spec->resume_from) {
+        set_whole(object, "resume_from", spec->resume_from);
+        set_whole(object, "at_step", spec->at_step);
+    }
+    if (spec->preview_every) set_whole(object, "preview_every", spec->preview_every);
     return object;
 }
 

@@ -87,7 +87,7 @@ struct refrain_cache_table {
  * really used. */
 struct refrain_spec {
     const char *model;           /* a name the coordinator knows; NULL is refused */
-    const char *prompt;          /* UTF-8, at most 16384 bytes */
+    const char *prompt;          /* UTF-8, at most 16384 bytes; NULL: refused, unless resume_from is given */
     const char *negative_prompt; /* likewise; NULL: empty */
     uint64_t seed;
     unsigned steps;  /* 0: 50 */
@@ -110,6 +110,11 @@ struct refrain_spec {
     bool compare;         /* also make the video without caching, and measure the difference */
     int checkpoint_every; /* steps between checkpoints, from which the job goes on when ranks are lost; 0:
                              none; REFRAIN_CHECKPOINT_DEFAULT: 1 */
+    uint64_t
+        resume_from; /* one's own job from whose checkpoint after at_step steps this one goes on: what is not said
+                             is as there; model, seed, steps, size, solver and shift cannot be others. 0: none */
+    unsigned at_step;       /* 0: all steps are taken over, only the files are made */
+    unsigned preview_every; /* steps between previews; 0: none */
 };
 
 #define REFRAIN_GUIDANCE_DEFAULT   (-1.0)

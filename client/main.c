@@ -88,6 +88,19 @@ static const struct verb verbs[] = {
      "\n"
      "  refrain policies\n"
      "  refrain policies dbcache\n"},
+    {"plan", "", VERB_PLAN, verb_plan, "which layout to take on how many ranks, and what it is worth",
+     "Predicts time, throughput, memory and traffic of every way to lay a model over ranks, for clusters that are not\n"
+     "there as well: replicas, guidance branches apart, pipeline stages, ranks that share a stage's tokens, pools for two\n"
+     "experts. Asks no coordinator and reads no weights. The models behind it: docs/planner.md.\n"
+     "\n"
+     "  refrain plan --ranks 8 --model wan2.1-t2v-14b --size 1280x720x81 --memory 80\n"
+     "  refrain plan --ranks 16 --per-node 8 --link 3 --jobs 4 --model ./Wan2.1-T2V-14B-Diffusers --explain\n"
+     "  refrain plan --ranks 4 --model models/reference --measured refrain-times.json --hit-rate 0.5 --caps 1,0\n"},
+    {"measure", "", VERB_MEASURE, verb_measure, "how fast a rank of this machine is, for plan",
+     "Runs a model on one rank, with every size, and writes the seconds of a prompt, a forward pass and a decode to\n"
+     "FILE, which `refrain plan --measured FILE` reads.\n"
+     "\n"
+     "  refrain measure --model models/reference --size 64x64x17,128x128x17 --output refrain-times.json\n"},
     {"calibrate", "", VERB_CALIBRATE, verb_calibrate, "measure a model for the policies that need tables",
      "Runs a few prompts with every step computed, and fits tables to what was measured. They belong to the "
      "model,\n"

@@ -157,6 +157,9 @@ static struct refrain_spec spec_of(const Refrain__JobSpec *wire, struct room *ro
         .compare = wire->compare,
         .checkpoint_every =
             wire->has_checkpoint_every ? (int)wire->checkpoint_every : REFRAIN_CHECKPOINT_DEFAULT,
+        .resume_from = wire->resume_from,
+        .at_step = wire->at_step,
+        .preview_every = wire->preview_every,
     };
 }
 
@@ -299,7 +302,8 @@ status_t record_spec_to_wire(const struct refrain_spec *spec, Refrain__JobSpec *
     wire->prompt = (char *)(uintptr_t)spec->prompt;
     wire->negative_prompt = (char *)(uintptr_t)spec->negative_prompt;
     wire->label = (char *)(uintptr_t)spec->label;
-    wire->seed = spec->seed, wire->has_seed = 1;
+    /* 0 is the default; one who goes on from another job does not ask for it. */
+    wire->seed = spec->seed, wire->has_seed = spec->seed != 0 || !spec->resume_from;
     wire->steps = spec->steps, wire->has_steps = spec->steps != 0;
     wire->guidance = spec->guidance, wire->has_guidance = spec->guidance != REFRAIN_GUIDANCE_DEFAULT;
     wire->width = spec->width, wire->has_width = spec->width != 0;
@@ -317,6 +321,9 @@ status_t record_spec_to_wire(const struct refrain_spec *spec, Refrain__JobSpec *
     /* Any other negative number stays one that no limit allows. */
     wire->has_checkpoint_every = spec->checkpoint_every != REFRAIN_CHECKPOINT_DEFAULT;
     wire->checkpoint_every = wire->has_checkpoint_every ? (uint32_t)spec->checkpoint_every : 0;
+    wire->resume_from = spec->resume_from, wire->has_resume_from = spec->resume_from != 0;
+    wire->at_step = spec->at_step, wire->has_at_step = spec->at_step != 0;
+    wire->preview_every = spec->preview_every, wire->has_preview_every = spec->preview_every != 0;
     return tables_to_wire(spec, wire, error);
 }
 
@@ -523,8 +530,8 @@ const char *refrain_action_name(enum refrain_action action)
 
 const char *refrain_reason_name(unsigned reason)
 {
-    static const char *const names[] = {"off",        "warm-up",    "last",  "mask",  "below",
-                                        "above",      "no-history", "run",   "total", "accumulated",
-                                        "non-finite", "verify",     "blocks"};
+    static const char *const names[] = {"off",        "warm-up",    "last",   "mask",  "below",
+                                        "above",      "no-history", "run",    "total", "accumulated",
+                                        "non-finite", "verify",     "blocks", "origin"};
     return NAME_AT(names, reason, "unknown");
 }

@@ -50,6 +50,13 @@ static status_t find_program(const char *directory, const char *name, char path[
                      name, directory);
 }
 
+status_t service_find_worker(char path[PATH_MAX], struct error *error)
+{
+    char directory[PATH_MAX];
+    status_t status = service_program_directory(directory, sizeof directory, error);
+    return status ? status : find_program(directory, "refrain-worker", path, error);
+}
+
 static status_t find_programs(struct service *service, struct error *error)
 {
     char directory[PATH_MAX], worker[PATH_MAX];

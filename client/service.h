@@ -20,6 +20,7 @@
 
 #include "base/status.h"
 
+#include <limits.h>
 #include <stdbool.h>
 
 struct service_options {
@@ -51,5 +52,8 @@ void service_stop(struct service *service);
 
 /* The directory this program lies in, without a slash at the end; at most `size` bytes. */
 status_t service_program_directory(char *directory, size_t size, struct error *error);
+
+/* The worker beside this program. NOT_FOUND: it was not built. */
+status_t service_find_worker(char path[PATH_MAX], struct error *error);
 
 #endif

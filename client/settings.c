@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #define AT(field)  offsetof(struct settings, field)
 #define COUNT(all) (sizeof(all) / sizeof *(all))
@@ -16,19 +17,23 @@ enum {
     MAKES_ONE = VERB_GENERATE | VERB_SUBMIT | VERB_COMPARE, /* a video */
     MAKES = MAKES_ONE | VERB_CALIBRATE,                     /* videos */
     SAVES = MAKES_ONE | VERB_RESULT,                        /* files of a job */
+    PLANS = VERB_PLAN | VERB_MEASURE,                       /* asks no coordinator */
     STARTS =
         VERB_GENERATE | VERB_COMPARE | VERB_CALIBRATE, /* a coordinator of its own, the last two if need be */
-    TALKS = ~(VERB_GENERATE | VERB_KEYGEN | VERB_POLICIES), /* to a coordinator that is there already */
+    TALKS = ~(VERB_GENERATE | VERB_KEYGEN | VERB_POLICIES | VERB_PLAN |
+              VERB_MEASURE), /* to a coordinator that is there already */
     SHOWS = ~0,
 };
 
 static const struct option_spec specs[] = {
-    {.type = OPTION_HEADING, .help = "The video", .groups = MAKES},
+    {.type = OPTION_HEADING, .help = "The video", .groups = MAKES | PLANS},
     {"model", 'm', OPTION_TEXT, AT(model), "DIR-or-NAME",
      "a checkpoint directory in diffusers' layout, or a name from `refrain models` (default: submit takes "
      "the "
-     "only model there is, generate the small reference model)",
-     .env = "REFRAIN_MODEL", .groups = MAKES},
+     "only model there is, generate the small reference model; plan: a directory of which only the JSON "
+     "files are "
+     "read, or a published size such as wan2.1-t2v-14b)",
+     .env = "REFRAIN_MODEL", .groups = MAKES | PLANS},
     {"prompt", 'p', OPTION_TEXT, AT(prompt), "TEXT",
      "what to show, in UTF-8; @FILE reads it from a file, - from standard input", .groups = MAKES_ONE},
     {"negative", 'n', OPTION_TEXT, AT(negative), "TEXT", "what not to show (default: nothing)",
@@ -36,15 +41,17 @@ static const struct option_spec specs[] = {
     {"seed", 's', OPTION_UINT64, AT(seed), "N", "the same seed gives the same video (default 0)",
      .groups = MAKES},
     {"steps", 0, OPTION_INT, AT(steps), "N", "denoising steps (default 50)", .min = 1, .max = LIMIT_STEPS,
-     .groups = MAKES},
+     .groups = MAKES | VERB_PLAN},
     {"guidance", 'g', OPTION_REAL, AT(guidance), "X",
      "how closely to follow the prompt; 1 or less: off (default 5)", .min = 0, .max = LIMIT_GUIDANCE,
-     .groups = MAKES},
+     .groups = MAKES | VERB_PLAN},
     {"width", 0, OPTION_INT, AT(width), "N", "pixels, a multiple of 16 (default: the model's)",
      .groups = MAKES},
     {"height", 0, OPTION_INT, AT(height), "N", "pixels, a multiple of 16 (default: the model's)",
      .groups = MAKES},
     {"frames", 0, OPTION_INT, AT(frames), "N", "4n + 1 (default: the model's)", .groups = MAKES},
+    {"size", 0, OPTION_TEXT, AT(size), "WxHxF[,WxHxF...]",
+     "width, height and frames; measure takes several (default: the model's)", .groups = PLANS},
     {"solver", 0, OPTION_CHOICE, AT(solver), .choices = "unipc|euler",
      .help = "how the steps are taken (default: the model's)", .groups = MAKES},
     {"shift", 0, OPTION_REAL, AT(shift), "X",
@@ -69,12 +76,13 @@ static const struct option_spec specs[] = {
     {"prompts", 0, OPTION_TEXT, AT(prompts), "FILE",
      "a prompt on each line; a job is run for each (default: four of our own)", .groups = VERB_CALIBRATE},
 
-    {.type = OPTION_HEADING, .help = "Files", .groups = SAVES | VERB_CALIBRATE},
+    {.type = OPTION_HEADING, .help = "Files", .groups = SAVES | VERB_CALIBRATE | VERB_MEASURE},
     {"output", 'o', OPTION_TEXT, AT(output), "FILE",
      "where the video goes, with a contact sheet FILE.png beside it; submit then waits for the job "
      "(generate, compare and result: default runs/<number>.mp4); calibrate: where the tables go, beside "
-     "those that are there (default " TABLEFILE_NAME ")",
-     .groups = SAVES | VERB_CALIBRATE},
+     "those that are there (default " TABLEFILE_NAME "); measure: where the times go (default "
+     "refrain-times.json)",
+     .groups = SAVES | VERB_CALIBRATE | VERB_MEASURE},
     {"save-latents", 0, OPTION_TEXT, AT(save_latents), "FILE.safetensors",
      "also keep the latents before decoding: f32 [1,16,T,h,w] named `latents`", .groups = SAVES},
     {"save-frames", 0, OPTION_TEXT, AT(save_frames), "FILE.safetensors",
@@ -87,21 +95,58 @@ static const struct option_spec specs[] = {
      .help = "who goes first in the queue", .standard = "normal", .groups = VERB_SUBMIT},
     {"deadline", 0, OPTION_DURATION, AT(deadline_ms), "TIME",
      "give the job up if it has not finished by then, such as 90s, 10m, 1h30m (default: never)", .min = 1,
-     .max = LIMIT_DEADLINE_MS, .groups = MAKES_ONE},
+     .max = LIMIT_DEADLINE_MS, .groups = MAKES_ONE | VERB_PLAN},
     {"checkpoint-every", 0, OPTION_INT, AT(checkpoint_every), "N",
      "keep a checkpoint every so many steps, from which the job goes on when ranks are lost; 0: none "
      "(default 1)",
      .min = 0, .max = LIMIT_CHECKPOINT_EVERY, .groups = MAKES_ONE},
+    {"resume-from", 0, OPTION_UINT64, AT(resume_from), "JOB",
+     "go on from a checkpoint of a job of yours: what is not said is as there, and model, seed, steps, size, "
+     "solver and "
+     "shift cannot be others; prompt, guidance and --cache hold for the steps after it",
+     .groups = VERB_SUBMIT},
+    {"at-step", 0, OPTION_TEXT, AT(at_step), "K",
+     "so many steps are that job's; END: all, and only the files are made, with other --fps, --save-frames "
+     "... (default "
+     "END)",
+     .groups = VERB_SUBMIT},
     {"label", 0, OPTION_TEXT, AT(label), "TEXT", "a note of yours, shown by `refrain status` and --json",
      .groups = MAKES_ONE},
     {"idempotency-key", 0, OPTION_TEXT, AT(idempotency_key), "TEXT",
      "submitting twice with the same key makes one job", .groups = VERB_SUBMIT},
 
-    {.type = OPTION_HEADING, .help = "How it runs", .groups = STARTS},
+    {.type = OPTION_HEADING, .help = "The load", .groups = VERB_PLAN},
+    {"jobs", 0, OPTION_INT, AT(jobs), "N", "jobs at once, all alike", .standard = "1", .min = 1,
+     .max = 1000000, .groups = VERB_PLAN},
+    {"hit-rate", 0, OPTION_REAL, AT(hit_rate), "X", "share of a branch's steps that caching skips",
+     .standard = "0", .min = 0, .max = 1, .groups = VERB_PLAN},
+    {"caps", 0, OPTION_TEXT, AT(caps), "F,B",
+     "blocks that a skipped step still runs, first and last (default 0,0)", .groups = VERB_PLAN},
+
+    {.type = OPTION_HEADING, .help = "The ranks", .groups = VERB_PLAN},
+    {"per-node", 0, OPTION_INT, AT(per_node), "N", "ranks of a node (default: all)", .min = 1, .max = 1024,
+     .groups = VERB_PLAN},
+    {"memory", 0, OPTION_REAL, AT(memory), "GB", "of each rank, in 1e9 bytes (default: as much as it takes)",
+     .min = 0.001, .max = 1e6, .groups = VERB_PLAN},
+    {"link", 0, OPTION_REAL, AT(link), "GB/s", "from a node to the others", .standard = "3", .min = 1e-6,
+     .max = 1e6, .groups = VERB_PLAN},
+    {"link-inside", 0, OPTION_REAL, AT(link_inside), "GB/s", "from a rank to others of its node",
+     .standard = "300", .min = 1e-6, .max = 1e6, .groups = VERB_PLAN},
+    {"tflops", 0, OPTION_REAL, AT(tflops), "N",
+     "1e12 operations a second that a rank sustains, where nothing is measured", .standard = "500",
+     .min = 1e-6, .max = 1e6, .groups = VERB_PLAN},
+    {"measured", 0, OPTION_TEXT, AT(measured), "FILE", "times of a rank, as `refrain measure` writes them",
+     .groups = VERB_PLAN},
+    {"replicas", 0, OPTION_INT, AT(replicas), "N", "at most so many groups of ranks (default: any number)",
+     .min = 1, .max = 1024, .groups = VERB_PLAN},
+    {"explain", 0, OPTION_FLAG, AT(explain), .help = "all layouts, and what the prediction is made from",
+     .groups = VERB_PLAN},
+
+    {.type = OPTION_HEADING, .help = "How it runs", .groups = STARTS | VERB_MEASURE},
     {"ranks", 0, OPTION_INT, AT(ranks), "N", "MPI ranks that the model's layers are split over",
-     .standard = "2", .min = 1, .max = 1024, .groups = STARTS},
+     .standard = "2", .min = 1, .max = 1024, .groups = STARTS | VERB_PLAN},
     {"threads", 0, OPTION_INT, AT(threads), "N", "threads of each rank (default: the cores, shared out)",
-     .min = 1, .max = 1024, .groups = STARTS},
+     .min = 1, .max = 1024, .groups = STARTS | VERB_MEASURE},
     {"fabric", 0, OPTION_CHOICE, AT(fabric), .choices = "zmq|mpi|nccl",
      .help = "what carries data between ranks", .standard = "zmq", .groups = STARTS},
 
@@ -238,10 +283,25 @@ static status_t check_said(const struct settings *settings, const struct options
         return error_set(error, STATUS_INVALID, "shift %g: must be above 0 and at most %d", settings->shift,
                          LIMIT_SHIFT);
     }
-    if (!settings->prompt) {
+    if (!settings->prompt && !settings->resume_from) {
         *field = "prompt";
         return error_set(error, STATUS_INVALID, "prompt: must be given");
     }
+    return STATUS_OK;
+}
+
+/* A number of steps, or END: 0. */
+static status_t read_step(const struct settings *settings, unsigned *step, const char **field,
+                          struct error *error)
+{
+    uint64_t number;
+    *step = 0;
+    if (!settings->at_step || strcasecmp(settings->at_step, "END") == 0) return STATUS_OK;
+    *field = "at_step";
+    if (settings_job_number(settings->at_step, &number, NULL) || number > LIMIT_STEPS)
+        return error_set(error, STATUS_INVALID, "at_step %s: must be 1 to %d, or END", settings->at_step,
+                         LIMIT_STEPS);
+    *step = (unsigned)number;
     return STATUS_OK;
 }
 
@@ -251,7 +311,7 @@ status_t settings_spec(const struct settings *settings, const struct options *op
 {
     *field = "";
     status_t status = check_said(settings, options, field, error);
-    if (!status) status = read_text("prompt", settings->prompt, &loaded->prompt, error);
+    if (!status && settings->prompt) status = read_text("prompt", settings->prompt, &loaded->prompt, error);
     if (!status && settings->negative)
         status = read_text("negative", settings->negative, &loaded->negative, error);
     const char *cache = settings->compare && !settings->cache ? "balanced" : settings->cache;
@@ -280,7 +340,9 @@ status_t settings_spec(const struct settings *settings, const struct options *op
     made.cache_table_count = loaded->tables.count;
     made.compare = settings->compare;
     if (options_given(options, "checkpoint-every")) made.checkpoint_every = (int)settings->checkpoint_every;
-    status = refrain_spec_check(&made, field, error);
+    made.resume_from = settings->resume_from;
+    status = read_step(settings, &made.at_step, field, error);
+    if (!status) status = refrain_spec_check(&made, field, error);
     if (status) return status;
     *field = "";
     *spec = made;
@@ -293,7 +355,9 @@ const char *settings_flag_of(const char *field)
                                              {"deadline_ms", "deadline"},
                                              {"idempotency_key", "idempotency-key"},
                                              {"cache_tables", "cache-table"},
-                                             {"checkpoint_every", "checkpoint-every"}};
+                                             {"checkpoint_every", "checkpoint-every"},
+                                             {"resume_from", "resume-from"},
+                                             {"at_step", "at-step"}};
     for (size_t i = 0; i < COUNT(renamed); i++)
         if (strcmp(field, renamed[i][0]) == 0) return renamed[i][1];
     for (size_t i = 0; i < COUNT(specs); i++)

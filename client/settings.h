@@ -32,6 +32,8 @@ enum verb_bit {
     VERB_CALIBRATE = 1 << 12,
     VERB_POLICIES = 1 << 13,
     VERB_RANKS = 1 << 14,
+    VERB_PLAN = 1 << 15,
+    VERB_MEASURE = 1 << 16,
 };
 
 /* Strings are borrowed from argv or the environment. NULL and 0: not said. */
@@ -47,9 +49,12 @@ struct settings {
 
     const char *output, *save_latents, *save_frames;
 
-    int priority;        /* enum refrain_priority */
-    int64_t deadline_ms; /* 0: none */
+    int priority;             /* enum refrain_priority */
+    int64_t deadline_ms;      /* 0: none */
     int64_t checkpoint_every; /* look at options_given */
+    uint64_t resume_from;
+    const char *at_step; /* a number or END */
+    int64_t preview_every;
     const char *label, *idempotency_key;
     bool wait;
 
@@ -58,6 +63,11 @@ struct settings {
 
     int64_t ranks, threads;
     int fabric; /* index of "zmq|mpi" */
+
+    const char *size, *measured, *caps; /* of plan and measure */
+    int64_t per_node, jobs, replicas;
+    double hit_rate, link, link_inside, memory, tflops;
+    bool explain;
 
     bool active, watch;
     int64_t limit;

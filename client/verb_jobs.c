@@ -70,6 +70,11 @@ static void print_request(const struct cli *cli, const struct refrain_job *job)
              spec->model ? spec->model : "", spec->seed, spec->steps, spec->guidance,
              refrain_solver_name(spec->solver), spec->shift, show_size(&cli->style, spec, size), spec->fps);
     print_line(cli, "request", text);
+    if (spec->resume_from) {
+        snprintf(text, sizeof text, "job %" PRIu64 "'s checkpoint after step %u of %u", spec->resume_from,
+                 spec->at_step, spec->steps);
+        print_line(cli, "begins at", text);
+    }
     if (spec->label && *spec->label) print_line(cli, "label", spec->label);
 }
 

@@ -68,9 +68,10 @@ int verb_submit(struct cli *cli)
     if (!status) status = settings_spec(&cli->settings, cli->options, &loaded, &spec, &cli->field, &error);
     if (!status) status = delivery_plan(&delivery, &cli->settings, DELIVERY_NO_DEFAULT, &error);
     if (!status) status = cli_connect(cli, &error);
-    if (!status) status = modelname_resolve(cli, cli->settings.model, model, &error);
+    bool other = spec.resume_from && !cli->settings.model; /* the other job's */
+    if (!status && !other) status = modelname_resolve(cli, cli->settings.model, model, &error);
     if (status) goto done;
-    spec.model = model;
+    spec.model = other ? NULL : model;
     delivery.resumable = true;
     status = refrain_submit(cli->refrain, &spec, cli->settings.idempotency_key, CALL_MS, &job, &error);
 done:

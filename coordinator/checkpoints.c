@@ -33,17 +33,40 @@ static status_t protect(void *server, void *socket, struct error *error)
     return curve ? curve_protect(curve, socket, "workers", error) : STATUS_OK;
 }
 
-static bool is_unfinished(void *server, uint64_t job)
+/* What jobs that have ended left stays as long as they are in the store. */
+static bool is_wanted(void *context, uint64_t id)
 {
-    return jobs_find(((struct server *)server)->jobs, job) != NULL;
+    struct server *server = context;
+    Refrain__Job *job;
+    if (jobs_find(server->jobs, id)) return true;
+    if (!server->settings->marks || jobstore_get(server->store, NULL, id, &job, NULL) != STATUS_OK)
+        return false;
+    refrain__job__free_unpacked(job, NULL);
+    vault_retire(server->vault, id);
+    return true;
+}
+
+/* So many marks, at steps at which the job makes checkpoints anyway. */
+uint32_t server_mark_every(const struct server *server, const Refrain__JobSpec *spec)
+{
+    uint32_t every = spec->checkpoint_every, marks = (uint32_t)server->settings->marks;
+    if (!server->vault || !every || !marks) return 0;
+    uint32_t stride = (spec->steps + marks - 1) / marks;
+    return (stride + every - 1) / every * every;
 }
 
 /* Ranks that outlived an earlier coordinator go on saving before they have said who they are. */
 static void allow_running(struct server *server)
 {
     const struct job *job;
-    for (size_t i = 0; (job = jobs_at(server->jobs, i)); i++)
-        if (job->state == REFRAIN__JOB_STATE__JOB_RUNNING) vault_allow(server->vault, job->id, job->attempt);
+    Refrain__Job *stored;
+    for (size_t i = 0; (job = jobs_at(server->jobs, i)); i++) {
+        if (job->state != REFRAIN__JOB_STATE__JOB_RUNNING) continue;
+        vault_allow(server->vault, job->id, job->attempt);
+        if (jobstore_get(server->store, NULL, job->id, &stored, NULL) != STATUS_OK) continue;
+        vault_mark(server->vault, job->id, server_mark_every(server, stored->spec));
+        refrain__job__free_unpacked(stored, NULL);
+    }
 }
 
 status_t server_open_vault(struct server *server, struct error *error)
@@ -63,13 +86,14 @@ status_t server_open_vault(struct server *server, struct error *error)
                                   .directory = directory,
                                   .limit_bytes = (uint64_t)settings->checkpoint_limit,
                                   .job_bytes = (uint64_t)settings->checkpoint_limit,
+                                  .mark_bytes = settings->marks ? (uint64_t)settings->mark_limit : 0,
                                   .keep = (int)settings->checkpoint_keep,
                                   .secure = protect,
                                   .secure_argument = server};
     status = vault_open(&config, &server->vault, error);
     if (status != STATUS_OK) return status;
     announce(vault_endpoint(server->vault), server->vault_endpoint);
-    vault_sweep(server->vault, is_unfinished, server);
+    vault_sweep(server->vault, is_wanted, server);
     allow_running(server);
     return STATUS_OK;
 }
@@ -84,6 +108,11 @@ void server_take_saved(struct server *server)
         group->progress_ns = server->now_ns;
         group->broken_epochs = 0;
     }
+}
+
+void server_retire_checkpoints(struct server *server, uint64_t job)
+{
+    if (server->vault) vault_retire(server->vault, job);
 }
 
 void server_drop_checkpoints(struct server *server, uint64_t job)

@@ -83,6 +83,7 @@ void hitrates_learn(struct hitrates *rates, const Refrain__JobSpec *spec, const 
                     const Refrain__CacheReport *report)
 {
     struct caching_outlook outlook;
+    if (spec->at_step) return; /* how it began would be missing */
     if (!report || caching_foresee(spec, card, &outlook, NULL) != STATUS_OK || outlook.certain) return;
     double rate = rate_of(report, &outlook);
     uint64_t key = key_of(spec);

@@ -326,7 +326,8 @@ static status_t insert_event(struct jobstore *store, uint64_t job, const struct 
 /* A comparison makes the video a second time. What caching saves is not known before. */
 double jobstore_work(const Refrain__JobSpec *spec)
 {
-    double once = (double)spec->steps * spec->width * spec->height * spec->frames;
+    uint32_t steps = spec->steps > spec->at_step ? spec->steps - spec->at_step : 1;
+    double once = (double)steps * spec->width * spec->height * spec->frames;
     return spec->has_compare && spec->compare ? 2 * once : once;
 }
 

@@ -76,8 +76,13 @@ void order_load(struct outbox *outbox, struct group *group, const struct model *
     Refrain__Load body = REFRAIN__LOAD__INIT;
     SET(split, head, group->plan.head);
     SET(split, tail, group->plan.tail);
-    split.n_run = group->ranks;
+    uint32_t chains = plan_chains(&group->plan);
+    split.n_run = chains * group->ranks;
     split.run = group->plan.run;
+    if (chains > 1) {
+        split.n_chains = PLAN_CHAINS;
+        split.chains = &group->plan.chain[0][0];
+    }
     SET(split, floating, group->plan.floating);
     if (group->plan.spare) SET(split, spare, group->plan.spare);
     if (plan_width(&group->plan) > 1) SET(split, width, group->plan.width);
@@ -89,25 +94,33 @@ void order_load(struct outbox *outbox, struct group *group, const struct model *
         SEND(outbox, &group->members[rank].peer, LOAD, load, &body);
 }
 
+/* NULL stays NULL. */
+static Refrain__Checkpoint *to_wire(const struct checkpoint *checkpoint, Refrain__Checkpoint *wire)
+{
+    if (!checkpoint) return NULL;
+    refrain__checkpoint__init(wire);
+    SET(*wire, job, checkpoint->job);
+    SET(*wire, attempt, checkpoint->attempt);
+    SET(*wire, step, checkpoint->step);
+    SET(*wire, bytes, checkpoint->bytes);
+    SET(*wire, xxh64, checkpoint->xxh64);
+    return wire;
+}
+
 void order_assign(struct outbox *outbox, const struct group *group, const struct slot *slot,
-                  const struct job *job, Refrain__JobSpec *spec, const struct checkpoint *resume)
+                  const struct job *job, Refrain__JobSpec *spec, const struct beginning *beginning)
 {
     Refrain__Assign body = REFRAIN__ASSIGN__INIT;
-    Refrain__Checkpoint checkpoint = REFRAIN__CHECKPOINT__INIT;
+    Refrain__Checkpoint resume, origin;
     SET(body, epoch, group->epoch);
     SET(body, job, slot->job);
     SET(body, attempt, slot->attempt);
     body.spec = spec;
     body.tenant = (char *)(uintptr_t)job->tenant;
     if (job->deadline_at_ms) SET(body, deadline_at_ms, (uint64_t)job->deadline_at_ms);
-    if (resume) {
-        SET(checkpoint, job, resume->job);
-        SET(checkpoint, attempt, resume->attempt);
-        SET(checkpoint, step, resume->step);
-        SET(checkpoint, bytes, resume->bytes);
-        SET(checkpoint, xxh64, resume->xxh64);
-        body.resume = &checkpoint;
-    }
+    body.resume = to_wire(beginning->resume, &resume);
+    body.origin = to_wire(beginning->origin, &origin);
+    if (beginning->mark_every) SET(body, mark_every, beginning->mark_every);
     SEND(outbox, &group->members[slot->home].peer, ASSIGN, assign, &body);
 }
 

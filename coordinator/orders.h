@@ -21,9 +21,16 @@ void order_epoch(struct outbox *outbox, const struct group *group);
 /* To every rank: group->plan. */
 void order_load(struct outbox *outbox, struct group *group, const struct model *model);
 
-/* To the home of a slot's job. spec: borrowed; resume: NULL for the start. */
+/* Where a job begins: its own last checkpoint, if it has one, or what was lent to it; NULL: neither. And which of its
+ * checkpoints stay. */
+struct beginning {
+    const struct checkpoint *resume, *origin;
+    uint32_t mark_every;
+};
+
+/* To the home of a slot's job. spec: borrowed. */
 void order_assign(struct outbox *outbox, const struct group *group, const struct slot *slot,
-                  const struct job *job, Refrain__JobSpec *spec, const struct checkpoint *resume);
+                  const struct job *job, Refrain__JobSpec *spec, const struct beginning *beginning);
 void order_cancel(struct outbox *outbox, const struct group *group, const struct slot *slot);
 void order_upload_ack(struct outbox *outbox, const struct group *group, const struct slot *slot,
                       const char *file, uint64_t held);

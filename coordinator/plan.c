@@ -7,11 +7,13 @@
  * so much time. Blocks are dealt one at a time to the rank that is the least busy with it, which gives the
  * shortest cycle there is, as the work of a rank only grows with its blocks (and fits the memory by leaving
  * out ranks that are full).
+ *
+ * Chains of branches are dealt as one line, the first branch's ring and behind it the second's, cut over the ranks in their
+ * order: so a rank may end one and begin the other.
  */
 #include "coordinator/plan.h"
 
 #include <math.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,6 +36,8 @@ struct field {
     uint32_t home_room[PLAN_MAX_RANKS]; /* and what is left of them where there is a home */
     bool ample;                         /* the whole model takes little of each rank's memory */
     struct plan_mix mix;
+    bool cfg, pools; /* chains for branches, for experts */
+    uint32_t pool;   /* ranks of the first expert's; 0: to be found */
 };
 
 static uint32_t smaller(uint32_t a, uint32_t b)
@@ -113,6 +117,9 @@ static struct plan_mix sane_mix(const struct plan_mix *given, uint32_t layers)
     if (mix.branches < 1) mix.branches = 1;
     mix.head = smaller(mix.head, layers);
     mix.tail = smaller(mix.tail, layers - mix.head);
+    mix.experts = mix.experts == PLAN_EXPERTS ? PLAN_EXPERTS : 1;
+    if (mix.experts == 1) mix.first_share = 1;
+    mix.first_share = mix.first_share > 0 ? fmin(mix.first_share, 1) : 0;
     mix.hit_rate = mix.hit_rate > 0 ? fmin(mix.hit_rate, 1) : 0; /* a NaN is 0 */
     mix.home_work = mix.home_work > 0 && isfinite(mix.home_work) ? mix.home_work : 0;
     mix.hop = mix.hop > 0 && isfinite(mix.hop) ? mix.hop : 0;
@@ -121,7 +128,26 @@ static struct plan_mix sane_mix(const struct plan_mix *given, uint32_t layers)
 
 static double model_bytes(const struct plan_request *request)
 {
-    return (double)request->layers * (double)request->block_bytes + (double)request->home_bytes;
+    uint32_t experts = request->mix.experts == PLAN_EXPERTS ? PLAN_EXPERTS : 1;
+    return (double)request->layers * (double)request->block_bytes * experts + (double)request->home_bytes;
+}
+
+/* Which chains an operator wished for, where there is something to choose. */
+static status_t read_layout(const struct plan_request *request, struct field *field, struct error *error)
+{
+    const struct plan_wish *wish = request->wish;
+    enum plan_layout layout = wish && field->ranks > 1 ? wish->layout : PLAN_LAYOUT_PIPELINE;
+    field->cfg = layout == PLAN_LAYOUT_CFG || layout == PLAN_LAYOUT_CFG_POOLS;
+    field->pools = (layout == PLAN_LAYOUT_POOLS || layout == PLAN_LAYOUT_CFG_POOLS) && field->mix.experts > 1;
+    field->pool = field->pools ? wish->pool : 0;
+    if (field->pool >= field->ranks)
+        return error_set(error, STATUS_INVALID,
+                         "plan: %u of %u ranks for the first expert leave none for the second", field->pool,
+                         field->ranks);
+    if (wish && wish->runs > 0 && (field->cfg || field->pools))
+        return error_set(error, STATUS_INVALID,
+                         "--split: says nothing of several chains: leave it out, or --layout");
+    return STATUS_OK;
 }
 
 static status_t make_field(const struct plan_request *request, struct field *field, struct error *error)
@@ -136,10 +162,14 @@ static status_t make_field(const struct plan_request *request, struct field *fie
     field->mix = sane_mix(&request->mix, layers);
     field->ample = ranks > 1;
     fill_speeds(request, field);
+    status_t status = read_layout(request, field, error);
+    if (status != STATUS_OK) return status;
+    /* A rank of a pool holds the blocks of one expert, any other those of all. */
+    uint64_t block = request->block_bytes * (field->pools ? 1 : field->mix.experts);
     for (uint32_t i = 0; i < ranks; i++) {
         uint64_t memory = request->seats ? request->seats[i].memory_bytes : 0;
-        field->room[i] = room_for(memory, 0, request->block_bytes, layers);
-        field->home_room[i] = room_for(memory, request->home_bytes, request->block_bytes, layers);
+        field->room[i] = room_for(memory, 0, block, layers);
+        field->home_room[i] = room_for(memory, request->home_bytes, block, layers);
         field->ample &= request->block_bytes > 0 && model_bytes(request) * AMPLE_PARTS <= (double)memory;
     }
     return STATUS_OK;
@@ -156,6 +186,26 @@ static uint32_t caps(const struct plan *plan)
 static bool is_home(const struct plan *plan, uint32_t rank)
 {
     return rank == 0 || plan->floating;
+}
+
+uint32_t plan_chains(const struct plan *plan)
+{
+    uint32_t last = 0;
+    for (int e = 0; e < PLAN_EXPERTS; e++)
+        for (int b = 0; b < PLAN_BRANCHES; b++)
+            if (plan->chain[e][b] > last) last = plan->chain[e][b];
+    return last + 1;
+}
+
+uint32_t plan_run(const struct plan *plan, uint32_t chain, uint32_t rank)
+{
+    return plan->run[chain * plan->ranks + rank];
+}
+
+/* The share of the steps that an expert makes. */
+static double share_of(const struct plan_mix *mix, uint32_t expert)
+{
+    return expert == 0 ? mix->first_share : 1 - mix->first_share;
 }
 
 /* Blocks [from, to) in blocks' work of a branch-step: those that the mix always runs, and the rest when it
@@ -184,23 +234,37 @@ static void share_spare(const struct field *field, const struct plan *plan, cons
     double most = work_of(field, mix, first, first + plan->spare);
     double even =
         (work[1] * field->speed[0] - work[0] * field->speed[1]) / (field->speed[0] + field->speed[1]);
-    double moved = fmin(most, fmax(even, 0));
+    double moved = fmin(most * mix->branches, fmax(even, 0));
     work[0] += moved;
     work[1] -= moved;
+}
+
+/* Adds to the work of each rank what a chain brings, `times` over. */
+static void add_chain(const struct field *field, const struct plan *plan, const struct plan_mix *mix,
+                      uint32_t chain, double times, double *work)
+{
+    uint32_t at = plan->head;
+    for (uint32_t i = 0; i < field->ranks; i++) {
+        uint32_t run = plan_run(plan, chain, i);
+        work[i] += times * work_of(field, mix, at, at + run);
+        at += run;
+    }
 }
 
 /* The time of each rank for one step. Jobs are dealt evenly to the homes there are. */
 static void list_times(const struct field *field, const struct plan *plan, const struct plan_mix *mix,
                        double *times)
 {
-    double home = home_work(field, plan, mix) / (plan->floating ? field->ranks : 1);
-    uint32_t at = plan->head, width = plan_width(plan);
-    for (uint32_t i = 0; i < field->ranks; i++) {
-        times[i] = work_of(field, mix, at, at + plan->run[i]) / width + (is_home(plan, i) ? home : 0);
-        if (i % width == width - 1) at += plan->run[i];
-    }
+    double home = mix->branches * home_work(field, plan, mix) / (plan->floating ? field->ranks : 1);
+    double taken[PLAN_CHAINS] = {0};
+    for (uint32_t e = 0; e < mix->experts; e++)
+        for (uint32_t b = 0; b < smaller(mix->branches, PLAN_BRANCHES); b++)
+            taken[plan->chain[e][b]] += share_of(mix, e);
+    for (uint32_t i = 0; i < field->ranks; i++) times[i] = is_home(plan, i) ? home : 0;
+    for (uint32_t c = 0; c < PLAN_CHAINS; c++)
+        if (taken[c] > 0) add_chain(field, plan, mix, c, taken[c], times);
     share_spare(field, plan, mix, times);
-    for (uint32_t i = 0; i < field->ranks; i++) times[i] *= mix->branches / field->speed[i];
+    for (uint32_t i = 0; i < field->ranks; i++) times[i] /= field->speed[i];
 }
 
 /* The busiest rank's. */
@@ -212,28 +276,71 @@ static double cycle_of(const struct field *field, const struct plan *plan, const
     return busiest;
 }
 
-/* One job alone: how long a step takes from end to end, as a mean over hits and misses. Its branches follow
- * each other through the ranks (parallelism.md 5.2). */
+/* A branch's way through a chain, alone. */
+struct walk {
+    double time;    /* of all runs and hops */
+    double slowest; /* rank on it; `ends`, home's own part, included where that has a run */
+};
+
+static struct walk walk_of(const struct field *field, const struct plan *plan, uint32_t chain, double ends)
+{
+    struct walk walk = {0};
+    uint32_t away = 0;
+    for (uint32_t i = 0; i < field->ranks; i++) {
+        double run = plan_run(plan, chain, i) / field->speed[i];
+        bool at_home = i == 0 && !plan->floating;
+        walk.time += run;
+        walk.slowest = fmax(walk.slowest, run + (at_home ? ends : 0));
+        away += run > 0 && !at_home;
+    }
+    walk.time += (away > 0 ? away + 1 : 0) * field->mix.hop;
+    return walk;
+}
+
+/* No step is done before each rank has done its part for all branches. */
+static double busiest_alone(const struct field *field, const struct plan *plan, uint32_t expert, double ends)
+{
+    double most = 0;
+    for (uint32_t i = 0; i < field->ranks; i++) {
+        double runs = 0;
+        for (uint32_t b = 0; b < PLAN_BRANCHES; b++)
+            runs += plan_run(plan, plan->chain[expert][b], i) / field->speed[i];
+        bool home = i == 0 && !plan->floating;
+        if (runs > 0) most = fmax(most, runs + (home ? PLAN_BRANCHES * ends : ends + 2 * field->mix.hop));
+    }
+    return most;
+}
+
+/* A step of one job alone that is computed. Branches follow each other through the ranks of one chain (parallelism.md
+ * 5.2); on chains of their own they are under way together, and home, whose part for each is `ends`, half before and half
+ * after the ring, sends the second branch away before it goes on with the first. */
+static double miss_alone(const struct field *field, const struct plan *plan, uint32_t expert, double ends)
+{
+    uint32_t branches = smaller(field->mix.branches, PLAN_BRANCHES);
+    struct walk first = walk_of(field, plan, plan->chain[expert][0], ends),
+                second = walk_of(field, plan, plan->chain[expert][1], ends);
+    if (branches == 1) return first.time + ends;
+    if (plan->chain[expert][0] == plan->chain[expert][1])
+        return first.time + ends + fmax(first.slowest, ends);
+    double back_first = ends + first.time, back_second = ends / 2 + second.time;
+    double both = fmax(fmax(back_first, back_second) + ends / 2, fmin(back_first, back_second) + ends);
+    return fmax(both, busiest_alone(field, plan, expert, ends));
+}
+
+/* One job alone: how long a step takes from end to end, as a mean over hits and misses. */
 static double step_alone(const struct field *field, const struct plan *plan)
 {
     const struct plan_mix *mix = &field->mix;
-    struct plan_mix always = *mix;
-    double walk = 0, slowest = 0, speed = 0, miss = 1 - mix->hit_rate;
-    uint32_t away = 0;
+    struct plan_mix always = *mix, never = *mix; /* home may hold more blocks than a hit runs */
+    double speed = 0, miss = 0;
     always.hit_rate = 0;
+    never.hit_rate = 1;
     for (uint32_t i = 0; i < field->ranks; i++) speed += field->speed[i] / field->ranks;
     if (!plan->floating) speed = field->speed[0];
     double ends = home_work(field, plan, &always) / speed;
-    for (uint32_t i = 0; i < field->ranks; i++) {
-        double run = plan->run[i] / field->speed[i] / plan_width(plan);
-        bool at_home = i == 0 && !plan->floating;
-        walk += run / plan_width(plan); /* its members work on a hop together */
-        slowest = fmax(slowest, run + (at_home ? ends : 0));
-        away += plan->run[i] > 0 && !at_home;
-    }
-    double miss_time =
-        walk + ends + (mix->branches - 1) * fmax(slowest, ends) + (away > 0 ? away + 1 : 0) * mix->hop;
-    return miss * miss_time + mix->hit_rate * mix->branches * home_work(field, plan, mix) / speed;
+    for (uint32_t e = 0; e < mix->experts; e++) miss += share_of(mix, e) * miss_alone(field, plan, e, ends);
+    double hit = mix->branches * home_work(field, plan, &never) / speed;
+    return (1 - mix->hit_rate) * miss + mix->hit_rate * hit;
 }
 
 /* Little's law: as many as fit into the time of a step. With floating homes as many again, and the same
@@ -241,7 +348,7 @@ static double step_alone(const struct field *field, const struct plan *plan)
  * is one home's jobs that smooth each other otherwise). */
 static uint32_t jobs_for(const struct field *field, const struct plan *plan)
 {
-    double jobs = plan->cycle > 0 ? step_alone(field, plan) / plan->cycle : 1;
+    double jobs = plan->cycle > 0 ? plan->alone / plan->cycle : 1;
     if (!plan->floating) return jobs > 1 ? (uint32_t)ceil(jobs * (1 - SAME)) : 1;
     return field->ranks * (uint32_t)ceil(2 * ceil(jobs * (1 - SAME)) / field->ranks);
 }
@@ -277,35 +384,108 @@ static bool goes_before(const struct field *field, const struct deal *deal, cons
     return deal->held[a] + run[a] == 0 || deal->held[b] + run[b] == 0 ? a < b : a > b;
 }
 
-/* False: they do not fit. */
-static bool deal_blocks(const struct field *field, const struct deal *deal, uint32_t blocks, uint32_t *run)
+/* To ranks [from, to). False: they do not fit. */
+static bool deal_blocks(const struct field *field, const struct deal *deal, uint32_t blocks, uint32_t from,
+                        uint32_t to, uint32_t *run)
 {
     for (; blocks > 0; blocks--) {
-        uint32_t best = field->ranks;
-        for (uint32_t i = 0; i < field->ranks; i++)
-            if (run[i] < deal->room[i] && (best == field->ranks || goes_before(field, deal, run, i, best)))
-                best = i;
-        if (best == field->ranks) return false;
+        uint32_t best = to;
+        for (uint32_t i = from; i < to; i++)
+            if (run[i] < deal->room[i] && (best == to || goes_before(field, deal, run, i, best))) best = i;
+        if (best == to) return false;
         run[best]++;
     }
     return true;
 }
 
-/* Lays the ring between the plan's caps. exactly: home holds the caps and nothing else. */
-static bool lay_ring(const struct field *field, const struct plan_mix *mix, bool exactly, struct plan *plan)
+/* What ranks have to do and room for before they are dealt blocks of which each is worth `weight` blocks' work; most: that
+ * a rank is dealt. Chains for branches are laid for guided jobs, whatever comes: a layout is not to change with each
+ * job. False: a home does not fit. */
+static bool open_deal(const struct field *field, const struct plan *plan, const struct plan_mix *mix,
+                      bool exactly, uint32_t most, double weight, struct deal *deal)
 {
-    struct deal deal;
     double home = home_work(field, plan, mix) / (plan->floating ? field->ranks : 1);
+    uint32_t ring = field->layers - caps(plan), branches = field->cfg ? PLAN_BRANCHES : mix->branches;
     for (uint32_t i = 0; i < field->ranks; i++) {
         bool homely = is_home(plan, i);
         uint32_t room = homely ? field->home_room[i] : field->room[i], held = homely ? caps(plan) : 0;
-        if (room < held) return false;
-        deal.held[i] = held;
-        deal.room[i] = exactly && homely ? 0 : room - held;
-        deal.base[i] = homely ? mix->branches * home / field->speed[i] : 0;
-        deal.each[i] = mix->branches * (1 - mix->hit_rate) / field->speed[i];
+        uint32_t weights = field->pools ? held * field->mix.experts : held;
+        if (room < weights) return false;
+        deal->held[i] = held;
+        deal->room[i] = exactly && homely ? 0 : room - weights;
+        if (deal->room[i] >= ring) deal->room[i] = most; /* nothing is held twice */
+        deal->base[i] = homely ? branches * home / field->speed[i] : 0;
+        deal->each[i] = weight * (1 - mix->hit_rate) / field->speed[i];
     }
-    return deal_blocks(field, &deal, field->layers - caps(plan), plan->run);
+    return true;
+}
+
+/* Is a layout the better one? Chains of branches are for a job alone, anything else is for a queue. */
+static bool is_better(const struct field *field, const struct plan *a, const struct plan *b)
+{
+    int order = field->cfg ? compare(a->alone, b->alone) : 0;
+    return order < 0 || (order == 0 && compare(a->cycle, b->cycle) < 0);
+}
+
+/* Lays the chains of an expert, or of both, which make `share` of the steps, over ranks [from, to). narrow: no rank has more
+ * of them than one branch's, so that on two ranks none has work of both at the same time. */
+static bool lay_chains(const struct field *field, const struct plan_mix *mix, bool exactly, bool narrow,
+                       uint32_t expert, double share, uint32_t from, uint32_t to, struct plan *plan)
+{
+    struct deal deal;
+    uint32_t ring = field->layers - caps(plan), chains = field->cfg ? PLAN_BRANCHES : 1,
+             held[PLAN_MAX_RANKS] = {0};
+    double weight = share * (field->cfg ? 1 : mix->branches);
+    if (!open_deal(field, plan, mix, exactly, narrow ? ring : chains * ring, weight, &deal) ||
+        !deal_blocks(field, &deal, chains * ring, from, to, held))
+        return false;
+    uint32_t branch = 0, left = ring;
+    for (uint32_t i = from; i < to; i++)
+        while (held[i] > 0) {
+            uint32_t run = smaller(held[i], left);
+            plan->run[plan->chain[expert][branch] * field->ranks + i] += run;
+            held[i] -= run;
+            left -= run;
+            if (left == 0) branch++, left = ring;
+        }
+    return true;
+}
+
+/* Names the chains of a plan. */
+static void name_chains(const struct field *field, struct plan *plan)
+{
+    uint32_t branch = field->cfg, expert = field->pools ? 1 + branch : 0;
+    for (uint32_t e = 0; e < PLAN_EXPERTS; e++)
+        for (uint32_t b = 0; b < PLAN_BRANCHES; b++) plan->chain[e][b] = e * expert + b * branch;
+}
+
+/* All chains, in one of the ways that lay_ring compares. */
+static bool lay_so(const struct field *field, const struct plan_mix *mix, bool exactly, uint32_t first,
+                   bool narrow, struct plan *plan)
+{
+    if (!field->pools) return lay_chains(field, mix, exactly, narrow, 0, 1, 0, field->ranks, plan);
+    return lay_chains(field, mix, exactly, narrow, 0, share_of(mix, 0), 0, first, plan) &&
+           lay_chains(field, mix, exactly, narrow, 1, share_of(mix, 1), first, field->ranks, plan);
+}
+
+/* Lays the ring, or the rings, between the plan's caps. exactly: home holds the caps and nothing else. */
+static bool lay_ring(const struct field *field, const struct plan_mix *mix, bool exactly, struct plan *plan)
+{
+    struct plan best = {0};
+    uint32_t from = 1, to = field->pools ? field->ranks - 1 : 1;
+    if (field->pool) from = to = field->pool;
+    name_chains(field, plan);
+    for (uint32_t first = from; first <= to; first++)
+        for (int narrow = 0; narrow <= field->cfg; narrow++) {
+            struct plan next = *plan;
+            if (!lay_so(field, mix, exactly, first, narrow, &next)) continue;
+            next.cycle = cycle_of(field, &next, mix);
+            next.alone = step_alone(field, &next);
+            if (best.ranks == 0 || is_better(field, &next, &best)) best = next;
+        }
+    if (best.ranks == 0) return false;
+    *plan = best;
+    return true;
 }
 
 /* An empty plan with these caps. */
@@ -360,7 +540,7 @@ static bool move_to_second(const struct field *field, struct plan *plan)
 static void lay_spare(const struct field *field, struct plan *plan)
 {
     struct plan best = *plan, next = *plan;
-    if (caps(plan) + plan->run[0] + 1 > field->home_room[0]) return;
+    if (plan_chains(plan) > 1 || caps(plan) + plan->run[0] + 1 > field->home_room[0]) return;
     do {
         next.spare = 0;
         if (compare(cycle_of(field, &next, &field->mix), plan->cycle) > 0) break;
@@ -382,8 +562,10 @@ static void choose(const struct field *field, bool may_float, struct plan *plan)
         compare(folded.cycle, plan->cycle_uncached) <= 0)
         *plan = folded;
     lay_spare(field, plan);
+    bool free = field->ample && plan_chains(plan) == 1;
     if (may_float && lay_caps(field, true, &floating) &&
-        compare(floating.cycle * (field->ample ? 1 : FLOATING_GAIN), plan->cycle) <= 0)
+        compare(floating.cycle * (free ? 1 : FLOATING_GAIN), plan->cycle) <= 0 &&
+        (!field->cfg || compare(floating.alone, plan->alone) <= 0))
         *plan = floating;
 }
 
@@ -416,13 +598,13 @@ static status_t lay_fold(const struct plan_request *request, const struct field 
                                                                : no_room(request, "--fold", error);
 }
 
-static status_t check_room(const struct plan_request *request, const struct field *field,
-                           const struct plan *plan, const char *what, struct error *error)
+static status_t check_split_room(const struct plan_request *request, const struct field *field,
+                                 const struct plan *plan, struct error *error)
 {
     for (uint32_t i = 0; i < field->ranks; i++)
         if (plan_blocks(plan, i) > (is_home(plan, i) ? field->home_room[i] : field->room[i]))
             return error_set(error, STATUS_NO_MEMORY,
-                             "%s: %u blocks of %.1f GB do not fit rank %u with %.1f GB", what,
+                             "--split: %u blocks of %.1f GB do not fit rank %u with %.1f GB",
                              plan_blocks(plan, i), (double)request->block_bytes / 1e9, i,
                              (double)request->seats[i].memory_bytes / 1e9);
     return STATUS_OK;
@@ -454,48 +636,7 @@ static status_t lay_split(const struct plan_request *request, const struct field
     *plan = capped(field, head, tail, floating);
     memcpy(plan->run, wish->run, wish->runs * sizeof *plan->run);
     if (!floating) plan->run[0] -= head + tail;
-    return check_room(request, field, plan, "--split", error);
-}
-
-/* "--stage-width 2": stages of two ranks that share the tokens, with as many blocks each as can be even, or as --split says.
- * Home is one of the first stage and keeps no blocks to itself, so that all of them are shared. */
-static status_t lay_wide(const struct plan_request *request, const struct field *field, struct plan *plan,
-                         struct error *error)
-{
-    const struct plan_wish *wish = request->wish;
-    uint32_t width = wish->width, stages = field->ranks / width, sum = 0;
-    if (field->ranks % width)
-        return error_set(error, STATUS_INVALID, "--stage-width %u: %u ranks cannot stand in stages of %u",
-                         width, field->ranks, width);
-    if (request->heads % width)
-        return error_set(
-            error, STATUS_INVALID,
-            "--stage-width %u: %u attention heads cannot be dealt to %u ranks: it must divide them", width,
-            request->heads, width);
-    if (wish->has_fold || wish->home == PLAN_HOME_FLOATING)
-        return error_set(error, STATUS_INVALID,
-                         "--stage-width %u: rank 0 is home and keeps no blocks to itself: leave %s out",
-                         width, wish->has_fold ? "--fold" : "--home floating");
-    if (wish->runs > 0 && wish->runs != field->ranks)
-        return error_set(error, STATUS_INVALID, "--split: names %u ranks, the group has %u", wish->runs,
-                         field->ranks);
-    *plan = capped(field, 0, 0, false);
-    plan->width = width;
-    for (uint32_t i = 0; i < field->ranks; i++) {
-        uint32_t stage = i / width;
-        plan->run[i] =
-            wish->runs ? wish->run[i] : field->layers * (stage + 1) / stages - field->layers * stage / stages;
-        if (plan->run[i] != plan->run[stage * width])
-            return error_set(error, STATUS_INVALID,
-                             "--split: ranks %u and %u are one stage and hold the same blocks", stage * width,
-                             i);
-        if (i % width == 0) sum += plan->run[i];
-    }
-    if (sum != field->layers)
-        return error_set(error, STATUS_INVALID,
-                         "--split: the stages add up to %u blocks, must be %u for this model", sum,
-                         field->layers);
-    return check_room(request, field, plan, "--stage-width", error);
+    return check_split_room(request, field, plan, error);
 }
 
 /* ---------------------------------------------------------------------------------------------- the contract
@@ -504,10 +645,11 @@ static status_t lay_wide(const struct plan_request *request, const struct field 
 /* How a layout is written down: without caps all that a fixed home holds is its head. */
 static void settle(const struct field *field, struct plan *plan)
 {
-    if (!plan->floating && caps(plan) == 0 && plan_width(plan) == 1) {
+    if (!plan->floating && caps(plan) == 0 && plan_chains(plan) == 1) {
         plan->head = plan->run[0];
         plan->run[0] = 0;
     }
+    plan->alone = step_alone(field, plan);
     plan->jobs_to_saturate = jobs_for(field, plan);
 }
 
@@ -528,14 +670,9 @@ static status_t lay_wish(const struct plan_request *request, const struct field 
                          struct plan *plan, struct error *error)
 {
     const struct plan_wish *wish = request->wish;
-    const char *what = wish->width > 1  ? "--stage-width"
-                       : wish->runs > 0 ? "--split"
-                       : wish->has_fold ? "--fold"
-                                        : "--home floating";
+    const char *what = wish->runs > 0 ? "--split" : wish->has_fold ? "--fold" : "--home floating";
     status_t status = STATUS_OK;
-    if (wish->width > 1)
-        status = lay_wide(request, field, plan, error);
-    else if (wish->runs > 0)
+    if (wish->runs > 0)
         status = lay_split(request, field, plan, error);
     else if (wish->has_fold)
         status = lay_fold(request, field, plan, error);
@@ -555,14 +692,15 @@ status_t plan_make(const struct plan_request *request, struct plan *plan, struct
     const struct plan_wish *wish = request->wish;
     struct field field;
     struct plan made;
+    if (wish && wish->width > 1) return plan_wide_make(request, plan, error);
     status_t status = make_field(request, &field, error);
     if (status != STATUS_OK) return status;
     if (!lay_even(&field, &made)) return no_room(request, "plan", error);
     double uncached = made.cycle_uncached;
-    if (field.ranks > 1 || (wish && wish->width > 1)) { /* else one rank holds everything */
-        if (wish && (wish->width > 1 || wish->runs > 0 || wish->has_fold || wish->home == PLAN_HOME_FLOATING))
+    if (field.ranks > 1) { /* one rank holds everything */
+        if (wish && (wish->runs > 0 || wish->has_fold || wish->home == PLAN_HOME_FLOATING))
             status = lay_wish(request, &field, uncached, &made, error);
-        else
+        else if (!wish || !wish->even)
             choose(&field, !wish || wish->home == PLAN_HOME_AUTO, &made);
     }
     if (status != STATUS_OK) return status;
@@ -578,6 +716,7 @@ status_t plan_check(const struct plan *plan, const struct plan_request *request,
     struct plan_request own = *request;
     struct field field;
     struct plan even;
+    if (plan_width(plan) > 1) return plan_wide_check(plan, request, mix, error);
     own.mix = *mix;
     status_t status = make_field(&own, &field, error);
     if (status != STATUS_OK) return status;
@@ -596,118 +735,62 @@ status_t plan_check(const struct plan *plan, const struct plan_request *request,
 double plan_cycle(const struct plan *plan, const struct plan_request *request)
 {
     struct field field;
+    if (plan_width(plan) > 1) return plan_wide_cycle(plan, request);
     if (make_field(request, &field, NULL) != STATUS_OK || plan->ranks != field.ranks ||
         plan->layers != field.layers)
         return 0;
     return cycle_of(&field, plan, &field.mix);
 }
 
+double plan_alone(const struct plan *plan, const struct plan_request *request)
+{
+    struct field field;
+    if (plan_width(plan) > 1) return plan_wide_alone(plan, request);
+    if (make_field(request, &field, NULL) != STATUS_OK || plan->ranks != field.ranks ||
+        plan->layers != field.layers)
+        return 0;
+    return step_alone(&field, plan);
+}
+
+/* Blocks of the ring that a rank holds for an expert's branches, those of both counted once. */
+static uint32_t ring_blocks(const struct plan *plan, uint32_t expert, uint32_t rank)
+{
+    uint32_t first = plan->chain[expert][0], second = plan->chain[expert][1];
+    uint32_t run = plan_run(plan, first, rank), other = plan_run(plan, second, rank), before = 0, behind = 0;
+    if (first == second) return run;
+    for (uint32_t i = 0; i < rank; i++)
+        before += plan_run(plan, first, i), behind += plan_run(plan, second, i);
+    uint32_t from = before > behind ? before : behind, to = smaller(before + run, behind + other);
+    return run + other - (to > from ? to - from : 0);
+}
+
 uint32_t plan_blocks(const struct plan *plan, uint32_t rank)
 {
-    return plan->run[rank] + (is_home(plan, rank) ? caps(plan) : 0) + (rank == 0 ? plan->spare : 0);
+    if (plan_width(plan) > 1) {
+        struct plan stages = plan_wide_stages(plan);
+        return plan_blocks(&stages, rank / plan->width);
+    }
+    bool pools = plan->chain[1][0] != plan->chain[0][0];
+    uint32_t ring = ring_blocks(plan, 0, rank) + (pools ? ring_blocks(plan, 1, rank) : 0);
+    return ring + (is_home(plan, rank) ? caps(plan) * (pools ? PLAN_EXPERTS : 1) : 0) +
+           (rank == 0 ? plan->spare : 0);
 }
 
-/* To a fixed home its own run of the ring is more head. */
+/* To a fixed home its own run of the only chain is more head. */
 bool plan_equal(const struct plan *a, const struct plan *b)
 {
-    if (plan_width(a) != plan_width(b) || a->ranks != b->ranks || a->layers != b->layers ||
-        a->floating != b->floating || a->tail != b->tail || a->spare != b->spare ||
-        a->head + a->run[0] != b->head + b->run[0] || (a->floating && a->head != b->head))
+    if (plan_width(a) != plan_width(b)) return false;
+    if (plan_width(a) > 1) {
+        struct plan x = plan_wide_stages(a), y = plan_wide_stages(b);
+        return plan_equal(&x, &y);
+    }
+    if (a->ranks == b->ranks && (plan_chains(a) > 1 || plan_chains(b) > 1))
+        return a->layers == b->layers && a->floating == b->floating && a->head == b->head &&
+               a->tail == b->tail && memcmp(a->chain, b->chain, sizeof a->chain) == 0 &&
+               memcmp(a->run, b->run, plan_chains(a) * a->ranks * sizeof *a->run) == 0;
+    if (a->ranks != b->ranks || a->layers != b->layers || a->floating != b->floating || a->tail != b->tail ||
+        a->spare != b->spare || a->head + a->run[0] != b->head + b->run[0] ||
+        (a->floating && a->head != b->head))
         return false;
     return memcmp(a->run + 1, b->run + 1, (a->ranks - 1) * sizeof *a->run) == 0;
-}
-
-/* ------------------------------------------------------------------------------------------------ for people
- */
-
-/* Reads "N" of at most four digits and what follows it, which must be `next`; NULL if it is not so. Digits
- * only: strtoul would take signs and blanks. */
-static const char *read_number(const char *text, uint32_t *number)
-{
-    *number = 0;
-    for (int digits = 0; digits < 5; digits++, text++) {
-        if (*text < '0' || *text > '9') return digits > 0 ? text : NULL;
-        *number = 10 * *number + (uint32_t)(*text - '0');
-    }
-    return NULL; /* too long */
-}
-
-status_t plan_read_fold(const char *text, struct plan_wish *wish, struct error *error)
-{
-    uint32_t head, tail;
-    const char *at = read_number(text, &head);
-    if (at) at = *at == ',' ? read_number(at + 1, &tail) : NULL;
-    if (!at || *at)
-        return error_set(error, STATUS_INVALID, "--fold '%.40s': must be HEAD,TAIL in blocks, such as 1,0",
-                         text);
-    wish->has_fold = true;
-    wish->fold_head = head;
-    wish->fold_tail = tail;
-    return STATUS_OK;
-}
-
-status_t plan_read_split(const char *text, struct plan_wish *wish, struct error *error)
-{
-    const char *at = text;
-    uint32_t count = 0, run[PLAN_MAX_RANKS];
-    for (;;) {
-        at = count < PLAN_MAX_RANKS ? read_number(at, &run[count++]) : NULL;
-        if (!at || *at != ',') break;
-        at++;
-    }
-    if (!at || *at)
-        return error_set(
-            error, STATUS_INVALID,
-            "--split '%.40s': must be the blocks of each rank, home's first, such as 9,10,10,11 (at most %d)",
-            text, PLAN_MAX_RANKS);
-    memcpy(wish->run, run, count * sizeof *run);
-    wish->runs = count;
-    return STATUS_OK;
-}
-
-/* Text for people: it ends early where there is no more room, as a thousand ranks do not fit a line. */
-struct line {
-    char *text;
-    size_t bytes, used;
-};
-
-static void put(struct line *line, const char *format, ...) __attribute__((format(printf, 2, 3)));
-
-static void put(struct line *line, const char *format, ...)
-{
-    va_list arguments;
-    if (line->used >= line->bytes) return;
-    va_start(arguments, format);
-    int length = vsnprintf(line->text + line->used, line->bytes - line->used, format, arguments);
-    va_end(arguments);
-    if (length > 0) line->used += (size_t)length;
-}
-
-void plan_describe(const struct plan *plan, const char *backend, char *text, size_t bytes)
-{
-    struct line line = {text, bytes, 0};
-    put(&line, "%u rank%s, ", plan->ranks, plan->ranks == 1 ? "" : "s");
-    if (plan_width(plan) > 1) {
-        put(&line, "%u stage%s of %u, blocks %u", plan->ranks / plan->width,
-            plan->ranks > plan->width ? "s" : "", plan->width, plan->run[0]);
-        for (uint32_t i = plan->width; i < plan->ranks; i += plan->width) put(&line, "+%u", plan->run[i]);
-        put(&line, ", %s", backend);
-        return;
-    }
-    if (plan->floating) {
-        if (caps(plan) > 0)
-            put(&line, "%u block%s everywhere, %u", caps(plan), caps(plan) == 1 ? "" : "s", plan->run[0]);
-        else
-            put(&line, "homes everywhere, blocks %u", plan->run[0]);
-        for (uint32_t i = 1; i < plan->ranks; i++) put(&line, "+%u", plan->run[i]);
-        put(&line, caps(plan) > 0 ? " around, %s" : ", %s", backend);
-        return;
-    }
-    put(&line, "blocks %u", plan->head);
-    if (plan->run[0] > 0) put(&line, "+%u", plan->run[0]);
-    if (plan->spare > 0) put(&line, "(+%u spare)", plan->spare);
-    for (uint32_t i = 1; i < plan->ranks; i++)
-        if (plan->run[i] > 0) put(&line, "%c%u", plan->run[0] > 0 ? ' ' : '+', plan->run[i]);
-    if (plan->tail > 0) put(&line, "(+%u)", plan->tail);
-    put(&line, ", %s", backend);
 }

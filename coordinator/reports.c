@@ -231,7 +231,8 @@ static void learn_home_work(struct server *server, struct group *group, const st
     struct plan_mix mix = {0};
     hitrates_of(&server->rates, spec, card, &mix);
     double block_ns = group->members[slot->home].block_token_ns * (double)caching_tokens(spec, card);
-    double branch_steps = spec->steps * (spec->guidance > 1 ? 2.0 : 1.0);
+    double branch_steps = (spec->steps - spec->at_step) * (spec->guidance > 1 ? 2.0 : 1.0);
+    if (branch_steps <= 0) return; /* it only made files */
     if (!times || !(times->home > 0) || !isfinite(times->home) || block_ns <= 0 || spec->compare) return;
     /* Blocks that run at every step are home's work, too, but counted by themselves. */
     double work = fmax(0, times->home * SECOND_NS / block_ns / branch_steps - mix.head - mix.tail);
@@ -240,8 +241,8 @@ static void learn_home_work(struct server *server, struct group *group, const st
 
 /* What the job's policy did, if it had one and the report can be believed. A video is not thrown away for
  * numbers about it that make no sense. What it teaches is kept for later plans. */
-static const Refrain__CacheReport *learn(struct server *server, const struct sender *sender, const struct job *job,
-                                         const Refrain__JobDone *done)
+static const Refrain__CacheReport *learn(struct server *server, const struct sender *sender,
+                                         const struct job *job, const Refrain__JobDone *done)
 {
     Refrain__Job *stored;
     struct error error;
@@ -250,7 +251,8 @@ static const Refrain__CacheReport *learn(struct server *server, const struct sen
     if (!slot || jobstore_get(server->store, NULL, job->id, &stored, &error) != STATUS_OK) return NULL;
     bool known = models_find(server->models, job->model, &model, NULL) == STATUS_OK;
     status_t status = STATUS_AGAIN; /* nothing to keep */
-    if (done->cache && caching_on(stored->spec)) status = caching_check_report(done->cache, stored->spec, &error);
+    if (done->cache && caching_on(stored->spec))
+        status = caching_check_report(done->cache, stored->spec, &error);
     if (status == STATUS_OK && known) hitrates_learn(&server->rates, stored->spec, model->card, done->cache);
     if (known) learn_home_work(server, sender->group, slot, stored->spec, model->card, done->times);
     refrain__job__free_unpacked(stored, NULL);

@@ -10,6 +10,7 @@
 #include <string.h>
 #include "base/clock.h"
 #include "base/log.h"
+#include "coordinator/branch.h"
 #include "coordinator/server.h"
 #include "coordinator/survey.h"
 #include "proto/caching.h"
@@ -121,8 +122,10 @@ static status_t take_submit(struct call *call, struct error *error)
         if (status != STATUS_NOT_FOUND) return status;
         call->field = NULL;
     }
-    status = complete_spec(call, submit->spec, error);
+    status = branch_fill(server, submission.tenant, submit->spec, &call->field, error);
+    if (status == STATUS_OK) status = complete_spec(call, submit->spec, error);
     if (status == STATUS_OK) status = jobs_submit(server->jobs, &submission, server->now_ms, &id, error);
+    if (status == STATUS_OK) status = branch_lend(server, id, submit->spec, error);
     return status == STATUS_OK ? reply_job(call, id, error) : status;
 }
 

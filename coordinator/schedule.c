@@ -44,7 +44,8 @@ static void count_repeated(struct server *server, const struct job *job)
 {
     struct checkpoint checkpoint = {0};
     if (job->progress.phase != REFRAIN__PHASE__PHASE_DENOISE) return;
-    if (server->vault) vault_latest(server->vault, job->id, &checkpoint);
+    if (server->vault && !vault_latest(server->vault, job->id, &checkpoint))
+        vault_origin(server->vault, job->id, &checkpoint);
     if (job->progress.step > checkpoint.step) server->steps_repeated += job->progress.step - checkpoint.step;
 }
 
@@ -169,20 +170,28 @@ static void assign(struct server *server, struct group *group, struct slot *slot
 {
     Refrain__Job *stored;
     struct error error;
-    struct checkpoint checkpoint;
-    bool resumes = server->vault && vault_latest(server->vault, job->id, &checkpoint);
+    struct checkpoint checkpoint, origin;
+    struct beginning beginning = {0};
     if (jobstore_get(server->store, NULL, job->id, &stored, &error) != STATUS_OK) {
         fail_job(server, slot, job, error.text);
         return;
     }
     slot->assigned = true;
-    if (server->vault) vault_allow(server->vault, job->id, job->attempt);
-    order_assign(server->outbox, group, slot, job, stored->spec, resumes ? &checkpoint : NULL);
+    if (server->vault) {
+        beginning.mark_every = server_mark_every(server, stored->spec);
+        vault_mark(server->vault, job->id, beginning.mark_every);
+        vault_allow(server->vault, job->id, job->attempt);
+        if (vault_latest(server->vault, job->id, &checkpoint)) beginning.resume = &checkpoint;
+        if (stored->spec->resume_from && vault_origin(server->vault, job->id, &origin))
+            beginning.origin = &origin;
+    }
+    order_assign(server->outbox, group, slot, job, stored->spec, &beginning);
     refrain__job__free_unpacked(stored, NULL);
     group->progress_ns = server->now_ns;
-    if (resumes)
+    const struct checkpoint *from = beginning.resume ? beginning.resume : beginning.origin;
+    if (from)
         log_line(LOG_INFO, "job %" PRIu64 ": attempt %u on group %.8s, from step %u", job->id, job->attempt,
-                 group->name, checkpoint.step);
+                 group->name, from->step);
     else
         log_line(LOG_INFO, "job %" PRIu64 ": attempt %u on group %.8s", job->id, job->attempt, group->name);
 }
@@ -311,7 +320,8 @@ static struct job *choose_job(const struct server *server, struct group *group)
 
 static bool wished(const struct plan_wish *wish)
 {
-    return wish->width > 1 || wish->has_fold || wish->runs > 0 || wish->home != PLAN_HOME_AUTO;
+    return wish->width > 1 || wish->has_fold || wish->runs > 0 || wish->home != PLAN_HOME_AUTO ||
+           wish->layout > PLAN_LAYOUT_PIPELINE;
 }
 
 /* What ranks measured since it was made shows that another layout would be this much better. */

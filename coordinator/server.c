@@ -413,12 +413,16 @@ static void commit(struct server *server)
         return;
     }
     outbox_flush(server->outbox);
-    for (size_t i = 0; i < server->deleted_count; i++) results_delete(server->results, server->deleted[i]);
+    for (size_t i = 0; i < server->deleted_count; i++) {
+        results_delete(server->results, server->deleted[i]);
+        server_drop_checkpoints(server, server->deleted[i]);
+    }
     server->deleted_count = 0;
     size_t count = jobs_take_changed(server->jobs, &changed);
     for (size_t i = 0; i < count; i++) {
         watches_wake(server->watches, changed[i]);
-        if (!jobs_find(server->jobs, changed[i])) server_drop_checkpoints(server, changed[i]); /* it ended */
+        if (!jobs_find(server->jobs, changed[i]))
+            server_retire_checkpoints(server, changed[i]); /* it ended */
     }
     watches_pump(server->watches, server->jobs, server->store, server->outbox);
 }

@@ -87,7 +87,10 @@ void server_report(struct server *server, const struct wire_peer *peer, zmq_msg_
 /* checkpoints.c */
 status_t server_open_vault(struct server *server, struct error *error);
 void server_take_saved(struct server *server);
-void server_drop_checkpoints(struct server *server, uint64_t job); /* it is over */
+void server_retire_checkpoints(struct server *server, uint64_t job); /* it is over */
+void server_drop_checkpoints(struct server *server, uint64_t job);   /* it is deleted */
+/* Steps between the checkpoints of a job that stay for others; 0: none do. */
+uint32_t server_mark_every(const struct server *server, const Refrain__JobSpec *spec);
 /* reports.c: a result file is durable, or could not be made so. */
 void server_file_finished(struct server *server, const struct finished_file *file);
 /* schedule.c: a slot's job, if it still counts, waits in the queue again; the slot is free. */

@@ -58,10 +58,15 @@ static const struct option_spec specs[] = {
     {"home", 0, OPTION_CHOICE, AT(home), .standard = "auto", .choices = "auto|fixed|floating",
      .help = "where jobs' step loops live: on rank 0, or each on a rank of its own, which then all hold the "
              "blocks that every step runs"},
+    {"layout", 0, OPTION_CHOICE, AT(layout), .standard = "auto",
+     .choices = "auto|pipeline|cfg|pools|cfg-pools",
+     .help = "chains that the blocks lie in: one for all, the best for a queue (pipeline, auto); one for "
+             "each guidance "
+             "branch, so that both are computed at once, the best for a job alone (cfg); one for each expert "
+             "(pools)"},
     {"stage-width", 0, OPTION_INT, AT(stage_width), "N", .standard = "1", .min = 1, .max = 64,
-     .help =
-         "ranks that share the tokens of each job, attention by heads: one job runs faster, a queue does not "
-         "(docs/scheduling.md)"},
+     .help = "ranks that hold the same blocks and share the tokens of each job, and in attention its heads: "
+             "good for a job alone, not for a queue"},
     {"tie", 0, OPTION_FLAG, AT(tie),
      .help = "end with the process that started this one, and end the ranks with us"},
 
@@ -81,7 +86,13 @@ static const struct option_spec specs[] = {
     {"checkpoint-limit", 0, OPTION_BYTES, AT(checkpoint_limit), "BYTES", .standard = "16G", .max = 1e15,
      .help = "of all checkpoints; 0: none are kept, a job whose ranks are lost starts over"},
     {"checkpoint-keep", 0, OPTION_INT, AT(checkpoint_keep), "N", .standard = "2", .min = 1, .max = 1000,
-     .help = "checkpoints of a job"},
+     .help = "checkpoints of a job, for itself"},
+    {"marks", 0, OPTION_INT, AT(marks), "N", .standard = "10", .max = 1000,
+     .help = "checkpoints of a job, spread over its steps, that stay when it has ended, so that other jobs "
+             "can go on "
+             "from them (refrain submit --resume-from); 0: none"},
+    {"marks-limit", 0, OPTION_BYTES, AT(mark_limit), "BYTES", .standard = "4G", .max = 1e15,
+     .help = "of all those, beyond it the oldest go; counted in --checkpoint-limit, too"},
     {"heartbeat", 0, OPTION_DURATION, AT(heartbeat_ms), "TIME", .help = "between a rank's signs of life",
      .standard = "200ms", .min = 50, .max = 60000},
     {"silence", 0, OPTION_DURATION, AT(silence_ms), "TIME",
@@ -175,6 +186,10 @@ static status_t read_wish(struct settings *settings, struct error *error)
         status = plan_read_split(settings->split_text, &settings->wish, error);
     settings->wish.home = (enum plan_home)settings->home;
     settings->wish.width = (uint32_t)settings->stage_width;
+    settings->wish.layout = (enum plan_layout)settings->layout;
+    if (status == STATUS_OK && settings->wish.runs > 0 && settings->wish.layout > PLAN_LAYOUT_PIPELINE)
+        return error_set(error, STATUS_INVALID,
+                         "--split: says nothing of several chains: leave it out, or --layout");
     if (status == STATUS_OK && settings->launch > 0 && settings->wish.runs > 0 &&
         settings->wish.runs != settings->launch)
         return error_set(error, STATUS_INVALID, "--split: names %u ranks, --launch starts %" PRId64,

@@ -23,14 +23,14 @@ struct settings {
         *launch_binary, *hostfile, *fold_text, *split_text, *keys, *make_key;
     const char *config;
     int64_t launch, threads, stage_width, max_jobs, result_limit, cache_memory;
-    int64_t in_flight, flight_memory, checkpoint_limit, checkpoint_keep;
+    int64_t in_flight, flight_memory, checkpoint_limit, checkpoint_keep, mark_limit, marks;
     int64_t heartbeat_ms, silence_ms, gather_ms, join_ms, hang_ms, reconnect_ms;
-    int fabric, role, home; /* indices of their choices */
+    int fabric, role, home, layout; /* indices of their choices */
     bool tie, help, version;
 
     /* derived */
     bool fabric_given;
-    struct plan_wish wish; /* of --fold, --split, --home */
+    struct plan_wish wish; /* of --fold, --split, --home, --layout */
     char data_path[PATH_MAX], worker_path[PATH_MAX], launch_path[PATH_MAX];
     struct options *options;
 };

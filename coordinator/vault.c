@@ -16,8 +16,12 @@
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
+#include "base/clock.h"
 #include "base/log.h"
 #include "coordinator/vaultfile.h"
+
+#define LEAST_MARK   (UINT64_C(64) << 10) /* what a mark counts for at least */
+#define LAST_SAVE_NS (60 * SECOND_NS)     /* what a job sent before it ended is waited for */
 
 enum {
     QUEUED_REQUESTS = 4, /* taken in per rank by ZeroMQ ahead of the thread: of 1 MiB, at most */
@@ -62,6 +66,7 @@ static struct slot *get_slot(struct vault *vault, uint64_t job)
     if (!made) return NULL;
     made->job = job;
     made->directory = -1;
+    made->stride = STRIDE_UNKNOWN;
     memmove(vault->slots + at + 1, vault->slots + at, (vault->slot_count - at) * sizeof(struct slot *));
     vault->slots[at] = made;
     vault->slot_count++;
@@ -76,10 +81,25 @@ static bool better(const struct checkpoint *a, const struct checkpoint *b)
     return a->step != b->step ? a->step > b->step : a->attempt > b->attempt;
 }
 
+static uint64_t weight(const struct held *entry)
+{
+    uint64_t bytes = VAULTFILE_HEAD_BYTES + entry->checkpoint.bytes;
+    return bytes > LEAST_MARK ? bytes : LEAST_MARK;
+}
+
+static void set_mark(struct vault *vault, struct held *entry, bool mark)
+{
+    if (entry->mark == mark) return;
+    vault->marked += mark ? weight(entry) : -weight(entry);
+    vault->stats.marks += mark ? entry->checkpoint.bytes : -entry->checkpoint.bytes;
+    entry->mark = mark;
+}
+
 /* Unlinks *link from its slot. The file's end is the caller's business. */
 static struct held *take_out(struct vault *vault, struct held **link)
 {
     struct held *entry = *link;
+    set_mark(vault, entry, false);
     *link = entry->next;
     vault->stats.bytes -= VAULTFILE_HEAD_BYTES + entry->checkpoint.bytes;
     return entry;
@@ -111,10 +131,85 @@ static void reprieve(struct vault *vault, const struct checkpoint *checkpoint)
     }
 }
 
+static void forget_news(struct vault *vault, const struct slot *slot)
+{
+    if (!slot->has_news) return;
+    struct slot **link = &vault->news;
+    while (*link != slot) link = &(*link)->next;
+    if (!(*link = slot->next)) vault->news_end = link;
+}
+
+/* Takes a slot out, with all that is in it: the thread removes the files and frees it. */
+static void bury(struct vault *vault, struct slot *slot)
+{
+    size_t at = slot_place(vault, slot->job);
+    memmove(vault->slots + at, vault->slots + at + 1, (--vault->slot_count - at) * sizeof(struct slot *));
+    forget_news(vault, slot);
+    for (struct held *held = slot->held; held; held = held->next) {
+        set_mark(vault, held, false);
+        vault->stats.bytes -= VAULTFILE_HEAD_BYTES + held->checkpoint.bytes;
+    }
+    slot->attempt = 0;
+    slot->has_news = false;
+    slot->next = vault->gone;
+    vault->gone = slot;
+}
+
+static void bury_if_empty(struct vault *vault, struct slot *slot)
+{
+    if (slot->over && !slot->held && clock_now_ns() - slot->over_ns > LAST_SAVE_NS) bury(vault, slot);
+}
+
+/* Unlinks the oldest of those that may go: marks; else those that are neither their job's best nor were lent to it. */
+static bool evict(struct vault *vault, bool marks)
+{
+    struct held **oldest = NULL;
+    struct slot *owner = NULL;
+    for (size_t i = 0; i < vault->slot_count; i++) {
+        struct held *best = vault->slots[i]->held;
+        for (struct held **link = &vault->slots[i]->held; *link; link = &(*link)->next) {
+            const struct held *held = *link;
+            bool may = marks ? held->mark : held != best && held->checkpoint.attempt > 0;
+            if (!may || (oldest && held->age >= (*oldest)->age)) continue;
+            oldest = link;
+            owner = vault->slots[i];
+        }
+    }
+    if (!oldest) return false;
+    give_up(vault, oldest);
+    bury_if_empty(vault, owner);
+    return true;
+}
+
+/* After any change of a slot: what the job needs, what stays as a mark, what goes; then what all marks may take. */
+static void sort_out(struct vault *vault, struct slot *slot)
+{
+    int rank = 0;
+    uint32_t above = UINT32_MAX; /* the step before it in the list: of two attempts at a step one is enough */
+    for (struct held **link = &slot->held; *link;) {
+        struct held *held = *link;
+        bool lent = !held->checkpoint.attempt;
+        bool needed = !slot->over && (lent || rank < vault->keep);
+        bool marks = vault->mark_bytes && slot->stride && !lent && held->checkpoint.step != above;
+        bool mark = marks && (held->checkpoint.step % slot->stride == 0 || slot->stride == STRIDE_UNKNOWN ||
+                              (slot->over && rank == 0));
+        rank += !lent;
+        above = held->checkpoint.step;
+        if (needed || mark) {
+            set_mark(vault, held, !needed);
+            link = &held->next;
+        } else {
+            give_up(vault, link);
+        }
+    }
+    while (vault->marked > vault->mark_bytes && evict(vault, true)) {
+    }
+}
+
 void vault_index(struct vault *vault, struct slot *slot, struct held *entry)
 {
     struct held **link = &slot->held;
-    int rank = 0;
+    entry->mark = false;
     reprieve(vault, &entry->checkpoint);
     while (*link && better(&(*link)->checkpoint, &entry->checkpoint)) link = &(*link)->next;
     /* The same one came twice: the file was replaced, only the entry is left over. */
@@ -123,8 +218,7 @@ void vault_index(struct vault *vault, struct slot *slot, struct held *entry)
     *link = entry;
     vault->stats.bytes += VAULTFILE_HEAD_BYTES + entry->checkpoint.bytes;
     if (entry->age > vault->newest) vault->newest = entry->age;
-    for (link = &slot->held; *link && rank < vault->keep; rank++) link = &(*link)->next;
-    while (*link) give_up(vault, link);
+    sort_out(vault, slot);
 }
 
 bool vault_unindex(struct vault *vault, struct slot *slot, const struct checkpoint *checkpoint)
@@ -133,30 +227,25 @@ bool vault_unindex(struct vault *vault, struct slot *slot, const struct checkpoi
     while (*link && memcmp(&(*link)->checkpoint, checkpoint, sizeof *checkpoint) != 0) link = &(*link)->next;
     if (!*link) return false;
     give_up(vault, link);
+    sort_out(vault, slot);
     return true;
 }
 
 bool vault_evict(struct vault *vault)
 {
-    struct held **oldest = NULL;
-    for (size_t i = 0; i < vault->slot_count; i++) {
-        struct held *best = vault->slots[i]->held;
-        if (!best) continue;
-        for (struct held **link = &best->next; *link; link = &(*link)->next)
-            if (!oldest || (*link)->age < (*oldest)->age) oldest = link;
-    }
-    if (oldest) give_up(vault, oldest);
-    return oldest != NULL;
+    return evict(vault, true) || evict(vault, false);
 }
 
 bool vault_superfluous(const struct vault *vault, const struct slot *slot,
                        const struct checkpoint *checkpoint)
 {
     int count = 0;
-    for (const struct held *held = slot->held; held && better(&held->checkpoint, checkpoint);
-         held = held->next)
-        count++;
-    return count >= vault->keep;
+    bool mark = slot->stride && slot->stride != STRIDE_UNKNOWN && checkpoint->step % slot->stride == 0;
+    for (const struct held *held = slot->held; held; held = held->next) {
+        count += better(&held->checkpoint, checkpoint);
+        mark = mark && held->checkpoint.step != checkpoint->step;
+    }
+    return count >= vault->keep && !mark;
 }
 
 /* Of several saves of a job that nobody asked about yet only the last is told of. */
@@ -169,14 +258,6 @@ void vault_announce(struct vault *vault, struct slot *slot, const struct checkpo
     *vault->news_end = slot;
     vault->news_end = &slot->next;
     eventfd_write(vault->saved, 1);
-}
-
-static void forget_news(struct vault *vault, const struct slot *slot)
-{
-    if (!slot->has_news) return;
-    struct slot **link = &vault->news;
-    while (*link != slot) link = &(*link)->next;
-    if (!(*link = slot->next)) vault->news_end = link;
 }
 
 /* ------------------------------------------------------------------------------------------ for the loop */
@@ -196,7 +277,10 @@ void vault_allow(struct vault *vault, uint64_t job, uint32_t attempt)
 {
     lock(vault);
     struct slot *slot = get_slot(vault, job);
-    if (slot) slot->attempt = attempt;
+    if (slot) {
+        slot->attempt = attempt;
+        slot->over = false;
+    }
     unlock(vault);
     if (!slot) log_line(LOG_ERROR, "job %" PRIu64 ": no memory to keep checkpoints of it", job);
 }
@@ -209,24 +293,109 @@ void vault_forbid(struct vault *vault, uint64_t job)
     unlock(vault);
 }
 
+void vault_mark(struct vault *vault, uint64_t job, uint32_t stride)
+{
+    lock(vault);
+    struct slot *slot = get_slot(vault, job);
+    if (slot) {
+        slot->stride = stride;
+        sort_out(vault, slot);
+    }
+    unlock(vault);
+    eventfd_write(vault->wake, 1);
+}
+
+void vault_retire(struct vault *vault, uint64_t job)
+{
+    lock(vault);
+    struct slot *slot = vault_find(vault, job);
+    if (slot) {
+        slot->over = true;
+        slot->over_ns = clock_now_ns();
+        sort_out(vault, slot);
+        if (!slot->stride || !vault->mark_bytes) slot->over_ns = 0; /* nothing more is wanted */
+    }
+    for (size_t i = vault->slot_count; i-- > 0;) bury_if_empty(vault, vault->slots[i]);
+    unlock(vault);
+    if (slot) eventfd_write(vault->wake, 1);
+}
+
+static bool can_be_lent(const struct held *held, uint32_t step)
+{
+    return held->checkpoint.attempt > 0 && held->checkpoint.step == step;
+}
+
+size_t vault_steps(const struct vault *vault, uint64_t job, uint32_t *steps, size_t room)
+{
+    size_t count = 0;
+    lock(vault);
+    const struct slot *slot = vault_find(vault, job);
+    for (int pass = 0; pass < 2; pass++) { /* counted first: those with the most steps are first */
+        uint32_t last = UINT32_MAX;
+        size_t at = count;
+        for (const struct held *held = slot ? slot->held : NULL; held; held = held->next) {
+            if (!held->checkpoint.attempt || held->checkpoint.step == last) continue;
+            last = held->checkpoint.step;
+            if (pass == 0)
+                count++;
+            else if (--at < room)
+                steps[at] = last;
+        }
+    }
+    unlock(vault);
+    return count;
+}
+
+/* Called by the loop, which alone makes jobs: the borrower's slot is nobody's yet. */
+status_t vault_lend(struct vault *vault, uint64_t job, uint32_t step, uint64_t borrower, struct error *error)
+{
+    struct checkpoint from = {0};
+    struct held *entry = malloc(sizeof *entry);
+    if (!entry) return error_set(error, STATUS_NO_MEMORY, "no memory for a checkpoint");
+    lock(vault);
+    struct slot *slot = vault_find(vault, job);
+    struct held *held = slot ? slot->held : NULL;
+    while (held && !can_be_lent(held, step)) held = held->next;
+    if (held) {
+        held->age = ++vault->newest; /* it was of use */
+        from = held->checkpoint;
+    }
+    unlock(vault);
+    *entry = (struct held){.checkpoint = from};
+    entry->checkpoint.job = borrower;
+    entry->checkpoint.attempt = 0;
+    status_t status = held ? vaultfile_link(vault->root, &from, &entry->checkpoint, error)
+                           : error_set(error, STATUS_NOT_FOUND,
+                                       "job %" PRIu64 ": no checkpoint of step %" PRIu32, job, step);
+    if (status != STATUS_OK) {
+        free(entry);
+        return status;
+    }
+    lock(vault);
+    if ((slot = get_slot(vault, borrower))) {
+        for (struct held **link = &slot->held;
+             *link;) /* of a job of that number that was not to be after all */
+            if ((*link)->checkpoint.attempt)
+                link = &(*link)->next;
+            else
+                give_up(vault, link);
+        slot->over = false;
+        entry->age = vault->newest;
+        vault_index(vault, slot, entry);
+    }
+    unlock(vault);
+    if (slot) return STATUS_OK;
+    free(entry);
+    return error_set(error, STATUS_NO_MEMORY, "no memory for a checkpoint");
+}
+
 void vault_drop(struct vault *vault, uint64_t job)
 {
     lock(vault);
-    size_t at = slot_place(vault, job);
-    bool found = at < vault->slot_count && vault->slots[at]->job == job;
-    if (found) {
-        struct slot *slot = vault->slots[at];
-        memmove(vault->slots + at, vault->slots + at + 1, (--vault->slot_count - at) * sizeof(struct slot *));
-        forget_news(vault, slot);
-        for (const struct held *held = slot->held; held; held = held->next)
-            vault->stats.bytes -= VAULTFILE_HEAD_BYTES + held->checkpoint.bytes;
-        slot->attempt = 0;
-        slot->has_news = false;
-        slot->next = vault->gone;
-        vault->gone = slot;
-    }
+    struct slot *slot = vault_find(vault, job);
+    if (slot) bury(vault, slot);
     unlock(vault);
-    if (found) eventfd_write(vault->wake, 1);
+    if (slot) eventfd_write(vault->wake, 1);
 }
 
 /* keep() is asked without the lock: it may look into the job store. */
@@ -243,14 +412,26 @@ void vault_sweep(struct vault *vault, bool (*keep)(void *context, uint64_t job),
     }
 }
 
-bool vault_latest(const struct vault *vault, uint64_t job, struct checkpoint *checkpoint)
+/* The best of those that were lent to the job, or of its own. */
+static bool find_best(const struct vault *vault, uint64_t job, bool lent, struct checkpoint *checkpoint)
 {
     lock(vault);
     const struct slot *slot = vault_find(vault, job);
-    bool found = slot && slot->held;
-    if (found) *checkpoint = slot->held->checkpoint;
+    const struct held *held = slot ? slot->held : NULL;
+    while (held && (held->checkpoint.attempt == 0) != lent) held = held->next;
+    if (held) *checkpoint = held->checkpoint;
     unlock(vault);
-    return found;
+    return held != NULL;
+}
+
+bool vault_latest(const struct vault *vault, uint64_t job, struct checkpoint *checkpoint)
+{
+    return find_best(vault, job, false, checkpoint);
+}
+
+bool vault_origin(const struct vault *vault, uint64_t job, struct checkpoint *checkpoint)
+{
+    return find_best(vault, job, true, checkpoint);
 }
 
 void vault_spoil(struct vault *vault, const struct checkpoint *checkpoint)
@@ -370,6 +551,7 @@ status_t vault_open(const struct vault_config *config, struct vault **vault, str
     pthread_mutex_init(&made->lock, NULL);
     made->limit_bytes = config->limit_bytes;
     made->job_bytes = config->job_bytes;
+    made->mark_bytes = config->mark_bytes;
     made->keep = config->keep > 1 ? config->keep : 1;
     made->root = made->wake = made->saved = -1;
     made->news_end = &made->news;

@@ -14,12 +14,14 @@
 #include "proto/wire.h"
 
 enum { VAULT_BATCH = 16 }; /* checkpoints made durable together */
+#define STRIDE_UNKNOWN UINT32_MAX
 
 /* A whole file, in the index or on the list of those to be removed. */
 struct held {
     struct held *next;
     struct checkpoint checkpoint;
     int64_t age; /* grows from one that was saved to the next; at start: from the files' times */
+    bool mark;   /* the job itself does not need it (any more) */
 };
 
 /* A checkpoint that is arriving. The thread's. */
@@ -35,7 +37,10 @@ struct incoming {
 struct slot {
     uint64_t job;
     /* Under the lock. */
-    uint32_t attempt;  /* that may save; 0: none */
+    uint32_t attempt; /* that may save; 0: none */
+    uint32_t stride;  /* of its marks; 0: none stay; STRIDE_UNKNOWN: all do, until it is said */
+    bool over;
+    int64_t over_ns;   /* since when */
     struct held *held; /* best first: most steps, then latest attempt */
     struct checkpoint news;
     bool has_news;
@@ -47,7 +52,7 @@ struct slot {
 };
 
 struct vault {
-    uint64_t limit_bytes, job_bytes;
+    uint64_t limit_bytes, job_bytes, mark_bytes;
     int keep;
     int root;     /* directory */
     int wake;     /* eventfd: the loop left something for the thread */
@@ -64,6 +69,7 @@ struct vault {
     struct held *surplus; /* no longer in the index: files to be removed by the thread */
     struct slot *news, **news_end;
     uint64_t arriving; /* bytes of what is arriving: their room is taken */
+    uint64_t marked;   /* what marks count for */
     int64_t newest;    /* age */
     struct vault_stats stats;
     bool stop;
@@ -85,9 +91,9 @@ struct slot *vault_find(const struct vault *vault, uint64_t job);
 void vault_index(struct vault *vault, struct slot *slot, struct held *entry);
 /* Takes a file out of the index and puts it on `surplus`. False: it was not in it. */
 bool vault_unindex(struct vault *vault, struct slot *slot, const struct checkpoint *checkpoint);
-/* The same for the oldest file that is not its job's best. False: there is none. */
+/* The same for the oldest mark, or for the oldest file that is not its job's best. False: there is none. */
 bool vault_evict(struct vault *vault);
-/* True: there are `keep` better ones of the job. */
+/* True: it is no mark and there are `keep` better ones of the job, or it is one that is there. */
 bool vault_superfluous(const struct vault *vault, const struct slot *slot,
                        const struct checkpoint *checkpoint);
 void vault_announce(struct vault *vault, struct slot *slot, const struct checkpoint *checkpoint);

@@ -273,7 +273,8 @@ static status_t publish(struct vault *vault, struct slot *slot, struct held *ent
     if (counts) {
         entry->age = next_age(vault);
         vault_index(vault, slot, entry);
-        vault_announce(vault, slot, &checkpoint);
+        if (slot->attempt)
+            vault_announce(vault, slot, &checkpoint); /* otherwise marks may take nothing, and it went */
         vault->stats.saved++;
     }
     pthread_mutex_unlock(&vault->lock);
@@ -299,8 +300,7 @@ static void settle(struct vault *vault)
             status[i] = vaultfile_reveal(vault->batch[i]->directory,
                                          &vault->batch[i]->incoming->entry->checkpoint, &errors[i]);
     for (int i = 0; i < count; i++)
-        if (status[i] == STATUS_OK)
-            status[i] = file_sync_directory(vault->batch[i]->directory, &errors[i]);
+        if (status[i] == STATUS_OK) status[i] = file_sync_directory(vault->batch[i]->directory, &errors[i]);
     for (int i = 0; i < count; i++) {
         struct slot *slot = vault->batch[i];
         struct wire_peer peer = slot->incoming->peer;

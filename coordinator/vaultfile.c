@@ -76,6 +76,13 @@ static bool read_head(int file, struct checkpoint *checkpoint, struct stat *abou
     return (uint64_t)about->st_size == VAULTFILE_HEAD_BYTES + checkpoint->bytes;
 }
 
+/* What a file that was linked from another job's is called here. */
+static void as_borrowed(struct checkpoint *checkpoint, uint64_t job)
+{
+    checkpoint->job = job;
+    checkpoint->attempt = 0;
+}
+
 /* ------------------------------------------------------------------------------------------------ writing */
 
 status_t vaultfile_directory(int root, uint64_t job, int *directory, struct error *error)
@@ -128,6 +135,26 @@ status_t vaultfile_reveal(int directory, const struct checkpoint *checkpoint, st
     return error_set(error, STATUS_IO, "the file cannot be given its name: %m");
 }
 
+/* Under a hidden name first, so that one which an earlier job of this number left is replaced. */
+status_t vaultfile_link(int root, const struct checkpoint *from, const struct checkpoint *checkpoint,
+                        struct error *error)
+{
+    char path[NAME_BYTES], name[NAME_BYTES];
+    int directory = -1;
+    status_t status = vaultfile_directory(root, checkpoint->job, &directory, error);
+    if (status != STATUS_OK) return status;
+    path_below_root(from, path);
+    hidden_name(checkpoint, name);
+    unlinkat(directory, name, 0);
+    if (linkat(root, path, directory, name, 0) != 0)
+        status = error_set(error, errno == ENOENT ? STATUS_NOT_FOUND : STATUS_IO,
+                           "the checkpoint %s cannot be linked: %m", path);
+    if (status == STATUS_OK) status = vaultfile_reveal(directory, checkpoint, error);
+    if (status == STATUS_OK) status = file_sync_directory(directory, error);
+    close(directory);
+    return status;
+}
+
 void vaultfile_discard(int directory, const struct checkpoint *checkpoint)
 {
     char name[NAME_BYTES];
@@ -146,7 +173,9 @@ static status_t open_checkpoint(int root, const struct checkpoint *checkpoint, i
     int opened = openat(root, path, O_RDONLY | O_CLOEXEC);
     if (opened < 0 && errno == ENOENT) return error_set(error, STATUS_NOT_FOUND, "it is gone");
     if (opened < 0) return error_set(error, STATUS_IO, "the file cannot be opened: %m");
-    if (!read_head(opened, &found, &about) || memcmp(&found, checkpoint, sizeof found) != 0) {
+    bool whole = read_head(opened, &found, &about);
+    if (whole && !checkpoint->attempt) as_borrowed(&found, checkpoint->job);
+    if (!whole || memcmp(&found, checkpoint, sizeof found) != 0) {
         close(opened);
         return error_set(error, STATUS_CORRUPT, "the file is damaged: its head does not fit");
     }
@@ -245,9 +274,10 @@ static bool check_file(int directory, uint64_t job, const char *name, struct che
     struct stat about;
     int file = openat(directory, name, O_RDONLY | O_CLOEXEC);
     if (file < 0) return false;
-    bool fits = read_head(file, checkpoint, &about) && checkpoint->job == job;
+    bool fits = read_head(file, checkpoint, &about);
     close(file);
     if (!fits) return false;
+    if (checkpoint->job != job) as_borrowed(checkpoint, job);
     hidden_name(checkpoint, expected);
     if (strcmp(name, expected + 1) != 0) return false;
     *made_ns = (int64_t)about.st_mtim.tv_sec * 1000000000 + about.st_mtim.tv_nsec;

@@ -1,5 +1,6 @@
 /*
- * vaultfile.h - one checkpoint as a file: <root>/<job>/<step>-<attempt>, a head and the worker's bytes.
+ * vaultfile.h - one checkpoint as a file: <root>/<job>/<step>-<attempt>, a head and the worker's bytes. Attempt 0 is a
+ * link to a file of another job, and has that one's head.
  *
  *     vaultfile_create(directory, &checkpoint, &file, &error);            under a hidden name
  *     vaultfile_append(file, &checkpoint, offset, data, bytes, &error);   in order; the end brings the head
@@ -27,6 +28,9 @@ status_t vaultfile_create(int directory, const struct checkpoint *checkpoint, in
 status_t vaultfile_append(int file, const struct checkpoint *checkpoint, uint64_t offset, const void *data,
                           size_t bytes, struct error *error);
 status_t vaultfile_reveal(int directory, const struct checkpoint *checkpoint, struct error *error);
+/* The same file also as checkpoint->attempt 0 of checkpoint->job, durably. */
+status_t vaultfile_link(int root, const struct checkpoint *from, const struct checkpoint *checkpoint,
+                        struct error *error);
 void vaultfile_discard(int directory, const struct checkpoint *checkpoint); /* the hidden one */
 
 /* STATUS_CORRUPT: it does not begin with what was written there, or is shorter. */

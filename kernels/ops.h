@@ -280,7 +280,8 @@ struct ops {
     /* Ops called between the two are recorded and not run; replaying a stretch is calling them again, with the same
      * arguments, for the price of one. Not allowed in between: waiting, copies from or to the host's own memory, and
      * shapes that this team has not computed before. Numbers of the host (weights of sums, scales) are recorded as well;
-     * tensors are read when it is replayed. */
+     * tensors are read when it is replayed. An error of the two says why nothing was recorded: the device is none the
+     * worse for it (or has failed, and waiting says so), and the ops may be called as ever. */
     status_t (*record)(struct team *team, struct error *error);
     status_t (*recorded)(struct team *team, struct stretch **stretch, struct error *error);
     void (*replay)(struct team *team, const struct stretch *stretch);

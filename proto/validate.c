@@ -153,7 +153,8 @@ static status_t check_enum(const char *name, bool given, int value, int max, con
 static status_t check_spec_texts(const Refrain__JobSpec *spec, const char **field, struct error *error)
 {
     status_t status = spec->model ? check_name("model", spec->model, field, error) : STATUS_OK;
-    if (status == STATUS_OK && !spec->prompt) status = BLAME("prompt", "prompt: must be given");
+    if (status == STATUS_OK && !spec->prompt && !spec->resume_from)
+        status = BLAME("prompt", "prompt: must be given");
     if (status == STATUS_OK) status = check_text("prompt", spec->prompt, LIMIT_PROMPT_BYTES, field, error);
     if (status == STATUS_OK)
         status = check_text("negative_prompt", spec->negative_prompt, LIMIT_PROMPT_BYTES, field, error);
@@ -169,6 +170,23 @@ static status_t check_pixels(const Refrain__JobSpec *spec, const char **field, s
     if (pixels <= LIMIT_VIDEO_PIXELS) return STATUS_OK;
     return BLAME("frames", "frames %u: %ux%ux%u is %" PRId64 " pixels, at most %" PRId64 " are allowed",
                  spec->frames, spec->width, spec->height, spec->frames, pixels, LIMIT_VIDEO_PIXELS);
+}
+
+/* What only the other job can tell is coordinator/branch.h's. */
+static status_t check_origin(const Refrain__JobSpec *spec, const char **field, struct error *error)
+{
+    status_t status = STATUS_OK;
+    if (spec->resume_from > INT64_MAX)
+        return BLAME("resume_from", "resume_from: a job's number must be given");
+    if (spec->has_at_step && !spec->resume_from)
+        return BLAME("at_step", "at_step %u: resume_from must name the job that made these steps",
+                     spec->at_step);
+    if (spec->has_at_step) status = check_whole("at_step", spec->at_step, 1, LIMIT_STEPS, field, error);
+    if (status == STATUS_OK && spec->resume_from && spec->compare)
+        status = BLAME("compare", "compare: a job that goes on from another one cannot compare");
+    if (status == STATUS_OK && spec->has_preview_every)
+        status = check_whole("preview_every", spec->preview_every, 0, LIMIT_STEPS, field, error);
+    return status;
 }
 
 status_t validate_spec(const Refrain__JobSpec *spec, const char **field, struct error *error)
@@ -204,6 +222,7 @@ status_t validate_spec(const Refrain__JobSpec *spec, const char **field, struct 
     if (status == STATUS_OK && spec->has_checkpoint_every)
         status =
             check_whole("checkpoint_every", spec->checkpoint_every, 0, LIMIT_CHECKPOINT_EVERY, field, error);
+    if (status == STATUS_OK) status = check_origin(spec, field, error);
     if (status == STATUS_OK) status = caching_check(spec, field, error);
     return status;
 }

@@ -51,6 +51,7 @@ static void set_up(struct member *m)
     if (status == STATUS_OK)
         status = team_create(m->run->threads ? m->run->threads : 1, &m->engine.team, &m->error);
     if (status == STATUS_OK) status = m->engine.ops->open(m->engine.team, &m->error);
+    if (status == STATUS_OK) status = stretches_create(m->engine.ops, &m->engine.stretches, &m->error);
     if (status == STATUS_OK)
         status = model_load(m->model, m->engine.ops, m->engine.team, split, m->engine.self, &m->engine.model,
                             &m->error);
@@ -219,6 +220,8 @@ static void *member_main(void *argument)
     if (m->engine.self == 0) atomic_store(m->finished, true);
     m->run->tickets[m->engine.self] = m->engine.sequence;
     engine_clear(&m->engine);
+    m->run->stretches[m->engine.self] = stretches_counts(m->engine.stretches);
+    stretches_destroy(m->engine.stretches);
     model_destroy(m->engine.model);
     m->engine.ops->close(m->engine.team);
     team_destroy(m->engine.team);

@@ -40,6 +40,7 @@ struct pipeline_run {
     float *changes;
     struct job_cache cache; /* its report's pointers are gone */
     uint64_t tickets[8];    /* sent by each member */
+    struct stretches_counts stretches[8];
 };
 
 void pipeline_execute(struct pipeline_run *run);

@@ -691,6 +691,19 @@ static void *keyed_client(struct rig *rig, const struct keyfile *key, const char
     return client;
 }
 
+static Refrain__Reply *submit_branch(void *client, uint64_t job)
+{
+    Refrain__JobSpec spec = REFRAIN__JOB_SPEC__INIT;
+    Refrain__Submit submit = REFRAIN__SUBMIT__INIT;
+    Refrain__Request request = REFRAIN__REQUEST__INIT;
+    spec.has_resume_from = 1;
+    spec.resume_from = job;
+    submit.spec = &spec;
+    request.body_case = REFRAIN__REQUEST__BODY_SUBMIT;
+    request.submit = &submit;
+    return rig_call(client, &request);
+}
+
 static void a_key_is_a_tenant_and_tenants_do_not_see_each_other(void **state)
 {
     struct rig rig = {0};
@@ -722,6 +735,8 @@ static void a_key_is_a_tenant_and_tenants_do_not_see_each_other(void **state)
     assert_error(about_job(b, REFRAIN__REQUEST__BODY_DELETE, job), STATUS_NOT_FOUND, "no such job");
     watch(b, job, 0);
     assert_error(rig_reply(b, ANSWER_MS), STATUS_NOT_FOUND, "no such job");
+    assert_error(submit_branch(b, job), STATUS_NOT_FOUND, "no such job");
+    assert_error(submit_branch(a, job), STATUS_NOT_FOUND, "no checkpoints");
     assert_true(job_of(submit_keyed(b, "bob's", "key", 0)) != job); /* keys are each tenant's own */
 
     /* No key, and a worker's key at the clients' door: no answer at all. A chosen name: refused. */

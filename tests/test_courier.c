@@ -41,7 +41,7 @@ static void hand_over(struct courier *courier, const struct checkpoint *checkpoi
                                    .step = checkpoint->step,
                                    .bytes = checkpoint->bytes};
     uint8_t *bytes = vault_rig_bytes(checkpoint);
-    void *buffer = courier_buffer(courier, checkpoint->job, checkpoint->bytes);
+    void *buffer = courier_buffer(courier, checkpoint->job, checkpoint->bytes, false);
     assert_non_null(buffer);
     memcpy(buffer, bytes, checkpoint->bytes);
     courier_send(courier, buffer, &name);
@@ -210,7 +210,7 @@ static void buffers_serve_again(void **state)
     vault_allow(rig.vault, 7, 1);
     for (uint32_t step = 1; step <= 100; step++) {
         struct checkpoint_name name = {.job = 7, .attempt = 1, .step = step, .bytes = SMALL};
-        void *buffer = courier_buffer(courier, 7, SMALL);
+        void *buffer = courier_buffer(courier, 7, SMALL, false);
         assert_non_null(buffer);
         assert_int_equal((uintptr_t)buffer % 64, 0);
         int at = 0;
@@ -223,8 +223,8 @@ static void buffers_serve_again(void **state)
         courier_send(courier, buffer, &name);
     }
     /* A buffer that was not sent is not lost, and asking twice is no leak. */
-    assert_non_null(courier_buffer(courier, 7, SMALL));
-    assert_non_null(courier_buffer(courier, 7, SMALL));
+    assert_non_null(courier_buffer(courier, 7, SMALL, false));
+    assert_non_null(courier_buffer(courier, 7, SMALL, false));
     courier_forget(courier, 7);
     courier_forget(courier, 7);
     courier_forget(courier, 8);
@@ -232,15 +232,61 @@ static void buffers_serve_again(void **state)
     vault_rig_stop(&rig);
 }
 
+/* Neither the pace, nor newer ones, nor the job's end keeps a mark from being saved. */
+static void marks_are_saved_in_any_case(void **state)
+{
+    enum { STEPS = 40, STRIDE = 4 };
+    struct vault_rig rig = {.mark_bytes = 64 << 20};
+    struct courier *courier;
+    struct error error;
+    uint32_t steps[STEPS];
+    vault_rig_start(&rig);
+    struct courier_config config = {.pace_ns = 5000 * MILLISECOND_NS};
+    if (courier_open(&config, &courier, &error) != STATUS_OK) fail_msg("%s", error.text);
+    courier_connect(courier, rig.endpoint);
+    vault_mark(rig.vault, 7, STRIDE);
+    vault_allow(rig.vault, 7, 1);
+    for (uint32_t step = 1; step <= STEPS; step++) {
+        struct checkpoint_name name = {.job = 7, .attempt = 1, .step = step, .bytes = SMALL};
+        void *buffer = courier_buffer(courier, 7, SMALL, step % STRIDE == 0);
+        if (!buffer) continue; /* by the pace all but the first of the others */
+        assert_true(step == 1 || step % STRIDE == 0);
+        memset(buffer, (int)step, SMALL);
+        courier_send(courier, buffer, &name);
+    }
+    courier_forget(courier, 7);
+    vault_retire(rig.vault, 7);
+    AWAIT(vault_steps(rig.vault, 7, steps, STEPS) >= STEPS / STRIDE);
+    for (uint32_t i = 0; i < STEPS / STRIDE; i++) assert_int_equal(steps[i], (i + 1) * STRIDE);
+    courier_close(courier);
+    vault_rig_stop(&rig);
+}
+
+/* They may not take all memory: with no vault to be reached the oldest go. */
+static void too_many_waiting_marks_give_up_the_oldest(void **state)
+{
+    struct courier *courier = open_courier("tcp://127.0.0.1:9", 0);
+    uint64_t bytes = COURIER_MARKS / 4 + 1;
+    for (uint32_t step = 1; step <= 8; step++) {
+        struct checkpoint_name name = {.job = 7, .attempt = 1, .step = step, .bytes = bytes};
+        void *buffer = courier_buffer(courier, 7, bytes, true);
+        assert_non_null(buffer);
+        courier_send(courier, buffer, &name);
+    }
+    assert_in_range(counts_of(courier).dropped, 4, 5); /* one is being sent, or none yet */
+    courier_close(courier);
+}
+
 static void a_forgotten_job_makes_room_for_another(void **state)
 {
     struct vault_rig rig = {0};
     vault_rig_start(&rig);
     struct courier *courier = open_courier(rig.endpoint, 0);
-    for (uint64_t job = 1; job <= COURIER_JOBS; job++) assert_non_null(courier_buffer(courier, job, 100));
-    assert_null(courier_buffer(courier, COURIER_JOBS + 1, 100));
+    for (uint64_t job = 1; job <= COURIER_JOBS; job++)
+        assert_non_null(courier_buffer(courier, job, 100, false));
+    assert_null(courier_buffer(courier, COURIER_JOBS + 1, 100, false));
     courier_forget(courier, 5);
-    assert_non_null(courier_buffer(courier, COURIER_JOBS + 1, 100));
+    assert_non_null(courier_buffer(courier, COURIER_JOBS + 1, 100, false));
     courier_close(courier);
     vault_rig_stop(&rig);
 }
@@ -258,12 +304,12 @@ static void jobs_take_turns_at_the_pace_that_was_set(void **state)
         struct checkpoint checkpoint = vault_rig_checkpoint(job, 1, 1, SMALL);
         vault_allow(rig.vault, job, 1);
         hand_over(courier, &checkpoint);
-        assert_null(courier_buffer(courier, job, SMALL));
+        assert_null(courier_buffer(courier, job, SMALL, false));
     }
     AWAIT(counts_of(courier).saved == 3);
-    assert_null(courier_buffer(courier, 1, SMALL));
+    assert_null(courier_buffer(courier, 1, SMALL, false));
     courier_forget(courier, 1); /* another attempt is another beginning */
-    assert_non_null(courier_buffer(courier, 1, SMALL));
+    assert_non_null(courier_buffer(courier, 1, SMALL, false));
     courier_close(courier);
     vault_rig_stop(&rig);
 }
@@ -272,13 +318,13 @@ static void without_a_vault_nobody_waits(void **state)
 {
     struct checkpoint checkpoint = vault_rig_checkpoint(7, 1, 3, SMALL);
     struct courier *courier = open_courier(NULL, 0);
-    assert_null(courier_buffer(courier, 7, SMALL));
+    assert_null(courier_buffer(courier, 7, SMALL, false));
     fetch(courier, &checkpoint);
     assert_fails(courier, STATUS_NOT_FOUND, "nobody keeps checkpoints");
     courier_connect(courier, "");
-    assert_null(courier_buffer(courier, 7, SMALL));
+    assert_null(courier_buffer(courier, 7, SMALL, false));
     courier_connect(courier, "no such thing");
-    AWAIT(!courier_buffer(courier, 7, SMALL));
+    AWAIT(!courier_buffer(courier, 7, SMALL, false));
     courier_close(courier);
     courier_close(NULL);
 }
@@ -603,6 +649,8 @@ int main(void)
         cmocka_unit_test(of_many_steps_the_last_one_is_there_in_the_end),
         cmocka_unit_test(of_those_that_wait_the_newest_is_sent),
         cmocka_unit_test(buffers_serve_again),
+        cmocka_unit_test(marks_are_saved_in_any_case),
+        cmocka_unit_test(too_many_waiting_marks_give_up_the_oldest),
         cmocka_unit_test(a_forgotten_job_makes_room_for_another),
         cmocka_unit_test(jobs_take_turns_at_the_pace_that_was_set),
         cmocka_unit_test(without_a_vault_nobody_waits),

@@ -249,15 +249,19 @@ static void form_epoch(uint64_t epoch, int count, int pause_ms)
 static void load(uint64_t epoch, int count, const struct split *split)
 {
     char path[512];
-    uint32_t runs[RANKS];
+    uint32_t runs[SPLIT_CHAINS * RANKS], chains[SPLIT_CHAINS];
     Refrain__Load order = REFRAIN__LOAD__INIT;
     Refrain__Split parts = REFRAIN__SPLIT__INIT;
     parts.has_head = parts.has_tail = parts.has_floating = order.has_epoch = 1;
     parts.head = (uint32_t)split->head;
     parts.tail = (uint32_t)split->tail;
     parts.floating = split->floating;
-    for (int i = 0; i < count; i++) runs[i] = (uint32_t)split->run[i];
-    parts.n_run = (size_t)count;
+    parts.n_run = (size_t)(split_chains(split) * count);
+    for (size_t i = 0; i < parts.n_run; i++) runs[i] = (uint32_t)split->run[i];
+    for (int i = 0; i < SPLIT_CHAINS; i++)
+        chains[i] = (uint32_t)split->chain[i / SPLIT_BRANCHES][i % SPLIT_BRANCHES];
+    if (split_chains(split) > 1) parts.n_chains = SPLIT_CHAINS;
+    parts.chains = chains;
     parts.run = runs;
     order.epoch = epoch;
     order.model = (char *)(uintptr_t) "reference";
@@ -377,6 +381,26 @@ static void a_group_may_go_from_floating_homes_to_a_fixed_one_and_back(void **st
     expect_latents_of_one_member(2);
 }
 
+static void a_group_may_take_on_chains_for_branches_and_lay_them_off(void **state)
+{
+    static const struct split splits[] = {
+        {.head = 1, .tail = 1, .run = {2, 2, 2}},
+        {.chain = {{0, 1}, {0, 1}}, .head = 1, .tail = 1, .run = {4, 2, 0, 0, 2, 4}},
+        {.chain = {{0, 1}, {0, 1}}, .floating = true, .run = {8, 0, 0, 0, 4, 4}},
+        {.floating = true, .head = 2, .run = {2, 2, 2}},
+    };
+    form_epoch(1, RANKS, 0);
+    for (int i = 0; i < 4; i++) {
+        struct split split = splits[i];
+        split.members = RANKS;
+        for (int r = 0; r < RANKS; r++) seats[r].loaded = 0;
+        load(1, RANKS, &split);
+        assign(1, 0, 1 + (uint64_t)i);
+        AWAIT(seats[0].done == 1 + i);
+        expect_latents_of_one_member(0);
+    }
+}
+
 static void an_epoch_that_an_order_ends_is_not_reported_lost(void **state)
 {
     Refrain__Rehello rehello = REFRAIN__REHELLO__INIT;
@@ -451,6 +475,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         RANK_TEST(ranks_with_floating_homes_make_jobs_at_every_member),
         RANK_TEST(a_group_may_go_from_floating_homes_to_a_fixed_one_and_back),
+        RANK_TEST(a_group_may_take_on_chains_for_branches_and_lay_them_off),
         RANK_TEST(an_epoch_that_an_order_ends_is_not_reported_lost),
         RANK_TEST(survivors_of_a_lost_member_go_on_in_the_next_epoch),
         cmocka_unit_test_setup_teardown(a_rank_whose_device_fails_says_so_and_goes, set_up_guarded,

@@ -336,6 +336,14 @@ static void a_ticket_that_does_not_fit_ends_the_epoch(void **state)
     t.home = MEMBERS;
     send(HOME, t);
     expect_broken("without a home");
+    t = hop(1, &grid, 1, false);
+    t.branch = 2;
+    send(HOME, t);
+    expect_broken("for branch 2 of expert 0");
+    t = hop(1, &grid, 1, false);
+    t.expert = 2;
+    send(HOME, t);
+    expect_broken("for branch 0 of expert 2");
     t = hop(1, &wide_grid, 1, false);
     send(HOME, t);
     expect_broken("does not fit");

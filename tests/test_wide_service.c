@@ -46,12 +46,12 @@ static void wide_stages_make_the_latents_of_one_rank(void **state)
     stand_make("two", "%s", plain);
     stand_make("two-cached", "%s", cached);
     shell_run(stand_text, "refrain ranks");
-    assert_true(stand_says("ref: 2 ranks, 1 stage of 2, blocks 8"));
+    assert_true(stand_says("ref: 2 ranks in stages of 2, blocks 8"));
     stand_stop(&s);
     start(&s, "four", 4, "--threads 1 --stage-width 2 --fabric mpi");
     stand_make("four", "%s", plain);
     shell_run(stand_text, "refrain ranks");
-    assert_true(stand_says("ref: 4 ranks, 2 stages of 2, blocks 4+4"));
+    assert_true(stand_says("ref: 4 ranks in stages of 2, blocks 4+4"));
     stand_stop(&s);
     assert_true(latents_are_equal("two", "alone"));
     assert_true(latents_are_equal("two-cached", "alone-cached"));

@@ -25,6 +25,7 @@ struct vault_rig {
     struct vault *vault;
     char directory[64], endpoint[256];
     uint64_t limit_bytes, job_bytes;
+    uint64_t mark_bytes; /* 0: no marks */
     int keep;
     status_t (*secure)(void *argument, void *socket, struct error *error);
     void *secure_argument;
@@ -49,7 +50,7 @@ void vault_rig_send(void *rank, const struct checkpoint *checkpoint, const uint8
 Refrain__VaultReply *vault_rig_answer(void *rank, int timeout_ms);
 /* Saves it in pieces of 1 MiB and returns what the vault says of it. */
 status_t vault_rig_save(void *rank, const struct checkpoint *checkpoint);
-/* Loads it in pieces of 1 MiB; with STATUS_OK it came as vault_rig_bytes makes it. */
+/* Loads it in pieces of 1 MiB; with STATUS_OK it came with its hash. */
 status_t vault_rig_load(void *rank, const struct checkpoint *checkpoint);
 
 bool vault_rig_same(const struct checkpoint *a, const struct checkpoint *b);

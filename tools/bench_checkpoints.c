@@ -92,7 +92,7 @@ static uint64_t run_courier(const char *endpoint, int jobs, size_t bytes, double
         struct checkpoint_name name = {1 + made % (uint64_t)jobs, 1, step += made % (uint64_t)jobs == 0,
                                        bytes, 0};
         int64_t began_ns = clock_now_ns();
-        void *buffer = courier_buffer(courier, name.job, bytes);
+        void *buffer = courier_buffer(courier, name.job, bytes, false);
         if (!buffer) exit(1);
         memcpy(buffer, state, bytes);
         courier_send(courier, buffer, &name);

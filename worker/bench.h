@@ -8,6 +8,10 @@
  *     decode      {"seconds": 0.2500}    latents to frames
  *     run 10      {"seconds": 0.9000}    ten guided steps and the decode
  *     quit
+ *
+ * `refrain-worker --measure DIR` times text, forward and decode by itself and prints one object:
+ *
+ *     {"backend": "cpu-avx512", "threads": 2, "text": 0.0021, "forward": 0.0123, "decode": 0.2500}
  */
 #ifndef REFRAIN_WORKER_BENCH_H
 #define REFRAIN_WORKER_BENCH_H
@@ -21,5 +25,6 @@ struct bench_config {
 };
 
 status_t bench_run(const struct bench_config *config, struct error *error);
+status_t bench_measure(const struct bench_config *config, struct error *error);
 
 #endif

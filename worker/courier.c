@@ -105,37 +105,64 @@ void courier_settle(struct courier *courier, struct outgoing *job, bool kept)
     if (kept) courier->counts.bytes += job->sending->name.bytes;
     courier_recycle(courier, job->sending);
     job->sending = NULL;
-    if (job->forgotten) free_job(job);
+    if (job->forgotten && !job->waiting) free_job(job);
 }
 
-static void drop_waiting(struct courier *courier, struct outgoing *job)
+static void drop(struct courier *courier, struct buffer **link)
 {
-    if (!job->waiting) return;
+    struct buffer *buffer = *link;
+    *link = buffer->next;
     courier->counts.dropped++;
-    courier_recycle(courier, job->waiting);
-    job->waiting = NULL;
+    courier_recycle(courier, buffer);
+}
+
+void courier_drop_waiting(struct courier *courier, struct outgoing *job, bool marks)
+{
+    for (struct buffer **link = &job->waiting; *link;)
+        if (marks || !(*link)->mark)
+            drop(courier, link);
+        else
+            link = &(*link)->next;
+}
+
+/* Behind what waits already; marks that would be too much make way, the oldest first. */
+static void append(struct courier *courier, struct outgoing *job, struct buffer *buffer)
+{
+    uint64_t bytes = buffer->name.bytes;
+    struct buffer **link = &job->waiting;
+    for (; *link; link = &(*link)->next) bytes += (*link)->name.bytes;
+    *link = buffer;
+    buffer->next = NULL;
+    while (bytes > COURIER_MARKS && job->waiting != buffer) {
+        bytes -= job->waiting->name.bytes;
+        drop(courier, &job->waiting);
+    }
 }
 
 /* What waits is older than what is about to be made: its buffer serves again. */
-void *courier_buffer(struct courier *courier, uint64_t job, size_t bytes)
+void *courier_buffer(struct courier *courier, uint64_t job, size_t bytes, bool mark)
 {
     struct buffer *buffer = NULL;
     pthread_mutex_lock(&courier->lock);
     struct outgoing *outgoing = courier->endpoint[0] && job && bytes ? get_job(courier, job) : NULL;
-    if (outgoing && courier->pace_ns && clock_now_ns() < outgoing->next_ns) outgoing = NULL;
+    if (outgoing && !mark && courier->pace_ns && clock_now_ns() < outgoing->next_ns) outgoing = NULL;
     if (outgoing) {
         courier_recycle(courier, outgoing->filling);
         outgoing->filling = NULL;
-        drop_waiting(courier, outgoing);
+        courier_drop_waiting(courier, outgoing, false);
         buffer = take_pooled(courier, bytes);
         outgoing->filling = buffer;
     }
     pthread_mutex_unlock(&courier->lock);
-    if (buffer || !outgoing || !(buffer = make_buffer(bytes))) return buffer ? buffer->bytes : NULL;
-    /* Only this thread makes and forgets jobs: the entry is still there. */
-    pthread_mutex_lock(&courier->lock);
-    outgoing->filling = buffer;
-    pthread_mutex_unlock(&courier->lock);
+    if (!outgoing) return NULL;
+    if (!buffer) {
+        if (!(buffer = make_buffer(bytes))) return NULL;
+        /* Only this thread makes and forgets jobs: the entry is still there. */
+        pthread_mutex_lock(&courier->lock);
+        outgoing->filling = buffer;
+        pthread_mutex_unlock(&courier->lock);
+    }
+    buffer->mark = mark;
     return buffer->bytes;
 }
 
@@ -149,7 +176,7 @@ void courier_send(struct courier *courier, void *bytes, const struct checkpoint_
         buffer->name = *name;
         buffer->deadline_ns = clock_now_ns() + courier->patience_ns;
         job->filling = NULL;
-        job->waiting = buffer;
+        append(courier, job, buffer);
         job->next_ns = clock_now_ns() + courier->pace_ns * count_jobs(courier);
     }
     pthread_mutex_unlock(&courier->lock);
@@ -167,9 +194,9 @@ void courier_forget(struct courier *courier, uint64_t job)
     if (found) {
         courier_recycle(courier, found->filling);
         found->filling = NULL;
-        drop_waiting(courier, found);
+        courier_drop_waiting(courier, found, false);
         found->forgotten = true;
-        if (!found->sending) free_job(found);
+        if (!found->sending && !found->waiting) free_job(found);
     }
     pthread_mutex_unlock(&courier->lock);
     if (found) wake(courier); /* it frees what the pool has too much */
@@ -280,7 +307,10 @@ static void free_courier(struct courier *courier)
     for (int i = 0; i < COURIER_JOBS; i++) {
         struct outgoing *job = &courier->jobs[i];
         free(job->filling);
-        free(job->waiting);
+        for (struct buffer *buffer = job->waiting, *next; buffer; buffer = next) {
+            next = buffer->next;
+            free(buffer);
+        }
         free(job->sending);
         free(courier->fetches[i].bytes);
     }

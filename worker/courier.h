@@ -4,7 +4,7 @@
  *
  *     courier_open(&config, &courier, &error);
  *     courier_connect(courier, welcome->vault);                   as soon as the coordinator said where it is
- *     if ((bytes = courier_buffer(courier, job, size))) {         NULL: not now; the next step tries again
+ *     if ((bytes = courier_buffer(courier, job, size, false))) {  NULL: not now; the next step tries again
  *         job_save(job, bytes, size);
  *         courier_send(courier, bytes, &name);
  *     }
@@ -13,7 +13,7 @@
  *     while (courier_take(courier, &arrival)) { ...; courier_free(&arrival); }
  *
  * Of a job at most one checkpoint is on its way and one waits; a newer one takes the place of the one that
- * waits. What cannot be delivered within its deadline is dropped with a log line: a checkpoint is a
+ * waits, unless that is a mark (courier_buffer). What cannot be delivered within its deadline is dropped with a log line: a checkpoint is a
  * convenience, a job never fails for want of one. Buffers are used again; after the first checkpoints nothing
  * is allocated.
  *
@@ -57,8 +57,12 @@ void courier_connect(struct courier *courier, const char *endpoint);
 
 /* Memory for a checkpoint of that job, the caller's until courier_send, courier_forget or the next
  * courier_buffer of the job. NULL: no vault, no memory, sooner than the pace allows, or COURIER_JOBS others
- * were not forgotten. A checkpoint of the job that waits is given up for it. */
-void *courier_buffer(struct courier *courier, uint64_t job, size_t bytes);
+ * were not forgotten. A checkpoint of the job that waits is given up for it.
+ * mark: one that others may want to go on from. The pace does not hold for it, none takes its place as long as a job's
+ * waiting marks are not more than COURIER_MARKS bytes (then the oldest goes), and it is sent though the job was
+ * forgotten. */
+enum { COURIER_MARKS = 64 << 20 };
+void *courier_buffer(struct courier *courier, uint64_t job, size_t bytes, bool mark);
 /* Takes the buffer back and sends name->bytes of it; the hash is made on the courier's thread. */
 void courier_send(struct courier *courier, void *buffer, const struct checkpoint_name *name);
 /* The job is over here: what waits is dropped, what is under way may still arrive. To be called for every job

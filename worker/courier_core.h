@@ -15,19 +15,20 @@
 enum { ENDPOINT_BYTES = 256 };
 
 struct buffer {
-    struct buffer *next; /* in the pool */
+    struct buffer *next; /* in the pool, or among those that wait */
     size_t capacity;
     struct checkpoint_name name;
     int64_t deadline_ns;
+    bool mark; /* see courier_buffer */
     _Alignas(64) uint8_t bytes[];
 };
 
 /* What a job sends; job 0: free. From its first courier_buffer to courier_forget. */
 struct outgoing {
     uint64_t job;
-    bool forgotten; /* free once nothing is sent any more */
-    struct buffer *filling, *waiting;
-    int64_t next_ns; /* not before, by the pace */
+    bool forgotten;                   /* free once nothing is sent any more */
+    struct buffer *filling, *waiting; /* to be sent in this order: marks, and one that is none at most */
+    int64_t next_ns;                  /* not before, by the pace */
     /* The thread's. */
     struct buffer *sending; /* set under the lock */
     uint64_t sent;          /* bytes of it */
@@ -77,6 +78,9 @@ struct courier {
 
 /* courier_io.c */
 void *courier_serve(void *courier);
+
+/* courier.c; under the lock. What waits of a job is given up; marks: also those. */
+void courier_drop_waiting(struct courier *courier, struct outgoing *job, bool marks);
 
 /* courier.c; under the lock. */
 void courier_recycle(struct courier *courier, struct buffer *buffer); /* NULL is fine */

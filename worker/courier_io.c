@@ -78,7 +78,8 @@ static void start_again(struct courier *courier)
     pthread_mutex_lock(&courier->lock);
     for (int i = 0; i < COURIER_JOBS; i++) {
         courier->jobs[i].sent = 0;
-        if (courier->jobs[i].sending && courier->jobs[i].waiting)
+        const struct outgoing *job = &courier->jobs[i];
+        if (job->sending && job->waiting && !job->sending->mark)
             courier_settle(courier, &courier->jobs[i], false);
         if (courier->fetches[i].state == FETCH_UNDERWAY)
             courier->fetches[i].asked = courier->fetches[i].got = 0;
@@ -93,11 +94,7 @@ static void give_up(struct courier *courier)
     for (int i = 0; i < COURIER_JOBS; i++) {
         struct outgoing *job = &courier->jobs[i];
         struct fetch *fetch = &courier->fetches[i];
-        if (job->waiting) {
-            courier->counts.dropped++;
-            courier_recycle(courier, job->waiting);
-            job->waiting = NULL;
-        }
+        courier_drop_waiting(courier, job, true);
         if (job->sending) courier_settle(courier, job, false);
         if (fetch->state != FETCH_UNDERWAY) continue;
         free(fetch->bytes);
@@ -169,7 +166,7 @@ static bool next_checkpoint(struct courier *courier, struct outgoing *job)
     pthread_mutex_lock(&courier->lock);
     if (!job->sending && job->waiting) {
         job->sending = job->waiting;
-        job->waiting = NULL;
+        job->waiting = job->sending->next;
         job->sent = 0;
         job->hashed = false;
         if (job->sender != job->job) job->complained = STATUS_OK;

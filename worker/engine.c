@@ -45,6 +45,7 @@ static void disband(struct engine *e)
 static void drop_scratch(struct engine *e)
 {
     engine_wait(e, NULL);
+    stretches_forget(e->stretches, NULL);
     memory_give_back(e->ops, MEMORY_DEVICE, &e->arena);
 }
 
@@ -242,18 +243,85 @@ void engine_drop_events(struct engine *e)
     e->circles = NULL;
 }
 
+/* -------------------------------------------------------------------------------------- recorded stretches */
+
+/* Calling an op takes the host some 4 us, and a block is 16 of them. A block that takes the device longer than this leaves the
+ * host ahead of it, and replaying gains nothing (docs/gpu.md, "Recorded stretches"). */
+#define RECORD_BELOW_NS 300000
+
+static double block_ns(const struct engine *e)
+{
+    return atomic_load_explicit(&e->block_token_ns, memory_order_relaxed) * e->work.rows;
+}
+
+static bool begin(struct engine *e, struct stretch_key *key)
+{
+    double ns = block_ns(e);
+    key->grid = e->work.grid;
+    return stretches_begin(e->stretches, e->team, key, ns > 0 && ns < RECORD_BELOW_NS);
+}
+
+void engine_embed(struct engine *e, const struct denoiser_context *context, const float *latent, float *x)
+{
+    struct stretch_key key = {.kind = STRETCH_EMBED, .owner = context, .tensor = {latent, x}};
+    for (bool call = begin(e, &key); call; call = stretches_end(e->stretches, e->team))
+        denoiser_embed(e->model->denoiser, e->team, &e->work, latent, x);
+}
+
+void engine_first_input(struct engine *e, const struct denoiser_context *context, const float *modulation,
+                        const float *x)
+{
+    struct stretch_key key = {.kind = STRETCH_INPUT, .owner = context, .tensor = {modulation, x}};
+    for (bool call = begin(e, &key); call; call = stretches_end(e->stretches, e->team))
+        denoiser_first_input(e->model->denoiser, e->team, &e->work, modulation, x);
+}
+
+void engine_output(struct engine *e, const struct denoiser_context *context, const float *modulation,
+                   const float *x, float *velocity)
+{
+    struct stretch_key key = {.kind = STRETCH_OUTPUT, .owner = context, .tensor = {modulation, x, velocity}};
+    for (bool call = begin(e, &key); call; call = stretches_end(e->stretches, e->team))
+        denoiser_output(e->model->denoiser, e->team, &e->work, modulation, x, velocity);
+}
+
+void engine_drop_context(struct engine *e, struct denoiser_context *context)
+{
+    if (context) stretches_forget(e->stretches, context);
+    denoiser_context_destroy(context);
+}
+
 /* ------------------------------------------------------------------------------------------------- blocks */
 
+/* A run of blocks as one stretch, whose key holds the rotary tables too: they may have made room and come back. With a shard
+ * of the rows it cannot be: between its ops it waits for others. */
+static void call_blocks(struct engine *e, const struct denoiser_context *context, const float *modulation,
+                        float *x, int begins, int ends)
+{
+    struct stretch_key key = {.kind = STRETCH_BLOCKS,
+                              .owner = context,
+                              .tensor = {modulation, x, e->work.cosines, e->work.sines},
+                              .begin = begins,
+                              .end = ends};
+    if (e->called == 0) e->called_ns = clock_now_ns();
+    e->called += ends - begins;
+    e->called_rows += (double)(ends - begins) * e->work.rows;
+    bool shard = e->work.ulysses;
+    for (bool call = shard || begin(e, &key); call; call = !shard && stretches_end(e->stretches, e->team))
+        denoiser_blocks(e->model->denoiser, e->team, &e->work, context, modulation, x, begins, ends - begins,
+                        NULL);
+}
+
 /* On a device that has not finished when this returns, time and progress are taken at the next wait. Where it
- * would be long in coming, or nobody knows yet, it is here. */
+ * would be long in coming, or nobody knows yet, it is here. So many blocks at once as take a moment. */
 static void compute_behind(struct engine *e, const struct denoiser_context *context, const float *modulation,
                            float *x, int begin, int end)
 {
-    for (int i = begin; i < end; i++) {
-        if (e->called++ == 0) e->called_ns = clock_now_ns();
-        e->called_rows += e->work.rows;
-        denoiser_blocks(e->model->denoiser, e->team, &e->work, context, modulation, x, i, 1, NULL);
-        double pace = atomic_load_explicit(&e->block_token_ns, memory_order_relaxed);
+    for (int i = begin; i < end;) {
+        double pace = block_ns(e);
+        int count = pace > 0 && pace * (end - i) < (double)AHEAD_NS ? end - i : 1;
+        call_blocks(e, context, modulation, x, i, i + count);
+        i += count;
+        pace = atomic_load_explicit(&e->block_token_ns, memory_order_relaxed);
         if (pace == 0 || pace * e->called_rows > (double)AHEAD_NS) engine_wait(e, NULL);
     }
 }

@@ -36,6 +36,7 @@
 #include "cluster/fabric.h"
 #include "kernels/memory.h"
 #include "worker/model/model.h"
+#include "worker/stretches.h"
 
 enum { PRIORITIES = 3 }; /* of jobs: enum Priority in refrain.proto */
 /* ENGINE_LOOPS: tickets on their way from this rank to itself. ENGINE_CREDITS: of the fabric. ENGINE_LANDINGS: credits where
@@ -87,6 +88,7 @@ struct engine {
     struct arena arena;            /* of `work`, on the device */
     int rows;                      /* that `work` has room for */
     struct denoiser_work work;     /* for the grid at work */
+    struct stretches *stretches;   /* NULL: ops are called one by one */
     struct error failure;          /* of the device; STATUS_OK: none */
     uint64_t waits;                /* made so far */
     /* Blocks called since the last wait, where ops are not local. */
@@ -152,6 +154,17 @@ void engine_drop_events(struct engine *engine);
  * prepared. */
 void engine_blocks(struct engine *engine, const struct denoiser_context *context, struct blocks *cache,
                    int step, const float *modulation, float *x, int begin, int end, float *records);
+
+/* denoiser_embed, denoiser_first_input, denoiser_output, in the prepared workspace. The context is that of the branch: what
+ * is recorded of them is forgotten with it. */
+void engine_embed(struct engine *engine, const struct denoiser_context *context, const float *latent,
+                  float *x);
+void engine_first_input(struct engine *engine, const struct denoiser_context *context,
+                        const float *modulation, const float *x);
+void engine_output(struct engine *engine, const struct denoiser_context *context, const float *modulation,
+                   const float *x, float *velocity);
+/* After a wait, in place of denoiser_context_destroy. NULL is fine. */
+void engine_drop_context(struct engine *engine, struct denoiser_context *context);
 
 /* One branch's caching by blocks: for all blocks that this rank runs as its job's home, or for its run of the chain that
  * the branch takes, alone. */

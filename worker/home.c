@@ -41,8 +41,9 @@ struct slot {
     int account;          /* of its tenant, in home's turn */
     int every;            /* steps between checkpoints; 0: none are made */
     int saved;            /* the step of the last checkpoint made, or gone on from */
-    bool fetching;        /* a checkpoint to go on from is on its way */
-    struct checkpoint_name resume;
+    int mark;      /* checkpoints of steps that it divides are made beside the courier's pace; 0: none */
+    bool fetching; /* a checkpoint to go on from is on its way */
+    struct checkpoint_name resume, origin; /* origin.bytes 0: it has none */
     int64_t began_ns, load_ns;
     int64_t home_ns; /* work for it but the blocks of the ring */
     char directory[DIRECTORY_BYTES];
@@ -232,6 +233,8 @@ static status_t read_order(const Refrain__Assign *assign, const struct model *mo
     if (spec->checkpoint_every > LIMIT_CHECKPOINT_EVERY)
         return error_set(error, STATUS_INVALID, "checkpoint_every %u: must be 0 to %d",
                          spec->checkpoint_every, LIMIT_CHECKPOINT_EVERY);
+    if (spec->resume_from && (spec->at_step < 1 || spec->at_step > spec->steps))
+        return error_set(error, STATUS_INVALID, "at_step %u: must be 1 to %u", spec->at_step, spec->steps);
     if (assign->deadline_at_ms > INT64_MAX)
         return error_set(error, STATUS_INVALID, "deadline_at_ms: too large");
     *order = (struct job_order){.job = assign->job,
@@ -255,6 +258,8 @@ static status_t read_order(const Refrain__Assign *assign, const struct model *mo
                                 .priority = spec->has_priority ? (int)spec->priority
                                                                : REFRAIN__PRIORITY__PRIORITY_NORMAL,
                                 .deadline_ms = (int64_t)assign->deadline_at_ms,
+                                .origin = spec->resume_from,
+                                .origin_step = (int)spec->at_step,
                                 .checkpoint_every = spec->has_checkpoint_every ? (int)spec->checkpoint_every
                                                                                : DEFAULT_CHECKPOINT_EVERY};
     if (spec->solver == REFRAIN__SOLVER__SOLVER_UNIPC) order->solver = SOLVER_UNIPC;
@@ -264,16 +269,38 @@ static status_t read_order(const Refrain__Assign *assign, const struct model *mo
     return STATUS_OK;
 }
 
-/* The job has been under way before: it waits for what is left of that. */
-static void fetch_checkpoint(struct home *home, struct slot *slot, const Refrain__Checkpoint *from)
+static struct checkpoint_name name_of(uint64_t job, const Refrain__Checkpoint *checkpoint)
 {
-    slot->resume = (struct checkpoint_name){.job = job_number(slot->job),
-                                            .attempt = from->attempt,
-                                            .step = from->step,
-                                            .bytes = from->bytes,
-                                            .xxh64 = from->xxh64};
+    return (struct checkpoint_name){.job = job,
+                                    .attempt = checkpoint->attempt,
+                                    .step = checkpoint->step,
+                                    .bytes = checkpoint->bytes,
+                                    .xxh64 = checkpoint->xxh64};
+}
+
+/* The job goes on from there: until that is here it has no turn. */
+static void fetch_checkpoint(struct home *home, struct slot *slot, const struct checkpoint_name *from)
+{
+    slot->resume = *from;
     slot->fetching = true;
-    courier_fetch(home->courier, &slot->resume);
+    courier_fetch(home->courier, from);
+}
+
+/* What is left of an earlier attempt; or where another job was; or nothing, and the job begins from the start. */
+static void find_beginning(struct home *home, struct slot *slot, const Refrain__Assign *assign)
+{
+    struct error error;
+    if (assign->origin) slot->origin = name_of(assign->job, assign->origin);
+    if (home->courier && assign->resume) {
+        struct checkpoint_name own = name_of(assign->job, assign->resume);
+        fetch_checkpoint(home, slot, &own);
+    } else if (home->courier && slot->origin.bytes) {
+        fetch_checkpoint(home, slot, &slot->origin);
+    } else if (assign->spec->resume_from) {
+        error_set(&error, STATUS_NOT_FOUND, "the checkpoint of job %lu after step %u cannot be had",
+                  (unsigned long)assign->spec->resume_from, assign->spec->at_step);
+        job_refuse(slot->job, &error);
+    }
 }
 
 static status_t start_job(struct home *home, struct slot *slot, const Refrain__Assign *assign,
@@ -303,7 +330,8 @@ static status_t start_job(struct home *home, struct slot *slot, const Refrain__A
     slot->arrival = ++home->arrivals;
     slot->account = turn_join(&home->turn, job_tenant(slot->job));
     slot->every = home->courier ? order.checkpoint_every : 0;
-    if (home->courier && assign->resume) fetch_checkpoint(home, slot, assign->resume);
+    slot->mark = assign->mark_every <= LIMIT_STEPS ? (int)assign->mark_every : 0;
+    find_beginning(home, slot, assign);
     return STATUS_OK;
 }
 
@@ -434,10 +462,11 @@ static void save_checkpoint(struct home *home, struct slot *slot)
     int step;
     const struct job_status *status = job_status(slot->job);
     if (!slot->every || !job_between_steps(slot->job, &step) || step == slot->saved) return;
-    if (step % slot->every != 0 && step != status->of) return;
+    bool last = step == status->of, mark = slot->mark && (last || step % slot->mark == 0);
+    if (step % slot->every != 0 && !last && !mark) return;
     slot->saved = step;
     size_t bytes = job_save_bytes(slot->job);
-    void *buffer = bytes ? courier_buffer(home->courier, job_number(slot->job), bytes) : NULL;
+    void *buffer = bytes ? courier_buffer(home->courier, job_number(slot->job), bytes, mark) : NULL;
     if (!buffer) return; /* the next one will do */
     struct checkpoint_name name = {.job = job_number(slot->job),
                                    .attempt = job_attempt(slot->job),
@@ -458,8 +487,26 @@ static struct slot *slot_fetching(struct home *home, const struct checkpoint_nam
     return NULL;
 }
 
-/* A job whose checkpoint is not to be had begins from the start: its video is the same, only later. */
-static void resume(struct slot *slot, const struct courier_arrival *arrival)
+/* A job whose checkpoint is not to be had begins from the start, or where its origin was: its video is the same, only
+ * later. One whose origin is not to be had would make another video, and fails. */
+static void begin_elsewhere(struct home *home, struct slot *slot, const struct error *why)
+{
+    struct error error = *why;
+    unsigned long job = (unsigned long)slot->resume.job;
+    if (!slot->origin.bytes) {
+        log_line(LOG_WARN, "job %lu: begins from the start, not after step %u: %s", job, slot->resume.step,
+                 why->text);
+    } else if (slot->resume.attempt) {
+        log_line(LOG_WARN, "job %lu: begins where its origin was, not after step %u: %s", job,
+                 slot->resume.step, why->text);
+        fetch_checkpoint(home, slot, &slot->origin);
+    } else {
+        error_prefix(&error, "the checkpoint it was to go on from cannot be used");
+        job_refuse(slot->job, &error);
+    }
+}
+
+static void resume(struct home *home, struct slot *slot, const struct courier_arrival *arrival)
 {
     struct error error = arrival->error;
     status_t status = arrival->bytes ? job_restore(slot->job, arrival->bytes, arrival->name.bytes, &error)
@@ -469,8 +516,7 @@ static void resume(struct slot *slot, const struct courier_arrival *arrival)
         slot->saved = (int)slot->resume.step;
         log_line(LOG_INFO, "job %lu: goes on after step %d", (unsigned long)slot->resume.job, slot->saved);
     } else {
-        log_line(LOG_WARN, "job %lu: begins from the start, not after step %u: %s",
-                 (unsigned long)slot->resume.job, slot->resume.step, error.text);
+        begin_elsewhere(home, slot, &error);
     }
 }
 
@@ -480,7 +526,7 @@ static bool take_arrivals(struct home *home)
     bool took = false;
     while (home->courier && courier_take(home->courier, &arrival)) {
         struct slot *slot = slot_fetching(home, &arrival.name);
-        if (slot) resume(slot, &arrival);
+        if (slot) resume(home, slot, &arrival);
         courier_free(&arrival);
         took = true;
     }

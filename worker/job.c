@@ -240,7 +240,7 @@ void job_destroy(struct job *j)
     quality_close(j->quality);
     for (int i = 0; i < PASSES; i++) solver_destroy(j->solver[i]);
     for (int b = 0; b < BRANCHES; b++) {
-        denoiser_context_destroy(j->branch[b].context);
+        engine_drop_context(j->engine, j->branch[b].context);
         blocks_destroy(j->branch[b].blocks);
         free(j->prompt[b]);
     }
@@ -537,6 +537,11 @@ void job_event(struct job *j, const struct fabric_event *event)
     }
 }
 
+void job_refuse(struct job *job, const struct error *why)
+{
+    job_fail(job, why);
+}
+
 void job_cancel(struct job *job)
 {
     job->cancelled = true;
@@ -601,14 +606,16 @@ const float *job_frames(const struct job *j)
 bool job_cache(const struct job *j, struct job_cache *cache)
 {
     if (!j->cache) return false;
-    double steps = j->order.steps, cached = j->pass_seconds[j->passes - 1];
+    double steps = j->order.steps - j->inherited, cached = j->pass_seconds[j->passes - 1];
     *cache = j->report;
     cache->policy = j->policy;
     cache->bytes = j->cache_bytes;
     reuse_describe(j->cache, &cache->report);
     cache->cached_seconds = cached;
     cache->uncached_seconds = j->passes > 1 ? j->pass_seconds[0] : j->report.computed_seconds * steps;
-    bool skipped = cache->report.computed < j->order.steps * cache->report.branches;
+    bool skipped = false; /* by this job */
+    for (int i = j->inherited * cache->report.branches; i < j->order.steps * cache->report.branches; i++)
+        skipped |= cache->report.actions[i] != REUSE_COMPUTED;
     if (skipped && cached > 0 && cache->uncached_seconds > 0) /* otherwise the difference is chance */
         cache->seconds_saved = cache->uncached_seconds - cached;
     return true;

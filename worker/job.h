@@ -42,6 +42,8 @@ struct job_order {
     int priority;         /* 0..2, the numbers of enum Priority in refrain.proto */
     int64_t deadline_ms;  /* wall clock; 0: none */
     int checkpoint_every; /* steps; 0: never */
+    uint64_t origin;      /* the job from whose checkpoint it begins; 0: it begins with noise */
+    int origin_step;      /* of that job: finished when the checkpoint was made */
 };
 
 enum job_result { JOB_ADVANCED, JOB_WAITS, JOB_FINISHED };
@@ -123,12 +125,20 @@ status_t job_save(const struct job *job, void *bytes, size_t size, struct error 
  * held, and goes on after the checkpoint's step; one whose steps are all done decodes at once. Nothing is
  * changed on failure: STATUS_CORRUPT (not a checkpoint, cut off, sizes that do not fit), STATUS_UNSUPPORTED
  * (another format), STATUS_CONFLICT (of another job, model, order or kind of backend; or the job has begun).
- * The job may then begin from the start. */
+ * The job may then begin from the start, unless it has an origin.
+ *
+ * The checkpoint may also be order.origin's, made after order.origin_step. If prompts, guidance and caching are that
+ * job's, too, everything is restored, and the result is that job's. If one of them is another, latent and solver's
+ * history are taken over and what caching knows is not: its rings begin empty, as if this were the first step, and the
+ * next steps are computed. Times are this job's own. */
 status_t job_restore(struct job *job, const void *bytes, size_t size, struct error *error);
 
 /* A SENT or RECEIVED event whose cookie or ticket names this job's context. A received payload is copied: the
  * caller releases it. */
 void job_event(struct job *job, const struct fabric_event *event);
+
+/* Ends the job with this sentence before its first piece: it has an origin and could not be restored. */
+void job_refuse(struct job *job, const struct error *why);
 
 /* Ends the job before its next piece, also in the middle of a step; it then finishes with STATUS_ABORTED. */
 void job_cancel(struct job *job);

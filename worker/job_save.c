@@ -17,7 +17,7 @@
 
 #include "worker/job_state.h"
 
-enum { FORMAT = 2 };
+enum { FORMAT = 3 };
 
 struct head {
     char magic[4];
@@ -29,8 +29,12 @@ struct head {
     uint32_t computed_steps, reused_steps;
     double text_seconds, denoise_seconds, step_seconds, pass_seconds[PASSES], computed_seconds,
         reused_seconds;
+    uint64_t frame;     /* hash of what a job that goes on from here cannot change */
+    uint32_t first;     /* steps before it were another job's and are unknown to caching; 0: none */
+    uint16_t passes;    /* of that job: 2 if it compares */
+    uint16_t inherited; /* steps of it that its origin made */
 };
-_Static_assert(sizeof(struct head) == 112, "no padding");
+_Static_assert(sizeof(struct head) == 128 && CACHE_STEPS <= UINT16_MAX, "no padding");
 
 static const char magic[4] = {'R', 'F', 'C', 'K'};
 enum { HASHED_FROM = 24 };
@@ -109,23 +113,31 @@ static void mix_table(uint64_t *hash, const struct cache_table *t)
     mix(hash, t->values, (size_t)t->count * sizeof *t->values);
 }
 
-/* Everything that changes a bit, and nothing else: a job may be resumed with another priority. Backends of
- * one kind
- * ("cpu-avx2", "cpu-avx512") agree with each other (kernels/ops.h). */
-static uint64_t order_hash(const struct job *j)
+/* What stays when a job goes on from another's checkpoint: the latent's shape and meaning, and how steps are taken.
+ * Backends of one kind ("cpu-avx2", "cpu-avx512") agree with each other (kernels/ops.h). */
+static uint64_t frame_hash(const struct job *j)
 {
     const struct job_order *o = &j->order;
     const char *backend = j->engine->ops->name;
-    const int64_t numbers[] = {o->steps, o->width, o->height, o->frames, (int64_t)o->solver, o->compare};
-    const double reals[] = {o->guidance, o->shift};
+    const int64_t numbers[] = {o->steps, o->width, o->height, o->frames, (int64_t)o->solver};
     uint64_t hash = o->seed;
     mix(&hash, backend, strcspn(backend, "-"));
     mix(&hash, numbers, sizeof numbers);
-    mix(&hash, reals, sizeof reals);
+    mix(&hash, &o->shift, sizeof o->shift);
+    mix_model(&hash, &j->engine->model->config);
+    return hash;
+}
+
+/* Everything that changes a bit, and nothing else: a job may be resumed with another priority. Whether it also makes
+ * its video without caching is said beside it. */
+static uint64_t order_hash(const struct job *j)
+{
+    const struct job_order *o = &j->order;
+    uint64_t hash = frame_hash(j);
+    mix(&hash, &o->guidance, sizeof o->guidance);
     for (int b = 0; b < BRANCHES; b++) mix_text(&hash, j->prompt[b]);
     mix_text(&hash, j->policy); /* complete: with every value */
     for (int i = 0; i < o->table_count; i++) mix_table(&hash, &j->tables[i]);
-    mix_model(&hash, &j->engine->model->config);
     return hash;
 }
 
@@ -139,7 +151,7 @@ static size_t latent_bytes(const struct job *j)
 /* All but what caching knows. */
 static size_t plain_bytes(const struct job *j, int pass, int step)
 {
-    size_t solver = step < j->order.steps ? solver_save_bytes(j->solver[pass], step) : 0;
+    size_t solver = step < j->order.steps ? solver_save_bytes(j->solver[0], step) : 0;
     return sizeof(struct head) + latent_bytes(j) * (pass > 0 ? 2 : 1) + solver;
 }
 
@@ -163,6 +175,10 @@ static struct head make_head(const struct job *j, size_t bytes)
                         .bytes = bytes,
                         .job = j->order.job,
                         .order = order_hash(j),
+                        .frame = frame_hash(j),
+                        .first = (uint32_t)(j->reuse ? reuse_first(j->reuse) : 0),
+                        .passes = (uint16_t)j->passes,
+                        .inherited = (uint16_t)j->inherited,
                         .pass = (uint32_t)j->pass,
                         .step = (uint32_t)j->step,
                         .computed_steps = (uint32_t)j->computed_steps,
@@ -212,9 +228,8 @@ static bool times_are_sound(const struct head *head)
     return true;
 }
 
-/* Whole, of this format, of this job; then head->pass and head->step are within it. */
-static status_t check(const struct job *j, const void *bytes, size_t size, struct head *head,
-                      struct error *error)
+/* Whole, and of this format. */
+static status_t check(const void *bytes, size_t size, struct head *head, struct error *error)
 {
     if (size < sizeof *head || memcmp(bytes, magic, sizeof magic) != 0)
         return error_set(error, STATUS_CORRUPT, "%zu bytes that are not a checkpoint", size);
@@ -227,42 +242,77 @@ static status_t check(const struct job *j, const void *bytes, size_t size, struc
                          (unsigned long)head->bytes);
     if (head->hash != XXH64((const unsigned char *)bytes + HASHED_FROM, size - HASHED_FROM, 0))
         return error_set(error, STATUS_CORRUPT, "the checkpoint's hash does not fit its bytes");
-    if (head->job != j->order.job)
+    return STATUS_OK;
+}
+
+/* Of this job: everything fits it. Of its origin: what cannot be changed is the same, and it is the step that was asked
+ * for. Then head->pass and head->step are within it. */
+static status_t check_order(const struct job *j, const struct head *head, struct error *error)
+{
+    bool own = head->job == j->order.job, steps = head->step <= (uint32_t)j->order.steps;
+    if (!own && (!j->order.origin || head->job != j->order.origin))
         return error_set(error, STATUS_CONFLICT, "the checkpoint is of job %lu, not %lu",
                          (unsigned long)head->job, (unsigned long)j->order.job);
-    if (head->order != order_hash(j))
+    bool same =
+        own ? head->order == order_hash(j) && head->passes == j->passes : head->frame == frame_hash(j);
+    if (!same)
         return error_set(error, STATUS_CONFLICT,
                          "the checkpoint is of another order, model or backend than job %lu has",
                          (unsigned long)j->order.job);
-    if (head->pass >= (uint32_t)j->passes || head->step > (uint32_t)j->order.steps ||
-        head->computed_steps > head->step || head->reused_steps > head->step || !times_are_sound(head))
+    if (!own && (head->pass + 1 != head->passes || head->step != (uint32_t)j->order.origin_step))
+        return error_set(error, STATUS_CONFLICT, "the checkpoint of job %lu is of step %u, not %d",
+                         (unsigned long)head->job, head->step, j->order.origin_step);
+    if (head->pass >= head->passes || head->passes > PASSES || !steps || head->computed_steps > head->step ||
+        head->reused_steps > head->step || head->first > head->step || head->inherited > head->step ||
+        !times_are_sound(head))
         return error_set(error, STATUS_CORRUPT,
                          "the checkpoint's step %u of pass %u, or a time of it, cannot be", head->step,
                          head->pass);
     return STATUS_OK;
 }
 
+/* Does the job go on as it, or its origin, would have? Otherwise something after this step is another. */
+static bool continues(const struct job *j, const struct head *head)
+{
+    return head->order == order_hash(j);
+}
+
 /* What caching knows, the only part that can be wrong in itself, is read first. */
 static status_t read_body(struct job *j, const struct head *head, const void *bytes, size_t size,
                           struct error *error)
 {
-    int pass = (int)head->pass, step = (int)head->step;
+    bool own = head->job == j->order.job;
+    int pass = own ? (int)head->pass : 0, step = (int)head->step;
     const unsigned char *at = bytes;
-    size_t latent = latent_bytes(j), plain = plain_bytes(j, pass, step);
-    bool cached = j->cache && pass + 1 == j->passes;
-    if (size < plain || (!cached && size != plain))
+    size_t latent = latent_bytes(j), latents = head->pass > 0 ? 2 : 1;
+    size_t plain = plain_bytes(j, (int)head->pass, step);
+    bool cached = j->cache && pass + 1 == j->passes, whole = continues(j, head);
+    if (size < plain || (!cached && whole && size != plain))
         return error_set(error, STATUS_CORRUPT, "a checkpoint of step %d must have %zu bytes, not %zu", step,
                          plain, size);
-    if (cached) {
+    if (cached) reuse_begin_at(j->cache, whole ? (int)head->first : step);
+    if (cached && whole) {
         status_t status = reuse_restore(j->cache, j->engine->team, step, at + plain, size - plain, error);
         if (status != STATUS_OK) return status;
     }
     at += sizeof *head;
     memcpy(j->latent, at, latent);
     if (pass > 0) memcpy(j->uncached_latent, at + latent, latent);
-    if (step < j->order.steps)
-        solver_restore(j->solver[pass], j->engine->team, step, at + latent * (pass > 0 ? 2 : 1));
+    if (step < j->order.steps) solver_restore(j->solver[pass], j->engine->team, step, at + latent * latents);
     return engine_wait(j->engine, error);
+}
+
+/* Times and counts of what the job itself did before; what its origin did is not its own. */
+static void take_times(struct job *j, const struct head *head)
+{
+    j->resumed_text = head->text_seconds;
+    j->resumed_denoise = head->denoise_seconds;
+    j->resumed_pass = head->pass_seconds[head->pass];
+    memcpy(j->pass_seconds, head->pass_seconds, sizeof j->pass_seconds);
+    j->report.computed_seconds = head->computed_seconds;
+    j->report.reused_seconds = head->reused_seconds;
+    j->computed_steps = (int)head->computed_steps;
+    j->reused_steps = (int)head->reused_steps;
 }
 
 status_t job_restore(struct job *j, const void *bytes, size_t size, struct error *error)
@@ -270,21 +320,17 @@ status_t job_restore(struct job *j, const void *bytes, size_t size, struct error
     struct head head = {0};
     if (j->life != LIFE_TEXT || j->resumed)
         return error_set(error, STATUS_CONFLICT, "job %lu has begun already", (unsigned long)j->order.job);
-    status_t status = check(j, bytes, size, &head, error);
+    status_t status = check(bytes, size, &head, error);
+    if (status == STATUS_OK) status = check_order(j, &head, error);
     if (status == STATUS_OK) status = read_body(j, &head, bytes, size, error);
     if (status != STATUS_OK) return status;
+    bool own = head.job == j->order.job;
     j->resumed = true;
     j->resume_step = (int)head.step;
-    j->resumed_text = head.text_seconds;
-    j->resumed_denoise = head.denoise_seconds;
-    j->resumed_pass = head.pass_seconds[head.pass];
-    memcpy(j->pass_seconds, head.pass_seconds, sizeof j->pass_seconds);
-    j->report.computed_seconds = head.computed_seconds;
-    j->report.reused_seconds = head.reused_seconds;
-    j->computed_steps = (int)head.computed_steps;
-    j->reused_steps = (int)head.reused_steps;
+    j->inherited = own ? (int)head.inherited : j->resume_step;
+    if (own) take_times(j, &head);
     j->status.step_seconds = head.step_seconds;
-    job_enter_pass(j, (int)head.pass);
+    job_enter_pass(j, own ? (int)head.pass : 0);
     j->step = j->resume_step;
     if (j->pass + 1 < j->passes || j->step < j->order.steps) return STATUS_OK;
     j->status.text_seconds = j->resumed_text;

@@ -132,6 +132,7 @@ struct job {
     /* A job that goes on from a checkpoint. Steps whose features it had are made again first. */
     bool resumed, replaying;
     int resume_step;                                    /* of the pass */
+    int inherited;                                      /* steps that its origin made; 0: none */
     double resumed_text, resumed_denoise, resumed_pass; /* seconds */
 };
 

@@ -91,7 +91,6 @@ static void finish_branch(struct job *j, int index)
 static void begin_branch(struct job *j, int index)
 {
     struct engine *e = j->engine;
-    const struct model *m = e->model;
     struct branch *b = &j->branch[index];
     float *x = branch_rows(j, b);
     struct reuse_seen seen = {
@@ -110,12 +109,12 @@ static void begin_branch(struct job *j, int index)
         finish_branch(j, index);
         return;
     }
-    denoiser_embed(m->denoiser, e->team, &e->work, seen.latent, x);
+    engine_embed(e, b->context, seen.latent, x);
     for (int i = 0; i < record_count(j); i++) branch_records(b)[i] = reuse_block_record(j->reuse, index, i);
     if (site != SITE_SPAN) return;
     seen.embedding = x;
     if (reuse_wants_input(j->reuse)) {
-        denoiser_first_input(m->denoiser, e->team, &e->work, branch_modulation(b), x);
+        engine_first_input(e, b->context, branch_modulation(b), x);
         seen.input = e->work.input;
     }
     b->action = reuse_begin(j->reuse, e->team, index, &seen);
@@ -167,8 +166,7 @@ static void output_branch(struct job *j, int index)
     struct branch *b = &j->branch[index];
     const float *x = branch_rows(j, b);
     if (j->span_end < e->model->config.denoiser.layers) reuse_tail_end(j->reuse, e->team, index, x);
-    if (!j->replaying)
-        denoiser_output(e->model->denoiser, e->team, &e->work, j->output_modulation, x, b->velocity);
+    if (!j->replaying) engine_output(e, b->context, j->output_modulation, x, b->velocity);
     finish_branch(j, index);
 }
 

@@ -32,7 +32,7 @@
 #include "worker/tier.h"
 
 struct settings {
-    const char *coordinator, *group, *seat, *bind, *scratch, *key, *inspect, *bench, *size, *plan_memory,
+    const char *coordinator, *group, *seat, *bind, *scratch, *key, *inspect, *bench, *measure, *size, *plan_memory,
         *cache;
     const char *tier_disk;
     int64_t tier_memory, tier_disk_bytes;
@@ -99,10 +99,12 @@ static const struct option_spec specs[] = {
      .help = "check a checkpoint and print its card as JSON"},
     {"bench", 0, OPTION_TEXT, offsetof(struct settings, bench), "DIR",
      .help = "compute on command from standard input, for timing"},
+    {"measure", 0, OPTION_TEXT, offsetof(struct settings, measure), "DIR",
+     .help = "print the seconds of one prompt, one forward pass and one decode as JSON"},
     {"plan-memory", 0, OPTION_TEXT, offsetof(struct settings, plan_memory), "DIR",
      .help = "say how much memory each rank takes on GPUs, by a checkpoint that may be without its data"},
     {"size", 0, OPTION_TEXT, offsetof(struct settings, size), "WxHxF",
-     .help = "video size of --bench and --plan-memory", .standard = "64x64x17"},
+     .help = "video size of --bench, --measure and --plan-memory", .standard = "64x64x17"},
     {"ranks", 0, OPTION_INT, offsetof(struct settings, ranks), "N",
      .help = "of --plan-memory; 0: the fewest that fit in --memory", .standard = "1", .min = 0,
      .max = SPLIT_MAX_MEMBERS},
@@ -266,6 +268,7 @@ static status_t serve(const struct settings *settings, const struct place *place
     status = team_create(thread_count(settings, place), &engine.team, error);
     if (status != STATUS_OK) goto err_scratch;
     status = engine.ops->open(engine.team, error);
+    if (status == STATUS_OK) status = stretches_create(engine.ops, &engine.stretches, error);
     if (status == STATUS_OK) status = open_fabric(settings, place, &scratch, &engine, error);
     if (status != STATUS_OK) goto err_team;
     status = open_tier(settings, place, &engine, error);
@@ -295,6 +298,7 @@ err_tier:
 err_fabric:
     fabric_close(engine.fabric);
 err_team:
+    stretches_destroy(engine.stretches);
     engine.ops->close(engine.team);
     team_destroy(engine.team);
 err_scratch:
@@ -304,12 +308,12 @@ err_scratch:
 
 static status_t run_bench(const struct settings *settings, struct error *error)
 {
-    struct bench_config config = {.directory = settings->bench,
+    struct bench_config config = {.directory = settings->bench ? settings->bench : settings->measure,
                                   .backend = backends[settings->backend],
                                   .threads = settings->threads ? (int)settings->threads : cores_allowed()};
     if (sscanf(settings->size, "%dx%dx%d", &config.width, &config.height, &config.frames) != 3)
         return error_set(error, STATUS_INVALID, "--size %s: must be WxHxF, such as 64x64x17", settings->size);
-    return bench_run(&config, error);
+    return settings->bench ? bench_run(&config, error) : bench_measure(&config, error);
 }
 
 static status_t plan_memory(const struct settings *settings, struct error *error)
@@ -406,7 +410,7 @@ int main(int argc, char **argv)
     }
     if (settings.version) return print_version();
     if (settings.inspect) return print_card(settings.inspect);
-    if (settings.bench) return run_bench(&settings, &error) == STATUS_OK ? 0 : complain(&error);
+    if (settings.bench || settings.measure) return run_bench(&settings, &error) == STATUS_OK ? 0 : complain(&error);
     if (settings.plan_memory) return plan_memory(&settings, &error) == STATUS_OK ? 0 : complain(&error);
     if (check_together(&settings, &wish, &error) != STATUS_OK) return complain(&error);
 

@@ -141,10 +141,10 @@ void stage_event(struct stage *s, const struct fabric_event *event)
 /* ----------------------------------------------------------------------------------------------- contexts */
 
 /* After a wait. */
-static void context_drop(struct engine_context *c)
+static void context_drop(struct stage *s, struct engine_context *c)
 {
     for (int b = 0; b < ENGINE_BRANCHES; b++) {
-        denoiser_context_destroy(c->branch[b]);
+        engine_drop_context(s->engine, c->branch[b]);
         blocks_destroy(c->blocks[b]);
     }
 }
@@ -153,7 +153,7 @@ void stage_forget(struct stage *s)
 {
     if (!s) return;
     engine_wait(s->engine, NULL);
-    for (int i = 0; i < s->count; i++) context_drop(&s->contexts[i]);
+    for (int i = 0; i < s->count; i++) context_drop(s, &s->contexts[i]);
     s->count = 0;
 }
 
@@ -164,13 +164,18 @@ static struct engine_context *context_own(const struct stage *s, uint64_t id)
     return NULL;
 }
 
+/* Is there such a branch and such an expert? */
+static bool names_branch(const struct ticket *t)
+{
+    return t->branch < ENGINE_BRANCHES && t->expert < SPLIT_EXPERTS;
+}
+
 /* The context of a hop, with its branch open; NULL: it is not here. */
 static const struct engine_context *context_of(const struct stage *s, const struct ticket *t)
 {
     const struct engine_context *c = context_own(s, t->context);
     if (!c) c = engine_lent(s->engine, t->context);
-    bool known = c && c->attempt == t->attempt && t->branch < ENGINE_BRANCHES && t->expert < SPLIT_EXPERTS;
-    return known && c->branch[t->branch] ? c : NULL;
+    return c && c->attempt == t->attempt && c->branch[t->branch] ? c : NULL;
 }
 
 static status_t context_add(struct stage *s, const struct ticket *t, struct engine_context **context,
@@ -197,7 +202,7 @@ static void context_close(struct stage *s, uint64_t id)
     s->closed[s->closings++ % STAGE_CLOSED] = id;
     if (!c) return;
     engine_wait(s->engine, NULL);
-    context_drop(c);
+    context_drop(s, c);
     *c = s->contexts[--s->count];
 }
 
@@ -397,8 +402,8 @@ static bool open_fits(const struct ticket *t, const struct model *m)
     int length = m->config.text_length, longest = m->config.denoiser.max_position;
     bool grid = true;
     for (int i = 0; i < 3; i++) grid = grid && t->grid[i] >= 1 && t->grid[i] <= (uint32_t)longest;
-    return grid && t->branch < ENGINE_BRANCHES && t->expert < SPLIT_EXPERTS && run_of(t, m)->count > 0 &&
-           t->context != 0 && t->row_count >= 1 && t->row_count <= (uint32_t)length &&
+    return grid && run_of(t, m)->count > 0 && t->context != 0 && t->row_count >= 1 &&
+           t->row_count <= (uint32_t)length &&
            t->bytes - t->text_bytes == (uint64_t)denoiser_text_rows((int)t->row_count, length) *
                                            (uint64_t)m->config.denoiser.hidden * sizeof(float);
 }
@@ -552,7 +557,7 @@ static status_t run_hop(struct stage *s, const struct engine_context *c, struct 
 static bool ready(struct stage *s, const struct ticket *t)
 {
     const struct engine *e = s->engine;
-    if (!e->model || t->home >= e->members || t->kind == TICKET_CLOSE) return true;
+    if (!e->model || t->home >= e->members || !names_branch(t) || t->kind == TICKET_CLOSE) return true;
     if (!engine_reaches_home(e, t->home)) return false;
     if (t->kind == TICKET_OPEN && e->ulysses)
         return engine_reaches_stage(e, t->home); /* what it keeps is for others */
@@ -619,6 +624,9 @@ static status_t work_on(struct stage *s, struct fabric_event *event, struct erro
     if (!s->engine->model || t->home >= s->engine->members)
         return error_set(error, STATUS_CORRUPT, "a ticket of job %lu %s", (unsigned long)t->job,
                          s->engine->model ? "without a home" : "before a model is here");
+    if (!names_branch(t))
+        return error_set(error, STATUS_CORRUPT, "a ticket of job %lu for branch %d of expert %d",
+                         (unsigned long)t->job, t->branch, t->expert);
     switch (t->kind) {
     case TICKET_OPEN: {
         status_t status = open_context(s, t, event->peer, event->payload, error);

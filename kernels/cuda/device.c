@@ -22,6 +22,12 @@ static struct {
     struct error error; /* valid once failed */
 } device = {.mutex = PTHREAD_MUTEX_INITIALIZER, .claim = -1};
 
+/* What went wrong while this thread records ops; the device is none the worse for it. */
+static _Thread_local struct {
+    bool on;
+    struct error error; /* STATUS_OK: nothing */
+} recording;
+
 /* ------------------------------------------------------------------------------------------------------ failures */
 
 void device_fail(status_t status, const char *format, ...)
@@ -31,6 +37,10 @@ void device_fail(status_t status, const char *format, ...)
     va_start(list, format);
     vsnprintf(text, sizeof text, format, list);
     va_end(list);
+    if (recording.on) {
+        if (recording.error.status == STATUS_OK) error_set(&recording.error, status, "%s", text);
+        return;
+    }
     pthread_mutex_lock(&device.mutex);
     if (!atomic_load(&device.failed)) {
         error_set(&device.error, status, "%s", text);
@@ -49,14 +59,40 @@ static bool came_late(int code)
 
 bool device_try(const char *what, int code)
 {
-    if (atomic_load(&device.failed)) return false;
+    if (atomic_load(&device.failed) || recording.error.status != STATUS_OK) return false;
     if (code == cudaSuccess) return true;
     cudaGetLastError(); /* a refused launch is told here alone: CUDA is not to tell it again */
+    bool records = recording.on;
+    if (records && !came_late(code)) {
+        device_fail(STATUS_UNSUPPORTED, "%s: %s (%s)", what, cudaGetErrorString((cudaError_t)code),
+                    cudaGetErrorName((cudaError_t)code));
+        return false;
+    }
+    recording.on = false; /* what was called before the recording has failed, and that is the device's */
     device_fail(code == cudaErrorMemoryAllocation ? STATUS_NO_MEMORY : STATUS_IO,
                 "%s%s: GPU %d (%s) failed: %s (%s); this rank has to be started again", what,
                 came_late(code) ? ", or an op called before it" : "", device.number, device.identity.name,
                 cudaGetErrorString((cudaError_t)code), cudaGetErrorName((cudaError_t)code));
+    recording.on = records;
     return false;
+}
+
+void device_record(void)
+{
+    recording.on = true;
+    recording.error.status = STATUS_OK;
+}
+
+status_t device_recorded(struct error *error)
+{
+    status_t status = device_status(error);
+    if (status == STATUS_OK && recording.error.status != STATUS_OK) {
+        status = recording.error.status;
+        if (error) *error = recording.error;
+    }
+    recording.on = false;
+    recording.error.status = STATUS_OK;
+    return status;
 }
 
 status_t device_status(struct error *error)

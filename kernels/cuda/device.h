@@ -61,4 +61,9 @@ void device_fail(status_t status, const char *format, ...) __attribute__((format
 /* STATUS_OK, or the first failure with its sentence. */
 status_t device_status(struct error *error);
 
+/* From here on this thread records ops and runs none: what is refused to it, by device_try or device_fail, is no failure of
+ * the device. After the first refusal nothing more is tried, and device_recorded, which ends this, says why. */
+void device_record(void);
+status_t device_recorded(struct error *error);
+
 #endif

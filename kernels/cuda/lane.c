@@ -330,11 +330,12 @@ void lane_zero(struct lane *lane, void *memory, size_t bytes)
 status_t lane_record(struct lane *lane, struct error *error)
 {
     if (lane->recording) return error_set(error, STATUS_CONFLICT, "ops are being recorded already");
+    device_record();
     /* of this thread: other teams may allocate meanwhile */
     if (lane_begin(lane, "recording") &&
         device_try("recording", cudaStreamBeginCapture(lane->stream, cudaStreamCaptureModeThreadLocal)))
         lane->recording = true;
-    return device_status(error);
+    return lane->recording ? STATUS_OK : device_recorded(error);
 }
 
 status_t lane_recorded(struct lane *lane, struct stretch **result, struct error *error)
@@ -346,17 +347,19 @@ status_t lane_recorded(struct lane *lane, struct stretch **result, struct error 
         return error_set(error, STATUS_CONFLICT, "no ops are being recorded");
     }
     lane->recording = false;
-    cudaError_t code = cudaStreamEndCapture(lane->stream, &graph);
-    if (stretch && device_try("recording", code) &&
-        device_try("recording", cudaGraphInstantiate(&stretch->exec, graph, 0))) {
-        cudaGraphDestroy(graph);
+    cudaError_t code = cudaStreamEndCapture(lane->stream, &graph); /* whatever happened, it must end */
+    if (!stretch) device_fail(STATUS_NO_MEMORY, "no memory to record ops");
+    bool whole = device_try("recording", code) &&
+                 device_try("recording", cudaGraphInstantiate(&stretch->exec, graph, 0));
+    if (graph) cudaGraphDestroy(graph);
+    status_t status = device_recorded(error);
+    if (whole && status == STATUS_OK) {
         *result = stretch;
         return STATUS_OK;
     }
-    if (graph) cudaGraphDestroy(graph);
-    if (!stretch) return error_set(error, STATUS_NO_MEMORY, "no memory to record ops");
+    if (whole) cudaGraphExecDestroy(stretch->exec);
     free(stretch);
-    return device_status(error);
+    return status;
 }
 
 void lane_replay(struct lane *lane, const struct stretch *stretch)

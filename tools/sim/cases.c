@@ -227,17 +227,24 @@ static void count_hops(const struct hand_job *jobs, char masks[][CACHED_STEPS + 
 status_t case_cached(struct lab *lab, const struct cached_case *wanted, struct cached_found *found,
                      struct error *error)
 {
+    struct split split;
+    split_blocks(wanted, &split);
+    return case_laid(lab, wanted, &split, found, error);
+}
+
+status_t case_laid(struct lab *lab, const struct cached_case *wanted, const struct split *split,
+                   struct cached_found *found, struct error *error)
+{
     char model[PATH_MAX], masks[MOST_JOBS][CACHED_STEPS + 1], texts[MOST_JOBS][CACHED_STEPS + 64];
     struct hand_result result;
     struct hand_config config = {
-        .model = model, .directory = lab->directory, .costs = {.block_ns = BLOCK_NS}};
+        .model = model, .directory = lab->directory, .split = *split, .costs = {.block_ns = BLOCK_NS}};
     int layers = wanted->layers ? wanted->layers : CACHED_LAYERS;
     status_t status = check_jobs(wanted->jobs, wanted->ranks, error);
     if (status == STATUS_OK) status = lab_model(lab, layers, model, error);
     struct hand_job *jobs = calloc((size_t)wanted->jobs, sizeof *jobs);
     if (status != STATUS_OK || !jobs) goto out;
     *found = (struct cached_found){0};
-    split_blocks(wanted, &config.split);
     config.network = make_network(wanted->hop * (double)BLOCK_NS * layers / wanted->ranks, false, 0);
     for (int i = 0; i < wanted->jobs; i++) {
         jobs[i] = make_job(i, CACHED_STEPS, wanted->branches);

@@ -57,6 +57,10 @@ struct cached_found {
 status_t case_cached(struct lab *lab, const struct cached_case *wanted, struct cached_found *found,
                      struct error *error);
 
+/* The same on a split of one's own: ranks, head, tail and layout are the split's. */
+status_t case_laid(struct lab *lab, const struct cached_case *wanted, const struct split *split,
+                   struct cached_found *found, struct error *error);
+
 /* Blocks of each rank between the caps, for a hit rate: as even as work allows, the busiest as idle as possible. */
 void split_blocks(const struct cached_case *wanted, struct split *split);
 

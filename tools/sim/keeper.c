@@ -155,7 +155,7 @@ static void drop_waiting(struct courier *c, uint64_t job)
     }
 }
 
-void *courier_buffer(struct courier *c, uint64_t job, size_t bytes)
+void *courier_buffer(struct courier *c, uint64_t job, size_t bytes, bool mark)
 {
     if (!c->connected) return NULL;
     drop_waiting(c, job);
@@ -350,6 +350,29 @@ void vault_drop(struct vault *v, uint64_t job)
 {
     *allowed(job) = 0;
     for (struct parcel *parcel; (parcel = take_out(of_job(&keeper.kept, job)));) free_parcel(parcel);
+}
+
+/* Nobody goes on from another's checkpoints here: of a job that is over nothing stays. */
+void vault_retire(struct vault *v, uint64_t job)
+{
+    vault_drop(v, job);
+}
+
+void vault_mark(struct vault *v, uint64_t job, uint32_t stride) {}
+
+size_t vault_steps(const struct vault *v, uint64_t job, uint32_t *steps, size_t room)
+{
+    return 0;
+}
+
+status_t vault_lend(struct vault *v, uint64_t job, uint32_t step, uint64_t borrower, struct error *error)
+{
+    return error_set(error, STATUS_NOT_FOUND, "a virtual vault lends nothing");
+}
+
+bool vault_origin(const struct vault *v, uint64_t job, struct checkpoint *checkpoint)
+{
+    return false;
 }
 
 void vault_sweep(struct vault *v, bool (*wanted)(void *context, uint64_t job), void *context)

@@ -219,15 +219,18 @@ EXPORT cudaError_t cudaStreamEndCapture(cudaStream_t handle, cudaGraph_t *graph)
 {
     cudaError_t error = call_begin("cudaStreamEndCapture", cudaErrorStreamCaptureInvalidated);
     *graph = NULL;
-    if (error) return error;
     struct CUgraph_st *made = calloc(1, sizeof *made);
     if (!made) return failed(cudaErrorMemoryAllocation);
     pthread_mutex_lock(&gpu_lock);
     struct CUstream_st *stream = stream_of(handle);
     struct capture *capture = stream ? stream_capture(stream) : NULL;
+    cudaError_t told = error; /* as REFRAIN_FAKEGPU_FAIL says; the capture ends as it does after any error */
     error = end_error(capture, stream);
     if (!error) {
-        if (capture->invalid) error = cudaErrorStreamCaptureInvalidated;
+        if (told)
+            error = told;
+        else if (capture->invalid)
+            error = cudaErrorStreamCaptureInvalidated;
         for (int i = 1; i < capture->parts && !error; i++)
             if (capture->part[i].joined < capture->part[i].tasks) error = cudaErrorStreamCaptureUnjoined;
         if (!error) {

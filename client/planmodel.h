@@ -1,0 +1,40 @@
+/*
+ * planmodel.h - what `refrain plan` reads: a model's shape from its directory or by the name of a published size, and times
+ * that `refrain measure` wrote.
+ *
+ *     planmodel_find("./Wan2.1-T2V-14B-Diffusers", &model, &clip, &error);       or "wan2.1-t2v-14b"
+ *     planmodel_times("times.json", &request.model, &request.job, &request.machine, &error);
+ *
+ * Reads JSON files, no weights. Main thread.
+ */
+#ifndef REFRAIN_CLIENT_PLANMODEL_H
+#define REFRAIN_CLIENT_PLANMODEL_H
+
+#include "coordinator/planner.h"
+
+/* Video a request without a size asks for. */
+struct planmodel_clip {
+    uint32_t width, height, frames;
+};
+
+/* INVALID or NOT_FOUND: neither a directory with a supported configuration nor a name there is. */
+status_t planmodel_find(const char *name, struct planner_model *model, struct planmodel_clip *clip,
+                        struct error *error);
+
+/* Block, ends and home seconds for the job's size: the measured size that is nearest, by FLOPs, frames and pixels. The file is
+ * of blocks of the same shape, or INVALID. */
+status_t planmodel_times(const char *path, const struct planner_model *model, const struct planner_job *job,
+                         struct planner_machine *machine, struct error *error);
+
+/* One measured size. */
+struct planmodel_time {
+    uint32_t width, height, frames;
+    double text, forward, decode; /* seconds, of one rank */
+    const char *backend;
+    int threads;
+};
+/* Writes such a file. INVALID for a model that has no configuration, IO. */
+status_t planmodel_write(const char *path, const struct planner_model *model,
+                         const struct planmodel_time *times, size_t count, struct error *error);
+
+#endif

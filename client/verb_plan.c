@@ -1,0 +1,307 @@
+/* verb_plan.c - `refrain plan` and `refrain measure`: which layout to take, and how fast a rank is. Ask no coordinator. */
+#include "client/cli.h"
+#include "client/jobjson.h"
+#include "client/planmodel.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/child.h"
+#include "base/clock.h"
+#include "client/service.h"
+
+enum { SHOWN = 8, MOST_SIZES = 32, NAME_COLUMNS = 40, BRANCHES = 2, STEPS = 50, SIZE_TEXT_BYTES = 16 };
+
+#define LATENCY         20e-6 /* of a message between ranks, seconds */
+#define MEASURE_TIMEOUT (3600 * SECOND_NS)
+#define DEFAULT_OUTPUT  "refrain-times.json"
+
+/* ------------------------------------------------------------------------------------------------- the sizes */
+
+/* One number of at most five digits; NULL: there is none. */
+static const char *read_axis(const char *text, uint32_t *value)
+{
+    char *end;
+    if (text[0] < '0' || text[0] > '9') return NULL;
+    unsigned long number = strtoul(text, &end, 10);
+    if (number > 99999) return NULL;
+    *value = (uint32_t)number;
+    return end;
+}
+
+static status_t read_sizes(const char *text, struct planmodel_clip *sizes, size_t most, size_t *count,
+                           struct error *error)
+{
+    const char *at = text;
+    for (*count = 0; at && *count < most; ++*count) {
+        struct planmodel_clip *size = &sizes[*count];
+        at = read_axis(at, &size->width);
+        if (at) at = *at == 'x' ? read_axis(at + 1, &size->height) : NULL;
+        if (at) at = *at == 'x' ? read_axis(at + 1, &size->frames) : NULL;
+        if (!at || *at != ',') break;
+        at++;
+    }
+    ++*count;
+    if (at && *at == '\0' && *count <= most) return STATUS_OK;
+    return error_set(error, STATUS_INVALID, "size '%.60s': must be %s, such as 832x480x81", text,
+                     most > 1 ? "WIDTHxHEIGHTxFRAMES, or up to 32 of them with commas between"
+                              : "WIDTHxHEIGHTxFRAMES");
+}
+
+static status_t read_caps(const char *text, struct planner_load *load, struct error *error)
+{
+    const char *at = read_axis(text, &load->head);
+    if (at) at = *at == ',' ? read_axis(at + 1, &load->tail) : NULL;
+    if (at && *at == '\0') return STATUS_OK;
+    return error_set(error, STATUS_INVALID, "caps '%.40s': must be F,B in blocks, such as 1,0", text);
+}
+
+/* ------------------------------------------------------------------------------------------------ the request */
+
+static status_t read_request(struct cli *cli, struct planner_request *r, struct error *error)
+{
+    const struct settings *s = &cli->settings;
+    struct planmodel_clip clip;
+    size_t sizes;
+    if (!s->model)
+        return error_set(error, STATUS_INVALID,
+                         "model: must be given, as a directory or a name such as wan2.1-t2v-14b");
+    status_t status = planmodel_find(s->model, &r->model, &clip, error);
+    if (status == STATUS_OK && s->size) status = read_sizes(s->size, &clip, 1, &sizes, error);
+    if (status == STATUS_OK)
+        status = planner_size(&r->model, clip.width, clip.height, clip.frames, &r->job, error);
+    if (status != STATUS_OK) return status;
+    bool guided = !options_given(cli->options, "guidance") || s->guidance > 1;
+    planner_steps(&r->model, s->steps ? (uint32_t)s->steps : STEPS, guided ? BRANCHES : 1, &r->job);
+    r->machine = (struct planner_machine){.ranks = (uint32_t)s->ranks,
+                                          .per_node = (uint32_t)(s->per_node ? s->per_node : s->ranks),
+                                          .memory_bytes = (uint64_t)(s->memory * 1e9),
+                                          .flops = s->tflops * 1e12,
+                                          .inside = s->link_inside * 1e9,
+                                          .between = s->link * 1e9,
+                                          .latency = LATENCY,
+                                          .operand_bytes = 2,
+                                          .state_bytes = 4};
+    r->load = (struct planner_load){
+        .jobs = (uint32_t)s->jobs, .hit_rate = s->hit_rate, .deadline = (double)s->deadline_ms / 1000};
+    r->most_replicas = (uint32_t)s->replicas;
+    if (s->caps) status = read_caps(s->caps, &r->load, error);
+    if (status == STATUS_OK && s->measured)
+        status = planmodel_times(s->measured, &r->model, &r->job, &r->machine, error);
+    return status;
+}
+
+/* -------------------------------------------------------------------------------------------------- the table */
+
+static void print_request(const struct planner_request *r)
+{
+    printf("%s, %ux%ux%u: %u tokens, %u", r->model.name, r->job.width, r->job.height, r->job.frames,
+           r->job.tokens, r->job.steps[0]);
+    if (r->job.steps[1] > 0) printf(" + %u", r->job.steps[1]);
+    printf(" steps, %u branch%s", r->job.branches, r->job.branches > 1 ? "es" : "");
+    if (r->load.hit_rate > 0)
+        printf(", %.0f %% of steps skipped but for %u + %u blocks", 100 * r->load.hit_rate, r->load.head,
+               r->load.tail);
+    printf("; %u job%s\n", r->load.jobs, r->load.jobs == 1 ? "" : "s");
+    printf("%u rank%s, %u a node, ", r->machine.ranks, r->machine.ranks == 1 ? "" : "s", r->machine.per_node);
+    if (r->machine.memory_bytes) printf("%g GB each, ", (double)r->machine.memory_bytes / 1e9);
+    printf("%g GB/s out of a node, %g GB/s inside\n\n", r->machine.between / 1e9, r->machine.inside / 1e9);
+}
+
+static void print_inputs(const struct planner_request *r)
+{
+    double flops = planner_block_flops(&r->model, r->job.tokens);
+    double block = r->machine.block_seconds > 0 ? r->machine.block_seconds : flops / r->machine.flops;
+    printf("\na block         %.4g TFLOP, %.4g ms on one rank (%s)\n", flops / 1e12, 1000 * block,
+           r->machine.block_seconds > 0 ? "measured" : "at the stated rate");
+    printf("a forward pass  %.4g s on one rank, one branch\n", block * r->model.layers);
+    if (r->machine.block_seconds > 0)
+        printf("text, decoding  %.4g s a job (measured)\n", r->machine.home_seconds);
+    else
+        printf("text, decoding  not counted: nothing is measured (--measured)\n");
+    printf("weights         %.3g GB a block and expert, %u expert%s; %.3g GB at a home\n",
+           (double)planner_block_bytes(&r->model) / 1e9, r->model.experts, r->model.experts > 1 ? "s" : "",
+           (double)r->model.home_bytes / 1e9);
+    printf("a hidden state  %.3g GB\n",
+           (double)r->job.tokens * r->model.heads * r->model.head_dim * r->machine.state_bytes / 1e9);
+}
+
+static void print_option(const struct cli *cli, const struct planner_option *o, bool chosen)
+{
+    char name[PLANNER_NAME_BYTES], job[SHOW_BYTES], beside[SHOW_BYTES], all[SHOW_BYTES], rate[SHOW_BYTES];
+    planner_describe(&o->layout, name);
+    show_duration(&cli->style, o->job_seconds, job);
+    show_duration(&cli->style, o->loaded_seconds, beside);
+    show_duration(&cli->style, o->all_seconds, all);
+    snprintf(rate, sizeof rate, o->jobs_per_hour < 100 ? "%.1f" : "%.0f", o->jobs_per_hour);
+    printf("%s %-*s %9s %9s %9s %7s %7.1f %8.2f %8.2f  %s%s\n",
+           chosen ? show_colour(&cli->style, SHOW_BOLD) : "", NAME_COLUMNS, name, job, beside, all, rate,
+           (double)o->memory_bytes / 1e9, (o->hop_bytes + o->exchange_bytes) / 1e9, o->node_bytes / 1e9,
+           o->why, chosen ? show_colour(&cli->style, SHOW_PLAIN) : "");
+}
+
+static void print_table(const struct cli *cli, const struct planner_request *r,
+                        const struct planner_answer *a)
+{
+    size_t shown = cli->settings.explain || a->count < SHOWN ? a->count : SHOWN;
+    print_request(r);
+    printf("%s %-*s %9s %9s %9s %7s %7s %8s %8s%s\n", show_colour(&cli->style, SHOW_DIM), NAME_COLUMNS,
+           "LAYOUT", "ALONE", "BESIDE", "ALL JOBS", "JOBS/H", "GB", "GB/STEP", "OFF NODE",
+           show_colour(&cli->style, SHOW_PLAIN));
+    for (size_t i = 0; i < shown; i++) print_option(cli, &a->option[i], i == 0);
+    if (shown < a->count) printf(" and %zu others, of %zu: --explain\n", a->count - shown, a->count);
+    if (cli->settings.explain) print_inputs(r);
+}
+
+static json_t *option_json(const struct planner_option *o, bool chosen)
+{
+    char name[PLANNER_NAME_BYTES];
+    planner_describe(&o->layout, name);
+    json_t *object = json_pack("{s:s,s:b,s:i,s:i,s:i,s:i,s:b,s:i,s:b}", "layout", name, "chosen", chosen,
+                               "replicas", (int)o->layout.replicas, "branches", (int)o->layout.ways, "stages",
+                               (int)o->layout.stages[0], "width", (int)o->layout.width, "floating",
+                               o->layout.floating, "ranks", (int)o->ranks, "fits", o->fits);
+    if (o->layout.stages[1] > 0)
+        json_object_set_new(object, "stages_second", json_integer(o->layout.stages[1]));
+    const struct {
+        const char *key;
+        double value;
+    } numbers[] = {{"job_seconds", o->job_seconds},         {"loaded_seconds", o->loaded_seconds},
+                   {"all_seconds", o->all_seconds},         {"step_seconds", o->step_seconds},
+                   {"jobs_per_hour", o->jobs_per_hour},     {"memory_bytes", (double)o->memory_bytes},
+                   {"stage_bytes", (double)o->stage_bytes}, {"hop_bytes", o->hop_bytes},
+                   {"exchange_bytes", o->exchange_bytes},   {"node_bytes", o->node_bytes}};
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
+        json_object_set_new(object, numbers[i].key, json_real(numbers[i].value));
+    json_object_set_new(object, "in_flight", json_integer(o->in_flight));
+    json_object_set_new(object, "jobs_to_saturate", json_integer(o->saturate));
+    json_object_set_new(object, "why", json_string(o->why));
+    return object;
+}
+
+int verb_plan(struct cli *cli)
+{
+    struct error error;
+    struct planner_request request = {0};
+    struct planner_answer answer;
+    status_t status = cli_operands(cli, 0, 0, "", &error);
+    if (status == STATUS_OK) status = read_request(cli, &request, &error);
+    if (status == STATUS_OK) status = planner_choose(&request, &answer, &error);
+    if (status != STATUS_OK) return cli_fail(cli, status, &error);
+    if (cli->settings.json)
+        for (size_t i = 0; i < answer.count; i++) jobjson_print(option_json(&answer.option[i], i == 0));
+    else
+        print_table(cli, &request, &answer);
+    planner_free(&answer);
+    return EXIT_CODE_OK;
+}
+
+/* ----------------------------------------------------------------------------------------------- the measures */
+
+/* What the worker says until it ends, at most `bytes` - 1. */
+static status_t read_output(int fd, char *text, size_t bytes, struct error *error)
+{
+    int64_t until_ns = clock_now_ns() + MEASURE_TIMEOUT;
+    size_t length = 0;
+    text[0] = '\0';
+    for (;;) {
+        struct pollfd item = {.fd = fd, .events = POLLIN};
+        int64_t left_ms = (until_ns - clock_now_ns()) / MILLISECOND_NS;
+        if (left_ms <= 0)
+            return error_set(error, STATUS_DEADLINE, "measure: the worker did not end within an hour");
+        if (poll(&item, 1, (int)left_ms) < 0 && errno != EINTR)
+            return error_set(error, STATUS_IO, "measure: the worker cannot be read: %m");
+        char more[1024];
+        ssize_t got = read(fd, more, sizeof more);
+        if (got < 0 && (errno == EAGAIN || errno == EINTR)) continue;
+        if (got <= 0) return STATUS_OK;
+        size_t room = bytes - 1 - length, kept = (size_t)got < room ? (size_t)got : room;
+        memcpy(text + length, more, kept);
+        length += kept;
+        text[length] = '\0';
+    }
+}
+
+static status_t parse_times(const char *text, struct planmodel_time *time, struct error *error)
+{
+    static char backend[64]; /* of the last one: all are of one machine */
+    json_error_t where;
+    json_t *object = json_loads(text, JSON_DISABLE_EOF_CHECK, &where);
+    const char *name = json_string_value(json_object_get(object, "backend"));
+    time->text = json_number_value(json_object_get(object, "text"));
+    time->forward = json_number_value(json_object_get(object, "forward"));
+    time->decode = json_number_value(json_object_get(object, "decode"));
+    time->threads = (int)json_integer_value(json_object_get(object, "threads"));
+    snprintf(backend, sizeof backend, "%s", name ? name : "");
+    time->backend = backend;
+    json_decref(object);
+    if (time->forward > 0) return STATUS_OK;
+    return error_set(error, STATUS_INTERNAL, "measure: the worker said something else: %.200s", text);
+}
+
+static status_t measure_one(const struct cli *cli, const char *worker, struct planmodel_time *time,
+                            struct error *error)
+{
+    char size[64], threads[SIZE_TEXT_BYTES], text[4096];
+    int output = -1;
+    struct child child;
+    snprintf(size, sizeof size, "%ux%ux%u", time->width, time->height, time->frames);
+    snprintf(threads, sizeof threads, "%lld", (long long)cli->settings.threads);
+    const char *argv[] = {worker,  "--measure", cli->settings.model, "--size", size, "--threads",
+                          threads, NULL};
+    status_t status =
+        child_start(argv, &(struct child_options){.output = &output, .last_signal = 9}, &child, error);
+    if (status != STATUS_OK) return status;
+    status = read_output(output, text, sizeof text, error);
+    close(output);
+    int code = child_reap(&child);
+    if (status != STATUS_OK) return status;
+    if (code != 0) return error_set(error, STATUS_INVALID, "measure: %.400s", text);
+    return parse_times(text, time, error);
+}
+
+int verb_measure(struct cli *cli)
+{
+    struct error error;
+    struct planner_model model;
+    struct planmodel_clip clip, sizes[MOST_SIZES];
+    struct planmodel_time times[MOST_SIZES];
+    struct planner_job job;
+    char worker[PATH_MAX];
+    size_t count = 1;
+    const char *output = cli->settings.output ? cli->settings.output : DEFAULT_OUTPUT;
+    status_t status = cli_operands(cli, 0, 0, "", &error);
+    if (status == STATUS_OK && !cli->settings.model)
+        status = error_set(&error, STATUS_INVALID, "model: must be given, as a directory");
+    if (status == STATUS_OK) status = planmodel_find(cli->settings.model, &model, &clip, &error);
+    if (status == STATUS_OK && planner_preset(cli->settings.model))
+        status = error_set(&error, STATUS_INVALID, "model %s: must be a directory with weights",
+                           cli->settings.model);
+    sizes[0] = clip;
+    if (status == STATUS_OK && cli->settings.size)
+        status = read_sizes(cli->settings.size, sizes, MOST_SIZES, &count, &error);
+    for (size_t i = 0; status == STATUS_OK && i < count; i++)
+        status = planner_size(&model, sizes[i].width, sizes[i].height, sizes[i].frames, &job, &error);
+    if (status == STATUS_OK) status = service_find_worker(worker, &error);
+    for (size_t i = 0; status == STATUS_OK && i < count; i++) {
+        times[i] = (struct planmodel_time){
+            .width = sizes[i].width, .height = sizes[i].height, .frames = sizes[i].frames};
+        status = measure_one(cli, worker, &times[i], &error);
+        if (status == STATUS_OK && !cli->settings.json && !cli->settings.quiet)
+            printf("%ux%ux%u: text %.4g s, a forward pass %.4g s, decode %.4g s (%s, %d thread%s)\n",
+                   times[i].width, times[i].height, times[i].frames, times[i].text, times[i].forward,
+                   times[i].decode, times[i].backend, times[i].threads, times[i].threads == 1 ? "" : "s");
+    }
+    if (status == STATUS_OK) status = planmodel_write(output, &model, times, count, &error);
+    if (status != STATUS_OK) return cli_fail(cli, status, &error);
+    if (cli->settings.json)
+        jobjson_print(json_pack("{s:s,s:i}", "file", output, "sizes", (int)count));
+    else if (!cli->settings.quiet)
+        printf("%s: for `refrain plan --measured`\n", output);
+    return EXIT_CODE_OK;
+}

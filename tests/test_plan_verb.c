@@ -1,0 +1,137 @@
+/*
+ * test_plan_verb.c - `refrain plan` and `refrain measure` as a person runs them: what they read, print and refuse.
+ */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include "tests/outcome.h"
+
+#define REFRAIN "build/refrain"
+
+static char times[] = "/tmp/refrain-times-XXXXXX";
+
+static struct outcome run(const char *const program[])
+{
+    struct outcome o = outcome_of(program, (const char *[]){NULL});
+    assert_int_equal(o.signal, 0);
+    return o;
+}
+
+#define RUN(...) run((const char *const[]){REFRAIN, __VA_ARGS__, NULL})
+
+static void expect_refused(struct outcome o, const char *needle)
+{
+    if (o.status != 2 || !outcome_says(&o, needle))
+        fail_msg("status %d, \"%s\" is not in: %s", o.status, needle, o.text);
+    outcome_free(&o);
+}
+
+static void a_directory_of_json_files_is_planned(void **state)
+{
+    struct outcome o = RUN("plan", "--model", "models/reference", "--ranks", "4", "--jobs", "3");
+    assert_int_equal(o.status, 0);
+    assert_true(outcome_says(&o, "reference, 64x64x17: 80 tokens, 50 steps, 2 branches; 3 jobs"));
+    assert_true(outcome_says(&o, "4 ranks, 4 a node"));
+    assert_true(outcome_says(&o, "others, of"));
+    outcome_free(&o);
+    o = RUN("plan", "--model", "models/reference", "--ranks", "4", "--guidance", "1", "--explain");
+    assert_true(outcome_says(&o, "1 branch;"));
+    assert_true(outcome_says(&o, "a block ") && outcome_says(&o, "at the stated rate"));
+    outcome_free(&o);
+}
+
+static void each_line_of_json_is_a_layout_and_the_first_is_the_choice(void **state)
+{
+    struct outcome o = RUN("plan", "--model", "wan2.2-t2v-a14b", "--ranks", "8", "--memory", "80", "--json");
+    int lines = 0, pools = 0;
+    assert_int_equal(o.status, 0);
+    for (char *line = strtok(o.text, "\n"); line; line = strtok(NULL, "\n"), lines++) {
+        json_t *object = json_loads(line, 0, NULL);
+        assert_non_null(object);
+        assert_int_equal(json_is_true(json_object_get(object, "chosen")), lines == 0);
+        assert_true(json_real_value(json_object_get(object, "job_seconds")) > 0);
+        pools += json_object_get(object, "stages_second") != NULL;
+        json_decref(object);
+    }
+    assert_true(lines > 10 && pools > 3);
+    outcome_free(&o);
+}
+
+static void what_was_measured_is_what_is_planned_with(void **state)
+{
+    struct outcome o = RUN("measure", "--model", "models/reference", "--size", "64x64x5,32x32x5", "--threads",
+                           "1", "--output", times);
+    if (o.status != 0) fail_msg("%s", o.text);
+    assert_true(outcome_says(&o, "64x64x5: text ") && outcome_says(&o, "32x32x5: text "));
+    outcome_free(&o);
+    json_t *file = json_load_file(times, 0, NULL);
+    double forward =
+               json_real_value(json_object_get(json_array_get(json_object_get(file, "times"), 0), "forward")),
+           alone = 0;
+    double text = json_real_value(json_object_get(json_array_get(json_object_get(file, "times"), 0), "text"));
+    double decode =
+        json_real_value(json_object_get(json_array_get(json_object_get(file, "times"), 0), "decode"));
+    assert_int_equal(json_array_size(json_object_get(file, "times")), 2);
+    json_decref(file);
+    o = RUN("plan", "--model", "models/reference", "--size", "64x64x5", "--steps", "10", "--ranks", "1",
+            "--measured", times, "--json");
+    assert_int_equal(o.status, 0);
+    json_t *object = json_loads(o.text, JSON_DISABLE_EOF_CHECK, NULL);
+    alone = json_real_value(json_object_get(object, "job_seconds"));
+    assert_float_equal(alone / (20 * forward + 2 * text + decode), 1, 1e-6);
+    json_decref(object);
+    outcome_free(&o);
+    expect_refused(RUN("plan", "--model", "wan2.1-t2v-14b", "--measured", times),
+                   "heads is 4, the model's is 40");
+}
+
+static void what_makes_no_sense_is_refused_with_a_sentence(void **state)
+{
+    expect_refused(RUN("plan"), "model: must be given");
+    expect_refused(RUN("plan", "--model", "nobody"), "none of the published sizes wan2.1-t2v-1.3b");
+    expect_refused(RUN("plan", "--model", "wan2.1-t2v-14b", "--size", "33x16x1"),
+                   "width 33 must be a multiple of 16");
+    expect_refused(RUN("plan", "--model", "wan2.1-t2v-14b", "--size", "832x480"),
+                   "must be WIDTHxHEIGHTxFRAMES");
+    expect_refused(RUN("plan", "--model", "wan2.1-t2v-14b", "--caps", "1"), "must be F,B in blocks");
+    expect_refused(RUN("plan", "--model", "wan2.1-t2v-14b", "--caps", "30,11"), "must be 0 to 40");
+    expect_refused(RUN("plan", "--model", "wan2.1-t2v-14b", "--hit-rate", "1.5"), "must be 0 to 1");
+    expect_refused(RUN("plan", "--model", "wan2.1-t2v-14b", "--ranks", "0"), "must be 1 to 1024");
+    expect_refused(RUN("plan", "--model", "wan2.1-t2v-14b", "--measured", "/nowhere"), "cannot be read");
+    expect_refused(RUN("plan", "--model", "wan2.1-t2v-14b", "--measured", "README.md"), "is not JSON");
+    expect_refused(RUN("measure", "--model", "wan2.1-t2v-14b"), "must be a directory with weights");
+    struct outcome o = RUN("plan", "--model", "wan2.1-t2v-14b", "--ranks", "2", "--memory", "24");
+    assert_int_equal(o.status, 1);
+    assert_true(outcome_says(&o, "no layout fits"));
+    outcome_free(&o);
+}
+
+static int make_file(void **state)
+{
+    int file = mkstemp(times);
+    return file < 0 ? 1 : close(file);
+}
+
+static int remove_file(void **state)
+{
+    return unlink(times);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_directory_of_json_files_is_planned),
+        cmocka_unit_test(each_line_of_json_is_a_layout_and_the_first_is_the_choice),
+        cmocka_unit_test(what_was_measured_is_what_is_planned_with),
+        cmocka_unit_test(what_makes_no_sense_is_refused_with_a_sentence),
+    };
+    return cmocka_run_group_tests(tests, make_file, remove_file);
+}

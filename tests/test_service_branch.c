@@ -1,0 +1,159 @@
+/*
+ * test_service_branch.c - going on from another job's checkpoint as a person does it: coordinator, ranks under
+ * mpirun and the client as real processes.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <cmocka.h>
+
+#include "tests/service_jobs.h"
+
+/* With ten steps every one is a mark. */
+#define TEN SMALL "--steps 10 --guidance 4 "
+
+static void add_model(void)
+{
+    shell_run(stand_text, "refrain models add ref models/reference");
+}
+
+/* A branch's latents come into NAME.safetensors; no --model: the other job's. */
+static int branch(const char *name, int from, const char *words)
+{
+    shell_run(stand_text,
+              "timeout 240 refrain submit --resume-from %d %s --quiet --output %s/%s.mp4 --save-latents "
+              "%s/%s.safetensors",
+              from, words, stand_directory, name, stand_directory, name);
+    int job = atoi(stand_text);
+    assert_true(job > 0);
+    return job;
+}
+
+static void expect_latents(const char *a, const char *b)
+{
+    if (!latents_are_equal(a, b)) fail_msg("%s and %s differ: %s", a, b, stand_text);
+}
+
+static void expect_refused(const char *words, const char *part)
+{
+    if (shell(stand_text, "refrain submit %s", words) == 0) fail_msg("not refused: %s", words);
+    if (!stand_says(part)) fail_msg("%s: \"%s\" does not say \"%s\"", words, stand_text, part);
+}
+
+static void a_branch_is_the_job_it_came_from_until_something_is_changed(void **state)
+{
+    struct stand s;
+    char words[256];
+    stand_start(&s, "branch", 2, "--threads 1");
+    add_model();
+    int source = stand_make("source", TEN "--cache balanced");
+    branch("same", source, "--at-step 4");
+    expect_latents("source", "same");
+    int other = branch("other", source, "--at-step 4 --guidance 6 --prompt 'a blue ring'");
+    assert_false(latents_are_equal("source", "other"));
+    json_t *job = stand_job(other);
+    const json_t *request = json_object_get(job, "spec");
+    assert_int_equal((int)number_at(request, "resume_from"), source);
+    assert_int_equal((int)number_at(request, "at_step"), 4);
+    assert_string_equal(string_at(request, "prompt"), "a blue ring");
+    assert_int_equal((int)number_at(request, "seed"), 5);
+    assert_int_equal((int)number_at(request, "steps"), 10);
+    json_decref(job);
+
+    /* refused before anything is stored; what there is, is said */
+    snprintf(words, sizeof words, "--resume-from %d --at-step 11", source);
+    expect_refused(words, "has 10 steps");
+    snprintf(words, sizeof words, "--resume-from %d --at-step 4 --steps 20", source);
+    expect_refused(words, "steps 20");
+    snprintf(words, sizeof words, "--resume-from %d --at-step 4 --seed 6", source);
+    expect_refused(words, "seed 6");
+    snprintf(words, sizeof words, "--resume-from %d --guidance 6", source);
+    expect_refused(words, "guidance: all 10 steps");
+    expect_refused("--resume-from 999 --at-step 4", "no such job");
+    expect_refused("--at-step 4 --prompt x", "at-step 4: resume_from must name");
+    int few = stand_make("few", TEN "--checkpoint-every 5");
+    snprintf(words, sizeof words, "--resume-from %d --at-step 4", few);
+    expect_refused(words, "it has 5, 10");
+
+    /* after a restart, on other ranks */
+    stand_stop(&s);
+    stand_start(&s, "branch", 3, "--threads 1 --fold 2,1");
+    branch("again", source, "--at-step 4 --guidance 6 --prompt 'a blue ring'");
+    expect_latents("other", "again");
+    stand_stop(&s);
+}
+
+static void a_finished_job_is_made_into_other_files_without_a_step(void **state)
+{
+    struct stand s;
+    stand_start(&s, "files", 2, "--threads 1");
+    add_model();
+    int source = stand_make("first", TEN);
+    shell_run(stand_text,
+              "refrain submit --resume-from %d --at-step END --quiet --output %s/second.mp4 --fps 30 "
+              "--save-frames %s/frames.safetensors --save-latents %s/second.safetensors",
+              source, stand_directory, stand_directory, stand_directory);
+    int second = atoi(stand_text);
+    expect_latents("first", "second");
+    json_t *job = stand_job(second);
+    const json_t *times = json_object_get(job, "times");
+    assert_true(number_at(times, "denoise") == 0 && number_at(times, "text") == 0);
+    assert_true(number_at(times, "decode") > 0);
+    assert_int_equal((int)number_at(json_object_get(job, "spec"), "fps"), 30);
+    json_decref(job);
+    /* the same frames as a job has that was made at once */
+    shell_run(stand_text,
+              "refrain submit --model ref " TEN "--quiet --output %s/third.mp4 --fps 30 --save-frames "
+              "%s/expected.safetensors",
+              stand_directory, stand_directory);
+    assert_true(latents_are_equal("frames", "expected"));
+    char a[PATH_BYTES + 16], b[PATH_BYTES + 16];
+    snprintf(a, sizeof a, "%s/second.mp4", stand_directory);
+    snprintf(b, sizeof b, "%s/third.mp4", stand_directory);
+    expect_equal_files(a, b);
+    stand_stop(&s);
+}
+
+/* While it waits the job it came from is deleted; in the middle of its steps a rank goes. */
+static void a_branch_outlives_its_ranks_and_the_job_it_came_from(void **state)
+{
+    struct stand s;
+    char words[512];
+    stand_start(&s, "kills", 2, "--threads 1 --in-flight 1");
+    add_model();
+    int source = stand_make("long", LARGE "--steps 40 --guidance 4");
+    branch("calm", source, "--at-step 8 --guidance 5");
+    pid_t first = stand_begin("first", LARGE "--steps 40 --seed 9");
+    int ahead = stand_begun("first");
+    snprintf(words, sizeof words, "--resume-from %d --at-step 8 --guidance 5", source);
+    pid_t client = stand_begin("disturbed", words);
+    int job = stand_begun("disturbed");
+    shell_run(stand_text, "refrain delete %d", source);
+    shell_run(stand_text, "refrain cancel %d", ahead);
+    stand_wait_step(job, 12);
+    kill(stand_last_rank(), SIGKILL);
+    program_wait(first, 60);
+    program_wait(client, 240);
+    expect_latents("calm", "disturbed");
+    json_t *object = stand_job(job);
+    assert_int_equal((int)number_at(object, "attempt"), 2);
+    json_decref(object);
+    snprintf(words, sizeof words, "--resume-from %d --at-step 8", source);
+    expect_refused(words, "no such job");
+    stand_stop(&s);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_branch_is_the_job_it_came_from_until_something_is_changed),
+        cmocka_unit_test(a_finished_job_is_made_into_other_files_without_a_step),
+        cmocka_unit_test(a_branch_outlives_its_ranks_and_the_job_it_came_from),
+    };
+    return cmocka_run_group_tests(tests, stand_set_up, stand_tear_down);
+}

@@ -1,0 +1,215 @@
+/*
+ * test_sim_planner.c - what the planner predicts, against the service's own ranks on the virtual clock, 2 to 64 of them; and
+ * whether another layout of the same ranks would have been faster.
+ */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <string.h>
+#include <cmocka.h>
+
+#include "coordinator/planner.h"
+#include "tools/sim/cases.h"
+
+#define BLOCK_SECONDS 0.01 /* as in tools/sim/cases.c */
+#define WITHIN        0.05
+
+enum { MOST_JOBS = 64 }; /* that the simulator takes */
+
+static struct lab lab;
+
+static int open_lab(void **state)
+{
+    struct error error;
+    if (lab_open("tests/models/tiny-a", &lab, &error) != STATUS_OK) fail_msg("%s", error.text);
+    return 0;
+}
+
+static int close_lab(void **state)
+{
+    lab_close(&lab);
+    return 0;
+}
+
+/* A model of so many blocks whose time on one rank is known, on ranks whose hops take so many stage times of an even split. */
+static struct planner_request make_request(uint32_t ranks, uint32_t layers, uint32_t branches, uint32_t jobs,
+                                           double hop)
+{
+    struct planner_request r = {.model = {.layers = layers,
+                                          .heads = 8,
+                                          .head_dim = 8,
+                                          .ffn = 64,
+                                          .experts = 1,
+                                          .text_tokens = 8,
+                                          .parameter_bytes = 2},
+                                .job = {.tokens = 4, .steps = {100, 0}, .branches = branches},
+                                .machine = {.ranks = ranks,
+                                            .per_node = ranks,
+                                            .block_seconds = BLOCK_SECONDS,
+                                            .inside = 1e15,
+                                            .between = 1e15,
+                                            .latency = hop * BLOCK_SECONDS * layers / ranks,
+                                            .operand_bytes = 4,
+                                            .state_bytes = 4},
+                                .load = {.jobs = jobs}};
+    return r;
+}
+
+static struct split to_split(const struct plan *plan)
+{
+    struct split split = {.members = (int)plan->ranks,
+                          .head = (int)plan->head,
+                          .tail = (int)plan->tail,
+                          .spare = (int)plan->spare,
+                          .floating = plan->floating};
+    for (uint32_t i = 0; i < plan->ranks; i++) split.run[i] = (int)plan->run[i];
+    return split;
+}
+
+/* Seconds of a step of each of the jobs: simulated, all of them in flight. hit_rate: what the steps had that were measured. */
+static double simulate(const struct planner_request *r, const struct plan *plan, double hop, double *hit_rate)
+{
+    struct split split = to_split(plan);
+    struct cached_case c = {.ranks = (int)r->machine.ranks,
+                            .jobs = (int)r->load.jobs,
+                            .branches = (int)r->job.branches,
+                            .layers = (int)r->model.layers,
+                            .head = (int)r->load.head,
+                            .tail = (int)r->load.tail,
+                            .percent = (int)lrint(100 * r->load.hit_rate),
+                            .hop = hop};
+    struct cached_found found;
+    struct error error;
+    if (case_laid(&lab, &c, &split, &found, &error) != STATUS_OK) fail_msg("%s", error.text);
+    *hit_rate = found.hit_rate;
+    return r->load.jobs * BLOCK_SECONDS * r->model.layers / found.simulated;
+}
+
+/* The same by the planner, for the layout and the hits that were simulated. */
+static double predict(struct planner_request r, bool floating, struct plan *plan)
+{
+    struct planner_option o;
+    struct planner_layout layout = {
+        .replicas = 1, .ways = 1, .stages = {r.machine.ranks, 0}, .width = 1, .floating = floating};
+    planner_predict(&r, &layout, &o, plan);
+    assert_true(o.possible);
+    return o.all_seconds / (r.job.steps[0] + r.job.steps[1]);
+}
+
+static void expect_predicted(struct planner_request r, bool floating, double hop)
+{
+    struct plan plan;
+    double hit_rate;
+    predict(r, floating, &plan);
+    double simulated = simulate(&r, &plan, hop, &hit_rate);
+    r.load.hit_rate = hit_rate;
+    double predicted = predict(r, floating, NULL);
+    if (!(fabs(predicted / simulated - 1) <= WITHIN))
+        fail_msg("%u ranks, %u blocks, %u jobs, %u branches, hop %g, %.0f %% hits, %s: predicted %.4f s, "
+                 "simulated %.4f",
+                 r.machine.ranks, r.model.layers, r.load.jobs, r.job.branches, hop, 100 * hit_rate,
+                 floating ? "floating" : "fixed", predicted, simulated);
+}
+
+static void pipelines_of_2_to_64_ranks_take_what_is_predicted(void **state)
+{
+    static const struct {
+        uint32_t ranks, layers;
+    } sizes[] = {{2, 8}, {3, 40}, {4, 40}, {8, 40}, {16, 64}, {64, 64}};
+    static const double hops[] = {0, 0.3};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        for (uint32_t branches = 1; branches <= 2; branches++)
+            for (int h = 0; h < 2; h++) {
+                uint32_t full = (sizes[i].ranks + branches) / branches;
+                const uint32_t jobs[] = {1, (full + 1) / 2, full < MOST_JOBS ? full + 1 : MOST_JOBS};
+                if (sizes[i].ranks > 8 && (branches == 1 || h == 0))
+                    continue; /* they take long to simulate */
+                for (int j = 0; j < 3; j++)
+                    expect_predicted(
+                        make_request(sizes[i].ranks, sizes[i].layers, branches, jobs[j], hops[h]), false,
+                        hops[h]);
+            }
+}
+
+static void cached_pipelines_take_what_is_predicted(void **state)
+{
+    static const uint32_t ranks[] = {2, 4, 8};
+    static const double rates[] = {0.3, 0.54, 0.7};
+    for (size_t p = 0; p < 3; p++)
+        for (int rate = 0; rate < 3; rate++)
+            for (int floating = 0; floating <= 1; floating++)
+                for (uint32_t jobs = ranks[p]; jobs <= 2 * ranks[p]; jobs += ranks[p]) {
+                    struct planner_request r = make_request(ranks[p], 40, 2, jobs, 0.1);
+                    r.load.head = 1;
+                    r.load.hit_rate = rates[rate];
+                    expect_predicted(r, floating, 0.1);
+                }
+}
+
+/* All ways to lay four ranks that the simulator knows: replicas, and the homes and splits of each. */
+static double best_of_all(const struct planner_request *r, double hop)
+{
+    static const enum cached_layout layouts[] = {LAYOUT_SHIFTED, LAYOUT_SPARE, LAYOUT_EVEN, LAYOUT_FLOATING};
+    double least = INFINITY;
+    for (uint32_t replicas = 1; replicas <= r->machine.ranks; replicas *= 2)
+        for (size_t i = 0; i < sizeof layouts / sizeof *layouts; i++) {
+            struct cached_case c = {.ranks = (int)(r->machine.ranks / replicas),
+                                    .jobs = (int)((r->load.jobs + replicas - 1) / replicas),
+                                    .branches = (int)r->job.branches,
+                                    .layers = (int)r->model.layers,
+                                    .head = (int)r->load.head,
+                                    .percent = (int)lrint(100 * r->load.hit_rate),
+                                    .layout = layouts[i],
+                                    .hop = hop / replicas};
+            struct cached_found found;
+            struct error error;
+            if (c.ranks == 1 && layouts[i] != LAYOUT_EVEN) continue;
+            if (case_cached(&lab, &c, &found, &error) != STATUS_OK) fail_msg("%s", error.text);
+            least = fmin(least, c.jobs * BLOCK_SECONDS * r->model.layers / found.simulated);
+        }
+    return least;
+}
+
+static void no_layout_of_four_ranks_is_more_than_3_percent_better_than_the_choice(void **state)
+{
+    static const struct {
+        uint32_t jobs, branches, head;
+        double rate, hop;
+    } grid[] = {{1, 2, 0, 0, 0.1},    {2, 2, 0, 0, 0.1},    {3, 1, 0, 0, 0.3},    {4, 2, 0, 0, 0.1},
+                {8, 2, 1, 0.54, 0.1}, {6, 2, 1, 0.54, 0.3}, {8, 2, 8, 0.54, 0.1}, {4, 2, 1, 0.3, 0.1},
+                {8, 1, 2, 0.7, 0.1},  {1, 2, 1, 0.54, 0.1}};
+    for (size_t i = 0; i < sizeof grid / sizeof *grid; i++) {
+        struct planner_request r = make_request(4, 40, grid[i].branches, grid[i].jobs, grid[i].hop);
+        struct planner_answer answer;
+        struct plan plan;
+        struct error error;
+        double hits;
+        r.load.hit_rate = grid[i].rate;
+        r.load.head = grid[i].head;
+        r.most_ways = r.most_width = 1;
+        if (planner_choose(&r, &answer, &error) != STATUS_OK) fail_msg("%s", error.text);
+        struct planner_layout layout = answer.option[0].layout;
+        struct planner_option o;
+        planner_free(&answer);
+        planner_predict(&r, &layout, &o, &plan);
+        struct planner_request one = r; /* a replica of it */
+        one.machine.ranks = layout.stages[0];
+        one.load.jobs = (r.load.jobs + layout.replicas - 1) / layout.replicas;
+        double chosen = simulate(&one, &plan, grid[i].hop * layout.stages[0] / 4, &hits),
+               best = best_of_all(&r, grid[i].hop);
+        if (chosen > 1.03 * best)
+            fail_msg("row %zu: %u replicas of %u ranks%s take %.4f s, the best %.4f", i, layout.replicas,
+                     layout.stages[0], layout.floating ? ", floating" : "", chosen, best);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(pipelines_of_2_to_64_ranks_take_what_is_predicted),
+        cmocka_unit_test(cached_pipelines_take_what_is_predicted),
+        cmocka_unit_test(no_layout_of_four_ranks_is_more_than_3_percent_better_than_the_choice),
+    };
+    return cmocka_run_group_tests(tests, open_lab, close_lab);
+}
