@@ -74,6 +74,7 @@ int verb_result(struct cli *cli);
 int verb_delete(struct cli *cli);
 int verb_stats(struct cli *cli);
 int verb_ranks(struct cli *cli);
+int verb_drain(struct cli *cli);
 int verb_models(struct cli *cli);
 int verb_keygen(struct cli *cli);
 int verb_compare(struct cli *cli);

@@ -211,6 +211,23 @@ status_t refrain_model_remove(struct refrain *refrain, const char *name, int tim
     return status == STATUS_NOT_FOUND && refrain->generation != generation ? STATUS_OK : status;
 }
 
+status_t refrain_drain(struct refrain *refrain, const char *who, bool back, int timeout_ms, char *done, size_t bytes,
+                       struct error *error)
+{
+    Refrain__Drain body = REFRAIN__DRAIN__INIT;
+    body.who = (char *)(uintptr_t)who;
+    body.has_back = 1, body.back = back;
+    Refrain__Request request = REFRAIN__REQUEST__INIT;
+    request.body_case = REFRAIN__REQUEST__BODY_DRAIN;
+    request.drain = &body;
+    Refrain__Reply *reply;
+    status_t status = connection_call(refrain, &request, REFRAIN__REPLY__BODY_ACK, timeout_ms, &reply, error);
+    if (status) return status;
+    snprintf(done, bytes, "%s", reply->ack->message ? reply->ack->message : "done");
+    refrain__reply__free_unpacked(reply, NULL);
+    return STATUS_OK;
+}
+
 /* -------------------------------------------------------------------------------------- keys */
 
 status_t refrain_keys_load(const char *key_file, const char *server_key_file, struct refrain_keys *keys,

@@ -444,4 +444,9 @@ status_t refrain_model_add(struct refrain *refrain, const char *name, const char
                            struct refrain_model_list **models, struct error *error);
 status_t refrain_model_remove(struct refrain *refrain, const char *name, int timeout_ms, struct error *error);
 
+/* Ranks that are to serve no more; their group goes on without them. who: "GROUP/RANK", "RANK" where there is one group,
+ * or a host's name. With `back` they are to serve again. done [bytes]: a sentence on what was done. */
+status_t refrain_drain(struct refrain *refrain, const char *who, bool back, int timeout_ms, char *done, size_t bytes,
+                       struct error *error);
+
 #endif

@@ -82,6 +82,16 @@ static const struct verb verbs[] = {
      "  refrain ranks\n"
      "  refrain ranks --watch\n"
      "  refrain ranks --json | jq '.groups[].ranks[] | select(.state == \"missing\")'\n"},
+    {"drain", "WHO", VERB_DRAIN, verb_drain, "take ranks out of service, or back into it",
+     "Ends ranks while jobs run: their group goes on with those that are left, laid out anew, and the jobs in "
+     "flight from\n"
+     "their checkpoints; what they make is the same. WHO is GROUP/RANK as `refrain ranks` shows them, RANK where "
+     "there is\n"
+     "one group, or a host's name for all ranks there. Where keys are in use it needs an admin's.\n"
+     "\n"
+     "  refrain drain node2\n"
+     "  refrain drain 3fa9c2e1/1\n"
+     "  refrain drain 3fa9c2e1/1 --back\n"},
     {"policies", "[NAME]", VERB_POLICIES, verb_policies, "what --cache takes",
      "Lists presets, caching policies and forecasts, or everything about one of them: parameters, defaults, "
      "source.\n"

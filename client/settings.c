@@ -161,6 +161,9 @@ static const struct option_spec specs[] = {
     {.type = OPTION_HEADING, .help = "How long", .groups = VERB_RANKS},
     {"watch", 0, OPTION_FLAG, AT(watch), .help = "once a second, until Ctrl-C", .groups = VERB_RANKS},
 
+    {.type = OPTION_HEADING, .help = "Which way", .groups = VERB_DRAIN},
+    {"back", 0, OPTION_FLAG, AT(back), .help = "the ranks are to serve again", .groups = VERB_DRAIN},
+
     {.type = OPTION_HEADING, .help = "The coordinator", .groups = TALKS},
     {"coordinator", 'c', OPTION_TEXT, AT(coordinator), "ENDPOINT", "tcp://HOST:PORT or ipc://PATH",
      .standard = REFRAIN_DEFAULT_ENDPOINT, .env = "REFRAIN_COORDINATOR", .groups = TALKS},

@@ -34,6 +34,7 @@ enum verb_bit {
     VERB_RANKS = 1 << 14,
     VERB_PLAN = 1 << 15,
     VERB_MEASURE = 1 << 16,
+    VERB_DRAIN = 1 << 17,
 };
 
 /* Strings are borrowed from argv or the environment. NULL and 0: not said. */
@@ -69,7 +70,7 @@ struct settings {
     double hit_rate, link, link_inside, memory, tflops;
     bool explain;
 
-    bool active, watch;
+    bool active, watch, back;
     int64_t limit;
     uint64_t from, before;
 

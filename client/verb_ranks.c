@@ -1,5 +1,5 @@
 /*
- * verb_ranks.c - `refrain ranks`: who computes, and how they are.
+ * verb_ranks.c - `refrain ranks`: who computes, and how they are; `refrain drain`: who is not to any more.
  *
  *     group 3fa9c2e1   running, epoch 12, over zmq, 3 of 8 jobs in flight; lost ranks are replaced
  *     layout           reference: 2 ranks, blocks 4+4, cpu-avx512
@@ -29,9 +29,15 @@ static bool is_missing(const struct refrain_rank *rank)
     return strcmp(rank->state, "missing") == 0;
 }
 
+/* The seat is drained, or waits for the one that is to fill it again: nobody is missed. */
+static bool is_away(const struct refrain_rank *rank)
+{
+    return strcmp(rank->state, "drained") == 0 || strcmp(rank->state, "returning") == 0;
+}
+
 static const char *health_of(const struct refrain_rank *rank)
 {
-    if (is_missing(rank)) return "missing";
+    if (is_missing(rank) || is_away(rank)) return rank->state;
     if (rank->seconds_since_heard > SILENT_SECONDS) return "silent";
     if (rank->seconds_since_progress >= 0 && rank->seconds_since_progress < FRESH_SECONDS) return "computing";
     return "idle";
@@ -39,6 +45,7 @@ static const char *health_of(const struct refrain_rank *rank)
 
 static enum show_colour colour_of(const struct refrain_rank *rank)
 {
+    if (is_away(rank)) return SHOW_DIM;
     if (is_missing(rank) || rank->seconds_since_heard > SILENT_SECONDS) return SHOW_RED;
     return strcmp(health_of(rank), "computing") == 0 ? SHOW_GREEN : SHOW_PLAIN;
 }
@@ -81,7 +88,7 @@ static void print_rank(const struct cli *cli, const struct refrain_rank *rank)
         computed[SHOW_BYTES], blocks[SHOW_BYTES] = "-", speed[SHOW_BYTES] = "-";
     printf(" %5u  %s%-9s%s  ", rank->rank, show_colour(&cli->style, colour_of(rank)), health_of(rank),
            show_colour(&cli->style, SHOW_PLAIN));
-    if (is_missing(rank)) {
+    if (is_missing(rank) || is_away(rank)) {
         printf("-\n");
         return;
     }
@@ -174,6 +181,23 @@ static status_t watch_groups(struct cli *cli, struct error *error)
         if (!status) status = pause_for(cli);
     }
     return status;
+}
+
+int verb_drain(struct cli *cli)
+{
+    struct error error;
+    char done[ERROR_TEXT_BYTES];
+    status_t status = cli_operands(cli, 1, 1, "WHO: GROUP/RANK, RANK or a host", &error);
+    const char *who = status ? NULL : options_operand(cli->options, 0);
+    if (!status) status = cli_connect(cli, &error);
+    if (!status) status = refrain_drain(cli->refrain, who, cli->settings.back, CALL_MS, done, sizeof done, &error);
+    if (status) return cli_fail(cli, status, &error);
+    if (cli->settings.json)
+        jobjson_print(json_pack("{s:s, s:s, s:s}", "who", who, "result", cli->settings.back ? "back" : "drained",
+                                "message", done));
+    else if (!cli->settings.quiet)
+        printf("%s\n", done);
+    return EXIT_CODE_OK;
 }
 
 int verb_ranks(struct cli *cli)

@@ -21,6 +21,12 @@ enum { MAX_GROUPS = 64, REMEMBERED = 64, MAX_BROKEN_EPOCHS = 3 };
 #define BROKEN_HEARD_NS (1500 * MILLISECOND_NS)
 #define SUSPECT_NS      (700 * MILLISECOND_NS) /* three heartbeats */
 
+struct drained {
+    char group[GROUP_NAME_BYTES], host[MEMBER_TEXT_BYTES];
+    uint32_t seat;
+    enum seat_state state; /* not SEAT_SERVES */
+};
+
 struct groups {
     struct group_limits limits;
     struct group *list[MAX_GROUPS]; /* [count], in order of arrival */
@@ -28,6 +34,8 @@ struct groups {
     char gone[REMEMBERED][GROUP_NAME_BYTES]; /* ring of the names given up */
     size_t gone_next;
     char host[MEMBER_TEXT_BYTES]; /* ours */
+    struct drained *drained;      /* [drained_count], room for [drained_room] */
+    size_t drained_count, drained_room;
 };
 
 status_t groups_open(const struct group_limits *limits, struct groups **groups, struct error *error)
@@ -57,6 +65,7 @@ void groups_close(struct groups *groups)
 {
     if (!groups) return;
     for (size_t i = 0; i < groups->count; i++) group_free(groups->list[i]);
+    free(groups->drained);
     free(groups);
 }
 
@@ -147,7 +156,9 @@ void group_epoch_ready(struct group *group, uint32_t rank, uint64_t epoch, int64
 void group_epoch_lost(struct group *group, uint32_t rank, const Refrain__EpochLost *lost, int64_t now_ns)
 {
     if (lost->epoch != group->epoch || group->state < GROUP_JOINING || group->state > GROUP_LOADING) return;
-    snprintf(group->failure, sizeof group->failure, "rank %u lost rank %u%s%s", rank, lost->peer,
+    uint32_t seat = group->members[rank].seat,
+             other = lost->peer < group->ranks ? group->members[lost->peer].seat : lost->peer;
+    snprintf(group->failure, sizeof group->failure, "rank %u lost rank %u%s%s", seat, other,
              lost->message ? ": " : "", lost->message ? lost->message : "");
     log_line(LOG_WARN, "group %.8s: epoch %lu is over: %s", group->name, (unsigned long)group->epoch,
              group->failure);
@@ -221,7 +232,8 @@ void groups_drop_dead(struct groups *groups, int64_t now_ns)
     for (size_t i = 0; i < groups->count; i++)
         for (uint32_t rank = 0; rank < groups->list[i]->ranks; rank++)
             if (process_gone(&groups->list[i]->members[rank]))
-                group_vacate(groups->list[i], rank, now_ns, "rank %u died", rank);
+                group_vacate(groups->list[i], rank, now_ns, "rank %u died",
+                             groups->list[i]->members[rank].seat);
 }
 
 int groups_descriptors(const struct groups *groups, int *descriptors, int most)
@@ -261,7 +273,7 @@ static void check_members(const struct groups *groups, struct group *group, int6
     for (uint32_t rank = 0; rank < group->ranks; rank++) {
         const struct member *member = &group->members[rank];
         if (member->here && now_ns - member->heard_ns > groups->limits.silence_ns)
-            group_vacate(group, rank, now_ns, "rank %u on %s said nothing for %.1f s", rank, member->host,
+            group_vacate(group, rank, now_ns, "rank %u on %s said nothing for %.1f s", member->seat, member->host,
                          (double)(now_ns - member->heard_ns) / SECOND_NS);
     }
 }
@@ -277,7 +289,7 @@ static void check_broken(struct group *group, int64_t now_ns)
         const struct member *member = &group->members[rank];
         int64_t patience_ns = (int)rank == group->suspect ? SUSPECT_NS : BROKEN_HEARD_NS;
         if (waited_ns > patience_ns && now_ns - member->heard_ns > patience_ns)
-            group_vacate(group, rank, now_ns, "rank %u is gone (%s)", rank, cause);
+            group_vacate(group, rank, now_ns, "rank %u is gone (%s)", member->seat, cause);
     }
     if (group->state != GROUP_BROKEN || waited_ns <= BROKEN_GRACE_NS) return;
     if (++group->broken_epochs >= MAX_BROKEN_EPOCHS)
@@ -311,6 +323,65 @@ void group_check(struct groups *groups, struct group *group, int64_t now_ns)
     default:
         break;
     }
+}
+
+/* ---------------------------------------------------------------------------------------------- drained seats */
+
+static struct drained *find_drained(const struct groups *groups, const char *name, uint32_t seat)
+{
+    for (size_t i = 0; i < groups->drained_count; i++)
+        if (groups->drained[i].seat == seat && strcmp(groups->drained[i].group, name) == 0)
+            return &groups->drained[i];
+    return NULL;
+}
+
+enum seat_state groups_seat(const struct groups *groups, const char *name, uint32_t seat)
+{
+    const struct drained *drained = find_drained(groups, name, seat);
+    return drained ? drained->state : SEAT_SERVES;
+}
+
+const char *groups_seat_host(const struct groups *groups, const char *name, uint32_t seat)
+{
+    const struct drained *drained = find_drained(groups, name, seat);
+    return drained ? drained->host : "";
+}
+
+void groups_serve_all(struct groups *groups)
+{
+    groups->drained_count = 0;
+}
+
+status_t groups_mark_seat(struct groups *groups, const char *name, uint32_t seat, enum seat_state state,
+                          const char *host, struct error *error)
+{
+    struct drained *drained = find_drained(groups, name, seat);
+    if (state == SEAT_SERVES) {
+        if (drained) *drained = groups->drained[--groups->drained_count];
+        return STATUS_OK;
+    }
+    if (!drained && groups->drained_count == groups->drained_room) {
+        size_t room = 2 * groups->drained_room + 16;
+        struct drained *more = realloc(groups->drained, room * sizeof *more);
+        if (!more) return error_set(error, STATUS_NO_MEMORY, "no memory for %zu drained ranks", room);
+        groups->drained = more;
+        groups->drained_room = room;
+    }
+    if (!drained) drained = &groups->drained[groups->drained_count++];
+    *drained = (struct drained){.seat = seat, .state = state};
+    snprintf(drained->group, sizeof drained->group, "%s", name);
+    snprintf(drained->host, sizeof drained->host, "%s", host);
+    return STATUS_OK;
+}
+
+bool group_rank_of(const struct group *group, uint32_t seat, uint32_t *rank)
+{
+    for (uint32_t i = 0; i < group->ranks; i++) {
+        if (group->members[i].seat != seat) continue;
+        *rank = i;
+        return true;
+    }
+    return false;
 }
 
 /* ------------------------------------------------------------------------------------------------ joining */
@@ -356,6 +427,17 @@ static status_t check_hello(const Refrain__Hello *hello, struct error *error)
     return STATUS_OK;
 }
 
+/* A vacant seat, in its place among the others. */
+static void add_member(struct group *group, uint32_t seat, int64_t now_ns)
+{
+    uint32_t rank = 0;
+    while (rank < group->ranks && group->members[rank].seat < seat) rank++;
+    struct member *member = &group->members[rank];
+    memmove(member + 1, member, (group->ranks - rank) * sizeof *member);
+    *member = (struct member){.seat = seat, .pidfd = -1, .vacant_ns = now_ns, .ask_ns = CLOCK_NEVER};
+    group->ranks++;
+}
+
 static status_t make_group(struct groups *groups, const Refrain__Hello *hello, int64_t now_ns,
                            struct group **group, struct error *error)
 {
@@ -369,10 +451,10 @@ static status_t make_group(struct groups *groups, const Refrain__Hello *hello, i
     }
     snprintf(made->name, sizeof made->name, "%s", hello->group);
     snprintf(made->fabric, sizeof made->fabric, "%s", hello->fabric);
-    made->ranks = hello->ranks;
+    made->seats = hello->ranks;
     made->suspect = -1;
-    for (uint32_t rank = 0; rank < made->ranks; rank++)
-        made->members[rank] = (struct member){.pidfd = -1, .vacant_ns = now_ns, .ask_ns = CLOCK_NEVER};
+    for (uint32_t seat = 0; seat < made->seats; seat++)
+        if (groups_seat(groups, made->name, seat) == SEAT_SERVES) add_member(made, seat, now_ns);
     group_enter(made, GROUP_GATHERING, now_ns);
     groups->list[groups->count++] = made;
     *group = made;
@@ -382,11 +464,12 @@ static status_t make_group(struct groups *groups, const Refrain__Hello *hello, i
 /* Does this rank fit into the group it names? */
 static status_t check_place(const struct group *group, const Refrain__Hello *hello, struct error *error)
 {
-    const struct member *member = &group->members[hello->rank < group->ranks ? hello->rank : 0];
-    if (hello->ranks != group->ranks || strcmp(hello->fabric, group->fabric) != 0)
+    uint32_t rank;
+    const struct member *member = group_rank_of(group, hello->rank, &rank) ? &group->members[rank] : NULL;
+    if (hello->ranks != group->seats || strcmp(hello->fabric, group->fabric) != 0)
         return error_set(error, STATUS_CONFLICT, "rank %u says %u ranks on fabric %s, the group has %u on %s",
-                         hello->rank, hello->ranks, hello->fabric, group->ranks, group->fabric);
-    if (member->here && member->pid != hello->pid)
+                         hello->rank, hello->ranks, hello->fabric, group->seats, group->fabric);
+    if (member && member->here && member->pid != hello->pid)
         return error_set(error, STATUS_CONFLICT, "rank %u is taken by process %u on %s", hello->rank,
                          member->pid, member->host);
     if (group->state == GROUP_LOST)
@@ -445,15 +528,15 @@ static void all_here(struct group *group, int64_t now_ns)
         if (strcmp(member->gpu, home->gpu) != 0) {
             group_lose(
                 group, now_ns,
-                "rank 0 on %.60s computes with %s, rank %u on %.60s with %s: their results would differ; "
+                "rank %u on %.60s computes with %s, rank %u on %.60s with %s: their results would differ; "
                 "start a group for each kind",
-                home->host, kind_of(home), rank, member->host, kind_of(member));
+                home->seat, home->host, kind_of(home), member->seat, member->host, kind_of(member));
             return;
         }
         if (strcmp(member->backend, home->backend) != 0)
             log_line(LOG_WARN,
-                     "group %.8s: rank %u computes with %s, rank 0 with %s: results depend on who computes",
-                     group->name, rank, member->backend, home->backend);
+                     "group %.8s: rank %u computes with %s, rank %u with %s: results depend on who computes",
+                     group->name, member->seat, member->backend, home->seat, home->backend);
     }
     if (!same_epoch) {
         group_enter(group, GROUP_COMPLETE, now_ns);
@@ -464,6 +547,26 @@ static void all_here(struct group *group, int64_t now_ns)
     group_enter(group, GROUP_READY, now_ns);
     log_line(LOG_INFO, "group %.8s: came back with epoch %lu, %u ranks", group->name,
              (unsigned long)group->epoch, group->ranks);
+}
+
+/* Whether or not the others are in an epoch, its membership is not theirs any more. */
+void group_dismiss(struct group *group, uint32_t rank, int64_t now_ns)
+{
+    struct member *member = &group->members[rank];
+    snprintf(group->failure, sizeof group->failure, "rank %u was drained", member->seat);
+    log_line(LOG_INFO, "group %.8s: %s", group->name, group->failure);
+    close_pidfd(member);
+    group->here -= member->here;
+    group->ranks--;
+    memmove(member, member + 1, (group->ranks - rank) * sizeof *member);
+    group->suspect = -1;
+    for (uint32_t i = 0; i < group->ranks; i++) group->members[i].epoch = 0;
+    if (group->state == GROUP_LOST) return;
+    group_enter(group, GROUP_GATHERING, now_ns);
+    if (group->ranks == 0)
+        group_lose(group, now_ns, "all its ranks were drained");
+    else if (group->here == group->ranks)
+        all_here(group, now_ns);
 }
 
 /* A rank says Hello again: is the epoch to be begun anew? Yes when orders of its old connection may be lost,
@@ -479,6 +582,18 @@ static bool lost_touch(const struct group *group, const struct member *member, c
            (joined && hello->epoch != group->epoch);
 }
 
+/* A drained seat is taken again: the epoch of those who were there meanwhile ends. */
+static void take_back(struct groups *groups, struct group *group, uint32_t seat, int64_t now_ns)
+{
+    groups_mark_seat(groups, group->name, seat, SEAT_SERVES, "", NULL);
+    add_member(group, seat, now_ns);
+    group->disturbed = group->blameless = true;
+    group->suspect = -1;
+    snprintf(group->failure, sizeof group->failure, "rank %u came back", seat);
+    log_line(LOG_INFO, "group %.8s: %s", group->name, group->failure);
+    group_enter(group, GROUP_GATHERING, now_ns);
+}
+
 status_t groups_hello(struct groups *groups, const struct wire_peer *peer, const Refrain__Hello *hello,
                       int64_t now_ns, struct group **group, uint32_t *rank, struct error *error)
 {
@@ -486,15 +601,23 @@ status_t groups_hello(struct groups *groups, const struct wire_peer *peer, const
     if (status != STATUS_OK) return status;
     if (was_given_up(groups, hello->group))
         return error_set(error, STATUS_PEER_LOST, "this group of ranks was given up");
+    if (groups_seat(groups, hello->group, hello->rank) == SEAT_DRAINED)
+        return error_set(error, STATUS_DENIED, "rank %u of this group was drained", hello->rank);
     struct group *found = find_name(groups, hello->group);
     if (!found) status = make_group(groups, hello, now_ns, &found, error);
     if (status == STATUS_OK) status = check_place(found, hello, error);
     if (status != STATUS_OK) return status;
 
-    struct member *member = &found->members[hello->rank];
+    uint32_t place;
+    bool returns = !group_rank_of(found, hello->rank, &place);
+    if (returns) {
+        take_back(groups, found, hello->rank, now_ns);
+        group_rank_of(found, hello->rank, &place);
+    }
+    struct member *member = &found->members[place];
     bool new_here = !member->here;
     bool again = !new_here && lost_touch(found, member, peer, hello);
-    if (new_here && found->formed) {
+    if (new_here && found->formed && !returns) {
         member->replaced++;
         log_line(LOG_INFO, "group %.8s: rank %u is taken by process %u on %s, %.0f ms after it was lost",
                  found->name, hello->rank, hello->pid, hello->host,
@@ -505,7 +628,7 @@ status_t groups_hello(struct groups *groups, const struct wire_peer *peer, const
     if (new_here && found->here == found->ranks) all_here(found, now_ns);
     if (again) group_enter(found, GROUP_COMPLETE, now_ns);
     *group = found;
-    *rank = hello->rank;
+    *rank = place;
     return STATUS_OK;
 }
 
@@ -546,6 +669,8 @@ void groups_remove(struct groups *groups, struct group *group)
         memmove(groups->list + i, groups->list + i + 1, (groups->count - i - 1) * sizeof *groups->list);
         groups->count--;
         memcpy(groups->gone[groups->gone_next++ % REMEMBERED], group->name, GROUP_NAME_BYTES);
+        for (uint32_t seat = 0; seat < group->seats; seat++)
+            groups_mark_seat(groups, group->name, seat, SEAT_SERVES, "", NULL);
         group_free(group);
         return;
     }

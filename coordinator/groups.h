@@ -12,7 +12,8 @@
  * LOADING while the ranks read a model. An epoch that a rank reports lost makes it BROKEN: if every rank
  * still lives shortly after, it is COMPLETE again. A rank that died, fell silent or left vacates its seat:
  * the group is GATHERING again, the others keep their weights, and a launcher is asked for a replacement;
- * where nobody can make one, or most ranks are gone, the group is LOST, which is final.
+ * where nobody can make one, or most ranks are gone, the group is LOST, which is final. A seat can be drained: the group
+ * goes on in a new epoch of fewer ranks, and grows again when the seat is taken once more.
  *
  * Plain state, no sockets: what is to be sent is decided in schedule.c from the states. One thread (the
  * loop). Pointers to groups are valid until groups_remove.
@@ -40,6 +41,7 @@ enum group_state {
 };
 
 struct member {
+    uint32_t seat; /* the number it was started with, as people and launchers know it */
     bool here;     /* said Hello; false: the seat is vacant */
     bool answered; /* what the state waits for: EpochReady, Loaded, LoadFailed */
     struct wire_peer peer;
@@ -76,8 +78,9 @@ struct group {
     char name[GROUP_NAME_BYTES], fabric[16];
     enum group_state state;
     int64_t since_ns;               /* of the state */
-    uint32_t ranks, here;           /* seats; ranks that said Hello */
-    struct member *members;         /* [ranks] by rank; rank 0 is home */
+    uint32_t seats;                 /* ranks it was started with */
+    uint32_t ranks, here;           /* of them, those not drained; ranks that said Hello */
+    struct member *members;         /* [ranks], by seat: a rank is its place here; 0 is home */
     uint64_t epoch;                 /* 0: none yet */
     int broken_epochs;              /* in a row without a finished job */
     char model[65];                 /* loaded on every rank, or being loaded; "" none */
@@ -122,6 +125,20 @@ bool groups_find(struct groups *groups, const struct wire_peer *peer, struct gro
 struct group *groups_at(struct groups *groups, size_t index); /* NULL past the end */
 /* The slot that holds a job, and its group; NULL: nobody works on it. */
 struct slot *groups_slot(struct groups *groups, uint64_t job, struct group **group);
+/* What became of a seat. DRAINED: whoever sits there is sent away, and nobody is asked for. RETURNING: the same, but a new
+ * process is welcome. */
+enum seat_state { SEAT_SERVES, SEAT_DRAINED, SEAT_RETURNING };
+enum seat_state groups_seat(const struct groups *groups, const char *name, uint32_t seat);
+const char *groups_seat_host(const struct groups *groups, const char *name, uint32_t seat); /* "": none is noted */
+/* Whether or not a group of that name is known yet; SEAT_SERVES forgets. host: where it was. */
+status_t groups_mark_seat(struct groups *groups, const char *name, uint32_t seat, enum seat_state state,
+                          const char *host, struct error *error);
+void groups_serve_all(struct groups *groups); /* forgets all marks */
+/* The group goes on without that rank, whose seat was marked, in a new epoch; the jobs in flight are the caller's to give
+ * back. Ranks behind it move up. With the last one the group is LOST. */
+void group_dismiss(struct group *group, uint32_t rank, int64_t now_ns);
+/* The rank that sits there, or would; false: there is none, the seat is drained. */
+bool group_rank_of(const struct group *group, uint32_t seat, uint32_t *rank);
 /* Ends a LOST group; its name is remembered, so that stragglers are not taken for a new one. */
 void groups_remove(struct groups *groups, struct group *group);
 /* Every rank of this host whose process is gone vacates its seat at once. */

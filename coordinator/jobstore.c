@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SCHEMA_VERSION = 2, APPLICATION_ID = 0x72667231 /* "rfr1" */ };
+enum { SCHEMA_VERSION = 3, APPLICATION_ID = 0x72667231 /* "rfr1" */ };
 
 /* migrations[v] leads from schema v to v + 1. */
 static const char *const migrations[SCHEMA_VERSION] = {
@@ -37,6 +37,8 @@ static const char *const migrations[SCHEMA_VERSION] = {
     "CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;"
     "INSERT INTO counters VALUES ('epoch', 0);",
     "ALTER TABLE jobs ADD COLUMN cache BLOB;", /* CacheReport, once completed */
+    "CREATE TABLE drained (" /* seats of groups of ranks that serve no more */
+    "  ranks TEXT NOT NULL, seat INTEGER NOT NULL, host TEXT NOT NULL, PRIMARY KEY (ranks, seat)) STRICT, WITHOUT ROWID;",
 };
 
 #define JOB_COLUMNS                                                                                          \
@@ -79,6 +81,9 @@ static const char *const sql[STATEMENTS] = {
     [S_MODEL_PUT] = "INSERT OR REPLACE INTO models (name, directory, card) VALUES (?, ?, ?)",
     [S_MODEL_DROP] = "DELETE FROM models WHERE name = ?",
     [S_MODEL_LIST] = "SELECT directory, card FROM models ORDER BY name",
+    [S_SEAT_DRAIN] = "INSERT OR REPLACE INTO drained (ranks, seat, host) VALUES (?, ?, ?)",
+    [S_SEAT_SERVE] = "DELETE FROM drained WHERE ranks = ? AND (?2 IS NULL OR seat = ?2)",
+    [S_SEAT_LIST] = "SELECT ranks, seat, host FROM drained",
     [S_EPOCH_NEXT] = "UPDATE counters SET value = max(value, ?) + 1 WHERE name = 'epoch' RETURNING value",
 };
 
@@ -506,6 +511,52 @@ status_t jobstore_models(struct jobstore *store,
             status = error_set(error, STATUS_CORRUPT, "job store %s: bad model card", store->path);
         else
             status = take(context, card, directory);
+    }
+    if (status == STATUS_OK && code != SQLITE_DONE) status = store_failed(store, error);
+    store_finish(query);
+    return status;
+}
+
+static status_t change_seat(struct jobstore *store, enum statement which, const char *group, const uint32_t *seat,
+                            const char *host, struct error *error)
+{
+    status_t status = begin_write(store, error);
+    if (status != STATUS_OK) return status;
+    sqlite3_stmt *change = store_use(store, which);
+    store_bind_text(change, 1, group);
+    if (seat) sqlite3_bind_int64(change, 2, *seat);
+    if (host) store_bind_text(change, 3, host);
+    return run(store, change, error);
+}
+
+status_t jobstore_drain_seat(struct jobstore *store, const char *group, uint32_t seat, const char *host,
+                             struct error *error)
+{
+    return change_seat(store, S_SEAT_DRAIN, group, &seat, host, error);
+}
+
+status_t jobstore_serve_seat(struct jobstore *store, const char *group, uint32_t seat, struct error *error)
+{
+    return change_seat(store, S_SEAT_SERVE, group, &seat, NULL, error);
+}
+
+status_t jobstore_serve_seats(struct jobstore *store, const char *group, struct error *error)
+{
+    return change_seat(store, S_SEAT_SERVE, group, NULL, NULL, error);
+}
+
+status_t jobstore_drained(struct jobstore *store,
+                          status_t (*take)(void *context, const char *group, uint32_t seat, const char *host),
+                          void *context, struct error *error)
+{
+    sqlite3_stmt *query = store_use(store, S_SEAT_LIST);
+    status_t status = STATUS_OK;
+    int code;
+    while (status == STATUS_OK && (code = sqlite3_step(query)) == SQLITE_ROW) {
+        const char *group = (const char *)sqlite3_column_text(query, 0),
+                   *host = (const char *)sqlite3_column_text(query, 2);
+        status = group && host ? take(context, group, (uint32_t)sqlite3_column_int64(query, 1), host)
+                               : store_no_memory(error);
     }
     if (status == STATUS_OK && code != SQLITE_DONE) status = store_failed(store, error);
     store_finish(query);

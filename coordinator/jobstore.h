@@ -122,6 +122,16 @@ status_t jobstore_models(struct jobstore *store,
                          status_t (*take)(void *context, Refrain__ModelCard *card, const char *directory),
                          void *context, struct error *error);
 
+/* Seats of groups of ranks that serve no more (drain.h). */
+status_t jobstore_drain_seat(struct jobstore *store, const char *group, uint32_t seat, const char *host,
+                             struct error *error);
+status_t jobstore_serve_seat(struct jobstore *store, const char *group, uint32_t seat, struct error *error);
+status_t jobstore_serve_seats(struct jobstore *store, const char *group, struct error *error); /* all of them */
+/* The texts are borrowed. */
+status_t jobstore_drained(struct jobstore *store,
+                          status_t (*take)(void *context, const char *group, uint32_t seat, const char *host),
+                          void *context, struct error *error);
+
 /* A number larger than any this store gave before and larger than `above`. */
 status_t jobstore_next_epoch(struct jobstore *store, uint64_t above, uint64_t *epoch, struct error *error);
 

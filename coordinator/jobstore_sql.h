@@ -32,6 +32,9 @@ enum statement {
     S_MODEL_PUT,
     S_MODEL_DROP,
     S_MODEL_LIST,
+    S_SEAT_DRAIN,
+    S_SEAT_SERVE,
+    S_SEAT_LIST,
     S_EPOCH_NEXT,
     STATEMENTS
 };

@@ -144,15 +144,14 @@ void order_upload_ack(struct outbox *outbox, const struct group *group, const st
 }
 
 void order_replace(struct outbox *outbox, const struct wire_peer *launcher, const struct group *group,
-                   uint32_t rank)
+                   uint32_t seat, const char *host, uint32_t threads)
 {
     Refrain__Replace body = REFRAIN__REPLACE__INIT;
-    const struct member *member = &group->members[rank];
     body.group = (char *)(uintptr_t)group->name;
-    SET(body, rank, rank);
-    SET(body, ranks, group->ranks);
-    SET(body, threads, member->threads);
-    if (member->host[0]) body.host = (char *)(uintptr_t)member->host;
+    SET(body, rank, seat);
+    SET(body, ranks, group->seats);
+    SET(body, threads, threads);
+    if (*host) body.host = (char *)(uintptr_t)host;
     SEND(outbox, launcher, REPLACE, replace, &body);
 }
 

@@ -37,9 +37,9 @@ void order_upload_ack(struct outbox *outbox, const struct group *group, const st
 /* "It is written down": home may forget the job. */
 void order_noted(struct outbox *outbox, const struct wire_peer *peer, uint64_t job, uint32_t attempt);
 
-/* To a launcher. */
+/* To a launcher. host: "": wherever it likes. */
 void order_replace(struct outbox *outbox, const struct wire_peer *launcher, const struct group *group,
-                   uint32_t rank);
+                   uint32_t seat, const char *host, uint32_t threads);
 void order_relaunch(struct outbox *outbox, const struct wire_peer *launcher, const char *group,
                     const char *reason);
 

@@ -5,6 +5,7 @@
 #include <string.h>
 #include "base/clock.h"
 #include "base/log.h"
+#include "coordinator/drain.h"
 #include "coordinator/orders.h"
 
 enum { MOST_ASKS = 4 };
@@ -25,7 +26,7 @@ void repair_give_back(struct server *server, struct group *group, const char *wh
     enum jobs_loss loss = group->blameless              ? LOSS_NONE
                           : group_in_flight(group) == 1 ? LOSS_ALONE
                                                         : LOSS_COMPANY;
-    snprintf(text, sizeof text, "the ranks were lost: %s", why);
+    snprintf(text, sizeof text, "%s: %s", group->blameless ? "the ranks changed" : "the ranks were lost", why);
     for (int i = 0; i < GROUP_SLOTS; i++)
         if (group->slots[i].job) server_give_back(server, &group->slots[i], loss, text);
     group->disturbed = group->blameless = false;
@@ -103,13 +104,14 @@ void repair_seats(struct server *server, struct group *group)
         if (member->ask_ns == CLOCK_NEVER && was_formed(group)) member->ask_ns = group->since_ns + RETURN_NS;
         if (server->now_ns < member->ask_ns) continue;
         if (member->asked >= MOST_ASKS) {
-            group_lose(group, server->now_ns, "rank %u could not be replaced %d times", rank, member->asked);
+            group_lose(group, server->now_ns, "rank %u could not be replaced %d times", member->seat,
+                       member->asked);
             return;
         }
         member->asked++;
         member->ask_ns = server->now_ns + SEAT_PATIENCE_NS;
-        order_replace(server->outbox, &launcher->peer, group, rank);
-        log_line(LOG_INFO, "group %.8s: a replacement for rank %u is being started", group->name, rank);
+        order_replace(server->outbox, &launcher->peer, group, member->seat, member->host, member->threads);
+        log_line(LOG_INFO, "group %.8s: a replacement for rank %u is being started", group->name, member->seat);
     }
 }
 
@@ -143,7 +145,8 @@ static void group_ended(struct server *server, struct group *group)
     if (!group->formed) group_lose(group, server->now_ns, "mpirun ended");
     for (uint32_t rank = 0; rank < group->ranks; rank++)
         if (group->members[rank].here && group->members[rank].replaced == 0)
-            group_vacate(group, rank, server->now_ns, "rank %u ended with its mpirun", rank);
+            group_vacate(group, rank, server->now_ns, "rank %u ended with its mpirun",
+                         group->members[rank].seat);
 }
 
 /* Nobody of them ever came: the launcher is to try again, and its patience grows. */
@@ -158,13 +161,14 @@ static void start_failed(struct server *server, const char *name)
 void repair_take_seat_ended(struct server *server, const Refrain__SeatEnded *message)
 {
     struct group *group = find_group(server, message->group);
+    uint32_t rank;
     log_line(LOG_WARN, "launcher: %s", message->message ? message->message : "ranks ended");
     if (!group) {
         if (!message->has_rank) start_failed(server, message->group);
     } else if (!message->has_rank) {
         group_ended(server, group);
-    } else if (message->rank < group->ranks) {
-        seat_ended(server, group, message->rank);
+    } else if (group_rank_of(group, message->rank, &rank)) {
+        seat_ended(server, group, rank);
     }
 }
 
@@ -204,10 +208,16 @@ static void start_anew(struct server *server, const struct group *group)
 void repair_end_group(struct server *server, struct group *group)
 {
     char why[ERROR_TEXT_BYTES + 32];
+    struct error error;
     snprintf(why, sizeof why, "the ranks were lost: %s", group->failure);
     log_line(LOG_ERROR, "group %.8s of %u ranks is lost: %s", group->name, group->ranks, group->failure);
     repair_give_back(server, group, group->failure);
     order_shutdown_group(server->outbox, group, why);
-    start_anew(server, group);
+    if (group->ranks)
+        start_anew(server, group);
+    else
+        drain_launcher(server, group);
+    if (jobstore_serve_seats(server->store, group->name, &error) != STATUS_OK)
+        log_line(LOG_ERROR, "group %.8s: %s", group->name, error.text);
     groups_remove(server->groups, group);
 }

@@ -89,7 +89,7 @@ static void take_hello(struct server *server, const struct wire_peer *peer, cons
         order_shutdown(server->outbox, peer, error.text);
         return;
     }
-    log_line(LOG_DEBUG, "group %.8s: rank %u of %u is here, %s on %s", group->name, rank, group->ranks,
+    log_line(LOG_DEBUG, "group %.8s: rank %u of %u is here, %s on %s", group->name, hello->rank, group->seats,
              hello->backend, hello->host);
     welcome(server, group, rank, hello);
 }
@@ -352,7 +352,7 @@ static void take_last(struct server *server, const struct sender *sender, const 
 /* An announced end spares everybody the wait for silence. */
 static void take_goodbye(struct server *server, const struct sender *sender, const Refrain__Goodbye *goodbye)
 {
-    group_vacate(sender->group, sender->rank, server->now_ns, "rank %u left%s%s", sender->rank,
+    group_vacate(sender->group, sender->rank, server->now_ns, "rank %u left%s%s", sender->member->seat,
                  goodbye->message ? ": " : "", goodbye->message ? goodbye->message : "");
 }
 

@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "coordinator/branch.h"
+#include "coordinator/drain.h"
 #include "coordinator/server.h"
 #include "coordinator/survey.h"
 #include "proto/caching.h"
@@ -285,17 +286,16 @@ static status_t take_stats(struct call *call, struct error *error)
 
 /* ------------------------------------------------------------------------------------------------- models */
 
-static status_t need_admin(const struct call *call, struct error *error)
+static status_t need_admin(const struct call *call, const char *what, struct error *error)
 {
     if (call->caller.admin) return STATUS_OK;
-    return error_set(error, STATUS_DENIED, "models are added and removed with an admin key, %s is none",
-                     call->caller.tenant);
+    return error_set(error, STATUS_DENIED, "%s with an admin key, %s is none", what, call->caller.tenant);
 }
 
 static status_t take_model_add(struct call *call, struct error *error)
 {
     const Refrain__ModelAdd *add = call->request->model_add;
-    status_t status = need_admin(call, error);
+    status_t status = need_admin(call, "models are added", error);
     if (status != STATUS_OK) return status;
     call->field = "name";
     return models_add(call->server->models, call->peer, call->id, add->name, add->directory, error);
@@ -313,7 +313,7 @@ void server_inspected(struct server *server, const struct inspected *inspected)
 static status_t take_model_remove(struct call *call, struct error *error)
 {
     const char *name = call->request->model_remove->name;
-    status_t status = need_admin(call, error);
+    status_t status = need_admin(call, "models are removed", error);
     if (status != STATUS_OK) return status;
     call->field = "name";
     if (jobs_use_model(call->server->jobs, name))
@@ -334,6 +334,24 @@ static status_t take_model_list(struct call *call, struct error *error)
     list.models = cards;
     REPLY(call, MODELS, models, &list);
     free(cards);
+    return STATUS_OK;
+}
+
+/* -------------------------------------------------------------------------------------------------- ranks */
+
+static status_t take_drain(struct call *call, struct error *error)
+{
+    const Refrain__Drain *drain = call->request->drain;
+    Refrain__Ack ack = REFRAIN__ACK__INIT;
+    char text[ERROR_TEXT_BYTES];
+    status_t status = need_admin(call, "ranks are drained", error);
+    if (status != STATUS_OK) return status;
+    call->field = "who";
+    status = drain->back ? drain_undo(call->server, drain->who, text, sizeof text, error)
+                         : drain_ranks(call->server, drain->who, text, sizeof text, error);
+    if (status != STATUS_OK) return status;
+    ack.message = text;
+    REPLY(call, ACK, ack, &ack);
     return STATUS_OK;
 }
 
@@ -364,6 +382,8 @@ static status_t dispatch(struct call *call, struct error *error)
         return take_model_remove(call, error);
     case REFRAIN__REQUEST__BODY_MODEL_LIST:
         return take_model_list(call, error);
+    case REFRAIN__REQUEST__BODY_DRAIN:
+        return take_drain(call, error);
     default:
         return error_set(error, STATUS_UNSUPPORTED, "the request asks for nothing this version knows");
     }

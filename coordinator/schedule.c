@@ -13,6 +13,7 @@
 #include <xxhash.h>
 #include "base/clock.h"
 #include "base/log.h"
+#include "coordinator/drain.h"
 #include "coordinator/orders.h"
 #include "coordinator/repair.h"
 #include "coordinator/server.h"
@@ -361,6 +362,28 @@ static status_t prepare_layout(struct server *server, struct group *group, const
     return STATUS_OK;
 }
 
+status_t server_check_without(const struct server *server, const struct group *group, const bool *leaves,
+                              struct error *error)
+{
+    struct plan_seat seats[PLAN_MAX_RANKS];
+    struct plan plan;
+    const struct model *model;
+    const struct plan_wish *wish = &server->settings->wish;
+    uint32_t left = 0;
+    for (uint32_t rank = 0; rank < group->ranks; rank++) left += !leaves[rank];
+    if (wish->runs && wish->runs != left)
+        return error_set(error, STATUS_CONFLICT, "--split names %u ranks: %u would be left", wish->runs, left);
+    if (!group->model[0] || models_find(server->models, group->model, &model, NULL) != STATUS_OK) return STATUS_OK;
+    struct plan_request request = describe_layout(server, group, model->card, seats);
+    for (uint32_t rank = 0, kept = 0; rank < group->ranks; rank++)
+        if (!leaves[rank]) seats[kept++] = seats[rank];
+    request.ranks = left;
+    request.mix.branches = 2;
+    status_t status = plan_make(&request, &plan, error);
+    if (status != STATUS_OK) error_prefix(error, "with %u rank%s", left, left == 1 ? "" : "s");
+    return status;
+}
+
 /* Takes the next job of the queue onto the group; false when there is none, or none can be started. */
 static bool take_next(struct server *server, struct group *group)
 {
@@ -411,7 +434,7 @@ static void drive(struct server *server, struct group *group)
         repair_seats(server, group);
         break;
     case GROUP_COMPLETE:
-        if (!group->launch && server->settings->launch == group->ranks)
+        if (!group->launch && server->settings->launch == group->seats)
             group->launch = launch_number(server->launch);
         begin_epoch(server, group);
         break;
@@ -518,6 +541,7 @@ void server_recover(struct server *server)
         memset(group->slots, 0, sizeof group->slots);
         group_enter(group, GROUP_COMPLETE, server->now_ns);
     }
-    if (jobs_reload(server->jobs, &error) != STATUS_OK || models_reload(server->models, &error) != STATUS_OK)
+    if (jobs_reload(server->jobs, &error) != STATUS_OK || models_reload(server->models, &error) != STATUS_OK ||
+        drain_load(server, &error) != STATUS_OK)
         log_failed("reading the job store again", &error);
 }

@@ -19,6 +19,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/signals.h"
+#include "coordinator/drain.h"
 
 enum {
     TURN_MESSAGES = 2048,  /* taken from a socket before a commit */
@@ -188,6 +189,7 @@ static status_t open_ranks(struct server *server, struct error *error)
         log_line(LOG_WARN, "ranks on other hosts cannot reach %s; see --keys and --worker-endpoint",
                  server->worker_endpoint);
     status_t status = groups_open(&limits, &server->groups, error);
+    if (status == STATUS_OK) status = drain_load(server, error);
     if (status == STATUS_OK) status = launchers_open(&server->launchers, error);
     if (status == STATUS_OK && settings->keys && settings->launch) {
         status = curve_worker_key(settings->keys, server->worker_key, sizeof server->worker_key, error);

@@ -97,6 +97,10 @@ void server_file_finished(struct server *server, const struct finished_file *fil
 void server_give_back(struct server *server, struct slot *slot, enum jobs_loss loss, const char *why);
 /* schedule.c: jobs a group takes at once. */
 int server_flight_limit(const struct server *server, const struct group *group);
+/* schedule.c: could the group go on without those ranks [group->ranks]: would the wished layout and the loaded model's
+ * weights fit the others? STATUS_CONFLICT, STATUS_NO_MEMORY. */
+status_t server_check_without(const struct server *server, const struct group *group, const bool *leaves,
+                              struct error *error);
 /* schedule.c: brings groups and jobs together; called once per turn. */
 void server_schedule(struct server *server);
 /* schedule.c: the ranks are told to end, running jobs go back to the queue. */

@@ -46,7 +46,7 @@ static void fill_rank(const struct server *server, Refrain__RankInfo *info, cons
 {
     const struct member *member = &group->members[rank];
     refrain__rank_info__init(info);
-    SET(*info, rank, rank);
+    SET(*info, rank, member->seat);
     SET(*info, replaced, member->replaced);
     info->state = (char *)(member->here ? "here" : "missing");
     if (!member->here) return;
@@ -64,14 +64,24 @@ static void fill_rank(const struct server *server, Refrain__RankInfo *info, cons
     info->backend = (char *)member->backend;
 }
 
+static void fill_drained(const struct server *server, Refrain__RankInfo *info, const struct group *group,
+                         uint32_t seat)
+{
+    bool returns = groups_seat(server->groups, group->name, seat) == SEAT_RETURNING;
+    refrain__rank_info__init(info);
+    SET(*info, rank, seat);
+    info->state = (char *)(returns ? "returning" : "drained");
+}
+
 /* --------------------------------------------------------------------------------------------------- jobs */
 
-static void fill_running(Refrain__RunningJob *info, const struct slot *slot, const struct job *job)
+static void fill_running(Refrain__RunningJob *info, const struct group *group, const struct slot *slot,
+                         const struct job *job)
 {
     refrain__running_job__init(info);
     SET(*info, job, slot->job);
     SET(*info, attempt, slot->attempt);
-    SET(*info, home, slot->home);
+    SET(*info, home, group->members[slot->home].seat);
     SET(*info, phase, job->progress.phase);
     SET(*info, step, job->progress.step);
     SET(*info, steps, job->progress.steps);
@@ -89,7 +99,7 @@ static void survey_jobs(struct survey *survey, const struct group *group, Refrai
         const struct job *job = slot->job ? jobs_find(survey->server->jobs, slot->job) : NULL;
         if (!job || strcmp(job->tenant, survey->tenant) != 0) continue;
         Refrain__RunningJob *entry = &survey->jobs[survey->job_count];
-        fill_running(entry, slot, job);
+        fill_running(entry, group, slot, job);
         survey->job_list[survey->job_count++] = entry;
         info->n_jobs++;
     }
@@ -130,12 +140,16 @@ static const char *group_state_name(const struct server *server)
 static void survey_ranks(struct survey *survey, const struct group *group, Refrain__GroupInfo *info)
 {
     info->ranks = survey->rank_list + survey->rank_count;
-    for (uint32_t rank = 0; rank < group->ranks && survey->rank_count < survey->seats; rank++) {
+    for (uint32_t seat = 0, rank; seat < group->seats && survey->rank_count < survey->seats; seat++) {
         Refrain__RankInfo *entry = &survey->ranks[survey->rank_count];
-        fill_rank(survey->server, entry, group, rank);
+        bool serves = group_rank_of(group, seat, &rank);
+        if (serves)
+            fill_rank(survey->server, entry, group, rank);
+        else
+            fill_drained(survey->server, entry, group, seat);
         survey->rank_list[survey->rank_count++] = entry;
         info->n_ranks++;
-        if (group->members[rank].here && survey->here_count < PLAN_MAX_RANKS)
+        if (serves && group->members[rank].here && survey->here_count < PLAN_MAX_RANKS)
             survey->here[survey->here_count++] = entry;
     }
 }
@@ -201,7 +215,7 @@ static struct survey *survey_room(const struct server *server)
     struct survey *survey = calloc(1, sizeof *survey);
     if (!survey) return NULL;
     for (; groups_at(server->groups, groups - 1); groups++)
-        seats += groups_at(server->groups, groups - 1)->ranks;
+        seats += groups_at(server->groups, groups - 1)->seats;
     if (seats > SEATS_MOST) seats = SEATS_MOST;
     slots = groups * GROUP_SLOTS;
     survey->seats = seats;

@@ -358,6 +358,10 @@ status_t validate_request(const Refrain__Request *request, const char **field, s
         return check_model_add(request->model_add, field, error);
     case REFRAIN__REQUEST__BODY_MODEL_REMOVE:
         return check_name("name", request->model_remove->name, field, error);
+    case REFRAIN__REQUEST__BODY_DRAIN:
+        if (!request->drain->who || !*request->drain->who)
+            return BLAME("who", "who: must be given: GROUP/RANK, RANK or a host");
+        return check_text("who", request->drain->who, LIMIT_WHO_BYTES, field, error);
     case REFRAIN__REQUEST__BODY_STATS:
     case REFRAIN__REQUEST__BODY_MODEL_LIST:
         return STATUS_OK;

@@ -32,6 +32,7 @@ enum {
     LIMIT_FPS = 120,
     LIMIT_CHECKPOINT_EVERY = 1000, /* steps */
     LIMIT_NAME_BYTES = 64,
+    LIMIT_WHO_BYTES = 320, /* a group's name and a rank, or a host */
     LIMIT_KEY_BYTES = 128,
     LIMIT_LABEL_BYTES = 128,
     LIMIT_DIRECTORY_BYTES = 4095,
