@@ -70,8 +70,11 @@ OBJS_coordinator := $(call room,coordinator)
 # Plans are values, and so is what a model's JSON files say: the client plans with the coordinator's own code.
 OBJS_planner     := $(patsubst %,$(BUILD)/%.o,coordinator/plan coordinator/plan_wide coordinator/planner coordinator/planner_cost worker/model/config worker/model/json_fields)
 
-CLIENT_OBJS      := $(OBJS_client) $(OBJS_planner) $(OBJS_policies) $(OBJS_proto) $(OBJS_base)
-COORDINATOR_OBJS := $(OBJS_coordinator) $(OBJS_policies) $(OBJS_proto) $(OBJS_base)
+# Of the tier, programs that hold no items know the keys alone.
+OBJS_keys        := $(BUILD)/cache/tier/key.o
+
+CLIENT_OBJS      := $(OBJS_client) $(OBJS_planner) $(OBJS_keys) $(OBJS_policies) $(OBJS_proto) $(OBJS_base)
+COORDINATOR_OBJS := $(OBJS_coordinator) $(OBJS_keys) $(OBJS_policies) $(OBJS_proto) $(OBJS_base)
 LAUNCHER_OBJS    := $(OBJS_launcher) $(OBJS_policies) $(OBJS_proto) $(OBJS_base)
 WORKER_OBJS      := $(OBJS_worker) $(OBJS_model) $(OBJS_cache) $(OBJS_tier) $(OBJS_cluster) $(OBJS_kernels) $(OBJS_proto) $(OBJS_base)
 

@@ -19,7 +19,9 @@
  * to them is under way when a function returns. A hook that needs what was measured waits, once. If that fails, the step
  * is computed; whoever waits at its end learns why (kernels/ops.h). Sums are added in token order in
  * double, so that a verdict depends neither on threads nor on ranks. State is per branch; with `tied` branch
- * 0 decides for both. Nothing is allocated after reuse_create. Compute thread of home.
+ * 0 decides for both. Where the second of two experts takes over (job.switch_at), reuse_remember forgets all but the
+ * log, so that the state is per expert as well, and its first step is computed. Nothing is allocated after
+ * reuse_create. Compute thread of home.
  */
 #ifndef REFRAIN_CACHE_REUSE_H
 #define REFRAIN_CACHE_REUSE_H

@@ -16,6 +16,7 @@
 
 #include <inttypes.h>
 #include <math.h>
+#include <stdbool.h>
 #include <string.h>
 
 #include "cluster/wire.h"
@@ -74,9 +75,10 @@ static status_t check_frame(const uint8_t *wire, size_t length, struct error *er
 /* What no receiver could make sense of, whatever the model is. */
 static status_t check_values(const struct ticket *ticket, struct error *error)
 {
-    if (ticket->kind < TICKET_OPEN || ticket->kind > TICKET_TURN)
-        return error_set(error, STATUS_CORRUPT, "ticket of unknown kind %u", ticket->kind);
-    if (ticket->dtype > TICKET_TEXT)
+    bool work = ticket->kind >= TICKET_OPEN && ticket->kind <= TICKET_TURN;
+    bool item = ticket->kind >= TICKET_FETCH && ticket->kind <= TICKET_STOP;
+    if (!work && !item) return error_set(error, STATUS_CORRUPT, "ticket of unknown kind %u", ticket->kind);
+    if (ticket->dtype > TICKET_RAW)
         return error_set(error, STATUS_CORRUPT, "ticket of unknown dtype %u", ticket->dtype);
     if (ticket->dtype == TICKET_NO_DATA && ticket->bytes > 0)
         return error_set(error, STATUS_CORRUPT, "ticket announces %" PRIu64 " bytes of no type",

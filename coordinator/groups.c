@@ -13,6 +13,7 @@
 #include <unistd.h>
 #include "base/clock.h"
 #include "base/log.h"
+#include "coordinator/directory.h"
 
 enum { MAX_GROUPS = 64, REMEMBERED = 64, MAX_BROKEN_EPOCHS = 3 };
 
@@ -57,6 +58,8 @@ static void close_pidfd(struct member *member)
 static void group_free(struct group *group)
 {
     for (uint32_t rank = 0; rank < group->ranks; rank++) close_pidfd(&group->members[rank]);
+    directory_close(group->directory);
+    figures_free(&group->figures);
     free(group->members);
     free(group);
 }
@@ -110,6 +113,8 @@ void group_vacate(struct group *group, uint32_t rank, int64_t now_ns, const char
     member->outcast = true;
     member->epoch = 0;
     member->model[0] = '\0';
+    if (group->directory) directory_drop(group->directory, member->seat);
+    figures_drop(&group->figures, member->seat);
     member->compute_progress = 0;
     member->progress_ns = 0;
     member->vacant_ns = member->ask_ns = now_ns;
@@ -556,6 +561,8 @@ void group_dismiss(struct group *group, uint32_t rank, int64_t now_ns)
     snprintf(group->failure, sizeof group->failure, "rank %u was drained", member->seat);
     log_line(LOG_INFO, "group %.8s: %s", group->name, group->failure);
     close_pidfd(member);
+    if (group->directory) directory_drop(group->directory, member->seat);
+    figures_drop(&group->figures, member->seat);
     group->here -= member->here;
     group->ranks--;
     memmove(member, member + 1, (group->ranks - rank) * sizeof *member);

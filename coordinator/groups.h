@@ -25,6 +25,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include "base/status.h"
+#include "coordinator/figures.h"
 #include "coordinator/plan.h"
 #include "proto/wire.h"
 
@@ -53,15 +54,16 @@ struct member {
     double block_token_ns; /* mean time of one block and token; 0: unknown */
     double gflops;         /* measured by it; 0: unknown */
     int pidfd;             /* of a process on this host; -1 */
-    bool outcast;          /* the process that sat here last is to be told that it is not counted any more */
-    int64_t vacant_ns;     /* since when, while the seat is vacant */
-    int64_t ask_ns;        /* when a replacement is to be asked for (again); CLOCK_NEVER: nobody asks */
-    int asked;             /* so often in a row, without anybody coming to stay */
-    uint32_t replaced;     /* new processes that took the seat */
-    int64_t progress_ns;   /* when it last grew; 0: not yet */
+    uint64_t tier_limit[LEVELS], tier_used[LEVELS], tier_pinned; /* bytes of its store (cache/tier) */
+    bool outcast;        /* the process that sat here last is to be told that it is not counted any more */
+    int64_t vacant_ns;   /* since when, while the seat is vacant */
+    int64_t ask_ns;      /* when a replacement is to be asked for (again); CLOCK_NEVER: nobody asks */
+    int asked;           /* so often in a row, without anybody coming to stay */
+    uint32_t replaced;   /* new processes that took the seat */
+    int64_t progress_ns; /* when it last grew; 0: not yet */
     /* gpu: its kind, and memory_bytes is that GPU's; "": none, and the ranks of a host share its memory */
-    char host[MEMBER_TEXT_BYTES], backend[MEMBER_TEXT_BYTES], gpu[MEMBER_TEXT_BYTES], address[MEMBER_TEXT_BYTES],
-        model[MEMBER_TEXT_BYTES];
+    char host[MEMBER_TEXT_BYTES], backend[MEMBER_TEXT_BYTES], gpu[MEMBER_TEXT_BYTES],
+        address[MEMBER_TEXT_BYTES], model[MEMBER_TEXT_BYTES];
 };
 
 /* A job in flight on a group. */
@@ -98,6 +100,8 @@ struct group {
     bool blameless;      /* ... through no fault of any job's */
     bool formed;         /* every seat was taken once */
     int suspect;         /* the rank the others lost; -1 */
+    struct directory *directory; /* of its ranks' items of the cache tier; NULL: nothing was noted */
+    struct figures figures;
 };
 
 struct group_limits {

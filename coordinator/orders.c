@@ -171,3 +171,13 @@ void order_noted(struct outbox *outbox, const struct wire_peer *peer, uint64_t j
     SET(body, attempt, attempt);
     SEND(outbox, peer, NOTED, noted, &body);
 }
+
+void order_tier_lease(struct outbox *outbox, const struct wire_peer *peer, Refrain__TierLease *lease)
+{
+    SEND(outbox, peer, TIER_LEASE, tier_lease, lease);
+}
+
+void order_tier_command(struct outbox *outbox, const struct wire_peer *peer, Refrain__TierCommand *command)
+{
+    SEND(outbox, peer, TIER_COMMAND, tier_command, command);
+}

@@ -37,6 +37,10 @@ void order_upload_ack(struct outbox *outbox, const struct group *group, const st
 /* "It is written down": home may forget the job. */
 void order_noted(struct outbox *outbox, const struct wire_peer *peer, uint64_t job, uint32_t attempt);
 
+/* Of the cache tier (tierdesk.c). */
+void order_tier_lease(struct outbox *outbox, const struct wire_peer *peer, Refrain__TierLease *lease);
+void order_tier_command(struct outbox *outbox, const struct wire_peer *peer, Refrain__TierCommand *command);
+
 /* To a launcher. host: "": wherever it likes. */
 void order_replace(struct outbox *outbox, const struct wire_peer *launcher, const struct group *group,
                    uint32_t seat, const char *host, uint32_t threads);

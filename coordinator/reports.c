@@ -14,6 +14,7 @@
 #include "coordinator/orders.h"
 #include "coordinator/repair.h"
 #include "coordinator/server.h"
+#include "coordinator/tierdesk.h"
 #include "proto/caching.h"
 
 struct sender {
@@ -389,6 +390,18 @@ static void dispatch(struct server *server, const struct sender *sender, const R
         break;
     case REFRAIN__WORKER_REPORT__BODY_GOODBYE:
         take_goodbye(server, sender, report->goodbye);
+        break;
+    case REFRAIN__WORKER_REPORT__BODY_TIER_CHANGES:
+        tierdesk_changes(server, group, sender->rank, report->tier_changes);
+        break;
+    case REFRAIN__WORKER_REPORT__BODY_TIER_ASK:
+        tierdesk_ask(server, group, sender->rank, report->tier_ask);
+        break;
+    case REFRAIN__WORKER_REPORT__BODY_TIER_ENDED:
+        tierdesk_ended(group, report->tier_ended);
+        break;
+    case REFRAIN__WORKER_REPORT__BODY_TIER_FIGURES:
+        tierdesk_figures(server, group, sender->rank, report->tier_figures);
         break;
     default:
         server->refused++;

@@ -144,9 +144,13 @@ static void values_that_mean_nothing_are_refused(void **state)
     struct ticket good = full_ticket(), bad = good;
     bad.kind = 0;
     assert_refused(&bad, STATUS_CORRUPT);
+    bad.kind = TICKET_FETCH - 1;
+    assert_refused(&bad, STATUS_CORRUPT);
+    bad.kind = TICKET_STOP + 1;
+    assert_refused(&bad, STATUS_CORRUPT);
     bad.kind = TICKET_TURN + 1;
     assert_refused(&bad, STATUS_CORRUPT);
-    bad = good, bad.dtype = TICKET_TEXT + 1;
+    bad = good, bad.dtype = TICKET_RAW + 1;
     assert_refused(&bad, STATUS_CORRUPT);
     bad = good, bad.dtype = TICKET_NO_DATA;
     assert_refused(&bad, STATUS_CORRUPT);

@@ -158,10 +158,11 @@ const struct engine_context *engine_lent(const struct engine *e, uint64_t id)
 
 /* ------------------------------------------------------------------------------------------------ tickets */
 
-static bool towards_stage(const struct ticket *t)
+/* What its receiver takes in at once, and so may use the last credits. */
+static bool is_brief(const struct ticket *t)
 {
-    return t->kind == TICKET_OPEN || t->kind == TICKET_CLOSE ||
-           (t->kind == TICKET_HOP && !(t->flags & TICKET_DONE));
+    return t->kind == TICKET_UNKNOWN_CONTEXT || t->kind == TICKET_FAILED || t->kind == TICKET_OPENED ||
+           t->kind == TICKET_TURN || (t->kind == TICKET_HOP && (t->flags & TICKET_DONE));
 }
 
 /* Credits that what is on its way to a stage leaves to others. */
@@ -209,7 +210,7 @@ status_t engine_post(struct engine *e, int peer, struct ticket *ticket, const vo
     ticket->flags &= ~(uint32_t)TICKET_ON_DEVICE;
     if (e->lends && cargo && peer != e->self) ticket->flags |= TICKET_ON_DEVICE;
     if (peer == e->self) return post_to_self(e, ticket, payload, cookie);
-    if (towards_stage(ticket) && kept_credits(e) && !engine_reaches_stage(e, peer)) return STATUS_AGAIN;
+    if (!is_brief(ticket) && kept_credits(e) && !engine_reaches_stage(e, peer)) return STATUS_AGAIN;
     if (e->carrier) {
         e->carrier->carry(e->carrier, e->self, peer, ticket, payload, cookie);
         return STATUS_OK;
@@ -265,7 +266,7 @@ void engine_embed(struct engine *e, const struct denoiser_context *context, cons
 {
     struct stretch_key key = {.kind = STRETCH_EMBED, .owner = context, .tensor = {latent, x}};
     for (bool call = begin(e, &key); call; call = stretches_end(e->stretches, e->team))
-        denoiser_embed(e->model->denoiser, e->team, &e->work, latent, x);
+        denoiser_embed(denoiser_of(context), e->team, &e->work, latent, x);
 }
 
 void engine_first_input(struct engine *e, const struct denoiser_context *context, const float *modulation,
@@ -273,7 +274,7 @@ void engine_first_input(struct engine *e, const struct denoiser_context *context
 {
     struct stretch_key key = {.kind = STRETCH_INPUT, .owner = context, .tensor = {modulation, x}};
     for (bool call = begin(e, &key); call; call = stretches_end(e->stretches, e->team))
-        denoiser_first_input(e->model->denoiser, e->team, &e->work, modulation, x);
+        denoiser_first_input(denoiser_of(context), e->team, &e->work, modulation, x);
 }
 
 void engine_output(struct engine *e, const struct denoiser_context *context, const float *modulation,
@@ -281,7 +282,7 @@ void engine_output(struct engine *e, const struct denoiser_context *context, con
 {
     struct stretch_key key = {.kind = STRETCH_OUTPUT, .owner = context, .tensor = {modulation, x, velocity}};
     for (bool call = begin(e, &key); call; call = stretches_end(e->stretches, e->team))
-        denoiser_output(e->model->denoiser, e->team, &e->work, modulation, x, velocity);
+        denoiser_output(denoiser_of(context), e->team, &e->work, modulation, x, velocity);
 }
 
 void engine_drop_context(struct engine *e, struct denoiser_context *context)
@@ -307,8 +308,8 @@ static void call_blocks(struct engine *e, const struct denoiser_context *context
     e->called_rows += (double)(ends - begins) * e->work.rows;
     bool shard = e->work.ulysses;
     for (bool call = shard || begin(e, &key); call; call = !shard && stretches_end(e->stretches, e->team))
-        denoiser_blocks(e->model->denoiser, e->team, &e->work, context, modulation, x, begins, ends - begins,
-                        NULL);
+        denoiser_blocks(denoiser_of(context), e->team, &e->work, context, modulation, x, begins,
+                        ends - begins, NULL);
 }
 
 /* On a device that has not finished when this returns, time and progress are taken at the next wait. Where it
@@ -335,7 +336,7 @@ static void compute(struct engine *e, const struct denoiser_context *context, co
         compute_behind(e, context, modulation, x, begin, end);
         return;
     }
-    denoiser_blocks(e->model->denoiser, e->team, &e->work, context, modulation, x, begin, end - begin,
+    denoiser_blocks(denoiser_of(context), e->team, &e->work, context, modulation, x, begin, end - begin,
                     &e->progress);
     take_pace(e, clock_now_ns() - began_ns, (double)(end - begin) * e->work.rows);
 }
@@ -356,29 +357,30 @@ void engine_blocks(struct engine *e, const struct denoiser_context *context, str
 }
 
 static status_t create_blocks(struct engine *e, const struct cache_settings *settings, int steps,
-                              const struct token_grid *grid, int chain, bool run, struct blocks **cache,
-                              struct error *error)
+                              int switch_at, const struct token_grid *grid, int branch, bool run,
+                              struct blocks **cache, struct error *error)
 {
     const struct denoiser_config *d = &e->model->config.denoiser;
-    struct policy_job job = {.steps = steps, .layers = d->layers, .branches = 2};
+    struct policy_job job = {.steps = steps, .layers = d->layers, .branches = 2, .switch_at = switch_at};
     bool *held = calloc((size_t)d->layers, sizeof *held);
     if (!held) return error_set(error, STATUS_NO_MEMORY, "no memory for caching by blocks");
-    (run ? model_list_run : model_list_own)(e->model, chain, held);
+    for (int i = 0; i < e->model->config.experts; i++)
+        (run ? model_list_run : model_list_own)(e->model, split_chain(&e->model->split, i, branch), held);
     status_t status = blocks_create(settings, &job, held, token_count(grid), d->hidden, e->ops, cache, error);
     free(held);
     return status;
 }
 
 status_t engine_blocks_create(struct engine *e, const struct cache_settings *settings, int steps,
-                              const struct token_grid *grid, int chain, struct blocks **cache,
+                              int switch_at, const struct token_grid *grid, int branch, struct blocks **cache,
                               struct error *error)
 {
-    return create_blocks(e, settings, steps, grid, chain, false, cache, error);
+    return create_blocks(e, settings, steps, switch_at, grid, branch, false, cache, error);
 }
 
 status_t engine_run_blocks_create(struct engine *e, const struct cache_settings *settings, int steps,
-                                  const struct token_grid *grid, int chain, struct blocks **cache,
-                                  struct error *error)
+                                  int switch_at, const struct token_grid *grid, int branch,
+                                  struct blocks **cache, struct error *error)
 {
-    return create_blocks(e, settings, steps, grid, chain, true, cache, error);
+    return create_blocks(e, settings, steps, switch_at, grid, branch, true, cache, error);
 }

@@ -48,7 +48,7 @@ struct engine_context {
     uint64_t id; /* 0: none */
     uint32_t attempt;
     struct token_grid grid;
-    struct denoiser_context *branch[ENGINE_BRANCHES];
+    struct denoiser_context *branch[ENGINE_BRANCHES][MODEL_EXPERTS];
     struct blocks *blocks[ENGINE_BRANCHES]; /* NULL: the policy does not decide by blocks */
     struct engine_context *next;            /* among those lent */
 };
@@ -84,13 +84,14 @@ struct engine {
     struct engine_context *lent; /* by home's jobs to the stage of this rank */
     _Atomic uint64_t progress; /* grows with every piece of work: read by the control thread for heartbeats */
     _Atomic double block_token_ns; /* mean time of one block and token, likewise; 0: nothing computed yet */
-    int hops[SPLIT_CHAINS][PRIORITIES]; /* of jobs at home here, with a chain's stages now, by the jobs' priority */
-    struct arena arena;            /* of `work`, on the device */
-    int rows;                      /* that `work` has room for */
-    struct denoiser_work work;     /* for the grid at work */
-    struct stretches *stretches;   /* NULL: ops are called one by one */
-    struct error failure;          /* of the device; STATUS_OK: none */
-    uint64_t waits;                /* made so far */
+    int hops[SPLIT_CHAINS]
+            [PRIORITIES];        /* of jobs at home here, with a chain's stages now, by the jobs' priority */
+    struct arena arena;          /* of `work`, on the device */
+    int rows;                    /* that `work` has room for */
+    struct denoiser_work work;   /* for the grid at work */
+    struct stretches *stretches; /* NULL: ops are called one by one */
+    struct error failure;        /* of the device; STATUS_OK: none */
+    uint64_t waits;              /* made so far */
     /* Blocks called since the last wait, where ops are not local. */
     int64_t called_ns; /* when the first of them was */
     int called;
@@ -166,14 +167,14 @@ void engine_output(struct engine *engine, const struct denoiser_context *context
 /* After a wait, in place of denoiser_context_destroy. NULL is fine. */
 void engine_drop_context(struct engine *engine, struct denoiser_context *context);
 
-/* One branch's caching by blocks: for all blocks that this rank runs as its job's home, or for its run of the chain that
- * the branch takes, alone. */
+/* One branch's caching by blocks: for all blocks that this rank runs as its job's home, or for its run of the chains
+ * that the branch takes, alone. steps, switch_at: as in struct policy_job. */
 status_t engine_blocks_create(struct engine *engine, const struct cache_settings *settings, int steps,
-                              const struct token_grid *grid, int chain, struct blocks **cache,
+                              int switch_at, const struct token_grid *grid, int branch, struct blocks **cache,
                               struct error *error);
 status_t engine_run_blocks_create(struct engine *engine, const struct cache_settings *settings, int steps,
-                                  const struct token_grid *grid, int chain, struct blocks **cache,
-                                  struct error *error);
+                                  int switch_at, const struct token_grid *grid, int branch,
+                                  struct blocks **cache, struct error *error);
 
 /* Bytes of the largest hop a model can have at a number of tokens: modulation [6, hidden] and rows [tokens,
  * hidden]. */

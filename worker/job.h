@@ -32,6 +32,8 @@ struct job_order {
     uint64_t seed;
     int steps, width, height, frames, fps;
     double guidance, shift;
+    bool guides_apart; /* the steps of the second of two experts, with: */
+    double guidance_2; /* otherwise `guidance` holds for all */
     enum solver_kind solver;
     bool save_latents, save_frames;
     const char *cache;                /* text of cache/settings.h; NULL: off */

@@ -61,11 +61,13 @@ struct branch {
     bool came_back;     /* RECEIVED arrived before SENT: becomes HERE with it */
     int ids;            /* tokens of its prompt */
     struct cargo
-        text; /* [denoiser_text_rows(ids), hidden]: what the stages' OPEN carries, then the policy's text */
+        text[MODEL_EXPERTS]; /* [denoiser_text_rows(ids), hidden], as each expert sees the prompt: what the
+                                         stages' OPEN carries, then the policy's text */
     struct cargo hop; /* modulation [6, hidden], then x [tokens, hidden], then block records [layers] */
-    struct cargo shard[CIRCLE_MEMBERS]; /* [stages' width], if that is above 1: modulation and one member's rows */
-    float *velocity;  /* [latent], on the device */
-    struct denoiser_context *context;
+    struct cargo
+        shard[CIRCLE_MEMBERS]; /* [stages' width], if that is above 1: modulation and one member's rows */
+    float *velocity;           /* [latent], on the device */
+    struct denoiser_context *context[MODEL_EXPERTS];
     struct blocks *blocks; /* home's own blocks, for policies that decide by blocks */
 };
 
@@ -87,8 +89,11 @@ struct job {
 
     struct token_grid grid;
     int latent_frames, latent_height, latent_width;
-    int64_t latent_count;                  /* in_channels * frames * height * width */
-    int opened; /* OPENs answered by wide stages */
+    int opened;           /* OPENs answered by wide stages */
+    int64_t latent_count; /* in_channels * frames * height * width */
+    /* Expert 0 makes the steps below switch_at, the other one the rest: a run of one expert has them all on one side.
+     * Text and contexts are those of the experts whose turn is still to come, first_expert .. last_expert. */
+    int switch_at, first_expert, last_expert;
     int branches, step, told, outstanding; /* told: see told_next in job.c; outstanding: posts not yet SENT */
     bool step_begun;
     struct branch branch[BRANCHES];
@@ -136,6 +141,12 @@ struct job {
     double resumed_text, resumed_denoise, resumed_pass; /* seconds */
 };
 
+/* The expert that makes the step at work. */
+static inline int job_expert(const struct job *j)
+{
+    return j->step >= j->switch_at;
+}
+
 /* Floats of block records that travel with a hop. */
 static inline int record_count(const struct job *j)
 {
@@ -161,7 +172,7 @@ static inline bool job_is_out(const struct job *j)
 /* The chain that a branch takes at this step. */
 static inline int job_chain(const struct job *j, int branch)
 {
-    return split_chain(&j->engine->model->split, 0, branch);
+    return split_chain(&j->engine->model->split, job_expert(j), branch);
 }
 
 /* A branch's modulation and hidden state on the device, and its block records on the host. */

@@ -50,7 +50,8 @@ static void begin_step(struct job *j)
     j->step_began_ns = clock_now_ns();
     struct denoiser_modulation modulation = {
         .wave = j->wave, .output = j->output_modulation, .blocks = blocks};
-    denoiser_time(m->denoiser, e->team, solver_timestep(j->solver[j->pass], j->step), &modulation);
+    denoiser_time(m->denoiser[job_expert(j)], e->team, solver_timestep(j->solver[j->pass], j->step),
+                  &modulation);
     for (int b = 0; b < j->branches; b++) {
         if (b) e->ops->copy(e->team, branch_modulation(&j->branch[b]), blocks, bytes);
         j->branch[b].state = BRANCH_NEW;
@@ -109,12 +110,12 @@ static void begin_branch(struct job *j, int index)
         finish_branch(j, index);
         return;
     }
-    engine_embed(e, b->context, seen.latent, x);
+    engine_embed(e, b->context[job_expert(j)], seen.latent, x);
     for (int i = 0; i < record_count(j); i++) branch_records(b)[i] = reuse_block_record(j->reuse, index, i);
     if (site != SITE_SPAN) return;
     seen.embedding = x;
     if (reuse_wants_input(j->reuse)) {
-        engine_first_input(e, b->context, branch_modulation(b), x);
+        engine_first_input(e, b->context[job_expert(j)], branch_modulation(b), x);
         seen.input = e->work.input;
     }
     b->action = reuse_begin(j->reuse, e->team, index, &seen);
@@ -154,8 +155,8 @@ static void leave_span(struct job *j, int index)
 static void run_block(struct job *j, int index)
 {
     struct branch *b = &j->branch[index];
-    engine_blocks(j->engine, b->context, record_count(j) ? b->blocks : NULL, j->step, branch_modulation(b),
-                  branch_rows(j, b), b->at, b->at + 1, branch_records(b));
+    engine_blocks(j->engine, b->context[job_expert(j)], record_count(j) ? b->blocks : NULL, j->step,
+                  branch_modulation(b), branch_rows(j, b), b->at, b->at + 1, branch_records(b));
     b->at++;
     j->work += (uint64_t)token_count(&j->grid);
 }
@@ -166,7 +167,7 @@ static void output_branch(struct job *j, int index)
     struct branch *b = &j->branch[index];
     const float *x = branch_rows(j, b);
     if (j->span_end < e->model->config.denoiser.layers) reuse_tail_end(j->reuse, e->team, index, x);
-    if (!j->replaying) engine_output(e, b->context, j->output_modulation, x, b->velocity);
+    if (!j->replaying) engine_output(e, b->context[job_expert(j)], j->output_modulation, x, b->velocity);
     finish_branch(j, index);
 }
 
@@ -212,6 +213,7 @@ static status_t post_hop(struct job *j, int index, int peer, struct cargo *cargo
     struct ticket t = {.kind = TICKET_HOP,
                        .dtype = TICKET_F32,
                        .branch = (uint16_t)index,
+                       .expert = (uint16_t)job_expert(j),
                        .job = j->order.job,
                        .context = j->context,
                        .attempt = j->order.attempt,
@@ -296,7 +298,8 @@ static void guide(struct job *j)
 {
     struct engine *e = j->engine;
     const float *c = j->branch[0].velocity, *u = j->branch[1].velocity;
-    const float guidance = (float)j->order.guidance;
+    bool second = j->order.guides_apart && job_expert(j) > 0;
+    const float guidance = (float)(second ? j->order.guidance_2 : j->order.guidance);
     if (j->branches < 2) {
         e->ops->copy(e->team, j->velocity, c, (size_t)j->latent_count * sizeof *c);
         return;
@@ -588,8 +591,8 @@ static status_t take_rows(struct job *j, struct branch *b, const struct fabric_e
     size_t row = (size_t)j->engine->model->config.denoiser.hidden * sizeof(float), modulation = 6 * row;
     size_t records = (size_t)record_count(j) * sizeof(float);
     uint64_t bytes = rows * row + records;
-    if (t->bytes != bytes || t->branch >= j->branches || t->block_end != (uint32_t)b->until ||
-        t->row_begin != first || t->row_count != rows)
+    if (t->bytes != bytes || t->branch >= j->branches || t->expert != job_expert(j) ||
+        t->block_end != (uint32_t)b->until || t->row_begin != first || t->row_count != rows)
         return error_set(
             error, STATUS_CORRUPT,
             "a hop came back with %lu bytes of rows from %u on for block %u instead of %lu from %u on "

@@ -73,6 +73,7 @@ static void present(struct rank *r)
 static void leave_epoch(struct rank *r)
 {
     if (r->joined) fabric_leave(r->engine->fabric);
+    tier_leave(r->engine->tier);
     r->joined = false;
     r->broken.status = STATUS_OK;
     engine_drop_events(r->engine);
@@ -143,6 +144,7 @@ static status_t join(struct rank *r, const Refrain__Epoch *order, struct error *
     r->joined = true;
     r->engine->self = m.self;
     r->engine->members = m.count;
+    tier_join(r->engine->tier, r->engine);
     r->share = (struct share){0};
     return take_roles(r, &(struct split){0}, error);
 }
@@ -278,6 +280,7 @@ static void serve_order(struct rank *r, const Refrain__WorkerOrder *order)
         break;
     case REFRAIN__WORKER_ORDER__BODY_WELCOME:
         if (r->config->courier) courier_connect(r->config->courier, order->welcome->vault);
+        tier_welcome(r->engine->tier, r->config->control);
         if (r->home) home_welcome(r->home, order->welcome);
         break;
     case REFRAIN__WORKER_ORDER__BODY_ASSIGN:
@@ -292,6 +295,12 @@ static void serve_order(struct rank *r, const Refrain__WorkerOrder *order)
     case REFRAIN__WORKER_ORDER__BODY_UPLOAD_ACK:
         if (r->home) home_ack(r->home, order->upload_ack);
         break;
+    case REFRAIN__WORKER_ORDER__BODY_TIER_LEASE:
+        tier_lease(r->engine->tier, order->tier_lease);
+        return;
+    case REFRAIN__WORKER_ORDER__BODY_TIER_COMMAND:
+        tier_command(r->engine->tier, order->tier_command);
+        return;
     default:
         break;
     }
@@ -321,7 +330,9 @@ static void serve_fabric(struct rank *r)
             leave_epoch(r);
             break; /* an Epoch or Shutdown order is waiting */
         default:
-            if (r->stage && (!r->home || stage_concerns(&event)))
+            if (tier_concerns(&event))
+                tier_event(r->engine, &event);
+            else if (r->stage && (!r->home || stage_concerns(&event)))
                 stage_event(r->stage, &event);
             else
                 home_event(r->home, &event);
@@ -411,6 +422,7 @@ bool rank_over(const struct rank *r)
 status_t rank_close(struct rank *r, struct error *error)
 {
     leave_epoch(r);
+    tier_welcome(r->engine->tier, NULL);
     engine_clear(r->engine);
     model_destroy(r->engine->model);
     r->engine->model = NULL;

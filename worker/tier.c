@@ -105,10 +105,17 @@ status_t tier_open(const struct tier_config *config, struct tier **tier, struct 
     if (!(made = calloc(1, sizeof *made)))
         return error_set(error, STATUS_NO_MEMORY, "no memory for the cache tier");
     pthread_mutex_init(&made->lock, NULL);
-    pthread_cond_init(&made->work, NULL);
+    pthread_condattr_t monotonic;
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&made->work, &monotonic);
+    pthread_cond_init(&made->quiet, NULL);
+    pthread_condattr_destroy(&monotonic);
     made->arrived = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     if (made->arrived < 0) status = error_set(error, STATUS_IO, "eventfd: %m");
     if (status == STATUS_OK) status = fingerprint(config, &made->numerics, error);
+    if (status == STATUS_OK && !(made->told = calloc(STORE_TALLIES, sizeof *made->told)))
+        status = error_set(error, STATUS_NO_MEMORY, "no memory for the cache tier's figures");
     if (status == STATUS_OK) status = open_store(made, config, error);
     if (status == STATUS_OK) status = tier_thread_start(made, error);
     if (status != STATUS_OK) {
@@ -123,13 +130,16 @@ void tier_close(struct tier *tier)
 {
     if (!tier) return;
     int64_t deadline_ns = CLOCK_NEVER;
+    tier_leave(tier);
     tier_thread_stop(tier);
     if (tier->store) tier_tend(tier, &deadline_ns);
     for (int i = 0; i < TIER_FETCHES; i++)
         if (tier->fetches[i].state == FETCH_HERE) store_release(tier->store, &tier->fetches[i].view);
     store_close(tier->store);
     if (tier->arrived >= 0) close(tier->arrived);
+    free(tier->told);
     pthread_cond_destroy(&tier->work);
+    pthread_cond_destroy(&tier->quiet);
     pthread_mutex_destroy(&tier->lock);
     free(tier);
 }
@@ -151,7 +161,7 @@ int tier_descriptor(const struct tier *tier)
 
 /* -------------------------------------------------------------------------------------------------- fetches */
 
-struct tier_fetch *tier_fetch_find(struct tier *tier, const struct key *key)
+static struct tier_fetch *find_fetch(struct tier *tier, const struct key *key)
 {
     for (int i = 0; i < TIER_FETCHES; i++)
         if (tier->fetches[i].state != FETCH_FREE && key_equal(&tier->fetches[i].key, key))
@@ -178,21 +188,27 @@ void tier_fetch_miss(struct tier *tier, struct tier_fetch *fetch, enum miss reas
     fetch->until_ns = clock_now_ns() + TIER_ABSENT_MS * MILLISECOND_NS;
 }
 
+void tier_fetch_here(struct tier_fetch *fetch, const struct view *view)
+{
+    fetch->state = FETCH_HERE;
+    fetch->view = *view;
+    fetch->until_ns = clock_now_ns() + TIER_KEPT_MS * MILLISECOND_NS;
+}
+
 static bool take_done(struct tier *tier)
 {
     struct tier_task task;
     bool some = false;
     for (; tier_take(tier, &task); some = true) {
-        if (task.fetch < 0) continue;
-        struct tier_fetch *fetch = &tier->fetches[task.fetch];
-        if (task.reason != MISSES) {
+        if (task.kind == TASK_LEND) {
+            tier_lent(tier, &task);
+        } else if (task.place >= 0 && task.reason == MISSES) {
+            tier_fetch_here(&tier->fetches[task.place], &task.view);
+        } else if (task.place >= 0) {
+            struct tier_fetch *fetch = &tier->fetches[task.place];
             tier_fetch_miss(tier, fetch, task.reason);
             fetch->counted = task.kind == TASK_READ;
-            continue;
         }
-        fetch->state = FETCH_HERE;
-        fetch->view = task.view;
-        fetch->until_ns = clock_now_ns() + TIER_KEPT_MS * MILLISECOND_NS;
     }
     return some;
 }
@@ -221,6 +237,7 @@ bool tier_tend(struct tier *tier, int64_t *deadline_ns)
     (void)got; /* before taking: what is done after this makes it readable again */
     bool some = take_done(tier);
     forget_old(tier, deadline_ns);
+    tier_move(tier, clock_now_ns(), deadline_ns);
     return some;
 }
 
@@ -233,14 +250,17 @@ static status_t miss(struct tier *tier, struct tier_query *query, enum miss reas
     return STATUS_NOT_FOUND;
 }
 
-/* Its file is to be read. */
-static status_t begin_reading(struct tier *tier, struct tier_query *query)
+/* It is on disk, or may be with another rank. */
+static status_t begin(struct tier *tier, struct tier_query *query, bool on_disk)
 {
     struct tier_fetch *fetch = tier_fetch_new(tier, &query->key);
     if (!fetch) return miss(tier, query, MISS_BUSY, false);
-    struct tier_task task = {.kind = TASK_READ, .fetch = (int)(fetch - tier->fetches), .key = query->key};
-    if (!tier_give(tier, &task)) return miss(tier, query, MISS_BUSY, false);
-    fetch->state = FETCH_READING;
+    struct tier_task task = {.kind = TASK_READ, .place = (int)(fetch - tier->fetches), .key = query->key};
+    if (on_disk && !tier_give(tier, &task)) return miss(tier, query, MISS_BUSY, false);
+    if (on_disk)
+        fetch->state = FETCH_READING;
+    else
+        tier_begin_asking(tier, fetch, query->deadline_ns);
     return STATUS_AGAIN;
 }
 
@@ -254,7 +274,7 @@ status_t tier_ask(struct tier *tier, struct tier_query *query, struct view *view
         return STATUS_NOT_FOUND;
     }
     bool late = clock_now_ns() >= query->deadline_ns;
-    struct tier_fetch *fetch = tier_fetch_find(tier, &query->key);
+    struct tier_fetch *fetch = find_fetch(tier, &query->key);
     if (fetch && fetch->state == FETCH_HERE) {
         *view = fetch->view;
         fetch->state = FETCH_FREE;
@@ -271,7 +291,8 @@ status_t tier_ask(struct tier *tier, struct tier_query *query, struct view *view
         return miss(tier, query, fetch->reason, counted);
     }
     if (late) return miss(tier, query, status == STATUS_AGAIN ? MISS_LATE : reason, false);
-    return status == STATUS_AGAIN ? begin_reading(tier, query) : miss(tier, query, reason, false);
+    if (status == STATUS_AGAIN) return begin(tier, query, true);
+    return tier_reaches_others(tier) ? begin(tier, query, false) : miss(tier, query, reason, false);
 }
 
 void tier_release(struct tier *tier, struct view *view)
@@ -293,15 +314,43 @@ status_t tier_reserve(struct tier *tier, uint64_t tenant, const struct key *key,
 
 void tier_commit(struct tier *tier, struct draft *draft)
 {
-    struct tier_task task = {.kind = TASK_COMMIT, .fetch = -1, .draft = *draft};
+    struct tier_task task = {.kind = TASK_COMMIT, .place = -1, .draft = *draft};
     struct error error;
-    if ((draft->size <= TIER_SMALL || !tier_give(tier, &task)) &&
-        store_commit(tier->store, draft, NULL, &error) != STATUS_OK)
-        log_line(LOG_WARN, "%s", error.text);
+    if (draft->size <= TIER_SMALL || !tier_give(tier, &task)) {
+        if (store_commit(tier->store, draft, NULL, &error) != STATUS_OK) log_line(LOG_WARN, "%s", error.text);
+        tier_tell(tier);
+    }
     *draft = (struct draft){0};
 }
 
 void tier_abort(struct tier *tier, struct draft *draft)
 {
     store_abort(tier->store, draft);
+    tier_tell(tier); /* what made room for it has gone */
+}
+
+/* -------------------------------------------------------------------------------------------------- commands */
+
+void tier_command(struct tier *tier, const Refrain__TierCommand *command)
+{
+    struct key key;
+    struct error error;
+    struct store_match match = {.by_tenant = command->has_tenant,
+                                .tenant = command->tenant,
+                                .by_kind = command->has_kind,
+                                .kind = (enum item_kind)command->kind};
+    if (!tier || command->kind >= ITEM_KINDS) return;
+    if (command->has_key) {
+        if (command->key.len != KEY_BYTES || key_decode(command->key.data, &key, &error) != STATUS_OK) return;
+        match.key = &key;
+    }
+    if (command->verb == REFRAIN__TIER_VERB__TIER_FORGET) {
+        size_t count = store_forget(tier->store, &match);
+        if (count) log_line(LOG_INFO, "cache: %zu items were forgotten, as told", count);
+        tier_tell(tier);
+    } else if (command->has_key) {
+        bool pin = command->verb == REFRAIN__TIER_VERB__TIER_PIN;
+        status_t status = store_pin(tier->store, &key, pin, &error);
+        if (status != STATUS_OK && status != STATUS_NOT_FOUND) log_line(LOG_WARN, "%s", error.text);
+    }
 }

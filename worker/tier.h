@@ -36,8 +36,12 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include "cache/tier/store.h"
+#include "cluster/fabric.h"
 #include "kernels/ops.h"
+#include "proto/refrain.pb-c.h"
 
+struct control;
+struct engine;
 struct tier;
 
 enum {
@@ -82,12 +86,27 @@ status_t tier_reserve(struct tier *tier, uint64_t tenant, const struct key *key,
 void tier_commit(struct tier *tier, struct draft *draft); /* whole from soon on; the draft is over */
 void tier_abort(struct tier *tier, struct draft *draft);
 
-/* Readable when something came that may answer a query that waits. -1: off. */
+/* Readable when something came that may answer a query that waits; what comes from other ranks is seen by the fabric's and
+ * the control thread's descriptors. -1: off. */
 int tier_descriptor(const struct tier *tier);
 
 /* ----------------------------------------------------------------------------------------- for the rank's loop */
 
-/* Takes in what has come. *deadline_ns: when to call again at the latest, if earlier. True: there was something. */
+/* The coordinator is there and knows nothing of this store yet: everything is told anew, and changes from now on. NULL:
+ * it is about to go; nothing is told to it after this returns. */
+void tier_welcome(struct tier *tier, struct control *control);
+/* The epoch has begun; and is over: after fabric_leave. */
+void tier_join(struct tier *tier, struct engine *engine);
+void tier_leave(struct tier *tier);
+/* Is an event of the fabric the tier's? Then it takes it over. */
+bool tier_concerns(const struct fabric_event *event);
+void tier_event(struct engine *engine, struct fabric_event *event);
+/* Orders of the coordinator. */
+void tier_lease(struct tier *tier, const Refrain__TierLease *lease);
+void tier_command(struct tier *tier, const Refrain__TierCommand *command);
+
+/* Takes in what has come, and lets transfers go on. *deadline_ns: when to call again at the latest, if earlier. True:
+ * there was something. */
 bool tier_tend(struct tier *tier, int64_t *deadline_ns);
 
 /* NULL: off. For statistics and lists. */

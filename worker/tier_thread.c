@@ -1,6 +1,9 @@
-/* tier_thread.c - the tier's thread: reads items from disk, hashes and commits large ones. It calls the store, and
- * nothing else; `lock` is held to move a task. */
+/* tier_thread.c - the tier's thread: reads items from disk, hashes and commits large ones, and tells the coordinator (tier_tell.c).
+ * `lock` is held to move a task. */
+#include <time.h>
 #include <unistd.h>
+#include "base/clock.h"
+#include "base/log.h"
 #include "worker/tier_core.h"
 
 static void work_on(struct tier *tier, struct tier_task *task)
@@ -11,33 +14,68 @@ static void work_on(struct tier *tier, struct tier_task *task)
         store_get(tier->store, &task->key, LEVEL_HOST, &task->view, &task->reason);
         return;
     }
-    const uint64_t *announced = task->fetch >= 0 ? &task->announced : NULL;
-    if (store_commit(tier->store, &task->draft, announced, &error) != STATUS_OK)
+    if (task->kind == TASK_LEND) {
+        store_lend(tier->store, &task->key, true, &task->view, &task->reason);
+        return;
+    }
+    const uint64_t *announced = task->place >= 0 ? &task->announced : NULL;
+    if (store_commit(tier->store, &task->draft, announced, &error) != STATUS_OK) {
+        log_line(LOG_WARN, "%s", error.text);
         task->reason = MISS_SPOILED;
-    else if (announced)
+    } else if (announced) {
         store_fetched(tier->store, &task->key, LEVEL_HOST, &task->view, &task->reason);
+    }
+}
+
+/* Under the lock, which is let go meanwhile: first what the coordinator is to know, as that is quickly said. */
+static void tell(struct tier *tier, bool figures)
+{
+    struct control *control = tier->control;
+    bool anew = tier->anew;
+    tier->tell = tier->anew = false;
+    tier->telling = true;
+    pthread_mutex_unlock(&tier->lock);
+    tier_tell_changes(tier, control, anew);
+    if (figures || anew) tier_tell_figures(tier, control, anew);
+    pthread_mutex_lock(&tier->lock);
+    tier->telling = false;
+    pthread_cond_broadcast(&tier->quiet);
+}
+
+static void work_next(struct tier *tier)
+{
+    uint64_t one = 1;
+    struct tier_task task = tier->todo[tier->todo_first];
+    tier->todo_first = (tier->todo_first + 1) % TIER_TASKS;
+    tier->todo_count--;
+    pthread_mutex_unlock(&tier->lock);
+    work_on(tier, &task);
+    pthread_mutex_lock(&tier->lock);
+    tier->done[(tier->done_first + tier->done_count++) % TIER_TASKS] = task;
+    tier->tell = true;
+    ssize_t written = write(tier->arrived, &one, sizeof one);
+    (void)written; /* a full counter is readable all the same */
 }
 
 static void *tier_loop(void *argument)
 {
     struct tier *tier = argument;
-    uint64_t one = 1;
+    int64_t figures_ns = clock_now_ns();
     pthread_mutex_lock(&tier->lock);
-    for (;;) {
-        if (!tier->todo_count && tier->stop) break;
-        if (!tier->todo_count) {
+    while (tier->todo_count || !tier->stop) {
+        int64_t now_ns = clock_now_ns();
+        bool due = now_ns >= figures_ns;
+        if (tier->control && (tier->tell || due)) {
+            if (due) figures_ns = now_ns + TIER_TELL_MS * MILLISECOND_NS;
+            tell(tier, due);
+        } else if (tier->todo_count) {
+            work_next(tier);
+        } else if (tier->control) {
+            struct timespec until = {figures_ns / SECOND_NS, figures_ns % SECOND_NS};
+            pthread_cond_timedwait(&tier->work, &tier->lock, &until);
+        } else {
             pthread_cond_wait(&tier->work, &tier->lock);
-            continue;
         }
-        struct tier_task task = tier->todo[tier->todo_first];
-        tier->todo_first = (tier->todo_first + 1) % TIER_TASKS;
-        tier->todo_count--;
-        pthread_mutex_unlock(&tier->lock);
-        work_on(tier, &task);
-        pthread_mutex_lock(&tier->lock);
-        tier->done[(tier->done_first + tier->done_count++) % TIER_TASKS] = task;
-        ssize_t written = write(tier->arrived, &one, sizeof one);
-        (void)written; /* a full counter is readable all the same */
     }
     pthread_mutex_unlock(&tier->lock);
     return NULL;
@@ -85,4 +123,23 @@ bool tier_take(struct tier *tier, struct tier_task *task)
     }
     pthread_mutex_unlock(&tier->lock);
     return some;
+}
+
+void tier_tell(struct tier *tier)
+{
+    pthread_mutex_lock(&tier->lock);
+    tier->tell = true;
+    if (tier->control) pthread_cond_signal(&tier->work);
+    pthread_mutex_unlock(&tier->lock);
+}
+
+void tier_welcome(struct tier *tier, struct control *control)
+{
+    if (!tier) return;
+    pthread_mutex_lock(&tier->lock);
+    while (tier->telling) pthread_cond_wait(&tier->quiet, &tier->lock);
+    tier->control = control;
+    tier->tell = tier->anew = control != NULL;
+    pthread_cond_signal(&tier->work);
+    pthread_mutex_unlock(&tier->lock);
 }

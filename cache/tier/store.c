@@ -489,13 +489,23 @@ static void show(struct store *store, uint32_t slot, enum level level, struct vi
     store->views++;
 }
 
-static void count_hit(struct store *store, uint32_t slot, enum level found, double now)
+/* What a view is for, and so how it counts. */
+enum purpose {
+    FOR_HIT,     /* a use here */
+    FOR_FETCHED, /* it came from another rank a moment ago */
+    FOR_LENT,    /* another rank's use */
+};
+
+static void count_use(struct store *store, uint32_t slot, enum purpose purpose, enum level found, double now)
 {
     struct entry *entry = &store->entries[slot];
     struct tally *tally = tally_of(store, entry->tenant, entry->key.kind);
-    tally->hits[found]++;
-    tally->seconds_saved += (double)entry->seconds;
-    worth_reused(&store->worth, habit_of(&entry->key, entry->uses), now - entry->last, &entry->counted);
+    if (purpose == FOR_HIT) tally->hits[found]++;
+    if (purpose == FOR_FETCHED) tally->fetched++;
+    if (purpose == FOR_LENT) tally->lent++;
+    if (purpose != FOR_LENT) tally->seconds_saved += (double)entry->seconds;
+    if (purpose != FOR_FETCHED)
+        worth_reused(&store->worth, habit_of(&entry->key, entry->uses), now - entry->last, &entry->counted);
     entry->uses++;
     if (entry->state == ENTRY_HERE) level_touch(store, slot, now);
 }
@@ -507,75 +517,76 @@ static void count_miss(struct store *store, const struct key *key, enum miss why
     worth_missed(&store->worth, key, now);
 }
 
-status_t store_get(struct store *store, const struct key *key, enum level level, struct view *view,
-                   enum miss *reason)
+/* The entry if it can be had without the disk and without waiting. STATUS_AGAIN: it cannot. */
+static status_t at_hand(const struct store *store, const struct key *key, enum level level, uint32_t *slot,
+                        enum miss *reason)
+{
+    *slot = index_find(store, key);
+    const struct entry *entry = *slot == SLOT_NONE ? NULL : &store->entries[*slot];
+    *reason = !entry ? MISS_ABSENT : entry->state == ENTRY_DRAFT ? MISS_UNFINISHED : MISSES;
+    if (*reason != MISSES) return STATUS_NOT_FOUND;
+    if (nearest(entry, level) == LEVEL_DISK) return STATUS_AGAIN;
+    return entry->fetching && !level_has(entry, LEVEL_HOST) && !level_has(entry, level) ? STATUS_AGAIN
+                                                                                        : STATUS_OK;
+}
+
+static status_t get(struct store *store, const struct key *key, enum level level, enum purpose purpose,
+                    bool waits, struct view *view, enum miss *reason)
 {
     enum miss why;
+    uint32_t slot;
+    status_t status = STATUS_OK;
     if (level != LEVEL_DEVICE) level = LEVEL_HOST;
     pthread_mutex_lock(&store->lock);
     double now = store_seconds(store);
     sweep(store, now);
-    uint32_t slot = await(store, key, level, &why);
-    if (slot != SLOT_NONE) {
+    if (waits)
+        slot = await(store, key, level, &why);
+    else
+        status = at_hand(store, key, level, &slot, &why);
+    if (why == MISSES && status == STATUS_OK) {
         struct entry *entry = &store->entries[slot];
         enum level found = nearest(entry, level);
         entry->readers++;
         why = bring(store, slot, level, now);
         if (why == MISSES) {
-            count_hit(store, slot, found, now);
+            count_use(store, slot, purpose, found, now);
             show(store, slot, level, view);
         } else {
             entry_leave(store, slot);
         }
     }
     if (why != MISSES) {
-        count_miss(store, key, why, now);
+        status = STATUS_NOT_FOUND;
+        if (waits && purpose == FOR_HIT) count_miss(store, key, why, now);
         if (reason) *reason = why;
     }
     pthread_mutex_unlock(&store->lock);
-    return why == MISSES ? STATUS_OK : STATUS_NOT_FOUND;
+    return status;
 }
 
-/* What is in memory now. Under the lock; no counting. */
-static status_t look(struct store *store, const struct key *key, enum level level, double now,
-                     uint32_t *found, enum miss *reason)
+status_t store_get(struct store *store, const struct key *key, enum level level, struct view *view,
+                   enum miss *reason)
 {
-    uint32_t slot = index_find(store, key);
-    struct entry *entry = slot == SLOT_NONE ? NULL : &store->entries[slot];
-    enum miss why = !entry ? MISS_ABSENT : entry->state == ENTRY_DRAFT ? MISS_UNFINISHED : MISSES;
-    if (why == MISSES && (nearest(entry, level) == LEVEL_DISK ||
-                          (entry->fetching && !level_has(entry, LEVEL_HOST) && !level_has(entry, level))))
-        return STATUS_AGAIN;
-    if (why == MISSES) {
-        entry->readers++;
-        why = bring(store, slot, level, now);
-        if (why == MISSES) {
-            *found = slot;
-            return STATUS_OK;
-        }
-        entry_leave(store, slot);
-    }
-    if (reason) *reason = why;
-    return STATUS_NOT_FOUND;
+    return get(store, key, level, FOR_HIT, true, view, reason);
 }
 
 status_t store_try(struct store *store, const struct key *key, enum level level, struct view *view,
                    enum miss *reason)
 {
-    uint32_t slot;
-    if (level != LEVEL_DEVICE) level = LEVEL_HOST;
-    pthread_mutex_lock(&store->lock);
-    double now = store_seconds(store);
-    sweep(store, now);
-    uint32_t before = index_find(store, key);
-    enum level found = before == SLOT_NONE ? LEVEL_HOST : nearest(&store->entries[before], level);
-    status_t status = look(store, key, level, now, &slot, reason);
-    if (status == STATUS_OK) {
-        count_hit(store, slot, found, now);
-        show(store, slot, level, view);
-    }
-    pthread_mutex_unlock(&store->lock);
-    return status;
+    return get(store, key, level, FOR_HIT, false, view, reason);
+}
+
+status_t store_fetched(struct store *store, const struct key *key, enum level level, struct view *view,
+                       enum miss *reason)
+{
+    return get(store, key, level, FOR_FETCHED, false, view, reason);
+}
+
+status_t store_lend(struct store *store, const struct key *key, bool waits, struct view *view,
+                    enum miss *reason)
+{
+    return get(store, key, LEVEL_HOST, FOR_LENT, waits, view, reason);
 }
 
 void store_missed(struct store *store, const struct key *key, enum miss reason)
@@ -583,26 +594,6 @@ void store_missed(struct store *store, const struct key *key, enum miss reason)
     pthread_mutex_lock(&store->lock);
     count_miss(store, key, reason, store_seconds(store));
     pthread_mutex_unlock(&store->lock);
-}
-
-status_t store_fetched(struct store *store, const struct key *key, enum level level, struct view *view,
-                       enum miss *reason)
-{
-    uint32_t slot;
-    if (level != LEVEL_DEVICE) level = LEVEL_HOST;
-    pthread_mutex_lock(&store->lock);
-    status_t status = look(store, key, level, store_seconds(store), &slot, reason);
-    if (status == STATUS_OK) {
-        struct entry *entry = &store->entries[slot];
-        struct tally *tally = tally_of(store, entry->tenant, entry->key.kind);
-        tally->fetched++;
-        tally->seconds_saved += (double)entry->seconds;
-        entry->uses++;
-        if (entry->state == ENTRY_HERE) level_touch(store, slot, store_seconds(store));
-        show(store, slot, level, view);
-    }
-    pthread_mutex_unlock(&store->lock);
-    return status;
 }
 
 void store_release(struct store *store, struct view *view)

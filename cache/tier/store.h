@@ -46,6 +46,10 @@ enum eviction {
 };
 
 enum { STORE_ITEMS = 65536, STORE_ITEMS_MAX = 1 << 24, STORE_HOST_LEAST = 1 << 16 };
+enum {
+    STORE_TENANTS = 1024,
+    STORE_TALLIES = STORE_TENANTS * ITEM_KINDS
+}; /* told apart in figures; place 0: all further ones */
 
 struct store_config {
     uint64_t limit_bytes[LEVELS]; /* 0: no such level; the host's must be STORE_HOST_LEAST at least */
@@ -131,9 +135,12 @@ status_t store_try(struct store *store, const struct key *key, enum level level,
                    enum miss *reason);
 /* It was asked for in vain, here and elsewhere. */
 void store_missed(struct store *store, const struct key *key, enum miss reason);
-/* As store_try, for what was asked for here and came from another rank: counted as that, not as a use of what was here. */
+/* As store_try, for what was asked for here and came from another rank: a hit there, not of what was here. */
 status_t store_fetched(struct store *store, const struct key *key, enum level level, struct view *view,
                        enum miss *reason);
+/* For another rank, which counts it: the host's copy. Without `waits` as store_try, with it as store_get. */
+status_t store_lend(struct store *store, const struct key *key, bool waits, struct view *view,
+                    enum miss *reason);
 
 /* ------------------------------------------------------------------------------ what is here, and what goes */
 
@@ -177,7 +184,7 @@ struct tally {
     uint64_t published, refused;   /* committed; not let in */
     uint64_t spoiled;              /* did not fit the announced hash */
     uint64_t hits[LEVELS];         /* by where they were found */
-    uint64_t fetched;              /* hits on other ranks */
+    uint64_t fetched, lent;        /* hits on other ranks; other ranks' hits here */
     uint64_t misses[MISSES];
     uint64_t evictions[LEVELS]; /* copies */
     double seconds_saved;
@@ -193,5 +200,11 @@ struct store_stats {
 };
 /* tenant: of key_tenant, its kinds only and no more than its own; NULL: everybody's. */
 void store_stats(struct store *store, const uint64_t *tenant, struct store_stats *stats);
+/* Calls told() for each tenant and kind of which anything was counted, without a lock. place: below STORE_TALLIES, the
+ * same one for as long as the store is open. */
+void store_tallies(struct store *store,
+                   void (*told)(void *context, uint32_t place, uint64_t tenant, enum item_kind kind,
+                                const struct tally *tally),
+                   void *context);
 
 #endif

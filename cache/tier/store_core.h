@@ -22,8 +22,8 @@ enum {
     LISTS = ITEM_KINDS * WORTH_USES * DENSITIES, /* entries that differ by age alone */
     LIST_QUEUE = LISTS,                          /* not on disk yet; in the disk level's links */
     LIST_WORDS = LISTS / 64 + 1,
-    ARENAS = 2,     /* device and host */
-    TENANTS = 1024, /* told apart in statistics; slot 0: all further ones */
+    ARENAS = 2, /* device and host */
+    TENANTS = STORE_TENANTS,
     CHANGES = 1024,
 };
 

@@ -45,6 +45,7 @@ static void tally_sum(struct tally *sum, const struct tally *one)
     sum->refused += one->refused;
     sum->spoiled += one->spoiled;
     sum->fetched += one->fetched;
+    sum->lent += one->lent;
     sum->seconds_saved += one->seconds_saved;
     for (int i = 0; i < MISSES; i++) sum->misses[i] += one->misses[i];
     for (int i = 0; i < LEVELS; i++) {
@@ -88,6 +89,23 @@ void store_stats(struct store *store, const uint64_t *tenant, struct store_stats
         stats->write_failures = store->write_failures;
     }
     pthread_mutex_unlock(&store->lock);
+}
+
+void store_tallies(struct store *store,
+                   void (*told)(void *context, uint32_t place, uint64_t tenant, enum item_kind kind,
+                                const struct tally *tally),
+                   void *context)
+{
+    static const struct tally nothing;
+    for (uint32_t at = 0; at < TENANTS; at++) {
+        pthread_mutex_lock(&store->lock);
+        struct tenant_tally one = store->tenants[at];
+        pthread_mutex_unlock(&store->lock);
+        if (at && !one.taken) continue;
+        for (uint32_t kind = 0; kind < ITEM_KINDS; kind++)
+            if (memcmp(&one.kinds[kind], &nothing, sizeof nothing) != 0)
+                told(context, at * ITEM_KINDS + kind, one.tenant, (enum item_kind)kind, &one.kinds[kind]);
+    }
 }
 
 /* --------------------------------------------------------------------------------------------------- lists */

@@ -1,0 +1,96 @@
+/* tierdesk.c - see tierdesk.h. Runs on the coordinator's loop thread. Directory and figures know ranks by their seats,
+ * which stay when others are drained. */
+#include "coordinator/tierdesk.h"
+
+#include <math.h>
+#include <string.h>
+#include "base/clock.h"
+#include "base/log.h"
+#include "coordinator/directory.h"
+#include "coordinator/orders.h"
+
+enum { LONGEST_PATIENCE_MS = 600000 };
+
+/* Made with the first thing to be noted. NULL: no memory; then nothing is found elsewhere, and computed. */
+static struct directory *directory_of(struct group *group)
+{
+    struct error error;
+    if (!group->directory &&
+        directory_open(group->seats, DIRECTORY_ITEMS, &group->directory, &error) != STATUS_OK)
+        log_line(LOG_ERROR, "group %.8s: %s", group->name, error.text);
+    return group->directory;
+}
+
+static bool read_key(const ProtobufCBinaryData *bytes, struct key *key)
+{
+    struct error error;
+    return bytes->len == KEY_BYTES && key_decode(bytes->data, key, &error) == STATUS_OK;
+}
+
+void tierdesk_changes(struct server *server, struct group *group, uint32_t rank,
+                      const Refrain__TierChanges *changes)
+{
+    struct directory *directory = directory_of(group);
+    uint32_t seat = group->members[rank].seat;
+    if (!directory) return;
+    if (changes->whole) directory_drop(directory, seat);
+    for (size_t i = 0; i < changes->n_items; i++) {
+        const Refrain__TierItem *told = changes->items[i];
+        struct directory_item item = {
+            .bytes = told->bytes, .xxh3 = told->xxh3, .seconds = (float)told->seconds};
+        if (!read_key(&told->key, &item.key) || (!told->gone && told->bytes == 0) ||
+            !isfinite(item.seconds) || item.seconds < 0) {
+            server->refused++;
+            continue;
+        }
+        if (told->gone)
+            directory_gone(directory, seat, &item.key);
+        else
+            directory_note(directory, seat, &item);
+    }
+}
+
+/* A holder that has left is in the directory no more; of another epoch no rank could be reached. */
+void tierdesk_ask(struct server *server, struct group *group, uint32_t rank, const Refrain__TierAsk *ask)
+{
+    struct key key;
+    struct directory_lease lease;
+    uint32_t seat = group->members[rank].seat, holder;
+    Refrain__TierLease answer = REFRAIN__TIER_LEASE__INIT;
+    uint32_t patience_ms = ask->patience_ms < LONGEST_PATIENCE_MS ? ask->patience_ms : LONGEST_PATIENCE_MS;
+    if (!read_key(&ask->key, &key)) {
+        server->refused++;
+        return;
+    }
+    answer.has_ask = 1;
+    answer.ask = ask->ask;
+    if (group->directory && ask->epoch == group->epoch &&
+        directory_lease(group->directory, &key, seat, server->now_ns, patience_ms * MILLISECOND_NS, &lease) &&
+        group_rank_of(group, lease.holder, &holder)) {
+        answer.has_lease = answer.has_holder = answer.has_bytes = answer.has_xxh3 = answer.has_seconds = 1;
+        answer.lease = lease.number;
+        answer.holder = holder;
+        answer.bytes = lease.item.bytes;
+        answer.xxh3 = lease.item.xxh3;
+        answer.seconds = (double)lease.item.seconds;
+    }
+    order_tier_lease(server->outbox, &group->members[rank].peer, &answer);
+}
+
+void tierdesk_ended(struct group *group, const Refrain__TierEnded *ended)
+{
+    if (group->directory) directory_end(group->directory, ended->lease, ended->stale);
+}
+
+void tierdesk_figures(struct server *server, struct group *group, uint32_t rank,
+                      const Refrain__TierFigures *figures)
+{
+    struct member *member = &group->members[rank];
+    for (size_t i = 0; i < figures->n_tallies; i++)
+        if (!figures_take(&group->figures, member->seat, figures->tallies[i])) server->refused++;
+    for (size_t i = 0; i < LEVELS && i < figures->n_limit_bytes; i++)
+        member->tier_limit[i] = figures->limit_bytes[i];
+    for (size_t i = 0; i < LEVELS && i < figures->n_used_bytes; i++)
+        member->tier_used[i] = figures->used_bytes[i];
+    member->tier_pinned = figures->pinned_bytes;
+}

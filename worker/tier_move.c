@@ -1,0 +1,408 @@
+/*
+ * tier_move.c - items from other ranks, and to them. Compute thread.
+ *
+ *     asker                    coordinator                 holder
+ *       -- TierAsk ----------------->
+ *       <- TierLease ----------------   who has it, its size and hash
+ *       -- FETCH ------------------------------------------->  pins it (from disk: through the tier's thread)
+ *       <- ITEM, ITEM, ... ----------------------------------  parts in order, or GONE
+ *       the thread hashes and commits
+ *       -- TierEnded --------------->
+ *
+ * Parts are tickets like hops, posted by the same thread in one order with them. They never make a hop wait for more than
+ * one part: a rank has one part under way at a time, to whomever, and has one item coming in at a time (the next begins
+ * when it is complete or stands still). They leave hops two credits of each edge, and are taken in when they are received:
+ * no part ever waits, holding a credit, for anything. A part is read where it lies, in the store.
+ *
+ * Whatever goes wrong is a miss with a reason, at the latest by the fetch's deadline. What ends a transfer gives back the
+ * draft or the view at once, but for a part that the fabric still reads.
+ */
+#include <math.h>
+#include <string.h>
+#include "base/clock.h"
+#include "base/log.h"
+#include "cluster/wire.h"
+#include "worker/control.h"
+#include "worker/engine.h"
+#include "worker/tier_core.h"
+
+enum { FETCH_BYTES = KEY_BYTES + 24 }; /* payload of FETCH: key, hash u64, size u64, patience in ms u64 */
+
+static status_t post(struct tier *tier, int peer, struct ticket *ticket, const void *payload, uint64_t cookie)
+{
+    struct error error;
+    if (!fabric_has_credits(tier->engine->fabric, peer, TIER_CREDITS)) return STATUS_AGAIN;
+    ticket->dtype = ticket->bytes ? TICKET_RAW : TICKET_NO_DATA;
+    return engine_post(tier->engine, peer, ticket, payload, cookie, &error);
+}
+
+/* -------------------------------------------------------------------------------------------------- fetching */
+
+bool tier_reaches_others(const struct tier *tier)
+{
+    return tier->engine && tier->control;
+}
+
+static void report_ended(struct tier *tier, struct tier_fetch *fetch, bool stale)
+{
+    Refrain__TierEnded ended = REFRAIN__TIER_ENDED__INIT;
+    if (fetch->lease && tier->control) {
+        ended.has_lease = ended.has_stale = 1;
+        ended.lease = fetch->lease;
+        ended.stale = stale;
+        control_report(tier->control, REFRAIN__WORKER_REPORT__BODY_TIER_ENDED, &ended);
+    }
+    fetch->lease = 0;
+}
+
+/* Is over without the item: what it holds goes back. */
+static void fail(struct tier *tier, struct tier_fetch *fetch, enum miss reason)
+{
+    struct ticket stop = {.kind = TICKET_STOP, .context = fetch->number};
+    if (fetch->state == FETCH_MOVING) {
+        store_abort(tier->store, &fetch->draft);
+        if (tier->engine && reason != MISS_LOST && reason != MISS_STALE)
+            post(tier, fetch->holder, &stop, NULL, TIER_COOKIE); /* without it, the holder's patience ends */
+    }
+    report_ended(tier, fetch, reason == MISS_STALE);
+    tier_fetch_miss(tier, fetch, reason);
+}
+
+static void ask_directory(struct tier *tier, struct tier_fetch *fetch, int64_t now_ns)
+{
+    uint8_t key[KEY_BYTES];
+    Refrain__TierAsk ask = REFRAIN__TIER_ASK__INIT;
+    int64_t left_ms = (fetch->until_ns - now_ns) / MILLISECOND_NS + 1;
+    key_encode(&fetch->key, key);
+    fetch->state = FETCH_ASKING;
+    fetch->number = ++tier->numbers;
+    ask.has_epoch = ask.has_ask = ask.has_key = ask.has_patience_ms = 1;
+    ask.epoch = tier->engine->epoch;
+    ask.ask = fetch->number;
+    ask.key = (ProtobufCBinaryData){KEY_BYTES, key};
+    ask.patience_ms = left_ms < UINT32_MAX ? (uint32_t)left_ms : UINT32_MAX;
+    control_report(tier->control, REFRAIN__WORKER_REPORT__BODY_TIER_ASK, &ask);
+}
+
+void tier_begin_asking(struct tier *tier, struct tier_fetch *fetch, int64_t deadline_ns)
+{
+    fetch->until_ns = fetch->asked_until_ns = deadline_ns;
+    ask_directory(tier, fetch, clock_now_ns());
+}
+
+void tier_lease(struct tier *tier, const Refrain__TierLease *lease)
+{
+    struct tier_fetch *fetch = NULL;
+    if (!tier || !tier->engine) return;
+    for (int i = 0; i < TIER_FETCHES && !fetch; i++)
+        if (tier->fetches[i].state == FETCH_ASKING && tier->fetches[i].number == lease->ask)
+            fetch = &tier->fetches[i];
+    if (!fetch) return; /* too late: the lease ends by itself */
+    fetch->lease = lease->lease;
+    if (!lease->has_holder) {
+        fail(tier, fetch, MISS_ABSENT);
+    } else if (lease->holder >= (uint32_t)tier->engine->members || (int)lease->holder == tier->engine->self) {
+        fail(tier, fetch, MISS_STALE);
+    } else {
+        fetch->state = FETCH_LEASED;
+        fetch->holder = (int)lease->holder;
+        fetch->bytes = lease->bytes;
+        fetch->xxh3 = lease->xxh3;
+        fetch->seconds = lease->seconds;
+    }
+}
+
+/* Room for it, and the holder is told to send. False: there are no credits now. */
+static bool begin_moving(struct tier *tier, struct tier_fetch *fetch, int64_t now_ns)
+{
+    uint8_t wire[FETCH_BYTES];
+    struct item item = {.bytes = fetch->bytes, .seconds = fetch->seconds};
+    struct ticket ticket = {.kind = TICKET_FETCH, .context = fetch->number, .bytes = FETCH_BYTES};
+    struct error error;
+    if (!fabric_has_credits(tier->engine->fabric, fetch->holder, TIER_CREDITS)) return false;
+    status_t status = store_reserve(tier->store, &fetch->key, &item, LEVEL_HOST, &fetch->draft, &error);
+    if (status != STATUS_OK) { /* a job makes it, has made it, or everything here is worth more */
+        fail(tier, fetch, status == STATUS_CONFLICT ? MISS_UNFINISHED : MISS_NO_ROOM);
+        return true;
+    }
+    key_encode(&fetch->key, wire);
+    wire_put64(wire + KEY_BYTES, fetch->xxh3);
+    wire_put64(wire + KEY_BYTES + 8, fetch->bytes);
+    wire_put64(wire + KEY_BYTES + 16, (uint64_t)((fetch->until_ns - now_ns) / MILLISECOND_NS + 1));
+    fetch->state = FETCH_MOVING;
+    fetch->received = 0;
+    fetch->moved_ns = now_ns;
+    if (post(tier, fetch->holder, &ticket, wire, TIER_COOKIE) != STATUS_OK) fail(tier, fetch, MISS_LOST);
+    return true;
+}
+
+/* All parts are here. */
+static void complete(struct tier *tier, struct tier_fetch *fetch)
+{
+    struct tier_task task = {.kind = TASK_COMMIT,
+                             .place = (int)(fetch - tier->fetches),
+                             .key = fetch->key,
+                             .draft = fetch->draft,
+                             .announced = fetch->xxh3};
+    struct view view;
+    enum miss reason;
+    struct error error;
+    report_ended(tier, fetch, false);
+    fetch->state = FETCH_COMMITTING;
+    if (fetch->bytes > TIER_SMALL && tier_give(tier, &task)) return;
+    if (store_commit(tier->store, &fetch->draft, &fetch->xxh3, &error) != STATUS_OK) {
+        log_line(LOG_WARN, "%s", error.text);
+        tier_fetch_miss(tier, fetch, MISS_SPOILED);
+    } else if (store_fetched(tier->store, &fetch->key, LEVEL_HOST, &view, &reason) == STATUS_OK) {
+        tier_fetch_here(fetch, &view);
+    } else {
+        tier_fetch_miss(tier, fetch, MISS_NO_ROOM);
+    }
+    tier_tell(tier);
+}
+
+static struct tier_fetch *moving(struct tier *tier, const struct fabric_event *event)
+{
+    for (int i = 0; i < TIER_FETCHES; i++) {
+        struct tier_fetch *fetch = &tier->fetches[i];
+        if (fetch->state == FETCH_MOVING && fetch->number == event->ticket.context &&
+            fetch->holder == event->peer)
+            return fetch;
+    }
+    return NULL; /* given up meanwhile */
+}
+
+static void take_part(struct tier *tier, const struct fabric_event *event)
+{
+    const struct ticket *t = &event->ticket;
+    struct tier_fetch *fetch = moving(tier, event);
+    if (!fetch) return;
+    if (t->trace != fetch->received || t->bytes == 0 || t->bytes > fetch->bytes - fetch->received) {
+        fail(tier, fetch, MISS_TORN);
+        return;
+    }
+    memcpy((uint8_t *)fetch->draft.bytes + fetch->received, event->payload, t->bytes);
+    fetch->received += t->bytes;
+    fetch->moved_ns = clock_now_ns();
+    if (fetch->received == fetch->bytes) complete(tier, fetch);
+}
+
+/* The holder will not send it: perhaps another one does. */
+static void take_gone(struct tier *tier, const struct fabric_event *event)
+{
+    struct tier_fetch *fetch = moving(tier, event);
+    enum miss reason = event->ticket.step < MISSES ? (enum miss)event->ticket.step : MISS_STALE;
+    if (!fetch) return;
+    fail(tier, fetch, reason);
+    int64_t now_ns = clock_now_ns();
+    if (reason != MISS_STALE || ++fetch->tries == TIER_TRIES || now_ns >= fetch->asked_until_ns ||
+        !tier_reaches_others(tier))
+        return;
+    fetch->until_ns = fetch->asked_until_ns;
+    ask_directory(tier, fetch, now_ns);
+}
+
+static void move_fetches(struct tier *tier, int64_t now_ns, int64_t *deadline_ns)
+{
+    struct tier_fetch *next = NULL;
+    int64_t stall_ns = 0; /* when what moves now counts as standing still */
+    for (int i = 0; i < TIER_FETCHES; i++) {
+        struct tier_fetch *fetch = &tier->fetches[i];
+        if (fetch->state < FETCH_ASKING || fetch->state > FETCH_MOVING) continue;
+        if (now_ns >= fetch->until_ns) {
+            fail(tier, fetch, MISS_LATE);
+            continue;
+        }
+        if (fetch->until_ns < *deadline_ns) *deadline_ns = fetch->until_ns;
+        if (fetch->state == FETCH_MOVING && fetch->moved_ns + TIER_STALL_MS * MILLISECOND_NS > stall_ns)
+            stall_ns = fetch->moved_ns + TIER_STALL_MS * MILLISECOND_NS;
+        if (fetch->state == FETCH_LEASED && (!next || fetch->number < next->number)) next = fetch;
+    }
+    if (next && now_ns < stall_ns && stall_ns < *deadline_ns) *deadline_ns = stall_ns;
+    if (next && now_ns >= stall_ns) begin_moving(tier, next, now_ns);
+}
+
+/* --------------------------------------------------------------------------------------------------- serving */
+
+static void end_serving(struct tier *tier, struct tier_serving *serving)
+{
+    bool read = tier->part_under_way && serving == &tier->servings[tier->serving];
+    if (serving->state == SERVING_READING) {
+        serving->state = SERVING_ABANDONED;
+    } else if (read) {
+        serving->state = SERVING_ENDING;
+    } else {
+        if (serving->state == SERVING_SENDING || serving->state == SERVING_ENDING)
+            store_release(tier->store, &serving->view);
+        serving->state = SERVING_FREE;
+    }
+}
+
+static void refuse(struct tier *tier, struct tier_serving *serving, enum miss reason)
+{
+    struct ticket gone = {.kind = TICKET_GONE, .context = serving->transfer, .step = reason};
+    serving->reason = reason;
+    serving->state =
+        post(tier, serving->peer, &gone, NULL, TIER_COOKIE) == STATUS_AGAIN ? SERVING_REFUSING : SERVING_FREE;
+}
+
+/* A view of it is there. Never sent as something else than what was asked for. */
+static void begin_sending(struct tier *tier, struct tier_serving *serving, uint64_t bytes, uint64_t xxh3)
+{
+    if (serving->view.size == bytes && serving->view.xxh3 == xxh3) {
+        serving->state = SERVING_SENDING;
+        return;
+    }
+    store_release(tier->store, &serving->view);
+    refuse(tier, serving, MISS_STALE);
+}
+
+static void take_fetch(struct tier *tier, const struct fabric_event *event)
+{
+    const uint8_t *wire = event->payload;
+    struct tier_serving *serving = NULL, refused = {.peer = event->peer, .transfer = event->ticket.context};
+    struct key key;
+    struct error error;
+    if (event->ticket.bytes != FETCH_BYTES || key_decode(wire, &key, &error) != STATUS_OK) {
+        log_line(LOG_WARN, "member %d asked for an item of the cache tier that has no key", event->peer);
+        return;
+    }
+    uint64_t patience_ms = wire_get64(wire + KEY_BYTES + 16);
+    for (int i = 0; i < TIER_SERVINGS && !serving; i++)
+        if (tier->servings[i].state == SERVING_FREE) serving = &tier->servings[i];
+    if (!serving) {
+        refuse(tier, &refused, MISS_BUSY);
+        return;
+    }
+    if (patience_ms > UINT32_MAX) patience_ms = UINT32_MAX;
+    *serving = (struct tier_serving){.peer = event->peer,
+                                     .transfer = event->ticket.context,
+                                     .xxh3 = wire_get64(wire + KEY_BYTES),
+                                     .bytes = wire_get64(wire + KEY_BYTES + 8),
+                                     .until_ns = clock_now_ns() + (int64_t)patience_ms * MILLISECOND_NS};
+    struct tier_task task = {.kind = TASK_LEND, .place = (int)(serving - tier->servings), .key = key};
+    status_t status = store_lend(tier->store, &key, false, &serving->view, &serving->reason);
+    if (status == STATUS_OK)
+        begin_sending(tier, serving, serving->bytes, serving->xxh3);
+    else if (status == STATUS_AGAIN && tier_give(tier, &task))
+        serving->state = SERVING_READING;
+    else
+        refuse(tier, serving, status == STATUS_AGAIN ? MISS_BUSY : MISS_STALE);
+}
+
+void tier_lent(struct tier *tier, struct tier_task *task)
+{
+    struct tier_serving *serving = &tier->servings[task->place];
+    if (serving->state == SERVING_ABANDONED) {
+        if (task->reason == MISSES) store_release(tier->store, &task->view);
+        serving->state = SERVING_FREE;
+    } else if (task->reason == MISSES) {
+        serving->view = task->view;
+        begin_sending(tier, serving, serving->bytes, serving->xxh3);
+    } else { /* damaged, unreadable: it is gone from here */
+        refuse(tier, serving,
+               task->reason == MISS_NO_ROOM || task->reason == MISS_LATE ? task->reason : MISS_STALE);
+    }
+}
+
+static void take_stop(struct tier *tier, const struct fabric_event *event)
+{
+    for (int i = 0; i < TIER_SERVINGS; i++) {
+        struct tier_serving *serving = &tier->servings[i];
+        if (serving->state != SERVING_FREE && serving->peer == event->peer &&
+            serving->transfer == event->ticket.context)
+            end_serving(tier, serving);
+    }
+}
+
+/* One part, of the serving after the one whose part went last. */
+static void send_part(struct tier *tier)
+{
+    for (int i = 1; i <= TIER_SERVINGS && !tier->part_under_way; i++) {
+        int place = (tier->serving + i) % TIER_SERVINGS;
+        struct tier_serving *serving = &tier->servings[place];
+        if (serving->state != SERVING_SENDING) continue;
+        uint64_t left = serving->view.size - serving->sent;
+        struct ticket ticket = {.kind = TICKET_ITEM,
+                                .context = serving->transfer,
+                                .trace = serving->sent,
+                                .bytes = left < TIER_PART ? left : TIER_PART};
+        const uint8_t *bytes = (const uint8_t *)serving->view.bytes + serving->sent;
+        if (post(tier, serving->peer, &ticket, bytes, TIER_COOKIE_PART) != STATUS_OK) continue;
+        serving->sent += ticket.bytes;
+        tier->part_under_way = true;
+        tier->serving = place;
+        if (serving->sent == serving->view.size) serving->state = SERVING_ENDING;
+    }
+}
+
+static void part_sent(struct tier *tier)
+{
+    struct tier_serving *serving = &tier->servings[tier->serving];
+    tier->part_under_way = false;
+    if (serving->state == SERVING_ENDING) end_serving(tier, serving);
+}
+
+static void move_servings(struct tier *tier, int64_t now_ns, int64_t *deadline_ns)
+{
+    for (int i = 0; i < TIER_SERVINGS; i++) {
+        struct tier_serving *serving = &tier->servings[i];
+        if (serving->state == SERVING_REFUSING) refuse(tier, serving, serving->reason);
+        bool waits = serving->state == SERVING_READING || serving->state == SERVING_SENDING ||
+                     serving->state == SERVING_REFUSING;
+        if (waits && now_ns >= serving->until_ns)
+            end_serving(tier, serving); /* nobody waits for it any more */
+        else if (waits && serving->until_ns < *deadline_ns)
+            *deadline_ns = serving->until_ns;
+    }
+    send_part(tier);
+}
+
+/* ----------------------------------------------------------------------------------------------------- epoch */
+
+void tier_move(struct tier *tier, int64_t now_ns, int64_t *deadline_ns)
+{
+    if (!tier->engine) return;
+    move_fetches(tier, now_ns, deadline_ns);
+    move_servings(tier, now_ns, deadline_ns);
+}
+
+void tier_join(struct tier *tier, struct engine *engine)
+{
+    if (tier && engine->members > 1 && engine->fabric) tier->engine = engine;
+}
+
+void tier_leave(struct tier *tier)
+{
+    if (!tier || !tier->engine) return;
+    tier->engine = NULL;
+    tier->part_under_way = false; /* what the fabric read is ours again */
+    for (int i = 0; i < TIER_FETCHES; i++) {
+        struct tier_fetch *fetch = &tier->fetches[i];
+        if (fetch->state >= FETCH_ASKING && fetch->state <= FETCH_MOVING) fail(tier, fetch, MISS_LOST);
+    }
+    for (int i = 0; i < TIER_SERVINGS; i++)
+        if (tier->servings[i].state != SERVING_FREE && tier->servings[i].state != SERVING_ABANDONED)
+            end_serving(tier, &tier->servings[i]);
+}
+
+bool tier_concerns(const struct fabric_event *event)
+{
+    if (event->kind == FABRIC_SENT) return event->cookie >= TIER_COOKIE_PART;
+    return event->kind == FABRIC_RECEIVED && event->ticket.kind >= TICKET_FETCH &&
+           event->ticket.kind <= TICKET_STOP;
+}
+
+void tier_event(struct engine *engine, struct fabric_event *event)
+{
+    struct tier *tier = engine->tier;
+    if (tier && tier->engine && event->kind == FABRIC_SENT) {
+        if (event->cookie == TIER_COOKIE_PART) part_sent(tier);
+    } else if (tier && tier->engine && !(event->ticket.flags & TICKET_ON_DEVICE)) {
+        if (event->ticket.kind == TICKET_FETCH) take_fetch(tier, event);
+        if (event->ticket.kind == TICKET_ITEM) take_part(tier, event);
+        if (event->ticket.kind == TICKET_GONE) take_gone(tier, event);
+        if (event->ticket.kind == TICKET_STOP) take_stop(tier, event);
+    }
+    if (event->kind == FABRIC_RECEIVED) fabric_release(engine->fabric, event);
+}
