@@ -45,6 +45,8 @@ status_t reuse_create(const struct cache_settings *settings, const struct reuse_
                       const struct ops *ops, struct team *team, struct reuse **reuse, struct error *error);
 void reuse_destroy(struct reuse *reuse); /* after wait; NULL is fine */
 const struct cache_plan *reuse_plan(const struct reuse *reuse);
+/* After the last step, and after wait: tensors go, the report and the trace stay. */
+void reuse_give_back(struct reuse *reuse);
 uint64_t reuse_bytes(const struct reuse *reuse); /* of tensors */
 
 void reuse_step(struct reuse *reuse, struct team *team, int step);

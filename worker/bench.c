@@ -76,9 +76,9 @@ static status_t time_decode(struct bench *b, struct error *error)
     vae_stream_close(b->decoder);
     b->decoder = NULL;
     status_t status = vae_stream_open(b->engine.model->vae, VAE_DECODER, b->latent_height, b->latent_width,
-                                      &b->decoder, error);
-    for (int t = 0; status == STATUS_OK && t < b->latent_frames; t++)
-        status = vae_decode(b->decoder, b->engine.team, b->latent, b->latent_frames, t, b->frames, error);
+                                      b->config.decode_memory, &b->decoder, error);
+    for (int i = 0; status == STATUS_OK && i < vae_decode_pieces(b->decoder, b->latent_frames); i++)
+        status = vae_decode(b->decoder, b->engine.team, b->latent, b->latent_frames, i, b->frames, error);
     return status;
 }
 

@@ -127,6 +127,38 @@ status_t engine_form_stage(struct engine *e, struct error *error)
     return status;
 }
 
+/* ------------------------------------------------------------------------------------------------ decoder */
+
+bool engine_may_decode(const struct engine *e, const void *job, int priority)
+{
+    const struct engine_decoder *d = &e->decoder;
+    return !d->stream || d->job == job || priority > d->priority;
+}
+
+status_t engine_decoder(struct engine *e, const void *job, int priority, int latent_height, int latent_width,
+                        struct vae_stream **stream, bool *fresh, struct error *error)
+{
+    struct engine_decoder *d = &e->decoder;
+    *fresh = !d->stream || d->job != job;
+    if (*fresh) {
+        engine_end_decoder(e, d->job);
+        status_t status = vae_stream_open(e->model->vae, VAE_DECODER, latent_height, latent_width,
+                                          e->decode_memory, &d->stream, error);
+        if (status != STATUS_OK) return status;
+        d->job = job;
+        d->priority = priority;
+    }
+    *stream = d->stream;
+    return STATUS_OK;
+}
+
+void engine_end_decoder(struct engine *e, const void *job)
+{
+    if (e->decoder.job != job) return;
+    vae_stream_close(e->decoder.stream);
+    e->decoder = (struct engine_decoder){0};
+}
+
 /* ----------------------------------------------------------------------------------------------- contexts */
 
 uint64_t engine_new_context(struct engine *e)

@@ -42,6 +42,8 @@ enum { PRIORITIES = 3 }; /* of jobs: enum Priority in refrain.proto */
 /* ENGINE_LOOPS: tickets on their way from this rank to itself. ENGINE_CREDITS: of the fabric. ENGINE_LANDINGS: credits where
  * hops land on the GPU: each is memory as large as the largest hop. */
 enum { ENGINE_BRANCHES = SPLIT_BRANCHES, ENGINE_LOOPS = 8, ENGINE_CREDITS = 8, ENGINE_LANDINGS = 4 };
+/* Of a rank's memory the decoder may take a quarter, where nobody says another limit: the rest is for weights and steps. */
+enum { ENGINE_DECODE_PARTS = 4 };
 
 /* What the blocks of one job need on one rank. */
 struct engine_context {
@@ -69,6 +71,13 @@ struct circle;
 struct circles;
 struct ulysses;
 
+/* The decoder of a rank: beside the weights the largest thing there is, so that one job has it at a time. */
+struct engine_decoder {
+    struct vae_stream *stream; /* NULL: nobody decodes */
+    const void *job;
+    int priority; /* of the job */
+};
+
 struct engine {
     const struct ops *ops;
     struct team *team;
@@ -85,9 +94,11 @@ struct engine {
     _Atomic uint64_t progress; /* grows with every piece of work: read by the control thread for heartbeats */
     _Atomic double block_token_ns; /* mean time of one block and token, likewise; 0: nothing computed yet */
     int hops[SPLIT_CHAINS]
-            [PRIORITIES];        /* of jobs at home here, with a chain's stages now, by the jobs' priority */
-    struct arena arena;          /* of `work`, on the device */
-    int rows;                    /* that `work` has room for */
+            [PRIORITIES]; /* of jobs at home here, with a chain's stages now, by the jobs' priority */
+    struct arena arena;   /* of `work`, on the device */
+    int rows;             /* that `work` has room for */
+    size_t decode_memory; /* bytes that the decoder may take; 0: no limit */
+    struct engine_decoder decoder;
     struct denoiser_work work;   /* for the grid at work */
     struct stretches *stretches; /* NULL: ops are called one by one */
     struct error failure;        /* of the device; STATUS_OK: none */
@@ -126,6 +137,14 @@ static inline int engine_wide_hops(const struct engine *engine)
 }
 /* Waits, and gives the workspace back: before the model goes. */
 void engine_clear(struct engine *engine);
+
+/* May the job decode now? Of two with the same priority the one that came first decodes to its end. */
+bool engine_may_decode(const struct engine *engine, const void *job, int priority);
+/* The job's decoder for that latent; *fresh: it was made just now, and has not seen any of the video's pieces. A job of
+ * lower priority loses its own, and makes its frames again once it gets one. Only when engine_may_decode. */
+status_t engine_decoder(struct engine *engine, const void *job, int priority, int latent_height,
+                        int latent_width, struct vae_stream **stream, bool *fresh, struct error *error);
+void engine_end_decoder(struct engine *engine, const void *job); /* fine if it has none */
 
 /* A number for a job's context that no other home of the epoch gives. */
 uint64_t engine_new_context(struct engine *engine);

@@ -249,7 +249,7 @@ void job_destroy(struct job *j)
     ops->release(MEMORY_DEVICE, j->text_rows);
     free(j->tenant);
     engine_withdraw(j->engine, &j->lent);
-    vae_stream_close(j->decoder);
+    engine_end_decoder(j->engine, j);
     video_drop(j->film);
     comparison_drop(j->comparison);
     quality_close(j->quality);
@@ -518,7 +518,8 @@ enum job_piece job_next(const struct job *j)
     case LIFE_STEP:
         return job_next_in_step(j);
     case LIFE_DECODE:
-        return PIECE_DECODE;
+        if (!j->lean) return j->outstanding == 0 ? PIECE_SEND : PIECE_NONE;
+        return engine_may_decode(e, j, j->order.priority) ? PIECE_DECODE : PIECE_NONE;
     case LIFE_FILES:
         return PIECE_FILES;
     case LIFE_FINISHED:
@@ -546,12 +547,13 @@ enum job_result job_advance(struct job *j)
     case LIFE_CLOSE:
         return advance_close(j);
     case LIFE_DECODE:
-        return job_advance_decode(j);
+        return job_next(j) == PIECE_NONE ? JOB_WAITS : job_advance_decode(j);
     case LIFE_FILES:
         return job_advance_files(j);
     case LIFE_FINISHED:
         break;
     }
+    engine_end_decoder(j->engine, j);
     return JOB_FINISHED;
 }
 

@@ -108,12 +108,12 @@ struct job {
     int text_branch;
 
     /* After the steps. */
-    struct vae_stream *decoder;
+    bool lean; /* what only steps need has been given back */
     struct video *film;
     int filmed; /* frames */
     struct comparison *comparison;
-    bool shown;  /* comparison.* are written */
-    int decoded; /* latent frames */
+    bool shown;            /* comparison.* are written */
+    int decoding, decoded; /* which of the passes' videos, and pieces of it */
 
     /* Caching. A job that compares makes its steps twice: first without the policy. */
     struct cache_settings settings;
@@ -219,7 +219,7 @@ void job_replayed(struct job *job);
 /* job_text.c: a layer of the text encoder, or what follows the last one. *done: it was the last branch's. */
 status_t job_encode_text(struct job *job, bool *done, struct error *error);
 
-/* job_finish.c */
+/* job_finish.c: decoding begins with giving back what only steps needed. */
 enum job_result job_advance_decode(struct job *job);
 enum job_result job_advance_files(struct job *job);
 

@@ -251,6 +251,13 @@ static uint32_t row_count(const struct stage *s, int tokens)
     return (uint32_t)shard_row(tokens, width_of(s), place_of(s) + 1) - first_row(s, tokens);
 }
 
+/* The workspace, for all rows or this member's. */
+static status_t prepare(const struct stage *s, const struct token_grid *grid, struct error *error)
+{
+    struct engine *e = s->engine;
+    return e->ulysses ? engine_prepare_shard(e, grid, error) : engine_prepare(e, grid, error);
+}
+
 /* May the others be told? */
 static bool can_tell(const struct stage *s)
 {
@@ -435,7 +442,8 @@ static status_t make_keys(struct stage *s, const struct ticket *t, int peer, con
     return status == STATUS_OK ? waited : status;
 }
 
-/* An OPEN that comes again changes nothing: what the blocks have kept must not be lost. */
+/* An OPEN that comes again changes nothing: what the blocks have kept must not be lost. The workspace is taken here
+ * too: a hop may come between two OPENs or after them, and what is taken at most shall not depend on it. */
 static status_t open_context(struct stage *s, const struct ticket *t, int peer, const void *payload,
                              struct error *error)
 {
@@ -451,8 +459,8 @@ static status_t open_context(struct stage *s, const struct ticket *t, int peer, 
     if (status != STATUS_OK || c->branch[t->branch][t->expert]) return status;
     size_t hop = hop_bytes((int)row_count(s, token_count(&c->grid)), m->config.denoiser.hidden) +
                  (t->text_bytes ? (size_t)m->config.denoiser.layers * sizeof(float) : 0);
-    status = buffers_fit(s, hop, error);
-    if (status == STATUS_OK && width_of(s) > 1) status = engine_prepare_shard(s->engine, &c->grid, error);
+    status = prepare(s, &c->grid, error);
+    if (status == STATUS_OK) status = buffers_fit(s, hop, error);
     if (status != STATUS_OK) return status;
     if (!c->blocks[t->branch]) status = open_blocks(s, c, t, peer, payload, &blocks, error);
     if (status != STATUS_OK) return status;
@@ -523,8 +531,7 @@ static status_t run_hop(struct stage *s, const struct engine_context *c, struct 
     size_t modulation = 6 * (size_t)m->config.denoiser.hidden * sizeof(float), records = record_bytes(&t, m);
     const void *payload;
     status_t status = buffer_fit(b, e, t.bytes, error);
-    if (status == STATUS_OK)
-        status = e->ulysses ? engine_prepare_shard(e, &c->grid, error) : engine_prepare(e, &c->grid, error);
+    if (status == STATUS_OK) status = prepare(s, &c->grid, error);
     if (status == STATUS_OK) status = tell_turn(s, &t, error);
     if (status != STATUS_OK) return status;
     b->cargo.body = t.bytes - records;
