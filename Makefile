@@ -70,8 +70,8 @@ OBJS_coordinator := $(call room,coordinator)
 # Plans are values, and so is what a model's JSON files say: the client plans with the coordinator's own code.
 OBJS_planner     := $(patsubst %,$(BUILD)/%.o,coordinator/plan coordinator/planner coordinator/planner_cost worker/model/config worker/model/json_fields)
 
-# Of the tier, programs that hold no items know the keys alone.
-OBJS_keys        := $(BUILD)/cache/tier/key.o
+# Of the tier, programs that hold no items know keys and reasons alone.
+OBJS_keys        := $(patsubst %,$(BUILD)/cache/tier/%.o,key miss)
 
 CLIENT_OBJS      := $(OBJS_client) $(OBJS_planner) $(OBJS_keys) $(OBJS_policies) $(OBJS_proto) $(OBJS_base)
 COORDINATOR_OBJS := $(OBJS_coordinator) $(OBJS_keys) $(OBJS_policies) $(OBJS_proto) $(OBJS_base)

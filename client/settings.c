@@ -13,6 +13,8 @@
 #define AT(field)  offsetof(struct settings, field)
 #define COUNT(all) (sizeof(all) / sizeof *(all))
 
+enum { PREVIEW_STANDARD = 5 };
+
 enum {
     MAKES_ONE = VERB_GENERATE | VERB_SUBMIT | VERB_COMPARE, /* a video */
     MAKES = MAKES_ONE | VERB_CALIBRATE,                     /* videos */
@@ -88,6 +90,10 @@ static const struct option_spec specs[] = {
     {"save-frames", 0, OPTION_TEXT, AT(save_frames), "FILE.safetensors",
      "also keep the frames before encoding: f32 [1,F,3,H,W] in 0...1 named `frames`", .groups = SAVES},
 
+    {"preview", 0, OPTION_TEXT, AT(preview), "FILE.png",
+     "while the job is watched, the first frame as the video looks so far, anew with every preview",
+     .groups = MAKES_ONE | VERB_WATCH},
+
     {.type = OPTION_HEADING, .help = "The job", .groups = MAKES_ONE},
     {"wait", 'w', OPTION_FLAG, AT(wait), .help = "show progress until the job has ended",
      .groups = VERB_SUBMIT},
@@ -110,6 +116,11 @@ static const struct option_spec specs[] = {
      "... (default "
      "END)",
      .groups = VERB_SUBMIT},
+    {"preview-every", 0, OPTION_INT, AT(preview_every), "N",
+     "steps between previews for those who watch the job; costs a decoded frame each, and changes no bit "
+     "(default: 5 "
+     "with --preview, else none)",
+     .min = 0, .max = LIMIT_STEPS, .groups = MAKES_ONE},
     {"label", 0, OPTION_TEXT, AT(label), "TEXT", "a note of yours, shown by `refrain status` and --json",
      .groups = MAKES_ONE},
     {"idempotency-key", 0, OPTION_TEXT, AT(idempotency_key), "TEXT",
@@ -150,10 +161,11 @@ static const struct option_spec specs[] = {
     {"fabric", 0, OPTION_CHOICE, AT(fabric), .choices = "zmq|mpi|nccl",
      .help = "what carries data between ranks", .standard = "zmq", .groups = STARTS},
 
-    {.type = OPTION_HEADING, .help = "Which ones", .groups = VERB_LIST | VERB_WATCH},
+    {.type = OPTION_HEADING, .help = "Which ones", .groups = VERB_LIST | VERB_WATCH | VERB_CACHE},
+    {"all", 0, OPTION_FLAG, AT(all), .help = "everybody's, with an admin key", .groups = VERB_CACHE},
     {"active", 'a', OPTION_FLAG, AT(active), .help = "only jobs that have not ended", .groups = VERB_LIST},
     {"limit", 'l', OPTION_INT, AT(limit), "N", "at most so many, newest first", .standard = "20", .min = 1,
-     .max = LIMIT_LIST, .groups = VERB_LIST},
+     .max = LIMIT_LIST, .groups = VERB_LIST | VERB_CACHE},
     {"before", 0, OPTION_UINT64, AT(before), "JOB", "only jobs older than this one", .groups = VERB_LIST},
     {"from", 0, OPTION_UINT64, AT(from), "N", "only events with a sequence number above N (default 0: all)",
      .groups = VERB_WATCH},
@@ -344,6 +356,8 @@ status_t settings_spec(const struct settings *settings, const struct options *op
     made.compare = settings->compare;
     if (options_given(options, "checkpoint-every")) made.checkpoint_every = (int)settings->checkpoint_every;
     made.resume_from = settings->resume_from;
+    made.preview_every = (unsigned)settings->preview_every;
+    if (settings->preview && !options_given(options, "preview-every")) made.preview_every = PREVIEW_STANDARD;
     status = read_step(settings, &made.at_step, field, error);
     if (!status) status = refrain_spec_check(&made, field, error);
     if (status) return status;
@@ -360,7 +374,8 @@ const char *settings_flag_of(const char *field)
                                              {"cache_tables", "cache-table"},
                                              {"checkpoint_every", "checkpoint-every"},
                                              {"resume_from", "resume-from"},
-                                             {"at_step", "at-step"}};
+                                             {"at_step", "at-step"},
+                                             {"preview_every", "preview-every"}};
     for (size_t i = 0; i < COUNT(renamed); i++)
         if (strcmp(field, renamed[i][0]) == 0) return renamed[i][1];
     for (size_t i = 0; i < COUNT(specs); i++)

@@ -79,7 +79,7 @@ done:
         code = cli_fail(cli, status, &error);
     } else {
         report_submitted(cli, job);
-        bool waits = cli->settings.wait || delivery_named(&cli->settings);
+        bool waits = cli->settings.wait || cli->settings.preview || delivery_named(&cli->settings);
         code = waits ? stay(cli, job, &delivery) : EXIT_CODE_OK;
     }
     refrain_free(job);

@@ -93,7 +93,8 @@ static void clear_progress(struct job *job)
     refrain__progress__init(&job->progress);
 }
 
-/* `to` gets its own copy of the actions; without memory it has none: they are for people to look at. */
+/* `to` gets its own copy of the actions; without memory it has none: they are for people to look at. A preview is not
+ * kept. */
 static void copy_progress(Refrain__Progress *to, const Refrain__Progress *from)
 {
     size_t bytes = from->has_cache_actions ? from->cache_actions.len : 0;
@@ -101,6 +102,8 @@ static void copy_progress(Refrain__Progress *to, const Refrain__Progress *from)
     *to = *from;
     to->base.n_unknown_fields = 0; /* of a newer worker: not kept */
     to->base.unknown_fields = NULL;
+    to->has_preview = to->has_preview_step = 0;
+    to->preview = (ProtobufCBinaryData){0, NULL};
     to->has_cache_actions = actions != NULL;
     to->cache_actions = (ProtobufCBinaryData){actions ? bytes : 0, actions};
     if (actions) memcpy(actions, from->cache_actions.data, bytes);

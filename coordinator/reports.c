@@ -16,6 +16,7 @@
 #include "coordinator/server.h"
 #include "coordinator/tierdesk.h"
 #include "proto/caching.h"
+#include "proto/validate.h"
 
 struct sender {
     struct group *group;
@@ -115,6 +116,19 @@ static struct job *reported_job(const struct server *server, const struct sender
 }
 
 /* Kept in memory only: after a restart the next report brings it again. */
+/* Pictures are for watchers alone, and only what looks like one. Lent to the note. */
+static void lend_preview(Refrain__Progress *note, const Refrain__Progress *report)
+{
+    static const uint8_t png[] = {0x89, 'P', 'N', 'G', '\r', '\n', 0x1a, '\n'};
+    const ProtobufCBinaryData *preview = &report->preview;
+    bool fits = report->has_preview && report->has_preview_step && preview->len > sizeof png &&
+                preview->len <= LIMIT_PREVIEW_BYTES && memcmp(preview->data, png, sizeof png) == 0;
+    if (!fits) return;
+    note->has_preview = note->has_preview_step = 1;
+    note->preview = *preview;
+    note->preview_step = report->preview_step;
+}
+
 static void take_progress(struct server *server, const struct sender *sender,
                           const Refrain__JobProgress *report)
 {
@@ -134,7 +148,9 @@ static void take_progress(struct server *server, const struct sender *sender,
     Refrain__Job *described;
     if (jobs_describe(server->jobs, NULL, job->id, &described, NULL) != STATUS_OK) return;
     jobs_drop_tables(described);
+    if (described->progress) lend_preview(described->progress, report->progress);
     watches_progress(server->watches, server->outbox, described);
+    if (described->progress) described->progress->preview = (ProtobufCBinaryData){0, NULL};
     refrain__job__free_unpacked(described, NULL);
 }
 

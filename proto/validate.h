@@ -23,6 +23,7 @@
 enum {
     LIMIT_PROMPT_BYTES = 16384,
     LIMIT_STEPS = 1000,
+    LIMIT_PREVIEW_BYTES = 512 << 10,
     LIMIT_GUIDANCE = 100,
     LIMIT_SHIFT = 100,
     LIMIT_SIZE = 8192, /* pixels, each side */
@@ -36,7 +37,8 @@ enum {
     LIMIT_KEY_BYTES = 128,
     LIMIT_LABEL_BYTES = 128,
     LIMIT_DIRECTORY_BYTES = 4095,
-    LIMIT_LIST = 1000, /* jobs in one answer */
+    LIMIT_LIST = 1000,          /* jobs in one answer */
+    LIMIT_CACHE_KEY_BYTES = 63, /* of an item's name, and of a kind's */
     DEFAULT_CHECKPOINT_EVERY = 1,
     DEFAULT_STEPS = 50, /* this and the guidance: the defaults of the reference's WanPipeline.__call__ */
 };

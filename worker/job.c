@@ -36,6 +36,7 @@ static void lay_out(struct job *j)
     j->wave = arena_take(shared, (size_t)d->freq_dim, sizeof(float));
     size_t pixels = (size_t)j->order.frames * 3 * (size_t)j->order.width * (size_t)j->order.height;
     j->frames = arena_take(&j->host, pixels, sizeof(float));
+    job_preview_lay_out(j, shared, &j->host);
     if (j->passes < 2) return;
     j->uncached_latent = arena_take(shared, latent, sizeof(float));
     j->uncached_frames = arena_take(&j->host, pixels, sizeof(float));
@@ -264,6 +265,7 @@ void job_destroy(struct job *j)
     }
     free(j->tables);
     free(j->sigmas);
+    free(j->preview.png);
     memory_give_back(ops, MEMORY_SHARED, &j->shared);
     arena_free(&j->host);
     free(j);

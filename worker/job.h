@@ -44,6 +44,7 @@ struct job_order {
     int priority;         /* 0..2, the numbers of enum Priority in refrain.proto */
     int64_t deadline_ms;  /* wall clock; 0: none */
     int checkpoint_every; /* steps; 0: never */
+    int preview_every;    /* steps; 0: none are made */
     uint64_t origin;      /* the job from whose checkpoint it begins; 0: it begins with noise */
     int origin_step;      /* of that job: finished when the checkpoint was made */
 };
@@ -103,6 +104,12 @@ enum job_piece {
     PIECE_SPARE, /* a block of the next member's that home holds too: instead of waiting until the hop can go */
 };
 enum job_piece job_next(const struct job *job);
+/* A preview waits to be decoded. It is a PIECE_DECODE beside what job_next says: job_preview_make does it, whatever the
+ * job's steps are at. */
+bool job_preview_waits(const struct job *job);
+void job_preview_make(struct job *job);
+/* The newest preview, a PNG of the job's, and the finished steps it was predicted at; 0: there is none yet. */
+int job_preview(const struct job *job, const uint8_t **png, size_t *bytes);
 int job_priority(const struct job *job);
 int64_t job_due_ms(const struct job *job); /* order.deadline_ms */
 const char *job_tenant(const struct job *job);

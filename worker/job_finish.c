@@ -5,6 +5,7 @@
  * by side.
  */
 #include <stdio.h>
+#include <string.h>
 
 #include "worker/job_state.h"
 #include "worker/model/checkpoint.h"
@@ -15,7 +16,7 @@
  * Eight times its rows through all blocks is what decoding costs on the reference model (22 ms against 2.7
  * ms); the decoder of a large model is lighter beside its blocks. Too much is the safe side: steps keep the
  * stages busy, frames can wait. */
-static uint64_t frame_work(const struct job *j)
+uint64_t job_frame_work(const struct job *j)
 {
     uint64_t rows = (uint64_t)token_count(&j->grid) / (uint64_t)j->grid.frames;
     return 8 * rows * (uint64_t)j->engine->model->config.denoiser.layers;
@@ -48,7 +49,7 @@ enum job_result job_advance_decode(struct job *j)
     }
     if (decode(j, &pieces, &error) != STATUS_OK) return job_fail(j, &error);
     atomic_fetch_add(&j->engine->progress, 1);
-    j->work += frame_work(j) * (uint64_t)j->latent_frames / (uint64_t)pieces;
+    j->work += job_frame_work(j) * (uint64_t)j->latent_frames / (uint64_t)pieces;
     j->decoded++;
     j->status.done = j->decoding * pieces + j->decoded;
     j->status.of = j->passes * pieces;
@@ -155,7 +156,7 @@ enum job_result job_advance_files(struct job *j)
         last = true;
     }
     atomic_fetch_add(&j->engine->progress, 1);
-    j->work += frame_work(j);
+    j->work += job_frame_work(j);
     if (status != STATUS_OK) return job_fail(j, &error);
     if (!last) return JOB_ADVANCED;
     j->status.encode_seconds = job_seconds_since(j->phase_began_ns);

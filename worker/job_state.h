@@ -67,6 +67,17 @@ struct branch {
     struct blocks *blocks; /* home's own blocks, for policies that decide by blocks */
 };
 
+/* job_preview.c. Steps are counted as finished ones; 0: none. */
+struct preview {
+    float *clean;           /* shared, [latent]: predicted at the step at work, if `predicted` */
+    float *latent, *pixels; /* the host's: its first frame [channels, 1, h, w]; [3, height, width] */
+    bool predicted;
+    int waiting; /* the step of `latent`, which is to be decoded */
+    int step;    /* of png */
+    uint8_t *png;
+    size_t bytes;
+};
+
 struct job {
     struct engine *engine;
     struct job_order order;
@@ -102,6 +113,7 @@ struct job {
     void *text_rows;           /* [ids, width], on the device */
     int text_branch;
 
+    struct preview preview;
     /* After the steps. */
     bool lean; /* what only steps need has been given back */
     struct video *film;
@@ -203,7 +215,14 @@ void job_replayed(struct job *job);
 /* job_text.c: a layer of the text encoder, or what follows the last one. *done: it was the last branch's. */
 status_t job_encode_text(struct job *job, bool *done, struct error *error);
 
-/* job_finish.c: decoding begins with giving back what only steps needed. */
+/* job_preview.c. Before the solver's step: the clean latent, if one is due; after the wait: what is to be decoded. */
+void job_preview_lay_out(struct job *job, struct arena *shared, struct arena *host);
+void job_preview_predict(struct job *job);
+void job_preview_take(struct job *job);
+
+/* job_finish.c: decoding begins with giving back what only steps needed. What decoding a latent frame, measuring it or
+ * encoding some frames is charged as. */
+uint64_t job_frame_work(const struct job *job);
 enum job_result job_advance_decode(struct job *job);
 enum job_result job_advance_files(struct job *job);
 

@@ -312,6 +312,7 @@ static status_t finish_step(struct job *j, struct error *error)
     if (j->reuse && reuse_plan(j->reuse)->policy.site == SITE_VELOCITY)
         reuse_observe(j->reuse, e->team, 0, j->latent, j->velocity);
     if (j->reuse) reuse_remember(j->reuse, e->team, j->latent);
+    job_preview_predict(j);
     solver_step(solver, e->team, j->step, j->velocity, j->latent);
     status = engine_wait(e, error);
     if (status != STATUS_OK) return status;
@@ -319,6 +320,7 @@ static status_t finish_step(struct job *j, struct error *error)
     j->step_begun = false;
     j->deadline_ns = CLOCK_NEVER;
     j->step++;
+    job_preview_take(j);
     tell_progress(j);
     if (!all_finite(j->latent, j->latent_count))
         return error_set(error, STATUS_CORRUPT,
