@@ -325,8 +325,8 @@ static bool open_fits(const struct ticket *t, const struct model *m)
     int length = m->config.text_length, longest = m->config.denoiser.max_position;
     bool grid = true;
     for (int i = 0; i < 3; i++) grid = grid && t->grid[i] >= 1 && t->grid[i] <= (uint32_t)longest;
-    return grid && t->expert < m->config.experts && run_of(t, m)->count > 0 && t->context != 0 && t->row_count >= 1 &&
-           t->row_count <= (uint32_t)length &&
+    return grid && t->expert < m->config.experts && run_of(t, m)->count > 0 && t->context != 0 &&
+           t->row_count >= 1 && t->row_count <= (uint32_t)length &&
            t->bytes - t->text_bytes == (uint64_t)denoiser_text_rows((int)t->row_count, length) *
                                            (uint64_t)m->config.denoiser.hidden * sizeof(float);
 }
@@ -336,8 +336,6 @@ static status_t make_keys(struct stage *s, const struct ticket *t, int peer, con
                           struct denoiser_context **made, struct error *error)
 {
     struct engine *e = s->engine;
-    const struct model *m = e->model;
-    const struct chain_run *run = run_of(t, m);
     const void *text = payload;
     void *brought = NULL;
     size_t bytes = t->bytes - t->text_bytes;
@@ -348,8 +346,7 @@ static status_t make_keys(struct stage *s, const struct ticket *t, int peer, con
         e->ops->copy(e->team, brought, payload, bytes);
         text = brought;
     }
-    status = denoiser_context_create_run(m->denoiser[t->expert], e->team, text, (int)t->row_count,
-                                         m->config.text_length, run->first, run->count, made, error);
+    status = engine_run_context_create(e, t->expert, t->branch, text, (int)t->row_count, made, error);
     status_t waited = engine_wait(e, status == STATUS_OK ? error : NULL);
     e->ops->release(MEMORY_DEVICE, brought);
     if (status == STATUS_OK && waited != STATUS_OK) denoiser_context_destroy(*made);
