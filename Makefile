@@ -474,8 +474,10 @@ bench-gpu: ## this machine's GPUs: ops against peak, attention against cuDNN; MO
 	@tools/bench_gpu.sh $(BUILD) $(MODEL) $(SIZE)
 
 .PHONY: bench-tier
-bench-tier: $(BUILD)/tools/bench_tier ## a rank's store of the cache tier beside memcpy and plain files, up to a million items (1 minute)
+bench-tier: ## the cache tier: a rank's store beside memcpy and plain files, items from rank to rank beside the fabric's messages (2 minutes)
+	@$(MAKE) --no-print-directory -j$(CORES) $(BUILD)/refrain-coordinator $(BUILD)/tools/bench_tier $(BUILD)/tools/bench_tier_fabric
 	@$(BUILD)/tools/bench_tier
+	@$(BUILD)/tools/bench_tier_fabric $(BUILD) 2>/dev/null
 
 .PHONY: tidy
 tidy: ## clang-format, clang-tidy and cppcheck over everything

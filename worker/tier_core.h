@@ -14,15 +14,17 @@
 #include "worker/tier.h"
 
 enum {
-    TIER_SERVINGS = 32,    /* items on their way to others at once; more are refused (busy) */
-    TIER_TASKS = 256,      /* under way at once; more commits are made by who asks for them */
-    TIER_SMALL = 64 << 10, /* bytes that are hashed at once, rather than by the thread */
-    TIER_KEPT_MS = 2000,   /* what was fetched, for who asked for it */
-    TIER_ABSENT_MS = 100,  /* what could not be fetched is not looked for again so soon */
-    TIER_TRIES = 3,        /* holders, one after the other, for one fetch */
-    TIER_STALL_MS = 50,    /* a transfer that makes no way lets the next one begin */
-    TIER_TELL_MS = 1000,   /* between figures; changes are told at once */
-    TIER_PART = 512 << 10, /* bytes of an item in one ticket */
+    TIER_SERVINGS = 32,                   /* items on their way to others at once; more are refused (busy) */
+    TIER_TASKS = 256,                     /* under way at once; more commits are made by who asks for them */
+    TIER_SMALL = 64 << 10,                /* bytes that are hashed at once, rather than by the thread */
+    TIER_KEPT_MS = 2000,                  /* what was fetched, for who asked for it */
+    TIER_ABSENT_MS = 100,                 /* what could not be fetched is not looked for again so soon */
+    TIER_QUESTIONS = 8,                   /* on their way at once */
+    TIER_QUESTION_BYTES = KEY_BYTES + 24, /* key, hash u64, size u64, patience in ms u64 */
+    TIER_TRIES = 3,                       /* holders, one after the other, for one fetch */
+    TIER_STALL_MS = 50,                   /* a transfer that makes no way lets the next one begin */
+    TIER_TELL_MS = 1000,                  /* between figures; changes are told at once */
+    TIER_PART = 512 << 10,                /* bytes of an item in one ticket */
     TIER_PARTS =
         2, /* of them under way at once, to all others together: a chunk of 1 MiB, a millisecond at 1 GB/s */
     TIER_CREDITS =
@@ -30,8 +32,15 @@ enum {
                          one is kept for their way home (worker/engine.h) */
 };
 /* No job's: of those the highest begin with a member's number. A part's says whose it is. */
-#define TIER_COOKIE      UINT64_MAX
-#define TIER_COOKIE_PART (UINT64_MAX - TIER_SERVINGS)
+#define TIER_COOKIE          UINT64_MAX
+#define TIER_COOKIE_QUESTION (UINT64_MAX - TIER_QUESTIONS)
+#define TIER_COOKIE_PART     (TIER_COOKIE_QUESTION - TIER_SERVINGS)
+
+/* Payload of a TICKET_FETCH: the fabric's until it is SENT. */
+struct tier_question {
+    bool under_way;
+    uint8_t wire[TIER_QUESTION_BYTES];
+};
 
 enum tier_task_kind { TASK_READ, TASK_LEND, TASK_COMMIT };
 
@@ -99,6 +108,7 @@ struct tier {
     int tasks;   /* given to the thread and not taken back */
     struct tier_fetch fetches[TIER_FETCHES];
     struct tier_serving servings[TIER_SERVINGS];
+    struct tier_question questions[TIER_QUESTIONS];
     struct engine *engine; /* NULL: not in an epoch with others */
     int serving;           /* whose part was posted last */
     int parts;             /* posted and not SENT yet */

@@ -26,8 +26,6 @@
 #include "worker/engine.h"
 #include "worker/tier_core.h"
 
-enum { FETCH_BYTES = KEY_BYTES + 24 }; /* payload of FETCH: key, hash u64, size u64, patience in ms u64 */
-
 static status_t post(struct tier *tier, int peer, struct ticket *ticket, const void *payload, uint64_t cookie)
 {
     struct error error;
@@ -113,14 +111,35 @@ void tier_lease(struct tier *tier, const Refrain__TierLease *lease)
     }
 }
 
+static struct tier_question *free_question(struct tier *tier)
+{
+    for (int i = 0; i < TIER_QUESTIONS; i++)
+        if (!tier->questions[i].under_way) return &tier->questions[i];
+    return NULL;
+}
+
+/* False: not now. */
+static bool ask_holder(struct tier *tier, const struct tier_fetch *fetch, int64_t now_ns)
+{
+    struct ticket ticket = {.kind = TICKET_FETCH, .context = fetch->number, .bytes = TIER_QUESTION_BYTES};
+    struct tier_question *question = free_question(tier);
+    if (!question) return false;
+    key_encode(&fetch->key, question->wire);
+    wire_put64(question->wire + KEY_BYTES, fetch->xxh3);
+    wire_put64(question->wire + KEY_BYTES + 8, fetch->bytes);
+    wire_put64(question->wire + KEY_BYTES + 16, (uint64_t)((fetch->until_ns - now_ns) / MILLISECOND_NS + 1));
+    uint64_t cookie = TIER_COOKIE_QUESTION + (uint64_t)(question - tier->questions);
+    question->under_way = post(tier, fetch->holder, &ticket, question->wire, cookie) == STATUS_OK;
+    return question->under_way;
+}
+
 /* Room for it, and the holder is told to send. False: there are no credits now. */
 static bool begin_moving(struct tier *tier, struct tier_fetch *fetch, int64_t now_ns)
 {
-    uint8_t wire[FETCH_BYTES];
     struct item item = {.bytes = fetch->bytes, .seconds = fetch->seconds};
-    struct ticket ticket = {.kind = TICKET_FETCH, .context = fetch->number, .bytes = FETCH_BYTES};
     struct error error;
-    if (!fabric_has_credits(tier->engine->fabric, fetch->holder, TIER_CREDITS)) return false;
+    if (!fabric_has_credits(tier->engine->fabric, fetch->holder, TIER_CREDITS) || !free_question(tier))
+        return false;
     status_t status = store_reserve(tier->store, &fetch->key, &item, LEVEL_HOST, &fetch->draft, &error);
     fetch->hash = status == STATUS_OK ? XXH3_createState() : NULL;
     if (status == STATUS_OK && !fetch->hash) {
@@ -131,15 +150,11 @@ static bool begin_moving(struct tier *tier, struct tier_fetch *fetch, int64_t no
         fail(tier, fetch, status == STATUS_CONFLICT ? MISS_UNFINISHED : MISS_NO_ROOM);
         return true;
     }
-    key_encode(&fetch->key, wire);
-    wire_put64(wire + KEY_BYTES, fetch->xxh3);
-    wire_put64(wire + KEY_BYTES + 8, fetch->bytes);
-    wire_put64(wire + KEY_BYTES + 16, (uint64_t)((fetch->until_ns - now_ns) / MILLISECOND_NS + 1));
     XXH3_64bits_reset(fetch->hash);
     fetch->state = FETCH_MOVING;
     fetch->received = 0;
     fetch->moved_ns = now_ns;
-    if (post(tier, fetch->holder, &ticket, wire, TIER_COOKIE) != STATUS_OK) fail(tier, fetch, MISS_LOST);
+    if (!ask_holder(tier, fetch, now_ns)) fail(tier, fetch, MISS_LOST);
     return true;
 }
 
@@ -266,7 +281,7 @@ static void take_fetch(struct tier *tier, const struct fabric_event *event)
     struct tier_serving *serving = NULL, refused = {.peer = event->peer, .transfer = event->ticket.context};
     struct key key;
     struct error error;
-    if (event->ticket.bytes != FETCH_BYTES || key_decode(wire, &key, &error) != STATUS_OK) {
+    if (event->ticket.bytes != TIER_QUESTION_BYTES || key_decode(wire, &key, &error) != STATUS_OK) {
         log_line(LOG_WARN, "member %d asked for an item of the cache tier that has no key", event->peer);
         return;
     }
@@ -384,6 +399,7 @@ void tier_leave(struct tier *tier)
     if (!tier || !tier->engine) return;
     tier->engine = NULL;
     tier->parts = 0; /* what the fabric read is ours again */
+    for (int i = 0; i < TIER_QUESTIONS; i++) tier->questions[i].under_way = false;
     for (int i = 0; i < TIER_FETCHES; i++) {
         struct tier_fetch *fetch = &tier->fetches[i];
         if (fetch->state >= FETCH_ASKING && fetch->state <= FETCH_MOVING) fail(tier, fetch, MISS_LOST);
@@ -406,7 +422,10 @@ void tier_event(struct engine *engine, struct fabric_event *event)
 {
     struct tier *tier = engine->tier;
     if (tier && tier->engine && event->kind == FABRIC_SENT) {
-        if (event->cookie < TIER_COOKIE) part_sent(tier, (int)(event->cookie - TIER_COOKIE_PART));
+        if (event->cookie < TIER_COOKIE_QUESTION)
+            part_sent(tier, (int)(event->cookie - TIER_COOKIE_PART));
+        else if (event->cookie < TIER_COOKIE)
+            tier->questions[event->cookie - TIER_COOKIE_QUESTION].under_way = false;
     } else if (tier && tier->engine && !(event->ticket.flags & TICKET_ON_DEVICE)) {
         if (event->ticket.kind == TICKET_FETCH) take_fetch(tier, event);
         if (event->ticket.kind == TICKET_ITEM) take_part(tier, event);
