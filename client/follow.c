@@ -4,10 +4,13 @@
 #include "base/clock.h"
 #include "client/progress.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
+#include <string.h>
+#include <unistd.h>
 
-enum { TICK_MS = 1000 };
+enum { TICK_MS = 1000, PATH_BYTES = 4200 };
 static const int64_t AWAY_NS = 60 * SECOND_NS; /* longer than a coordinator takes to restart */
 
 static enum progress_form form_of(const struct settings *settings)
@@ -31,6 +34,25 @@ static status_t check_away(struct cli *cli, struct progress *progress, int64_t *
                      refrain_endpoint(cli->refrain));
 }
 
+/* Whole or not at all, for a viewer that reads it again and again. That it cannot be written is said once. */
+static void keep_preview(struct cli *cli, const struct refrain_job *job, bool *complained)
+{
+    char partial[PATH_BYTES];
+    const char *path = cli->settings.preview;
+    const struct refrain_progress *progress = &job->progress;
+    if (!path || !progress->preview_bytes) return;
+    bool fits = (size_t)snprintf(partial, sizeof partial, "%s.partial", path) < sizeof partial;
+    FILE *file = fits ? fopen(partial, "wbe") : NULL;
+    bool written =
+        file && fwrite(progress->preview, 1, progress->preview_bytes, file) == progress->preview_bytes;
+    if (file && fclose(file) != 0) written = false;
+    if (written && rename(partial, path) == 0) return;
+    if (!*complained)
+        fprintf(stderr, "refrain: --preview %s: cannot be written: %s\n", path, strerror(errno));
+    *complained = true;
+    if (file) unlink(partial);
+}
+
 status_t follow_job(struct cli *cli, uint64_t number, uint64_t from_sequence,
                     status_t (*check)(void *context, const struct refrain_job *latest, struct error *error),
                     void *context, struct refrain_job **job, struct error *error)
@@ -38,6 +60,7 @@ status_t follow_job(struct cli *cli, uint64_t number, uint64_t from_sequence,
     struct refrain_watch *watch = NULL;
     struct refrain_event *latest = NULL;
     int64_t away_since = 0, checked_ns = clock_now_ns();
+    bool complained = false;
     struct progress *progress = progress_new(&cli->style, form_of(&cli->settings));
     status_t status = refrain_watch_open(cli->refrain, number, from_sequence, &watch, error);
     for (bool last = false; !status && !last;) {
@@ -47,6 +70,7 @@ status_t follow_job(struct cli *cli, uint64_t number, uint64_t from_sequence,
         if (event) {
             progress_away(progress, false);
             progress_event(progress, event);
+            keep_preview(cli, &event->job, &complained);
             refrain_free(latest);
             latest = event;
             last = event->last || refrain_state_is_final(event->job.state);

@@ -102,6 +102,7 @@ struct refrain_spec {
     bool save_frames;  /* also keep REFRAIN_FRAMES */
     enum refrain_priority priority;
     uint64_t deadline_ms; /* from submission; a job not finished by then expires. 0: none */
+    bool deadline_strict; /* refuse it where it is not expected to be done by then */
     const char *label;    /* free text, shown in lists; NULL: none */
     const char *cache;    /* what may be reused between steps: "balanced", "dbcache:F1B0"; NULL: "off" */
     const struct refrain_cache_table
@@ -166,6 +167,10 @@ struct refrain_progress {
     const unsigned char *actions; /* [action_count] enum refrain_action, one for each step so far */
     size_t action_count;          /* 0: nothing is cached, or no step was taken yet */
     double largest_reused;        /* largest change that was let through so far; negative: none */
+    const unsigned char
+        *preview; /* [preview_bytes] PNG: the first frame as the video looks after preview_step steps; */
+    size_t preview_bytes; /* in the one event that brings it; 0: none */
+    unsigned preview_step;
 };
 
 struct refrain_file {
@@ -217,6 +222,8 @@ struct refrain_job {
     const struct refrain_file *files;
     size_t file_count;
     uint64_t submitted_ms, started_ms, finished_ms; /* wall clock since 1970; 0: not yet */
+    uint64_t finish_ms;  /* when it is expected to be done, by the coordinator's wall clock; 0: unknown */
+    const char *warning; /* of a submission: what speaks against its deadline; NULL: nothing */
     unsigned ahead;                                 /* jobs before it, while queued */
     struct refrain_times times;
     const char *plan;                         /* how it ran, for people; NULL: not known yet */

@@ -13,6 +13,8 @@
 #define AT(field)  offsetof(struct settings, field)
 #define COUNT(all) (sizeof(all) / sizeof *(all))
 
+enum { PREVIEW_STANDARD = 5 };
+
 enum {
     MAKES_ONE = VERB_GENERATE | VERB_SUBMIT | VERB_COMPARE, /* a video */
     MAKES = MAKES_ONE | VERB_CALIBRATE,                     /* videos */
@@ -88,6 +90,10 @@ static const struct option_spec specs[] = {
     {"save-frames", 0, OPTION_TEXT, AT(save_frames), "FILE.safetensors",
      "also keep the frames before encoding: f32 [1,F,3,H,W] in 0...1 named `frames`", .groups = SAVES},
 
+    {"preview", 0, OPTION_TEXT, AT(preview), "FILE.png",
+     "while the job is watched, the first frame as the video looks so far, anew with every preview",
+     .groups = MAKES_ONE | VERB_WATCH},
+
     {.type = OPTION_HEADING, .help = "The job", .groups = MAKES_ONE},
     {"wait", 'w', OPTION_FLAG, AT(wait), .help = "show progress until the job has ended",
      .groups = VERB_SUBMIT},
@@ -96,6 +102,9 @@ static const struct option_spec specs[] = {
     {"deadline", 0, OPTION_DURATION, AT(deadline_ms), "TIME",
      "give the job up if it has not finished by then, such as 90s, 10m, 1h30m (default: never)", .min = 1,
      .max = LIMIT_DEADLINE_MS, .groups = MAKES_ONE | VERB_PLAN},
+    {"strict", 0, OPTION_FLAG, AT(strict),
+     .help = "with --deadline: have the job refused if it is not expected to be done by then",
+     .groups = VERB_SUBMIT},
     {"checkpoint-every", 0, OPTION_INT, AT(checkpoint_every), "N",
      "keep a checkpoint every so many steps, from which the job goes on when ranks are lost; 0: none "
      "(default 1)",
@@ -110,6 +119,11 @@ static const struct option_spec specs[] = {
      "... (default "
      "END)",
      .groups = VERB_SUBMIT},
+    {"preview-every", 0, OPTION_INT, AT(preview_every), "N",
+     "steps between previews for those who watch the job; costs a decoded frame each, and changes no bit "
+     "(default: 5 "
+     "with --preview, else none)",
+     .min = 0, .max = LIMIT_STEPS, .groups = MAKES_ONE},
     {"label", 0, OPTION_TEXT, AT(label), "TEXT", "a note of yours, shown by `refrain status` and --json",
      .groups = MAKES_ONE},
     {"idempotency-key", 0, OPTION_TEXT, AT(idempotency_key), "TEXT",
@@ -287,6 +301,10 @@ static status_t check_said(const struct settings *settings, const struct options
         return error_set(error, STATUS_INVALID, "shift %g: must be above 0 and at most %d", settings->shift,
                          LIMIT_SHIFT);
     }
+    if (settings->strict && !settings->deadline_ms) {
+        *field = "deadline_ms";
+        return error_set(error, STATUS_INVALID, "deadline_ms: must be given where it is strict");
+    }
     if (!settings->prompt && !settings->resume_from) {
         *field = "prompt";
         return error_set(error, STATUS_INVALID, "prompt: must be given");
@@ -338,6 +356,7 @@ status_t settings_spec(const struct settings *settings, const struct options *op
     made.save_frames = settings->save_frames != NULL;
     if (options_given(options, "priority")) made.priority = (enum refrain_priority)settings->priority;
     made.deadline_ms = (uint64_t)settings->deadline_ms;
+    made.deadline_strict = settings->strict;
     made.label = settings->label;
     made.cache = cache;
     made.cache_tables = loaded->tables.tables;
@@ -345,6 +364,8 @@ status_t settings_spec(const struct settings *settings, const struct options *op
     made.compare = settings->compare;
     if (options_given(options, "checkpoint-every")) made.checkpoint_every = (int)settings->checkpoint_every;
     made.resume_from = settings->resume_from;
+    made.preview_every = (unsigned)settings->preview_every;
+    if (settings->preview && !options_given(options, "preview-every")) made.preview_every = PREVIEW_STANDARD;
     status = read_step(settings, &made.at_step, field, error);
     if (!status) status = refrain_spec_check(&made, field, error);
     if (status) return status;
@@ -361,7 +382,8 @@ const char *settings_flag_of(const char *field)
                                              {"cache_tables", "cache-table"},
                                              {"checkpoint_every", "checkpoint-every"},
                                              {"resume_from", "resume-from"},
-                                             {"at_step", "at-step"}};
+                                             {"at_step", "at-step"},
+                                             {"preview_every", "preview-every"}};
     for (size_t i = 0; i < COUNT(renamed); i++)
         if (strcmp(field, renamed[i][0]) == 0) return renamed[i][1];
     for (size_t i = 0; i < COUNT(specs); i++)

@@ -53,10 +53,12 @@ struct settings {
 
     int priority;             /* enum refrain_priority */
     int64_t deadline_ms;      /* 0: none */
+    bool strict;              /* the deadline */
     int64_t checkpoint_every; /* look at options_given */
     uint64_t resume_from;
     const char *at_step; /* a number or END */
     int64_t preview_every;
+    const char *preview; /* where the newest goes */
     const char *label, *idempotency_key;
     bool wait;
 

@@ -11,11 +11,13 @@
 #include <string.h>
 #include "base/clock.h"
 #include "base/log.h"
+#include "coordinator/foresight.h"
 #include "coordinator/orders.h"
 #include "coordinator/repair.h"
 #include "coordinator/server.h"
 #include "coordinator/tierdesk.h"
 #include "proto/caching.h"
+#include "proto/validate.h"
 
 struct sender {
     struct group *group;
@@ -115,6 +117,19 @@ static struct job *reported_job(const struct server *server, const struct sender
 }
 
 /* Kept in memory only: after a restart the next report brings it again. */
+/* Pictures are for watchers alone, and only what looks like one. Lent to the note. */
+static void lend_preview(Refrain__Progress *note, const Refrain__Progress *report)
+{
+    static const uint8_t png[] = {0x89, 'P', 'N', 'G', '\r', '\n', 0x1a, '\n'};
+    const ProtobufCBinaryData *preview = &report->preview;
+    bool fits = report->has_preview && report->has_preview_step && preview->len > sizeof png &&
+                preview->len <= LIMIT_PREVIEW_BYTES && memcmp(preview->data, png, sizeof png) == 0;
+    if (!fits) return;
+    note->has_preview = note->has_preview_step = 1;
+    note->preview = *preview;
+    note->preview_step = report->preview_step;
+}
+
 static void take_progress(struct server *server, const struct sender *sender,
                           const Refrain__JobProgress *report)
 {
@@ -124,17 +139,16 @@ static void take_progress(struct server *server, const struct sender *sender,
     jobs_note_progress(job, report->progress);
     if (progress->has_step_seconds && progress->step_seconds > 0)
         server->mean_step_seconds = progress->step_seconds;
-    if (!progress->has_seconds_left && progress->phase == REFRAIN__PHASE__PHASE_DENOISE &&
-        progress->has_step_seconds && progress->steps >= progress->step) {
-        progress->has_seconds_left = 1;
-        progress->seconds_left = (progress->steps - progress->step) * progress->step_seconds;
-    }
+    foresight_heard(server, job);
     sender->group->progress_ns = server->now_ns;
     if (!watches_any(server->watches, job->id)) return;
+    foresight_look(server, false);
     Refrain__Job *described;
     if (jobs_describe(server->jobs, NULL, job->id, &described, NULL) != STATUS_OK) return;
     jobs_drop_tables(described);
+    if (described->progress) lend_preview(described->progress, report->progress);
     watches_progress(server->watches, server->outbox, described);
+    if (described->progress) described->progress->preview = (ProtobufCBinaryData){0, NULL};
     refrain__job__free_unpacked(described, NULL);
 }
 
@@ -256,6 +270,7 @@ static const Refrain__CacheReport *learn(struct server *server, const struct sen
         status = caching_check_report(done->cache, stored->spec, &error);
     if (status == STATUS_OK && known) hitrates_learn(&server->rates, stored->spec, model->card, done->cache);
     if (known) learn_home_work(server, sender->group, slot, stored->spec, model->card, done->times);
+    if (known) foresight_learn(server, sender->group, job, stored->spec, model->card, done->times);
     refrain__job__free_unpacked(stored, NULL);
     if (status == STATUS_CORRUPT) log_line(LOG_WARN, "job %" PRIu64 ": %s", job->id, error.text);
     return status == STATUS_OK ? done->cache : NULL;

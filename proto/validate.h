@@ -23,6 +23,7 @@
 enum {
     LIMIT_PROMPT_BYTES = 16384,
     LIMIT_STEPS = 1000,
+    LIMIT_PREVIEW_BYTES = 512 << 10,
     LIMIT_GUIDANCE = 100,
     LIMIT_SHIFT = 100,
     LIMIT_SIZE = 8192, /* pixels, each side */

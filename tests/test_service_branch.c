@@ -148,12 +148,43 @@ static void a_branch_outlives_its_ranks_and_the_job_it_came_from(void **state)
     stand_stop(&s);
 }
 
+/* The one who watches sees pictures, the video is that of the job without. */
+static void who_watches_sees_the_video_come(void **state)
+{
+    struct stand s;
+    char path[PATH_BYTES + 32], expected[64];
+    stand_start(&s, "previews", 2, "--threads 1");
+    add_model();
+    stand_make("unseen", LARGE "--steps 40 --cache balanced");
+    shell_run(stand_text,
+              "refrain submit --model ref " LARGE
+              "--steps 40 --cache balanced --preview %s/seen.png --preview-every 4 --json "
+              "--output %s/seen.mp4 --save-latents %s/seen.safetensors",
+              stand_directory, stand_directory, stand_directory);
+    const char *at = stand_text;
+    int shown = 0;
+    for (int step = 4; step < 40; step += 4) { /* in order; one may be skipped for a newer one */
+        snprintf(expected, sizeof expected, "\"preview_step\":%d", step);
+        const char *found = strstr(at, expected);
+        if (found) at = found, shown++;
+    }
+    assert_true(shown >= 1);
+    expect_latents("unseen", "seen");
+    snprintf(path, sizeof path, "%s/seen.png", stand_directory);
+    assert_true(file_exists(path));
+    snprintf(path, sizeof path, "%s/seen.png.partial", stand_directory);
+    assert_false(file_exists(path));
+    expect_refused("--prompt x --preview-every 1001", "1000");
+    stand_stop(&s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_branch_is_the_job_it_came_from_until_something_is_changed),
         cmocka_unit_test(a_finished_job_is_made_into_other_files_without_a_step),
         cmocka_unit_test(a_branch_outlives_its_ranks_and_the_job_it_came_from),
+        cmocka_unit_test(who_watches_sees_the_video_come),
     };
     return cmocka_run_group_tests(tests, stand_set_up, stand_tear_down);
 }

@@ -103,6 +103,7 @@ void courier_settle(struct courier *courier, struct outgoing *job, bool kept)
     courier->counts.saved += kept;
     courier->counts.dropped += !kept;
     if (kept) courier->counts.bytes += job->sending->name.bytes;
+    if (job->sending->mark) eventfd_write(courier->arrived, 1); /* somebody may wait for it */
     courier_recycle(courier, job->sending);
     job->sending = NULL;
     if (job->forgotten && !job->waiting) free_job(job);
@@ -185,6 +186,18 @@ void courier_send(struct courier *courier, void *bytes, const struct checkpoint_
     else
         log_line(LOG_ERROR, "job %" PRIu64 ": a checkpoint of %" PRIu64 " bytes is not in its buffer",
                  name->job, name->bytes);
+}
+
+bool courier_has_marks(const struct courier *courier, uint64_t job)
+{
+    struct courier *c = (struct courier *)(uintptr_t)courier; /* its lock, and find_job, are not const */
+    pthread_mutex_lock(&c->lock);
+    const struct outgoing *found = find_job(c, job);
+    bool has = found && found->sending && found->sending->mark;
+    for (const struct buffer *buffer = found ? found->waiting : NULL; buffer; buffer = buffer->next)
+        has |= buffer->mark;
+    pthread_mutex_unlock(&c->lock);
+    return has;
 }
 
 void courier_forget(struct courier *courier, uint64_t job)

@@ -65,6 +65,8 @@ enum { COURIER_MARKS = 64 << 20 };
 void *courier_buffer(struct courier *courier, uint64_t job, size_t bytes, bool mark);
 /* Takes the buffer back and sends name->bytes of it; the hash is made on the courier's thread. */
 void courier_send(struct courier *courier, void *buffer, const struct checkpoint_name *name);
+/* Marks of the job are on their way, or wait. When the last one is settled, courier_descriptor is readable. */
+bool courier_has_marks(const struct courier *courier, uint64_t job);
 /* The job is over here: what waits is dropped, what is under way may still arrive. To be called for every job
  * that courier_buffer was called for. */
 void courier_forget(struct courier *courier, uint64_t job);

@@ -23,6 +23,8 @@
 #include "worker/turn.h"
 #include "worker/upload.h"
 
+#define MARKS_PATIENCE_NS (10 * SECOND_NS)
+
 enum { HOME_SLOTS = PRESENCE_MAX_JOBS, DIRECTORY_BYTES = 4096 };
 _Static_assert((int)HOME_SLOTS <= (int)TURN_ACCOUNTS, "each job may be another tenant's");
 
@@ -37,6 +39,7 @@ struct slot {
     bool over;            /* noted or dropped: only waits for the fabric to give buffers back */
     bool dropped;         /* nobody wants to hear of it any more */
     uint64_t revision;    /* of the last progress reported */
+    int previewed;        /* the step of the last preview reported */
     uint64_t arrival;     /* earlier is smaller */
     int account;          /* of its tenant, in home's turn */
     int every;            /* steps between checkpoints; 0: none are made */
@@ -45,7 +48,8 @@ struct slot {
     bool fetching; /* a checkpoint to go on from is on its way */
     struct checkpoint_name resume, origin; /* origin.bytes 0: it has none */
     int64_t began_ns, load_ns;
-    int64_t home_ns; /* work for it but the blocks of the ring */
+    int64_t marks_until_ns; /* all else is done; 0: not yet */
+    int64_t home_ns;        /* work for it but the blocks of the ring */
     char directory[DIRECTORY_BYTES];
 };
 
@@ -123,6 +127,19 @@ static void report_cancelled(struct home *home, const struct slot *slot)
     control_report(home->control, REFRAIN__WORKER_REPORT__BODY_CANCELLED, &cancelled);
 }
 
+/* Once. */
+static void add_preview(struct slot *slot, Refrain__Progress *progress)
+{
+    const uint8_t *png;
+    size_t bytes;
+    int step = job_preview(slot->job, &png, &bytes);
+    if (step == slot->previewed || bytes > LIMIT_PREVIEW_BYTES) return;
+    slot->previewed = step;
+    progress->has_preview = progress->has_preview_step = 1;
+    progress->preview = (ProtobufCBinaryData){bytes, (uint8_t *)(uintptr_t)png};
+    progress->preview_step = (uint32_t)step;
+}
+
 static void report_progress(struct home *home, struct slot *slot, Refrain__Phase phase)
 {
     const struct job_status *now = job_status(slot->job);
@@ -141,6 +158,7 @@ static void report_progress(struct home *home, struct slot *slot, Refrain__Phase
     progress.seconds_left = now->seconds_left;
     uint8_t strip[CACHE_STEPS];
     caching_progress(slot->job, strip, &progress);
+    add_preview(slot, &progress);
     slot->revision = now->revision;
     control_report(home->control, REFRAIN__WORKER_REPORT__BODY_PROGRESS, &message);
 }
@@ -233,6 +251,9 @@ static status_t read_order(const Refrain__Assign *assign, const struct model *mo
     if (spec->checkpoint_every > LIMIT_CHECKPOINT_EVERY)
         return error_set(error, STATUS_INVALID, "checkpoint_every %u: must be 0 to %d",
                          spec->checkpoint_every, LIMIT_CHECKPOINT_EVERY);
+    if (spec->preview_every > LIMIT_STEPS)
+        return error_set(error, STATUS_INVALID, "preview_every %u: must be 0 to %d", spec->preview_every,
+                         LIMIT_STEPS);
     if (spec->resume_from && (spec->at_step < 1 || spec->at_step > spec->steps))
         return error_set(error, STATUS_INVALID, "at_step %u: must be 1 to %u", spec->at_step, spec->steps);
     if (assign->deadline_at_ms > INT64_MAX)
@@ -258,6 +279,7 @@ static status_t read_order(const Refrain__Assign *assign, const struct model *mo
                                 .priority = spec->has_priority ? (int)spec->priority
                                                                : REFRAIN__PRIORITY__PRIORITY_NORMAL,
                                 .deadline_ms = (int64_t)assign->deadline_at_ms,
+                                .preview_every = (int)spec->preview_every,
                                 .origin = spec->resume_from,
                                 .origin_step = (int)spec->at_step,
                                 .checkpoint_every = spec->has_checkpoint_every ? (int)spec->checkpoint_every
@@ -422,6 +444,15 @@ static void settle_outcome(struct home *home, struct slot *slot)
     end(home, slot, status == STATUS_ABORTED ? ENDING_CANCELLED : ENDING_FAILED);
 }
 
+/* Who is told that the job is done may go on from its checkpoints at once: they are given a while to become durable.
+ * They were sent before decoding began, so this hardly ever waits. */
+static bool awaits_marks(struct home *home, struct slot *slot)
+{
+    if (!home->courier || !courier_has_marks(home->courier, job_number(slot->job))) return false;
+    if (!slot->marks_until_ns) slot->marks_until_ns = clock_now_ns() + MARKS_PATIENCE_NS;
+    return clock_now_ns() < slot->marks_until_ns;
+}
+
 /* Sends chunks while the window allows; reports the job done when the coordinator holds everything. */
 static bool advance_upload(struct home *home, struct slot *slot)
 {
@@ -447,7 +478,7 @@ static bool advance_upload(struct home *home, struct slot *slot)
         slot->failure = error;
         end(home, slot, ENDING_FAILED);
         worked = true;
-    } else if (upload_complete(slot->upload)) {
+    } else if (upload_complete(slot->upload) && !awaits_marks(home, slot)) {
         end(home, slot, ENDING_DONE);
         worked = true;
     }
@@ -549,12 +580,16 @@ static bool tend(struct home *home, struct slot *slot)
     return advance_upload(home, slot);
 }
 
-/* One piece of the job. */
-static void advance_job(struct home *home, struct slot *slot, const struct candidate *candidate)
+/* One piece of the job, or its preview. */
+static void advance_job(struct home *home, struct slot *slot, const struct candidate *candidate, bool preview)
 {
     uint64_t before = job_work(slot->job);
     int64_t began_ns = clock_now_ns();
-    enum job_result result = job_advance(slot->job);
+    enum job_result result = JOB_ADVANCED;
+    if (preview)
+        job_preview_make(slot->job);
+    else
+        result = job_advance(slot->job);
     bool ring = candidate->piece == PIECE_BLOCKS || candidate->piece == PIECE_SPARE;
     if (!ring) slot->home_ns += clock_now_ns() - began_ns;
     turn_charge(&home->turn, candidate, job_work(slot->job) - before);
@@ -573,27 +608,49 @@ static bool has_turns(const struct slot *slot)
     return slot->job && !slot->over && slot->ending == ENDING_NONE && !slot->upload && !slot->fetching;
 }
 
-/* Who could move now, and when somebody who waits must be looked at again. */
-static int list_candidates(const struct home *home, struct candidate candidates[], int slots[],
-                           int64_t *deadline_ns)
+/* What could be done now: a job's own next piece, and its preview beside it. */
+struct choice {
+    struct candidate candidates[2 * HOME_SLOTS];
+    int slots[2 * HOME_SLOTS];
+    bool previews[2 * HOME_SLOTS];
+    int count;
+};
+
+static void add_choice(struct choice *choice, const struct home *home, int slot, enum job_piece piece,
+                       bool preview)
 {
-    int count = 0;
-    int64_t now_ms = clock_wall_ms();
+    const struct slot *s = &home->slots[slot];
+    int64_t due_ms = job_due_ms(s->job);
+    if (piece == PIECE_NONE) return;
+    choice->slots[choice->count] = slot;
+    choice->previews[choice->count] = preview;
+    choice->candidates[choice->count++] = (struct candidate){.piece = piece,
+                                                             .priority = job_priority(s->job),
+                                                             .due_ms = due_ms > clock_wall_ms() ? due_ms : 0,
+                                                             .arrival = s->arrival,
+                                                             .account = s->account};
+}
+
+/* Who could move now, and when somebody who waits must be looked at again. */
+static void list_choices(const struct home *home, struct choice *choice, int64_t *deadline_ns)
+{
+    choice->count = 0;
     for (int i = 0; i < HOME_SLOTS; i++) {
         const struct slot *s = &home->slots[i];
+        if (s->job && s->marks_until_ns && s->ending == ENDING_NONE && s->marks_until_ns < *deadline_ns)
+            *deadline_ns = s->marks_until_ns;
         if (!has_turns(s)) continue;
-        int64_t due_ms = job_due_ms(s->job), deadline = job_deadline_ns(s->job);
+        int64_t deadline = job_deadline_ns(s->job);
         if (deadline < *deadline_ns) *deadline_ns = deadline;
-        enum job_piece piece = job_next(s->job);
-        if (piece == PIECE_NONE) continue;
-        slots[count] = i;
-        candidates[count++] = (struct candidate){.piece = piece,
-                                                 .priority = job_priority(s->job),
-                                                 .due_ms = due_ms > now_ms ? due_ms : 0,
-                                                 .arrival = s->arrival,
-                                                 .account = s->account};
+        add_choice(choice, home, i, job_next(s->job), false);
+        add_choice(choice, home, i, job_preview_waits(s->job) ? PIECE_DECODE : PIECE_NONE, true);
     }
-    return count;
+}
+
+void home_sweep(struct home *home)
+{
+    for (int i = 0; i < HOME_SLOTS; i++)
+        if (home->slots[i].over) slot_free(home, &home->slots[i]);
 }
 
 bool home_tend(struct home *home)
@@ -604,35 +661,30 @@ bool home_tend(struct home *home)
     return moved;
 }
 
-/* Who is to move, and in which slot; false: all of them wait. */
-static bool choose(const struct home *home, struct candidate *chosen, int *slot, int64_t *deadline_ns)
+/* The choice that is next; negative: all jobs wait. */
+static int choose(const struct home *home, struct choice *choice, int64_t *deadline_ns)
 {
-    struct candidate candidates[HOME_SLOTS];
-    int slots[HOME_SLOTS];
     *deadline_ns = CLOCK_NEVER;
-    int count = list_candidates(home, candidates, slots, deadline_ns);
-    int index = turn_choose(&home->turn, candidates, count);
-    if (index < 0) return false;
-    *chosen = candidates[index];
-    *slot = slots[index];
-    return true;
+    list_choices(home, choice, deadline_ns);
+    return turn_choose(&home->turn, choice->candidates, choice->count);
 }
 
 enum job_piece home_next(const struct home *home, int *priority, int64_t *deadline_ns)
 {
-    struct candidate chosen;
-    int slot;
-    if (!choose(home, &chosen, &slot, deadline_ns)) return PIECE_NONE;
-    *priority = chosen.priority;
-    return chosen.piece;
+    struct choice choice;
+    int next = choose(home, &choice, deadline_ns);
+    if (next < 0) return PIECE_NONE;
+    *priority = choice.candidates[next].priority;
+    return choice.candidates[next].piece;
 }
 
 void home_advance(struct home *home)
 {
-    struct candidate chosen;
-    int slot;
+    struct choice choice;
     int64_t deadline_ns;
-    if (choose(home, &chosen, &slot, &deadline_ns)) advance_job(home, &home->slots[slot], &chosen);
+    int next = choose(home, &choice, &deadline_ns);
+    if (next < 0) return;
+    advance_job(home, &home->slots[choice.slots[next]], &choice.candidates[next], choice.previews[next]);
 }
 
 void home_present(const struct home *home, struct presence *presence)

@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "worker/model/noise.h"
+#include "worker/ulysses.h"
 
 /* ----------------------------------------------------------------------------------------------- creation */
 
@@ -25,8 +26,16 @@ static void lay_out(struct job *j)
     for (int b = 0; b < j->branches; b++) {
         struct cargo *hop = &j->branch[b].hop;
         hop->body = hop_bytes(token_count(&j->grid), d->hidden);
-        cargo_lay_out(&j->branch[b].text, ops, device, shared, text + sizeof j->policy);
+        for (int e = j->first_expert; e <= j->last_expert; e++)
+            cargo_lay_out(&j->branch[b].text[e], ops, device, shared, text + sizeof j->policy);
         cargo_lay_out(hop, ops, device, shared, hop->body + (size_t)d->layers * sizeof(float));
+        for (int p = 0; p < job_width(j) && job_width(j) > 1; p++) {
+            struct cargo *shard = &j->branch[b].shard[p];
+            int tokens = token_count(&j->grid);
+            int rows = shard_row(tokens, job_width(j), p + 1) - shard_row(tokens, job_width(j), p);
+            shard->body = hop_bytes(rows, d->hidden);
+            cargo_lay_out(shard, ops, device, shared, shard->body);
+        }
         j->branch[b].velocity = arena_take(device, latent, sizeof(float));
     }
     j->velocity = arena_take(device, latent, sizeof(float));
@@ -35,6 +44,7 @@ static void lay_out(struct job *j)
     j->wave = arena_take(shared, (size_t)d->freq_dim, sizeof(float));
     size_t pixels = (size_t)j->order.frames * 3 * (size_t)j->order.width * (size_t)j->order.height;
     j->frames = arena_take(&j->host, pixels, sizeof(float));
+    job_preview_lay_out(j, shared, &j->host);
     if (j->passes < 2) return;
     j->uncached_latent = arena_take(shared, latent, sizeof(float));
     j->uncached_frames = arena_take(&j->host, pixels, sizeof(float));
@@ -77,10 +87,25 @@ static status_t measure(struct job *j, struct error *error)
         return error_set(error, STATUS_INVALID,
                          "size %dx%dx%d: %d patches along one axis, the model knows positions up to %d",
                          o->width, o->height, o->frames, longest, c->denoiser.max_position);
+    if (token_count(&j->grid) < job_width(j))
+        return error_set(error, STATUS_INVALID,
+                         "size %dx%dx%d: %d tokens cannot be dealt to stages of %d ranks", o->width,
+                         o->height, o->frames, token_count(&j->grid), job_width(j));
     j->latent_count =
         (int64_t)c->denoiser.in_channels * j->latent_frames * j->latent_height * j->latent_width;
     j->branches = o->guidance > 1 ? 2 : 1; /* as the reference: guidance is on only above 1 */
     return STATUS_OK;
+}
+
+/* Which expert makes which steps; one that makes none of them is left out. */
+static void share_steps(struct job *j)
+{
+    const struct model_config *c = &j->engine->model->config;
+    int steps = j->order.steps;
+    while (j->switch_at < steps && model_expert_at(c, solver_timestep(j->solver[0], j->switch_at)) == 0)
+        j->switch_at++;
+    j->first_expert = j->switch_at == 0;
+    j->last_expert = j->switch_at < steps;
 }
 
 /* Tables come with a request that is gone when the job runs. */
@@ -111,6 +136,7 @@ static struct policy_job policy_job(const struct job *j)
     return (struct policy_job){.steps = j->order.steps,
                                .layers = d->layers,
                                .branches = j->branches,
+                               .switch_at = j->switch_at,
                                .shift = j->order.shift,
                                .sigmas = j->sigmas,
                                .tables = j->tables,
@@ -140,10 +166,15 @@ static status_t create_cache(struct job *j, struct error *error)
     status = reuse_create(&j->settings, &shape, j->engine->ops, j->engine->team, &j->cache, error);
     if (status != STATUS_OK) return status;
     const struct cache_plan *plan = reuse_plan(j->cache);
+    if (plan->policy.site == SITE_BLOCKS && job_width(j) > 1)
+        return error_set(
+            error, STATUS_UNSUPPORTED,
+            "cache %s: it decides block by block, and in stages of %d ranks no rank sees a whole block",
+            j->settings.policy->name, job_width(j));
     j->cache_bytes =
         cache_plan_bytes(&j->settings, plan, &shape.job, token_count(&j->grid), d->hidden, j->latent_count);
     for (int b = 0; b < j->branches && plan->policy.site == SITE_BLOCKS && status == STATUS_OK; b++)
-        status = engine_blocks_create(j->engine, &j->settings, j->order.steps, &j->grid, job_chain(j, b),
+        status = engine_blocks_create(j->engine, &j->settings, j->order.steps, j->switch_at, &j->grid, b,
                                       &j->branch[b].blocks, error);
     return status;
 }
@@ -188,7 +219,9 @@ status_t job_create(struct engine *engine, const struct job_order *order, const 
     for (int i = 0; i < j->passes && status == STATUS_OK; i++)
         status = solver_create(&c->solver, order->solver, order->steps, order->shift, j->latent_count,
                                engine->ops, &j->solver[i], error);
-    if (status == STATUS_OK) status = create_cache(j, error);
+    if (status != STATUS_OK) goto err_job;
+    share_steps(j);
+    status = create_cache(j, error);
     if (status != STATUS_OK) goto err_job;
     status = allocate(j, error);
     if (status != STATUS_OK) goto err_job;
@@ -207,6 +240,25 @@ err_job:
     return status;
 }
 
+void job_shed(struct job *j)
+{
+    engine_withdraw(j->engine, &j->lent);
+    for (int b = 0; b < BRANCHES; b++) {
+        struct branch *branch = &j->branch[b];
+        for (int e = 0; e < MODEL_EXPERTS; e++) engine_drop_context(j->engine, branch->context[e]);
+        blocks_destroy(branch->blocks);
+        memset(branch->context, 0, sizeof branch->context);
+        branch->blocks = NULL;
+    }
+    for (int i = 0; i < PASSES; i++) {
+        solver_destroy(j->solver[i]);
+        j->solver[i] = NULL;
+    }
+    if (j->cache) reuse_give_back(j->cache);
+    memory_give_back(j->engine->ops, MEMORY_DEVICE, &j->device);
+    j->lean = true;
+}
+
 void job_destroy(struct job *j)
 {
     if (!j) return;
@@ -216,17 +268,12 @@ void job_destroy(struct job *j)
     text_encoder_end(j->text_run);
     ops->release(MEMORY_DEVICE, j->text_rows);
     free(j->tenant);
-    engine_withdraw(j->engine, &j->lent);
-    vae_stream_close(j->decoder);
+    job_shed(j);
+    engine_end_decoder(j->engine, j);
     video_drop(j->film);
     comparison_drop(j->comparison);
     quality_close(j->quality);
-    for (int i = 0; i < PASSES; i++) solver_destroy(j->solver[i]);
-    for (int b = 0; b < BRANCHES; b++) {
-        engine_drop_context(j->engine, j->branch[b].context);
-        blocks_destroy(j->branch[b].blocks);
-        free(j->prompt[b]);
-    }
+    for (int b = 0; b < BRANCHES; b++) free(j->prompt[b]);
     reuse_destroy(j->cache);
     for (int i = 0; i < j->order.table_count; i++) {
         free((void *)(uintptr_t)j->tables[i].values);
@@ -235,7 +282,7 @@ void job_destroy(struct job *j)
     }
     free(j->tables);
     free(j->sigmas);
-    memory_give_back(ops, MEMORY_DEVICE, &j->device);
+    free(j->preview.png);
     memory_give_back(ops, MEMORY_SHARED, &j->shared);
     arena_free(&j->host);
     free(j);
@@ -246,7 +293,7 @@ void job_destroy(struct job *j)
 enum job_result job_fail(struct job *j, const struct error *why)
 {
     if (j->failure.status == STATUS_OK) j->failure = *why;
-    job_forget_hops(j);
+    if (!job_is_out(j)) job_forget_hops(j);
     if (j->life > LIFE_TEXT && j->life < LIFE_CLOSE)
         job_close(j);
     else
@@ -289,36 +336,56 @@ static void add_policy(const struct job *j, struct ticket *t, void *behind)
     if (!j->cache || reuse_plan(j->cache)->policy.site != SITE_BLOCKS) return;
     t->text_bytes = (uint32_t)strlen(j->policy);
     t->step = (uint32_t)j->order.steps;
+    t->block_begin = (uint32_t)j->switch_at;
     memcpy(behind, j->policy, t->text_bytes);
     t->bytes += t->text_bytes;
 }
 
-/* Does a stage other than home's own run blocks of a branch? */
-static bool serves(const struct job *j, int peer, int branch)
+/* Stages are told of each expert and branch that they serve, numbered one member after the other: the next number from
+ * `told` on, or told_all. */
+struct telling {
+    int peer, expert, branch;
+};
+
+static int told_each(const struct job *j)
 {
-    return peer != j->engine->self && split_run(&j->engine->model->split, job_chain(j, branch), peer) > 0;
+    return j->branches * (j->last_expert - j->first_expert + 1);
 }
 
-/* Stages are told of each branch that they serve, numbered member * branches + branch: the next one from `told` on, or
- * told_all. */
 static int told_all(const struct job *j)
 {
-    return j->engine->members * j->branches;
+    return j->engine->members * told_each(j);
+}
+
+static struct telling telling(const struct job *j, int at)
+{
+    int each = told_each(j), what = at % each;
+    return (struct telling){at / each, j->first_expert + what / j->branches, what % j->branches};
+}
+
+/* Does a stage other than home's own run blocks of it? */
+static bool serves(const struct job *j, const struct telling *t)
+{
+    const struct split *split = &j->engine->model->split;
+    return t->peer != j->engine->self &&
+           split_run(split, split_chain(split, t->expert, t->branch), t->peer) > 0;
 }
 
 static int told_next(const struct job *j)
 {
-    int at = j->told;
-    while (at < told_all(j) && !serves(j, at / j->branches, at % j->branches)) at++;
-    return at;
+    for (int at = j->told; at < told_all(j); at++) {
+        struct telling t = telling(j, at);
+        if (serves(j, &t)) return at;
+    }
+    return told_all(j);
 }
 
-/* Posts the OPEN of each branch, or one CLOSE, to stage after stage. STATUS_AGAIN: not all of them have it yet. */
+/* Posts the OPEN of each branch and expert, or one CLOSE, to stage after stage. STATUS_AGAIN: not all of them have it yet. */
 static status_t tell_stages(struct job *j, enum ticket_kind kind, struct error *error)
 {
     struct engine *e = j->engine;
     for (int at; (at = told_next(j)) < told_all(j);) {
-        int peer = at / j->branches, b = at % j->branches;
+        const struct telling what = telling(j, at);
         struct ticket t = {
             .kind = (uint16_t)kind,
             .job = j->order.job,
@@ -329,20 +396,21 @@ static status_t tell_stages(struct job *j, enum ticket_kind kind, struct error *
             .grid = {(uint32_t)j->grid.frames, (uint32_t)j->grid.height, (uint32_t)j->grid.width}};
         const void *payload = NULL;
         if (kind == TICKET_OPEN) {
-            struct cargo *text = &j->branch[b].text;
+            struct cargo *text = &j->branch[what.branch].text[what.expert];
             t.dtype = TICKET_F32;
-            t.branch = (uint16_t)b;
-            t.row_count = (uint32_t)j->branch[b].ids;
+            t.branch = (uint16_t)what.branch;
+            t.expert = (uint16_t)what.expert;
+            t.row_count = (uint32_t)j->branch[what.branch].ids;
             t.bytes = text->body;
             add_policy(j, &t, cargo_tail(text));
-            status_t status = cargo_send(text, e, peer, 0, t.text_bytes, &payload, error);
+            status_t status = cargo_send(text, e, what.peer, 0, t.text_bytes, &payload, error);
             if (status != STATUS_OK) return status;
         }
         uint64_t cookie = j->context * JOB_COOKIES + (kind == TICKET_OPEN ? COOKIE_OPEN : COOKIE_CLOSE);
-        status_t status = engine_post(e, peer, &t, payload, cookie, error);
+        status_t status = engine_post(e, what.peer, &t, payload, cookie, error);
         if (status != STATUS_OK) return status;
         j->outstanding++;
-        j->told = kind == TICKET_CLOSE ? (peer + 1) * j->branches : at + 1;
+        j->told = kind == TICKET_CLOSE ? (what.peer + 1) * told_each(j) : at + 1;
     }
     return STATUS_OK;
 }
@@ -378,10 +446,21 @@ static void lend_contexts(struct job *j)
     engine_withdraw(j->engine, &j->lent);
     j->lent = (struct engine_context){.id = j->context, .attempt = j->order.attempt, .grid = j->grid};
     for (int b = 0; b < j->branches; b++) {
-        j->lent.branch[b] = j->branch[b].context;
+        memcpy(j->lent.branch[b], j->branch[b].context, sizeof j->lent.branch[b]);
         j->lent.blocks[b] = j->branch[b].blocks;
     }
     engine_lend(j->engine, &j->lent);
+}
+
+/* Wide stages have been told, and not all of them have answered. */
+static bool awaits_opened(const struct job *j)
+{
+    int wanted = 0;
+    for (int at = 0; at < told_all(j) && job_width(j) > 1; at++) {
+        struct telling t = telling(j, at);
+        wanted += serves(j, &t);
+    }
+    return j->told > 0 && told_next(j) == told_all(j) && j->opened < wanted;
 }
 
 static enum job_result advance_open(struct job *j)
@@ -389,9 +468,13 @@ static enum job_result advance_open(struct job *j)
     struct error error = {0};
     int told = j->told;
     if (told == 0) lend_contexts(j);
-    status_t status = tell_stages(j, TICKET_OPEN, &error);
+    status_t status = STATUS_OK;
+    if (j->engine->ulysses)
+        status = engine_prepare_shard(j->engine, &j->grid, &error); /* or it is refused now */
+    if (status == STATUS_OK) status = tell_stages(j, TICKET_OPEN, &error);
     if (status == STATUS_AGAIN) return wait_for_credit(j, told);
     if (status != STATUS_OK) return job_fail(j, &error);
+    if (awaits_opened(j)) return wait_for_credit(j, told);
     j->deadline_ns = CLOCK_NEVER;
     j->life = LIFE_STEP;
     return JOB_ADVANCED;
@@ -401,6 +484,7 @@ static enum job_result advance_close(struct job *j)
 {
     struct error error = {0};
     int told = j->told;
+    if (job_is_out(j)) return JOB_WAITS;
     /* A stage that cannot be told any more is lost, and with it the epoch. */
     if (tell_stages(j, TICKET_CLOSE, &error) == STATUS_AGAIN) return wait_for_credit(j, told);
     j->deadline_ns = CLOCK_NEVER;
@@ -443,12 +527,14 @@ enum job_piece job_next(const struct job *j)
     case LIFE_OPEN:
     case LIFE_CLOSE: {
         int at = told_next(j);
-        return at == told_all(j) || engine_reaches_stage(e, at / j->branches) ? PIECE_SEND : PIECE_NONE;
+        if (j->life == LIFE_OPEN ? awaits_opened(j) : job_is_out(j)) return PIECE_NONE;
+        return at == told_all(j) || engine_reaches_stage(e, telling(j, at).peer) ? PIECE_SEND : PIECE_NONE;
     }
     case LIFE_STEP:
         return job_next_in_step(j);
     case LIFE_DECODE:
-        return PIECE_DECODE;
+        if (!j->lean) return j->outstanding == 0 ? PIECE_SEND : PIECE_NONE;
+        return engine_may_decode(e, j, j->order.priority) ? PIECE_DECODE : PIECE_NONE;
     case LIFE_FILES:
         return PIECE_FILES;
     case LIFE_FINISHED:
@@ -476,12 +562,13 @@ enum job_result job_advance(struct job *j)
     case LIFE_CLOSE:
         return advance_close(j);
     case LIFE_DECODE:
-        return job_advance_decode(j);
+        return job_next(j) == PIECE_NONE ? JOB_WAITS : job_advance_decode(j);
     case LIFE_FILES:
         return job_advance_files(j);
     case LIFE_FINISHED:
         break;
     }
+    engine_end_decoder(j->engine, j);
     return JOB_FINISHED;
 }
 
@@ -494,6 +581,9 @@ void job_event(struct job *j, const struct fabric_event *event)
         job_sent(j, (int)what);
     } else if (event->kind == FABRIC_RECEIVED) {
         const struct ticket *t = &event->ticket;
+        struct branch *b = &j->branch[t->branch % BRANCHES];
+        if (t->kind == TICKET_HOP && b->parts > 0) b->parts--;
+        if (t->kind == TICKET_OPENED) j->opened++;
         bool current = t->attempt == j->order.attempt;
         bool listening = j->life == LIFE_STEP || j->life == LIFE_OPEN;
         /* A stage may refuse an OPEN before the first step, and that ticket's step is none. */

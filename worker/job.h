@@ -32,6 +32,8 @@ struct job_order {
     uint64_t seed;
     int steps, width, height, frames, fps;
     double guidance, shift;
+    bool guides_apart; /* the steps of the second of two experts, with: */
+    double guidance_2; /* otherwise `guidance` holds for all */
     enum solver_kind solver;
     bool save_latents, save_frames;
     const char *cache;                /* text of cache/settings.h; NULL: off */
@@ -42,6 +44,7 @@ struct job_order {
     int priority;         /* 0..2, the numbers of enum Priority in refrain.proto */
     int64_t deadline_ms;  /* wall clock; 0: none */
     int checkpoint_every; /* steps; 0: never */
+    int preview_every;    /* steps; 0: none are made */
     uint64_t origin;      /* the job from whose checkpoint it begins; 0: it begins with noise */
     int origin_step;      /* of that job: finished when the checkpoint was made */
 };
@@ -54,7 +57,8 @@ enum job_phase { JOB_PHASE_TEXT = 2, JOB_PHASE_DENOISE = 3, JOB_PHASE_DECODE = 4
 struct job_status {
     uint64_t revision; /* grows whenever something below changed */
     enum job_phase phase;
-    int done, of; /* steps, or latent frames in JOB_PHASE_DECODE */
+    int done,
+        of; /* steps, or latent frames of bands in JOB_PHASE_DECODE; fewer again where the job has to begin anew */
     double step_seconds;
     double seconds_left; /* negative while unknown */
     double text_seconds, denoise_seconds, decode_seconds, encode_seconds;
@@ -91,15 +95,21 @@ enum job_result job_advance(struct job *job);
  * job_advance then does not answer JOB_WAITS. */
 enum job_piece {
     PIECE_NONE, /* it waits */
-    PIECE_SEND, /* gives a hop, an OPEN or a CLOSE to the fabric; or ends the job: next to no work */
+    PIECE_SEND, /* gives a hop, an OPEN or a CLOSE to the fabric; gives memory back; or ends the job: next to no work */
     PIECE_LIGHT, /* home's own work of a step: embedding, head and tail blocks, probe, forecast, output, solver */
     PIECE_BLOCKS, /* one of home's share of the ring's blocks */
     PIECE_TEXT,   /* a layer of the text encoder */
-    PIECE_DECODE, /* a latent frame of the VAE */
+    PIECE_DECODE, /* a latent frame of the VAE, of a band (worker/model/vae.h) */
     PIECE_FILES,  /* encodes some frames, or writes */
     PIECE_SPARE, /* a block of the next member's that home holds too: instead of waiting until the hop can go */
 };
 enum job_piece job_next(const struct job *job);
+/* A preview waits to be decoded. It is a PIECE_DECODE beside what job_next says: job_preview_make does it, whatever the
+ * job's steps are at. */
+bool job_preview_waits(const struct job *job);
+void job_preview_make(struct job *job);
+/* The newest preview, a PNG of the job's, and the finished steps it was predicted at; 0: there is none yet. */
+int job_preview(const struct job *job, const uint8_t **png, size_t *bytes);
 int job_priority(const struct job *job);
 int64_t job_due_ms(const struct job *job); /* order.deadline_ms */
 const char *job_tenant(const struct job *job);

@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "cache/blocks.h"
 #include "cache/reuse.h"
+#include "cluster/circle.h"
 #include "worker/cargo.h"
 #include "worker/comparison.h"
 #include "worker/job.h"
@@ -56,14 +57,29 @@ struct branch {
     bool asked;         /* the span's verdict has been taken */
     bool inside;        /* a computed span was entered and not left yet */
     int lent;           /* posts of `hop` not yet SENT */
+    int parts;          /* answers to it that have not come: one of each member of a wide stage */
     bool came_back;     /* RECEIVED arrived before SENT: becomes HERE with it */
     int ids;            /* tokens of its prompt */
     struct cargo
-        text; /* [denoiser_text_rows(ids), hidden]: what the stages' OPEN carries, then the policy's text */
+        text[MODEL_EXPERTS]; /* [denoiser_text_rows(ids), hidden], as each expert sees the prompt: what the
+                                         stages' OPEN carries, then the policy's text */
     struct cargo hop; /* modulation [6, hidden], then x [tokens, hidden], then block records [layers] */
-    float *velocity;  /* [latent], on the device */
-    struct denoiser_context *context;
+    struct cargo
+        shard[CIRCLE_MEMBERS]; /* [stages' width], if that is above 1: modulation and one member's rows */
+    float *velocity;           /* [latent], on the device */
+    struct denoiser_context *context[MODEL_EXPERTS];
     struct blocks *blocks; /* home's own blocks, for policies that decide by blocks */
+};
+
+/* job_preview.c. Steps are counted as finished ones; 0: none. */
+struct preview {
+    float *clean;           /* shared, [latent]: predicted at the step at work, if `predicted` */
+    float *latent, *pixels; /* the host's: its first frame [channels, 1, h, w]; [3, height, width] */
+    bool predicted;
+    int waiting; /* the step of `latent`, which is to be decoded */
+    int step;    /* of png */
+    uint8_t *png;
+    size_t bytes;
 };
 
 struct job {
@@ -84,7 +100,11 @@ struct job {
 
     struct token_grid grid;
     int latent_frames, latent_height, latent_width;
-    int64_t latent_count;                  /* in_channels * frames * height * width */
+    int opened;           /* OPENs answered by wide stages */
+    int64_t latent_count; /* in_channels * frames * height * width */
+    /* Expert 0 makes the steps below switch_at, the other one the rest: a run of one expert has them all on one side.
+     * Text and contexts are those of the experts whose turn is still to come, first_expert .. last_expert. */
+    int switch_at, first_expert, last_expert;
     int branches, step, told, outstanding; /* told: see told_next in job.c; outstanding: posts not yet SENT */
     bool step_begun;
     struct branch branch[BRANCHES];
@@ -98,13 +118,14 @@ struct job {
     void *text_rows;           /* [ids, width], on the device */
     int text_branch;
 
+    struct preview preview;
     /* After the steps. */
-    struct vae_stream *decoder;
+    bool lean; /* what only steps need has been given back */
     struct video *film;
     int filmed; /* frames */
     struct comparison *comparison;
-    bool shown;  /* comparison.* are written */
-    int decoded; /* latent frames */
+    bool shown;            /* comparison.* are written */
+    int decoding, decoded; /* which of the passes' videos, and pieces of it */
 
     /* Caching. A job that compares makes its steps twice: first without the policy. */
     struct cache_settings settings;
@@ -132,6 +153,12 @@ struct job {
     double resumed_text, resumed_denoise, resumed_pass; /* seconds */
 };
 
+/* The expert that makes the step at work. */
+static inline int job_expert(const struct job *j)
+{
+    return j->step >= j->switch_at;
+}
+
 /* Floats of block records that travel with a hop. */
 static inline int record_count(const struct job *j)
 {
@@ -140,10 +167,24 @@ static inline int record_count(const struct job *j)
                : 0;
 }
 
+/* Of the stages; 1: each has all rows. */
+static inline int job_width(const struct job *j)
+{
+    return split_width(&j->engine->model->split);
+}
+
+/* Is a hop of it with wide stages? They work on it together, so that nothing may be closed before it is back. */
+static inline bool job_is_out(const struct job *j)
+{
+    int parts = 0;
+    for (int b = 0; b < j->branches && job_width(j) > 1; b++) parts += j->branch[b].parts;
+    return parts > 0;
+}
+
 /* The chain that a branch takes at this step. */
 static inline int job_chain(const struct job *j, int branch)
 {
-    return split_chain(&j->engine->model->split, 0, branch);
+    return split_chain(&j->engine->model->split, job_expert(j), branch);
 }
 
 /* A branch's modulation and hidden state on the device, and its block records on the host. */
@@ -171,6 +212,9 @@ void job_forget_hops(struct job *job);
 void job_close(struct job *job);
 /* Ends the job with this sentence, through CLOSE where stages hold its contexts. */
 enum job_result job_fail(struct job *job, const struct error *why);
+/* Gives back what only steps need: hops, keys and values, histories, features. After a wait; all hops are back, and nothing of
+ * the job is with the fabric any more. */
+void job_shed(struct job *job);
 void job_enter_phase(struct job *job, enum life life, enum job_phase phase, int of);
 
 /* job_step.c: the step loop. */
@@ -190,7 +234,14 @@ void job_replayed(struct job *job);
 /* job_text.c: a layer of the text encoder, or what follows the last one. *done: it was the last branch's. */
 status_t job_encode_text(struct job *job, bool *done, struct error *error);
 
-/* job_finish.c */
+/* job_preview.c. Before the solver's step: the clean latent, if one is due; after the wait: what is to be decoded. */
+void job_preview_lay_out(struct job *job, struct arena *shared, struct arena *host);
+void job_preview_predict(struct job *job);
+void job_preview_take(struct job *job);
+
+/* job_finish.c: decoding begins with giving back what only steps needed. What decoding a latent frame, measuring it or
+ * encoding some frames is charged as. */
+uint64_t job_frame_work(const struct job *job);
 enum job_result job_advance_decode(struct job *job);
 enum job_result job_advance_files(struct job *job);
 

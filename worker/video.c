@@ -183,16 +183,12 @@ void video_drop(struct video *v)
 
 enum { SHEET_FRAMES = 8, SHEET_COLUMNS = 4, SHEET_GAP = 4, THUMB_WIDTH = 240 };
 
-/* Compresses one picture as PNG and writes it. */
-static status_t write_png(const char *path, AVFrame *picture, struct error *error)
+/* Compresses one picture as PNG into an empty packet. name: for the sentence. */
+static status_t encode_png(const char *name, AVFrame *picture, AVPacket *packet, struct error *error)
 {
     const AVCodec *encoder = avcodec_find_encoder(AV_CODEC_ID_PNG);
     AVCodecContext *codec = encoder ? avcodec_alloc_context3(encoder) : NULL;
-    AVPacket *packet = av_packet_alloc();
-    FILE *file = NULL;
-    status_t status = STATUS_NO_MEMORY;
-    error_set(error, status, "%s: no PNG encoder or no memory", path);
-    if (!codec || !packet) goto out;
+    if (!codec) return error_set(error, STATUS_NO_MEMORY, "%s: no PNG encoder or no memory", name);
     codec->width = picture->width;
     codec->height = picture->height;
     codec->pix_fmt = AV_PIX_FMT_RGB24;
@@ -201,18 +197,63 @@ static status_t write_png(const char *path, AVFrame *picture, struct error *erro
     if (code >= 0) code = avcodec_send_frame(codec, picture);
     if (code >= 0) code = avcodec_send_frame(codec, NULL);
     if (code >= 0) code = avcodec_receive_packet(codec, packet);
-    if (code < 0) {
-        status = av_fail(error, path, "the PNG encoder refused", code);
-        goto out;
-    }
-    status = STATUS_OK;
-    file = fopen(path, "wbe");
-    if (!file || fwrite(packet->data, 1, (size_t)packet->size, file) != (size_t)packet->size)
+    avcodec_free_context(&codec);
+    return code < 0 ? av_fail(error, name, "the PNG encoder refused", code) : STATUS_OK;
+}
+
+static status_t write_png(const char *path, AVFrame *picture, struct error *error)
+{
+    AVPacket *packet = av_packet_alloc();
+    if (!packet) return error_set(error, STATUS_NO_MEMORY, "%s: no memory", path);
+    status_t status = encode_png(path, picture, packet, error);
+    FILE *file = status == STATUS_OK ? fopen(path, "wbe") : NULL;
+    if (status == STATUS_OK &&
+        (!file || fwrite(packet->data, 1, (size_t)packet->size, file) != (size_t)packet->size))
         status = error_set(error, STATUS_IO, "%s: cannot be written: %m", path);
     if (file && fclose(file) != 0) status = error_set(error, STATUS_IO, "%s: cannot be written: %m", path);
+    av_packet_free(&packet);
+    return status;
+}
+
+/* Whole-number enlargement keeps the pixels of small videos visible; large ones shrink to the width. */
+static struct SwsContext *fit_width(const struct video_size *size, int most, int *width, int *height)
+{
+    int grow = most / size->width;
+    *width = grow >= 1 ? size->width * grow : most;
+    *height = grow >= 1 ? size->height * grow : (size->height * most + size->width / 2) / size->width;
+    if (*height < 1) *height = 1;
+    return sws_getContext(size->width, size->height, AV_PIX_FMT_RGB24, *width, *height, AV_PIX_FMT_RGB24,
+                          grow >= 1 ? SWS_POINT : SWS_AREA, NULL, NULL, NULL);
+}
+
+status_t thumbnail_make(const struct video_size *size, const float *frame, uint8_t **png, size_t *bytes,
+                        struct error *error)
+{
+    int width, height;
+    struct SwsContext *scaler = fit_width(size, THUMBNAIL_WIDTH, &width, &height);
+    AVFrame *one = new_frame(AV_PIX_FMT_RGB24, size->width, size->height),
+            *small = new_frame(AV_PIX_FMT_RGB24, width, height);
+    AVPacket *packet = av_packet_alloc();
+    uint8_t *made = NULL;
+    status_t status = error_set(error, STATUS_NO_MEMORY, "no memory for a thumbnail");
+    if (!scaler || !one || !small || !packet) goto out;
+    to_rgb24(frame, size->width, size->height, one->data[0], one->linesize[0]);
+    sws_scale(scaler, (const uint8_t *const *)one->data, one->linesize, 0, size->height, small->data,
+              small->linesize);
+    status = encode_png("thumbnail", small, packet, error);
+    if (status != STATUS_OK) goto out;
+    if (!(made = malloc((size_t)packet->size))) {
+        status = error_set(error, STATUS_NO_MEMORY, "no memory for a thumbnail");
+        goto out;
+    }
+    memcpy(made, packet->data, (size_t)packet->size);
+    *png = made;
+    *bytes = (size_t)packet->size;
 out:
     av_packet_free(&packet);
-    avcodec_free_context(&codec);
+    sws_freeContext(scaler);
+    av_frame_free(&one);
+    av_frame_free(&small);
     return status;
 }
 
@@ -221,19 +262,11 @@ status_t sheet_write(const char *path, const struct video_size *size, const floa
 {
     int count = size->frames < SHEET_FRAMES ? size->frames : SHEET_FRAMES;
     int columns = count < SHEET_COLUMNS ? count : SHEET_COLUMNS, rows = (count + columns - 1) / columns;
-    /* Whole-number enlargement keeps the pixels of small videos visible; large ones shrink to the thumbnail
-     * width. */
-    int grow = THUMB_WIDTH / size->width;
-    int width = grow >= 1 ? size->width * grow : THUMB_WIDTH;
-    int height =
-        grow >= 1 ? size->height * grow : (size->height * THUMB_WIDTH + size->width / 2) / size->width;
-    if (height < 1) height = 1;
+    int width, height;
+    struct SwsContext *scaler = fit_width(size, THUMB_WIDTH, &width, &height);
     AVFrame *sheet = new_frame(AV_PIX_FMT_RGB24, columns * (width + SHEET_GAP) + SHEET_GAP,
                                rows * (height + SHEET_GAP) + SHEET_GAP);
     AVFrame *one = new_frame(AV_PIX_FMT_RGB24, size->width, size->height);
-    struct SwsContext *scaler =
-        sws_getContext(size->width, size->height, AV_PIX_FMT_RGB24, width, height, AV_PIX_FMT_RGB24,
-                       grow >= 1 ? SWS_POINT : SWS_AREA, NULL, NULL, NULL);
     status_t status = STATUS_NO_MEMORY;
     error_set(error, status, "%s: no memory for a sheet of %d frames", path, count);
     if (!sheet || !one || !scaler) goto out;

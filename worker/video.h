@@ -11,6 +11,8 @@
 #ifndef REFRAIN_WORKER_VIDEO_H
 #define REFRAIN_WORKER_VIDEO_H
 
+#include <stddef.h>
+#include <stdint.h>
 #include "base/status.h"
 
 struct video;
@@ -31,5 +33,11 @@ void video_drop(struct video *video); /* NULL is fine */
  * [size->frames, 3, height, width] in 0..1. */
 status_t sheet_write(const char *path, const struct video_size *size, const float *frames,
                      struct error *error);
+
+/* One frame [3, height, width] in 0..1 as a PNG, at most THUMBNAIL_WIDTH wide; small ones are enlarged by a whole number.
+ * size->frames and fps do not matter. free(*png). */
+enum { THUMBNAIL_WIDTH = 320 };
+status_t thumbnail_make(const struct video_size *size, const float *frame, uint8_t **png, size_t *bytes,
+                        struct error *error);
 
 #endif

@@ -28,8 +28,9 @@ static bool chain_fits(const struct split *split, int chain, int layers, int *to
 {
     *total = split->head + split->tail;
     for (int i = 0; i < split->members; i++) {
-        if (split_run(split, chain, i) < 0 || split_run(split, chain, i) > layers) return false;
-        *total += split_run(split, chain, i);
+        int count = split_run(split, chain, i), first = split_stage(split, i);
+        if (count < 0 || count > layers || count != split_run(split, chain, first)) return false;
+        if (i == first) *total += count;
     }
     return *total == layers;
 }
@@ -45,7 +46,9 @@ static bool adds_up(const struct split *split, int self, int layers, int *total)
     for (int e = 0; e < SPLIT_EXPERTS; e++)
         for (int b = 0; b < SPLIT_BRANCHES; b++)
             if (split->chain[e][b] < 0 || split->chain[e][b] >= SPLIT_CHAINS) return false;
-    int chains = split_chains(split);
+    int chains = split_chains(split), width = split_width(split);
+    if (split->width < 0 || split->members % width || (width > 1 && (split->floating || split->spare)))
+        return false;
     for (int c = 0; c < chains; c++)
         if (!chain_fits(split, c, layers, total)) return false;
     if (split->spare == 0) return true;
@@ -58,9 +61,9 @@ static void place_chain(struct model *m, int chain, int home)
     const struct split *split = &m->split;
     int layers = m->config.denoiser.layers, block = 0, *holder = m->holder + (size_t)chain * (size_t)layers;
     while (block < split->head) holder[block++] = home;
-    for (int i = 0; i < split->members; i++) {
+    for (int i = 0; i < split->members; i += split_width(split)) {
         int count = split_run(split, chain, i);
-        if (i == m->self) m->run[chain] = (struct chain_run){block, count};
+        if (i == split_stage(split, m->self)) m->run[chain] = (struct chain_run){block, count};
         for (int k = 0; k < count; k++) holder[block++] = i;
     }
     while (block < layers) holder[block++] = home;
@@ -86,17 +89,17 @@ static bool is_spare(const struct split *split, int self, int block)
     return self == 0 && block >= first && block < first + split->spare;
 }
 
-/* held: [layers], the blocks of that member. */
-static void list_blocks(const struct split *split, int self, int layers, bool *held)
+/* held: [layers], the expert's blocks of that member. */
+static void list_blocks(const struct split *split, int self, int layers, int expert, bool *held)
 {
     bool home = split_home(split, self);
-    int chains = split_chains(split);
     for (int i = 0; i < layers; i++)
         held[i] = (home && (i < split->head || i >= layers - split->tail)) || is_spare(split, self, i);
-    for (int c = 0; c < chains; c++) {
-        int first = split->head;
-        for (int i = 0; i < self; i++) first += split_run(split, c, i);
-        for (int i = 0; i < split_run(split, c, self); i++) held[first + i] = true;
+    for (int b = 0; b < SPLIT_BRANCHES; b++) {
+        int first = split->head, chain = split_chain(split, expert, b);
+        for (int i = 0; i < split_stage(split, self); i += split_width(split))
+            first += split_run(split, chain, i);
+        for (int i = 0; i < split_run(split, chain, self); i++) held[first + i] = true;
     }
 }
 
@@ -107,9 +110,12 @@ bool model_rearrange(struct model *m, const struct split *split, int self)
         return false;
     bool *now = calloc(2 * (size_t)layers, sizeof *now), *then = now + layers;
     if (!now) return false;
-    list_blocks(&m->split, m->self, layers, now);
-    list_blocks(split, self, layers, then);
-    bool same = memcmp(now, then, (size_t)layers * sizeof *now) == 0;
+    bool same = true;
+    for (int e = 0; e < m->config.experts; e++) {
+        list_blocks(&m->split, m->self, layers, e, now);
+        list_blocks(split, self, layers, e, then);
+        same = same && memcmp(now, then, (size_t)layers * sizeof *now) == 0;
+    }
     free(now);
     if (same) place(m, split, self);
     return same;
@@ -156,14 +162,14 @@ int model_held_until(const struct model *m, int chain, int block)
 
 void model_list_own(const struct model *m, int chain, bool *mask)
 {
-    for (int i = 0; i < m->config.denoiser.layers; i++) mask[i] = model_holder(m, chain, i) == m->self;
+    for (int i = 0; i < m->config.denoiser.layers; i++) mask[i] |= model_holder(m, chain, i) == m->self;
 }
 
 void model_list_run(const struct model *m, int chain, bool *mask)
 {
     const struct chain_run *run = &m->run[chain];
     for (int i = 0; i < m->config.denoiser.layers; i++)
-        mask[i] = i >= run->first && i < run->first + run->count;
+        mask[i] |= i >= run->first && i < run->first + run->count;
 }
 
 bool model_spares(const struct model *m, int block)
@@ -186,25 +192,36 @@ status_t model_load(const char *directory, const struct ops *ops, struct team *t
     if (status != STATUS_OK) goto err_model;
     int layers = m->config.denoiser.layers, total;
     if (!adds_up(split, self, layers, &total)) {
-        status = error_set(
-            error, STATUS_INVALID,
-            "a split of %d blocks and %d spare ones over %d members does not fit a model of %d layers", total,
-            split->spare, split->members, layers);
+        status =
+            error_set(error, STATUS_INVALID,
+                      "a split of %d blocks and %d spare ones over %d members in stages of %d does not fit "
+                      "a model of %d layers",
+                      total, split->spare, split->members, split_width(split), layers);
         goto err_model;
     }
-    wanted = calloc((size_t)layers, sizeof *wanted);
+    if (m->config.denoiser.heads % split_width(split)) {
+        status =
+            error_set(error, STATUS_INVALID,
+                      "%d attention heads cannot be dealt to stages of %d ranks: the width must divide them",
+                      m->config.denoiser.heads, split_width(split));
+        goto err_model;
+    }
+    wanted = calloc((size_t)layers * MODEL_EXPERTS, sizeof *wanted); /* [experts][layers] */
     m->holder = calloc((size_t)SPLIT_CHAINS * (size_t)layers, sizeof *m->holder);
     if (!wanted || !m->holder) {
         status = error_set(error, STATUS_NO_MEMORY, "no memory for a model");
         goto err_model;
     }
     place(m, split, self);
-    list_blocks(split, self, layers, wanted);
-    for (int i = 0; i < layers; i++) m->blocks += wanted[i];
+    for (int e = 0; e < m->config.experts; e++) list_blocks(split, self, layers, e, wanted + e * layers);
+    for (int i = 0; i < layers; i++) m->blocks += wanted[i] || wanted[layers + i];
     bool home = split_home(split, self);
-    snprintf(path, sizeof path, "%s/transformer", directory);
-    struct denoiser_part part = {.wanted = wanted, .ends = home};
-    status = denoiser_load(path, &m->config.denoiser, ops, team, &part, &m->denoiser, error);
+    for (int e = 0; e < m->config.experts && status == STATUS_OK; e++) {
+        struct denoiser_part part = {.wanted = wanted + e * layers, .ends = home};
+        snprintf(path, sizeof path, "%s/%s", directory, model_expert_name(e));
+        status =
+            denoiser_load(path, model_expert_config(&m->config, e), ops, team, &part, &m->denoiser[e], error);
+    }
     if (status == STATUS_OK && home) status = load_home(m, directory, error);
     if (status != STATUS_OK) goto err_model;
     free(wanted);
@@ -218,8 +235,10 @@ err_model:
 
 size_t model_bytes(const struct model *m)
 {
-    return denoiser_bytes(m->denoiser) + (m->text_encoder ? text_encoder_bytes(m->text_encoder) : 0) +
-           (m->vae ? vae_bytes(m->vae) : 0);
+    size_t bytes =
+        (m->text_encoder ? text_encoder_bytes(m->text_encoder) : 0) + (m->vae ? vae_bytes(m->vae) : 0);
+    for (int e = 0; e < m->config.experts; e++) bytes += denoiser_bytes(m->denoiser[e]);
+    return bytes;
 }
 
 void model_destroy(struct model *m)
@@ -229,7 +248,7 @@ void model_destroy(struct model *m)
     vae_destroy(m->vae);
     text_encoder_destroy(m->text_encoder);
     tokenizer_close(m->tokenizer);
-    denoiser_destroy(m->denoiser);
+    for (int e = 0; e < MODEL_EXPERTS; e++) denoiser_destroy(m->denoiser[e]);
     rotary_clear(&m->rotary);
     free(m->holder);
     free(m);
