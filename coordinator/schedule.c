@@ -141,6 +141,7 @@ struct plan_request server_describe_layout(const struct server *server, const st
                                  .ranks = group->ranks,
                                  .seats = seats,
                                  .wish = &server->settings->wish,
+                                 .heads = card->heads,
                                  .block_bytes = (uint64_t)block,
                                  .home_bytes =
                                      (uint64_t)fmax(0, (double)card->weight_bytes - card->layers * block)};
@@ -321,7 +322,7 @@ static struct job *choose_job(const struct server *server, struct group *group)
 
 static bool wished(const struct plan_wish *wish)
 {
-    return wish->has_fold || wish->runs > 0 || wish->home != PLAN_HOME_AUTO ||
+    return wish->width > 1 || wish->has_fold || wish->runs > 0 || wish->home != PLAN_HOME_AUTO ||
            wish->layout > PLAN_LAYOUT_PIPELINE;
 }
 
@@ -388,8 +389,14 @@ status_t server_check_without(const struct server *server, const struct group *g
     uint32_t left = 0;
     for (uint32_t rank = 0; rank < group->ranks; rank++) left += !leaves[rank];
     if (wish->runs && wish->runs != left)
-        return error_set(error, STATUS_CONFLICT, "--split names %u ranks: %u would be left", wish->runs, left);
-    if (!group->model[0] || models_find(server->models, group->model, &model, NULL) != STATUS_OK) return STATUS_OK;
+        return error_set(error, STATUS_CONFLICT, "--split names %u ranks: %u would be left", wish->runs,
+                         left);
+    if (wish->width > 1 && left % wish->width)
+        return error_set(error, STATUS_CONFLICT,
+                         "--stage-width %u: %u ranks would be left, which are no whole stages", wish->width,
+                         left);
+    if (!group->model[0] || models_find(server->models, group->model, &model, NULL) != STATUS_OK)
+        return STATUS_OK;
     struct plan_request request = server_describe_layout(server, group, model->card, seats);
     for (uint32_t rank = 0, kept = 0; rank < group->ranks; rank++)
         if (!leaves[rank]) seats[kept++] = seats[rank];
@@ -558,7 +565,7 @@ void server_recover(struct server *server)
         memset(group->slots, 0, sizeof group->slots);
         group_enter(group, GROUP_COMPLETE, server->now_ns);
     }
-    if (jobs_reload(server->jobs, &error) != STATUS_OK || models_reload(server->models, &error) != STATUS_OK ||
-        drain_load(server, &error) != STATUS_OK)
+    if (jobs_reload(server->jobs, &error) != STATUS_OK ||
+        models_reload(server->models, &error) != STATUS_OK || drain_load(server, &error) != STATUS_OK)
         log_failed("reading the job store again", &error);
 }

@@ -21,6 +21,7 @@
 #include <stdlib.h>
 
 #include "kernels/memory.h"
+#include "worker/ulysses.h"
 
 /* Feed-forward rows at a time: bounds the [rows, ffn_dim] buffer. Rows do not influence each other, so no bit
  * changes. */
@@ -197,34 +198,43 @@ void denoiser_output(const struct denoiser *d, struct team *team, const struct d
 
 /* ------------------------------------------------------------------------------------------------- blocks */
 
+/* With a shard of the rows each of q, k and v leaves as soon as it is there, while the next one is computed. */
 static void self_attention(const struct denoiser *d, struct team *team, const struct denoiser_work *work,
                            const struct block *b, int rows, const float *gate, float *x)
 {
     const struct denoiser_config *c = &d->config;
     const struct ops *ops = d->ops;
-    int64_t hidden = c->hidden, stride = 3 * hidden;
+    int64_t hidden = c->hidden, stride = 3 * hidden, first = (int64_t)work->first_row * c->head_dim / 2;
+    const float *cosines = work->cosines + first, *sines = work->sines + first;
     dtype_t operand = ops->operand;
+    struct ulysses *u = work->ulysses;
     void *q = work->qkv, *k = memory_at(q, operand, hidden), *v = memory_at(q, operand, 2 * hidden);
+    struct attention attention = {.q = q,
+                                  .k = k,
+                                  .v = v,
+                                  .out = work->attended,
+                                  .dtype = operand,
+                                  .q_stride = stride,
+                                  .k_stride = stride,
+                                  .v_stride = stride,
+                                  .out_stride = hidden,
+                                  .q_rows = rows,
+                                  .kv_rows = rows,
+                                  .heads = c->heads,
+                                  .head_dim = c->head_dim,
+                                  .scale = d->attention_scale};
     ops->linear(team, b->qkv, work->norm, hidden, rows,
                 &(struct epilogue){.x_dtype = operand, .y_dtype = operand}, work->qkv, stride);
-    ops->rms_norm_rope(team, q, stride, rows, c->heads, c->head_dim, c->eps, b->norm_q, work->cosines,
-                       work->sines, ops->operand);
-    ops->rms_norm_rope(team, k, stride, rows, c->heads, c->head_dim, c->eps, b->norm_k, work->cosines,
-                       work->sines, ops->operand);
-    ops->attention(team, &(struct attention){.q = q,
-                                             .k = k,
-                                             .v = v,
-                                             .out = work->attended,
-                                             .dtype = operand,
-                                             .q_stride = stride,
-                                             .k_stride = stride,
-                                             .v_stride = stride,
-                                             .out_stride = hidden,
-                                             .q_rows = rows,
-                                             .kv_rows = rows,
-                                             .heads = c->heads,
-                                             .head_dim = c->head_dim,
-                                             .scale = d->attention_scale});
+    if (u) ulysses_give(u, team, ULYSSES_V, v, stride);
+    ops->rms_norm_rope(team, q, stride, rows, c->heads, c->head_dim, c->eps, b->norm_q, cosines, sines,
+                       operand);
+    if (u) ulysses_give(u, team, ULYSSES_Q, q, stride);
+    ops->rms_norm_rope(team, k, stride, rows, c->heads, c->head_dim, c->eps, b->norm_k, cosines, sines,
+                       operand);
+    if (u) ulysses_give(u, team, ULYSSES_K, k, stride);
+    if (u) ulysses_heads(u, team, &attention);
+    ops->attention(team, &attention);
+    if (u) ulysses_rows(u, team, work->attended, hidden);
     struct epilogue gated = {
         .kind = EPILOGUE_GATE_ADD, .other = x, .other_stride = hidden, .gate = gate, .x_dtype = operand};
     ops->linear(team, b->out, work->attended, hidden, rows, &gated, x, hidden);
@@ -286,7 +296,7 @@ static void run_block(const struct denoiser *d, struct team *team, const struct 
 {
     const struct block *b = d->blocks[index];
     const struct ops *ops = d->ops;
-    int rows = token_count(&work->grid), hidden = d->config.hidden;
+    int rows = work->rows, hidden = d->config.hidden;
     float eps = d->config.eps, *m = work->modulation;
     const float *shift1 = m, *scale1 = m + hidden, *gate1 = m + 2 * hidden;
     const float *shift2 = m + 3 * hidden, *scale2 = m + 4 * hidden, *gate2 = m + 5 * hidden;
@@ -324,7 +334,7 @@ void denoiser_blocks(const struct denoiser *d, struct team *team, const struct d
                      const struct denoiser_context *context, const float *modulation, float *x, int first,
                      int count, _Atomic uint64_t *progress)
 {
-    for (int i = first; i < first + count; i++) {
+    for (int i = first; i < first + count && !(work->ulysses && ulysses_failed(work->ulysses)); i++) {
         run_block(d, team, work, context, modulation, x, i);
         if (progress) atomic_fetch_add_explicit(progress, 1, memory_order_relaxed);
     }
