@@ -37,7 +37,8 @@ status_t layout_choose(const struct plan_request *request, const struct layout_l
     struct plan_wish wish = request->wish ? *request->wish : (struct plan_wish){0};
     struct plan made, best;
     status_t status = plan_make(request, &best, error);
-    if (status != STATUS_OK || wish.layout != PLAN_LAYOUT_AUTO || wish.runs > 0 || load->block_seconds <= 0) {
+    if (status != STATUS_OK || wish.layout != PLAN_LAYOUT_AUTO || wish.runs > 0 || wish.width > 1 ||
+        load->block_seconds <= 0) {
         if (status == STATUS_OK) *plan = best;
         return status;
     }
