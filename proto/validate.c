@@ -351,9 +351,9 @@ static status_t check_cache(const Refrain__CacheQuery *query, const char **field
     bool needs_key = query->verb >= REFRAIN__CACHE_VERB__CACHE_FORGET;
     if (query->verb > REFRAIN__CACHE_VERB__CACHE_UNPIN)
         return BLAME("verb", "verb %d: is none that this version knows", (int)query->verb);
-    if (needs_key && !query->key) return BLAME("key", "key: is missing");
-    if (query->key && strlen(query->key) > LIMIT_CACHE_KEY_BYTES)
-        return BLAME("key", "key: is longer than %d bytes", LIMIT_CACHE_KEY_BYTES);
+    if (needs_key && !query->item) return BLAME("item", "item: is missing");
+    if (query->item && strlen(query->item) > LIMIT_CACHE_KEY_BYTES)
+        return BLAME("item", "item: is longer than %d bytes", LIMIT_CACHE_KEY_BYTES);
     if (query->kind && strlen(query->kind) > LIMIT_CACHE_KEY_BYTES)
         return BLAME("kind", "kind: is longer than %d bytes", LIMIT_CACHE_KEY_BYTES);
     return query->has_limit ? check_whole("limit", query->limit, 1, LIMIT_LIST, field, error) : STATUS_OK;
