@@ -367,7 +367,8 @@ static bool pools_uneven(const struct field *f, const struct chains *c)
 {
     const struct planner_request *r = f->request;
     double ring = r->model.layers - r->load.head - r->load.tail;
-    double mean = r->job.branches * ((1 - r->load.hit_rate) * ring / (f->layout->ways * stages_of(f->layout)) + 1);
+    double mean =
+        r->job.branches * ((1 - r->load.hit_rate) * ring / (f->layout->ways * stages_of(f->layout)) + 1);
     return f->layout->stages[1] > 0 && c->cycle > mean * f->block;
 }
 
@@ -408,8 +409,7 @@ static void predict_times(const struct field *f, const struct chains *c, double 
                           uint32_t most, struct planner_option *o)
 {
     const struct planner_request *r = f->request;
-    double steps = steps_of(r), home = r->machine.home_seconds,
-           n = o->in_flight;
+    double steps = steps_of(r), home = r->machine.home_seconds, n = o->in_flight;
     double per_job = steps * fmax(c->cycle, link);
     o->job_seconds = many_seconds(f, c, 1, link);
     o->step_seconds = (o->job_seconds - home) / steps;
