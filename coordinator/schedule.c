@@ -137,14 +137,15 @@ struct plan_request server_describe_layout(const struct server *server, const st
         seats[rank] = (struct plan_seat){
             .speed = member->gflops, .make = make_of(member), .memory_bytes = memory_of(group, member)};
     }
-    return (struct plan_request){.layers = card->layers,
-                                 .ranks = group->ranks,
-                                 .seats = seats,
-                                 .wish = &server->settings->wish,
-                                 .heads = card->heads,
-                                 .block_bytes = (uint64_t)block,
-                                 .home_bytes =
-                                     (uint64_t)fmax(0, (double)card->weight_bytes - card->layers * block)};
+    return (struct plan_request){
+        .layers = card->layers,
+        .ranks = group->ranks,
+        .seats = seats,
+        .wish = &server->settings->wish,
+        .heads = card->heads,
+        .block_bytes = (uint64_t)block,
+        .home_bytes = (uint64_t)fmax(0, (double)card->weight_bytes -
+                                            card->layers * block * (card->experts > 1 ? 2 : 1))};
 }
 
 /* Every rank loads its own blocks; the state ends when all have answered, well or badly. */
