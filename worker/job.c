@@ -240,6 +240,25 @@ err_job:
     return status;
 }
 
+void job_shed(struct job *j)
+{
+    engine_withdraw(j->engine, &j->lent);
+    for (int b = 0; b < BRANCHES; b++) {
+        struct branch *branch = &j->branch[b];
+        for (int e = 0; e < MODEL_EXPERTS; e++) engine_drop_context(j->engine, branch->context[e]);
+        blocks_destroy(branch->blocks);
+        memset(branch->context, 0, sizeof branch->context);
+        branch->blocks = NULL;
+    }
+    for (int i = 0; i < PASSES; i++) {
+        solver_destroy(j->solver[i]);
+        j->solver[i] = NULL;
+    }
+    if (j->cache) reuse_give_back(j->cache);
+    memory_give_back(j->engine->ops, MEMORY_DEVICE, &j->device);
+    j->lean = true;
+}
+
 void job_destroy(struct job *j)
 {
     if (!j) return;
@@ -249,17 +268,12 @@ void job_destroy(struct job *j)
     text_encoder_end(j->text_run);
     ops->release(MEMORY_DEVICE, j->text_rows);
     free(j->tenant);
-    engine_withdraw(j->engine, &j->lent);
+    job_shed(j);
     engine_end_decoder(j->engine, j);
     video_drop(j->film);
     comparison_drop(j->comparison);
     quality_close(j->quality);
-    for (int i = 0; i < PASSES; i++) solver_destroy(j->solver[i]);
-    for (int b = 0; b < BRANCHES; b++) {
-        for (int e = 0; e < MODEL_EXPERTS; e++) engine_drop_context(j->engine, j->branch[b].context[e]);
-        blocks_destroy(j->branch[b].blocks);
-        free(j->prompt[b]);
-    }
+    for (int b = 0; b < BRANCHES; b++) free(j->prompt[b]);
     reuse_destroy(j->cache);
     for (int i = 0; i < j->order.table_count; i++) {
         free((void *)(uintptr_t)j->tables[i].values);
@@ -269,7 +283,6 @@ void job_destroy(struct job *j)
     free(j->tables);
     free(j->sigmas);
     free(j->preview.png);
-    memory_give_back(ops, MEMORY_DEVICE, &j->device);
     memory_give_back(ops, MEMORY_SHARED, &j->shared);
     arena_free(&j->host);
     free(j);

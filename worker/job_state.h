@@ -212,6 +212,9 @@ void job_forget_hops(struct job *job);
 void job_close(struct job *job);
 /* Ends the job with this sentence, through CLOSE where stages hold its contexts. */
 enum job_result job_fail(struct job *job, const struct error *why);
+/* Gives back what only steps need: hops, keys and values, histories, features. After a wait; all hops are back, and nothing of
+ * the job is with the fabric any more. */
+void job_shed(struct job *job);
 void job_enter_phase(struct job *job, enum life life, enum job_phase phase, int of);
 
 /* job_step.c: the step loop. */

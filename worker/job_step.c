@@ -179,14 +179,16 @@ static bool is_hop(const struct model *m, int chain, int block)
     return model_holder(m, chain, block) != m->self || (always && !cap);
 }
 
-/* Is any block that is left to it? */
-static bool leaves_home(const struct job *j, int index)
+/* How many blocks a branch has to be taken through here before its next hop to another member; `layers`: there is none. */
+static int blocks_to_hop(const struct job *j, int index)
 {
     const struct model *m = j->engine->model;
     const struct branch *b = &j->branch[index];
-    int block = b->state == BRANCH_NEW ? 0 : b->at, last = m->config.denoiser.layers - m->split.tail;
-    while (block < last && !is_hop(m, job_chain(j, index), block)) block++;
-    return block < last;
+    int layers = m->config.denoiser.layers, chain = job_chain(j, index),
+        from = b->state == BRANCH_NEW ? 0 : b->at;
+    for (int block = from; block < layers - m->split.tail; block++)
+        if (model_holder(m, chain, block) != m->self) return block - from;
+    return layers;
 }
 
 /* How far the stages take a branch: to the next place where the caching engine has something to say, or to
@@ -441,12 +443,13 @@ static enum move branch_move(const struct job *j, int index)
     return span && (b->at < j->span_begin || b->at >= j->span_end) ? MOVE_CAP : MOVE_BLOCK;
 }
 
-/* How much a branch's move is wanted before the other branch's: hops first, as they keep the stages busy while home
- * computes, then what leads to one; a spare block last of all. 0: there is no move. */
+/* How much a branch's move is wanted before the other branch's: the nearer it brings a hop to another member the more, as that
+ * keeps the stages busy while home computes; a hop that goes now most of all, a spare block least. 0: there is no move. */
 static int urgency(const struct job *j, int index, enum move move)
 {
+    int layers = j->engine->model->config.denoiser.layers, near = layers - blocks_to_hop(j, index);
     if (move == MOVE_NONE || move == MOVE_SPARE) return move == MOVE_SPARE;
-    return move == MOVE_SEND ? 4 : leaves_home(j, index) ? 3 : 2;
+    return 2 + 2 * near + (move == MOVE_SEND);
 }
 
 /* The first thing that can be done, in the order home wants them done. *index: of the branch that makes it.

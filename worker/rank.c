@@ -221,6 +221,7 @@ static status_t load_model(struct rank *r, const Refrain__Load *load, struct err
     bool same = e->model && strcmp(r->model_directory, load->directory) == 0 &&
                 strcmp(r->model_name, load->model) == 0 && model_rearrange(e->model, &split, e->self);
     if (same) return take_places(r, error);
+    if (r->home) home_sweep(r->home); /* the note that a job is over may have come just before this */
     stage_forget(r->stage);
     engine_clear(e);
     model_destroy(e->model);
