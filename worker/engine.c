@@ -388,6 +388,33 @@ void engine_blocks(struct engine *e, const struct denoiser_context *context, str
     }
 }
 
+static status_t create_context(struct engine *e, int expert, int branch, bool run, const float *text, int n,
+                               struct denoiser_context **context, struct error *error)
+{
+    const struct model *m = e->model;
+    int layers = m->config.denoiser.layers, chain = split_chain(&m->split, expert, branch);
+    bool *wanted = calloc((size_t)layers, sizeof *wanted);
+    if (!wanted) return error_set(error, STATUS_NO_MEMORY, "no memory for keys and values");
+    (run ? model_list_run : model_list_own)(m, chain, wanted);
+    for (int i = 0; i < layers && !run; i++) wanted[i] |= model_spares(m, i);
+    status_t status = denoiser_context_create_of(m->denoiser[expert], e->team, text, n, m->config.text_length,
+                                                 wanted, context, error);
+    free(wanted);
+    return status;
+}
+
+status_t engine_context_create(struct engine *e, int expert, int branch, const float *text, int n,
+                               struct denoiser_context **context, struct error *error)
+{
+    return create_context(e, expert, branch, false, text, n, context, error);
+}
+
+status_t engine_run_context_create(struct engine *e, int expert, int branch, const float *text, int n,
+                                   struct denoiser_context **context, struct error *error)
+{
+    return create_context(e, expert, branch, true, text, n, context, error);
+}
+
 static status_t create_blocks(struct engine *e, const struct cache_settings *settings, int steps,
                               int switch_at, const struct token_grid *grid, int branch, bool run,
                               struct blocks **cache, struct error *error)

@@ -195,6 +195,13 @@ status_t engine_run_blocks_create(struct engine *engine, const struct cache_sett
                                   int switch_at, const struct token_grid *grid, int branch,
                                   struct blocks **cache, struct error *error);
 
+/* One branch's keys and values of a text under an expert (denoiser_context_create), for the blocks that this rank runs
+ * of it: as its job's home, spare ones included, or as a stage its run of the chain alone. */
+status_t engine_context_create(struct engine *engine, int expert, int branch, const float *text, int n,
+                               struct denoiser_context **context, struct error *error);
+status_t engine_run_context_create(struct engine *engine, int expert, int branch, const float *text, int n,
+                                   struct denoiser_context **context, struct error *error);
+
 /* Bytes of the largest hop a model can have at a number of tokens: modulation [6, hidden] and rows [tokens,
  * hidden]. */
 static inline uint64_t hop_bytes(int tokens, int hidden)

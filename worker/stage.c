@@ -422,8 +422,6 @@ static status_t make_keys(struct stage *s, const struct ticket *t, int peer, con
                           struct denoiser_context **made, struct error *error)
 {
     struct engine *e = s->engine;
-    const struct model *m = e->model;
-    const struct chain_run *run = run_of(t, m);
     const void *text = payload;
     void *brought = NULL;
     size_t bytes = t->bytes - t->text_bytes;
@@ -434,8 +432,7 @@ static status_t make_keys(struct stage *s, const struct ticket *t, int peer, con
         e->ops->copy(e->team, brought, payload, bytes);
         text = brought;
     }
-    status = denoiser_context_create_run(m->denoiser[t->expert], e->team, text, (int)t->row_count,
-                                         m->config.text_length, run->first, run->count, made, error);
+    status = engine_run_context_create(e, t->expert, t->branch, text, (int)t->row_count, made, error);
     status_t waited = engine_wait(e, status == STATUS_OK ? error : NULL);
     e->ops->release(MEMORY_DEVICE, brought);
     if (status == STATUS_OK && waited != STATUS_OK) denoiser_context_destroy(*made);

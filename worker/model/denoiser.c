@@ -80,20 +80,25 @@ status_t denoiser_text(const struct denoiser *d, struct team *team, const float 
     return status;
 }
 
+static bool is_wanted(const struct denoiser *d, const bool *wanted, int block)
+{
+    return d->blocks[block] && (!wanted || wanted[block]);
+}
+
 status_t denoiser_context_create(const struct denoiser *d, struct team *team, const float *text, int n,
                                  int text_length, struct denoiser_context **context, struct error *error)
 {
-    return denoiser_context_create_run(d, team, text, n, text_length, 0, d->config.layers, context, error);
+    return denoiser_context_create_of(d, team, text, n, text_length, NULL, context, error);
 }
 
-status_t denoiser_context_create_run(const struct denoiser *d, struct team *team, const float *text, int n,
-                                     int text_length, int first, int count, struct denoiser_context **context,
-                                     struct error *error)
+status_t denoiser_context_create_of(const struct denoiser *d, struct team *team, const float *text, int n,
+                                    int text_length, const bool *wanted, struct denoiser_context **context,
+                                    struct error *error)
 {
     const struct ops *ops = d->ops;
     int64_t hidden = d->config.hidden;
     int layers = d->config.layers, held = 0, rows = denoiser_text_rows(n, text_length);
-    for (int i = first; i < first + count; i++) held += d->blocks[i] != NULL;
+    for (int i = 0; i < layers; i++) held += is_wanted(d, wanted, i);
     size_t block = (size_t)rows * 2 * (size_t)hidden * dtype_bytes(ops->operand);
     struct denoiser_context *c = calloc(1, sizeof *c + (size_t)layers * sizeof *c->key_value);
     status_t status = c ? STATUS_OK : error_set(error, STATUS_NO_MEMORY, "no memory");
@@ -109,9 +114,9 @@ status_t denoiser_context_create_run(const struct denoiser *d, struct team *team
     c->last_logit = rows > n ? (float)log((double)(text_length - n)) : 0;
     char *at = c->memory;
     const struct epilogue operands = {.y_dtype = ops->operand};
-    for (int i = first; i < first + count; i++) {
+    for (int i = 0; i < layers; i++) {
         const struct block *b = d->blocks[i];
-        if (!b) continue;
+        if (!is_wanted(d, wanted, i)) continue;
         ops->linear(team, b->text_kv, text, hidden, rows, &operands, at, 2 * hidden);
         ops->rms_norm(team, at, 2 * hidden, rows, (int)hidden, d->config.eps, b->text_norm_k, at, 2 * hidden,
                       ops->operand);

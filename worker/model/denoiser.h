@@ -104,10 +104,10 @@ status_t denoiser_text(const struct denoiser *denoiser, struct team *team, const
  * until wait. */
 status_t denoiser_context_create(const struct denoiser *denoiser, struct team *team, const float *text, int n,
                                  int text_length, struct denoiser_context **context, struct error *error);
-/* The same for blocks first .. first + count - 1 alone, as far as they are held. */
-status_t denoiser_context_create_run(const struct denoiser *denoiser, struct team *team, const float *text,
-                                     int n, int text_length, int first, int count,
-                                     struct denoiser_context **context, struct error *error);
+/* The same for some of the blocks, as far as they are held. wanted: [layers] */
+status_t denoiser_context_create_of(const struct denoiser *denoiser, struct team *team, const float *text,
+                                    int n, int text_length, const bool *wanted,
+                                    struct denoiser_context **context, struct error *error);
 void denoiser_context_destroy(struct denoiser_context *context); /* after wait; NULL is fine */
 /* Whose weights they were made with, and whose blocks alone they are for: a model may have several denoisers. */
 const struct denoiser *denoiser_of(const struct denoiser_context *context);
