@@ -181,6 +181,9 @@ struct refrain_file {
 /* Where a job's time went, in seconds; 0 where unknown. */
 struct refrain_times {
     double queued, load, text, denoise, decode, encode, total;
+    unsigned texts_reused, first_steps_reused; /* branches whose text, first step others had made before */
+    double reused_seconds;                     /* what that had taken them */
+    unsigned steps_taken_over;                 /* of the job it went on from */
 };
 
 /* The cached video against the uncached one of the same job. */
@@ -450,7 +453,7 @@ status_t refrain_model_remove(struct refrain *refrain, const char *name, int tim
 
 /* Ranks that are to serve no more; their group goes on without them. who: "GROUP/RANK", "RANK" where there is one group,
  * or a host's name. With `back` they are to serve again. done [bytes]: a sentence on what was done. */
-status_t refrain_drain(struct refrain *refrain, const char *who, bool back, int timeout_ms, char *done, size_t bytes,
-                       struct error *error);
+status_t refrain_drain(struct refrain *refrain, const char *who, bool back, int timeout_ms, char *done,
+                       size_t bytes, struct error *error);
 
 #endif

@@ -67,6 +67,7 @@ struct engine {
     struct engine_carrier *carrier; /* NULL but on paper */
     bool lends;          /* the fabric carries memory of the device (nccl), so hops and OPENs stay there */
     struct tier *tier;   /* NULL: off; borrowed (worker/tier.h) */
+    double text_seconds; /* that encoding a prompt took lately; 0: none was encoded yet */
     struct model *model; /* NULL until loaded */
     int self, members;   /* place in the ring; home is 0, or with a floating split everybody */
     uint64_t epoch;
@@ -75,13 +76,14 @@ struct engine {
     struct engine_context *lent; /* by home's jobs to the stage of this rank */
     _Atomic uint64_t progress; /* grows with every piece of work: read by the control thread for heartbeats */
     _Atomic double block_token_ns; /* mean time of one block and token, likewise; 0: nothing computed yet */
-    int hops[SPLIT_CHAINS][PRIORITIES]; /* of jobs at home here, with a chain's stages now, by the jobs' priority */
-    struct arena arena;            /* of `work`, on the device */
-    int rows;                      /* that `work` has room for */
-    struct denoiser_work work;     /* for the grid at work */
-    struct stretches *stretches;   /* NULL: ops are called one by one */
-    struct error failure;          /* of the device; STATUS_OK: none */
-    uint64_t waits;                /* made so far */
+    int hops[SPLIT_CHAINS]
+            [PRIORITIES];        /* of jobs at home here, with a chain's stages now, by the jobs' priority */
+    struct arena arena;          /* of `work`, on the device */
+    int rows;                    /* that `work` has room for */
+    struct denoiser_work work;   /* for the grid at work */
+    struct stretches *stretches; /* NULL: ops are called one by one */
+    struct error failure;        /* of the device; STATUS_OK: none */
+    uint64_t waits;              /* made so far */
     /* Blocks called since the last wait, where ops are not local. */
     int64_t called_ns; /* when the first of them was */
     int called;
