@@ -2,6 +2,7 @@
 #include "cache/blocks.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "kernels/memory.h"
 
@@ -23,6 +24,7 @@ struct blocks {
     struct arena arena, shared; /* of the device, and of the partials */
     double *partials;           /* [tokens][REDUCE_SUMS] */
     float *changes;             /* [layers]: those measured in the step at work */
+    int begun;                  /* first step of the expert whose blocks these are */
     struct block block[];
 };
 
@@ -89,6 +91,20 @@ uint64_t blocks_bytes(const struct blocks *c)
     return c->arena.size;
 }
 
+/* Another expert's blocks have kept nothing yet. */
+static void begin_expert(struct blocks *c, int step)
+{
+    int begun = policy_begun(&c->job, step);
+    if (c->begun == begun) return;
+    c->begun = begun;
+    for (int i = 0; i < c->job.layers; i++) {
+        struct block *b = &c->block[i];
+        b->kept = false;
+        b->run = b->total = 0;
+        memset(b->state, 0, sizeof b->state);
+    }
+}
+
 /* The changes already measured in this step, by blocks before this one, wherever they ran. */
 static int gather(struct blocks *c, int block, const float *records)
 {
@@ -120,6 +136,7 @@ bool blocks_reuse(struct blocks *c, struct team *team, int step, int block, floa
     struct block *b = &c->block[block];
     struct sums sums;
     if (!b->held) return false; /* protected: neither asked nor measured */
+    begin_expert(c, step);
     if (!isnan(records[block])) b->total = (int)records[block];
     const struct history history = {.count = b->kept};
     const struct signals signals = {0};

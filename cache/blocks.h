@@ -11,8 +11,8 @@
  * What a block keeps lives where the block lives: nothing is sent for it. A stage learns the policy's text
  * with the OPEN ticket; what was decided travels with the hop as `records` [layers], the change of each
  * block's input (NAN: not measured), its sign bit set when the block was reused. A record that is not NAN when its block
- * is asked says how often the block had been reused before: a restored job makes its last whole step again. Compute
- * thread of a rank.
+ * is asked says how often the block had been reused before: a restored job makes its last whole step again. Where the
+ * second of two experts takes over (job->switch_at) all is forgotten. Compute thread of a rank.
  */
 #ifndef REFRAIN_CACHE_BLOCKS_H
 #define REFRAIN_CACHE_BLOCKS_H

@@ -13,12 +13,12 @@
 
 #include "cache/policy.h"
 
-/* Steps that are computed whatever is measured: the first and last ones, and those that the job's mask (if it
- * has one) marks with 1. Steps it marks with 0 are left to the policy: cache-dit's "dynamic" masks. */
+/* Steps that are computed whatever is measured: the first ones of each expert, the last ones, and those that the job's
+ * mask (if it has one) marks with 1. Steps it marks with 0 are left to the policy: cache-dit's "dynamic" masks. */
 static inline bool gate_forced(const struct policy_now *now, int first, int last, struct verdict *forced)
 {
     enum reason reason;
-    if (now->step < first)
+    if (policy_age(now) < first)
         reason = REASON_WARMUP;
     else if (now->step >= now->job->steps - last)
         reason = REASON_LAST;

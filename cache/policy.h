@@ -148,6 +148,8 @@ struct parameter {
 /* What a job is, as far as policies may know. */
 struct policy_job {
     int steps, layers, branches;
+    int switch_at; /* of a model with two experts: the second one's first step; 0, or `steps` and more: there is none.
+                      What is known of the first one's steps is forgotten there */
     double shift;
     const double *sigmas;             /* [steps + 1]; NULL where only validation happens */
     const struct cache_table *tables; /* that came with the job or belong to its model */
@@ -182,10 +184,30 @@ struct policy_now {
     const double *value; /* [parameters], in the order of the policy's table */
     const struct policy_job *job;
     int step;
-    int run, total; /* branch's steps reused in a row just before this one, and in all */
+    int run,
+        total; /* branch's steps reused in a row just before this one, and in all, by the expert at work */
     const struct history *history;
     const struct signals *signals;
 };
+
+/* The first step of the expert that makes this one: what warm-ups count from. */
+static inline int policy_begun(const struct policy_job *job, int step)
+{
+    return job->switch_at > 0 && step >= job->switch_at ? job->switch_at : 0;
+}
+
+/* Steps of that expert before this one, and its steps in all. */
+static inline int policy_age(const struct policy_now *now)
+{
+    return now->step - policy_begun(now->job, now->step);
+}
+
+static inline int policy_steps(const struct policy_now *now)
+{
+    const struct policy_job *job = now->job;
+    if (policy_begun(job, now->step) > 0) return job->steps - job->switch_at;
+    return job->switch_at > 0 && job->switch_at < job->steps ? job->switch_at : job->steps;
+}
 
 /* A block's view of its step. */
 struct block_now {
@@ -231,7 +253,7 @@ extern const struct policy *const policies[];
 /* Steps of `first` .. computed anyway: for policies that protect both ends. */
 static inline bool at_either_end(const struct policy_now *now, int first, int last)
 {
-    return now->step < first || now->step >= now->job->steps - last;
+    return policy_age(now) < first || now->step >= now->job->steps - last;
 }
 
 #endif

@@ -72,7 +72,7 @@ struct state {
     double accumulated; /* changes let through since the last computed step */
 };
 
-/* Steps 0, I, 2I, ... below W. */
+/* Steps 0, I, 2I, ... below W, of each expert. */
 static bool in_warmup(const struct policy_now *now)
 {
     int warmup = (int)now->value[WARMUP];
@@ -81,7 +81,7 @@ static bool in_warmup(const struct policy_now *now)
         while (ones < now->job->steps && now->job->mask[ones]) ones++;
         if (ones < warmup) warmup = ones;
     }
-    return now->step < warmup && now->step % (int)now->value[WARMUP_INTERVAL] == 0;
+    return policy_age(now) < warmup && policy_age(now) % (int)now->value[WARMUP_INTERVAL] == 0;
 }
 
 static bool reached(int count, double limit)

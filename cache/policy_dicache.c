@@ -56,7 +56,7 @@ static status_t plan(const double *value, const struct policy_job *job, struct p
 static int first_steps(const struct policy_now *now)
 {
     int branches = now->job->branches;
-    int calls = (int)(now->job->steps * branches * now->value[RETENTION]);
+    int calls = (int)(policy_steps(now) * branches * now->value[RETENTION]);
     return (calls + branches - 1) / branches;
 }
 

@@ -49,13 +49,13 @@ static status_t plan(const double *value, const struct policy_job *job, struct p
     return STATUS_OK;
 }
 
-/* Computed steps are `first` - 1 and every so many from there on. */
+/* Computed steps are `first` - 1 and every so many from there on, of each expert. */
 static struct verdict gates(const struct policy_now *now)
 {
     int first = (int)now->value[FIRST], start = first > 0 ? first - 1 : 0;
     struct verdict forced;
     if (gate_forced(now, first, (int)now->value[LAST], &forced)) return forced;
-    if ((now->step - start) % (int)now->value[EVERY] == 0)
+    if ((policy_age(now) - start) % (int)now->value[EVERY] == 0)
         return verdict(ACTION_COMPUTE, REASON_MASK, CHANGE_NONE);
     return verdict(ACTION_REUSE, REASON_BLOCKS, CHANGE_NONE);
 }

@@ -15,12 +15,13 @@
 enum { THRESHOLD, RUN, RETENTION, RESAMPLE, PARAMETERS };
 
 static const struct parameter parameters[PARAMETERS] = {
-    [THRESHOLD] = {"threshold", "magcache_thresh", "E", PARAMETER_REAL, 0.12, 0, 100,
-                   "reuse while the estimated errors add up to less (Wan 1.3B 0.12, 14B 0.24, 5B 0.06)"},
+    [THRESHOLD] =
+        {"threshold", "magcache_thresh", "E", PARAMETER_REAL, 0.12, 0, 100,
+         "reuse while the estimated errors add up to less (Wan 1.3B 0.12, 14B 0.24, 5B and A14B 0.06)"},
     [RUN] = {"K", "magcache_K", "K", PARAMETER_WHOLE, 4, 0, CACHE_STEPS,
-             "at most so many reused in a row (Wan 1.3B 4, 14B 6, 5B 2)"},
+             "at most so many reused in a row (Wan 1.3B 4, 14B 6, 5B and A14B 2)"},
     [RETENTION] = {"R", "retention_ratio", "R", PARAMETER_REAL, 0.2, 0, 1,
-                   "part of the steps computed at the beginning"},
+                   "part of the steps computed at the beginning (Wan2.2 A14B 0.4)"},
     [RESAMPLE] = {"resample", NULL, NULL, PARAMETER_FLAG, 0, 0, 1,
                   "take a calibrated table of another number of steps, too: the nearest entries"},
 };
@@ -67,10 +68,11 @@ static double nearest(const struct cache_table *table, int step, int steps)
     return table->values[(int)rint(step * scale)];
 }
 
-/* The authors count calls of both branches: step i is past warm-up when 2 i >= floor(2 S R). */
+/* The authors count calls of both branches: step i is past warm-up when 2 i >= floor(2 S R). Each of two experts has a
+ * warm-up of its own, as on Wan 2.2: at the switch the ratio drops to 0.66. */
 static int warmup(const struct policy_now *now)
 {
-    return ((int)(2.0 * now->job->steps * now->value[RETENTION]) + 1) / 2;
+    return ((int)(2.0 * policy_steps(now) * now->value[RETENTION]) + 1) / 2;
 }
 
 static struct verdict begin(const struct policy_now *now, void *state)

@@ -1,6 +1,8 @@
 /* rehearse.c - see rehearse.h. */
 #include "cache/rehearse.h"
 
+#include <string.h>
+
 /* One branch's, or one block's, state between steps. */
 struct rehearsal {
     const struct cache_settings *settings;
@@ -39,6 +41,15 @@ static void count(struct rehearsal *r, bool reused)
 {
     r->run = reused ? r->run + 1 : 0;
     r->total += reused;
+}
+
+/* As the engine does where the second expert takes over. */
+static void begin_step(struct rehearsal *r, int step)
+{
+    if (step == 0 || step != r->job->switch_at) return;
+    r->run = r->total = 0;
+    r->history.count = 0;
+    memset(r->state, 0, sizeof r->state);
 }
 
 /* In the engine's order: what was computed is kept before the policy observes the step. */
@@ -86,8 +97,10 @@ bool cache_rehearse(const struct cache_settings *settings, const struct cache_pl
     int first = by_block ? p->head : 0, end = by_block ? job->layers - p->tail : 1;
     for (int i = first; i < end; i++) {
         struct rehearsal r = {.settings = settings, .job = &known, .slots = by_block ? 1 : plan->slots};
-        for (int step = 0; step < job->steps; step++, asked++)
+        for (int step = 0; step < job->steps; step++, asked++) {
+            begin_step(&r, step);
             reused += by_block ? block_is_reused(&r, step, i) : step_is_reused(&r, step);
+        }
     }
     *share = asked > 0 ? (double)reused / (double)asked : 0;
     return true;

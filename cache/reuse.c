@@ -191,6 +191,13 @@ err:
     return status;
 }
 
+void reuse_give_back(struct reuse *r)
+{
+    memory_give_back(r->ops, MEMORY_DEVICE, &r->arena);
+    memory_give_back(r->ops, MEMORY_SHARED, &r->shared);
+    memory_give_back(r->ops, MEMORY_DEVICE, &r->past_arena);
+}
+
 void reuse_destroy(struct reuse *r)
 {
     if (!r) return;
@@ -204,9 +211,7 @@ void reuse_destroy(struct reuse *r)
     free(r->block_computed);
     free(r->block_reused);
     free(r->records);
-    memory_give_back(r->ops, MEMORY_DEVICE, &r->arena);
-    memory_give_back(r->ops, MEMORY_SHARED, &r->shared);
-    memory_give_back(r->ops, MEMORY_DEVICE, &r->past_arena);
+    reuse_give_back(r);
     free(r);
 }
 

@@ -19,7 +19,9 @@
  * to them is under way when a function returns. A hook that needs what was measured waits, once. If that fails, the step
  * is computed; whoever waits at its end learns why (kernels/ops.h). Sums are added in token order in
  * double, so that a verdict depends neither on threads nor on ranks. State is per branch; with `tied` branch
- * 0 decides for both. Nothing is allocated after reuse_create. Compute thread of home.
+ * 0 decides for both. Where the second of two experts takes over (job.switch_at), reuse_remember forgets all but the
+ * log, so that the state is per expert as well, and its first step is computed. Nothing is allocated after
+ * reuse_create. Compute thread of home.
  */
 #ifndef REFRAIN_CACHE_REUSE_H
 #define REFRAIN_CACHE_REUSE_H
@@ -43,6 +45,8 @@ status_t reuse_create(const struct cache_settings *settings, const struct reuse_
                       const struct ops *ops, struct team *team, struct reuse **reuse, struct error *error);
 void reuse_destroy(struct reuse *reuse); /* after wait; NULL is fine */
 const struct cache_plan *reuse_plan(const struct reuse *reuse);
+/* After the last step, and after wait: tensors go, the report and the trace stay. */
+void reuse_give_back(struct reuse *reuse);
 uint64_t reuse_bytes(const struct reuse *reuse); /* of tensors */
 
 void reuse_step(struct reuse *reuse, struct team *team, int step);

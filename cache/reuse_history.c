@@ -34,6 +34,22 @@ static void take_inner_products(struct reuse *r, struct team *team, struct branc
     for (int i = 0; i < h->count; i++) h->gram[0][i] = h->gram[i][0] = sums[i].product;
 }
 
+void reuse_forget(struct reuse *r)
+{
+    for (int i = 0; i < r->branches; i++) {
+        struct branch *b = &r->branch[i];
+        memset(b->policy_state, 0, sizeof b->policy_state);
+        if (b->forecast_state) memset(b->forecast_state, 0, r->settings.forecast->state_bytes);
+        memset(&b->history, 0, sizeof b->history);
+        memset(b->has_reference, 0, sizeof b->has_reference);
+        b->signals.known = 0;
+        b->ring.count = b->tail.count = b->probe.count = b->outputs.count = b->latents.count = 0;
+        b->run = b->total = 0;
+        if (r->block_counts[i].now)
+            memset(r->block_counts[i].now, 0, 2 * (size_t)r->shape.job.layers * sizeof(uint32_t));
+    }
+}
+
 /* The tensor in the last slot of the ring is this step's: stamps, inner products, rotation. */
 void reuse_push(struct reuse *r, struct team *team, struct branch *b)
 {

@@ -5,7 +5,8 @@
  * A checkpoint holds no hidden states. What is kept of them is a function of the latent that entered a step,
  * so the latents are kept instead, a hundredth of the size, and a restored job makes those steps again: same
  * blocks, same hooks, with what was logged in place of the policy's verdicts. `needed` says which steps these
- * are, from the log alone, and so on both sides. Tensors of a latent's size and smaller are saved as they
+ * are, from the log alone, and so on both sides; of two experts, what the first one did is never among them once it is
+ * done. Tensors of a latent's size and smaller are saved as they
  * are. Run lengths, counts, stamps and rings' fill are not saved: they too follow from the log.
  *
  * Bytes of a section, in the order of the functions below: records, log; then, unless all steps are done,
@@ -65,11 +66,18 @@ static bool follows(const struct reuse *r)
     return r->plan.policy.signals & WHOLE_REFERENCES;
 }
 
+/* Nothing before this step is known at step `at`: it was another job's, or the other expert's. */
+static int known_from(const struct reuse *r, int at)
+{
+    int begun = policy_begun(&r->shape.job, at);
+    return begun > r->first ? begun : r->first;
+}
+
 /* To be at step `at` again, does the branch have to make `step`? By blocks: what they keep lies on the ranks that
  * hold them, and follows from the last step in which all were computed, that step and those after it. */
 static bool needed(const struct reuse *r, int at, int step, int branch)
 {
-    if (step < r->first || step >= at || at >= r->shape.job.steps) return false;
+    if (step < known_from(r, at) || step >= at || at >= r->shape.job.steps) return false;
     if (by_block(r)) return computed_since(r, at, step, branch) == 0;
     if (!in_span(r)) return false;
     if (step == at - 1 && follows(r) && !reuse_led(r, branch)) return true;
@@ -116,9 +124,12 @@ static struct past *free_past(struct reuse *r, int at)
 void reuse_remember(struct reuse *r, struct team *team, const float *latent)
 {
     struct past *past = needed_by_any(r, r->step + 1, r->step) ? free_past(r, r->step + 1) : NULL;
-    if (!past) return;
-    past->step = r->step;
-    reuse_copy(r, team, past->latent, latent, r->latent);
+    if (past) {
+        past->step = r->step;
+        reuse_copy(r, team, past->latent, latent, r->latent);
+    }
+    if (r->step + 1 == r->shape.job.switch_at)
+        reuse_forget(r); /* nothing of one expert is true of the other */
 }
 
 const float *reuse_past(struct reuse *r)
@@ -300,20 +311,11 @@ static void forget(struct reuse *r)
     if (by_block(r)) {
         memset(r->block_computed, 0, (size_t)job->layers * sizeof *r->block_computed);
         memset(r->block_reused, 0, (size_t)job->layers * sizeof *r->block_reused);
-        for (int i = 0; i < r->branches; i++)
-            memset(r->block_counts[i].now, 0, 2 * (size_t)job->layers * sizeof(uint32_t));
     }
     r->largest = CHANGE_NONE;
     r->record_count = r->first = r->restored = r->measurements = 0;
     for (int i = 0; i < r->past_size; i++) r->past[i].step = -1;
-    for (int i = 0; i < r->branches; i++) {
-        struct branch *b = &r->branch[i];
-        memset(b->policy_state, 0, sizeof b->policy_state);
-        if (b->forecast_state) memset(b->forecast_state, 0, r->settings.forecast->state_bytes);
-        memset(&b->history, 0, sizeof b->history);
-        memset(b->has_reference, 0, sizeof b->has_reference);
-        b->ring.count = b->outputs.count = b->latents.count = b->run = b->total = 0;
-    }
+    reuse_forget(r);
 }
 
 /* No more steps are to be made again than a job of these settings can have kept. */
@@ -354,15 +356,15 @@ static void derive_branch(struct reuse *r, int steps, int branch)
 {
     struct branch *b = &r->branch[branch];
     struct history *h = &b->history;
-    int made = computed_since(r, steps, -1, branch);
-    b->total = steps - r->first - made;
-    while (b->run < steps - r->first && !computed(r, steps - 1 - b->run, branch)) b->run++;
+    int from = known_from(r, steps), made = computed_since(r, steps, from - 1, branch);
+    b->total = steps - from - made;
+    while (b->run < steps - from && !computed(r, steps - 1 - b->run, branch)) b->run++;
     for (int i = 0; i < SIGNALS; i++) {
         bool stepwise = i == SIGNAL_TIME || i == SIGNAL_PROJECTION || i == SIGNAL_LATENT;
         bool computing = i == SIGNAL_DRIFT || i == SIGNAL_OUTPUT;
         b->has_reference[i] =
             reuse_wants(r, (enum signal)i) &&
-            ((stepwise && steps > r->first && !reuse_led(r, branch)) || (computing && made > 0));
+            ((stepwise && steps > from && !reuse_led(r, branch)) || (computing && made > 0));
     }
     b->latents.count = least(made, b->latents.size);
     b->outputs.count = least(made, b->outputs.size);

@@ -160,6 +160,8 @@ void reuse_apply_bands(struct reuse *r, struct team *team, const struct branch *
 void reuse_apply_groups(struct reuse *r, struct team *team, const struct branch *b, float *x);
 /* y = x, elements of a tensor. */
 void reuse_copy(struct reuse *r, struct team *team, float *y, const float *x, int64_t elements);
+/* What is known of the steps so far is gone, but for the log: as at the beginning. */
+void reuse_forget(struct reuse *r);
 /* Slots for the latents of steps that may have to be made again. */
 void reuse_lay_out_past(struct reuse *r, struct arena *arena);
 /* reuse_begin of a step that is made again. */

@@ -76,6 +76,7 @@ int verb_stats(struct cli *cli);
 int verb_ranks(struct cli *cli);
 int verb_drain(struct cli *cli);
 int verb_models(struct cli *cli);
+int verb_cache(struct cli *cli);
 int verb_keygen(struct cli *cli);
 int verb_compare(struct cli *cli);
 int verb_calibrate(struct cli *cli);

@@ -373,6 +373,77 @@ json_t *jobjson_stats(const struct refrain_stats *stats)
     return object;
 }
 
+static json_t *levels_json(const uint64_t bytes[REFRAIN_CACHE_LEVELS])
+{
+    static const char *const levels[REFRAIN_CACHE_LEVELS] = {"device", "host", "disk"};
+    json_t *object = json_object();
+    for (int i = 0; i < REFRAIN_CACHE_LEVELS; i++) set_whole(object, levels[i], bytes[i]);
+    return object;
+}
+
+static json_t *cache_figure_json(const struct refrain_cache_figure *figure)
+{
+    json_t *object = json_object(), *misses = json_object();
+    set_text(object, "group", figure->group);
+    set_whole(object, "rank", figure->rank);
+    set_text(object, "kind", figure->kind);
+    set_text(object, "scope", figure->scope);
+    set_whole(object, "items", figure->items);
+    json_object_set_new(object, "bytes", levels_json(figure->bytes));
+    json_object_set_new(object, "hits", levels_json(figure->hits));
+    set_whole(object, "fetched", figure->fetched);
+    set_whole(object, "lent", figure->lent);
+    for (size_t i = 0; i < figure->miss_count; i++)
+        if (figure->misses[i]) set_whole(misses, refrain_cache_miss(i), figure->misses[i]);
+    json_object_set_new(object, "misses", misses);
+    set_real(object, "seconds_saved", figure->seconds_saved);
+    set_whole(object, "published", figure->published);
+    set_whole(object, "refused", figure->refused);
+    json_object_set_new(object, "evictions", levels_json(figure->evictions));
+    return object;
+}
+
+static json_t *cache_rank_json(const struct refrain_cache_rank *rank)
+{
+    json_t *object = json_object();
+    set_text(object, "group", rank->group);
+    set_whole(object, "rank", rank->rank);
+    json_object_set_new(object, "limit_bytes", levels_json(rank->limit_bytes));
+    if (rank->has_used) json_object_set_new(object, "used_bytes", levels_json(rank->used_bytes));
+    if (rank->has_used) set_whole(object, "pinned_bytes", rank->pinned_bytes);
+    return object;
+}
+
+static json_t *cache_item_json(const struct refrain_cache_item *item)
+{
+    json_t *object = json_object(), *ranks = json_array();
+    set_text(object, "key", item->key);
+    set_text(object, "scope", item->scope);
+    set_text(object, "group", item->group);
+    set_whole(object, "bytes", item->bytes);
+    set_real(object, "seconds", item->seconds);
+    for (size_t i = 0; i < item->rank_count; i++) json_array_append_new(ranks, json_integer(item->ranks[i]));
+    json_object_set_new(object, "ranks", ranks);
+    return object;
+}
+
+json_t *jobjson_cache(const struct refrain_cache *cache)
+{
+    json_t *object = json_object(), *figures = json_array(), *ranks = json_array(), *items = json_array();
+    for (size_t i = 0; i < cache->figure_count; i++)
+        json_array_append_new(figures, cache_figure_json(&cache->figures[i]));
+    for (size_t i = 0; i < cache->rank_count; i++)
+        json_array_append_new(ranks, cache_rank_json(&cache->ranks[i]));
+    for (size_t i = 0; i < cache->item_count; i++)
+        json_array_append_new(items, cache_item_json(&cache->items[i]));
+    json_object_set_new(object, "ranks", ranks);
+    json_object_set_new(object, "figures", figures);
+    json_object_set_new(object, "items", items);
+    json_object_set_new(object, "more", json_boolean(cache->more));
+    set_whole(object, "told", cache->told);
+    return object;
+}
+
 void jobjson_print(json_t *object)
 {
     if (!object) return;

@@ -17,6 +17,7 @@ json_t *jobjson_event(const struct refrain_event *event);
 json_t *jobjson_model(const struct refrain_model *model);
 json_t *jobjson_comparison(const struct refrain_comparison *comparison);
 json_t *jobjson_stats(const struct refrain_stats *stats);
+json_t *jobjson_cache(const struct refrain_cache *cache);
 json_t *jobjson_groups(const struct refrain_stats *stats); /* of `refrain ranks` */
 
 /* Prints one line on standard output, flushed, and gives `object` up. */

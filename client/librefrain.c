@@ -171,6 +171,26 @@ status_t refrain_stats(struct refrain *refrain, int timeout_ms, struct refrain_s
     return status ? status : record_stats(reply, stats, error);
 }
 
+status_t refrain_cache(struct refrain *refrain, const struct refrain_cache_query *query, int timeout_ms,
+                       struct refrain_cache **cache, struct error *error)
+{
+    Refrain__CacheQuery body = REFRAIN__CACHE_QUERY__INIT;
+    body.has_verb = body.has_all = 1;
+    body.verb = (Refrain__CacheVerb)query->verb;
+    body.all = query->all;
+    body.key = (char *)(uintptr_t)query->key;
+    body.kind = (char *)(uintptr_t)query->kind;
+    body.has_limit = query->limit != 0;
+    body.limit = query->limit;
+    Refrain__Request request = REFRAIN__REQUEST__INIT;
+    request.body_case = REFRAIN__REQUEST__BODY_CACHE;
+    request.cache = &body;
+    Refrain__Reply *reply;
+    status_t status =
+        connection_call(refrain, &request, REFRAIN__REPLY__BODY_CACHE, timeout_ms, &reply, error);
+    return status ? status : record_cache(reply, cache, error);
+}
+
 status_t refrain_models(struct refrain *refrain, int timeout_ms, struct refrain_model_list **models,
                         struct error *error)
 {

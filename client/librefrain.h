@@ -441,6 +441,63 @@ status_t refrain_fetch(struct refrain *refrain, const struct refrain_job *job, c
 
 status_t refrain_stats(struct refrain *refrain, int timeout_ms, struct refrain_stats **stats,
                        struct error *error);
+/* The cache tier of the ranks (docs/tier.md). */
+enum { REFRAIN_CACHE_LEVELS = 3 }; /* device, host, disk */
+enum refrain_cache_verb {
+    REFRAIN_CACHE_SHOW = 0,
+    REFRAIN_CACHE_LIST = 1,
+    REFRAIN_CACHE_FLUSH = 2, /* all items, or those of one kind, are forgotten */
+    REFRAIN_CACHE_FORGET = 3,
+    REFRAIN_CACHE_PIN = 4,
+    REFRAIN_CACHE_UNPIN = 5,
+};
+struct refrain_cache_query {
+    enum refrain_cache_verb verb;
+    const char *key;  /* of FORGET, PIN, UNPIN */
+    const char *kind; /* NULL: all */
+    bool all;         /* everybody's: with an admin key */
+    unsigned limit;   /* of LIST; 0: 100 */
+};
+struct refrain_cache_figure {
+    const char *group, *kind;
+    const char *scope; /* "own", "public", "all" */
+    unsigned rank;
+    uint64_t items, bytes[REFRAIN_CACHE_LEVELS]; /* now */
+    uint64_t published, refused, fetched, lent;  /* fetched: hits on other ranks; lent: theirs here */
+    uint64_t hits[REFRAIN_CACHE_LEVELS], evictions[REFRAIN_CACHE_LEVELS];
+    const uint64_t *misses; /* [miss_count], by reason: refrain_cache_miss */
+    size_t miss_count;
+    double seconds_saved;
+};
+struct refrain_cache_rank {
+    const char *group;
+    unsigned rank;
+    uint64_t limit_bytes[REFRAIN_CACHE_LEVELS]; /* all 0: its tier is off, or it has not told yet */
+    bool has_used;                              /* with `all` */
+    uint64_t used_bytes[REFRAIN_CACHE_LEVELS], pinned_bytes;
+};
+struct refrain_cache_item {
+    const char *key, *scope, *group;
+    uint64_t bytes;
+    double seconds; /* that a hit saves */
+    const unsigned *ranks;
+    size_t rank_count;
+};
+struct refrain_cache {
+    const struct refrain_cache_figure *figures;
+    size_t figure_count;
+    const struct refrain_cache_rank *ranks;
+    size_t rank_count;
+    const struct refrain_cache_item *items;
+    size_t item_count;
+    bool more;     /* items than were listed */
+    unsigned told; /* ranks that were told to forget or pin */
+};
+status_t refrain_cache(struct refrain *refrain, const struct refrain_cache_query *query, int timeout_ms,
+                       struct refrain_cache **cache, struct error *error);
+/* "absent", "late", ...: the reason of misses[i]. */
+const char *refrain_cache_miss(size_t i);
+
 status_t refrain_models(struct refrain *refrain, int timeout_ms, struct refrain_model_list **models,
                         struct error *error);
 

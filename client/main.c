@@ -82,6 +82,16 @@ static const struct verb verbs[] = {
      "  refrain ranks\n"
      "  refrain ranks --watch\n"
      "  refrain ranks --json | jq '.groups[].ranks[] | select(.state == \"missing\")'\n"},
+    {"cache", "[list | flush [KIND] | forget KEY | pin KEY | unpin KEY]", VERB_CACHE, verb_cache,
+     "what the ranks keep for later jobs, and what it saves",
+     "Shows the cache tier by kind and rank: what is there, hits, misses with their reasons, seconds saved. Items are\n"
+     "yours, or public where they depend on a model alone; an admin sees everybody's with --all. `flush` forgets all\n"
+     "items or those of a kind, `forget` one of `list`; a pinned one is not evicted until its rank ends.\n"
+     "\n"
+     "  refrain cache\n"
+     "  refrain cache list --limit 20\n"
+     "  refrain cache flush text\n"
+     "  refrain cache --all --json | jq '.figures[] | {rank, kind, seconds_saved}'\n"},
     {"drain", "WHO", VERB_DRAIN, verb_drain, "take ranks out of service, or back into it",
      "Ends ranks while jobs run: their group goes on with those that are left, laid out anew, and the jobs in "
      "flight from\n"

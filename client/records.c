@@ -4,6 +4,8 @@
 #include <assert.h>
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
+#include "cache/tier/miss.h"
 
 /* The public enums are the wire's. */
 static_assert((int)REFRAIN_SOLVER_EULER == (int)REFRAIN__SOLVER__SOLVER_EULER, "solvers");
@@ -548,4 +550,82 @@ const char *refrain_reason_name(unsigned reason)
                                         "above",      "no-history", "run",    "total", "accumulated",
                                         "non-finite", "verify",     "blocks", "origin"};
     return NAME_AT(names, reason, "unknown");
+}
+
+/* ------------------------------------------------------------------------------ the cache tier */
+
+const char *refrain_cache_miss(size_t i)
+{
+    return miss_name(i < MISSES ? (enum miss)i : MISSES);
+}
+
+/* A newer coordinator may tell more, an older one less. */
+static void copy_levels(uint64_t to[REFRAIN_CACHE_LEVELS], const uint64_t *from, size_t count)
+{
+    memcpy(to, from, (count < REFRAIN_CACHE_LEVELS ? count : REFRAIN_CACHE_LEVELS) * sizeof *to);
+}
+
+static void figure_of(const Refrain__CacheFigure *wire, struct refrain_cache_figure *figure)
+{
+    static const Refrain__TierTally nothing = REFRAIN__TIER_TALLY__INIT;
+    const Refrain__TierTally *tally = wire->tally ? wire->tally : &nothing;
+    *figure = (struct refrain_cache_figure){.group = wire->group ? wire->group : "",
+                                            .kind = wire->kind ? wire->kind : "",
+                                            .scope = wire->scope ? wire->scope : "",
+                                            .rank = wire->rank,
+                                            .items = tally->items,
+                                            .published = tally->published,
+                                            .refused = tally->refused,
+                                            .fetched = tally->fetched,
+                                            .lent = tally->lent,
+                                            .misses = tally->misses,
+                                            .miss_count = tally->n_misses,
+                                            .seconds_saved = tally->seconds_saved};
+    copy_levels(figure->bytes, tally->bytes, tally->n_bytes);
+    copy_levels(figure->hits, tally->hits, tally->n_hits);
+    copy_levels(figure->evictions, tally->evictions, tally->n_evictions);
+}
+
+status_t record_cache(Refrain__Reply *reply, struct refrain_cache **cache, struct error *error)
+{
+    const Refrain__CacheReply *wire = reply->cache;
+    size_t bytes = wire->n_figures * sizeof(struct refrain_cache_figure) +
+                   wire->n_ranks * sizeof(struct refrain_cache_rank) +
+                   wire->n_items * sizeof(struct refrain_cache_item);
+    struct refrain_cache *body = record_new(reply, sizeof *body + bytes, error);
+    if (!body) return STATUS_NO_MEMORY;
+    struct room room = {(unsigned char *)(body + 1)};
+    struct refrain_cache_figure *figures = take(&room, wire->n_figures, sizeof *figures);
+    struct refrain_cache_rank *ranks = take(&room, wire->n_ranks, sizeof *ranks);
+    struct refrain_cache_item *items = take(&room, wire->n_items, sizeof *items);
+    for (size_t i = 0; i < wire->n_figures; i++) figure_of(wire->figures[i], &figures[i]);
+    for (size_t i = 0; i < wire->n_ranks; i++) {
+        const Refrain__CacheRank *one = wire->ranks[i];
+        ranks[i] = (struct refrain_cache_rank){.group = one->group ? one->group : "",
+                                               .rank = one->rank,
+                                               .has_used = one->n_used_bytes > 0,
+                                               .pinned_bytes = one->pinned_bytes};
+        copy_levels(ranks[i].limit_bytes, one->limit_bytes, one->n_limit_bytes);
+        copy_levels(ranks[i].used_bytes, one->used_bytes, one->n_used_bytes);
+    }
+    for (size_t i = 0; i < wire->n_items; i++) {
+        const Refrain__CacheItem *one = wire->items[i];
+        items[i] = (struct refrain_cache_item){.key = one->key ? one->key : "",
+                                               .scope = one->scope ? one->scope : "",
+                                               .group = one->group ? one->group : "",
+                                               .bytes = one->bytes,
+                                               .seconds = one->seconds,
+                                               .ranks = one->ranks,
+                                               .rank_count = one->n_ranks};
+    }
+    *body = (struct refrain_cache){.figures = figures,
+                                   .figure_count = wire->n_figures,
+                                   .ranks = ranks,
+                                   .rank_count = wire->n_ranks,
+                                   .items = items,
+                                   .item_count = wire->n_items,
+                                   .more = wire->more,
+                                   .told = wire->told};
+    *cache = body;
+    return STATUS_OK;
 }

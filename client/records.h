@@ -22,6 +22,7 @@ status_t record_stats(Refrain__Reply *reply, struct refrain_stats **stats, struc
 
 /* Body `models` or, as a list of one, `model`. */
 status_t record_model_list(Refrain__Reply *reply, struct refrain_model_list **list, struct error *error);
+status_t record_cache(Refrain__Reply *reply, struct refrain_cache **cache, struct error *error);
 
 /* The other way: fields at their "default" value stay absent. Strings and numbers are borrowed: `spec` must
  * outlive `wire`, whose list of tables is given back with record_wire_free. NO_MEMORY. */

@@ -161,10 +161,11 @@ static const struct option_spec specs[] = {
     {"fabric", 0, OPTION_CHOICE, AT(fabric), .choices = "zmq|mpi|nccl",
      .help = "what carries data between ranks", .standard = "zmq", .groups = STARTS},
 
-    {.type = OPTION_HEADING, .help = "Which ones", .groups = VERB_LIST | VERB_WATCH},
+    {.type = OPTION_HEADING, .help = "Which ones", .groups = VERB_LIST | VERB_WATCH | VERB_CACHE},
+    {"all", 0, OPTION_FLAG, AT(all), .help = "everybody's, with an admin key", .groups = VERB_CACHE},
     {"active", 'a', OPTION_FLAG, AT(active), .help = "only jobs that have not ended", .groups = VERB_LIST},
     {"limit", 'l', OPTION_INT, AT(limit), "N", "at most so many, newest first", .standard = "20", .min = 1,
-     .max = LIMIT_LIST, .groups = VERB_LIST},
+     .max = LIMIT_LIST, .groups = VERB_LIST | VERB_CACHE},
     {"before", 0, OPTION_UINT64, AT(before), "JOB", "only jobs older than this one", .groups = VERB_LIST},
     {"from", 0, OPTION_UINT64, AT(from), "N", "only events with a sequence number above N (default 0: all)",
      .groups = VERB_WATCH},

@@ -35,6 +35,7 @@ enum verb_bit {
     VERB_PLAN = 1 << 15,
     VERB_MEASURE = 1 << 16,
     VERB_DRAIN = 1 << 17,
+    VERB_CACHE = 1 << 18,
 };
 
 /* Strings are borrowed from argv or the environment. NULL and 0: not said. */
@@ -71,7 +72,7 @@ struct settings {
     double hit_rate, link, link_inside, memory, tflops;
     bool explain;
 
-    bool active, watch, back;
+    bool active, watch, all, back;
     int64_t limit;
     uint64_t from, before;
 

@@ -16,7 +16,7 @@
 enum { TICKET_VERSION = 2, TICKET_BYTES = 128 };
 
 enum ticket_kind {
-    TICKET_OPEN = 1,  /* home -> stages: a job's context; payload: text context of each branch */
+    TICKET_OPEN = 1,  /* home -> stages: a job's context; payload: the text of a branch, for an expert */
     TICKET_HOP = 2,   /* hidden state on its way: payload: modulation [6, hidden], then rows [rows, hidden] */
     TICKET_CLOSE = 3, /* home -> stages: forget the context */
     TICKET_UNKNOWN_CONTEXT = 4, /* stage -> home: OPEN it again and repeat the hop */
@@ -49,13 +49,14 @@ struct ticket {
     uint64_t sequence; /* counts per sender, for logs and order checks */
     uint32_t attempt;  /* of the job: nothing older is believed */
     uint32_t step;
-    float timestep;                  /* what the model was conditioned on */
-    uint32_t flags;                  /* enum ticket_flag */
-    uint32_t grid[3];                /* tokens in time, height, width */
-    uint32_t row_begin, row_count;   /* rows of the token sequence in the payload */
-    uint64_t bytes;                  /* of the payload */
-    uint64_t trace;                  /* free for tracing: echoed by stages */
-    uint32_t block_begin, block_end; /* HOP: blocks to run before it comes back home */
+    float timestep;                /* what the model was conditioned on */
+    uint32_t flags;                /* enum ticket_flag */
+    uint32_t grid[3];              /* tokens in time, height, width */
+    uint32_t row_begin, row_count; /* rows of the token sequence in the payload */
+    uint64_t bytes;                /* of the payload */
+    uint64_t trace;                /* free for tracing: echoed by stages */
+    uint32_t block_begin,
+        block_end; /* HOP: blocks to run before it comes back home. OPEN: see worker/stage.c */
     uint32_t
         text_bytes; /* OPEN: the caching policy's text at the end of the payload, for block-wise policies */
     uint16_t home;  /* member where the job lives: hops return to it */

@@ -238,3 +238,17 @@ int directory_holders(const struct directory *d, const struct key *key, uint32_t
         ranks[count++] = entry->holders[i];
     return count;
 }
+
+void directory_list(const struct directory *d,
+                    bool (*told)(void *context, const struct directory_item *item, const uint16_t *ranks,
+                                 int count),
+                    void *context)
+{
+    for (uint32_t i = d->fresh; i-- > 0;) {
+        const struct noted *entry = &d->entries[i];
+        int count = 0;
+        while (count < DIRECTORY_HOLDERS && entry->holders[count] != NOBODY) count++;
+        struct directory_item item = {entry->key, entry->bytes, entry->xxh3, entry->seconds};
+        if (count && !told(context, &item, entry->holders, count)) return;
+    }
+}

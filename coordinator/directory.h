@@ -15,6 +15,7 @@
  *
  * An entry takes 64 bytes and 4 more of the index, for up to DIRECTORY_HOLDERS holders; further ones are not known.
  * When all entries are in use the one noted longest ago makes room: that item is not found until its rank says it again.
+ * Ranks are named by their seats, which do not change when others are drained.
  * Keys hold the tenant, so no look-up crosses tenants. One thread (the loop).
  */
 #ifndef REFRAIN_COORDINATOR_DIRECTORY_H
@@ -67,6 +68,11 @@ struct directory_stats {
     uint64_t overwritten;          /* entries that made room */
 };
 void directory_stats(const struct directory *directory, struct directory_stats *stats);
+/* Calls told() for items until it returns false; from the newest noted to the oldest, or nearly. */
+void directory_list(const struct directory *directory,
+                    bool (*told)(void *context, const struct directory_item *item, const uint16_t *ranks,
+                                 int count),
+                    void *context);
 /* Ranks known to have it: [most]; returns how many. */
 int directory_holders(const struct directory *directory, const struct key *key, uint32_t *ranks, int most);
 

@@ -1,5 +1,6 @@
 /*
  * figures.h - what became of a group's items of the cache tier: the latest tally that each rank told, by tenant and kind.
+ * A rank is named by its seat, which does not change when others are drained.
  *
  *     figures_take(&figures, rank, tally);          one TierTally
  *     figures_drop(&figures, rank);                 the rank is lost, or begins anew

@@ -14,6 +14,7 @@
 #include "coordinator/drain.h"
 #include "coordinator/server.h"
 #include "coordinator/survey.h"
+#include "coordinator/tierview.h"
 #include "proto/caching.h"
 #include "proto/validate.h"
 
@@ -284,6 +285,19 @@ static status_t take_stats(struct call *call, struct error *error)
     return STATUS_OK;
 }
 
+/* -------------------------------------------------------------------------------------------- the cache tier */
+
+static status_t take_cache(struct call *call, struct error *error)
+{
+    struct tierview *view;
+    struct tierview_caller who = {.tenant = call->caller.tenant, .admin = call->caller.admin};
+    status_t status = tierview_make(call->server, &who, call->request->cache, &view, &call->field, error);
+    if (status != STATUS_OK) return status;
+    REPLY(call, CACHE, cache, tierview_reply(view));
+    tierview_free(view);
+    return STATUS_OK;
+}
+
 /* ------------------------------------------------------------------------------------------------- models */
 
 static status_t need_admin(const struct call *call, const char *what, struct error *error)
@@ -376,6 +390,8 @@ static status_t dispatch(struct call *call, struct error *error)
         return take_delete(call, error);
     case REFRAIN__REQUEST__BODY_STATS:
         return take_stats(call, error);
+    case REFRAIN__REQUEST__BODY_CACHE:
+        return take_cache(call, error);
     case REFRAIN__REQUEST__BODY_MODEL_ADD:
         return take_model_add(call, error);
     case REFRAIN__REQUEST__BODY_MODEL_REMOVE:

@@ -9,6 +9,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <stdbool.h>
 #include <string.h>
 #include "proto/caching.h"
 
@@ -335,6 +336,20 @@ static status_t check_model_add(const Refrain__ModelAdd *add, const char **field
     return status;
 }
 
+/* Whether there are such a key and kind is the coordinator's to say. */
+static status_t check_cache(const Refrain__CacheQuery *query, const char **field, struct error *error)
+{
+    bool needs_key = query->verb >= REFRAIN__CACHE_VERB__CACHE_FORGET;
+    if (query->verb > REFRAIN__CACHE_VERB__CACHE_UNPIN)
+        return BLAME("verb", "verb %d: is none that this version knows", (int)query->verb);
+    if (needs_key && !query->key) return BLAME("key", "key: is missing");
+    if (query->key && strlen(query->key) > LIMIT_CACHE_KEY_BYTES)
+        return BLAME("key", "key: is longer than %d bytes", LIMIT_CACHE_KEY_BYTES);
+    if (query->kind && strlen(query->kind) > LIMIT_CACHE_KEY_BYTES)
+        return BLAME("kind", "kind: is longer than %d bytes", LIMIT_CACHE_KEY_BYTES);
+    return query->has_limit ? check_whole("limit", query->limit, 1, LIMIT_LIST, field, error) : STATUS_OK;
+}
+
 status_t validate_request(const Refrain__Request *request, const char **field, struct error *error)
 {
     switch (request->body_case) {
@@ -358,6 +373,8 @@ status_t validate_request(const Refrain__Request *request, const char **field, s
         return check_model_add(request->model_add, field, error);
     case REFRAIN__REQUEST__BODY_MODEL_REMOVE:
         return check_name("name", request->model_remove->name, field, error);
+    case REFRAIN__REQUEST__BODY_CACHE:
+        return check_cache(request->cache, field, error);
     case REFRAIN__REQUEST__BODY_DRAIN:
         if (!request->drain->who || !*request->drain->who)
             return BLAME("who", "who: must be given: GROUP/RANK, RANK or a host");

@@ -37,7 +37,8 @@ enum {
     LIMIT_KEY_BYTES = 128,
     LIMIT_LABEL_BYTES = 128,
     LIMIT_DIRECTORY_BYTES = 4095,
-    LIMIT_LIST = 1000, /* jobs in one answer */
+    LIMIT_LIST = 1000,          /* jobs in one answer */
+    LIMIT_CACHE_KEY_BYTES = 63, /* of an item's name, and of a kind's */
     DEFAULT_CHECKPOINT_EVERY = 1,
     DEFAULT_STEPS = 50, /* this and the guidance: the defaults of the reference's WanPipeline.__call__ */
 };

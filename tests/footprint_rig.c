@@ -28,7 +28,7 @@ struct job_order footprint_order(const struct footprint_case *c)
                               .cache = c->cache};
 }
 
-void footprint_expect_equal(const struct footprint_case *c, const struct ops *backend, bool weights)
+size_t footprint_expect_equal(const struct footprint_case *c, const struct ops *backend, bool weights)
 {
     struct ledger seen[MOST_MEMBERS] = {0};
     struct footprint paper[MOST_MEMBERS];
@@ -39,9 +39,11 @@ void footprint_expect_equal(const struct footprint_case *c, const struct ops *ba
                                .order = footprint_order(c),
                                .split = c->split,
                                .threads = 1,
+                               .decode_memory = c->decode_memory,
                                .ledgers = seen};
     golden_path(model, sizeof model, c->model);
-    if (footprint_measure(model, &c->split, &run.order, 1, paper, &error) != STATUS_OK)
+    const struct footprint_task task = {.order = &run.order, .jobs = 1, .decode_memory = c->decode_memory};
+    if (footprint_measure(model, &c->split, &task, paper, &error) != STATUS_OK)
         fail_msg("on paper: %s", error.text);
     pipeline_execute(&run);
     if (run.outcome != STATUS_OK) fail_msg("%s", run.error.text);
@@ -61,4 +63,5 @@ void footprint_expect_equal(const struct footprint_case *c, const struct ops *ba
             assert_int_equal(seen[i].now[kind], 0);
         }
     }
+    return paper[0].decode.device + paper[0].decode.shared;
 }

@@ -13,10 +13,11 @@ struct footprint_case {
     int width, height, frames, steps;
     double guidance;
     const char *prompt, *cache;
+    size_t decode_memory;
 };
 
 struct job_order footprint_order(const struct footprint_case *c);
-/* weights: the backend lays weights out as the paper does, so they are compared too. */
-void footprint_expect_equal(const struct footprint_case *c, const struct ops *backend, bool weights);
+/* weights: the backend lays weights out as the paper does, so they are compared too. Returns what the decoder took. */
+size_t footprint_expect_equal(const struct footprint_case *c, const struct ops *backend, bool weights);
 
 #endif

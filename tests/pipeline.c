@@ -48,6 +48,7 @@ static void set_up(struct member *m)
     if (m->run->ledgers) counting_enter(&m->run->ledgers[m->engine.self]);
     m->engine.ops = m->run->ops ? m->run->ops : guarded_or(NULL);
     m->engine.epoch = 1;
+    m->engine.decode_memory = m->run->decode_memory;
     if (status == STATUS_OK)
         status = team_create(m->run->threads ? m->run->threads : 1, &m->engine.team, &m->error);
     if (status == STATUS_OK) status = m->engine.ops->open(m->engine.team, &m->error);

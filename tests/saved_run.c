@@ -232,6 +232,45 @@ void saved_expect_same(const char *name, int step, const struct saved_run *a, co
     SAME("records", a->records, b->records, (size_t)a->record_count * sizeof *a->records);
 }
 
+/* But for the times in their heads. A job whose steps were all done saves no more. */
+static void expect_same_checkpoints(const char *name, int step, const struct saved_run *a,
+                                    const struct saved_run *b)
+{
+    for (int i = step; i <= MOST_STEPS; i++) {
+        if (i == step && !b->at[i].bytes && b->over) return;
+        if (a->at[i].size != b->at[i].size)
+            fail_msg("%s, from step %d: a checkpoint of %zu bytes at %d instead of %zu", name, step,
+                     b->at[i].size, i, a->at[i].size);
+        if (a->at[i].size && memcmp(a->at[i].bytes + HEAD, b->at[i].bytes + HEAD, a->at[i].size - HEAD) != 0)
+            fail_msg("%s, from step %d: another checkpoint at %d", name, step, i);
+    }
+}
+
+int saved_check_every_step(const struct job_order *given, struct ring *saving, bool skips)
+{
+    const char *name = given->cache ? given->cache : "off";
+    struct job_order order = *given;
+    struct saved_run alone = saved_run(saved_rings[0], &order, NULL, false),
+                     saved = saved_run(saving, &order, NULL, true);
+    int checkpoints = 0;
+    saved_expect_same(name, 0, &alone, &saved);
+    for (int step = 0; step <= MOST_STEPS; step++) {
+        if (!saved.at[step].bytes) continue;
+        order.attempt++;
+        struct saved_run again =
+            saved_run(saved_rings[(step + 2) % SAVED_RINGS], &order, &saved.at[step], true);
+        saved_expect_same(name, step, &alone, &again);
+        expect_same_checkpoints(name, step, &saved, &again);
+        saved_free(&again);
+        checkpoints++;
+    }
+    if (skips && alone.cells && !strstr(name, "calibrate") && alone.computed == alone.cells)
+        fail_msg("%s: skipped nothing", name);
+    saved_free(&alone);
+    saved_free(&saved);
+    return checkpoints;
+}
+
 void saved_forge(const struct saved_bytes *c)
 {
     uint64_t bytes = c->size, hash;
@@ -241,7 +280,7 @@ void saved_forge(const struct saved_bytes *c)
     memcpy(c->bytes + HASH_AT, &hash, sizeof hash);
 }
 
-int saved_start_rings(void **state)
+void saved_start_rings_of(const char *model)
 {
     static const struct split splits[SAVED_RINGS] = {
         {.members = 1, .head = 8},
@@ -249,7 +288,12 @@ int saved_start_rings(void **state)
         {.members = 3, .head = 1, .tail = 1, .run = {0, 3, 3}},
     };
     make_tables();
-    for (int i = 0; i < SAVED_RINGS; i++) saved_rings[i] = ring_start("models/reference", &splits[i], 1);
+    for (int i = 0; i < SAVED_RINGS; i++) saved_rings[i] = ring_start(model, &splits[i], 1);
+}
+
+int saved_start_rings(void **state)
+{
+    saved_start_rings_of("models/reference");
     return 0;
 }
 

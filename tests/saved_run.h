@@ -22,7 +22,8 @@ enum { HEAD = 128, FORMAT_AT = 4, HASH_AT = 16, HASHED_FROM = 24, DENOISE_AT = 6
 
 /* Of 1, 2 and 3 members; for cmocka's group. */
 extern struct ring *saved_rings[SAVED_RINGS];
-int saved_start_rings(void **state);
+int saved_start_rings(void **state);          /* of the reference model */
+void saved_start_rings_of(const char *model); /* one of eight blocks */
 int saved_end_rings(void **state);
 
 /* Each keeps something else or forecasts in another way, and all but `calibrate` skip something. */
@@ -53,6 +54,10 @@ struct saved_run saved_run(struct ring *ring, const struct job_order *order, con
 void saved_free(struct saved_run *run);
 /* Bit by bit. step: where the second of them began, for the sentence. */
 void saved_expect_same(const char *name, int step, const struct saved_run *a, const struct saved_run *b);
+
+/* Saved on one ring, continued on the others, from each of the steps, with the same bits and checkpoints. Returns how
+ * many checkpoints there were. skips: caching, if there is any, must have skipped something. */
+int saved_check_every_step(const struct job_order *order, struct ring *saving, bool skips);
 
 /* The same piece by piece. */
 struct job *saved_create(struct ring *ring, const struct job_order *order);

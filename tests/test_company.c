@@ -227,6 +227,35 @@ static void an_urgent_job_that_comes_late_ends_first(void **state)
     }
 }
 
+/* There is one decoder: the urgent job comes while the other one's frames are half made, and these are made again. */
+static void an_urgent_job_takes_the_decoder_and_both_videos_are_those_made_alone(void **state)
+{
+    struct pipeline_run runs[2], lone[2];
+    for (int beside = 0; beside < 2; beside++) {
+        struct pipeline_run *r = beside ? runs : lone;
+        equal_jobs(r, 2);
+        r[0].order.steps = 1;
+        r[0].order.frames = 17;
+        r[0].order.priority = LOW;
+        if (beside) {
+            r[1].begins_at = 3; /* of five latent frames */
+            r[1].order.priority = HIGH;
+            execute(&r[0]);
+        } else {
+            r[0].beside = NULL;
+            execute(&r[0]);
+            execute(&r[1]);
+        }
+    }
+    assert_int_equal(runs[1].place, 1);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(runs[i].frame_count, lone[i].frame_count);
+        assert_memory_equal(runs[i].frames, lone[i].frames, (size_t)lone[i].frame_count * sizeof(float));
+        pipeline_free(&runs[i]);
+        pipeline_free(&lone[i]);
+    }
+}
+
 static void a_job_with_a_deadline_ends_before_those_without(void **state)
 {
     struct pipeline_run runs[4];
@@ -262,6 +291,7 @@ int main(void)
         cmocka_unit_test(hits_send_nothing_in_company_either),
         cmocka_unit_test(equal_jobs_end_in_the_order_they_came),
         cmocka_unit_test(an_urgent_job_that_comes_late_ends_first),
+        cmocka_unit_test(an_urgent_job_takes_the_decoder_and_both_videos_are_those_made_alone),
         cmocka_unit_test(a_job_with_a_deadline_ends_before_those_without),
         cmocka_unit_test(a_tenant_with_one_job_does_not_wait_for_one_with_many),
         cmocka_unit_test(a_priority_that_does_not_exist_is_refused),

@@ -191,9 +191,14 @@ static void what_would_compute_something_else_is_refused_with_key_value_and_what
     } cases[] = {
         {"model_index.json", "{\"_class_name\":\"FluxPipeline\"}",
          "_class_name is \"FluxPipeline\"; only \"WanPipeline\""},
+        {"model_index.json", "{\"image_encoder\":[\"transformers\",\"CLIPVisionModel\"]}",
+         "image_encoder is CLIPVisionModel (image conditioning); only text-to-video"},
+        {"model_index.json", "{\"transformer_2\":[\"diffusers\",\"WanVACETransformer3DModel\"]}",
+         "transformer_2 is WanVACETransformer3DModel; only WanTransformer3DModel"},
         {"model_index.json", "{\"transformer_2\":[\"diffusers\",\"WanTransformer3DModel\"]}",
-         "transformer_2 is WanTransformer3DModel"},
-        {"model_index.json", "{\"boundary_ratio\":0.875}", "boundary_ratio is 0.875"},
+         "transformer_2 is WanTransformer3DModel, but boundary_ratio is missing"},
+        {"model_index.json", "{\"boundary_ratio\":0.875}",
+         "boundary_ratio is 0.875, but transformer_2 is missing"},
         {"model_index.json", "{\"expand_timesteps\":true}", "expand_timesteps is true"},
         {"model_index.json", "{\"vae\":[\"diffusers\",\"AutoencoderKL\"]}",
          "vae is AutoencoderKL; only AutoencoderKLWan"},
@@ -291,6 +296,86 @@ static void components_that_do_not_fit_together_are_refused(void **state)
     expect_refused("in_channels 36 and out_channels 16, vae/config.json z_dim 16; must be equal");
 }
 
+/* The reference model with its own transformer as the second expert, but for `changes`. */
+static void make_second(const char *ratio, const char *changes)
+{
+    char text[128];
+    restore(NULL);
+    snprintf(text, sizeof text,
+             "{\"transformer_2\":[\"diffusers\",\"WanTransformer3DModel\"],\"boundary_ratio\":%s}", ratio);
+    change("model_index.json", NULL, text);
+    json_t *root = json_load_file(path_of("transformer/config.json"), 0, NULL),
+           *update = json_loads(changes, 0, NULL);
+    assert_non_null(update);
+    json_object_update(root, update);
+    mkdir(path_of("transformer_2"), 0700);
+    assert_int_equal(json_dump_file(root, path_of("transformer_2/config.json"), 0), 0);
+    json_decref(update);
+    json_decref(root);
+}
+
+static int remove_second(void **state)
+{
+    unlink(path_of("transformer_2/config.json"));
+    return rmdir(path_of("transformer_2"));
+}
+
+static void two_experts_share_the_steps_at_the_boundary(void **state)
+{
+    struct model_config c;
+    make_second("0.875", "{\"eps\":1e-3,\"cross_attn_norm\":false}");
+    read_well(&c);
+    assert_int_equal(c.experts, 2);
+    assert_int_equal(c.second.layers, 8);
+    assert_true(c.second.eps == 1e-3f && !c.second.cross_attn_norm && c.denoiser.cross_attn_norm);
+    assert_ptr_equal(model_expert_config(&c, 1), &c.second);
+    assert_string_equal(model_expert_name(1), "transformer_2");
+    assert_int_equal(model_expert_at(&c, 999), 0);
+    assert_int_equal(model_expert_at(&c, 875), 0); /* t >= boundary */
+    assert_int_equal(model_expert_at(&c, 874.9999f), 1);
+    change("scheduler/scheduler_config.json", NULL, "{\"num_train_timesteps\":2000}");
+    read_well(&c);
+    assert_int_equal(model_expert_at(&c, 1749), 1);
+    assert_int_equal(model_expert_at(&c, 1750), 0);
+    make_second("0.9", "{}");
+    read_well(&c);
+    assert_int_equal(model_expert_at(&c, 900), 0);
+
+    restore(NULL);
+    read_well(&c);
+    assert_int_equal(c.experts, 1);
+    assert_int_equal(model_expert_at(&c, 0), 0);
+}
+
+static void experts_that_do_not_fit_together_are_refused(void **state)
+{
+    static const struct {
+        const char *ratio, *changes, *part;
+    } cases[] = {
+        {"0.875", "{\"num_layers\":9}",
+         "transformer_2/config.json has num_layers 9, transformer/config.json 8; only experts of the same "
+         "sizes"},
+        {"0.875", "{\"num_attention_heads\":2}", "num_attention_heads 2, transformer/config.json 4"},
+        {"0.875", "{\"attention_head_dim\":32}", "attention_head_dim 32, transformer/config.json 64"},
+        {"0.875", "{\"ffn_dim\":2048}", "ffn_dim 2048, transformer/config.json 1024"},
+        {"0.875", "{\"in_channels\":36}", "in_channels 36, transformer/config.json 16"},
+        {"0.875", "{\"out_channels\":8}", "out_channels 8, transformer/config.json 16"},
+        {"0.875", "{\"text_dim\":64}", "text_dim 64, transformer/config.json 128"},
+        {"0.875", "{\"patch_size\":[1,4,4]}", "patch_size[1] 4, transformer/config.json 2"},
+        {"0.875", "{\"qk_norm\":\"rms_norm\"}", "transformer_2/config.json: qk_norm is \"rms_norm\""},
+        {"0", "{}", "boundary_ratio is 0; must be a number above 0"},
+        {"1.5", "{}", "boundary_ratio is 1.5; must be a number above 0, at most 1"},
+        {"\"0.9\"", "{}", "boundary_ratio is \"0.9\"; must be a number"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        make_second(cases[i].ratio, cases[i].changes);
+        expect_refused(cases[i].part);
+    }
+    make_second("0.875", "{}");
+    unlink(path_of("transformer_2/config.json"));
+    expect_refused("transformer_2/config.json: cannot be read");
+}
+
 static void files_that_are_not_configurations_are_refused(void **state)
 {
     assert_int_equal(unlink(path_of("vae/config.json")), 0);
@@ -330,6 +415,8 @@ int main(void)
             what_would_compute_something_else_is_refused_with_key_value_and_what_is_supported, restore),
         cmocka_unit_test_setup(numbers_out_of_range_and_values_of_another_kind_are_refused, restore),
         cmocka_unit_test_setup(components_that_do_not_fit_together_are_refused, restore),
+        cmocka_unit_test_setup_teardown(two_experts_share_the_steps_at_the_boundary, restore, remove_second),
+        cmocka_unit_test_setup_teardown(experts_that_do_not_fit_together_are_refused, restore, remove_second),
         cmocka_unit_test_setup(files_that_are_not_configurations_are_refused, restore),
     };
     return cmocka_run_group_tests(tests, make_directory, remove_directory);

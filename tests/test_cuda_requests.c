@@ -48,6 +48,7 @@ static void set_gpus(const char *plugins, int gpus)
     setenv("LD_LIBRARY_PATH", path, 1);
     snprintf(path, sizeof path, "%s/fakegpu/libkernels.so", build);
     setenv("REFRAIN_FAKEGPU_KERNELS", path, 1);
+    setenv("REFRAIN_FAKENCCL_OUTSTANDING", "2", 1);
     snprintf(number, sizeof number, "%d", gpus);
     setenv("REFRAIN_FAKEGPU_DEVICES", number, 1);
     setenv("REFRAIN_GPU_LOCKS", stand_directory, 1); /* these GPUs are nobody else's */

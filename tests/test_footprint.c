@@ -53,6 +53,23 @@ static void so_they_do_at_other_sizes_and_lengths_of_text(void **state)
                                guarded_ops(DTYPE_BF16), false);
 }
 
+/* Tall enough for bands that take less than the whole. */
+static void so_they_do_when_they_decode_in_bands(void **state)
+{
+    static const struct split split = {.members = 2, .head = 1, .run = {0, 1}};
+    struct footprint_case c = {.model = "tests/models/tiny-a",
+                               .split = split,
+                               .width = 16,
+                               .height = 720,
+                               .frames = 5,
+                               .guidance = 1,
+                               .steps = 1};
+    size_t whole = footprint_expect_equal(&c, guarded_ops(DTYPE_BF16), false);
+    c.decode_memory = whole / 2;
+    size_t banded = footprint_expect_equal(&c, guarded_ops(DTYPE_BF16), false);
+    assert_true(banded <= c.decode_memory && banded > 0);
+}
+
 /* What ends and begins beside each other is a matter of time, so several jobs have a bound. */
 static void several_jobs_stay_within_what_was_predicted(void **state)
 {
@@ -74,7 +91,8 @@ static void several_jobs_stay_within_what_was_predicted(void **state)
                                        .beside = i + 1 < JOBS ? &run[i + 1] : NULL};
     for (int i = 0; i < JOBS; i++) run[i].order.job = (uint64_t)i + 1;
     golden_path(model, sizeof model, c.model);
-    if (footprint_measure(model, &split, &run[0].order, JOBS, paper, &error) != STATUS_OK)
+    if (footprint_measure(model, &split, &(struct footprint_task){.order = &run[0].order, .jobs = JOBS},
+                          paper, &error) != STATUS_OK)
         fail_msg("on paper: %s", error.text);
     pipeline_execute(&run[0]);
     for (int i = 0; i < JOBS; i++) {
@@ -96,7 +114,9 @@ static size_t fullest(const char *model, const struct split *split, const struct
     struct footprint ranks[9];
     struct error error;
     size_t most = 0;
-    if (footprint_measure(model, split, order, 1, ranks, &error) != STATUS_OK) fail_msg("%s", error.text);
+    if (footprint_measure(model, split, &(struct footprint_task){.order = order, .jobs = 1}, ranks, &error) !=
+        STATUS_OK)
+        fail_msg("%s", error.text);
     for (int i = 0; i < split->members; i++)
         if (ranks[i].most.most_device > most) most = ranks[i].most.most_device;
     return most;
@@ -106,20 +126,21 @@ static void the_fewest_ranks_fit_and_one_less_does_not(void **state)
 {
     const struct job_order order =
         footprint_order(&(struct footprint_case){.width = 64, .height = 64, .frames = 17, .guidance = 4});
+    const struct footprint_task task = {.order = &order, .jobs = 1};
     struct split two, fewest, one = {.members = 1, .head = 8};
     struct error error;
     char model[512];
     golden_path(model, sizeof model, "models/reference");
-    assert_int_equal(footprint_split(model, &order, 1, 2, 0, 0, &two, &error), STATUS_OK);
+    assert_int_equal(footprint_split(model, &task, 2, 0, 0, &two, &error), STATUS_OK);
     assert_int_equal(two.head + two.run[1], 8);
     size_t memory = fullest(model, &two, &order);
     assert_true(memory < fullest(model, &one, &order));
-    assert_int_equal(footprint_split(model, &order, 1, 0, memory + 1000, 1000, &fewest, &error), STATUS_OK);
+    assert_int_equal(footprint_split(model, &task, 0, memory + 1000, 1000, &fewest, &error), STATUS_OK);
     assert_int_equal(fewest.members, 2);
-    assert_int_equal(footprint_split(model, &order, 1, 0, fullest(model, &one, &order), 0, &fewest, &error),
+    assert_int_equal(footprint_split(model, &task, 0, fullest(model, &one, &order), 0, &fewest, &error),
                      STATUS_OK);
     assert_int_equal(fewest.members, 1);
-    assert_int_equal(footprint_split(model, &order, 1, 0, 1000000, 0, &fewest, &error), STATUS_NO_MEMORY);
+    assert_int_equal(footprint_split(model, &task, 0, 1000000, 0, &fewest, &error), STATUS_NO_MEMORY);
     assert_non_null(strstr(error.text, "home without a block"));
 }
 
@@ -127,16 +148,23 @@ static void what_cannot_be_planned_is_told(void **state)
 {
     struct job_order order =
         footprint_order(&(struct footprint_case){.width = 60, .height = 64, .frames = 17, .guidance = 4});
+    struct footprint_task task = {.order = &order, .jobs = 1};
     const struct split split = {.members = 1, .head = 8};
     struct footprint rank;
     struct error error;
     char model[512];
     golden_path(model, sizeof model, "models/reference");
-    assert_int_equal(footprint_measure(model, &split, &order, 1, &rank, &error), STATUS_INVALID);
+    assert_int_equal(footprint_measure(model, &split, &task, &rank, &error), STATUS_INVALID);
     assert_non_null(strstr(error.text, "60x64"));
-    assert_int_equal(footprint_measure(model, &split, &order, 0, &rank, &error), STATUS_INVALID);
+    task.jobs = 0;
+    assert_int_equal(footprint_measure(model, &split, &task, &rank, &error), STATUS_INVALID);
+    task.jobs = 1;
     order.width = 64;
-    assert_int_equal(footprint_split(model, &order, 1, 20, 0, 0, &(struct split){0}, &error), STATUS_INVALID);
+    task.decode_memory = 1 << 20;
+    assert_int_equal(footprint_measure(model, &split, &task, &rank, &error), STATUS_NO_MEMORY);
+    assert_non_null(strstr(error.text, "in the narrowest bands, the limit is 1.0 MB"));
+    task.decode_memory = 0;
+    assert_int_equal(footprint_split(model, &task, 20, 0, 0, &(struct split){0}, &error), STATUS_INVALID);
 }
 
 int main(void)
@@ -144,6 +172,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(whole_jobs_allocate_what_was_predicted),
         cmocka_unit_test(so_they_do_at_other_sizes_and_lengths_of_text),
+        cmocka_unit_test(so_they_do_when_they_decode_in_bands),
         cmocka_unit_test(several_jobs_stay_within_what_was_predicted),
         cmocka_unit_test(the_fewest_ranks_fit_and_one_less_does_not),
         cmocka_unit_test(what_cannot_be_planned_is_told),

@@ -17,63 +17,22 @@
 
 #include "tests/saved_run.h"
 
-/* But for the times in their heads. A job whose steps were all done saves no more. */
-static void expect_same_checkpoints(const char *name, int step, const struct saved_run *a,
-                                    const struct saved_run *b)
-{
-    for (int i = step; i <= MOST_STEPS; i++) {
-        if (i == step && !b->at[i].bytes && b->over) return;
-        if (a->at[i].size != b->at[i].size)
-            fail_msg("%s, from step %d: a checkpoint of %zu bytes at %d instead of %zu", name, step,
-                     b->at[i].size, i, a->at[i].size);
-        if (a->at[i].size && memcmp(a->at[i].bytes + HEAD, b->at[i].bytes + HEAD, a->at[i].size - HEAD) != 0)
-            fail_msg("%s, from step %d: another checkpoint at %d", name, step, i);
-    }
-}
-
-/* Saved on one ring, continued on the others, from each of the steps. Returns how many checkpoints there
- * were. */
-static int check_every_step(const struct job_order *given, struct ring *saving)
-{
-    const char *name = given->cache ? given->cache : "off";
-    struct job_order order = *given;
-    struct saved_run alone = saved_run(saved_rings[0], &order, NULL, false),
-                     saved = saved_run(saving, &order, NULL, true);
-    int checkpoints = 0;
-    saved_expect_same(name, 0, &alone, &saved);
-    for (int step = 0; step <= MOST_STEPS; step++) {
-        if (!saved.at[step].bytes) continue;
-        order.attempt++;
-        struct saved_run again =
-            saved_run(saved_rings[(step + 2) % SAVED_RINGS], &order, &saved.at[step], true);
-        saved_expect_same(name, step, &alone, &again);
-        expect_same_checkpoints(name, step, &saved, &again);
-        saved_free(&again);
-        checkpoints++;
-    }
-    if (alone.cells && !strstr(name, "calibrate") && alone.computed == alone.cells)
-        fail_msg("%s: skipped nothing", name);
-    saved_free(&alone);
-    saved_free(&saved);
-    return checkpoints;
-}
-
 /* ------------------------------------------------------------------------------------------ the same bits */
 
 static void any_caching_goes_on_from_any_step_with_the_same_bits(void **state)
 {
     for (int i = 0; i < SAVED_SETTINGS; i++) {
         struct job_order order = saved_order(saved_settings[i]);
-        assert_int_equal(check_every_step(&order, saved_rings[1]), STEPS + 1);
+        assert_int_equal(saved_check_every_step(&order, saved_rings[1], true), STEPS + 1);
     }
 }
 
 static void without_caching_too(void **state)
 {
     struct job_order order = saved_order(NULL);
-    assert_int_equal(check_every_step(&order, saved_rings[2]), STEPS + 1);
+    assert_int_equal(saved_check_every_step(&order, saved_rings[2], true), STEPS + 1);
     order.solver = SOLVER_EULER;
-    assert_int_equal(check_every_step(&order, saved_rings[1]), STEPS + 1);
+    assert_int_equal(saved_check_every_step(&order, saved_rings[1], true), STEPS + 1);
 }
 
 static void with_one_branch_and_with_euler_too(void **state)
@@ -83,10 +42,10 @@ static void with_one_branch_and_with_euler_too(void **state)
     for (int i = 0; i < 4; i++) {
         struct job_order order = saved_order(some[i]);
         order.guidance = 1;
-        check_every_step(&order, saved_rings[2]);
+        saved_check_every_step(&order, saved_rings[2], true);
         order.guidance = 4;
         order.solver = SOLVER_EULER;
-        check_every_step(&order, saved_rings[1]);
+        saved_check_every_step(&order, saved_rings[1], true);
     }
 }
 
@@ -97,7 +56,7 @@ static void a_comparison_goes_on_in_either_of_its_passes(void **state)
     for (int i = 0; i < 3; i++) {
         struct job_order order = saved_order(some[i]);
         order.compare = true;
-        assert_int_equal(check_every_step(&order, saved_rings[1]), 2 * STEPS + 1);
+        assert_int_equal(saved_check_every_step(&order, saved_rings[1], true), 2 * STEPS + 1);
     }
 }
 

@@ -126,7 +126,7 @@ static float *decode_film(struct vae *vae)
     const float *latents = golden_f32(golden, "latents", NULL);
     float *frames = new_film();
     struct vae_stream *stream;
-    assert_int_equal(vae_stream_open(vae, VAE_DECODER, SIDE / 8, SIDE / 8, &stream, NULL), STATUS_OK);
+    assert_int_equal(vae_stream_open(vae, VAE_DECODER, SIDE / 8, SIDE / 8, 0, &stream, NULL), STATUS_OK);
     for (int t = 0; t < 1 + (FRAMES - 1) / 4; t++)
         assert_int_equal(vae_decode(stream, trial_team(1), latents, 1 + (FRAMES - 1) / 4, t, frames, NULL),
                          STATUS_OK);

@@ -382,7 +382,7 @@ static void alternating_grids_allocate_nothing_and_keep_their_bits(void **state)
     float *values = malloc(48 * (size_t)hidden * sizeof *values), *first[3];
     struct denoiser_context *context;
     struct error error;
-    assert_int_equal(denoiser_context_create(engine.model->denoiser, engine.team, text, ROWS,
+    assert_int_equal(denoiser_context_create(engine.model->denoiser[0], engine.team, text, ROWS,
                                              engine.model->config.text_length, &context, &error),
                      STATUS_OK);
     unsigned char *base = NULL;

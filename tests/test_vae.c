@@ -92,8 +92,9 @@ static float *new_floats(int64_t count)
     return floats;
 }
 
-/* The golden's latents cut to the first `latent_frames`, decoded; the caller frees. */
-static float *decode_batched(const struct fixture *f, int latent_frames, size_t batch_bytes)
+/* The golden's latents cut to the first `latent_frames`, decoded, in *bands if that is not NULL; the caller frees. */
+static float *decode_within(const struct fixture *f, int latent_frames, const struct vae_limits *limits,
+                            int *bands)
 {
     const float *all = golden_f32(f->golden, "latents", NULL);
     int64_t plane = (int64_t)f->latent_height * f->latent_width;
@@ -105,14 +106,17 @@ static float *decode_batched(const struct fixture *f, int latent_frames, size_t 
     int frames = 1 + f->config.scale_t * (latent_frames - 1);
     float *out = new_floats(frames * frame_floats(f));
     struct vae_stream *stream;
-    assert_int_equal(vae_stream_open_batched(f->vae, VAE_DECODER, f->latent_height, f->latent_width,
-                                             batch_bytes, &stream, NULL),
-                     STATUS_OK);
-    for (int t = 0; t < latent_frames; t++) {
-        int64_t made = (1 + f->config.scale_t * t) * frame_floats(f);
-        assert_int_equal(vae_decode(stream, f->team, latents, latent_frames, t, out, NULL), STATUS_OK);
-        assert_false(isnan(out[made - 1]));
-        assert_true(made == frames * frame_floats(f) || isnan(out[made]));
+    assert_int_equal(
+        vae_stream_open_within(f->vae, VAE_DECODER, f->latent_height, f->latent_width, limits, &stream, NULL),
+        STATUS_OK);
+    int pieces = vae_decode_pieces(stream, latent_frames);
+    if (bands) *bands = pieces / latent_frames;
+    for (int i = 0; i < pieces; i++) {
+        bool first = i < latent_frames, last = i >= pieces - latent_frames;
+        int64_t made = (1 + f->config.scale_t * (i % latent_frames)) * frame_floats(f);
+        assert_int_equal(vae_decode(stream, f->team, latents, latent_frames, i, out, NULL), STATUS_OK);
+        assert_true(!last || !isnan(out[made - 1]));
+        assert_true(!first || made == frames * frame_floats(f) || isnan(out[made]));
     }
     vae_stream_close(stream);
     free(latents);
@@ -121,7 +125,7 @@ static float *decode_batched(const struct fixture *f, int latent_frames, size_t 
 
 static float *decode(const struct fixture *f, int latent_frames)
 {
-    return decode_batched(f, latent_frames, SIZE_MAX);
+    return decode_within(f, latent_frames, &(struct vae_limits){.batch = SIZE_MAX}, NULL);
 }
 
 /* tools/golden_vae.py: pattern(). */
@@ -140,8 +144,8 @@ static float *encode_batched(const struct fixture *f, size_t batch_bytes)
 {
     float *frames = make_pattern(f), *latents = new_floats(latent_floats(f, f->latent_frames));
     struct vae_stream *stream;
-    assert_int_equal(vae_stream_open_batched(f->vae, VAE_ENCODER, f->latent_height, f->latent_width,
-                                             batch_bytes, &stream, NULL),
+    assert_int_equal(vae_stream_open_within(f->vae, VAE_ENCODER, f->latent_height, f->latent_width,
+                                            &(struct vae_limits){.batch = batch_bytes}, &stream, NULL),
                      STATUS_OK);
     for (int t = 0; t < f->latent_frames; t++)
         assert_int_equal(vae_encode(stream, f->team, frames, f->latent_frames, t, latents, NULL), STATUS_OK);
@@ -277,7 +281,8 @@ static void bits_do_not_depend_on_how_many_frames_a_pass_takes(void **state)
         float *frames = decode(&f, f.latent_frames), *latents = encode(&f);
         size_t finest = (size_t)f.height * (size_t)f.width * (size_t)f.config.base * sizeof(float);
         for (size_t count = 1; count <= 3; count++) {
-            float *other_frames = decode_batched(&f, f.latent_frames, count * finest);
+            float *other_frames =
+                decode_within(&f, f.latent_frames, &(struct vae_limits){.batch = count * finest}, NULL);
             float *other_latents = encode_batched(&f, count * finest);
             assert_memory_equal(other_frames, frames, (size_t)(f.frames * frame_floats(&f)) * sizeof *frames);
             assert_memory_equal(other_latents, latents,
@@ -291,6 +296,92 @@ static void bits_do_not_depend_on_how_many_frames_a_pass_takes(void **state)
     }
 }
 
+static void frames_have_the_same_bits_in_any_number_of_bands(void **state)
+{
+    for (const struct ops *const *ops = guarded_or_all(); *ops; ops++)
+        for (int i = 0; i < NAME_COUNT; i++) {
+            struct fixture f;
+            if (takes_too_long(*ops, NAMES[i])) continue;
+            open_fixture(NAMES[i], *ops, 2, &f);
+            float *frames = decode(&f, f.latent_frames);
+            for (int bands = 2; bands <= (f.latent_height + 1) / VAE_BAND_ROWS; bands++) {
+                int made;
+                struct vae_limits limits = {.batch = SIZE_MAX, .bands = bands};
+                float *other = decode_within(&f, f.latent_frames, &limits, &made);
+                assert_int_equal(made, bands);
+                assert_memory_equal(other, frames, (size_t)(f.frames * frame_floats(&f)) * sizeof *frames);
+                free(other);
+            }
+            free(frames);
+            close_fixture(&f);
+        }
+}
+
+/* A video of noise with more rows than convolutions see beyond a band, decoded in bands. */
+static float *decode_tall(struct vae *vae, struct team *team, int rows, const struct vae_limits *limits,
+                          int *bands, size_t *bytes)
+{
+    enum { COLUMNS = 3, LATENT_FRAMES = 3 };
+    const struct vae_config *c = &vae->config;
+    int64_t count = (int64_t)c->latent_channels * LATENT_FRAMES * rows * COLUMNS;
+    int64_t pixels = (int64_t)3 * rows * COLUMNS * c->scale_y * c->scale_y;
+    float *latents = new_floats(count), *frames = new_floats((1 + (LATENT_FRAMES - 1) * c->scale_t) * pixels);
+    struct vae_stream *stream;
+    struct error error;
+    for (int64_t i = 0; i < count; i++) latents[i] = (float)(i * 7919 % 4001) / 1000 - 2;
+    if (vae_stream_open_within(vae, VAE_DECODER, rows, COLUMNS, limits, &stream, &error) != STATUS_OK)
+        fail_msg("%s", error.text);
+    int pieces = vae_decode_pieces(stream, LATENT_FRAMES);
+    for (int i = 0; i < pieces; i++)
+        assert_int_equal(vae_decode(stream, team, latents, LATENT_FRAMES, i, frames, NULL), STATUS_OK);
+    *bands = pieces / LATENT_FRAMES;
+    *bytes = stream->arena.size + stream->shared.size;
+    vae_stream_close(stream);
+    free(latents);
+    return frames;
+}
+
+static void a_tall_video_has_the_same_bits_within_any_memory_and_takes_less(void **state)
+{
+    enum { ROWS = 71 };
+    static const char *const names[] = {"narrow", "shallow", "uneven", "reference"};
+    for (int i = 0; i < 4; i++) {
+        struct fixture f;
+        int bands = 1, most = 0;
+        size_t whole, bytes;
+        open_fixture(names[i], guarded_or(NULL), 2, &f);
+        float *frames =
+            decode_tall(f.vae, f.team, ROWS, &(struct vae_limits){.batch = 1 << 18}, &bands, &whole);
+        assert_int_equal(bands, 1);
+        int64_t floats =
+            (1 + 2 * (int64_t)f.config.scale_t) * 3 * ROWS * 3 * f.config.scale_y * f.config.scale_y;
+        for (int part = 2; part <= 5; part++) {
+            struct vae_limits limits = {.batch = 1 << 18, .stream = whole / 10 * (size_t)(12 - 2 * part)};
+            float *other = decode_tall(f.vae, f.team, ROWS, &limits, &bands, &bytes);
+            print_message("  %-10s %d bands: %zu of %zu bytes\n", names[i], bands, bytes, whole);
+            assert_true(bands > 1 && bands >= most && bytes <= limits.stream);
+            assert_memory_equal(other, frames, (size_t)floats * sizeof *frames);
+            most = bands;
+            free(other);
+        }
+        free(frames);
+        close_fixture(&f);
+    }
+}
+
+static void a_limit_below_the_narrowest_bands_is_refused_with_both_sizes(void **state)
+{
+    struct fixture f;
+    struct vae_stream *stream = NULL;
+    struct error error = {0};
+    open_fixture("reference", guarded_or(NULL), 1, &f);
+    assert_int_equal(vae_stream_open(f.vae, VAE_DECODER, 90, 160, 1 << 20, &stream, &error),
+                     STATUS_NO_MEMORY);
+    assert_non_null(strstr(error.text, "MB in the narrowest bands, the limit is 1.0 MB"));
+    assert_null(stream);
+    close_fixture(&f);
+}
+
 static void a_stream_uses_exactly_the_bytes_it_announces(void **state)
 {
     struct fixture f;
@@ -301,7 +392,7 @@ static void a_stream_uses_exactly_the_bytes_it_announces(void **state)
         for (int i = 0; i < 4; i++) {
             struct vae_stream *stream;
             size_t bytes = vae_stream_bytes(f.vae, parts[p], sizes[i][0], sizes[i][1]);
-            assert_int_equal(vae_stream_open(f.vae, parts[p], sizes[i][0], sizes[i][1], &stream, NULL),
+            assert_int_equal(vae_stream_open(f.vae, parts[p], sizes[i][0], sizes[i][1], 0, &stream, NULL),
                              STATUS_OK);
             assert_int_equal(stream->arena.used + stream->shared.used, bytes);
             assert_int_equal(stream->arena.size + stream->shared.size, bytes);
@@ -324,9 +415,9 @@ static void impossible_sizes_and_parts_that_were_not_loaded_are_refused(void **s
     assert_int_equal(vae_config_read(path, &config, &error), STATUS_OK);
     assert_int_equal(vae_load(path, &config, ops_find("ref"), team, VAE_DECODER, &vae, &error), STATUS_OK);
     assert_true(vae_bytes(vae) > 0);
-    assert_int_equal(vae_stream_open(vae, VAE_ENCODER, 2, 2, &stream, &error), STATUS_CONFLICT);
-    assert_int_equal(vae_stream_open(vae, VAE_DECODER, 0, 2, &stream, &error), STATUS_INVALID);
-    assert_int_equal(vae_stream_open(vae, VAE_DECODER, 2, 1 << 20, &stream, &error), STATUS_INVALID);
+    assert_int_equal(vae_stream_open(vae, VAE_ENCODER, 2, 2, 0, &stream, &error), STATUS_CONFLICT);
+    assert_int_equal(vae_stream_open(vae, VAE_DECODER, 0, 2, 0, &stream, &error), STATUS_INVALID);
+    assert_int_equal(vae_stream_open(vae, VAE_DECODER, 2, 1 << 20, 0, &stream, &error), STATUS_INVALID);
     assert_null(stream);
     vae_destroy(vae);
     vae_destroy(NULL);
@@ -368,6 +459,9 @@ int main(void)
         cmocka_unit_test(attention_takes_one_head_as_wide_as_a_published_middle),
         cmocka_unit_test(bits_do_not_depend_on_threads_and_a_shorter_video_is_the_beginning_of_a_longer),
         cmocka_unit_test(bits_do_not_depend_on_how_many_frames_a_pass_takes),
+        cmocka_unit_test(frames_have_the_same_bits_in_any_number_of_bands),
+        cmocka_unit_test(a_tall_video_has_the_same_bits_within_any_memory_and_takes_less),
+        cmocka_unit_test(a_limit_below_the_narrowest_bands_is_refused_with_both_sizes),
         cmocka_unit_test(a_stream_uses_exactly_the_bytes_it_announces),
         cmocka_unit_test(impossible_sizes_and_parts_that_were_not_loaded_are_refused),
         cmocka_unit_test(a_checkpoint_that_does_not_fit_its_configuration_is_named),

@@ -52,6 +52,9 @@ class Recipe:
     eps: float = option(1e-6, "of the denoiser's norms")
     cross_norm: bool = option(True, "normalise before cross-attention (cross_attn_norm)")
     transformer_dtype: str = option("float32", "of the stored denoiser", choices=list(DTYPES))
+    experts: int = option(1, "denoisers: 2 adds transformer_2, which makes the steps below the boundary", choices=[1, 2])
+    boundary: float = option(0.875, "boundary_ratio of two experts")
+    second_dtype: str = option("float32", "of the stored second expert", choices=list(DTYPES))
     # text encoder; its width is the denoiser's text_dim
     text_layers: int = option(2, "text encoder blocks")
     text_heads: int = option(4, "text encoder heads")
@@ -94,6 +97,13 @@ PRESETS: dict[str, dict] = {
                    text_head_dim=16, text_width=24, text_ffn=48, text_buckets=12, text_max_distance=40, text_dtype="bfloat16",
                    vae_base=5, vae_mult=(1, 2, 2), vae_temporal=(1, 1), vae_dtype="bfloat16", tokenizer_files="json", solver="euler", shift=7.0,
                    sparse_config=True),
+    # Two experts, as Wan 2.2 has them at this boundary.
+    "tiny-d": dict(seed=21, heads=2, head_dim=12, layers=8, ffn_dim=56, experts=2, text_heads=4, text_head_dim=8, text_width=32, text_ffn=37,
+                   vae_base=5, vae_mult=(1, 1, 1, 1), tokenizer_files="json"),
+    # Two experts of another shape and boundary, stored in two types and in shards; Euler.
+    "tiny-e": dict(seed=22, heads=3, head_dim=10, layers=3, ffn_dim=71, freq_dim=64, eps=1e-4, cross_norm=False, channels=8, experts=2, boundary=0.6,
+                   second_dtype="bfloat16", text_layers=1, text_heads=2, text_head_dim=9, text_width=26, text_ffn=40, vae_base=4, vae_mult=(1, 2, 2),
+                   vae_temporal=(1, 1), tokenizer_files="spiece", solver="euler", shift=5.0, shard="80KB"),
     # True Wan 2.1 1.3B widths and the true autoencoder, for speed; few blocks, and a text encoder as narrow as it can be.
     "wan-1.3b-width": dict(seed=14, heads=12, head_dim=128, layers=4, ffn_dim=8960, transformer_dtype="bfloat16", text_layers=1,
                            text_heads=4, text_head_dim=64, text_width=4096, text_ffn=512, text_dtype="bfloat16", vae_base=96,
@@ -168,12 +178,12 @@ def stored_as(dtype: str, model: torch.nn.Module, keep: list[str] = ()) -> torch
     return model
 
 
-def make_denoiser(r: Recipe, generator: torch.Generator) -> WanTransformer3DModel:
+def make_denoiser(r: Recipe, generator: torch.Generator, dtype: str) -> WanTransformer3DModel:
     model = WanTransformer3DModel(patch_size=r.patch, num_attention_heads=r.heads, attention_head_dim=r.head_dim, in_channels=r.channels,
                                   out_channels=r.channels, text_dim=r.text_width, freq_dim=r.freq_dim, ffn_dim=r.ffn_dim,
                                   num_layers=r.layers, cross_attn_norm=r.cross_norm, eps=r.eps, rope_max_seq_len=r.max_position)
     fill(model, generator, denoiser_scale)
-    return stored_as(r.transformer_dtype, model, KEPT_F32)
+    return stored_as(dtype, model, KEPT_F32)
 
 
 def make_text_encoder(r: Recipe, generator: torch.Generator, vocabulary: int) -> UMT5EncoderModel:
@@ -236,17 +246,21 @@ def write(r: Recipe, out: pathlib.Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(source)
     generator = torch.Generator().manual_seed(r.seed)
     pipe = WanPipeline(tokenizer=tokenizer, text_encoder=make_text_encoder(r, generator, len(tokenizer)),
-                       transformer=make_denoiser(r, generator), vae=make_vae(r, generator), scheduler=make_scheduler(r))
+                       transformer=make_denoiser(r, generator, r.transformer_dtype), vae=make_vae(r, generator), scheduler=make_scheduler(r),
+                       transformer_2=make_denoiser(r, generator, r.second_dtype) if r.experts > 1 else None,
+                       boundary_ratio=r.boundary if r.experts > 1 else None)
     shutil.rmtree(out, ignore_errors=True)
     pipe.save_pretrained(out, safe_serialization=True, max_shard_size=r.shard)
     publish_tokenizer(r, source, out / "tokenizer")
     for f in out.rglob("*"):  # weights are written readable by their owner only
         f.chmod(0o755 if f.is_dir() else 0o644)
     if r.sparse_config:
-        drop_defaults(out / "transformer" / "config.json", WanTransformer3DModel)
+        for name in ("transformer", "transformer_2")[:r.experts]:
+            drop_defaults(out / name / "config.json", WanTransformer3DModel)
         drop_defaults(out / "vae" / "config.json", AutoencoderKLWan)
     size = sum(f.stat().st_size for f in out.rglob("*") if f.is_file())
-    counts = ", ".join(f"{n} {sum(p.numel() for p in getattr(pipe, n).parameters()):,}" for n in ("transformer", "text_encoder", "vae"))
+    names = ("transformer", "transformer_2", "text_encoder", "vae")
+    counts = ", ".join(f"{n} {sum(p.numel() for p in getattr(pipe, n).parameters()):,}" for n in names if getattr(pipe, n) is not None)
     print(f"{out}: {size:,} bytes; parameters: {counts}")
 
 

@@ -18,7 +18,7 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-GOLDEN = ["text", "solver", "vae", "denoiser", "pipeline", "quality", "masks", "forecasts", "policies", "cache"]  # tools/golden_NAME.py, each with make(out_dir)
+GOLDEN = ["text", "solver", "vae", "denoiser", "pipeline", "experts", "quality", "masks", "forecasts", "policies", "cache"]  # tools/golden_NAME.py, each with make(out_dir)
 
 
 def golden(a: argparse.Namespace) -> int:
@@ -122,6 +122,7 @@ def parser() -> argparse.ArgumentParser:
     v.add_argument("--seed", type=int)
     v.add_argument("--steps", type=int)
     v.add_argument("--guidance", type=float)
+    v.add_argument("--guidance-2", type=float, help="of a second expert's steps")
     v.add_argument("--width", type=int)
     v.add_argument("--height", type=int)
     v.add_argument("--frames", type=int)

@@ -40,6 +40,7 @@ class Request:
     seed: int = 0
     steps: int = 50
     guidance: float = 5.0
+    guidance_2: float | None = None  # of a second expert's steps; None: guidance
     width: int = 832
     height: int = 480
     frames: int = 81
@@ -86,8 +87,9 @@ def load(model: str | pathlib.Path, dtype: torch.dtype = torch.float32, vae_dtyp
     pipe = WanPipeline.from_pretrained(str(directory), dtype={"default": dtype, "vae": vae_dtype or dtype}, local_files_only=True)
     pipe.set_progress_bar_config(disable=True)
     if dtype == torch.float32:  # a component left in half precision would be no reference
-        for name in ("text_encoder", "transformer", "vae"):
-            assert all(p.dtype == torch.float32 for p in getattr(pipe, name).parameters()), name
+        for name in ("text_encoder", "transformer", "transformer_2", "vae"):
+            component = getattr(pipe, name)
+            assert component is None or all(p.dtype == torch.float32 for p in component.parameters()), name
     return pipe
 
 
@@ -141,8 +143,8 @@ def run(pipe: WanPipeline, r: Request, noise: torch.Tensor | None = None) -> Res
     pipe.scheduler.step = recording_step
     try:
         frames = pipe(prompt=r.prompt, negative_prompt=r.negative, width=r.width, height=r.height, num_frames=r.frames,
-                      num_inference_steps=r.steps, guidance_scale=r.guidance, generator=torch.Generator().manual_seed(r.seed),
-                      latents=noise, callback_on_step_end=after_step, output_type="pt").frames
+                      num_inference_steps=r.steps, guidance_scale=r.guidance, guidance_scale_2=r.guidance_2,
+                      generator=torch.Generator().manual_seed(r.seed), latents=noise, callback_on_step_end=after_step, output_type="pt").frames
         return Result(inputs[0], pipe.scheduler.timesteps.clone(), pipe.scheduler.sigmas.clone(), velocities, steps, frames)
     finally:
         pipe.scheduler = own

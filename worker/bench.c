@@ -53,8 +53,8 @@ static status_t time_text(struct bench *b, struct error *error)
     if (status == STATUS_OK)
         status = text_encoder_encode(m->text_encoder, b->engine.team, ids, b->ids, b->rows, error);
     if (status == STATUS_OK)
-        status = denoiser_text(m->denoiser, b->engine.team, b->rows, b->ids, m->config.text_length, b->text,
-                               error);
+        status = denoiser_text(m->denoiser[0], b->engine.team, b->rows, b->ids, m->config.text_length,
+                               b->text, error);
     return status;
 }
 
@@ -64,7 +64,7 @@ static status_t time_forward(struct bench *b, struct error *error)
     struct engine *e = &b->engine;
     struct denoiser_modulation modulation = {
         .wave = b->wave, .output = b->modulation, .blocks = b->modulation + m->config.denoiser.hidden};
-    denoiser_time(m->denoiser, e->team, 721, &modulation);
+    denoiser_time(m->denoiser[0], e->team, 721, &modulation);
     engine_embed(e, b->context, b->latent, b->x);
     engine_blocks(e, b->context, NULL, 0, modulation.blocks, b->x, 0, m->config.denoiser.layers, NULL);
     engine_output(e, b->context, modulation.output, b->x, b->velocity);
@@ -76,9 +76,9 @@ static status_t time_decode(struct bench *b, struct error *error)
     vae_stream_close(b->decoder);
     b->decoder = NULL;
     status_t status = vae_stream_open(b->engine.model->vae, VAE_DECODER, b->latent_height, b->latent_width,
-                                      &b->decoder, error);
-    for (int t = 0; status == STATUS_OK && t < b->latent_frames; t++)
-        status = vae_decode(b->decoder, b->engine.team, b->latent, b->latent_frames, t, b->frames, error);
+                                      b->config.decode_memory, &b->decoder, error);
+    for (int i = 0; status == STATUS_OK && i < vae_decode_pieces(b->decoder, b->latent_frames); i++)
+        status = vae_decode(b->decoder, b->engine.team, b->latent, b->latent_frames, i, b->frames, error);
     return status;
 }
 
@@ -125,8 +125,8 @@ static status_t prepare(struct bench *b, struct error *error)
     noise_fill(7, b->latent, b->latent_count);
     status = time_text(b, error);
     if (status != STATUS_OK) return status;
-    return denoiser_context_create(b->engine.model->denoiser, b->engine.team, b->text, b->ids, c->text_length,
-                                   &b->context, error);
+    return denoiser_context_create(b->engine.model->denoiser[0], b->engine.team, b->text, b->ids,
+                                   c->text_length, &b->context, error);
 }
 
 static void serve(struct bench *b)
@@ -178,23 +178,25 @@ static status_t measure(struct bench *b, struct error *error)
     if (status == STATUS_OK) status = best_of(b, time_forward, &forward, error);
     if (status == STATUS_OK) status = best_of(b, time_decode, &decode, error);
     if (status == STATUS_OK)
-        printf("{\"backend\": \"%s\", \"threads\": %d, \"text\": %.9f, \"forward\": %.9f, \"decode\": %.9f}\n",
-               b->engine.ops->name, b->config.threads, text, forward, decode);
+        printf(
+            "{\"backend\": \"%s\", \"threads\": %d, \"text\": %.9f, \"forward\": %.9f, \"decode\": %.9f}\n",
+            b->engine.ops->name, b->config.threads, text, forward, decode);
     return status;
 }
 
 static status_t announce_and_serve(struct bench *b, struct error *error)
 {
     (void)error;
-    printf("{\"ready\": true, \"backend\": \"%s\", \"threads\": %d}\n", b->engine.ops->name, b->config.threads);
+    printf("{\"ready\": true, \"backend\": \"%s\", \"threads\": %d}\n", b->engine.ops->name,
+           b->config.threads);
     fflush(stdout);
     serve(b);
     return STATUS_OK;
 }
 
 /* A model on one rank, ready for passes of the size, for `work`. */
-static status_t with_bench(const struct bench_config *config, status_t (*work)(struct bench *, struct error *),
-                           struct error *error)
+static status_t with_bench(const struct bench_config *config,
+                           status_t (*work)(struct bench *, struct error *), struct error *error)
 {
     struct bench *b = calloc(1, sizeof *b);
     if (!b) return error_set(error, STATUS_NO_MEMORY, "no memory for the benchmark");

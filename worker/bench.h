@@ -22,6 +22,7 @@ struct bench_config {
     const char *directory; /* of the pipeline */
     const char *backend;   /* as ops_find */
     int width, height, frames, threads;
+    size_t decode_memory; /* as engine.decode_memory */
 };
 
 status_t bench_run(const struct bench_config *config, struct error *error);

@@ -72,6 +72,38 @@ status_t engine_prepare(struct engine *e, const struct token_grid *grid, struct 
     return STATUS_OK;
 }
 
+/* ------------------------------------------------------------------------------------------------ decoder */
+
+bool engine_may_decode(const struct engine *e, const void *job, int priority)
+{
+    const struct engine_decoder *d = &e->decoder;
+    return !d->stream || d->job == job || priority > d->priority;
+}
+
+status_t engine_decoder(struct engine *e, const void *job, int priority, int latent_height, int latent_width,
+                        struct vae_stream **stream, bool *fresh, struct error *error)
+{
+    struct engine_decoder *d = &e->decoder;
+    *fresh = !d->stream || d->job != job;
+    if (*fresh) {
+        engine_end_decoder(e, d->job);
+        status_t status = vae_stream_open(e->model->vae, VAE_DECODER, latent_height, latent_width,
+                                          e->decode_memory, &d->stream, error);
+        if (status != STATUS_OK) return status;
+        d->job = job;
+        d->priority = priority;
+    }
+    *stream = d->stream;
+    return STATUS_OK;
+}
+
+void engine_end_decoder(struct engine *e, const void *job)
+{
+    if (e->decoder.job != job) return;
+    vae_stream_close(e->decoder.stream);
+    e->decoder = (struct engine_decoder){0};
+}
+
 /* ----------------------------------------------------------------------------------------------- contexts */
 
 uint64_t engine_new_context(struct engine *e)
@@ -201,7 +233,7 @@ void engine_embed(struct engine *e, const struct denoiser_context *context, cons
 {
     struct stretch_key key = {.kind = STRETCH_EMBED, .owner = context, .tensor = {latent, x}};
     for (bool call = begin(e, &key); call; call = stretches_end(e->stretches, e->team))
-        denoiser_embed(e->model->denoiser, e->team, &e->work, latent, x);
+        denoiser_embed(denoiser_of(context), e->team, &e->work, latent, x);
 }
 
 void engine_first_input(struct engine *e, const struct denoiser_context *context, const float *modulation,
@@ -209,7 +241,7 @@ void engine_first_input(struct engine *e, const struct denoiser_context *context
 {
     struct stretch_key key = {.kind = STRETCH_INPUT, .owner = context, .tensor = {modulation, x}};
     for (bool call = begin(e, &key); call; call = stretches_end(e->stretches, e->team))
-        denoiser_first_input(e->model->denoiser, e->team, &e->work, modulation, x);
+        denoiser_first_input(denoiser_of(context), e->team, &e->work, modulation, x);
 }
 
 void engine_output(struct engine *e, const struct denoiser_context *context, const float *modulation,
@@ -217,7 +249,7 @@ void engine_output(struct engine *e, const struct denoiser_context *context, con
 {
     struct stretch_key key = {.kind = STRETCH_OUTPUT, .owner = context, .tensor = {modulation, x, velocity}};
     for (bool call = begin(e, &key); call; call = stretches_end(e->stretches, e->team))
-        denoiser_output(e->model->denoiser, e->team, &e->work, modulation, x, velocity);
+        denoiser_output(denoiser_of(context), e->team, &e->work, modulation, x, velocity);
 }
 
 void engine_drop_context(struct engine *e, struct denoiser_context *context)
@@ -241,8 +273,8 @@ static void call_blocks(struct engine *e, const struct denoiser_context *context
     e->called += ends - begins;
     e->called_rows += (double)(ends - begins) * token_count(&e->work.grid);
     for (bool call = begin(e, &key); call; call = stretches_end(e->stretches, e->team))
-        denoiser_blocks(e->model->denoiser, e->team, &e->work, context, modulation, x, begins, ends - begins,
-                        NULL);
+        denoiser_blocks(denoiser_of(context), e->team, &e->work, context, modulation, x, begins,
+                        ends - begins, NULL);
 }
 
 /* On a device that has not finished when this returns, time and progress are taken at the next wait. Where it
@@ -269,7 +301,7 @@ static void compute(struct engine *e, const struct denoiser_context *context, co
         compute_behind(e, context, modulation, x, begin, end);
         return;
     }
-    denoiser_blocks(e->model->denoiser, e->team, &e->work, context, modulation, x, begin, end - begin,
+    denoiser_blocks(denoiser_of(context), e->team, &e->work, context, modulation, x, begin, end - begin,
                     &e->progress);
     take_pace(e, clock_now_ns() - began_ns, (double)(end - begin) * token_count(&e->work.grid));
 }
@@ -290,29 +322,30 @@ void engine_blocks(struct engine *e, const struct denoiser_context *context, str
 }
 
 static status_t create_blocks(struct engine *e, const struct cache_settings *settings, int steps,
-                              const struct token_grid *grid, int chain, bool run, struct blocks **cache,
-                              struct error *error)
+                              int switch_at, const struct token_grid *grid, int branch, bool run,
+                              struct blocks **cache, struct error *error)
 {
     const struct denoiser_config *d = &e->model->config.denoiser;
-    struct policy_job job = {.steps = steps, .layers = d->layers, .branches = 2};
+    struct policy_job job = {.steps = steps, .layers = d->layers, .branches = 2, .switch_at = switch_at};
     bool *held = calloc((size_t)d->layers, sizeof *held);
     if (!held) return error_set(error, STATUS_NO_MEMORY, "no memory for caching by blocks");
-    (run ? model_list_run : model_list_own)(e->model, chain, held);
+    for (int i = 0; i < e->model->config.experts; i++)
+        (run ? model_list_run : model_list_own)(e->model, split_chain(&e->model->split, i, branch), held);
     status_t status = blocks_create(settings, &job, held, token_count(grid), d->hidden, e->ops, cache, error);
     free(held);
     return status;
 }
 
 status_t engine_blocks_create(struct engine *e, const struct cache_settings *settings, int steps,
-                              const struct token_grid *grid, int chain, struct blocks **cache,
+                              int switch_at, const struct token_grid *grid, int branch, struct blocks **cache,
                               struct error *error)
 {
-    return create_blocks(e, settings, steps, grid, chain, false, cache, error);
+    return create_blocks(e, settings, steps, switch_at, grid, branch, false, cache, error);
 }
 
 status_t engine_run_blocks_create(struct engine *e, const struct cache_settings *settings, int steps,
-                                  const struct token_grid *grid, int chain, struct blocks **cache,
-                                  struct error *error)
+                                  int switch_at, const struct token_grid *grid, int branch,
+                                  struct blocks **cache, struct error *error)
 {
-    return create_blocks(e, settings, steps, grid, chain, true, cache, error);
+    return create_blocks(e, settings, steps, switch_at, grid, branch, true, cache, error);
 }

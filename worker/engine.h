@@ -37,13 +37,15 @@ enum { PRIORITIES = 3 }; /* of jobs: enum Priority in refrain.proto */
 /* ENGINE_LOOPS: tickets on their way from this rank to itself. ENGINE_LANDINGS: credits where hops land on the GPU: each is
  * memory as large as the largest hop. */
 enum { ENGINE_BRANCHES = SPLIT_BRANCHES, ENGINE_LOOPS = 8, ENGINE_LANDINGS = 4 };
+/* Of a rank's memory the decoder may take a quarter, where nobody says another limit: the rest is for weights and steps. */
+enum { ENGINE_DECODE_PARTS = 4 };
 
 /* What the blocks of one job need on one rank. */
 struct engine_context {
     uint64_t id; /* 0: none */
     uint32_t attempt;
     struct token_grid grid;
-    struct denoiser_context *branch[ENGINE_BRANCHES];
+    struct denoiser_context *branch[ENGINE_BRANCHES][MODEL_EXPERTS];
     struct blocks *blocks[ENGINE_BRANCHES]; /* NULL: the policy does not decide by blocks */
     struct engine_context *next;            /* among those lent */
 };
@@ -58,6 +60,13 @@ struct engine_loop {
 struct engine_carrier {
     void (*carry)(struct engine_carrier *carrier, int from, int peer, const struct ticket *ticket,
                   const void *payload, uint64_t cookie);
+};
+
+/* The decoder of a rank: beside the weights the largest thing there is, so that one job has it at a time. */
+struct engine_decoder {
+    struct vae_stream *stream; /* NULL: nobody decodes */
+    const void *job;
+    int priority; /* of the job */
 };
 
 struct engine {
@@ -77,9 +86,11 @@ struct engine {
     _Atomic uint64_t progress; /* grows with every piece of work: read by the control thread for heartbeats */
     _Atomic double block_token_ns; /* mean time of one block and token, likewise; 0: nothing computed yet */
     int hops[SPLIT_CHAINS]
-            [PRIORITIES];        /* of jobs at home here, with a chain's stages now, by the jobs' priority */
-    struct arena arena;          /* of `work`, on the device */
-    int rows;                    /* that `work` has room for */
+            [PRIORITIES]; /* of jobs at home here, with a chain's stages now, by the jobs' priority */
+    struct arena arena;   /* of `work`, on the device */
+    int rows;             /* that `work` has room for */
+    size_t decode_memory; /* bytes that the decoder may take; 0: no limit */
+    struct engine_decoder decoder;
     struct denoiser_work work;   /* for the grid at work */
     struct stretches *stretches; /* NULL: ops are called one by one */
     struct error failure;        /* of the device; STATUS_OK: none */
@@ -100,6 +111,14 @@ status_t engine_wait(struct engine *engine, struct error *error);
 status_t engine_prepare(struct engine *engine, const struct token_grid *grid, struct error *error);
 /* Waits, and gives the workspace back: before the model goes. */
 void engine_clear(struct engine *engine);
+
+/* May the job decode now? Of two with the same priority the one that came first decodes to its end. */
+bool engine_may_decode(const struct engine *engine, const void *job, int priority);
+/* The job's decoder for that latent; *fresh: it was made just now, and has not seen any of the video's pieces. A job of
+ * lower priority loses its own, and makes its frames again once it gets one. Only when engine_may_decode. */
+status_t engine_decoder(struct engine *engine, const void *job, int priority, int latent_height,
+                        int latent_width, struct vae_stream **stream, bool *fresh, struct error *error);
+void engine_end_decoder(struct engine *engine, const void *job); /* fine if it has none */
 
 /* A number for a job's context that no other home of the epoch gives. */
 uint64_t engine_new_context(struct engine *engine);
@@ -141,14 +160,14 @@ void engine_output(struct engine *engine, const struct denoiser_context *context
 /* After a wait, in place of denoiser_context_destroy. NULL is fine. */
 void engine_drop_context(struct engine *engine, struct denoiser_context *context);
 
-/* One branch's caching by blocks: for all blocks that this rank runs as its job's home, or for its run of the chain that
- * the branch takes, alone. */
+/* One branch's caching by blocks: for all blocks that this rank runs as its job's home, or for its run of the chains
+ * that the branch takes, alone. steps, switch_at: as in struct policy_job. */
 status_t engine_blocks_create(struct engine *engine, const struct cache_settings *settings, int steps,
-                              const struct token_grid *grid, int chain, struct blocks **cache,
+                              int switch_at, const struct token_grid *grid, int branch, struct blocks **cache,
                               struct error *error);
 status_t engine_run_blocks_create(struct engine *engine, const struct cache_settings *settings, int steps,
-                                  const struct token_grid *grid, int chain, struct blocks **cache,
-                                  struct error *error);
+                                  int switch_at, const struct token_grid *grid, int branch,
+                                  struct blocks **cache, struct error *error);
 
 /* Bytes of the largest hop a model can have at a number of tokens: modulation [6, hidden] and rows [tokens,
  * hidden]. */

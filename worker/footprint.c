@@ -151,22 +151,29 @@ static status_t pass(struct ring *ring, enum mark mark, struct error *error)
     return status;
 }
 
-/* A latent frame of each job, with all decoders open. */
+/* The first job's decoder is open; the other jobs have made their steps and wait for it. */
 static status_t decode(struct ring *ring, struct error *error)
 {
-    paper_enter(&ring->seats[0].ledger);
-    for (int i = 0; i < ring->job_count; i++)
-        if (job_advance(ring->jobs[i]) == JOB_FINISHED) return job_outcome(ring->jobs[i], error);
-    return STATUS_OK;
+    struct footprint *home = &ring->ranks[0];
+    const struct ledger *ledger = &ring->seats[0].ledger;
+    home->stepping = ledger->most_device;
+    status_t status = advance(ring, ring->jobs[0], error); /* gives back */
+    if (status != STATUS_OK) return status;
+    struct footprint_part before = part_of(ledger);
+    status = advance(ring, ring->jobs[0], error);
+    if (status == STATUS_OK) status = job_outcome(ring->jobs[0], error);
+    home->decode = beyond(part_of(ledger), before);
+    home->decoding = ledger_device(ledger);
+    return status;
 }
 
-static status_t create_jobs(struct ring *ring, const struct job_order *order, int jobs, struct error *error)
+static status_t create_jobs(struct ring *ring, const struct footprint_task *task, struct error *error)
 {
     status_t status = STATUS_OK;
-    struct job_order wanted = *order;
+    struct job_order wanted = *task->order;
     wanted.compare = false;
     paper_enter(&ring->seats[0].ledger);
-    for (int i = 0; i < jobs && status == STATUS_OK; i++) {
+    for (int i = 0; i < task->jobs && status == STATUS_OK; i++) {
         wanted.job = (uint64_t)i + 1;
         status = job_create(&ring->seats[0].engine, &wanted, ".", &ring->jobs[i], error);
         ring->job_count += status == STATUS_OK;
@@ -188,26 +195,32 @@ static void note_jobs(struct ring *ring)
     }
 }
 
-/* Of several jobs each may be at its text or decode, whichever takes more, while the others have made steps. */
-static void bound_home(struct ring *ring, struct footprint_part before)
+static void raise(size_t *most, size_t bytes)
 {
-    const struct footprint *home = &ring->ranks[0];
-    struct ledger *l = &ring->seats[0].ledger;
-    size_t device = before.device + home->text.device, shared = before.shared + home->text.shared;
-    if (device > l->most_device) l->most_device = device;
-    if (shared > l->most_shared) l->most_shared = shared;
+    if (bytes > *most) *most = bytes;
 }
 
-static status_t run(struct ring *ring, const struct job_order *order, int jobs, struct error *error)
+/* Of several jobs one may be at its text while another decodes or all have made steps. `before`: then. */
+static void bound_home(struct ring *ring, struct footprint_part before)
+{
+    struct footprint *home = &ring->ranks[0];
+    struct ledger *l = &ring->seats[0].ledger;
+    raise(&home->stepping, before.device + home->text.device);
+    home->decoding += home->text.device;
+    raise(&l->most_device, home->stepping > home->decoding ? home->stepping : home->decoding);
+    raise(&l->most_shared, before.shared + home->text.shared + home->decode.shared);
+}
+
+static status_t run(struct ring *ring, const struct footprint_task *task, struct error *error)
 {
     struct footprint *home = &ring->ranks[0];
     const struct ledger *ledger = &ring->seats[0].ledger;
-    status_t status = create_jobs(ring, order, jobs, error);
+    status_t status = create_jobs(ring, task, error);
     if (status == STATUS_OK) status = pass(ring, MARK_TEXT, error);
     if (status != STATUS_OK) return status;
     home->text = beyond(most_of(ledger), part_of(ledger));
     /* One after the other: the last one's OPENs find all that the others have. */
-    for (int i = 0; i < jobs && status == STATUS_OK; i++)
+    for (int i = 0; i < task->jobs && status == STATUS_OK; i++)
         while (!reached(ring->jobs[i], MARK_STEP) && status == STATUS_OK)
             status = advance(ring, ring->jobs[i], error);
     if (status != STATUS_OK) return status;
@@ -216,20 +229,23 @@ static status_t run(struct ring *ring, const struct job_order *order, int jobs, 
     if (status != STATUS_OK) return status;
     struct footprint_part before = part_of(ledger);
     status = decode(ring, error);
-    home->decode = beyond(part_of(ledger), before);
-    if (jobs > 1) bound_home(ring, before);
+    if (task->jobs > 1) bound_home(ring, before);
     return status;
 }
 
 /* --------------------------------------------------------------------------------------------------- ring */
 
-static status_t seat_member(struct ring *ring, const char *directory, const struct split *split, int self,
-                            struct error *error)
+static status_t seat_member(struct ring *ring, const char *directory, const struct split *split,
+                            const struct footprint_task *task, int self, struct error *error)
 {
     struct seat *seat = &ring->seats[self];
     struct engine *e = &seat->engine;
-    *e = (struct engine){
-        .ops = paper_ops(), .carrier = &ring->carrier, .self = self, .members = split->members, .epoch = 1};
+    *e = (struct engine){.ops = paper_ops(),
+                         .carrier = &ring->carrier,
+                         .self = self,
+                         .members = split->members,
+                         .epoch = 1,
+                         .decode_memory = task->decode_memory};
     paper_enter(&seat->ledger);
     status_t status = team_create(1, &e->team, error);
     if (status == STATUS_OK) status = model_load(directory, e->ops, e->team, split, self, &e->model, error);
@@ -256,36 +272,41 @@ static void clear(struct ring *ring)
     }
 }
 
-status_t footprint_measure(const char *directory, const struct split *split, const struct job_order *order,
-                           int jobs, struct footprint *ranks, struct error *error)
+status_t footprint_measure(const char *directory, const struct split *split,
+                           const struct footprint_task *task, struct footprint *ranks, struct error *error)
 {
-    if (jobs < 1 || jobs > MOST_JOBS)
-        return error_set(error, STATUS_INVALID, "%d jobs in flight: must be 1 to %d", jobs, MOST_JOBS);
+    if (task->jobs < 1 || task->jobs > MOST_JOBS)
+        return error_set(error, STATUS_INVALID, "%d jobs in flight: must be 1 to %d", task->jobs, MOST_JOBS);
     struct ring ring = {.carrier = {carry}, .members = split->members, .ranks = ranks};
     ring.last = &ring.first;
     ring.seats = calloc((size_t)split->members, sizeof *ring.seats);
     if (!ring.seats) return error_set(error, STATUS_NO_MEMORY, "no memory for %d ranks", split->members);
     status_t status = STATUS_OK;
     for (int i = 0; i < split->members && status == STATUS_OK; i++)
-        status = seat_member(&ring, directory, split, i, error);
-    if (status == STATUS_OK) status = run(&ring, order, jobs, error);
+        status = seat_member(&ring, directory, split, task, i, error);
+    if (status == STATUS_OK) status = run(&ring, task, error);
     struct seat *seats = ring.seats;
     clear(&ring);
-    for (int i = 0; i < split->members; i++) ranks[i].most = seats[i].ledger;
+    for (int i = 0; i < split->members; i++) {
+        ranks[i].most = seats[i].ledger;
+        if (i > 0) ranks[i].stepping = ranks[i].most.most_device;
+    }
     free(seats);
     return status;
 }
 
-status_t footprint_caching(const char *directory, const struct split *split, const struct job_order *order,
-                           int jobs, struct footprint *ranks, struct error *error)
+status_t footprint_caching(const char *directory, const struct split *split,
+                           const struct footprint_task *task, struct footprint *ranks, struct error *error)
 {
-    struct job_order plain = *order;
-    status_t status = footprint_measure(directory, split, order, jobs, ranks, error);
-    if (status != STATUS_OK || !order->cache || !*order->cache) return status;
+    struct job_order plain = *task->order;
+    struct footprint_task uncached = *task;
+    status_t status = footprint_measure(directory, split, task, ranks, error);
+    if (status != STATUS_OK || !plain.cache || !*plain.cache) return status;
     struct footprint *without = calloc((size_t)split->members, sizeof *without);
     if (!without) return error_set(error, STATUS_NO_MEMORY, "no memory for %d ranks", split->members);
     plain.cache = NULL;
-    status = footprint_measure(directory, split, &plain, jobs, without, error);
+    uncached.order = &plain;
+    status = footprint_measure(directory, split, &uncached, without, error);
     for (int i = 0; i < split->members && status == STATUS_OK; i++)
         ranks[i].caching = beyond(ranks[i].jobs, without[i].jobs);
     free(without);
@@ -294,14 +315,37 @@ status_t footprint_caching(const char *directory, const struct split *split, con
 
 /* -------------------------------------------------------------------------------------------------- split */
 
-/* What ranks take, as functions of their blocks: straight lines, since a block is weights, keys and values, and features. */
-struct lines {
-    int layers;
-    double home, home_block, stage, stage_block;
+/* A straight line: bytes without a block, and of each. */
+struct line {
+    double none, block;
 };
 
-static status_t draw_lines(const char *directory, const struct job_order *order, int jobs,
-                           struct lines *lines, struct error *error)
+/* What ranks take, as functions of their blocks: straight, since a block is weights, keys and values, and features. Of a
+ * home the higher of two: it makes steps, then it decodes, without what only steps need. */
+struct lines {
+    int layers;
+    struct line stepping, decoding, stage;
+};
+
+/* Through what `none` blocks and `all` take. */
+static struct line line_through(size_t none, size_t all, int blocks)
+{
+    return (struct line){(double)none, blocks > 0 ? ((double)all - (double)none) / blocks : (double)all};
+}
+
+static double line_at(struct line line, int blocks)
+{
+    return line.none + blocks * line.block;
+}
+
+static double home_at(const struct lines *l, int blocks)
+{
+    double stepping = line_at(l->stepping, blocks), decoding = line_at(l->decoding, blocks);
+    return stepping > decoding ? stepping : decoding;
+}
+
+static status_t draw_lines(const char *directory, const struct footprint_task *task, struct lines *lines,
+                           struct error *error)
 {
     struct model_config config;
     struct footprint f[3][2] = {0};
@@ -310,27 +354,24 @@ static status_t draw_lines(const char *directory, const struct job_order *order,
     int layers = config.denoiser.layers;
     struct split alone = {.members = 1, .head = layers}, all = {.members = 2, .run = {0, layers}},
                  one = {.members = 2, .head = layers - 1, .run = {0, 1}};
-    status = footprint_measure(directory, &alone, order, jobs, f[0], error);
-    if (status == STATUS_OK) status = footprint_measure(directory, &all, order, jobs, f[1], error);
-    if (status == STATUS_OK) status = footprint_measure(directory, &one, order, jobs, f[2], error);
+    status = footprint_measure(directory, &alone, task, f[0], error);
+    if (status == STATUS_OK) status = footprint_measure(directory, &all, task, f[1], error);
+    if (status == STATUS_OK) status = footprint_measure(directory, &one, task, f[2], error);
     if (status != STATUS_OK) return status;
     lines->layers = layers;
-    lines->home = (double)f[1][0].most.most_device;
-    lines->home_block = ((double)f[0][0].most.most_device - lines->home) / layers;
-    lines->stage_block =
-        layers == 1 ? (double)f[1][1].most.most_device
-                    : ((double)f[1][1].most.most_device - (double)f[2][1].most.most_device) / (layers - 1);
-    lines->stage = (double)f[2][1].most.most_device - lines->stage_block;
+    lines->stepping = line_through(f[1][0].stepping, f[0][0].stepping, layers);
+    lines->decoding = line_through(f[1][0].decoding, f[0][0].decoding, layers);
+    lines->stage = line_through(f[2][1].stepping, f[1][1].stepping, layers - 1);
+    lines->stage.none -= lines->stage.block; /* it was that of a stage of one */
     return STATUS_OK;
 }
 
 /* The fullest rank, with `blocks` at home and the others' shared among the stages. */
 static double fullest(const struct lines *l, int ranks, int blocks)
 {
-    double home = l->home + blocks * l->home_block;
+    double home = home_at(l, blocks);
     if (ranks == 1) return home;
-    int most = (l->layers - blocks + ranks - 2) / (ranks - 1);
-    double stage = l->stage + most * l->stage_block;
+    double stage = line_at(l->stage, (l->layers - blocks + ranks - 2) / (ranks - 1));
     return home > stage ? home : stage;
 }
 
@@ -351,19 +392,19 @@ static status_t least_ranks(const struct lines *l, double room, int *ranks, stru
             *ranks = n;
             return STATUS_OK;
         }
-    bool home = l->home > room;
+    bool home = home_at(l, 0) > room;
     return error_set(
         error, STATUS_NO_MEMORY,
         "no number of ranks fits: %s takes %.2f GB, and there are %.2f GB beside what the backend takes",
         home ? "home without a block" : "a stage of one block",
-        (home ? l->home : l->stage + l->stage_block) / 1e9, room > 0 ? room / 1e9 : 0.0);
+        (home ? home_at(l, 0) : line_at(l->stage, 1)) / 1e9, room > 0 ? room / 1e9 : 0.0);
 }
 
-status_t footprint_split(const char *directory, const struct job_order *order, int jobs, int ranks,
-                         size_t memory, size_t beside, struct split *split, struct error *error)
+status_t footprint_split(const char *directory, const struct footprint_task *task, int ranks, size_t memory,
+                         size_t beside, struct split *split, struct error *error)
 {
     struct lines lines;
-    status_t status = draw_lines(directory, order, jobs, &lines, error);
+    status_t status = draw_lines(directory, task, &lines, error);
     if (status == STATUS_OK && ranks > lines.layers + 1)
         status = error_set(error, STATUS_INVALID, "%d ranks: a model of %d blocks has work for %d", ranks,
                            lines.layers, lines.layers + 1);

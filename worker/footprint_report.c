@@ -148,13 +148,17 @@ static status_t report(const struct footprint_wish *wish, const struct job_order
     struct beside beside = {.own = paper_own_bytes(MEMORY_DEVICE),
                             .landing = landing_bytes(wish, config, wish->ranks == 0 ? 2 : wish->ranks),
                             .shared = paper_own_bytes(MEMORY_SHARED)};
-    status_t status = footprint_split(wish->directory, order, wish->jobs, wish->ranks, wish->memory,
+    const struct footprint_task task = {
+        .order = order,
+        .jobs = wish->jobs,
+        .decode_memory = wish->decode_memory ? wish->decode_memory : wish->memory / ENGINE_DECODE_PARTS};
+    status_t status = footprint_split(wish->directory, &task, wish->ranks, wish->memory,
                                       beside.own + beside.landing, &split, error);
     if (status != STATUS_OK) return status;
     beside.landing = landing_bytes(wish, config, split.members);
     struct footprint *ranks = calloc((size_t)split.members, sizeof *ranks);
     if (!ranks) return error_set(error, STATUS_NO_MEMORY, "no memory for %d ranks", split.members);
-    status = footprint_caching(wish->directory, &split, order, wish->jobs, ranks, error);
+    status = footprint_caching(wish->directory, &split, &task, ranks, error);
     if (status == STATUS_OK && wish->json)
         status = print_json(wish, &split, ranks, &beside, error);
     else if (status == STATUS_OK)

@@ -10,10 +10,11 @@
 struct footprint_wish {
     const char *directory, *cache;
     int width, height, frames, steps;
-    int ranks;       /* 0: the fewest that fit */
-    int jobs;        /* in flight at once */
-    uint64_t memory; /* of a GPU; 0: not said */
-    bool lands;      /* hops land on the GPU (fabric nccl) */
+    int ranks;              /* 0: the fewest that fit */
+    int jobs;               /* in flight at once */
+    uint64_t memory;        /* of a GPU; 0: not said */
+    uint64_t decode_memory; /* as engine.decode_memory; 0: a quarter of `memory`, or no limit */
+    bool lands;             /* hops land on the GPU (fabric nccl) */
     bool json;
 };
 

@@ -25,7 +25,8 @@ static void lay_out(struct job *j)
     for (int b = 0; b < j->branches; b++) {
         struct cargo *hop = &j->branch[b].hop;
         hop->body = hop_bytes(token_count(&j->grid), d->hidden);
-        cargo_lay_out(&j->branch[b].text, ops, device, shared, text + sizeof j->policy);
+        for (int e = j->first_expert; e <= j->last_expert; e++)
+            cargo_lay_out(&j->branch[b].text[e], ops, device, shared, text + sizeof j->policy);
         cargo_lay_out(hop, ops, device, shared, hop->body + (size_t)d->layers * sizeof(float));
         j->branch[b].velocity = arena_take(device, latent, sizeof(float));
     }
@@ -84,6 +85,17 @@ static status_t measure(struct job *j, struct error *error)
     return STATUS_OK;
 }
 
+/* Which expert makes which steps; one that makes none of them is left out. */
+static void share_steps(struct job *j)
+{
+    const struct model_config *c = &j->engine->model->config;
+    int steps = j->order.steps;
+    while (j->switch_at < steps && model_expert_at(c, solver_timestep(j->solver[0], j->switch_at)) == 0)
+        j->switch_at++;
+    j->first_expert = j->switch_at == 0;
+    j->last_expert = j->switch_at < steps;
+}
+
 /* Tables come with a request that is gone when the job runs. */
 static status_t copy_tables(struct job *j, const struct job_order *order, struct error *error)
 {
@@ -112,6 +124,7 @@ static struct policy_job policy_job(const struct job *j)
     return (struct policy_job){.steps = j->order.steps,
                                .layers = d->layers,
                                .branches = j->branches,
+                               .switch_at = j->switch_at,
                                .shift = j->order.shift,
                                .sigmas = j->sigmas,
                                .tables = j->tables,
@@ -144,7 +157,7 @@ static status_t create_cache(struct job *j, struct error *error)
     j->cache_bytes =
         cache_plan_bytes(&j->settings, plan, &shape.job, token_count(&j->grid), d->hidden, j->latent_count);
     for (int b = 0; b < j->branches && plan->policy.site == SITE_BLOCKS && status == STATUS_OK; b++)
-        status = engine_blocks_create(j->engine, &j->settings, j->order.steps, &j->grid, job_chain(j, b),
+        status = engine_blocks_create(j->engine, &j->settings, j->order.steps, j->switch_at, &j->grid, b,
                                       &j->branch[b].blocks, error);
     return status;
 }
@@ -189,7 +202,9 @@ status_t job_create(struct engine *engine, const struct job_order *order, const 
     for (int i = 0; i < j->passes && status == STATUS_OK; i++)
         status = solver_create(&c->solver, order->solver, order->steps, order->shift, j->latent_count,
                                engine->ops, &j->solver[i], error);
-    if (status == STATUS_OK) status = create_cache(j, error);
+    if (status != STATUS_OK) goto err_job;
+    share_steps(j);
+    status = create_cache(j, error);
     if (status != STATUS_OK) goto err_job;
     status = allocate(j, error);
     if (status != STATUS_OK) goto err_job;
@@ -218,13 +233,13 @@ void job_destroy(struct job *j)
     ops->release(MEMORY_DEVICE, j->text_rows);
     free(j->tenant);
     engine_withdraw(j->engine, &j->lent);
-    vae_stream_close(j->decoder);
+    engine_end_decoder(j->engine, j);
     video_drop(j->film);
     comparison_drop(j->comparison);
     quality_close(j->quality);
     for (int i = 0; i < PASSES; i++) solver_destroy(j->solver[i]);
     for (int b = 0; b < BRANCHES; b++) {
-        engine_drop_context(j->engine, j->branch[b].context);
+        for (int e = 0; e < MODEL_EXPERTS; e++) engine_drop_context(j->engine, j->branch[b].context[e]);
         blocks_destroy(j->branch[b].blocks);
         free(j->prompt[b]);
     }
@@ -292,36 +307,56 @@ static void add_policy(const struct job *j, struct ticket *t, void *behind)
     if (!j->cache || reuse_plan(j->cache)->policy.site != SITE_BLOCKS) return;
     t->text_bytes = (uint32_t)strlen(j->policy);
     t->step = (uint32_t)j->order.steps;
+    t->block_begin = (uint32_t)j->switch_at;
     memcpy(behind, j->policy, t->text_bytes);
     t->bytes += t->text_bytes;
 }
 
-/* Does a stage other than home's own run blocks of a branch? */
-static bool serves(const struct job *j, int peer, int branch)
+/* Stages are told of each expert and branch that they serve, numbered one member after the other: the next number from
+ * `told` on, or told_all. */
+struct telling {
+    int peer, expert, branch;
+};
+
+static int told_each(const struct job *j)
 {
-    return peer != j->engine->self && split_run(&j->engine->model->split, job_chain(j, branch), peer) > 0;
+    return j->branches * (j->last_expert - j->first_expert + 1);
 }
 
-/* Stages are told of each branch that they serve, numbered member * branches + branch: the next one from `told` on, or
- * told_all. */
 static int told_all(const struct job *j)
 {
-    return j->engine->members * j->branches;
+    return j->engine->members * told_each(j);
+}
+
+static struct telling telling(const struct job *j, int at)
+{
+    int each = told_each(j), what = at % each;
+    return (struct telling){at / each, j->first_expert + what / j->branches, what % j->branches};
+}
+
+/* Does a stage other than home's own run blocks of it? */
+static bool serves(const struct job *j, const struct telling *t)
+{
+    const struct split *split = &j->engine->model->split;
+    return t->peer != j->engine->self &&
+           split_run(split, split_chain(split, t->expert, t->branch), t->peer) > 0;
 }
 
 static int told_next(const struct job *j)
 {
-    int at = j->told;
-    while (at < told_all(j) && !serves(j, at / j->branches, at % j->branches)) at++;
-    return at;
+    for (int at = j->told; at < told_all(j); at++) {
+        struct telling t = telling(j, at);
+        if (serves(j, &t)) return at;
+    }
+    return told_all(j);
 }
 
-/* Posts the OPEN of each branch, or one CLOSE, to stage after stage. STATUS_AGAIN: not all of them have it yet. */
+/* Posts the OPEN of each branch and expert, or one CLOSE, to stage after stage. STATUS_AGAIN: not all of them have it yet. */
 static status_t tell_stages(struct job *j, enum ticket_kind kind, struct error *error)
 {
     struct engine *e = j->engine;
     for (int at; (at = told_next(j)) < told_all(j);) {
-        int peer = at / j->branches, b = at % j->branches;
+        const struct telling what = telling(j, at);
         struct ticket t = {
             .kind = (uint16_t)kind,
             .job = j->order.job,
@@ -332,20 +367,21 @@ static status_t tell_stages(struct job *j, enum ticket_kind kind, struct error *
             .grid = {(uint32_t)j->grid.frames, (uint32_t)j->grid.height, (uint32_t)j->grid.width}};
         const void *payload = NULL;
         if (kind == TICKET_OPEN) {
-            struct cargo *text = &j->branch[b].text;
+            struct cargo *text = &j->branch[what.branch].text[what.expert];
             t.dtype = TICKET_F32;
-            t.branch = (uint16_t)b;
-            t.row_count = (uint32_t)j->branch[b].ids;
+            t.branch = (uint16_t)what.branch;
+            t.expert = (uint16_t)what.expert;
+            t.row_count = (uint32_t)j->branch[what.branch].ids;
             t.bytes = text->body;
             add_policy(j, &t, cargo_tail(text));
-            status_t status = cargo_send(text, e, peer, 0, t.text_bytes, &payload, error);
+            status_t status = cargo_send(text, e, what.peer, 0, t.text_bytes, &payload, error);
             if (status != STATUS_OK) return status;
         }
         uint64_t cookie = j->context * JOB_COOKIES + (kind == TICKET_OPEN ? COOKIE_OPEN : COOKIE_CLOSE);
-        status_t status = engine_post(e, peer, &t, payload, cookie, error);
+        status_t status = engine_post(e, what.peer, &t, payload, cookie, error);
         if (status != STATUS_OK) return status;
         j->outstanding++;
-        j->told = kind == TICKET_CLOSE ? (peer + 1) * j->branches : at + 1;
+        j->told = kind == TICKET_CLOSE ? (what.peer + 1) * told_each(j) : at + 1;
     }
     return STATUS_OK;
 }
@@ -383,7 +419,7 @@ static void lend_contexts(struct job *j)
     engine_withdraw(j->engine, &j->lent);
     j->lent = (struct engine_context){.id = j->context, .attempt = j->order.attempt, .grid = j->grid};
     for (int b = 0; b < j->branches; b++) {
-        j->lent.branch[b] = j->branch[b].context;
+        memcpy(j->lent.branch[b], j->branch[b].context, sizeof j->lent.branch[b]);
         j->lent.blocks[b] = j->branch[b].blocks;
     }
     engine_lend(j->engine, &j->lent);
@@ -448,12 +484,13 @@ enum job_piece job_next(const struct job *j)
     case LIFE_OPEN:
     case LIFE_CLOSE: {
         int at = told_next(j);
-        return at == told_all(j) || engine_reaches_stage(e, at / j->branches) ? PIECE_SEND : PIECE_NONE;
+        return at == told_all(j) || engine_reaches_stage(e, telling(j, at).peer) ? PIECE_SEND : PIECE_NONE;
     }
     case LIFE_STEP:
         return job_next_in_step(j);
     case LIFE_DECODE:
-        return PIECE_DECODE;
+        if (!j->lean) return j->outstanding == 0 ? PIECE_SEND : PIECE_NONE;
+        return engine_may_decode(e, j, j->order.priority) ? PIECE_DECODE : PIECE_NONE;
     case LIFE_FILES:
         return PIECE_FILES;
     case LIFE_FINISHED:
@@ -481,12 +518,13 @@ enum job_result job_advance(struct job *j)
     case LIFE_CLOSE:
         return advance_close(j);
     case LIFE_DECODE:
-        return job_advance_decode(j);
+        return job_next(j) == PIECE_NONE ? JOB_WAITS : job_advance_decode(j);
     case LIFE_FILES:
         return job_advance_files(j);
     case LIFE_FINISHED:
         break;
     }
+    engine_end_decoder(j->engine, j);
     return JOB_FINISHED;
 }
 

@@ -32,6 +32,8 @@ struct job_order {
     uint64_t seed;
     int steps, width, height, frames, fps;
     double guidance, shift;
+    bool guides_apart; /* the steps of the second of two experts, with: */
+    double guidance_2; /* otherwise `guidance` holds for all */
     enum solver_kind solver;
     bool save_latents, save_frames;
     const char *cache;                /* text of cache/settings.h; NULL: off */
@@ -55,7 +57,8 @@ enum job_phase { JOB_PHASE_TEXT = 2, JOB_PHASE_DENOISE = 3, JOB_PHASE_DECODE = 4
 struct job_status {
     uint64_t revision; /* grows whenever something below changed */
     enum job_phase phase;
-    int done, of; /* steps, or latent frames in JOB_PHASE_DECODE */
+    int done,
+        of; /* steps, or latent frames of bands in JOB_PHASE_DECODE; fewer again where the job has to begin anew */
     double step_seconds;
     double seconds_left; /* negative while unknown */
     double text_seconds, denoise_seconds, decode_seconds, encode_seconds;
@@ -97,11 +100,11 @@ void job_tend(struct job *job);
  * job_advance then does not answer JOB_WAITS. */
 enum job_piece {
     PIECE_NONE, /* it waits */
-    PIECE_SEND, /* gives a hop, an OPEN or a CLOSE to the fabric; or ends the job: next to no work */
+    PIECE_SEND, /* gives a hop, an OPEN or a CLOSE to the fabric; gives memory back; or ends the job: next to no work */
     PIECE_LIGHT, /* home's own work of a step: embedding, head and tail blocks, probe, forecast, output, solver */
     PIECE_BLOCKS, /* one of home's share of the ring's blocks */
     PIECE_TEXT,   /* a layer of the text encoder */
-    PIECE_DECODE, /* a latent frame of the VAE */
+    PIECE_DECODE, /* a latent frame of the VAE, of a band (worker/model/vae.h) */
     PIECE_FILES,  /* encodes some frames, or writes */
     PIECE_SPARE, /* a block of the next member's that home holds too: instead of waiting until the hop can go */
 };

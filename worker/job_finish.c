@@ -5,6 +5,7 @@
  * by side.
  */
 #include <stdio.h>
+#include <string.h>
 
 #include "worker/job_state.h"
 #include "worker/model/checkpoint.h"
@@ -21,30 +22,63 @@ uint64_t job_frame_work(const struct job *j)
     return 8 * rows * (uint64_t)j->engine->model->config.denoiser.layers;
 }
 
-/* One latent frame a call, so that other jobs' steps fit between. */
+/* Hops, keys and values, histories and features make room for the decoder. All hops are back, and nothing of the job is with
+ * the fabric any more. */
+static status_t give_back(struct job *j, struct error *error)
+{
+    const struct ops *ops = j->engine->ops;
+    status_t status = engine_wait(j->engine, error);
+    if (status != STATUS_OK) return status;
+    engine_withdraw(j->engine, &j->lent);
+    for (int b = 0; b < BRANCHES; b++) {
+        for (int e = 0; e < MODEL_EXPERTS; e++) engine_drop_context(j->engine, j->branch[b].context[e]);
+        blocks_destroy(j->branch[b].blocks);
+        memset(j->branch[b].context, 0, sizeof j->branch[b].context);
+        j->branch[b].blocks = NULL;
+    }
+    for (int i = 0; i < PASSES; i++) {
+        solver_destroy(j->solver[i]);
+        j->solver[i] = NULL;
+    }
+    if (j->cache) reuse_give_back(j->cache);
+    memory_give_back(ops, MEMORY_DEVICE, &j->device);
+    j->lean = true;
+    return STATUS_OK;
+}
+
+/* A piece of the video whose turn it is. */
+static status_t decode(struct job *j, int *pieces, struct error *error)
+{
+    struct engine *e = j->engine;
+    struct vae_stream *stream;
+    bool uncached = j->decoding < j->passes - 1, fresh;
+    status_t status =
+        engine_decoder(e, j, j->order.priority, j->latent_height, j->latent_width, &stream, &fresh, error);
+    if (status != STATUS_OK) return status;
+    if (fresh) j->decoded = 0;
+    *pieces = vae_decode_pieces(stream, j->latent_frames);
+    return vae_decode(stream, e->team, uncached ? j->uncached_latent : j->latent, j->latent_frames,
+                      j->decoded, uncached ? j->uncached_frames : j->frames, error);
+}
+
+/* One latent frame, of a band, a call, so that other jobs' steps fit between. */
 enum job_result job_advance_decode(struct job *j)
 {
     struct error error = {0};
-    struct engine *e = j->engine;
-    if (!j->decoder && vae_stream_open(e->model->vae, VAE_DECODER, j->latent_height, j->latent_width,
-                                       &j->decoder, &error) != STATUS_OK)
-        return job_fail(j, &error);
-    bool uncached = j->status.done < j->latent_frames * (j->passes - 1);
-    if (vae_decode(j->decoder, e->team, uncached ? j->uncached_latent : j->latent, j->latent_frames,
-                   j->decoded, uncached ? j->uncached_frames : j->frames, &error) != STATUS_OK)
-        return job_fail(j, &error);
-    atomic_fetch_add(&e->progress, 1);
-    j->work += job_frame_work(j);
+    int pieces;
+    if (!j->lean) return give_back(j, &error) == STATUS_OK ? JOB_ADVANCED : job_fail(j, &error);
+    if (decode(j, &pieces, &error) != STATUS_OK) return job_fail(j, &error);
+    atomic_fetch_add(&j->engine->progress, 1);
+    j->work += job_frame_work(j) * (uint64_t)j->latent_frames / (uint64_t)pieces;
     j->decoded++;
-    j->status.done++;
+    j->status.done = j->decoding * pieces + j->decoded;
+    j->status.of = j->passes * pieces;
     j->status.seconds_left =
         job_seconds_since(j->phase_began_ns) / j->status.done * (j->status.of - j->status.done);
     j->status.revision++;
-    if (j->decoded < j->latent_frames) return JOB_ADVANCED;
-    vae_stream_close(j->decoder);
-    j->decoder = NULL;
-    j->decoded = 0;
-    if (uncached) return JOB_ADVANCED;
+    if (j->decoded < pieces) return JOB_ADVANCED;
+    engine_end_decoder(j->engine, j);
+    if (++j->decoding < j->passes) return JOB_ADVANCED;
     j->status.decode_seconds = job_seconds_since(j->phase_began_ns);
     job_enter_phase(j, LIFE_FILES, JOB_PHASE_ENCODE, 0);
     return JOB_ADVANCED;

@@ -8,7 +8,7 @@
  *
  * Nothing of it enters the job: the clean latent has a place of its own, and what fails here is only logged. Decoding is
  * not among the job's moves but beside them (home.c offers it as PIECE_DECODE): steps go on meanwhile, and of two that
- * wait the newer counts.
+ * wait the newer counts. While a job's video is being decoded there is no memory for a second decoder, and previews wait.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -58,7 +58,7 @@ void job_preview_take(struct job *j)
 
 bool job_preview_waits(const struct job *j)
 {
-    return j->preview.waiting && j->life == LIFE_STEP && !j->cancelled;
+    return j->preview.waiting && j->life == LIFE_STEP && !j->cancelled && !j->engine->decoder.stream;
 }
 
 void job_preview_make(struct job *j)
@@ -72,9 +72,10 @@ void job_preview_make(struct job *j)
     size_t bytes = 0;
     int step = p->waiting;
     p->waiting = 0;
-    status_t status =
-        vae_stream_open(e->model->vae, VAE_DECODER, j->latent_height, j->latent_width, &stream, &error);
-    if (status == STATUS_OK) status = vae_decode(stream, e->team, p->latent, 1, 0, p->pixels, &error);
+    status_t status = vae_stream_open(e->model->vae, VAE_DECODER, j->latent_height, j->latent_width,
+                                      e->decode_memory, &stream, &error);
+    for (int i = 0; status == STATUS_OK && i < vae_decode_pieces(stream, 1); i++)
+        status = vae_decode(stream, e->team, p->latent, 1, i, p->pixels, &error);
     vae_stream_close(stream);
     if (status == STATUS_OK) status = thumbnail_make(&size, p->pixels, &png, &bytes, &error);
     atomic_fetch_add(&e->progress, 1);

@@ -101,6 +101,9 @@ static void mix_model(uint64_t *hash, const struct model_config *c)
     mix(hash, v->mean, (size_t)v->latent_channels * sizeof *v->mean);
     mix(hash, v->std, (size_t)v->latent_channels * sizeof *v->std);
     mix_text(hash, c->pipeline);
+    if (c->experts < 2) return;
+    const double second[] = {c->boundary, (double)c->second.eps, c->second.cross_attn_norm};
+    mix(hash, second, sizeof second);
 }
 
 static void mix_table(uint64_t *hash, const struct cache_table *t)
@@ -135,6 +138,7 @@ static uint64_t order_hash(const struct job *j)
     const struct job_order *o = &j->order;
     uint64_t hash = frame_hash(j);
     mix(&hash, &o->guidance, sizeof o->guidance);
+    if (o->guides_apart) mix(&hash, &o->guidance_2, sizeof o->guidance_2);
     for (int b = 0; b < BRANCHES; b++) mix_text(&hash, j->prompt[b]);
     mix_text(&hash, j->policy); /* complete: with every value */
     for (int i = 0; i < o->table_count; i++) mix_table(&hash, &j->tables[i]);
@@ -333,6 +337,8 @@ status_t job_restore(struct job *j, const void *bytes, size_t size, struct error
     j->status.step_seconds = head.step_seconds;
     job_enter_pass(j, own ? (int)head.pass : 0);
     j->step = j->resume_step;
+    if (j->pass + 1 == j->passes && j->step >= j->switch_at)
+        j->first_expert = j->last_expert; /* the other is done */
     if (j->pass + 1 < j->passes || j->step < j->order.steps) return STATUS_OK;
     j->status.text_seconds = j->resumed_text;
     j->status.denoise_seconds = j->resumed_denoise;

@@ -60,10 +60,11 @@ struct branch {
     bool came_back;     /* RECEIVED arrived before SENT: becomes HERE with it */
     int ids;            /* tokens of its prompt */
     struct cargo
-        text; /* [denoiser_text_rows(ids), hidden]: what the stages' OPEN carries, then the policy's text */
+        text[MODEL_EXPERTS]; /* [denoiser_text_rows(ids), hidden], as each expert sees the prompt: what the
+                                         stages' OPEN carries, then the policy's text */
     struct cargo hop; /* modulation [6, hidden], then x [tokens, hidden], then block records [layers] */
     float *velocity;  /* [latent], on the device */
-    struct denoiser_context *context;
+    struct denoiser_context *context[MODEL_EXPERTS];
     struct blocks *blocks; /* home's own blocks, for policies that decide by blocks */
 };
 
@@ -104,7 +105,10 @@ struct job {
 
     struct token_grid grid;
     int latent_frames, latent_height, latent_width;
-    int64_t latent_count;                  /* in_channels * frames * height * width */
+    int64_t latent_count; /* in_channels * frames * height * width */
+    /* Expert 0 makes the steps below switch_at, the other one the rest: a run of one expert has them all on one side.
+     * Text and contexts are those of the experts whose turn is still to come, first_expert .. last_expert. */
+    int switch_at, first_expert, last_expert;
     int branches, step, told, outstanding; /* told: see told_next in job.c; outstanding: posts not yet SENT */
     bool step_begun;
     struct branch branch[BRANCHES];
@@ -123,12 +127,12 @@ struct job {
     int64_t text_began_ns; /* of text_branch */
     struct preview preview;
     /* After the steps. */
-    struct vae_stream *decoder;
+    bool lean; /* what only steps need has been given back */
     struct video *film;
     int filmed; /* frames */
     struct comparison *comparison;
-    bool shown;  /* comparison.* are written */
-    int decoded; /* latent frames */
+    bool shown;            /* comparison.* are written */
+    int decoding, decoded; /* which of the passes' videos, and pieces of it */
 
     /* Caching. A job that compares makes its steps twice: first without the policy. */
     struct cache_settings settings;
@@ -156,6 +160,12 @@ struct job {
     double resumed_text, resumed_denoise, resumed_pass; /* seconds */
 };
 
+/* The expert that makes the step at work. */
+static inline int job_expert(const struct job *j)
+{
+    return j->step >= j->switch_at;
+}
+
 /* Floats of block records that travel with a hop. */
 static inline int record_count(const struct job *j)
 {
@@ -167,7 +177,7 @@ static inline int record_count(const struct job *j)
 /* The chain that a branch takes at this step. */
 static inline int job_chain(const struct job *j, int branch)
 {
-    return split_chain(&j->engine->model->split, 0, branch);
+    return split_chain(&j->engine->model->split, job_expert(j), branch);
 }
 
 /* A branch's modulation and hidden state on the device, and its block records on the host. */
@@ -234,7 +244,8 @@ void job_preview_lay_out(struct job *job, struct arena *shared, struct arena *ho
 void job_preview_predict(struct job *job);
 void job_preview_take(struct job *job);
 
-/* job_finish.c. What decoding a latent frame, measuring it or encoding some frames is charged as. */
+/* job_finish.c: decoding begins with giving back what only steps needed. What decoding a latent frame, measuring it or
+ * encoding some frames is charged as. */
 uint64_t job_frame_work(const struct job *job);
 enum job_result job_advance_decode(struct job *job);
 enum job_result job_advance_files(struct job *job);

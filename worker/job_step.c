@@ -49,7 +49,8 @@ static void begin_step(struct job *j)
     j->step_began_ns = clock_now_ns();
     struct denoiser_modulation modulation = {
         .wave = j->wave, .output = j->output_modulation, .blocks = blocks};
-    denoiser_time(m->denoiser, e->team, solver_timestep(j->solver[j->pass], j->step), &modulation);
+    denoiser_time(m->denoiser[job_expert(j)], e->team, solver_timestep(j->solver[j->pass], j->step),
+                  &modulation);
     for (int b = 0; b < j->branches; b++) {
         if (b) e->ops->copy(e->team, branch_modulation(&j->branch[b]), blocks, bytes);
         j->branch[b].state = BRANCH_NEW;
@@ -112,12 +113,12 @@ static void begin_branch(struct job *j, int index)
         finish_branch(j, index);
         return;
     }
-    engine_embed(e, b->context, seen.latent, x);
+    engine_embed(e, b->context[job_expert(j)], seen.latent, x);
     for (int i = 0; i < record_count(j); i++) branch_records(b)[i] = reuse_block_record(j->reuse, index, i);
     if (site != SITE_SPAN) return;
     seen.embedding = x;
     if (reuse_wants_input(j->reuse)) {
-        engine_first_input(e, b->context, branch_modulation(b), x);
+        engine_first_input(e, b->context[job_expert(j)], branch_modulation(b), x);
         seen.input = e->work.input;
     }
     b->action = reuse_begin(j->reuse, e->team, index, &seen);
@@ -157,8 +158,8 @@ static void leave_span(struct job *j, int index)
 static void run_block(struct job *j, int index)
 {
     struct branch *b = &j->branch[index];
-    engine_blocks(j->engine, b->context, record_count(j) ? b->blocks : NULL, j->step, branch_modulation(b),
-                  branch_rows(j, b), b->at, b->at + 1, branch_records(b));
+    engine_blocks(j->engine, b->context[job_expert(j)], record_count(j) ? b->blocks : NULL, j->step,
+                  branch_modulation(b), branch_rows(j, b), b->at, b->at + 1, branch_records(b));
     b->at++;
     j->work += (uint64_t)token_count(&j->grid);
 }
@@ -169,7 +170,7 @@ static void output_branch(struct job *j, int index)
     struct branch *b = &j->branch[index];
     const float *x = branch_rows(j, b);
     if (j->span_end < e->model->config.denoiser.layers) reuse_tail_end(j->reuse, e->team, index, x);
-    if (!j->replaying) engine_output(e, b->context, j->output_modulation, x, b->velocity);
+    if (!j->replaying) engine_output(e, b->context[job_expert(j)], j->output_modulation, x, b->velocity);
     finish_branch(j, index);
 }
 
@@ -180,14 +181,16 @@ static bool is_hop(const struct model *m, int chain, int block)
     return model_holder(m, chain, block) != m->self || (m->split.floating && !cap);
 }
 
-/* Is any block that is left to it? */
-static bool leaves_home(const struct job *j, int index)
+/* How many blocks a branch has to be taken through here before its next hop to another member; `layers`: there is none. */
+static int blocks_to_hop(const struct job *j, int index)
 {
     const struct model *m = j->engine->model;
     const struct branch *b = &j->branch[index];
-    int block = b->state == BRANCH_NEW ? 0 : b->at, last = m->config.denoiser.layers - m->split.tail;
-    while (block < last && !is_hop(m, job_chain(j, index), block)) block++;
-    return block < last;
+    int layers = m->config.denoiser.layers, chain = job_chain(j, index),
+        from = b->state == BRANCH_NEW ? 0 : b->at;
+    for (int block = from; block < layers - m->split.tail; block++)
+        if (model_holder(m, chain, block) != m->self) return block - from;
+    return layers;
 }
 
 /* How far the stages take a branch: to the next place where the caching engine has something to say, or to
@@ -214,6 +217,7 @@ static status_t send_hop(struct job *j, int index, struct error *error)
     struct ticket t = {.kind = TICKET_HOP,
                        .dtype = TICKET_F32,
                        .branch = (uint16_t)index,
+                       .expert = (uint16_t)job_expert(j),
                        .job = j->order.job,
                        .context = j->context,
                        .attempt = j->order.attempt,
@@ -257,7 +261,8 @@ static void guide(struct job *j)
 {
     struct engine *e = j->engine;
     const float *c = j->branch[0].velocity, *u = j->branch[1].velocity;
-    const float guidance = (float)j->order.guidance;
+    bool second = j->order.guides_apart && job_expert(j) > 0;
+    const float guidance = (float)(second ? j->order.guidance_2 : j->order.guidance);
     if (j->branches < 2) {
         e->ops->copy(e->team, j->velocity, c, (size_t)j->latent_count * sizeof *c);
         return;
@@ -395,12 +400,13 @@ static enum move branch_move(const struct job *j, int index)
     return span && (b->at < j->span_begin || b->at >= j->span_end) ? MOVE_CAP : MOVE_BLOCK;
 }
 
-/* How much a branch's move is wanted before the other branch's: hops first, as they keep the stages busy while home
- * computes, then what leads to one; a spare block last of all. 0: there is no move. */
+/* How much a branch's move is wanted before the other branch's: the nearer it brings a hop to another member the more, as that
+ * keeps the stages busy while home computes; a hop that goes now most of all, a spare block least. 0: there is no move. */
 static int urgency(const struct job *j, int index, enum move move)
 {
+    int layers = j->engine->model->config.denoiser.layers, near = layers - blocks_to_hop(j, index);
     if (move == MOVE_NONE || move == MOVE_SPARE) return move == MOVE_SPARE;
-    return move == MOVE_SEND ? 4 : leaves_home(j, index) ? 3 : 2;
+    return 2 + 2 * near + (move == MOVE_SEND);
 }
 
 /* The first thing that can be done, in the order home wants them done. *index: of the branch that makes it.
@@ -545,7 +551,8 @@ void job_receive(struct job *j, const struct fabric_event *event)
     struct error error;
     switch (t->kind) {
     case TICKET_HOP:
-        if (t->bytes != bytes || t->branch >= j->branches || t->block_end != (uint32_t)b->until) {
+        if (t->bytes != bytes || t->branch >= j->branches || t->expert != job_expert(j) ||
+            t->block_end != (uint32_t)b->until) {
             error_set(&error, STATUS_CORRUPT,
                       "a hop came back with %lu bytes for block %u instead of %lu for %d",
                       (unsigned long)t->bytes, t->block_end, (unsigned long)bytes, b->until);

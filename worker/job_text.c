@@ -1,8 +1,8 @@
 /*
  * job_text.c - a job's prompts on their way to what the blocks attend to. Home's compute thread.
  *
- * One piece a call, branch after branch: the ids, each layer of the text encoder, then the keys and values of
- * all blocks held here.
+ * One piece a call, branch after branch: the ids, each layer of the text encoder, then for each expert the keys and
+ * values of all blocks held here.
  */
 #include <stdlib.h>
 
@@ -31,21 +31,32 @@ out:
     return status;
 }
 
-static status_t make_context(struct job *j, struct branch *b, struct error *error)
+static status_t make_context(struct job *j, struct branch *b, int expert, struct error *error)
 {
     struct engine *e = j->engine;
     const struct model *m = e->model;
+    const struct denoiser *d = m->denoiser[expert];
+    struct cargo *cargo = &b->text[expert];
     int limit = m->config.text_length;
-    float *text = (float *)(void *)b->text.device;
-    b->text.body =
+    float *text = (float *)(void *)cargo->device;
+    cargo->body =
         (size_t)denoiser_text_rows(b->ids, limit) * (size_t)m->config.denoiser.hidden * sizeof *text;
-    status_t status = denoiser_text(m->denoiser, e->team, j->text_rows, b->ids, limit, text, error);
+    status_t status = denoiser_text(d, e->team, j->text_rows, b->ids, limit, text, error);
     if (status != STATUS_OK) return status;
-    e->ops->release(MEMORY_DEVICE, j->text_rows); /* denoiser_text has waited */
+    cargo->constant = true;
+    return denoiser_context_create(d, e->team, text, b->ids, limit, &b->context[expert], error);
+}
+
+static status_t make_contexts(struct job *j, struct branch *b, struct error *error)
+{
+    status_t status = STATUS_OK;
+    for (int e = j->first_expert; e <= j->last_expert && status == STATUS_OK; e++)
+        status = make_context(j, b, e, error);
+    if (status != STATUS_OK) return status;
+    j->engine->ops->release(MEMORY_DEVICE, j->text_rows); /* denoiser_text has waited */
     j->text_rows = NULL;
     job_text_used(j);
-    b->text.constant = true;
-    return denoiser_context_create(m->denoiser, e->team, text, b->ids, limit, &b->context, error);
+    return STATUS_OK;
 }
 
 status_t job_encode_text(struct job *j, bool *done, struct error *error)
@@ -67,7 +78,7 @@ status_t job_encode_text(struct job *j, bool *done, struct error *error)
     } else if (!j->text_rows) {
         status = begin_prompt(j, b, error);
     } else {
-        status = make_context(j, b, error);
+        status = make_contexts(j, b, error);
         *done = status == STATUS_OK && ++j->text_branch == j->branches;
     }
     atomic_fetch_add(&j->engine->progress, 1);

@@ -32,11 +32,11 @@
 #include "worker/tier.h"
 
 struct settings {
-    const char *coordinator, *group, *seat, *bind, *scratch, *key, *inspect, *bench, *measure, *size, *plan_memory,
-        *cache;
+    const char *coordinator, *group, *seat, *bind, *scratch, *key, *inspect, *bench, *measure, *size,
+        *plan_memory, *cache;
     const char *tier_disk;
     int64_t tier_memory, tier_disk_bytes;
-    int64_t threads, orphan_ms, join_ms, largest_hop, ranks, jobs, steps, memory;
+    int64_t threads, orphan_ms, join_ms, largest_hop, ranks, jobs, steps, memory, decode_memory;
     int fabric, backend;
     bool json, version, help;
 };
@@ -69,6 +69,11 @@ static const struct option_spec specs[] = {
     {"backend", 0, OPTION_CHOICE, offsetof(struct settings, backend),
      .help = "what computes; auto: a GPU if there is one, else the processor's widest vectors",
      .standard = "auto", .choices = "auto|ref|cpu-avx2|cpu-avx512|cuda", .env = "REFRAIN_BACKEND"},
+    {"decode-memory", 0, OPTION_BYTES, offsetof(struct settings, decode_memory), "BYTES",
+     .help =
+         "what the VAE may take while it decodes: a video that needs more is decoded in bands of rows; by "
+         "default a quarter of the GPU's memory, or of this rank's share of the host's",
+     .env = "REFRAIN_DECODE_MEMORY", .min = 1 << 20, .max = 1e15},
     {"scratch", 0, OPTION_TEXT, offsetof(struct settings, scratch), "DIR",
      .help = "where files are made before they are sent", .env = "TMPDIR", .standard = "/tmp"},
     {.help = "How ranks talk to each other"},
@@ -189,6 +194,16 @@ static status_t open_fabric(const struct settings *settings, const struct place 
     return fabric_open(&config, &engine->fabric, error);
 }
 
+static size_t decode_memory(const struct settings *settings, const struct place *place,
+                            const struct engine *engine)
+{
+    if (settings->decode_memory) return (size_t)settings->decode_memory;
+    if (!engine->ops->locate) return host_memory() / ENGINE_DECODE_PARTS / (uint64_t)place->local_ranks;
+    struct location location;
+    engine->ops->locate(engine->team, &location);
+    return location.memory_bytes / ENGINE_DECODE_PARTS;
+}
+
 /* A rank that is started again finds what it kept: its folder has its number. */
 static status_t open_tier(const struct settings *settings, const struct place *place, struct engine *engine,
                           struct error *error)
@@ -273,6 +288,7 @@ static status_t serve(const struct settings *settings, const struct place *place
     if (status == STATUS_OK) status = stretches_create(engine.ops, &engine.stretches, error);
     if (status == STATUS_OK) status = open_fabric(settings, place, &scratch, &engine, error);
     if (status != STATUS_OK) goto err_team;
+    engine.decode_memory = decode_memory(settings, place, &engine);
     status = open_tier(settings, place, &engine, error);
     if (status != STATUS_OK) goto err_fabric;
     struct control_config control_config = {0};
@@ -312,6 +328,7 @@ static status_t run_bench(const struct settings *settings, struct error *error)
 {
     struct bench_config config = {.directory = settings->bench ? settings->bench : settings->measure,
                                   .backend = backends[settings->backend],
+                                  .decode_memory = (size_t)settings->decode_memory,
                                   .threads = settings->threads ? (int)settings->threads : cores_allowed()};
     if (sscanf(settings->size, "%dx%dx%d", &config.width, &config.height, &config.frames) != 3)
         return error_set(error, STATUS_INVALID, "--size %s: must be WxHxF, such as 64x64x17", settings->size);
@@ -326,6 +343,7 @@ static status_t plan_memory(const struct settings *settings, struct error *error
                                   .ranks = (int)settings->ranks,
                                   .jobs = (int)settings->jobs,
                                   .memory = (uint64_t)settings->memory,
+                                  .decode_memory = (uint64_t)settings->decode_memory,
                                   .lands = settings->fabric == FABRIC_NCCL,
                                   .json = settings->json};
     if (sscanf(settings->size, "%dx%dx%d", &wish.width, &wish.height, &wish.frames) != 3)
@@ -412,7 +430,8 @@ int main(int argc, char **argv)
     }
     if (settings.version) return print_version();
     if (settings.inspect) return print_card(settings.inspect);
-    if (settings.bench || settings.measure) return run_bench(&settings, &error) == STATUS_OK ? 0 : complain(&error);
+    if (settings.bench || settings.measure)
+        return run_bench(&settings, &error) == STATUS_OK ? 0 : complain(&error);
     if (settings.plan_memory) return plan_memory(&settings, &error) == STATUS_OK ? 0 : complain(&error);
     if (check_together(&settings, &wish, &error) != STATUS_OK) return complain(&error);
 

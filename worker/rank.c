@@ -38,14 +38,19 @@ struct rank {
     bool disturbed;          /* an epoch was lost: MPI is not to be trusted any more */
 };
 
+/* Where this member's part of the ring begins: of the first chain that it has a part of. */
+static int ring_begin(const struct model *m)
+{
+    for (int c = 0; c < m->chains; c++)
+        if (m->run[c].count > 0) return m->run[c].first;
+    return m->run[0].first;
+}
+
 /* Blocks as people are told them: the fixed home's begin with its head; floating homes, which all hold the
- * same caps, are told apart by their runs. A member of several chains is told by the first of them. */
+ * same caps, are told apart by their runs. */
 static uint32_t first_block(const struct model *m)
 {
-    int chain = 0;
-    while (chain + 1 < m->chains && m->run[chain].count == 0) chain++;
-    if (m->run[chain].count == 0) chain = 0;
-    return (uint32_t)(m->split.floating ? m->run[chain].first : m->run[chain].first - m->head);
+    return (uint32_t)(m->split.floating ? ring_begin(m) : ring_begin(m) - m->head);
 }
 
 static uint32_t block_count(const struct model *m)
@@ -250,7 +255,7 @@ static void serve_load(struct rank *r, const Refrain__Load *load)
     loaded.blocks = block_count(m);
     log_line(LOG_INFO,
              "%s: %d blocks of the ring from %d on, %d before and %d after it, %.1f MB of weights, %.2f s",
-             load->model, m->blocks - m->head - m->tail, m->run[0].first, m->head, m->tail,
+             load->model, m->blocks - m->head - m->tail, ring_begin(m), m->head, m->tail,
              (double)loaded.weight_bytes / 1e6, loaded.seconds);
     control_report(r->config->control, REFRAIN__WORKER_REPORT__BODY_LOADED, &loaded);
 }

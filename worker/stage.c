@@ -132,7 +132,7 @@ void stage_event(struct stage *s, const struct fabric_event *event)
 static void context_drop(struct stage *s, struct engine_context *c)
 {
     for (int b = 0; b < ENGINE_BRANCHES; b++) {
-        engine_drop_context(s->engine, c->branch[b]);
+        for (int e = 0; e < MODEL_EXPERTS; e++) engine_drop_context(s->engine, c->branch[b][e]);
         blocks_destroy(c->blocks[b]);
     }
 }
@@ -158,12 +158,12 @@ static bool names_branch(const struct ticket *t)
     return t->branch < ENGINE_BRANCHES && t->expert < SPLIT_EXPERTS;
 }
 
-/* The context of a hop, with its branch open; NULL: it is not here. */
+/* The context of a hop, with its branch open for its expert; NULL: it is not here. */
 static const struct engine_context *context_of(const struct stage *s, const struct ticket *t)
 {
     const struct engine_context *c = context_own(s, t->context);
     if (!c) c = engine_lent(s->engine, t->context);
-    return c && c->attempt == t->attempt && c->branch[t->branch] ? c : NULL;
+    return c && c->attempt == t->attempt && c->branch[t->branch][t->expert] ? c : NULL;
 }
 
 static status_t context_add(struct stage *s, const struct ticket *t, struct engine_context **context,
@@ -282,7 +282,8 @@ static status_t buffers_fit(struct stage *s, size_t bytes, struct error *error)
     int wanted = 1;
     status_t status = STATUS_OK;
     for (int i = 0; i < s->count; i++)
-        for (int b = 0; b < ENGINE_BRANCHES; b++) wanted += s->contexts[i].branch[b] != NULL;
+        for (int b = 0; b < ENGINE_BRANCHES; b++) /* one expert at a time */
+            wanted += s->contexts[i].branch[b][0] || s->contexts[i].branch[b][1];
     for (int i = 0; i < wanted && i < STAGE_BUFFERS && status == STATUS_OK; i++)
         if (!s->buffers[i].lent) status = buffer_fit(&s->buffers[i], s->engine, bytes, error);
     return status;
@@ -290,7 +291,8 @@ static status_t buffers_fit(struct stage *s, size_t bytes, struct error *error)
 
 /* --------------------------------------------------------------------------------------------------- open */
 
-/* The policy's text at the end of an OPEN, if there is one; `step` holds the number of steps. */
+/* The policy's text at the end of an OPEN, if there is one; `step` holds the number of steps, block_begin how many of
+ * them the first expert makes. */
 static status_t open_blocks(struct stage *s, const struct engine_context *c, const struct ticket *t, int peer,
                             const void *payload, struct blocks **made, struct error *error)
 {
@@ -298,7 +300,7 @@ static status_t open_blocks(struct stage *s, const struct engine_context *c, con
     struct cache_settings settings;
     *made = NULL;
     if (t->text_bytes == 0) return STATUS_OK;
-    if (t->text_bytes >= sizeof text || t->step < 1 || t->step > CACHE_STEPS)
+    if (t->text_bytes >= sizeof text || t->step < 1 || t->step > CACHE_STEPS || t->block_begin > t->step)
         return error_set(error, STATUS_CORRUPT,
                          "an OPEN ticket of job %lu with a policy of %u bytes for %u steps",
                          (unsigned long)t->job, t->text_bytes, t->step);
@@ -311,19 +313,19 @@ static status_t open_blocks(struct stage *s, const struct engine_context *c, con
         status = error_set(error, STATUS_CORRUPT, "an OPEN ticket of job %lu with an empty policy",
                            (unsigned long)t->job);
     if (status == STATUS_OK)
-        status = engine_run_blocks_create(s->engine, &settings, (int)t->step, &c->grid,
-                                          chain_of(t, s->engine->model), made, error);
+        status = engine_run_blocks_create(s->engine, &settings, (int)t->step, (int)t->block_begin, &c->grid,
+                                          t->branch, made, error);
     return status;
 }
 
-/* Does an OPEN fit the model, and is there something for this stage to do? Its payload is the text of one branch, [denoiser_text_rows(row_count), hidden],
- * then the policy's text. */
+/* Does an OPEN fit the model, and is there something for this stage to do? Its payload is the text of one branch as one
+ * expert sees it, [denoiser_text_rows(row_count), hidden], then the policy's text. */
 static bool open_fits(const struct ticket *t, const struct model *m)
 {
     int length = m->config.text_length, longest = m->config.denoiser.max_position;
     bool grid = true;
     for (int i = 0; i < 3; i++) grid = grid && t->grid[i] >= 1 && t->grid[i] <= (uint32_t)longest;
-    return grid && run_of(t, m)->count > 0 && t->context != 0 && t->row_count >= 1 &&
+    return grid && t->expert < m->config.experts && run_of(t, m)->count > 0 && t->context != 0 && t->row_count >= 1 &&
            t->row_count <= (uint32_t)length &&
            t->bytes - t->text_bytes == (uint64_t)denoiser_text_rows((int)t->row_count, length) *
                                            (uint64_t)m->config.denoiser.hidden * sizeof(float);
@@ -346,41 +348,43 @@ static status_t make_keys(struct stage *s, const struct ticket *t, int peer, con
         e->ops->copy(e->team, brought, payload, bytes);
         text = brought;
     }
-    status = denoiser_context_create_run(m->denoiser, e->team, text, (int)t->row_count, m->config.text_length,
-                                         run->first, run->count, made, error);
+    status = denoiser_context_create_run(m->denoiser[t->expert], e->team, text, (int)t->row_count,
+                                         m->config.text_length, run->first, run->count, made, error);
     status_t waited = engine_wait(e, status == STATUS_OK ? error : NULL);
     e->ops->release(MEMORY_DEVICE, brought);
     if (status == STATUS_OK && waited != STATUS_OK) denoiser_context_destroy(*made);
     return status == STATUS_OK ? waited : status;
 }
 
-/* An OPEN that comes again changes nothing: what the blocks have kept must not be lost. */
+/* An OPEN that comes again changes nothing: what the blocks have kept must not be lost. The workspace is taken here
+ * too: a hop may come between two OPENs or after them, and what is taken at most shall not depend on it. */
 static status_t open_context(struct stage *s, const struct ticket *t, int peer, const void *payload,
                              struct error *error)
 {
     const struct model *m = s->engine->model;
     struct engine_context *c = context_own(s, t->context);
     struct denoiser_context *made;
-    struct blocks *blocks;
+    struct blocks *blocks = NULL;
     status_t status = STATUS_OK;
     if (!open_fits(t, m) || (c && c->attempt != t->attempt))
         return error_set(error, STATUS_CORRUPT, "an OPEN ticket of job %lu does not fit the model",
                          (unsigned long)t->job);
     if (!c) status = context_add(s, t, &c, error);
-    if (status != STATUS_OK || c->branch[t->branch]) return status;
+    if (status != STATUS_OK || c->branch[t->branch][t->expert]) return status;
     size_t hop = hop_bytes(token_count(&c->grid), m->config.denoiser.hidden) +
                  (t->text_bytes ? (size_t)m->config.denoiser.layers * sizeof(float) : 0);
-    status = buffers_fit(s, hop, error);
+    status = engine_prepare(s->engine, &c->grid, error);
+    if (status == STATUS_OK) status = buffers_fit(s, hop, error);
     if (status != STATUS_OK) return status;
-    status = open_blocks(s, c, t, peer, payload, &blocks, error);
+    if (!c->blocks[t->branch]) status = open_blocks(s, c, t, peer, payload, &blocks, error);
     if (status != STATUS_OK) return status;
     status = make_keys(s, t, peer, payload, &made, error);
     if (status != STATUS_OK) {
         blocks_destroy(blocks);
         return status;
     }
-    c->branch[t->branch] = made;
-    c->blocks[t->branch] = blocks;
+    c->branch[t->branch][t->expert] = made;
+    if (blocks) c->blocks[t->branch] = blocks;
     return STATUS_OK;
 }
 
@@ -448,8 +452,9 @@ static status_t run_hop(struct stage *s, const struct engine_context *c, struct 
     float *blocks = (float *)(void *)b->cargo.device, *x = blocks + modulation / sizeof(float);
     int begin = (int)t.block_begin > first ? (int)t.block_begin : first;
     int end = (int)t.block_end < last ? (int)t.block_end : last;
-    engine_blocks(e, c->branch[t.branch], t.flags & TICKET_BLOCK_RECORDS ? c->blocks[t.branch] : NULL,
-                  (int)t.step, blocks, x, begin, end, cargo_tail(&b->cargo));
+    engine_blocks(e, c->branch[t.branch][t.expert],
+                  t.flags & TICKET_BLOCK_RECORDS ? c->blocks[t.branch] : NULL, (int)t.step, blocks, x, begin,
+                  end, cargo_tail(&b->cargo));
     bool done = goes_home(&t, m);
     status = cargo_send(&b->cargo, e, next, done ? modulation : 0, records, &payload, error);
     if (status != STATUS_OK) return status;

@@ -6,7 +6,7 @@
  *     stage_advance(stage, &worked, &error)    takes one ticket; *worked when it did something
  *
  * It decides nothing, so it cannot disagree with anybody. What it keeps per job is a context: keys and values
- * of the text for its own blocks, made by OPEN, ended by CLOSE. Jobs of its own rank's home need none: home
+ * of the text for its own blocks, made by OPEN (one for each branch and expert), ended by CLOSE. Jobs of its own rank's home need none: home
  * lends it theirs (engine_lend).
  *
  * Which ticket is next: of those that can be worked on the one with the highest priority, of these the

@@ -35,6 +35,7 @@
 #include <stdint.h>
 #include "cache/tier/key.h"
 #include "cache/tier/memory.h"
+#include "cache/tier/miss.h"
 
 struct store;
 
@@ -96,24 +97,6 @@ status_t store_commit(struct store *store, struct draft *draft, const uint64_t *
 void store_abort(struct store *store, struct draft *draft);
 
 /* ------------------------------------------------------------------------------------------------- reading */
-
-enum miss {
-    MISS_ABSENT,     /* never here, evicted, forgotten */
-    MISS_UNFINISHED, /* being published */
-    MISS_DAMAGED,    /* its file does not fit its hash; it is forgotten */
-    MISS_UNREADABLE, /* its file is gone, or the disk failed; it is forgotten */
-    MISS_NO_ROOM,    /* on disk, and everything in memory is in use */
-    MISS_LATE,       /* it is being fetched, and that does not get done in time */
-    /* Of items that come from other ranks (worker/tier.h). */
-    MISS_BUSY,    /* too many are being fetched */
-    MISS_STALE,   /* who was said to have it has it no more, or another one */
-    MISS_LOST,    /* its rank was lost, or the epoch ended, under way */
-    MISS_TORN,    /* parts of it did not come in order, or not all */
-    MISS_SPOILED, /* it came, and does not fit its hash */
-    MISS_FOREIGN, /* it is another tenant's */
-    MISSES
-};
-const char *miss_name(enum miss reason); /* "absent", ... */
 
 struct view {
     const void *bytes; /* [size], until store_release */

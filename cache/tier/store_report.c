@@ -5,15 +5,6 @@
 
 enum { LISTED_AT_ONCE = 128 };
 
-static const char *const miss_names[MISSES] = {"absent",  "unfinished", "damaged", "unreadable",
-                                               "no-room", "late",       "busy",    "stale",
-                                               "lost",    "torn",       "spoiled", "foreign"};
-
-const char *miss_name(enum miss reason)
-{
-    return (unsigned)reason < MISSES ? miss_names[reason] : "none";
-}
-
 /* ------------------------------------------------------------------------------------------------- figures */
 
 struct tally *tally_of(struct store *store, uint16_t tenant, uint32_t kind)

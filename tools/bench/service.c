@@ -95,6 +95,19 @@ double bench_service_jobs(const struct bench_service *services, int count, int j
     return (double)(clock_now_ns() - began_ns) / SECOND_NS;
 }
 
+double bench_service_steps(const struct bench_service *service, const struct refrain_spec *spec)
+{
+    struct refrain_job *job;
+    struct error error;
+    if (refrain_submit(service->client, spec, NULL, ANSWER_MS, &job, &error) != STATUS_OK)
+        die("submit", &error);
+    if (refrain_wait(service->client, &job, JOB_MS, &error) != STATUS_OK) die("wait", &error);
+    if (job->state != REFRAIN_COMPLETED) die(job->message ? job->message : "a job", NULL);
+    double seconds = job->times.denoise;
+    refrain_free(job);
+    return seconds;
+}
+
 static int ascending(const void *a, const void *b)
 {
     return (*(const double *)a > *(const double *)b) - (*(const double *)a < *(const double *)b);

@@ -34,6 +34,9 @@ void bench_service_stop(struct bench_service *service);
 double bench_service_jobs(const struct bench_service *services, int count, int jobs,
                           const struct refrain_spec *spec);
 
+/* Makes one job; the seconds that its steps took. */
+double bench_service_steps(const struct bench_service *service, const struct refrain_spec *spec);
+
 double bench_median(double *values, int count);
 
 #endif

@@ -65,9 +65,11 @@ static status_t inspect(const char *directory, const struct model_config *config
     if (status == STATUS_OK) status = text_encoder_inspect(path, &config->text, error);
     if (status == STATUS_OK) status = count_weights(path, weights, error);
 
-    if (status == STATUS_OK) status = component_path(directory, "transformer", path, error);
-    if (status == STATUS_OK) status = denoiser_inspect(path, &config->denoiser, error);
-    if (status == STATUS_OK) status = count_weights(path, weights, error);
+    for (int e = 0; e < config->experts; e++) {
+        if (status == STATUS_OK) status = component_path(directory, model_expert_name(e), path, error);
+        if (status == STATUS_OK) status = denoiser_inspect(path, model_expert_config(config, e), error);
+        if (status == STATUS_OK) status = count_weights(path, weights, error);
+    }
 
     if (status == STATUS_OK) status = component_path(directory, "vae", path, error);
     if (status == STATUS_OK) status = vae_inspect(path, &config->vae, error);

@@ -56,9 +56,29 @@ static void need_absent(struct json_fields *f, const char *component, const char
 {
     const char *found = component_class(f, component);
     if (found)
-        json_refuse(f, STATUS_UNSUPPORTED,
-                    "%s is %s (%s); only text-to-video with one transformer is supported", component, found,
+        json_refuse(f, STATUS_UNSUPPORTED, "%s is %s (%s); only text-to-video is supported", component, found,
                     meaning);
+}
+
+/* The reference with one of the two keys alone fails in the middle of a run, or never looks at the second one. */
+static void read_experts(struct json_fields *f, struct model_config *config)
+{
+    const char *second = component_class(f, "transformer_2");
+    config->boundary = json_number(f, "boundary_ratio", 0, 0, 1);
+    config->experts = second ? 2 : 1;
+    if (second) need_class(f, "transformer_2", "WanTransformer3DModel");
+    if (second && config->boundary == 0)
+        json_refuse(
+            f, STATUS_INVALID,
+            "transformer_2 is %s, but boundary_ratio is missing: it says from which timestep on the second "
+            "transformer works",
+            second);
+    if (!second && config->boundary != 0)
+        json_refuse(
+            f, STATUS_INVALID,
+            "boundary_ratio is %g, but transformer_2 is missing: there is no transformer for the timesteps "
+            "below it",
+            config->boundary);
 }
 
 static status_t read_index(const char *directory, struct model_config *config, struct error *error)
@@ -71,9 +91,8 @@ static status_t read_index(const char *directory, struct model_config *config, s
     need_class(&f, "transformer", "WanTransformer3DModel");
     need_class(&f, "text_encoder", "UMT5EncoderModel");
     need_class(&f, "vae", "AutoencoderKLWan");
-    need_absent(&f, "transformer_2", "a second expert");
     need_absent(&f, "image_encoder", "image conditioning");
-    json_must_be_null(&f, "boundary_ratio", "a second expert");
+    read_experts(&f, config);
     json_must_be_bool(&f, "expand_timesteps", false, false, "a timestep per token");
     if (!component_class(&f, "tokenizer")) json_refuse(&f, STATUS_UNSUPPORTED, "tokenizer is missing");
 
@@ -105,11 +124,13 @@ static void read_patch(struct json_fields *f, struct denoiser_config *d)
     d->patch_x = patch[2];
 }
 
-static status_t read_denoiser(const char *directory, struct denoiser_config *d, struct error *error)
+static status_t read_denoiser(const char *directory, int expert, struct denoiser_config *d,
+                              struct error *error)
 {
     struct json_fields f;
-    status_t status =
-        open_component(directory, "transformer/config.json", "WanTransformer3DModel", &f, error);
+    char file[64];
+    snprintf(file, sizeof file, "%s/config.json", model_expert_name(expert));
+    status_t status = open_component(directory, file, "WanTransformer3DModel", &f, error);
     if (status != STATUS_OK) return status;
 
     read_patch(&f, d);
@@ -326,6 +347,34 @@ static status_t read_solver(const char *directory, struct solver_config *s, stru
 
 /* --------------------------------------------------------------------------------------------- together */
 
+/* What shapes tokens, blocks and what travels between ranks must be the same in both experts. */
+static status_t check_experts(const char *directory, const struct model_config *c, struct error *error)
+{
+    const struct denoiser_config *a = &c->denoiser, *b = &c->second;
+    const struct {
+        const char *key;
+        int first, second;
+    } sizes[] = {{"num_layers", a->layers, b->layers},
+                 {"num_attention_heads", a->heads, b->heads},
+                 {"attention_head_dim", a->head_dim, b->head_dim},
+                 {"ffn_dim", a->ffn_dim, b->ffn_dim},
+                 {"in_channels", a->in_channels, b->in_channels},
+                 {"out_channels", a->out_channels, b->out_channels},
+                 {"text_dim", a->text_dim, b->text_dim},
+                 {"freq_dim", a->freq_dim, b->freq_dim},
+                 {"patch_size[1]", a->patch_y, b->patch_y},
+                 {"rope_max_seq_len", a->max_position, b->max_position}};
+    if (c->experts < 2) return STATUS_OK;
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        if (sizes[i].first != sizes[i].second)
+            return error_set(
+                error, STATUS_UNSUPPORTED,
+                "%s: transformer_2/config.json has %s %d, transformer/config.json %d; only experts of "
+                "the same sizes are supported",
+                directory, sizes[i].key, sizes[i].second, sizes[i].first);
+    return STATUS_OK;
+}
+
 static status_t check_together(const char *directory, const struct model_config *c, struct error *error)
 {
     if (c->text.width != c->denoiser.text_dim)
@@ -363,12 +412,32 @@ status_t model_config_read(const char *directory, struct model_config *out, stru
 {
     struct model_config config = {.text_length = TEXT_LENGTH};
     status_t status = read_index(directory, &config, error);
-    if (status == STATUS_OK) status = read_denoiser(directory, &config.denoiser, error);
+    if (status == STATUS_OK) status = read_denoiser(directory, 0, &config.denoiser, error);
+    if (status == STATUS_OK && config.experts > 1)
+        status = read_denoiser(directory, 1, &config.second, error);
     if (status == STATUS_OK) status = read_text(directory, &config.text, error);
     if (status == STATUS_OK) status = read_vae(directory, &config.vae, error);
     if (status == STATUS_OK) status = read_solver(directory, &config.solver, error);
     if (status == STATUS_OK) status = read_clip(directory, &config.clip, error);
     if (status == STATUS_OK) status = check_together(directory, &config, error);
+    if (status == STATUS_OK) status = check_experts(directory, &config, error);
     if (status == STATUS_OK) *out = config;
     return status;
+}
+
+/* ---------------------------------------------------------------------------------------------- experts */
+
+const char *model_expert_name(int expert)
+{
+    return expert == 0 ? "transformer" : "transformer_2";
+}
+
+const struct denoiser_config *model_expert_config(const struct model_config *config, int expert)
+{
+    return expert == 0 ? &config->denoiser : &config->second;
+}
+
+int model_expert_at(const struct model_config *config, float timestep)
+{
+    return config->experts > 1 && timestep < (float)(config->boundary * config->solver.train_steps);
 }

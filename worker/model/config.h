@@ -15,7 +15,7 @@
 #include <stdint.h>
 #include "base/status.h"
 
-enum { VAE_MAX_LEVELS = 8, VAE_MAX_CHANNELS = 128, SOLVER_MAX_DISABLED = 16 };
+enum { VAE_MAX_LEVELS = 8, VAE_MAX_CHANNELS = 128, SOLVER_MAX_DISABLED = 16, MODEL_EXPERTS = 2 };
 
 /* WanTransformer3DModel */
 struct denoiser_config {
@@ -71,7 +71,12 @@ struct clip_config {
 
 struct model_config {
     char pipeline[64]; /* "WanPipeline" */
-    struct denoiser_config denoiser;
+    /* "transformer", expert 0. Of a model with two experts it makes the steps at high noise, and `second`,
+     * "transformer_2", the rest; all sizes are the same in both, so what is said of `denoiser` holds for either. */
+    struct denoiser_config denoiser, second;
+    int experts; /* 1 or 2 */
+    double
+        boundary; /* boundary_ratio: the timestep, as part of train_steps, down to which expert 0 works; 0 with one */
     struct text_config text;
     struct vae_config vae;
     struct solver_config solver;
@@ -81,6 +86,13 @@ struct model_config {
 
 /* Errors name the file, the key, its value and what is supported. */
 status_t model_config_read(const char *directory, struct model_config *config, struct error *error);
+
+/* Component ("transformer", "transformer_2") and configuration of an expert, 0 <= expert < config->experts. */
+const char *model_expert_name(int expert);
+const struct denoiser_config *model_expert_config(const struct model_config *config, int expert);
+/* Which one makes the step at a timestep, 0..train_steps (pipeline_wan.py: the first as long as t >= boundary_ratio *
+ * num_train_timesteps, compared in float32). Timesteps fall, so a run changes over once at most. */
+int model_expert_at(const struct model_config *config, float timestep);
 
 /* One component by itself; directory is its own ("…/vae"). */
 status_t vae_config_read(const char *directory, struct vae_config *config, struct error *error);

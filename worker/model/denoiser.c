@@ -103,7 +103,7 @@ status_t denoiser_context_create_run(const struct denoiser *d, struct team *team
         error_prefix(error, "keys and values of %d rows of text", rows);
         return status;
     }
-    c->ops = ops;
+    c->denoiser = d;
     c->rows = rows;
     c->last_logit = rows > n ? (float)log((double)(text_length - n)) : 0;
     char *at = c->memory;
@@ -124,8 +124,13 @@ status_t denoiser_context_create_run(const struct denoiser *d, struct team *team
 void denoiser_context_destroy(struct denoiser_context *context)
 {
     if (!context) return;
-    context->ops->release(MEMORY_DEVICE, context->memory);
+    context->denoiser->ops->release(MEMORY_DEVICE, context->memory);
     free(context);
+}
+
+const struct denoiser *denoiser_of(const struct denoiser_context *context)
+{
+    return context->denoiser;
 }
 
 /* --------------------------------------------------------------------------------------------------- time */

@@ -104,6 +104,8 @@ status_t denoiser_context_create_run(const struct denoiser *denoiser, struct tea
                                      int n, int text_length, int first, int count,
                                      struct denoiser_context **context, struct error *error);
 void denoiser_context_destroy(struct denoiser_context *context); /* after wait; NULL is fine */
+/* Whose weights they were made with, and whose blocks alone they are for: a model may have several denoisers. */
+const struct denoiser *denoiser_of(const struct denoiser_context *context);
 
 /* timestep in 0..1000. output [hidden], blocks [6, hidden]. Needs the ends. */
 void denoiser_time(const struct denoiser *denoiser, struct team *team, float timestep,

@@ -32,7 +32,7 @@ struct denoiser {
 };
 
 struct denoiser_context {
-    const struct ops *ops;
+    const struct denoiser *denoiser;
     int rows;         /* of text */
     float last_logit; /* raise of the padding row; 0 without one */
     void *memory;

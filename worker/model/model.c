@@ -87,17 +87,16 @@ static bool is_spare(const struct split *split, int self, int block)
     return self == 0 && block >= first && block < first + split->spare;
 }
 
-/* held: [layers], the blocks of that member. */
-static void list_blocks(const struct split *split, int self, int layers, bool *held)
+/* held: [layers], the expert's blocks of that member. */
+static void list_blocks(const struct split *split, int self, int layers, int expert, bool *held)
 {
     bool home = split_home(split, self);
-    int chains = split_chains(split);
     for (int i = 0; i < layers; i++)
         held[i] = (home && (i < split->head || i >= layers - split->tail)) || is_spare(split, self, i);
-    for (int c = 0; c < chains; c++) {
-        int first = split->head;
-        for (int i = 0; i < self; i++) first += split_run(split, c, i);
-        for (int i = 0; i < split_run(split, c, self); i++) held[first + i] = true;
+    for (int b = 0; b < SPLIT_BRANCHES; b++) {
+        int first = split->head, chain = split_chain(split, expert, b);
+        for (int i = 0; i < self; i++) first += split_run(split, chain, i);
+        for (int i = 0; i < split_run(split, chain, self); i++) held[first + i] = true;
     }
 }
 
@@ -108,9 +107,12 @@ bool model_rearrange(struct model *m, const struct split *split, int self)
         return false;
     bool *now = calloc(2 * (size_t)layers, sizeof *now), *then = now + layers;
     if (!now) return false;
-    list_blocks(&m->split, m->self, layers, now);
-    list_blocks(split, self, layers, then);
-    bool same = memcmp(now, then, (size_t)layers * sizeof *now) == 0;
+    bool same = true;
+    for (int e = 0; e < m->config.experts; e++) {
+        list_blocks(&m->split, m->self, layers, e, now);
+        list_blocks(split, self, layers, e, then);
+        same = same && memcmp(now, then, (size_t)layers * sizeof *now) == 0;
+    }
     free(now);
     if (same) place(m, split, self);
     return same;
@@ -120,7 +122,7 @@ bool model_rearrange(struct model *m, const struct split *split, int self)
 static void identify(struct model *m, const char *directory)
 {
     static const char *const text[] = {"text_encoder", NULL}, *const tokenizer[] = {"tokenizer", NULL},
-                             *const rest[] = {"transformer", "transformer_2", "scheduler", "vae", NULL};
+                             *const rest[] = {".", "transformer", "transformer_2", "scheduler", "vae", NULL};
     m->identity.text_encoder = identity_of(directory, text);
     m->identity.tokenizer = identity_of(directory, tokenizer);
     m->identity.rest = identity_of(directory, rest);
@@ -168,14 +170,14 @@ int model_held_until(const struct model *m, int chain, int block)
 
 void model_list_own(const struct model *m, int chain, bool *mask)
 {
-    for (int i = 0; i < m->config.denoiser.layers; i++) mask[i] = model_holder(m, chain, i) == m->self;
+    for (int i = 0; i < m->config.denoiser.layers; i++) mask[i] |= model_holder(m, chain, i) == m->self;
 }
 
 void model_list_run(const struct model *m, int chain, bool *mask)
 {
     const struct chain_run *run = &m->run[chain];
     for (int i = 0; i < m->config.denoiser.layers; i++)
-        mask[i] = i >= run->first && i < run->first + run->count;
+        mask[i] |= i >= run->first && i < run->first + run->count;
 }
 
 bool model_spares(const struct model *m, int block)
@@ -204,19 +206,22 @@ status_t model_load(const char *directory, const struct ops *ops, struct team *t
             split->spare, split->members, layers);
         goto err_model;
     }
-    wanted = calloc((size_t)layers, sizeof *wanted);
+    wanted = calloc((size_t)layers * MODEL_EXPERTS, sizeof *wanted); /* [experts][layers] */
     m->holder = calloc((size_t)SPLIT_CHAINS * (size_t)layers, sizeof *m->holder);
     if (!wanted || !m->holder) {
         status = error_set(error, STATUS_NO_MEMORY, "no memory for a model");
         goto err_model;
     }
     place(m, split, self);
-    list_blocks(split, self, layers, wanted);
-    for (int i = 0; i < layers; i++) m->blocks += wanted[i];
+    for (int e = 0; e < m->config.experts; e++) list_blocks(split, self, layers, e, wanted + e * layers);
+    for (int i = 0; i < layers; i++) m->blocks += wanted[i] || wanted[layers + i];
     bool home = split_home(split, self);
-    snprintf(path, sizeof path, "%s/transformer", directory);
-    struct denoiser_part part = {.wanted = wanted, .ends = home};
-    status = denoiser_load(path, &m->config.denoiser, ops, team, &part, &m->denoiser, error);
+    for (int e = 0; e < m->config.experts && status == STATUS_OK; e++) {
+        struct denoiser_part part = {.wanted = wanted + e * layers, .ends = home};
+        snprintf(path, sizeof path, "%s/%s", directory, model_expert_name(e));
+        status =
+            denoiser_load(path, model_expert_config(&m->config, e), ops, team, &part, &m->denoiser[e], error);
+    }
     if (status == STATUS_OK && home) status = load_home(m, directory, error);
     if (status != STATUS_OK) goto err_model;
     free(wanted);
@@ -230,8 +235,10 @@ err_model:
 
 size_t model_bytes(const struct model *m)
 {
-    return denoiser_bytes(m->denoiser) + (m->text_encoder ? text_encoder_bytes(m->text_encoder) : 0) +
-           (m->vae ? vae_bytes(m->vae) : 0);
+    size_t bytes =
+        (m->text_encoder ? text_encoder_bytes(m->text_encoder) : 0) + (m->vae ? vae_bytes(m->vae) : 0);
+    for (int e = 0; e < m->config.experts; e++) bytes += denoiser_bytes(m->denoiser[e]);
+    return bytes;
 }
 
 void model_destroy(struct model *m)
@@ -241,7 +248,7 @@ void model_destroy(struct model *m)
     vae_destroy(m->vae);
     text_encoder_destroy(m->text_encoder);
     tokenizer_close(m->tokenizer);
-    denoiser_destroy(m->denoiser);
+    for (int e = 0; e < MODEL_EXPERTS; e++) denoiser_destroy(m->denoiser[e]);
     rotary_clear(&m->rotary);
     free(m->holder);
     free(m);

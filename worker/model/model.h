@@ -1,5 +1,5 @@
 /*
- * model.h - everything of one checkpoint that one rank holds.
+ * model.h - everything of one checkpoint that one rank holds, of all its experts.
  *
  *     model_load("models/reference", ops, team, &split, self, &model, &error);
  *
@@ -19,7 +19,7 @@
 
 enum {
     SPLIT_MAX_MEMBERS = 1024,
-    SPLIT_EXPERTS = 2,
+    SPLIT_EXPERTS = MODEL_EXPERTS,
     SPLIT_BRANCHES = 2,
     SPLIT_CHAINS = SPLIT_EXPERTS * SPLIT_BRANCHES
 };
@@ -31,7 +31,7 @@ enum {
  * member to member in their order, and each branch of each expert takes the chain named in `chain`. With one chain
  * (all zeros) both branches follow each other over the same members; with a chain for each branch, on members of their
  * own, they are computed side by side; with a chain for each expert every expert has members of its own. A member may
- * be part of several chains. Member i holds run[c * members + i] blocks of chain c, in order. */
+ * be part of several chains; of an expert it holds what the expert's chains need. Member i holds run[c * members + i] blocks of chain c, in order. */
 struct split {
     int members; /* home included */
     int head, tail;
@@ -54,12 +54,12 @@ struct model {
     struct split split;
     int self;       /* this member */
     int head, tail; /* blocks of the caps held here: the split's on a home, else 0 */
-    int blocks;     /* whose weights are held here, each counted once */
+    int blocks;     /* whose weights are held here, of any expert, each counted once */
     int chains;
     struct chain_run run[SPLIT_CHAINS]; /* [chains]: this member's */
     int *holder; /* [chains][layers]: which member runs a block of a job whose home this member is */
     struct rotary_shelf rotary;
-    struct denoiser *denoiser;
+    struct denoiser *denoiser[MODEL_EXPERTS]; /* [config.experts], each with the same blocks */
     /* Homes only, NULL elsewhere: */
     struct tokenizer *tokenizer;
     struct text_encoder *text_encoder;
@@ -109,7 +109,7 @@ int model_holder(const struct model *model, int chain, int block);
 int model_held_until(const struct model *model, int chain, int block);
 /* May home run this block in its holder's place, as it holds the weights too? */
 bool model_spares(const struct model *model, int block);
-/* Which blocks this member runs for branches that take a chain: as home, all of them, or its run alone.
+/* Adds the blocks that this member runs for branches that take a chain: as home, all of them, or its run alone.
  * mask: [layers] */
 void model_list_own(const struct model *model, int chain, bool *mask);
 void model_list_run(const struct model *model, int chain, bool *mask);

@@ -3,15 +3,21 @@
  *
  *     vae_load(dir, &config.vae, ops, team, VAE_DECODER, &vae, &error);
  *     struct vae_stream *s;
- *     vae_stream_open(vae, VAE_DECODER, height / 8, width / 8, &s, &error);   all memory for the whole decode
- *     for (int t = 0; t < latent_frames; t++)
- *         vae_decode(s, team, latents, latent_frames, t, frames, &error);   1 frame for t = 0, then scale_t frames
+ *     vae_stream_open(vae, VAE_DECODER, height / 8, width / 8, limit, &s, &error);   all memory for the whole decode
+ *     for (int i = 0; i < vae_decode_pieces(s, latent_frames); i++)
+ *         vae_decode(s, team, latents, latent_frames, i, frames, &error);
  *     vae_stream_close(s);
  *
  * Equal to the reference, which also walks latent frames with a cache of the last two input frames of each
  * causal convolution; here the cache is the head of the convolution's own padded input buffer. A stream may
  * be dropped between any two calls. Weights are shared by all streams. Latents and frames are the host's (or
  * shared); a call waits for what it computes.
+ *
+ * That cache is most of a decoder's memory: two frames of every layer, 15 GB at 1280x720. Where that is more than
+ * the limit, the video is decoded in bands of rows, one after another from the first latent frame to the last: each band
+ * computes as many rows more, at each level, as its convolutions see beyond its own (the levels before the first
+ * doubling excepted, whose attention sees everything and which are small). These rows are computed twice, so the fewest
+ * bands that fit are taken; frames have the same bits in any number of bands.
  */
 #ifndef REFRAIN_WORKER_MODEL_VAE_H
 #define REFRAIN_WORKER_MODEL_VAE_H
@@ -31,18 +37,24 @@ void vae_destroy(struct vae *vae); /* NULL is fine */
 size_t vae_bytes(const struct vae *vae);
 status_t vae_inspect(const char *directory, const struct vae_config *config, struct error *error);
 
-/* Sizes in latent pixels. */
+enum { VAE_BAND_ROWS = 2 }; /* of the latent: bands are at least so high, and begin at multiples of it */
+
+/* Sizes in latent pixels. limit: bytes that a decoder may take (an encoder takes whole frames); 0: no limit.
+ * STATUS_NO_MEMORY, before anything is allocated, where even the narrowest bands take more. */
 status_t vae_stream_open(struct vae *vae, enum vae_part part, int latent_height, int latent_width,
-                         struct vae_stream **stream, struct error *error);
+                         size_t limit, struct vae_stream **stream, struct error *error);
 void vae_stream_close(struct vae_stream *stream); /* NULL is fine */
-/* What vae_stream_open would allocate. */
+/* What vae_stream_open without a limit would allocate. */
 size_t vae_stream_bytes(const struct vae *vae, enum vae_part part, int latent_height, int latent_width);
+/* How many calls of vae_decode make a video: a latent frame of a band each. */
+int vae_decode_pieces(const struct vae_stream *stream, int latent_frames);
 
 /* latents: [latent_channels, latent_frames, h, w] as the denoiser has them (scaling by mean and std happens
  * inside); frames: [F, channels, H, W] in 0..1 (clamped), F = 1 + scale_t * (latent_frames - 1), written at
- * the right place. Call with t = 0, 1, ... in order. */
+ * the right place. Call with piece = 0, 1, ... in order: 1 frame of a band for its first latent frame, then scale_t
+ * frames for each. */
 status_t vae_decode(struct vae_stream *stream, struct team *team, const float *latents, int latent_frames,
-                    int t, float *frames, struct error *error);
+                    int piece, float *frames, struct error *error);
 
 /* frames: [F, channels, H, W] in 0..1; writes latent frame t of latents [latent_channels, latent_frames, h,
  * w]: the mean of the posterior, scaled as the denoiser wants it. */

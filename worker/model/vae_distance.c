@@ -64,7 +64,7 @@ status_t vae_distance_open(struct vae *vae, int latent_height, int latent_width,
     d->width = latent_width;
     d->latent_frames = latent_frames;
     for (int i = 0; i < 2; i++) {
-        status = vae_stream_open(vae, VAE_ENCODER, latent_height, latent_width, &d->stream[i], error);
+        status = vae_stream_open(vae, VAE_ENCODER, latent_height, latent_width, 0, &d->stream[i], error);
         if (status != STATUS_OK) goto err_distance;
         d->latents[i] = calloc(latent_floats(vae, latent_height, latent_width, latent_frames), sizeof(float));
         void *memory;

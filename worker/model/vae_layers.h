@@ -74,7 +74,9 @@ struct tape {
 /* Buffers of one level for one stream. */
 struct vae_level_buffers {
     int frames, batch; /* of a whole chunk at this level's resnets, and of one pass through them */
-    int height, width;
+    int first;         /* row of the level's image where the rows held here begin: see vae_bands */
+    int height, width; /* of these rows */
+    int tallest;       /* the largest height of any band */
     struct tape resnets[VAE_MAX_RESNETS][2];
     struct tape
         time; /* temporal resampling; decoder: [2 + batch], encoder: [1 + frames] after the spatial step */
@@ -82,13 +84,22 @@ struct vae_level_buffers {
     float *input;       /* encoder, levels > 0: [frames, height, width, channels of the level above] */
 };
 
+/* What a stream may take. The result does not depend on it. */
+struct vae_limits {
+    size_t batch;  /* bytes of one layer's state in a pass through a level: fewer save memory and cost time */
+    size_t stream; /* bytes of the stream; 0: no limit */
+    int bands;     /* at least so many, if there are rows for them */
+};
+
 struct vae_stream {
     struct vae *vae;
     enum vae_part part;
     struct arena arena, shared; /* of the device, and what the host sees */
     int latent_height, latent_width;
-    size_t batch_bytes; /* see vae_stream_open_batched */
-    int next;           /* latent frame expected by the next call */
+    struct vae_limits limits;
+    int bands, band;          /* of the decoder: how many, and which one this is */
+    int top, bottom, tallest; /* rows of the video that the band makes, from one to before the other */
+    int next;                 /* piece expected by the next call */
     struct tape conv_in, conv_out;
     struct tape middle[2][2];
     struct vae_level_buffers levels[VAE_MAX_LEVELS];
@@ -101,15 +112,18 @@ struct vae_stream {
     float *moments;  /* encoder: [1, h, w, 2 latent channels] */
     /* Shared. */
     float *latent; /* [1, h, w, latent channels] */
-    float *pixels; /* decoder: [batch, H, W, 3]; encoder: [scale_t, H, W, 3] */
+    float *pixels; /* decoder: [batch, rows of a band, W, 3]; encoder: [scale_t, H, W, 3] */
 };
 
 /* ----------------------------------------------------------------------------------------------- blocks */
 
-/* vae_stream_open with the bytes of one layer's state a pass through a level may have: fewer save memory and
- * cost time; the result does not depend on it. */
-status_t vae_stream_open_batched(struct vae *vae, enum vae_part part, int latent_height, int latent_width,
-                                 size_t batch_bytes, struct vae_stream **stream, struct error *error);
+/* vae_stream_open with all of them. */
+status_t vae_stream_open_within(struct vae *vae, enum vae_part part, int latent_height, int latent_width,
+                                const struct vae_limits *limits, struct vae_stream **stream,
+                                struct error *error);
+
+/* Lays the decoder's buffers out anew for that band, empty: before its first latent frame. */
+void vae_begin_band(struct vae_stream *stream, struct team *team, int band);
 
 /* A contiguous volume over `data`. */
 struct volume volume_of(float *data, int frames, int height, int width, int channels);

@@ -57,7 +57,7 @@ static int widest_channels(const struct vae_level *level)
 static void lay_out_level(struct arena *arena, size_t batch_bytes, const struct vae_level *level,
                           struct vae_level_buffers *b)
 {
-    size_t bytes = frame_floats(b->height, b->width, widest_channels(level)) * sizeof(float);
+    size_t bytes = frame_floats(b->tallest, b->width, widest_channels(level)) * sizeof(float);
     b->batch = bytes * (size_t)b->frames <= batch_bytes ? b->frames : (int)(batch_bytes / bytes);
     if (b->batch < 1) b->batch = 1;
     for (int i = 0; i < level->resnet_count; i++)
@@ -99,15 +99,19 @@ static void lay_out_decoder(struct arena *arena, struct arena *shared, struct va
     const struct vae_coder *coder = s->vae->decoder;
     int h = s->latent_height, w = s->latent_width, frames = 1, last = config->levels - 1;
     size_t scratch = frame_floats(h, w, coder->attention.channels);
+    bool tallest = s->band < 0;
 
     s->latent = arena_take(shared, frame_floats(h, w, config->latent_channels), sizeof(float));
     s->conv_in = take_causal(arena, 1, h, w, config->latent_channels);
     lay_out_middle(arena, coder, s);
-    for (int i = 0; i <= last; i++, h *= 2, w *= 2) {
+    for (int i = 0; i <= last; i++, w *= 2) {
         const struct vae_level *level = &coder->levels[i];
         struct vae_level_buffers *b = &s->levels[i];
-        *b = (struct vae_level_buffers){.frames = frames, .height = h, .width = w};
-        lay_out_level(arena, s->batch_bytes, level, b);
+        if (tallest) b->height = b->tallest;
+        b->frames = frames;
+        b->width = w;
+        h = b->height;
+        lay_out_level(arena, s->limits.batch, level, b);
         scratch = larger(scratch, level_scratch(level, b));
         if (level->temporal) b->time = take_tape(arena, 2, b->batch, h, w, level->channels, 0, 0);
         if (level->temporal) frames *= 2;
@@ -115,7 +119,9 @@ static void lay_out_decoder(struct arena *arena, struct arena *shared, struct va
     }
     struct vae_level_buffers *b = &s->levels[last];
     s->conv_out = take_causal(arena, b->batch, b->height, b->width, coder->levels[last].channels);
-    s->pixels = arena_take(shared, (size_t)b->batch * frame_floats(b->height, b->width, config->out_channels),
+    s->pixels = arena_take(shared,
+                           (size_t)b->batch * frame_floats(tallest ? s->tallest : s->bottom - s->top,
+                                                           b->width, config->out_channels),
                            sizeof(float));
     lay_out_scratch(arena, scratch, s);
 }
@@ -131,11 +137,11 @@ static void lay_out_encoder(struct arena *arena, struct arena *shared, struct va
     for (int i = 0; i < config->levels; i++) {
         const struct vae_level *level = &coder->levels[i];
         struct vae_level_buffers *b = &s->levels[i];
-        *b = (struct vae_level_buffers){.frames = frames, .height = h, .width = w};
+        *b = (struct vae_level_buffers){.frames = frames, .height = h, .width = w, .tallest = h};
         if (i > 0)
             b->input = arena_take(arena, (size_t)frames * frame_floats(h, w, level->resnets[0].in_channels),
                                   sizeof(float));
-        lay_out_level(arena, s->batch_bytes, level, b);
+        lay_out_level(arena, s->limits.batch, level, b);
         scratch = larger(scratch, level_scratch(level, b));
         if (!level->resamples) continue;
         b->sample = take_tape(arena, 0, b->batch, h, w, level->channels, 0, 1);
@@ -164,26 +170,131 @@ static void lay_out(struct arena *arena, struct arena *shared, struct vae_stream
         lay_out_encoder(arena, shared, s);
 }
 
+/* ------------------------------------------------------------------------------------------------ bands */
+
+static int image_height(const struct vae_stream *s, int level)
+{
+    return s->latent_height << level;
+}
+
+/* Rows [*first, *end) and `more` on each side, as far as the level has them, from an even row to before one. */
+static void widen(const struct vae_stream *s, int level, int more, int *first, int *end)
+{
+    int height = image_height(s, level);
+    *first = *first > more ? (*first - more) / 2 * 2 : 0;
+    *end = (*end + more + 1) / 2 * 2;
+    if (*end > height) *end = height;
+}
+
+/* The latent row where a band begins. */
+static int band_row(const struct vae_stream *s, int band)
+{
+    int steps = (s->latent_height + VAE_BAND_ROWS - 1) / VAE_BAND_ROWS;
+    return band == s->bands ? s->latent_height : (int)((int64_t)steps * band / s->bands) * VAE_BAND_ROWS;
+}
+
+/* The rows of the video that a band makes, and of every level those it takes: two convolutions a residual block, and
+ * before the frames or the doubling another one, which sees half a row of the small image on each side. */
+static void find_rows(struct vae_stream *s, int band)
+{
+    const struct vae_coder *coder = s->vae->decoder;
+    int last = s->vae->config.levels - 1, more = 1;
+    int first = s->top = band_row(s, band) << last, end = s->bottom = band_row(s, band + 1) << last;
+    for (int i = last; i >= 0; i--) {
+        widen(s, i, more + 2 * coder->levels[i].resnet_count, &first, &end);
+        s->levels[i].first = first;
+        s->levels[i].height = end - first;
+        first /= 2;
+        end = (end + 1) / 2;
+    }
+}
+
+/* Of all bands the most rows, by level. */
+static void find_tallest(struct vae_stream *s)
+{
+    s->tallest = 0;
+    for (int i = 0; i < s->vae->config.levels; i++) s->levels[i].tallest = 0;
+    for (int band = 0; band < s->bands; band++) {
+        find_rows(s, band);
+        if (s->bottom - s->top > s->tallest) s->tallest = s->bottom - s->top;
+        for (int i = 0; i < s->vae->config.levels; i++) {
+            struct vae_level_buffers *b = &s->levels[i];
+            if (b->height > b->tallest) b->tallest = b->height;
+        }
+    }
+}
+
+/* What the buffers take with so many bands. */
+static size_t measure(struct vae_stream *s, int bands)
+{
+    struct arena device = {0}, shared = {0};
+    s->bands = bands;
+    s->band = -1;
+    if (s->part == VAE_DECODER) find_tallest(s);
+    lay_out(&device, &shared, s);
+    return device.used + shared.used;
+}
+
+/* The fewest bands whose buffers are within the limit. */
+static status_t choose_bands(struct vae_stream *s, struct error *error)
+{
+    int most = (s->latent_height + VAE_BAND_ROWS - 1) / VAE_BAND_ROWS;
+    int bands = s->limits.bands > most ? most : s->limits.bands > 0 ? s->limits.bands : 1;
+    size_t bytes = measure(s, bands), limit = s->limits.stream;
+    if (s->part == VAE_ENCODER || limit == 0) return STATUS_OK;
+    while (bytes > limit && bands < most) bytes = measure(s, ++bands);
+    if (bytes <= limit) return STATUS_OK;
+    return error_set(error, STATUS_NO_MEMORY,
+                     "decoding takes %.1f MB in the narrowest bands, the limit is %.1f MB",
+                     (double)bytes / 1e6, (double)limit / 1e6);
+}
+
+void vae_begin_band(struct vae_stream *s, struct team *team, int band)
+{
+    if (s->band >= 0) s->vae->ops->zero(team, s->arena.base, s->arena.size);
+    s->band = band;
+    if (s->part == VAE_DECODER) find_rows(s, band);
+    s->arena.used = s->shared.used = 0;
+    lay_out(&s->arena, &s->shared, s);
+}
+
+int vae_decode_pieces(const struct vae_stream *s, int latent_frames)
+{
+    return s->bands * latent_frames;
+}
+
+/* ---------------------------------------------------------------------------------------- open and close */
+
 size_t vae_stream_bytes(const struct vae *vae, enum vae_part part, int latent_height, int latent_width)
 {
-    struct arena measure = {0}, shared = {0};
     struct vae_stream s = {.vae = (struct vae *)vae,
                            .part = part,
                            .latent_height = latent_height,
                            .latent_width = latent_width,
-                           .batch_bytes = BATCH_BYTES};
-    lay_out(&measure, &shared, &s);
-    return measure.used + shared.used;
+                           .limits = {.batch = BATCH_BYTES}};
+    return measure(&s, 1);
 }
 
 status_t vae_stream_open(struct vae *vae, enum vae_part part, int latent_height, int latent_width,
-                         struct vae_stream **out, struct error *error)
+                         size_t limit, struct vae_stream **out, struct error *error)
 {
-    return vae_stream_open_batched(vae, part, latent_height, latent_width, BATCH_BYTES, out, error);
+    return vae_stream_open_within(vae, part, latent_height, latent_width,
+                                  &(struct vae_limits){.batch = BATCH_BYTES, .stream = limit}, out, error);
 }
 
-status_t vae_stream_open_batched(struct vae *vae, enum vae_part part, int latent_height, int latent_width,
-                                 size_t batch_bytes, struct vae_stream **out, struct error *error)
+/* All memory, for the tallest of the bands. */
+static status_t take_memory(struct vae_stream *s, struct error *error)
+{
+    status_t status = choose_bands(s, error);
+    if (status != STATUS_OK) return status;
+    lay_out(&s->arena, &s->shared, s);
+    status = memory_arena(s->vae->ops, MEMORY_DEVICE, &s->arena, error);
+    if (status == STATUS_OK) status = memory_arena(s->vae->ops, MEMORY_SHARED, &s->shared, error);
+    return status;
+}
+
+status_t vae_stream_open_within(struct vae *vae, enum vae_part part, int latent_height, int latent_width,
+                                const struct vae_limits *limits, struct vae_stream **out, struct error *error)
 {
     if (!(part == VAE_DECODER ? vae->decoder : vae->encoder))
         return error_set(error, STATUS_CONFLICT, "the %s of this VAE was not loaded",
@@ -198,16 +309,14 @@ status_t vae_stream_open_batched(struct vae *vae, enum vae_part part, int latent
     s->part = part;
     s->latent_height = latent_height;
     s->latent_width = latent_width;
-    s->batch_bytes = batch_bytes;
-    lay_out(&s->arena, &s->shared, s);
-    status_t status = memory_arena(vae->ops, MEMORY_DEVICE, &s->arena, error);
-    if (status == STATUS_OK) status = memory_arena(vae->ops, MEMORY_SHARED, &s->shared, error);
+    s->limits = *limits;
+    status_t status = take_memory(s, error);
     if (status != STATUS_OK) {
-        error_prefix(error, "VAE at %d x %d", latent_width, latent_height);
+        error_prefix(error, "VAE at a latent of %d x %d", latent_width, latent_height);
         vae_stream_close(s);
         return status;
     }
-    lay_out(&s->arena, &s->shared, s);
+    vae_begin_band(s, NULL, 0);
     *out = s;
     return STATUS_OK;
 }
