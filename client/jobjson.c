@@ -68,6 +68,7 @@ static json_t *spec_json(const struct refrain_spec *spec)
     json_object_set_new(object, "save_frames", json_boolean(spec->save_frames));
     set_text(object, "priority", refrain_priority_name(spec->priority));
     if (spec->deadline_ms) set_whole(object, "deadline_ms", spec->deadline_ms);
+    if (spec->deadline_strict) json_object_set_new(object, "deadline_strict", json_true());
     set_text(object, "label", spec->label);
     set_text(object, "cache", spec->cache);
     set_tables(object, "cache_tables", spec->cache_tables, spec->cache_table_count);
@@ -224,6 +225,8 @@ json_t *jobjson_job(const struct refrain_job *job)
     if (job->submitted_ms) set_whole(object, "submitted_ms", job->submitted_ms);
     if (job->started_ms) set_whole(object, "started_ms", job->started_ms);
     if (job->finished_ms) set_whole(object, "finished_ms", job->finished_ms);
+    if (job->finish_ms) set_whole(object, "finish_ms", job->finish_ms);
+    if (job->warning) set_text(object, "warning", job->warning);
     if (job->times.total > 0) json_object_set_new(object, "times", times_json(&job->times));
     if (job->cache) json_object_set_new(object, "cache", cache_json(job->cache));
     return object;

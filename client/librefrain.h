@@ -102,6 +102,7 @@ struct refrain_spec {
     bool save_frames;  /* also keep REFRAIN_FRAMES */
     enum refrain_priority priority;
     uint64_t deadline_ms; /* from submission; a job not finished by then expires. 0: none */
+    bool deadline_strict; /* refuse it where it is not expected to be done by then */
     const char *label;    /* free text, shown in lists; NULL: none */
     const char *cache;    /* what may be reused between steps: "balanced", "dbcache:F1B0"; NULL: "off" */
     const struct refrain_cache_table
@@ -224,6 +225,8 @@ struct refrain_job {
     const struct refrain_file *files;
     size_t file_count;
     uint64_t submitted_ms, started_ms, finished_ms; /* wall clock since 1970; 0: not yet */
+    uint64_t finish_ms;  /* when it is expected to be done, by the coordinator's wall clock; 0: unknown */
+    const char *warning; /* of a submission: what speaks against its deadline; NULL: nothing */
     unsigned ahead;                                 /* jobs before it, while queued */
     struct refrain_times times;
     const char *plan;                         /* how it ran, for people; NULL: not known yet */

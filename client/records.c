@@ -152,6 +152,7 @@ static struct refrain_spec spec_of(const Refrain__JobSpec *wire, struct room *ro
         .save_frames = wire->save_frames,
         .priority = wire->has_priority ? (enum refrain_priority)wire->priority : REFRAIN_PRIORITY_NORMAL,
         .deadline_ms = wire->deadline_ms,
+        .deadline_strict = wire->deadline_strict,
         .label = wire->label,
         .cache = wire->cache,
         .cache_tables = tables_of(wire->cache_tables, wire->n_cache_tables, room),
@@ -229,6 +230,8 @@ static struct refrain_job job_of(const Refrain__Job *wire, struct room *room)
         .submitted_ms = wire->submitted_ms,
         .started_ms = wire->started_ms,
         .finished_ms = wire->finished_ms,
+        .finish_ms = wire->finish_ms,
+        .warning = wire->warning && *wire->warning ? wire->warning : NULL,
         .ahead = wire->ahead,
         .times = times_of(wire->times),
         .plan = wire->plan && *wire->plan ? wire->plan : NULL,
@@ -332,6 +335,7 @@ status_t record_spec_to_wire(const struct refrain_spec *spec, Refrain__JobSpec *
     wire->save_frames = spec->save_frames, wire->has_save_frames = 1;
     wire->priority = (Refrain__Priority)spec->priority, wire->has_priority = 1;
     wire->deadline_ms = spec->deadline_ms, wire->has_deadline_ms = spec->deadline_ms != 0;
+    wire->deadline_strict = wire->has_deadline_strict = spec->deadline_strict;
     wire->cache = (char *)(uintptr_t)spec->cache;
     wire->compare = spec->compare, wire->has_compare = spec->compare;
     /* Any other negative number stays one that no limit allows. */

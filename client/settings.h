@@ -53,6 +53,7 @@ struct settings {
 
     int priority;             /* enum refrain_priority */
     int64_t deadline_ms;      /* 0: none */
+    bool strict;              /* the deadline */
     int64_t checkpoint_every; /* look at options_given */
     uint64_t resume_from;
     const char *at_step; /* a number or END */

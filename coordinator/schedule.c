@@ -14,6 +14,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "coordinator/drain.h"
+#include "coordinator/foresight.h"
 #include "coordinator/orders.h"
 #include "coordinator/repair.h"
 #include "coordinator/server.h"
@@ -124,8 +125,7 @@ static uint64_t memory_of(const struct group *group, const struct member *member
     return member->memory_bytes / (count ? count : 1);
 }
 
-/* What is known of ranks and model; the mix is the caller's to fill in. */
-static struct plan_request describe_layout(const struct server *server, const struct group *group,
+struct plan_request server_describe_layout(const struct server *server, const struct group *group,
                                            const Refrain__ModelCard *card, struct plan_seat *seats)
 {
     double hidden = (double)card->heads * card->head_dim;
@@ -140,6 +140,7 @@ static struct plan_request describe_layout(const struct server *server, const st
                                  .ranks = group->ranks,
                                  .seats = seats,
                                  .wish = &server->settings->wish,
+                                 .heads = card->heads,
                                  .block_bytes = (uint64_t)block,
                                  .home_bytes =
                                      (uint64_t)fmax(0, (double)card->weight_bytes - card->layers * block)};
@@ -320,7 +321,7 @@ static struct job *choose_job(const struct server *server, struct group *group)
 
 static bool wished(const struct plan_wish *wish)
 {
-    return wish->has_fold || wish->runs > 0 || wish->home != PLAN_HOME_AUTO ||
+    return wish->width > 1 || wish->has_fold || wish->runs > 0 || wish->home != PLAN_HOME_AUTO ||
            wish->layout > PLAN_LAYOUT_PIPELINE;
 }
 
@@ -341,7 +342,7 @@ static status_t prepare_layout(struct server *server, struct group *group, const
 {
     struct plan_seat seats[PLAN_MAX_RANKS];
     struct plan plan;
-    struct plan_request request = describe_layout(server, group, model->card, seats);
+    struct plan_request request = server_describe_layout(server, group, model->card, seats);
     bool loaded = strcmp(group->model, model->card->name) == 0, known = group->plan.ranks == group->ranks;
     hitrates_of(&server->rates, spec, model->card, &request.mix);
     /* What an operator wished for is judged by the model alone: it must not be refused for a measurement. */
@@ -371,9 +372,15 @@ status_t server_check_without(const struct server *server, const struct group *g
     uint32_t left = 0;
     for (uint32_t rank = 0; rank < group->ranks; rank++) left += !leaves[rank];
     if (wish->runs && wish->runs != left)
-        return error_set(error, STATUS_CONFLICT, "--split names %u ranks: %u would be left", wish->runs, left);
-    if (!group->model[0] || models_find(server->models, group->model, &model, NULL) != STATUS_OK) return STATUS_OK;
-    struct plan_request request = describe_layout(server, group, model->card, seats);
+        return error_set(error, STATUS_CONFLICT, "--split names %u ranks: %u would be left", wish->runs,
+                         left);
+    if (wish->width > 1 && left % wish->width)
+        return error_set(error, STATUS_CONFLICT,
+                         "--stage-width %u: %u ranks would be left, which are no whole stages", wish->width,
+                         left);
+    if (!group->model[0] || models_find(server->models, group->model, &model, NULL) != STATUS_OK)
+        return STATUS_OK;
+    struct plan_request request = server_describe_layout(server, group, model->card, seats);
     for (uint32_t rank = 0, kept = 0; rank < group->ranks; rank++)
         if (!leaves[rank]) seats[kept++] = seats[rank];
     request.ranks = left;
@@ -398,6 +405,7 @@ static bool take_next(struct server *server, struct group *group)
     bool fits = false;
     if (status == STATUS_OK) status = prepare_layout(server, group, model, stored->spec, &fits, &error);
     uint64_t bytes = status == STATUS_OK ? bytes_of(stored->spec, model->card) : 0;
+    if (status == STATUS_OK) foresight_note(server, job, stored->spec, model->card);
     if (stored) refrain__job__free_unpacked(stored, NULL);
     if (status != STATUS_OK) {
         fail_job(server, NULL, job, error.text);
@@ -540,7 +548,7 @@ void server_recover(struct server *server)
         memset(group->slots, 0, sizeof group->slots);
         group_enter(group, GROUP_COMPLETE, server->now_ns);
     }
-    if (jobs_reload(server->jobs, &error) != STATUS_OK || models_reload(server->models, &error) != STATUS_OK ||
-        drain_load(server, &error) != STATUS_OK)
+    if (jobs_reload(server->jobs, &error) != STATUS_OK ||
+        models_reload(server->models, &error) != STATUS_OK || drain_load(server, &error) != STATUS_OK)
         log_failed("reading the job store again", &error);
 }

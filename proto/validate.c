@@ -286,6 +286,7 @@ status_t validate_fill(Refrain__JobSpec *spec, const Refrain__ModelCard *card, s
     FILL(spec, save_frames, 0);
     FILL(spec, priority, REFRAIN__PRIORITY__PRIORITY_NORMAL);
     FILL(spec, deadline_ms, 0);
+    FILL(spec, deadline_strict, 0);
     FILL(spec, checkpoint_every, DEFAULT_CHECKPOINT_EVERY);
     if (!spec->has_solver || spec->solver == REFRAIN__SOLVER__SOLVER_MODEL_DEFAULT) {
         spec->has_solver = 1;

@@ -210,10 +210,11 @@ static void check_mix(int outer, int n, int inner)
 
 static void mix_equals_ref_over_odd_shapes(void **state)
 {
-    static const int shapes[][3] = {/* outer, n, inner */
-                                    {1, 1, 1},    {3, 2, 7},     {5, 4, 16},   {80, 4, 33},  {2, 11, 31},
-                                    {2, 12, 32},  {7, 13, 48},   {2, 25, 257}, {1, 5, 5000}, {4, 1, 100},
-                                    {30, 21, 96}, {1, 240, 100}, {0, 3, 20},   {3, 52, 4096}};
+    static const int shapes[][3] = {
+        /* outer, n, inner */
+        {1, 1, 1},   {3, 2, 7},     {5, 4, 16},   {80, 4, 33}, {2, 11, 31},  {2, 12, 32},
+        {7, 13, 48}, {2, 25, 257},  {1, 5, 5000}, {4, 1, 100}, {30, 21, 96}, {1, 240, 100},
+        {0, 3, 20},  {3, 52, 4096}, {2, 70, 30} /* two steps of a GPU's, and small */};
     for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++)
         check_mix(shapes[i][0], shapes[i][1], shapes[i][2]);
 }

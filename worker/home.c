@@ -653,6 +653,12 @@ static void list_choices(const struct home *home, struct choice *choice, int64_t
     }
 }
 
+void home_sweep(struct home *home)
+{
+    for (int i = 0; i < HOME_SLOTS; i++)
+        if (home->slots[i].over) slot_free(home, &home->slots[i]);
+}
+
 bool home_tend(struct home *home)
 {
     bool moved = take_arrivals(home);

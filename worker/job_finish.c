@@ -22,30 +22,6 @@ uint64_t job_frame_work(const struct job *j)
     return 8 * rows * (uint64_t)j->engine->model->config.denoiser.layers;
 }
 
-/* Hops, keys and values, histories and features make room for the decoder. All hops are back, and nothing of the job is with
- * the fabric any more. */
-static status_t give_back(struct job *j, struct error *error)
-{
-    const struct ops *ops = j->engine->ops;
-    status_t status = engine_wait(j->engine, error);
-    if (status != STATUS_OK) return status;
-    engine_withdraw(j->engine, &j->lent);
-    for (int b = 0; b < BRANCHES; b++) {
-        for (int e = 0; e < MODEL_EXPERTS; e++) engine_drop_context(j->engine, j->branch[b].context[e]);
-        blocks_destroy(j->branch[b].blocks);
-        memset(j->branch[b].context, 0, sizeof j->branch[b].context);
-        j->branch[b].blocks = NULL;
-    }
-    for (int i = 0; i < PASSES; i++) {
-        solver_destroy(j->solver[i]);
-        j->solver[i] = NULL;
-    }
-    if (j->cache) reuse_give_back(j->cache);
-    memory_give_back(ops, MEMORY_DEVICE, &j->device);
-    j->lean = true;
-    return STATUS_OK;
-}
-
 /* A piece of the video whose turn it is. */
 static status_t decode(struct job *j, int *pieces, struct error *error)
 {
@@ -66,7 +42,11 @@ enum job_result job_advance_decode(struct job *j)
 {
     struct error error = {0};
     int pieces;
-    if (!j->lean) return give_back(j, &error) == STATUS_OK ? JOB_ADVANCED : job_fail(j, &error);
+    if (!j->lean) { /* makes room for the decoder */
+        if (engine_wait(j->engine, &error) != STATUS_OK) return job_fail(j, &error);
+        job_shed(j);
+        return JOB_ADVANCED;
+    }
     if (decode(j, &pieces, &error) != STATUS_OK) return job_fail(j, &error);
     atomic_fetch_add(&j->engine->progress, 1);
     j->work += job_frame_work(j) * (uint64_t)j->latent_frames / (uint64_t)pieces;
