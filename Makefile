@@ -275,7 +275,7 @@ $(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(TEST_SUPPORT) $(ALL_OBJS)
 	$(CC) $(LDFLAGS) -o $@ $^ $(CLIENT_LIBS) $(COORDINATOR_LIBS) $(WORKER_LIBS) $(call pkg,--libs,cmocka)
 
 # What finds the stand-ins at run time.
-$(patsubst %,$(BUILD)/tests/%,test_fabric test_circle test_fabric_nccl test_fabric_nccl_loss test_fakenccl): | $(patsubst %,$(BUILD)/fakegpu/%,libcudart.so.13 libnccl.so.2)
+$(patsubst %,$(BUILD)/tests/%,test_fabric test_circle test_fabric_nccl test_fabric_nccl_loss test_fakenccl test_tier_fabrics): | $(patsubst %,$(BUILD)/fakegpu/%,libcudart.so.13 libnccl.so.2)
 
 # Our own statement of CUDA's interface beside the real headers, and the stand-ins compiled against these, where they are.
 CUDA_REAL := $(wildcard $(CUDA_HOME)/include/cublasLt.h)
@@ -468,6 +468,7 @@ bench-service: ## the queue, jobs in flight, checkpoints and recovery (6 minutes
 	@$(MAKE) --no-print-directory -j$(CORES) bench-programs
 	@$(BUILD)/tools/bench_queue $(BUILD)/refrain-coordinator $(BUILD)/refrain-worker models/reference 2>/dev/null
 	@$(BUILD)/tools/bench_flight $(BUILD) models/reference
+	@$(BUILD)/tools/bench_finish $(abspath $(BUILD)) $(abspath models/reference) 2 24
 	@tools/bench_recovery.sh $(BUILD) models/reference
 
 .PHONY: bench-gpu
@@ -477,8 +478,10 @@ bench-gpu: ## this machine's GPUs: ops against peak, attention against cuDNN; MO
 	@tools/bench_gpu.sh $(BUILD) $(MODEL) $(SIZE)
 
 .PHONY: bench-tier
-bench-tier: $(BUILD)/tools/bench_tier ## a rank's store of the cache tier beside memcpy and plain files, up to a million items (1 minute)
+bench-tier: ## the cache tier: a rank's store beside memcpy and plain files, items from rank to rank beside the fabric's messages (2 minutes)
+	@$(MAKE) --no-print-directory -j$(CORES) $(BUILD)/refrain-coordinator $(BUILD)/tools/bench_tier $(BUILD)/tools/bench_tier_fabric
 	@$(BUILD)/tools/bench_tier
+	@$(BUILD)/tools/bench_tier_fabric $(BUILD) 2>/dev/null
 
 .PHONY: tidy
 tidy: ## clang-format, clang-tidy and cppcheck over everything

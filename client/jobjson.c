@@ -58,6 +58,8 @@ static json_t *spec_json(const struct refrain_spec *spec)
     }
     set_whole(object, "steps", spec->steps);
     set_real(object, "guidance", spec->guidance);
+    if (spec->guidance_scale_2 != REFRAIN_GUIDANCE_DEFAULT)
+        set_real(object, "guidance_scale_2", spec->guidance_scale_2);
     set_whole(object, "width", spec->width);
     set_whole(object, "height", spec->height);
     set_whole(object, "frames", spec->frames);
@@ -149,6 +151,7 @@ static json_t *cache_json(const struct refrain_cache_report *report)
     if (isfinite(report->seconds_saved)) /* less than 0: it did not pay */
         json_object_set_new(object, "seconds_saved", json_real(report->seconds_saved));
     set_whole(object, "bytes", report->bytes);
+    if (report->switch_at) set_whole(object, "switch_at", report->switch_at);
     if (report->blocks) {
         json_object_set_new(object, "block_computed", counts_json(report->block_computed, report->blocks));
         json_object_set_new(object, "block_reused", counts_json(report->block_reused, report->blocks));
@@ -270,6 +273,10 @@ json_t *jobjson_model(const struct refrain_model *model)
     set_whole(object, "frame_multiple", model->frame_multiple);
     set_whole(object, "text_length", model->text_length);
     if (model->latent_channels) set_whole(object, "latent_channels", model->latent_channels);
+    if (model->experts > 1) {
+        set_whole(object, "experts", model->experts);
+        set_real(object, "boundary", model->boundary);
+    }
     set_tables(object, "cache_tables", model->tables, model->table_count);
     return object;
 }

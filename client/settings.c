@@ -47,6 +47,9 @@ static const struct option_spec specs[] = {
     {"guidance", 'g', OPTION_REAL, AT(guidance), "X",
      "how closely to follow the prompt; 1 or less: off (default 5)", .min = 0, .max = LIMIT_GUIDANCE,
      .groups = MAKES | VERB_PLAN},
+    {"guidance-2", 0, OPTION_REAL, AT(guidance_2), "X",
+     "the same for the steps that the second of two experts makes (default: --guidance)", .min = 0,
+     .max = LIMIT_GUIDANCE, .groups = MAKES},
     {"width", 0, OPTION_INT, AT(width), "N", "pixels, a multiple of 16 (default: the model's)",
      .groups = MAKES},
     {"height", 0, OPTION_INT, AT(height), "N", "pixels, a multiple of 16 (default: the model's)",
@@ -346,6 +349,7 @@ status_t settings_spec(const struct settings *settings, const struct options *op
     made.seed = settings->seed;
     made.steps = (unsigned)settings->steps;
     if (options_given(options, "guidance")) made.guidance = settings->guidance;
+    if (options_given(options, "guidance-2")) made.guidance_scale_2 = settings->guidance_2;
     made.width = (unsigned)settings->width;
     made.height = (unsigned)settings->height;
     made.frames = (unsigned)settings->frames;

@@ -43,7 +43,7 @@ struct settings {
     const char *model, *prompt, *negative;
     uint64_t seed;
     int64_t steps, width, height, frames, fps;
-    double guidance, shift;
+    double guidance, guidance_2, shift;
     int solver; /* index of "unipc|euler"; look at options_given */
 
     const char *cache, *cache_table;

@@ -142,7 +142,8 @@ static struct policy_job policy_job(const struct job *j)
                                .tables = j->tables,
                                .table_count = j->order.table_count,
                                .model = {d->layers, d->heads, d->head_dim, d->ffn_dim,
-                                         j->engine->model->config.vae.latent_channels}};
+                                         j->engine->model->config.vae.latent_channels,
+                                         j->engine->model->config.experts}};
 }
 
 /* Everything the policy will ever hold is taken here, so that what it decides depends on nothing that runs
