@@ -66,10 +66,11 @@ static bool follows(const struct reuse *r)
     return r->plan.policy.signals & WHOLE_REFERENCES;
 }
 
-/* Nothing before this step is known at step `at`: it was another job's, or the other expert's. */
+/* Nothing before this step is known at step `at`: it was another job's, or the other expert's. Who only measures looks
+ * across the switch: published tables do. */
 static int known_from(const struct reuse *r, int at)
 {
-    int begun = policy_begun(&r->shape.job, at);
+    int begun = r->plan.policy.trace ? 0 : policy_begun(&r->shape.job, at);
     return begun > r->first ? begun : r->first;
 }
 
@@ -128,7 +129,7 @@ void reuse_remember(struct reuse *r, struct team *team, const float *latent)
         past->step = r->step;
         reuse_copy(r, team, past->latent, latent, r->latent);
     }
-    if (r->step + 1 == r->shape.job.switch_at)
+    if (r->step + 1 == r->shape.job.switch_at && !r->plan.policy.trace)
         reuse_forget(r); /* nothing of one expert is true of the other */
 }
 

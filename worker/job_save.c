@@ -337,7 +337,8 @@ status_t job_restore(struct job *j, const void *bytes, size_t size, struct error
     j->status.step_seconds = head.step_seconds;
     job_enter_pass(j, own ? (int)head.pass : 0);
     j->step = j->resume_step;
-    if (j->pass + 1 == j->passes && j->step >= j->switch_at)
+    bool across = j->reuse && reuse_plan(j->reuse)->policy.trace; /* it makes steps of both again */
+    if (j->pass + 1 == j->passes && j->step >= j->switch_at && !across)
         j->first_expert = j->last_expert; /* the other is done */
     if (j->pass + 1 < j->passes || j->step < j->order.steps) return STATUS_OK;
     j->status.text_seconds = j->resumed_text;
