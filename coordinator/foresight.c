@@ -392,7 +392,8 @@ void foresight_learn(struct server *server, struct group *group, const struct jo
            took = (double)(server->now_ms - job->middle_ms);
     if (job->foretold_ms == 0 || told <= 0 || took <= 0) return;
     double ratio = fmin(2, fmax(0.5, took / told));
-    group->stretch = fmin(4, fmax(0.25, (group->stretch > 0 ? group->stretch : 1) * pow(ratio, CORRECTION)));
+    double weight = fmax(CORRECTION, 1.0 / (4 + group->stretched++)); /* the first ones say most */
+    group->stretch = fmin(4, fmax(0.25, (group->stretch > 0 ? group->stretch : 1) * pow(ratio, weight)));
 }
 
 void foresight_heard(struct server *server, struct job *job)

@@ -95,6 +95,7 @@ struct group {
     double pace_ns;      /* of a block and token, a mean over ranks and seconds (foresight.c); 0: unknown */
     int64_t paced_ns;    /* when that was last looked at */
     double stretch;      /* how much longer jobs took than was foretold, a mean; 0: unknown */
+    uint32_t stretched;  /* jobs that is the mean of */
     struct slot slots[GROUP_SLOTS];
     uint64_t launch;     /* launch_number() of the launcher of ours it came from; 0: somebody else's */
     int64_t progress_ns; /* when any compute_progress last grew */

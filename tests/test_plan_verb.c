@@ -8,13 +8,14 @@
 #include <cmocka.h>
 
 #include <jansson.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 #include "tests/outcome.h"
 
-#define REFRAIN "build/refrain"
+static char refrain[PATH_MAX];
 
 static char times[] = "/tmp/refrain-times-XXXXXX";
 
@@ -25,7 +26,7 @@ static struct outcome run(const char *const program[])
     return o;
 }
 
-#define RUN(...) run((const char *const[]){REFRAIN, __VA_ARGS__, NULL})
+#define RUN(...) run((const char *const[]){refrain, __VA_ARGS__, NULL})
 
 static void expect_refused(struct outcome o, const char *needle)
 {
@@ -114,8 +115,20 @@ static void what_makes_no_sense_is_refused_with_a_sentence(void **state)
     outcome_free(&o);
 }
 
+/* The program lies beside this one's folder. */
+static int find_program(void)
+{
+    char self[PATH_MAX - 16];
+    ssize_t length = readlink("/proc/self/exe", self, sizeof self - 1);
+    if (length <= 0) return 1;
+    self[length] = '\0';
+    *strrchr(self, '/') = '\0';
+    return snprintf(refrain, sizeof refrain, "%s/../refrain", self) < 0;
+}
+
 static int make_file(void **state)
 {
+    if (find_program()) return 1;
     int file = mkstemp(times);
     return file < 0 ? 1 : close(file);
 }
