@@ -101,6 +101,10 @@ int server_flight_limit(const struct server *server, const struct group *group);
  * weights fit the others? STATUS_CONFLICT, STATUS_NO_MEMORY. */
 status_t server_check_without(const struct server *server, const struct group *group, const bool *leaves,
                               struct error *error);
+/* schedule.c: could a group that is there now take the job, alone and laid out for it? STATUS_NO_MEMORY, with the sizes of the last
+ * one, where there are groups and none has the memory. */
+status_t server_check_room(struct server *server, const Refrain__ModelCard *card,
+                           const Refrain__JobSpec *spec, struct error *error);
 /* schedule.c: brings groups and jobs together; called once per turn. */
 void server_schedule(struct server *server);
 /* schedule.c: the ranks are told to end, running jobs go back to the queue. */
