@@ -68,7 +68,7 @@ OBJS_tier        := $(call room,cache/tier)
 OBJS_policies    := $(filter-out $(CACHE_TENSORS),$(OBJS_cache))
 OBJS_coordinator := $(call room,coordinator)
 # Plans are values, and so is what a model's JSON files say: the client plans with the coordinator's own code.
-OBJS_planner     := $(patsubst %,$(BUILD)/%.o,coordinator/plan coordinator/planner coordinator/planner_cost worker/model/config worker/model/json_fields)
+OBJS_planner     := $(patsubst %,$(BUILD)/%.o,coordinator/plan coordinator/plan_wide coordinator/planner coordinator/planner_cost worker/model/config worker/model/json_fields)
 
 # Of the tier, programs that hold no items know keys and reasons alone.
 OBJS_keys        := $(patsubst %,$(BUILD)/cache/tier/%.o,key miss)
@@ -275,7 +275,7 @@ $(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(TEST_SUPPORT) $(ALL_OBJS)
 	$(CC) $(LDFLAGS) -o $@ $^ $(CLIENT_LIBS) $(COORDINATOR_LIBS) $(WORKER_LIBS) $(call pkg,--libs,cmocka)
 
 # What finds the stand-ins at run time.
-$(patsubst %,$(BUILD)/tests/%,test_fabric test_circle test_fabric_nccl test_fabric_nccl_loss test_fakenccl): | $(patsubst %,$(BUILD)/fakegpu/%,libcudart.so.13 libnccl.so.2)
+$(patsubst %,$(BUILD)/tests/%,test_fabric test_circle test_fabric_nccl test_fabric_nccl_loss test_fakenccl test_tier_fabrics): | $(patsubst %,$(BUILD)/fakegpu/%,libcudart.so.13 libnccl.so.2)
 
 # Our own statement of CUDA's interface beside the real headers, and the stand-ins compiled against these, where they are.
 CUDA_REAL := $(wildcard $(CUDA_HOME)/include/cublasLt.h)
@@ -333,9 +333,12 @@ $(BUILD)/tests/gpu/test_%: $(BUILD)/tests/test_%.o $(TEST_SUPPORT) $(ALL_OBJS)
 	$(CC) $(LDFLAGS) -o $@ $^ $(CLIENT_LIBS) $(COORDINATOR_LIBS) $(WORKER_LIBS) $(call pkg,--libs,cmocka)
 GPU_PROGRAMS := $(patsubst %,$(BUILD)/tests/gpu/%,test_ops test_caching_ops test_conv test_wide_conv) $(BUILD)/tests/test_cuda_requests
 
-# The same under a checker: make build/cusim/tsan/test_cuda_conv, and run it.
+# The same under a checker for bounds, and for races: make build/cusim/tsan/test_cuda_conv, and run it; on small shapes, since
+# it is slow, with REFRAIN_TEST_SMALL=1. Only kernels and their host code are checked, the test itself is not.
+CHECKED_TESTS := $(foreach variant,asan tsan,$(patsubst %,$(BUILD)/cusim/$(variant)/test_%,cuda_attention cuda_conv ops caching_ops))
+CHECKED := env REFRAIN_TEST_SMALL=1 REFRAIN_CUSIM_THREADS=2 ASAN_OPTIONS=detect_leaks=0 TSAN_OPTIONS=exitcode=66:suppressions=tests/tsan.supp
 define cusim_checked_test
-$(BUILD)/cusim/$(1)/test_cuda_%: $(BUILD)/tests/test_cuda_%.o $(TEST_SUPPORT) $(GPU_TEST_SUPPORT) $(ALL_OBJS) $(call cusim_objects,$(1),$(CUSIM_C) $(CUDART_C) $(CUBLASLT_C) $(KERNELS_CU))
+$(BUILD)/cusim/$(1)/test_%: $(BUILD)/tests/test_%.o $(TEST_SUPPORT) $(GPU_TEST_SUPPORT) $(ALL_OBJS) $(call cusim_objects,$(1),$(CUSIM_C) $(CUDART_C) $(CUBLASLT_C) $(KERNELS_CU) $(CUDA_SOURCES))
 	$(CXX) -pthread $(CUSIM_SANITIZE_$(1)) -o $$@ $$^ $(CLIENT_LIBS) $(COORDINATOR_LIBS) $(WORKER_LIBS) $(call pkg,--libs,cmocka)
 endef
 $(foreach variant,asan tsan,$(eval $(call cusim_checked_test,$(variant))))
@@ -391,10 +394,10 @@ STAND_INS := LD_LIBRARY_PATH=$(abspath $(BUILD))/fakegpu REFRAIN_FAKEGPU_KERNELS
 .PHONY: test-cuda
 test-cuda: ## CUDA and NCCL without a GPU: every kernel, call and failure over stand-ins (docs/gpu.md)
 	@tools/deps.sh $(PACKAGES) $(TEST_PACKAGES)
-	@$(MAKE) --no-print-directory -j$(CORES) all $(CUDA_TESTS) $(GPU_PROGRAMS) $(patsubst %,$(BUILD)/tests/%,test_fabric test_circle)
-	@REFRAIN_TEST_CUDA=all tools/run_tests.sh $(CUDA_TESTS) "env REFRAIN_TEST_KIND=nccl $(BUILD)/tests/test_fabric" \
+	@$(MAKE) --no-print-directory -j$(CORES) all $(CUDA_TESTS) $(CHECKED_TESTS) $(GPU_PROGRAMS) $(patsubst %,$(BUILD)/tests/%,test_fabric test_circle)
+	@REFRAIN_TEST_CUDA=all REFRAIN_TEST_SECONDS=900 tools/run_tests.sh $(CUDA_TESTS) "env REFRAIN_TEST_KIND=nccl $(BUILD)/tests/test_fabric" \
 	  "env REFRAIN_TEST_KIND=nccl $(BUILD)/tests/test_circle" \
-	  "env REFRAIN_FAKEGPU_PROTECT=1 $(BUILD)/tests/test_fabric_nccl"
+	  "env REFRAIN_FAKEGPU_PROTECT=1 $(BUILD)/tests/test_fabric_nccl" $(foreach t,$(CHECKED_TESTS),"$(CHECKED) $(t)")
 	@env $(STAND_INS) REFRAIN_TEST_GPU=2 tools/test_gpu.sh $(BUILD)
 
 # The same ops and requests on the GPUs of this machine. Without one: what is missing, and status 77 of the script.
@@ -474,8 +477,10 @@ bench-gpu: ## this machine's GPUs: ops against peak, attention against cuDNN; MO
 	@tools/bench_gpu.sh $(BUILD) $(MODEL) $(SIZE)
 
 .PHONY: bench-tier
-bench-tier: $(BUILD)/tools/bench_tier ## a rank's store of the cache tier beside memcpy and plain files, up to a million items (1 minute)
+bench-tier: ## the cache tier: a rank's store beside memcpy and plain files, items from rank to rank beside the fabric's messages (2 minutes)
+	@$(MAKE) --no-print-directory -j$(CORES) $(BUILD)/refrain-coordinator $(BUILD)/tools/bench_tier $(BUILD)/tools/bench_tier_fabric
 	@$(BUILD)/tools/bench_tier
+	@$(BUILD)/tools/bench_tier_fabric $(BUILD) 2>/dev/null
 
 .PHONY: tidy
 tidy: ## clang-format, clang-tidy and cppcheck over everything

@@ -525,6 +525,7 @@ void reuse_describe(const struct reuse *r, struct reuse_report *report)
     *report = (struct reuse_report){.steps = r->shape.job.steps,
                                     .branches = r->shape.job.branches,
                                     .layers = r->shape.job.layers,
+                                    .switch_at = r->shape.job.switch_at,
                                     .actions = r->actions,
                                     .reasons = r->reasons,
                                     .changes = r->changes,

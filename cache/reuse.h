@@ -131,6 +131,7 @@ enum reuse_action { REUSE_COMPUTED, REUSE_REUSED, REUSE_FORECAST, REUSE_PARTLY }
 
 struct reuse_report {
     int steps, branches, layers;
+    int switch_at;                                 /* of the job's */
     const unsigned char *actions, *reasons;        /* [steps, branches] */
     const float *changes;                          /* [steps, branches]; CHANGE_NONE */
     int computed, reused, forecast;                /* branch-steps so far */

@@ -14,7 +14,7 @@ bool table_fits(const struct cache_table *table, const struct cache_model *model
         return true;
     return made->layers == model->layers && made->heads == model->heads &&
            made->head_dim == model->head_dim && made->ffn_dim == model->ffn_dim &&
-           made->latent_channels == model->latent_channels;
+           made->latent_channels == model->latent_channels && (made->experts == 2) == (model->experts == 2);
 }
 
 static const struct cache_table *first_that_fits(const char *kind, const struct cache_table *tables,
@@ -55,10 +55,10 @@ status_t table_find(const char *kind, const struct cache_table *tables, int coun
         names_of_kind(kind, tables_published, published_count(), names, sizeof names);
         return error_set(
             error, STATUS_NOT_FOUND,
-            "no %s table for this model (%d layers, %d heads of %d, ffn %d, %d latent channels)%s; make "
+            "no %s table for this model (%s%d layers, %d heads of %d, ffn %d, %d latent channels)%s; make "
             "one with `refrain calibrate`",
-            kind, model->layers, model->heads, model->head_dim, model->ffn_dim, model->latent_channels,
-            names);
+            kind, model->experts == 2 ? "2 experts of " : "", model->layers, model->heads, model->head_dim,
+            model->ffn_dim, model->latent_channels, names);
     }
     *table = found;
     return STATUS_OK;

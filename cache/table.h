@@ -14,6 +14,7 @@
 /* What identifies an architecture here. */
 struct cache_model {
     int layers, heads, head_dim, ffn_dim, latent_channels;
+    int experts; /* 2; any other number stands for 1 */
 };
 
 struct cache_table {

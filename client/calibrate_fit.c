@@ -32,6 +32,7 @@ static double *new_table(struct calibration *to, const char *kind, const struct 
         .head_dim = (unsigned)trace->model.head_dim,
         .ffn_dim = (unsigned)trace->model.ffn_dim,
         .latent_channels = (unsigned)trace->model.latent_channels,
+        .experts = trace->model.experts > 1 ? (unsigned)trace->model.experts : 0,
         .steps = (unsigned)trace->steps,
         .shift = trace->shift,
         .width = width,

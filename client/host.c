@@ -88,8 +88,9 @@ static void report_start(struct host *host, const struct refrain_model *model)
                                    jobjson_model(model));
         jobjson_print(object);
     } else if (!cli->settings.quiet) {
-        printf("start    %ld rank%s on this host, model %s, %u blocks, %.1f M parameters\n", ranks,
-               ranks == 1 ? "" : "s", model->name, model->layers, (double)model->parameter_count / 1e6);
+        printf("start    %ld rank%s on this host, model %s, %s%u blocks, %.1f M parameters\n", ranks,
+               ranks == 1 ? "" : "s", model->name, model->experts > 1 ? "2 experts of " : "", model->layers,
+               (double)model->parameter_count / 1e6);
         fflush(stdout);
     }
 }

@@ -58,6 +58,8 @@ static json_t *spec_json(const struct refrain_spec *spec)
     }
     set_whole(object, "steps", spec->steps);
     set_real(object, "guidance", spec->guidance);
+    if (spec->guidance_scale_2 != REFRAIN_GUIDANCE_DEFAULT)
+        set_real(object, "guidance_scale_2", spec->guidance_scale_2);
     set_whole(object, "width", spec->width);
     set_whole(object, "height", spec->height);
     set_whole(object, "frames", spec->frames);
@@ -68,6 +70,7 @@ static json_t *spec_json(const struct refrain_spec *spec)
     json_object_set_new(object, "save_frames", json_boolean(spec->save_frames));
     set_text(object, "priority", refrain_priority_name(spec->priority));
     if (spec->deadline_ms) set_whole(object, "deadline_ms", spec->deadline_ms);
+    if (spec->deadline_strict) json_object_set_new(object, "deadline_strict", json_true());
     set_text(object, "label", spec->label);
     set_text(object, "cache", spec->cache);
     set_tables(object, "cache_tables", spec->cache_tables, spec->cache_table_count);
@@ -148,6 +151,7 @@ static json_t *cache_json(const struct refrain_cache_report *report)
     if (isfinite(report->seconds_saved)) /* less than 0: it did not pay */
         json_object_set_new(object, "seconds_saved", json_real(report->seconds_saved));
     set_whole(object, "bytes", report->bytes);
+    if (report->switch_at) set_whole(object, "switch_at", report->switch_at);
     if (report->blocks) {
         json_object_set_new(object, "block_computed", counts_json(report->block_computed, report->blocks));
         json_object_set_new(object, "block_reused", counts_json(report->block_reused, report->blocks));
@@ -220,6 +224,8 @@ json_t *jobjson_job(const struct refrain_job *job)
     if (job->submitted_ms) set_whole(object, "submitted_ms", job->submitted_ms);
     if (job->started_ms) set_whole(object, "started_ms", job->started_ms);
     if (job->finished_ms) set_whole(object, "finished_ms", job->finished_ms);
+    if (job->finish_ms) set_whole(object, "finish_ms", job->finish_ms);
+    if (job->warning) set_text(object, "warning", job->warning);
     if (job->times.total > 0) json_object_set_new(object, "times", times_json(&job->times));
     if (job->cache) json_object_set_new(object, "cache", cache_json(job->cache));
     return object;
@@ -263,6 +269,10 @@ json_t *jobjson_model(const struct refrain_model *model)
     set_whole(object, "frame_multiple", model->frame_multiple);
     set_whole(object, "text_length", model->text_length);
     if (model->latent_channels) set_whole(object, "latent_channels", model->latent_channels);
+    if (model->experts > 1) {
+        set_whole(object, "experts", model->experts);
+        set_real(object, "boundary", model->boundary);
+    }
     set_tables(object, "cache_tables", model->tables, model->table_count);
     return object;
 }

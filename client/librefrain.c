@@ -178,7 +178,7 @@ status_t refrain_cache(struct refrain *refrain, const struct refrain_cache_query
     body.has_verb = body.has_all = 1;
     body.verb = (Refrain__CacheVerb)query->verb;
     body.all = query->all;
-    body.key = (char *)(uintptr_t)query->key;
+    body.item = (char *)(uintptr_t)query->key;
     body.kind = (char *)(uintptr_t)query->kind;
     body.has_limit = query->limit != 0;
     body.limit = query->limit;

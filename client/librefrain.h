@@ -75,6 +75,7 @@ struct refrain_cache_table {
     const char *kind; /* "teacache", "magcache", "sencache", "l2p" */
     const char *name; /* of the model or the publication they are from */
     unsigned layers, heads, head_dim, ffn_dim, latent_channels; /* the architecture they are for; 0: any */
+    unsigned experts;                                           /* of it; 0: 1 */
     unsigned steps;                                             /* made at so many; 0: any */
     double shift;                                               /* likewise */
     unsigned width;                                             /* values per row */
@@ -92,6 +93,8 @@ struct refrain_spec {
     uint64_t seed;
     unsigned steps;  /* 0: 50 */
     double guidance; /* REFRAIN_GUIDANCE_DEFAULT: 5.0; guidance is in effect only above 1 */
+    double
+        guidance_scale_2; /* of the steps that the second of two experts makes; REFRAIN_GUIDANCE_DEFAULT: guidance */
     unsigned width;  /* pixels, a multiple of 16; 0: the model's */
     unsigned height; /* likewise */
     unsigned frames; /* 4n + 1; 0: the model's */
@@ -102,6 +105,7 @@ struct refrain_spec {
     bool save_frames;  /* also keep REFRAIN_FRAMES */
     enum refrain_priority priority;
     uint64_t deadline_ms; /* from submission; a job not finished by then expires. 0: none */
+    bool deadline_strict; /* refuse it where it is not expected to be done by then */
     const char *label;    /* free text, shown in lists; NULL: none */
     const char *cache;    /* what may be reused between steps: "balanced", "dbcache:F1B0"; NULL: "off" */
     const struct refrain_cache_table
@@ -121,8 +125,8 @@ struct refrain_spec {
 #define REFRAIN_CHECKPOINT_DEFAULT (-1)
 #define REFRAIN_SPEC_INIT                                                                                    \
     {                                                                                                        \
-        .guidance = REFRAIN_GUIDANCE_DEFAULT, .priority = REFRAIN_PRIORITY_NORMAL,                           \
-        .checkpoint_every = REFRAIN_CHECKPOINT_DEFAULT                                                       \
+        .guidance = REFRAIN_GUIDANCE_DEFAULT, .guidance_scale_2 = REFRAIN_GUIDANCE_DEFAULT,                  \
+        .priority = REFRAIN_PRIORITY_NORMAL, .checkpoint_every = REFRAIN_CHECKPOINT_DEFAULT                  \
     }
 
 /* ---------------------------------------------------------------------------- what comes back */
@@ -205,6 +209,8 @@ struct refrain_cache_report {
                                                 there was none */
     double seconds_saved;                    /* estimate: denoising without caching minus with it */
     uint64_t bytes;                          /* of features kept, over all ranks */
+    unsigned
+        switch_at; /* the first step of the second of two experts, where caching began anew; 0: there was none */
     const uint32_t *block_computed, *block_reused; /* [blocks], policies that decide by block */
     size_t blocks;                                 /* 0: others */
     const struct refrain_comparison *comparison;   /* NULL unless the job was to compare */
@@ -221,6 +227,8 @@ struct refrain_job {
     const struct refrain_file *files;
     size_t file_count;
     uint64_t submitted_ms, started_ms, finished_ms; /* wall clock since 1970; 0: not yet */
+    uint64_t finish_ms;  /* when it is expected to be done, by the coordinator's wall clock; 0: unknown */
+    const char *warning; /* of a submission: what speaks against its deadline; NULL: nothing */
     unsigned ahead;                                 /* jobs before it, while queued */
     struct refrain_times times;
     const char *plan;                         /* how it ran, for people; NULL: not known yet */
@@ -250,6 +258,8 @@ struct refrain_model {
     uint64_t parameter_count, weight_bytes;
     unsigned default_width, default_height, default_frames;
     unsigned latent_channels;
+    unsigned experts; /* denoisers: 1, or 2 that share the steps */
+    double boundary;  /* with 2: the second one makes the steps whose timestep is below this part of all */
     const struct refrain_cache_table *tables; /* calibrations in its directory */
     size_t table_count;
 };
@@ -507,7 +517,7 @@ status_t refrain_model_remove(struct refrain *refrain, const char *name, int tim
 
 /* Ranks that are to serve no more; their group goes on without them. who: "GROUP/RANK", "RANK" where there is one group,
  * or a host's name. With `back` they are to serve again. done [bytes]: a sentence on what was done. */
-status_t refrain_drain(struct refrain *refrain, const char *who, bool back, int timeout_ms, char *done, size_t bytes,
-                       struct error *error);
+status_t refrain_drain(struct refrain *refrain, const char *who, bool back, int timeout_ms, char *done,
+                       size_t bytes, struct error *error);
 
 #endif

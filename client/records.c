@@ -76,6 +76,7 @@ static const struct refrain_cache_table *tables_of(Refrain__CacheTable *const *w
             .head_dim = wire[i]->head_dim,
             .ffn_dim = wire[i]->ffn_dim,
             .latent_channels = wire[i]->latent_channels,
+            .experts = wire[i]->experts,
             .steps = wire[i]->steps,
             .shift = wire[i]->shift,
             .width = wire[i]->width,
@@ -121,6 +122,7 @@ static const struct refrain_cache_report *report_of(const Refrain__CacheReport *
         .reused_seconds = wire->reused_seconds,
         .seconds_saved = wire->seconds_saved,
         .bytes = wire->bytes,
+        .switch_at = wire->switch_at,
         .comparison = comparison_of(wire->comparison, room),
     };
     if (wire->n_block_computed != wire->n_block_reused) return report;
@@ -142,6 +144,7 @@ static struct refrain_spec spec_of(const Refrain__JobSpec *wire, struct room *ro
         .seed = wire->seed,
         .steps = wire->steps,
         .guidance = wire->has_guidance ? wire->guidance : REFRAIN_GUIDANCE_DEFAULT,
+        .guidance_scale_2 = wire->has_guidance_scale_2 ? wire->guidance_scale_2 : REFRAIN_GUIDANCE_DEFAULT,
         .width = wire->width,
         .height = wire->height,
         .frames = wire->frames,
@@ -152,6 +155,7 @@ static struct refrain_spec spec_of(const Refrain__JobSpec *wire, struct room *ro
         .save_frames = wire->save_frames,
         .priority = wire->has_priority ? (enum refrain_priority)wire->priority : REFRAIN_PRIORITY_NORMAL,
         .deadline_ms = wire->deadline_ms,
+        .deadline_strict = wire->deadline_strict,
         .label = wire->label,
         .cache = wire->cache,
         .cache_tables = tables_of(wire->cache_tables, wire->n_cache_tables, room),
@@ -218,6 +222,8 @@ static struct refrain_job job_of(const Refrain__Job *wire, struct room *room)
         .submitted_ms = wire->submitted_ms,
         .started_ms = wire->started_ms,
         .finished_ms = wire->finished_ms,
+        .finish_ms = wire->finish_ms,
+        .warning = wire->warning && *wire->warning ? wire->warning : NULL,
         .ahead = wire->ahead,
         .times = times_of(wire->times),
         .plan = wire->plan && *wire->plan ? wire->plan : NULL,
@@ -281,6 +287,7 @@ static status_t tables_to_wire(const struct refrain_spec *spec, Refrain__JobSpec
         to->head_dim = from->head_dim, to->has_head_dim = 1;
         to->ffn_dim = from->ffn_dim, to->has_ffn_dim = 1;
         to->latent_channels = from->latent_channels, to->has_latent_channels = 1;
+        to->experts = from->experts, to->has_experts = from->experts != 0;
         to->steps = from->steps, to->has_steps = 1;
         to->shift = from->shift, to->has_shift = 1;
         to->width = from->width, to->has_width = 1;
@@ -311,6 +318,8 @@ status_t record_spec_to_wire(const struct refrain_spec *spec, Refrain__JobSpec *
     wire->seed = spec->seed, wire->has_seed = spec->seed != 0 || !spec->resume_from;
     wire->steps = spec->steps, wire->has_steps = spec->steps != 0;
     wire->guidance = spec->guidance, wire->has_guidance = spec->guidance != REFRAIN_GUIDANCE_DEFAULT;
+    wire->guidance_scale_2 = spec->guidance_scale_2;
+    wire->has_guidance_scale_2 = spec->guidance_scale_2 != REFRAIN_GUIDANCE_DEFAULT;
     wire->width = spec->width, wire->has_width = spec->width != 0;
     wire->height = spec->height, wire->has_height = spec->height != 0;
     wire->frames = spec->frames, wire->has_frames = spec->frames != 0;
@@ -321,6 +330,7 @@ status_t record_spec_to_wire(const struct refrain_spec *spec, Refrain__JobSpec *
     wire->save_frames = spec->save_frames, wire->has_save_frames = 1;
     wire->priority = (Refrain__Priority)spec->priority, wire->has_priority = 1;
     wire->deadline_ms = spec->deadline_ms, wire->has_deadline_ms = spec->deadline_ms != 0;
+    wire->deadline_strict = wire->has_deadline_strict = spec->deadline_strict;
     wire->cache = (char *)(uintptr_t)spec->cache;
     wire->compare = spec->compare, wire->has_compare = spec->compare;
     /* Any other negative number stays one that no limit allows. */
@@ -465,6 +475,8 @@ static struct refrain_model model_of(const Refrain__ModelCard *wire, struct room
         .default_height = wire->default_height,
         .default_frames = wire->default_frames,
         .latent_channels = wire->latent_channels,
+        .experts = wire->experts ? wire->experts : 1,
+        .boundary = wire->boundary,
         .tables = tables_of(wire->tables, wire->n_tables, room),
         .table_count = wire->n_tables,
     };

@@ -47,6 +47,9 @@ static const struct option_spec specs[] = {
     {"guidance", 'g', OPTION_REAL, AT(guidance), "X",
      "how closely to follow the prompt; 1 or less: off (default 5)", .min = 0, .max = LIMIT_GUIDANCE,
      .groups = MAKES | VERB_PLAN},
+    {"guidance-2", 0, OPTION_REAL, AT(guidance_2), "X",
+     "the same for the steps that the second of two experts makes (default: --guidance)", .min = 0,
+     .max = LIMIT_GUIDANCE, .groups = MAKES},
     {"width", 0, OPTION_INT, AT(width), "N", "pixels, a multiple of 16 (default: the model's)",
      .groups = MAKES},
     {"height", 0, OPTION_INT, AT(height), "N", "pixels, a multiple of 16 (default: the model's)",
@@ -102,6 +105,9 @@ static const struct option_spec specs[] = {
     {"deadline", 0, OPTION_DURATION, AT(deadline_ms), "TIME",
      "give the job up if it has not finished by then, such as 90s, 10m, 1h30m (default: never)", .min = 1,
      .max = LIMIT_DEADLINE_MS, .groups = MAKES_ONE | VERB_PLAN},
+    {"strict", 0, OPTION_FLAG, AT(strict),
+     .help = "with --deadline: have the job refused if it is not expected to be done by then",
+     .groups = VERB_SUBMIT},
     {"checkpoint-every", 0, OPTION_INT, AT(checkpoint_every), "N",
      "keep a checkpoint every so many steps, from which the job goes on when ranks are lost; 0: none "
      "(default 1)",
@@ -298,6 +304,10 @@ static status_t check_said(const struct settings *settings, const struct options
         return error_set(error, STATUS_INVALID, "shift %g: must be above 0 and at most %d", settings->shift,
                          LIMIT_SHIFT);
     }
+    if (settings->strict && !settings->deadline_ms) {
+        *field = "deadline_ms";
+        return error_set(error, STATUS_INVALID, "deadline_ms: must be given where it is strict");
+    }
     if (!settings->prompt && !settings->resume_from) {
         *field = "prompt";
         return error_set(error, STATUS_INVALID, "prompt: must be given");
@@ -339,6 +349,7 @@ status_t settings_spec(const struct settings *settings, const struct options *op
     made.seed = settings->seed;
     made.steps = (unsigned)settings->steps;
     if (options_given(options, "guidance")) made.guidance = settings->guidance;
+    if (options_given(options, "guidance-2")) made.guidance_scale_2 = settings->guidance_2;
     made.width = (unsigned)settings->width;
     made.height = (unsigned)settings->height;
     made.frames = (unsigned)settings->frames;
@@ -349,6 +360,7 @@ status_t settings_spec(const struct settings *settings, const struct options *op
     made.save_frames = settings->save_frames != NULL;
     if (options_given(options, "priority")) made.priority = (enum refrain_priority)settings->priority;
     made.deadline_ms = (uint64_t)settings->deadline_ms;
+    made.deadline_strict = settings->strict;
     made.label = settings->label;
     made.cache = cache;
     made.cache_tables = loaded->tables.tables;

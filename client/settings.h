@@ -43,7 +43,7 @@ struct settings {
     const char *model, *prompt, *negative;
     uint64_t seed;
     int64_t steps, width, height, frames, fps;
-    double guidance, shift;
+    double guidance, guidance_2, shift;
     int solver; /* index of "unipc|euler"; look at options_given */
 
     const char *cache, *cache_table;
@@ -53,6 +53,7 @@ struct settings {
 
     int priority;             /* enum refrain_priority */
     int64_t deadline_ms;      /* 0: none */
+    bool strict;              /* the deadline */
     int64_t checkpoint_every; /* look at options_given */
     uint64_t resume_from;
     const char *at_step; /* a number or END */

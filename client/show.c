@@ -96,7 +96,7 @@ const char *show_moment(uint64_t wall_ms, char out[SHOW_BYTES])
     struct tm parts;
     out[0] = 0;
     if (wall_ms == 0 || !localtime_r(&moment, &parts)) return out;
-    strftime(out, SHOW_BYTES, now - moment < 86400 ? "%H:%M:%S" : "%Y-%m-%d %H:%M", &parts);
+    strftime(out, SHOW_BYTES, llabs((long long)(now - moment)) < 86400 ? "%H:%M:%S" : "%Y-%m-%d %H:%M", &parts);
     return out;
 }
 

@@ -40,7 +40,7 @@ const char *show_bytes(uint64_t bytes, char out[SHOW_BYTES]);
 /* "64×64×17" */
 const char *show_size(const struct show_style *style, const struct refrain_spec *spec, char out[SHOW_BYTES]);
 
-/* "12:31:07" for less than a day ago, otherwise "2026-03-01 12:31"; local time; "" for 0. */
+/* "12:31:07" for less than a day ago or ahead, otherwise "2026-03-01 12:31"; local time; "" for 0. */
 const char *show_moment(uint64_t wall_ms, char out[SHOW_BYTES]);
 
 /* A bar of `cells` columns (at most 40) that is full when done == total. */

@@ -80,6 +80,7 @@ static status_t read_table(const json_t *object, struct refrain_cache_table *tab
                   {"head_dim", &table->head_dim},
                   {"ffn_dim", &table->ffn_dim},
                   {"latent_channels", &table->latent_channels},
+                  {"experts", &table->experts},
                   {"steps", &table->steps},
                   {"width", &table->width}};
     status_t status = read_text(object, "kind", &table->kind, error);
@@ -166,6 +167,7 @@ static json_t *table_json(const struct refrain_cache_table *table)
     json_object_set_new(object, "head_dim", json_integer(table->head_dim));
     json_object_set_new(object, "ffn_dim", json_integer(table->ffn_dim));
     json_object_set_new(object, "latent_channels", json_integer(table->latent_channels));
+    if (table->experts) json_object_set_new(object, "experts", json_integer(table->experts));
     json_object_set_new(object, "steps", json_integer(table->steps));
     json_object_set_new(object, "shift", json_real(table->shift));
     json_object_set_new(object, "width", json_integer(table->width));

@@ -106,6 +106,8 @@ static status_t read_model(const json_t *root, struct trace *trace, struct error
     if (!status) status = read_whole(model, "head_dim", 0, MOST, &trace->model.head_dim, error);
     if (!status) status = read_whole(model, "ffn_dim", 0, MOST, &trace->model.ffn_dim, error);
     if (!status) status = read_whole(model, "latent_channels", 0, MOST, &trace->model.latent_channels, error);
+    if (!status && json_object_get(model, "experts"))
+        status = read_whole(model, "experts", 1, 2, &trace->model.experts, error);
     if (status) error_prefix(error, "model");
     if (!status && name) snprintf(trace->name, sizeof trace->name, "%s", name);
     return status;

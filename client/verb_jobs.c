@@ -57,17 +57,24 @@ static void print_state(const struct cli *cli, const struct refrain_job *job)
     if (job->attempt > 1) snprintf(text + used, sizeof text - used, " (attempt %u)", job->attempt);
     print_line(cli, "state", text);
     if (job->message) print_line(cli, "because", job->message);
+    if (job->finish_ms && !refrain_state_is_final(job->state)) {
+        snprintf(text, sizeof text, "%s", show_moment(job->finish_ms, left));
+        print_line(cli, "expected", text);
+    }
 }
 
 static void print_request(const struct cli *cli, const struct refrain_job *job)
 {
-    char text[SHOW_TEXT_BYTES], size[SHOW_BYTES];
+    char text[SHOW_TEXT_BYTES], size[SHOW_BYTES], guidance[SHOW_BYTES];
     const struct refrain_spec *spec = &job->spec;
+    snprintf(guidance, sizeof guidance, "%g", spec->guidance);
+    if (spec->guidance_scale_2 != REFRAIN_GUIDANCE_DEFAULT && spec->guidance_scale_2 != spec->guidance)
+        snprintf(guidance, sizeof guidance, "%g and %g", spec->guidance, spec->guidance_scale_2);
     print_line(cli, "prompt", spec->prompt);
     if (spec->negative_prompt && *spec->negative_prompt) print_line(cli, "negative", spec->negative_prompt);
     snprintf(text, sizeof text,
-             "%s, seed %" PRIu64 ", %u steps, guidance %g, %s, shift %g, %s at %u a second",
-             spec->model ? spec->model : "", spec->seed, spec->steps, spec->guidance,
+             "%s, seed %" PRIu64 ", %u steps, guidance %s, %s, shift %g, %s at %u a second",
+             spec->model ? spec->model : "", spec->seed, spec->steps, guidance,
              refrain_solver_name(spec->solver), spec->shift, show_size(&cli->style, spec, size), spec->fps);
     print_line(cli, "request", text);
     if (spec->resume_from) {
@@ -125,8 +132,11 @@ static void print_cache_facts(const struct cli *cli, const struct refrain_cache_
         used += (size_t)snprintf(text + used, sizeof text - used, ", cost about %s more than it saved",
                                  show_duration(&cli->style, -saved, seconds));
     if (report->blocks)
-        snprintf(text + used, sizeof text - used, "; %" PRIu64 " of %" PRIu64 " blocks reused", reused,
-                 computed + reused);
+        used += (size_t)snprintf(text + used, sizeof text - used,
+                                 "; %" PRIu64 " of %" PRIu64 " blocks reused", reused, computed + reused);
+    if (report->switch_at)
+        snprintf(text + used, sizeof text - used, "; begun anew at step %u, the second expert's first",
+                 report->switch_at + 1);
     print_line(cli, "", text);
 }
 

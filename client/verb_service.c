@@ -67,7 +67,7 @@ int verb_stats(struct cli *cli)
 
 static void print_models(const struct cli *cli, const struct refrain_model_list *list, bool header)
 {
-    char name[SHOW_TEXT_BYTES], weights[SHOW_BYTES], size[SHOW_BYTES], parameters[SHOW_BYTES];
+    char name[SHOW_TEXT_BYTES], weights[SHOW_BYTES], size[SHOW_BYTES], parameters[SHOW_BYTES], blocks[16];
     if (header && !cli->settings.json && !cli->settings.quiet)
         printf("%s %-24s %10s %9s %6s  %-14s %-6s %5s%s\n", show_colour(&cli->style, SHOW_DIM), "NAME",
                "PARAMETERS", "WEIGHTS", "BLOCKS", "SIZE", "SOLVER", "SHIFT",
@@ -86,9 +86,10 @@ static void print_models(const struct cli *cli, const struct refrain_model_list 
             .width = model->default_width, .height = model->default_height, .frames = model->default_frames};
         show_size(&cli->style, &standard, size);
         snprintf(parameters, sizeof parameters, "%.1f M", (double)model->parameter_count / 1e6);
-        printf(" %s %10s %9s %6u  %s%*s %-6s %5g\n", show_column(&cli->style, model->name, 24, name),
-               parameters, show_bytes(model->weight_bytes, weights), model->layers, size,
-               14 - show_width(size), "", refrain_solver_name(model->solver), model->shift);
+        snprintf(blocks, sizeof blocks, "%s%u", model->experts > 1 ? "2x" : "", model->layers);
+        printf(" %s %10s %9s %6s  %s%*s %-6s %5g\n", show_column(&cli->style, model->name, 24, name),
+               parameters, show_bytes(model->weight_bytes, weights), blocks, size, 14 - show_width(size), "",
+               refrain_solver_name(model->solver), model->shift);
     }
 }
 

@@ -8,24 +8,38 @@
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* The coordinator names its field, a person knows the option. */
+static const char *warned(const char *warning, char words[SHOW_TEXT_BYTES])
+{
+    const char field[] = "deadline_ms ";
+    bool named = strncmp(warning, field, strlen(field)) == 0;
+    double seconds = named ? strtod(warning + strlen(field), NULL) / 1000 : 0;
+    const char *rest = strchr(warning, ':');
+    if (!named || !rest) return warning;
+    snprintf(words, SHOW_TEXT_BYTES, "--deadline %gs%s", seconds, rest);
+    return words;
+}
 
 static void report_submitted(struct cli *cli, const struct refrain_job *job)
 {
-    char left[SHOW_BYTES];
+    char left[SHOW_BYTES], moment[SHOW_BYTES], words[SHOW_TEXT_BYTES];
     if (cli->settings.json) {
         jobjson_print(jobjson_job(job));
     } else if (cli->settings.quiet) {
         printf("%" PRIu64 "\n", job->number);
     } else {
         printf("job %" PRIu64 " %s", job->number, refrain_state_name(job->state));
-        bool estimated = job->progress.seconds_left > 0;
-        if (job->ahead && estimated)
-            printf(" (%u ahead, about %s)", job->ahead,
+        bool estimated = job->finish_ms > 0 && job->progress.seconds_left > 0;
+        if (job->ahead) printf(" (%u ahead)", job->ahead);
+        if (estimated)
+            printf(", expected at %s, in %s", show_moment(job->finish_ms, moment),
                    show_duration(&cli->style, job->progress.seconds_left, left));
-        else if (job->ahead)
-            printf(" (%u ahead)", job->ahead);
         printf("\n");
     }
+    if (job->warning && !cli->settings.json) fprintf(stderr, "refrain: %s\n", warned(job->warning, words));
     fflush(stdout);
 }
 

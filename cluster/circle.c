@@ -173,7 +173,7 @@ static void take_part(struct circles *c, struct fabric_event *event)
 /* The circle may have been dropped or destroyed since. */
 static void take_sent(struct circles *c, const struct fabric_event *event)
 {
-    int id = (int)(event->cookie >> 48 & 0x7fff);
+    int id = (int)(event->cookie >> 48 & 0x3fff);
     struct circle *circle = c->first;
     while (circle && circle->id != id) circle = circle->next;
     struct exchange *x = circle ? exchange_numbered(circle, event->cookie & ((UINT64_C(1) << 48) - 1)) : NULL;
@@ -184,7 +184,7 @@ static void take_sent(struct circles *c, const struct fabric_event *event)
 /* Is it a circle's own? Then it has been seen to. */
 static bool sort(struct circles *c, struct fabric_event *event)
 {
-    if (event->kind == FABRIC_SENT && (event->cookie & CIRCLE_COOKIE)) {
+    if (event->kind == FABRIC_SENT && event->cookie >> CIRCLE_COOKIE_BITS == CIRCLE_COOKIE) {
         take_sent(c, event);
         return true;
     }
@@ -246,7 +246,7 @@ status_t circle_create(struct circles *c, uint64_t number, const int *members, i
     if (!made) return error_set(error, STATUS_NO_MEMORY, "no memory for a circle of %d members", count);
     made->circles = c;
     made->number = number;
-    made->id = c->ids++ & 0x7fff;
+    made->id = c->ids++ & 0x3fff;
     made->count = count;
     made->place = -1;
     for (int p = 0; p < count; p++) {
@@ -299,7 +299,7 @@ static status_t post_part(struct circle *circle, const struct exchange *x, int p
                        .step = x->purpose,
                        .flags = out->bytes && x->on_device ? TICKET_ON_DEVICE : 0,
                        .bytes = out->bytes};
-    uint64_t cookie = CIRCLE_COOKIE | (uint64_t)circle->id << 48 | x->number;
+    uint64_t cookie = CIRCLE_COOKIE << CIRCLE_COOKIE_BITS | (uint64_t)circle->id << 48 | x->number;
     return fabric_post(circle->circles->fabric, circle->neighbours[place].member, &t, out->payload, cookie,
                        error);
 }

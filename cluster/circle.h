@@ -37,8 +37,9 @@ struct exchange;
 
 enum { CIRCLE_MEMBERS = 64, CIRCLE_ROUNDS = 8 };
 
-/* Cookies of parts have this bit; the owner's own posts may not. */
-#define CIRCLE_COOKIE (UINT64_C(1) << 63)
+/* Cookies of parts begin with these two bits; those of the owner's own posts may not. */
+#define CIRCLE_COOKIE_BITS 62
+#define CIRCLE_COOKIE      UINT64_C(2)
 
 status_t circles_open(struct fabric *fabric, struct circles **circles, struct error *error);
 /* Before fabric_close; NULL is fine. */

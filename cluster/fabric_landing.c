@@ -135,12 +135,12 @@ void landing_close(struct lane *lane, struct parcel *parcel)
 }
 
 /* Goes on with headers in the order in which they came, as far as there is memory: the payloads will come in that
- * order. */
+ * order. What the sender sees as sent may not be received yet, so its count of what is outstanding is not this one's. */
 static void land_some(struct fabric *fabric, int peer)
 {
     struct nccl_side *n = fabric->nccl;
     struct side *side = &n->sides[peer];
-    while (!n->over && side->landing.first) {
+    while (!n->over && side->landing.first && side->incoming < OUTSTANDING) {
         struct parcel *parcel = CONTAINER(side->landing.first, struct parcel, crossing);
         if (!parcel->bytes) return;
         struct crossing *crossing = crossing_queue_take(&side->landing);
@@ -148,6 +148,12 @@ static void land_some(struct fabric *fabric, int peer)
         crossing->job = crossing_job(peer, false, parcel->bytes, parcel->note.event.ticket.bytes);
         crossing_propose(n, peer, crossing);
     }
+}
+
+void landing_go_on(struct fabric *fabric, int peer)
+{
+    fabric->nccl->sides[peer].incoming--;
+    land_some(fabric, peer);
 }
 
 bool fabric_nccl_land(struct fabric *fabric, int peer, const struct ticket *ticket)

@@ -193,12 +193,13 @@ static int await_call(struct lane *lane, void *comm, int result, int64_t until_n
     return result;
 }
 
-static void log_order(struct lane *lane, const struct lane_job *job)
+/* A transfer was issued (send, receive), or is done (sent, received). */
+static void log_order(struct lane *lane, const struct lane_job *job, const char *verb)
 {
     if (!lane->log) return;
     int from = job->outward ? lane->self : job->peer, to = job->outward ? job->peer : lane->self;
-    fprintf(lane->log, "%" PRIu64 " %d %s %d %d %" PRIu64 " %" PRIu64 "\n", lane->epoch, lane->self,
-            job->outward ? "send" : "receive", from, to, job->bytes, job->stamp);
+    fprintf(lane->log, "%" PRIu64 " %d %s %d %d %" PRIu64 " %" PRIu64 "\n", lane->epoch, lane->self, verb,
+            from, to, job->bytes, job->stamp);
 }
 
 static const char *say(struct lane *lane, int result)
@@ -234,7 +235,7 @@ static bool begin_transfer(struct lane *lane, struct lane_job *job)
     void *memory = job->memory;
     if (!memory) memory = (uint8_t *)lane->scratch + (size_t)(channel - lane->channels) * LANE_SCRATCH_BYTES;
     job->until_ns = clock_now_ns() + lane->config.transfer_ns + (int64_t)((double)bytes / BYTES_PER_NS);
-    log_order(lane, job);
+    log_order(lane, job, job->outward ? "send" : "receive");
     int cuda = event_take(lane, &job->event);
     if (cuda != CUDA_SUCCESS) {
         fail(lane, job->peer, "no event for a transfer: %s", lane->nccl.cuda_error_string(cuda));
@@ -313,6 +314,7 @@ static bool look(struct lane *lane, struct lane_job *job, int64_t now)
     struct channel *channel = channel_of(lane, job);
     int cuda = job->kind == LANE_CONNECT ? CUDA_NOT_READY : lane->nccl.event_query(job->event);
     if (cuda == CUDA_SUCCESS) {
+        log_order(lane, job, job->outward ? "sent" : "received");
         fabric_lane_unmark(lane, job->event);
         job->event = NULL;
         return true;

@@ -111,6 +111,7 @@ void crossing_issue(struct nccl_side *n)
 void crossing_propose(struct nccl_side *n, int peer, struct crossing *crossing)
 {
     struct side *side = &n->sides[peer];
+    side->incoming++;
     order_propose(&n->order, &crossing->place, peer);
     crossing_queue_add(&side->proposed, crossing);
     stamps_add(&side->ready, crossing->place.stamp);
@@ -150,6 +151,7 @@ static void crossing_done(struct lane_job *job, void *owner)
     struct fabric *fabric = owner;
     struct edge *edge = edge_of(fabric->nccl, job);
     CONTAINER(job, struct crossing, job)->busy = false;
+    if (!job->outward && !job->failed) landing_go_on(fabric, job->peer);
     if (job == &edge->warm.job) {
         if (!job->failed) edge->state = EDGE_STANDS;
         fabric_io_check_ready(fabric);

@@ -9,9 +9,11 @@
 #include "cluster/fabric_core.h"
 
 enum {
-    OUTSTANDING = 2, /* payloads announced and not sent, per edge: one moves, one waits */
+    OUTSTANDING =
+        2, /* per edge, payloads announced and not sent, or places proposed and not filled: one moves, one waits */
     STAMPS = FABRIC_MAX_CREDITS + 1,
-    LANDING_BYTES = FABRIC_LANDING_BYTES, /* the smallest piece of memory: many small payloads then fit the same ones */
+    LANDING_BYTES =
+        FABRIC_LANDING_BYTES, /* the smallest piece of memory: many small payloads then fit the same ones */
 };
 
 enum edge_state {
@@ -44,8 +46,10 @@ struct side {
     struct stamps ready, go;                /* likewise */
     struct crossing_queue announced;        /* outward: READY has not come */
     int outstanding;                        /* announced, not sent; the first exchange does not count */
-    struct crossing_queue landing;          /* inward: announced; the first lacks memory */
-    struct crossing_queue proposed;         /* inward: GO has not come */
+    struct crossing_queue
+        landing; /* inward: announced; the first lacks memory, or an earlier one is to come yet */
+    struct crossing_queue proposed; /* inward: GO has not come */
+    int incoming;                   /* inward: proposed, not received; the first exchange too */
 };
 
 /* fabric->nccl: the I/O thread's but for what the functions of the owner use, which lock for themselves. */
@@ -82,6 +86,8 @@ void edge_open(struct nccl_side *n, int peer); /* unless it is, or is being open
 void landing_keep(struct nccl_side *n, struct parcel *parcel);
 /* Takes back what the owner has released since the last time. */
 void landing_take_back(struct fabric *fabric);
+/* One payload less is on its way from the peer: more may come. */
+void landing_go_on(struct fabric *fabric, int peer);
 /* Frees a list of memory, after lane_stop. */
 void landing_close(struct lane *lane, struct parcel *parcel);
 

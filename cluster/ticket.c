@@ -75,7 +75,7 @@ static status_t check_frame(const uint8_t *wire, size_t length, struct error *er
 /* What no receiver could make sense of, whatever the model is. */
 static status_t check_values(const struct ticket *ticket, struct error *error)
 {
-    bool work = ticket->kind >= TICKET_OPEN && ticket->kind <= TICKET_PART;
+    bool work = ticket->kind >= TICKET_OPEN && ticket->kind <= TICKET_TURN;
     bool item = ticket->kind >= TICKET_FETCH && ticket->kind <= TICKET_STOP;
     if (!work && !item) return error_set(error, STATUS_CORRUPT, "ticket of unknown kind %u", ticket->kind);
     if (ticket->dtype > TICKET_RAW)

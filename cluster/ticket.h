@@ -21,7 +21,9 @@ enum ticket_kind {
     TICKET_CLOSE = 3, /* home -> stages: forget the context */
     TICKET_UNKNOWN_CONTEXT = 4, /* stage -> home: OPEN it again and repeat the hop */
     TICKET_FAILED = 5,          /* stage -> home: this hop cannot be computed; payload: the sentence */
-    TICKET_PART = 6, /* between the members of a circle: what one gives another (cluster/circle.h) */
+    TICKET_PART = 6,   /* between the members of a circle: what one gives another (cluster/circle.h) */
+    TICKET_OPENED = 7, /* a wide stage -> home: the OPEN of that branch is done */
+    TICKET_TURN = 8, /* the first member of a wide stage -> the others: work on that context's branch next */
     /* Items of the cache tier (worker/tier_move.c). context: the asker's number of the transfer. */
     TICKET_FETCH = 16, /* asker -> holder: payload: key, hash, size, patience */
     TICKET_ITEM = 17,  /* holder -> asker: payload: a part of the item, from byte `trace` on */

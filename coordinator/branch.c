@@ -89,6 +89,8 @@ static status_t take_rest(Refrain__JobSpec *spec, const Refrain__JobSpec *from, 
 {
     status_t status = STATUS_OK;
     bool tables = !spec->cache && !spec->n_cache_tables;
+    if (!spec->has_guidance && from->has_guidance_scale_2)
+        TAKE(guidance_scale_2); /* otherwise it follows the guidance that was said */
     TAKE(guidance);
     TAKE(fps);
     TAKE(checkpoint_every);
@@ -107,6 +109,8 @@ static status_t check_end(const Refrain__JobSpec *spec, const Refrain__JobSpec *
 {
     const char *other = NULL;
     if (spec->has_guidance && spec->guidance != from->guidance) other = "guidance";
+    if (spec->has_guidance_scale_2 && spec->guidance_scale_2 != from->guidance_scale_2)
+        other = "guidance_scale_2";
     if (spec->prompt && !same_text(spec->prompt, from->prompt)) other = "prompt";
     if (spec->negative_prompt && !same_text(spec->negative_prompt, from->negative_prompt))
         other = "negative_prompt";

@@ -94,6 +94,9 @@ struct group {
     double load_seconds; /* the latest load */
     double home_work;    /* mean over the model's jobs: plan_mix; 0: unknown */
     int64_t laid_ns;     /* since when the plan is this one */
+    double pace_ns;      /* of a block and token, a mean over ranks and seconds (foresight.c); 0: unknown */
+    int64_t paced_ns;    /* when that was last looked at */
+    double stretch;      /* how much longer jobs took than was foretold, a mean; 0: unknown */
     struct slot slots[GROUP_SLOTS];
     uint64_t launch;     /* launch_number() of the launcher of ours it came from; 0: somebody else's */
     int64_t progress_ns; /* when any compute_progress last grew */

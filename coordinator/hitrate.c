@@ -61,6 +61,8 @@ void hitrates_of(struct hitrates *rates, const Refrain__JobSpec *spec, const Ref
     mix->head = (uint32_t)outlook.head;
     mix->tail = (uint32_t)outlook.tail;
     mix->hit_rate = over_passes(spec, outlook.share);
+    mix->experts = card->experts > 1 ? 2 : 1;
+    mix->first_share = spec->steps ? (double)caching_switch(spec, card) / spec->steps : 1;
 }
 
 /* Branch-steps that were skipped, of all; where blocks were decided by themselves, of those that might have

@@ -16,7 +16,7 @@
 #include "coordinator/joblist.h"
 #include "proto/validate.h"
 
-enum { PRIORITIES = REFRAIN__PRIORITY__PRIORITY_HIGH + 1, ESTIMATE_MAX_AHEAD = 4096 };
+enum { PRIORITIES = REFRAIN__PRIORITY__PRIORITY_HIGH + 1 };
 
 struct jobs {
     struct jobstore *store; /* borrowed */
@@ -26,7 +26,7 @@ struct jobs {
     uint64_t *changed; /* [changed_capacity] */
     size_t changed_count, changed_taken, changed_capacity;
     int64_t next_deadline_ms; /* not later than the earliest */
-    double seconds_per_work;  /* mean over finished jobs; 0: none yet */
+    int64_t foreseen_ms; /* when the jobs' finish_ms were predicted */
 };
 
 /* -------------------------------------------------------------------------------------------- transitions */
@@ -193,6 +193,7 @@ status_t jobs_start(struct jobs *jobs, struct job *job, const char *plan, int64_
     struct job_change change = {.plan = plan};
     status_t status = move(jobs, job, REFRAIN__JOB_STATE__JOB_RUNNING, &change, now_ms, error);
     if (status == STATUS_OK && job->attempt == 1) tenants_charge(job->share, job->work);
+    if (status == STATUS_OK) job->middle_ms = job->foretold_ms = 0;
     job->reached = 0;
     return status;
 }
@@ -241,14 +242,6 @@ status_t jobs_cancel(struct jobs *jobs, struct job *job, int64_t now_ms, struct 
     return move(jobs, job, REFRAIN__JOB_STATE__JOB_CANCELLING, &change, now_ms, error);
 }
 
-/* What a finished job teaches about how long others will take: a mean that follows the last ten or so. */
-static void learn_speed(struct jobs *jobs, const struct job *job, int64_t now_ms)
-{
-    if (job->work <= 0 || now_ms <= job->started_ms) return;
-    double rate = (double)(now_ms - job->started_ms) / 1000 / job->work;
-    jobs->seconds_per_work = jobs->seconds_per_work > 0 ? 0.9 * jobs->seconds_per_work + 0.1 * rate : rate;
-}
-
 /* Only a completed job keeps files; whatever else it ends as, nobody may fetch half a result. */
 static status_t end(struct jobs *jobs, struct job *job, Refrain__JobState state, struct job_change *change,
                     int64_t now_ms, struct error *error)
@@ -258,7 +251,6 @@ static status_t end(struct jobs *jobs, struct job *job, Refrain__JobState state,
         status = jobstore_drop_files(jobs->store, job->id, error);
     if (status == STATUS_OK) status = move(jobs, job, state, change, now_ms, error);
     if (status != STATUS_OK) return status;
-    if (state == REFRAIN__JOB_STATE__JOB_COMPLETED) learn_speed(jobs, job, now_ms);
     forget(jobs, job);
     return STATUS_OK;
 }
@@ -469,6 +461,97 @@ struct job *jobs_next(const struct jobs *jobs, bool (*may)(void *context, const 
     return next;
 }
 
+/* Of one tenant and priority: what `before` says of them does not change as others are served. */
+static int in_turn(const void *a, const void *b)
+{
+    const struct job *const *x = a, *const *y = b;
+    uintptr_t p = (uintptr_t)(*x)->share, q = (uintptr_t)(*y)->share;
+    bool again = (*x)->attempt > 0;
+    if (again != ((*y)->attempt > 0)) return again ? -1 : 1;
+    if (!again && p != q) return p < q ? -1 : 1; /* tenants apart; jobs that lost their ranks go by themselves */
+    return before(*x, *y) ? -1 : 1;
+}
+
+/* A tenant's part of a sorted list. */
+struct run {
+    struct job **next, **end;
+};
+
+/* One priority, sorted in_turn, into `order`: those that lost their ranks, then of the tenant served least its next.
+ * runs: room for `count`. */
+static size_t merge_tenants(struct job **sorted, size_t count, struct run *runs, struct job **order, size_t most)
+{
+    size_t made = 0, tenants = 0, at = 0;
+    while (at < count && sorted[at]->attempt > 0 && made < most) order[made++] = sorted[at++];
+    for (; at < count; tenants++) {
+        struct tenant *share = sorted[at]->share;
+        runs[tenants].next = &sorted[at];
+        share->planned = share->served;
+        while (at < count && sorted[at]->share == share) at++;
+        runs[tenants].end = &sorted[at];
+    }
+    while (made < most) {
+        struct run *best = NULL;
+        for (size_t i = 0; i < tenants; i++) {
+            struct run *run = &runs[i];
+            if (run->next == run->end) continue;
+            double mine = (*run->next)->share->planned, least = best ? (*best->next)->share->planned : mine;
+            if (!best || mine < least || (mine == least && before(*run->next, *best->next))) best = run;
+        }
+        if (!best) break;
+        struct job *job = *best->next++;
+        job->share->planned += job->work;
+        order[made++] = job;
+    }
+    return made;
+}
+
+size_t jobs_order(struct jobs *jobs, struct job *extra, struct job **order, size_t most)
+{
+    size_t made = 0;
+    for (int priority = PRIORITIES - 1; priority >= 0 && made < most; priority--) {
+        const struct joblist *queue = &jobs->queues[priority];
+        size_t count = queue->count < most ? queue->count : most;
+        struct job **sorted = malloc((count + 1) * sizeof *sorted);
+        struct run *runs = malloc((count + 1) * sizeof *runs);
+        for (size_t i = 0; sorted && i < count; i++) sorted[i] = joblist_at(queue, i);
+        if (sorted && extra && (int)extra->priority == priority) sorted[count++] = extra;
+        if (sorted) qsort(sorted, count, sizeof *sorted, in_turn);
+        if (sorted && runs) made += merge_tenants(sorted, count, runs, order + made, most - made);
+        free(runs);
+        free(sorted);
+    }
+    return made;
+}
+
+struct job *jobs_sketch(struct jobs *jobs, const char *tenant, const Refrain__JobSpec *spec, int64_t now_ms)
+{
+    struct stored_job stored = {.id = UINT64_MAX,
+                                .tenant = tenant,
+                                .model = spec->model,
+                                .state = REFRAIN__JOB_STATE__JOB_QUEUED,
+                                .priority = spec->priority,
+                                .submitted_ms = now_ms,
+                                .deadline_at_ms = spec->deadline_ms ? now_ms + (int64_t)spec->deadline_ms : 0,
+                                .work = jobstore_work(spec)};
+    return job_make(jobs, &stored);
+}
+
+void jobs_drop_sketch(struct jobs *jobs, struct job *sketch)
+{
+    job_free(jobs, sketch);
+}
+
+void jobs_foreseen(struct jobs *jobs, int64_t now_ms)
+{
+    jobs->foreseen_ms = now_ms;
+}
+
+size_t jobs_count(const struct jobs *jobs)
+{
+    return jobs->all.count;
+}
+
 size_t jobs_ahead(const struct jobs *jobs, const struct job *job)
 {
     size_t ahead = joblist_rank(&jobs->queues[job->priority], job->id);
@@ -485,38 +568,26 @@ bool jobs_use_model(const struct jobs *jobs, const char *model)
     return false;
 }
 
-/* Seconds until a queued job is done, from the work before it and the speed of those that finished; 0:
- * unknown. */
-static double estimate_queued(const struct jobs *jobs, const struct job *job)
-{
-    double work = job->work;
-    if (jobs->seconds_per_work <= 0 || jobs_ahead(jobs, job) > ESTIMATE_MAX_AHEAD) return 0;
-    for (unsigned priority = job->priority; priority < PRIORITIES; priority++) {
-        const struct joblist *queue = &jobs->queues[priority];
-        size_t count = priority == job->priority ? joblist_rank(queue, job->id) : queue->count;
-        for (size_t i = 0; i < count; i++) work += joblist_at(queue, i)->work;
-    }
-    return work * jobs->seconds_per_work;
-}
-
 /* Older moments of a history, and finished jobs, stay as they were stored. */
 void jobs_decorate(const struct jobs *jobs, Refrain__Job *out)
 {
     const struct job *job = jobs_find(jobs, out->job);
     /* An older moment of the job's history stays as it was. */
     if (!job || job->sequence != out->sequence || out->progress) return;
-    bool queued = job->state == REFRAIN__JOB_STATE__JOB_QUEUED;
-    double seconds = queued ? estimate_queued(jobs, job) : 0;
-    if (queued) {
+    if (job->state == REFRAIN__JOB_STATE__JOB_QUEUED) {
         out->has_ahead = 1;
         out->ahead = (uint32_t)jobs_ahead(jobs, job);
     }
-    if ((queued && seconds <= 0) || (!queued && !job->progress.has_phase)) return;
+    if (job->finish_ms > 0) {
+        out->has_finish_ms = 1;
+        out->finish_ms = (uint64_t)job->finish_ms;
+    }
+    if (job->finish_ms <= 0 && !job->progress.has_phase) return;
     if (!(out->progress = malloc(sizeof *out->progress))) return; /* only a courtesy */
     copy_progress(out->progress, &job->progress);
-    if (queued) {
+    if (job->finish_ms > 0) {
         out->progress->has_seconds_left = 1;
-        out->progress->seconds_left = seconds;
+        out->progress->seconds_left = fmax(0, (double)(job->finish_ms - jobs->foreseen_ms) / 1000);
     }
 }
 

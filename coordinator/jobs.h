@@ -22,11 +22,22 @@
 #include <stdint.h>
 #include "base/status.h"
 #include "coordinator/jobstore.h"
+#include "coordinator/plan.h"
 #include "coordinator/tenants.h"
 
 /* Ranks a job may lose in a row without getting any further, before it fails. The last ones it must lose while
  * nothing runs beside it, so that no job fails for what another did, or for bad luck. */
 enum { JOB_MAX_LOSSES = 3, JOB_LOSSES_ALONE = 2 };
+
+/* What a job's spec says of its work (foresight.h). */
+struct outlook {
+    uint64_t model; /* by number */
+    uint32_t steps;
+    struct plan_mix mix;
+    double tokens, block_flops; /* tokens 0: nothing is known */
+    bool hits_known;            /* while it runs: */
+    double hits_left;           /* share of hits of the steps that are left */
+};
 
 struct job {
     uint64_t id, sequence;
@@ -42,6 +53,11 @@ struct job {
     Refrain__Progress progress; /* of the running attempt; not stored. Set by jobs_note_progress, owned */
     uint64_t reached,
         loss_reached; /* the furthest this attempt came, and any attempt that was lost: phase and step */
+    struct outlook outlook;
+    int64_t finish_ms;   /* wall clock: when it is expected to be done; 0: unknown */
+    bool measured;       /* ... from what was measured, not guessed */
+    int64_t middle_ms;   /* when half of its steps were done; 0: not yet */
+    int64_t foretold_ms; /* what finish_ms was then; 0: nothing was measured */
 };
 
 struct jobs;
@@ -75,7 +91,16 @@ struct job *jobs_next(const struct jobs *jobs, bool (*may)(void *context, const 
                       void *context);
 struct job *jobs_at(const struct jobs *jobs,
                     size_t index); /* any unfinished one, by number; NULL past the end */
+size_t jobs_count(const struct jobs *jobs); /* unfinished ones */
 size_t jobs_ahead(const struct jobs *jobs, const struct job *job); /* queued before it */
+/* The first `most` of those that wait, in the order in which they will be taken if nobody else comes, with one more among
+ * them (NULL: none); how many. */
+size_t jobs_order(struct jobs *jobs, struct job *extra, struct job **order, size_t most);
+/* A job as it would be, for jobs_order, with nothing stored; NULL: no memory. */
+struct job *jobs_sketch(struct jobs *jobs, const char *tenant, const Refrain__JobSpec *spec, int64_t now_ms);
+void jobs_drop_sketch(struct jobs *jobs, struct job *sketch);
+/* The jobs' finish_ms are of that moment. */
+void jobs_foreseen(struct jobs *jobs, int64_t now_ms);
 bool jobs_use_model(const struct jobs *jobs, const char *model);
 
 /* plan: for people. */

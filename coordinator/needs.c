@@ -24,7 +24,7 @@ static void weights_as_stored(const Refrain__ModelCard *card, struct needs *n)
     double parameter = card->parameter_count ? (double)card->weight_bytes / (double)card->parameter_count : 0;
     double block = (8 * hidden * hidden + 2 * hidden * card->ffn_dim) * parameter;
     n->block = (uint64_t)block;
-    n->home = (uint64_t)fmax(0, (double)card->weight_bytes - card->layers * block);
+    n->home = (uint64_t)fmax(0, (double)card->weight_bytes - card->layers * block * n->experts);
 }
 
 static void job_of(const Refrain__ModelCard *card, const Refrain__JobSpec *spec,
@@ -45,7 +45,7 @@ static void job_of(const Refrain__ModelCard *card, const Refrain__JobSpec *spec,
 void needs_of(const Refrain__ModelCard *card, const Refrain__JobSpec *spec, const struct needs_rank *rank,
               struct needs *n)
 {
-    *n = (struct needs){.sized = card->has_need_block};
+    *n = (struct needs){.sized = card->has_need_block, .experts = card->experts > 1 ? 2 : 1};
     weights_as_stored(card, n);
     if (n->sized && rank->gpu) {
         n->block = card->need_block;

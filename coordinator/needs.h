@@ -24,6 +24,7 @@ struct needs_rank {
 /* Bytes. */
 struct needs {
     bool sized; /* the card says what jobs take; otherwise only weights, frames and features are known */
+    uint32_t experts;
     uint64_t block, home; /* weights of a block, of one expert; of what only a home holds */
     uint64_t backend;     /* of any rank, for itself */
     uint64_t work;        /* of any rank with blocks: a pass */

@@ -85,6 +85,7 @@ void order_load(struct outbox *outbox, struct group *group, const struct model *
     }
     SET(split, floating, group->plan.floating);
     if (group->plan.spare) SET(split, spare, group->plan.spare);
+    if (plan_width(&group->plan) > 1) SET(split, width, group->plan.width);
     SET(body, epoch, group->epoch);
     body.model = model->card->name;
     body.directory = model->directory;

@@ -692,6 +692,7 @@ status_t plan_make(const struct plan_request *request, struct plan *plan, struct
     const struct plan_wish *wish = request->wish;
     struct field field;
     struct plan made;
+    if (wish && wish->width > 1) return plan_wide_make(request, plan, error);
     status_t status = make_field(request, &field, error);
     if (status != STATUS_OK) return status;
     if (!lay_even(&field, &made)) return no_room(request, "plan", error);
@@ -699,7 +700,7 @@ status_t plan_make(const struct plan_request *request, struct plan *plan, struct
     if (field.ranks > 1) { /* one rank holds everything */
         if (wish && (wish->runs > 0 || wish->has_fold || wish->home == PLAN_HOME_FLOATING))
             status = lay_wish(request, &field, uncached, &made, error);
-        else
+        else if (!wish || !wish->even)
             choose(&field, !wish || wish->home == PLAN_HOME_AUTO, &made);
     }
     if (status != STATUS_OK) return status;
@@ -715,6 +716,7 @@ status_t plan_check(const struct plan *plan, const struct plan_request *request,
     struct plan_request own = *request;
     struct field field;
     struct plan even;
+    if (plan_width(plan) > 1) return plan_wide_check(plan, request, mix, error);
     own.mix = *mix;
     status_t status = make_field(&own, &field, error);
     if (status != STATUS_OK) return status;
@@ -733,6 +735,7 @@ status_t plan_check(const struct plan *plan, const struct plan_request *request,
 double plan_cycle(const struct plan *plan, const struct plan_request *request)
 {
     struct field field;
+    if (plan_width(plan) > 1) return plan_wide_cycle(plan, request);
     if (make_field(request, &field, NULL) != STATUS_OK || plan->ranks != field.ranks ||
         plan->layers != field.layers)
         return 0;
@@ -742,6 +745,7 @@ double plan_cycle(const struct plan *plan, const struct plan_request *request)
 double plan_alone(const struct plan *plan, const struct plan_request *request)
 {
     struct field field;
+    if (plan_width(plan) > 1) return plan_wide_alone(plan, request);
     if (make_field(request, &field, NULL) != STATUS_OK || plan->ranks != field.ranks ||
         plan->layers != field.layers)
         return 0;
@@ -762,6 +766,10 @@ static uint32_t ring_blocks(const struct plan *plan, uint32_t expert, uint32_t r
 
 uint32_t plan_blocks(const struct plan *plan, uint32_t rank)
 {
+    if (plan_width(plan) > 1) {
+        struct plan stages = plan_wide_stages(plan);
+        return plan_blocks(&stages, rank / plan->width);
+    }
     bool pools = plan->chain[1][0] != plan->chain[0][0];
     uint32_t ring = ring_blocks(plan, 0, rank) + (pools ? ring_blocks(plan, 1, rank) : 0);
     return ring + (is_home(plan, rank) ? caps(plan) * (pools ? PLAN_EXPERTS : 1) : 0) +
@@ -771,6 +779,11 @@ uint32_t plan_blocks(const struct plan *plan, uint32_t rank)
 /* To a fixed home its own run of the only chain is more head. */
 bool plan_equal(const struct plan *a, const struct plan *b)
 {
+    if (plan_width(a) != plan_width(b)) return false;
+    if (plan_width(a) > 1) {
+        struct plan x = plan_wide_stages(a), y = plan_wide_stages(b);
+        return plan_equal(&x, &y);
+    }
     if (a->ranks == b->ranks && (plan_chains(a) > 1 || plan_chains(b) > 1))
         return a->layers == b->layers && a->floating == b->floating && a->head == b->head &&
                a->tail == b->tail && memcmp(a->chain, b->chain, sizeof a->chain) == 0 &&

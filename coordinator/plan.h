@@ -21,6 +21,9 @@
  * both are computed at the same time and a job alone waits for one of them only; `pools` has one for each expert of a
  * model that has two, on ranks of its own. They do not make a queue faster, but a job.
  *
+ * Wide stages, by wish as well, are ranks that share the tokens of a hop (worker/ulysses.h): a layout of them is one of
+ * fewer, faster ranks, each then several times there (plan_wide.c). No queue gets faster by them either.
+ *
  * Plain values, pure functions.
  */
 #ifndef REFRAIN_COORDINATOR_PLAN_H
@@ -44,6 +47,9 @@ struct plan {
     uint32_t run[PLAN_CHAINS * PLAN_MAX_RANKS];  /* [chains][ranks]: blocks of the ring between, in order */
     uint32_t spare; /* blocks after a fixed home's that it holds beside their holder, to take work from it */
     bool floating;  /* every rank holds the caps and can be a job's home */
+    uint32_t
+        width; /* ranks of a stage, which hold the same blocks and share the tokens of each hop, so that `run` says the
+                       same of all of them; 0 or 1: each rank is a stage */
     uint32_t ranks, layers;
     /* Predicted, in block times of the fastest rank: the busiest rank's work for one step of one job (all its
      * branches, hits and misses as expected), and the same for the even layout without caching. */
@@ -81,7 +87,9 @@ struct plan_wish {
     /* "--split 10,10,10,10": blocks of each rank, home's first; with floating homes those of the ring, which
      * every rank's caps come on top of. */
     uint32_t run[PLAN_MAX_RANKS];
-    uint32_t runs; /* how many were given; 0: none */
+    uint32_t runs;  /* how many were given; 0: none */
+    uint32_t width; /* "--stage-width 2": ranks of a stage; 0 and 1: no wish */
+    bool even;      /* home keeps no blocks to itself and no block is held for others */
     enum plan_home { PLAN_HOME_AUTO, PLAN_HOME_FIXED, PLAN_HOME_FLOATING } home;
     /* Which chains there are, on two ranks or more; automatic is one. Pools are for models of two experts: of another
      * they make no difference. */
@@ -101,6 +109,7 @@ struct plan_request {
     const struct plan_seat *seats; /* [ranks]; NULL: all alike */
     struct plan_mix mix;
     const struct plan_wish *wish; /* NULL: none */
+    uint32_t heads;               /* of the model's attention, which a stage's width divides; 0: unknown */
     uint64_t block_bytes; /* weights of one block, of each expert; 0: unknown, memory is not looked at */
     uint64_t home_bytes;  /* of what only a home holds: ends, text encoder, VAE */
 };
@@ -127,6 +136,21 @@ uint32_t plan_run(const struct plan *plan, uint32_t chain, uint32_t rank);
 /* Blocks each rank holds, caps and spare ones included; where experts have pools, those of both. */
 uint32_t plan_blocks(const struct plan *plan, uint32_t rank);
 bool plan_equal(const struct plan *a, const struct plan *b); /* the same blocks on the same ranks */
+
+/* Ranks of a stage; at least 1. */
+static inline uint32_t plan_width(const struct plan *plan)
+{
+    return plan->width > 1 ? plan->width : 1;
+}
+
+/* Of wide stages alone; the functions above come to these. */
+status_t plan_wide_make(const struct plan_request *request, struct plan *plan, struct error *error);
+status_t plan_wide_check(const struct plan *plan, const struct plan_request *request,
+                         const struct plan_mix *mix, struct error *error);
+double plan_wide_cycle(const struct plan *plan, const struct plan_request *request);
+double plan_wide_alone(const struct plan *plan, const struct plan_request *request);
+/* The same layout with each stage as one rank. */
+struct plan plan_wide_stages(const struct plan *plan);
 
 /* "HEAD,TAIL", "B0,B1,…" and "auto|fixed|floating" of the command line. */
 status_t plan_read_fold(const char *text, struct plan_wish *wish, struct error *error);

@@ -91,7 +91,15 @@ void plan_describe(const struct plan *plan, const char *backend, char *text, siz
 {
     struct line line = {text, bytes, 0};
     uint32_t caps = plan->head + plan->tail;
-    put(&line, "%u rank%s, ", plan->ranks, plan->ranks == 1 ? "" : "s");
+    struct plan stages;
+    put(&line, "%u rank%s", plan->ranks, plan->ranks == 1 ? "" : "s");
+    if (plan_width(plan) > 1) {
+        put(&line, " in stages of %u", plan->width);
+        stages = plan_wide_stages(plan);
+        if (plan_chains(plan) == 1) stages.head = stages.run[0], stages.run[0] = 0; /* as of one rank */
+        plan = &stages;
+    }
+    put(&line, ", ");
     if (plan_chains(plan) > 1) {
         describe_chains(plan, &line);
         put(&line, ", %s", backend);

@@ -11,6 +11,7 @@
 #include <string.h>
 #include "base/clock.h"
 #include "base/log.h"
+#include "coordinator/foresight.h"
 #include "coordinator/orders.h"
 #include "coordinator/repair.h"
 #include "coordinator/server.h"
@@ -138,13 +139,10 @@ static void take_progress(struct server *server, const struct sender *sender,
     jobs_note_progress(job, report->progress);
     if (progress->has_step_seconds && progress->step_seconds > 0)
         server->mean_step_seconds = progress->step_seconds;
-    if (!progress->has_seconds_left && progress->phase == REFRAIN__PHASE__PHASE_DENOISE &&
-        progress->has_step_seconds && progress->steps >= progress->step) {
-        progress->has_seconds_left = 1;
-        progress->seconds_left = (progress->steps - progress->step) * progress->step_seconds;
-    }
+    foresight_heard(server, job);
     sender->group->progress_ns = server->now_ns;
     if (!watches_any(server->watches, job->id)) return;
+    foresight_look(server, false);
     Refrain__Job *described;
     if (jobs_describe(server->jobs, NULL, job->id, &described, NULL) != STATUS_OK) return;
     jobs_drop_tables(described);
@@ -272,6 +270,7 @@ static const Refrain__CacheReport *learn(struct server *server, const struct sen
         status = caching_check_report(done->cache, stored->spec, &error);
     if (status == STATUS_OK && known) hitrates_learn(&server->rates, stored->spec, model->card, done->cache);
     if (known) learn_home_work(server, sender->group, slot, stored->spec, model->card, done->times);
+    if (known) foresight_learn(server, sender->group, job, stored->spec, model->card, done->times);
     refrain__job__free_unpacked(stored, NULL);
     if (status == STATUS_CORRUPT) log_line(LOG_WARN, "job %" PRIu64 ": %s", job->id, error.text);
     return status == STATUS_OK ? done->cache : NULL;

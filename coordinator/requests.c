@@ -8,10 +8,12 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include "base/clock.h"
 #include "base/log.h"
 #include "coordinator/branch.h"
 #include "coordinator/drain.h"
+#include "coordinator/foresight.h"
 #include "coordinator/server.h"
 #include "coordinator/survey.h"
 #include "coordinator/tierview.h"
@@ -44,15 +46,23 @@ struct call {
 
 #define SET(message, field, value) ((message).has_##field = 1, (message).field = (value))
 
-/* The job as it is now. */
-static status_t reply_job(struct call *call, uint64_t id, struct error *error)
+/* The job as it is now. warning: "" or what its client should know. */
+static status_t reply_job_with(struct call *call, uint64_t id, char *warning, struct error *error)
 {
     Refrain__Job *job;
+    foresight_look(call->server, true);
     status_t status = jobs_describe(call->server->jobs, call->caller.tenant, id, &job, error);
     if (status != STATUS_OK) return status;
+    if (*warning) job->warning = warning;
     REPLY(call, JOB, job, job);
+    job->warning = NULL; /* not the message's own */
     refrain__job__free_unpacked(job, NULL);
     return STATUS_OK;
+}
+
+static status_t reply_job(struct call *call, uint64_t id, struct error *error)
+{
+    return reply_job_with(call, id, (char[]){""}, error);
 }
 
 static status_t reply_ack(struct call *call)
@@ -106,6 +116,27 @@ static status_t complete_spec(struct call *call, Refrain__JobSpec *spec, struct 
     return status;
 }
 
+/* Will it be done in time, as far as one can know? If not, and it says so strictly, it is refused: nothing is stored. */
+static status_t check_deadline(struct call *call, const Refrain__JobSpec *spec, char warning[ERROR_TEXT_BYTES],
+                               struct error *error)
+{
+    const struct model *model;
+    char clock[16];
+    struct tm local;
+    if (!spec->deadline_ms || models_find(call->server->models, spec->model, &model, NULL) != STATUS_OK)
+        return STATUS_OK;
+    double seconds = foresight_ask(call->server, call->caller.tenant, spec, model->card);
+    if (seconds <= (double)spec->deadline_ms / 1000) return STATUS_OK; /* also if it is unknown */
+    time_t then = (time_t)(call->server->now_ms / 1000 + (int64_t)seconds);
+    strftime(clock, sizeof clock, "%H:%M:%S", localtime_r(&then, &local));
+    snprintf(warning, ERROR_TEXT_BYTES,
+             "deadline_ms %" PRIu64 ": the job is expected to be done in %.1f s, at %s by this coordinator's clock",
+             spec->deadline_ms, seconds, clock);
+    if (!spec->deadline_strict) return STATUS_OK;
+    call->field = "deadline_ms";
+    return error_set(error, STATUS_CONFLICT, "%s", warning);
+}
+
 /* The key is looked up before the model: a repeated submit is answered even when the model has gone
  * since. */
 static status_t take_submit(struct call *call, struct error *error)
@@ -114,6 +145,7 @@ static status_t take_submit(struct call *call, struct error *error)
     struct submission submission = {
         .tenant = call->caller.tenant, .idempotency_key = submit->idempotency_key, .spec = submit->spec};
     struct server *server = call->server;
+    char warning[ERROR_TEXT_BYTES] = "";
     uint64_t id;
     status_t status = jobs_hash_spec(submit->spec, submission.hash, error); /* before anything is filled in */
     if (status != STATUS_OK) return status;
@@ -127,9 +159,10 @@ static status_t take_submit(struct call *call, struct error *error)
     }
     status = branch_fill(server, submission.tenant, submit->spec, &call->field, error);
     if (status == STATUS_OK) status = complete_spec(call, submit->spec, error);
+    if (status == STATUS_OK) status = check_deadline(call, submit->spec, warning, error);
     if (status == STATUS_OK) status = jobs_submit(server->jobs, &submission, server->now_ms, &id, error);
     if (status == STATUS_OK) status = branch_lend(server, id, submit->spec, error);
-    return status == STATUS_OK ? reply_job(call, id, error) : status;
+    return status == STATUS_OK ? reply_job_with(call, id, warning, error) : status;
 }
 
 static status_t take_status(struct call *call, struct error *error)
@@ -200,6 +233,7 @@ static status_t take_list(struct call *call, struct error *error)
                                     list->active_only, list_job, &listing, error);
     if (status == STATUS_OK) {
         Refrain__JobList answer = REFRAIN__JOB_LIST__INIT;
+        foresight_look(call->server, true);
         for (size_t i = 0; i < listing.count; i++) jobs_decorate(call->server->jobs, listing.jobs[i]);
         answer.n_jobs = listing.count;
         answer.jobs = listing.jobs;

@@ -14,6 +14,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "coordinator/drain.h"
+#include "coordinator/foresight.h"
 #include "coordinator/orders.h"
 #include "coordinator/repair.h"
 #include "coordinator/server.h"
@@ -135,9 +136,9 @@ static uint64_t memory_beside(uint64_t memory, uint64_t taken)
     return memory > taken ? memory - taken : memory > 0;
 }
 
-/* What is known of ranks, model and job; the mix is the caller's to fill in. The ranks have room for the weights of blocks
- * and what the job keeps for each; a home has what it holds besides, whatever the blocks. spec NULL: no job. */
-static struct plan_request describe_layout(const struct server *server, const struct group *group,
+/* The ranks have room for the weights of blocks and what the job keeps for each; a home has what it holds besides, whatever
+ * the blocks. */
+struct plan_request server_describe_layout(const struct server *server, const struct group *group,
                                            const Refrain__ModelCard *card, const Refrain__JobSpec *spec,
                                            struct plan_seat *seats)
 {
@@ -157,6 +158,7 @@ static struct plan_request describe_layout(const struct server *server, const st
                                  .ranks = group->ranks,
                                  .seats = seats,
                                  .wish = &server->settings->wish,
+                                 .heads = card->heads,
                                  .block_bytes = needs.block + needs.text,
                                  .home_bytes = needs.home + needs_at(&job, 1, NULL, 0, 0) - any};
 }
@@ -314,7 +316,8 @@ static bool fits_rank(const struct group *group, const struct needs *needs, uint
         homes[at_home++] = needs;
     else
         stages[at_stage++] = needs;
-    uint64_t weights = blocks * needs->block + (holds_home ? needs->home : 0);
+    bool pools = group->plan.chain[0][0] != group->plan.chain[1][0];
+    uint64_t weights = blocks * needs->block * (pools ? 1 : needs->experts) + (holds_home ? needs->home : 0);
     return memory == 0 || weights + needs_at(homes, at_home, stages, at_stage, blocks) <= memory;
 }
 
@@ -357,7 +360,7 @@ static struct job *choose_job(const struct server *server, struct group *group)
 
 static bool wished(const struct plan_wish *wish)
 {
-    return wish->has_fold || wish->runs > 0 || wish->home != PLAN_HOME_AUTO ||
+    return wish->width > 1 || wish->has_fold || wish->runs > 0 || wish->home != PLAN_HOME_AUTO ||
            wish->layout > PLAN_LAYOUT_PIPELINE;
 }
 
@@ -378,7 +381,7 @@ static status_t prepare_layout(struct server *server, struct group *group, const
 {
     struct plan_seat seats[PLAN_MAX_RANKS];
     struct plan plan;
-    struct plan_request request = describe_layout(server, group, model->card, spec, seats);
+    struct plan_request request = server_describe_layout(server, group, model->card, spec, seats);
     bool loaded = strcmp(group->model, model->card->name) == 0, known = group->plan.ranks == group->ranks;
     hitrates_of(&server->rates, spec, model->card, &request.mix);
     /* What an operator wished for is judged by the model alone: it must not be refused for a measurement. */
@@ -410,9 +413,13 @@ status_t server_check_without(const struct server *server, const struct group *g
     if (wish->runs && wish->runs != left)
         return error_set(error, STATUS_CONFLICT, "--split names %u ranks: %u would be left", wish->runs,
                          left);
+    if (wish->width > 1 && left % wish->width)
+        return error_set(error, STATUS_CONFLICT,
+                         "--stage-width %u: %u ranks would be left, which are no whole stages", wish->width,
+                         left);
     if (!group->model[0] || models_find(server->models, group->model, &model, NULL) != STATUS_OK)
         return STATUS_OK;
-    struct plan_request request = describe_layout(server, group, model->card, NULL, seats);
+    struct plan_request request = server_describe_layout(server, group, model->card, NULL, seats);
     for (uint32_t rank = 0, kept = 0; rank < group->ranks; rank++)
         if (!leaves[rank]) seats[kept++] = seats[rank];
     request.ranks = left;
@@ -431,7 +438,7 @@ status_t server_check_room(struct server *server, const Refrain__ModelCard *card
         struct plan_seat seats[PLAN_MAX_RANKS];
         struct plan plan;
         if (group->here != group->ranks) continue;
-        struct plan_request request = describe_layout(server, group, card, spec, seats);
+        struct plan_request request = server_describe_layout(server, group, card, spec, seats);
         hitrates_of(&server->rates, spec, card, &request.mix);
         status = plan_make(&request, &plan, error);
         if (status != STATUS_NO_MEMORY) return STATUS_OK; /* what else is wrong shows when it is its turn */
@@ -459,6 +466,7 @@ static bool take_next(struct server *server, struct group *group)
     struct needs needs = {0};
     const struct needs_rank home = needs_rank_of(&group->members[0]);
     if (status == STATUS_OK) needs_of(model->card, stored->spec, &home, &needs);
+    if (status == STATUS_OK) foresight_note(server, job, stored->spec, model->card);
     if (stored) refrain__job__free_unpacked(stored, NULL);
     if (status != STATUS_OK) {
         fail_job(server, NULL, job, error.text);

@@ -29,6 +29,15 @@
 #include "coordinator/vault.h"
 #include "coordinator/watches.h"
 
+enum { SERVER_LEARNT = 32 };
+
+/* What jobs of a model taught about their work beside blocks (foresight.h). */
+struct learnt {
+    uint64_t model; /* by number; 0: free */
+    int64_t used_ns;
+    double home_token_seconds; /* text, decoding, files, a token; 0: unknown */
+};
+
 struct server {
     const struct settings *settings; /* borrowed */
     void *context, *clients, *workers;
@@ -55,6 +64,8 @@ struct server {
     double mean_step_seconds;
     uint64_t ranks_replaced, steps_repeated;
     struct hitrates rates;
+    struct learnt learnt[SERVER_LEARNT];
+    int64_t foreseen_ns; /* when finish times were last predicted; 0: never */
     uint64_t refused;       /* messages that made no sense */
     int64_t store_retry_ns; /* after a failed commit: nothing new is begun before */
     uint64_t *deleted;      /* [deleted_count]: jobs whose files go once the commit is done */
@@ -97,6 +108,11 @@ void server_file_finished(struct server *server, const struct finished_file *fil
 void server_give_back(struct server *server, struct slot *slot, enum jobs_loss loss, const char *why);
 /* schedule.c: jobs a group takes at once. */
 int server_flight_limit(const struct server *server, const struct group *group);
+/* schedule.c: what is known of a group's ranks and a model, for plans; the mix is the caller's to fill in.
+ * seats: [ranks], borrowed by the request; their memory is what is left for weights beside a job of that spec (NULL: none). */
+struct plan_request server_describe_layout(const struct server *server, const struct group *group,
+                                           const Refrain__ModelCard *card, const Refrain__JobSpec *spec,
+                                           struct plan_seat *seats);
 /* schedule.c: could the group go on without those ranks [group->ranks]: would the wished layout and the loaded model's
  * weights fit the others? STATUS_CONFLICT, STATUS_NO_MEMORY. */
 status_t server_check_without(const struct server *server, const struct group *group, const bool *leaves,

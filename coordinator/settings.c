@@ -64,13 +64,16 @@ static const struct option_spec specs[] = {
              "each guidance "
              "branch, so that both are computed at once, the best for a job alone (cfg); one for each expert "
              "(pools)"},
+    {"stage-width", 0, OPTION_INT, AT(stage_width), "N", .standard = "1", .min = 1, .max = 64,
+     .help = "ranks that hold the same blocks and share the tokens of each job, and in attention its heads: "
+             "good for a job alone, not for a queue"},
     {"tie", 0, OPTION_FLAG, AT(tie),
      .help = "end with the process that started this one, and end the ranks with us"},
 
     {"in-flight", 0, OPTION_INT, AT(in_flight), "N", .max = GROUP_SLOTS,
      .help = "jobs at once on a group of ranks (default: as many as keep every rank busy)"},
     {"flight-memory", 0, OPTION_BYTES, AT(flight_memory), "BYTES", .max = 1e15,
-     .help = "what the films and features of the jobs on a group may take (default: half of home's memory)"},
+     .help = "what the jobs on a group may keep at their homes (default: what the ranks have beside weights)"},
 
     {.help = "Limits"},
     {"max-jobs", 0, OPTION_INT, AT(max_jobs), "N", .help = "unfinished jobs at most", .standard = "100000",
@@ -182,6 +185,7 @@ static status_t read_wish(struct settings *settings, struct error *error)
     if (status == STATUS_OK && settings->split_text)
         status = plan_read_split(settings->split_text, &settings->wish, error);
     settings->wish.home = (enum plan_home)settings->home;
+    settings->wish.width = (uint32_t)settings->stage_width;
     settings->wish.layout = (enum plan_layout)settings->layout;
     if (status == STATUS_OK && settings->wish.runs > 0 && settings->wish.layout > PLAN_LAYOUT_PIPELINE)
         return error_set(error, STATUS_INVALID,

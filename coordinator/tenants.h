@@ -16,6 +16,7 @@
 struct tenant {
     struct tenant *next;
     double served; /* work charged, on a scale of its own */
+    double planned; /* the same, as jobs_order looks ahead */
     uint64_t jobs; /* unfinished */
     char name[];
 };

@@ -209,12 +209,12 @@ static status_t command_one(struct server *server, struct tierview *view, const 
     Refrain__TierCommand command = REFRAIN__TIER_COMMAND__INIT;
     struct key key;
     uint8_t wire[KEY_BYTES];
-    *field = "key";
-    if (key_read(query->key, &key, error) != STATUS_OK)
-        return error_set(error, STATUS_INVALID, "key %s: is no item's name; `refrain cache list` shows them",
-                         query->key);
+    *field = "item";
+    if (key_read(query->item, &key, error) != STATUS_OK)
+        return error_set(error, STATUS_INVALID, "item %s: is no item's name; `refrain cache list` shows them",
+                         query->item);
     if (!view->all && key.tenant != view->tenant)
-        return error_set(error, STATUS_NOT_FOUND, "key %s: there is no such item", query->key);
+        return error_set(error, STATUS_NOT_FOUND, "item %s: there is no such item", query->item);
     key_encode(&key, wire);
     command.has_verb = command.has_key = 1;
     command.verb = query->verb == REFRAIN__CACHE_VERB__CACHE_FORGET ? REFRAIN__TIER_VERB__TIER_FORGET

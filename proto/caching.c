@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "cache/rehearse.h"
+#include "cache/schedule.h"
 #include "proto/validate.h"
 
 static status_t blame(const char **field, const char *name, status_t status)
@@ -68,7 +69,8 @@ void caching_table(const Refrain__CacheTable *message, struct cache_table *table
                   .heads = (int)message->heads,
                   .head_dim = (int)message->head_dim,
                   .ffn_dim = (int)message->ffn_dim,
-                  .latent_channels = (int)message->latent_channels},
+                  .latent_channels = (int)message->latent_channels,
+                  .experts = (int)message->experts},
         .steps = (int)message->steps,
         .shift = message->shift,
         .width = (int)message->width,
@@ -88,6 +90,7 @@ static status_t check_table_numbers(const char *where, const Refrain__CacheTable
         {"head_dim", table->head_dim, 0, LIMIT_TABLE_LAYERS},
         {"ffn_dim", table->ffn_dim, 0, LIMIT_TABLE_VALUES},
         {"latent_channels", table->latent_channels, 0, LIMIT_TABLE_LAYERS},
+        {"experts", table->experts, 0, LIMIT_EXPERTS},
         {"steps", table->steps, 0, LIMIT_STEPS},
         {"width", table->width, 1, LIMIT_TABLE_VALUES},
     };
@@ -211,6 +214,21 @@ static void take_tables(const Refrain__JobSpec *spec, const Refrain__ModelCard *
     caching->job.table_count = count;
 }
 
+uint32_t caching_switch(const Refrain__JobSpec *spec, const Refrain__ModelCard *card)
+{
+    uint32_t steps = spec->has_steps ? spec->steps : DEFAULT_STEPS;
+    Refrain__Solver solver = spec->has_solver && spec->solver != REFRAIN__SOLVER__SOLVER_MODEL_DEFAULT
+                                 ? spec->solver
+                                 : card->solver;
+    const struct schedule schedule = {.kind = solver == REFRAIN__SOLVER__SOLVER_EULER ? SCHEDULE_EULER
+                                                                                      : SCHEDULE_UNIPC,
+                                      .shift = spec->has_shift ? spec->shift : card->shift,
+                                      .terminal = solver == card->solver ? card->shift_terminal : 0,
+                                      .train_steps = (int)card->train_steps};
+    if (card->experts < 2 || card->train_steps == 0) return steps;
+    return (uint32_t)schedule_switch(&schedule, card->boundary, (int)steps);
+}
+
 static status_t take_job(const Refrain__JobSpec *spec, const Refrain__ModelCard *card,
                          struct caching *caching, struct error *error)
 {
@@ -225,8 +243,10 @@ static status_t take_job(const Refrain__JobSpec *spec, const Refrain__ModelCard 
                   .heads = (int)card->heads,
                   .head_dim = (int)card->head_dim,
                   .ffn_dim = (int)card->ffn_dim,
-                  .latent_channels = (int)card->latent_channels},
+                  .latent_channels = (int)card->latent_channels,
+                  .experts = (int)card->experts},
     };
+    if (card->experts > 1) caching->job.switch_at = (int)caching_switch(spec, card);
     take_tables(spec, card, caching);
     return status;
 }
@@ -284,6 +304,7 @@ static Refrain__CacheTable *copy_table(const struct cache_table *table)
     PUT(head_dim, (uint32_t)table->model.head_dim);
     PUT(ffn_dim, (uint32_t)table->model.ffn_dim);
     PUT(latent_channels, (uint32_t)table->model.latent_channels);
+    if (table->model.experts == 2) PUT(experts, 2);
     PUT(steps, (uint32_t)table->steps);
     PUT(shift, table->shift);
     PUT(width, (uint32_t)table->width);
@@ -541,6 +562,8 @@ status_t caching_check_report(Refrain__CacheReport *report, const Refrain__JobSp
         wrong = "seconds";
     else if (report->comparison && !comparison_fits(report->comparison))
         wrong = "comparison";
+    else if (report->has_switch_at && report->switch_at >= spec->steps)
+        wrong = "switch_at";
     if (wrong)
         return error_set(error, STATUS_CORRUPT,
                          "cache report: its %s do not fit a job of %u steps and %u branch%s", wrong,

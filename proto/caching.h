@@ -51,6 +51,10 @@ status_t caching_check(const Refrain__JobSpec *spec, const char **field, struct 
  * into it; published ones are part of the program and need no copy. STATUS_NO_MEMORY only. */
 status_t caching_fill(Refrain__JobSpec *spec, const Refrain__ModelCard *card, struct error *error);
 
+/* How many of the job's steps the first of two experts makes; all, where there is one. Exactly what the worker's solver
+ * will say (cache/schedule.h), but for a scheduler whose last sigma is repeated. */
+uint32_t caching_switch(const Refrain__JobSpec *spec, const Refrain__ModelCard *card);
+
 /* Makes the plan as the worker will. Absent numbers are taken as their defaults. */
 status_t caching_check_for_model(const Refrain__JobSpec *spec, const Refrain__ModelCard *card,
                                  const char **field, struct error *error);

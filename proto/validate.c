@@ -197,6 +197,8 @@ status_t validate_spec(const Refrain__JobSpec *spec, const char **field, struct 
         status = check_whole("steps", spec->steps, 1, LIMIT_STEPS, field, error);
     if (status == STATUS_OK && spec->has_guidance)
         status = check_real("guidance", spec->guidance, true, LIMIT_GUIDANCE, field, error);
+    if (status == STATUS_OK && spec->has_guidance_scale_2)
+        status = check_real("guidance_scale_2", spec->guidance_scale_2, true, LIMIT_GUIDANCE, field, error);
     if (status == STATUS_OK && spec->has_shift)
         status = check_real("shift", spec->shift, false, LIMIT_SHIFT, field, error);
     if (status == STATUS_OK)
@@ -255,6 +257,11 @@ status_t validate_spec_for_model(const Refrain__JobSpec *spec, const Refrain__Mo
         (spec->frames - 1) / card->frame_multiple + 1 > card->max_position)
         status = BLAME("frames", "frames %u: model %s goes up to %u", spec->frames,
                        card->name ? card->name : "", (card->max_position - 1) * card->frame_multiple + 1);
+    if (status == STATUS_OK && spec->has_guidance_scale_2 && card->experts < 2)
+        status =
+            BLAME("guidance_scale_2",
+                  "guidance_scale_2 %g: model %s has one expert, and this is the guidance of a second one",
+                  spec->guidance_scale_2, card->name ? card->name : "");
     if (status == STATUS_OK) status = caching_check_for_model(spec, card, field, error);
     return status;
 }
@@ -277,6 +284,7 @@ status_t validate_fill(Refrain__JobSpec *spec, const Refrain__ModelCard *card, s
     FILL(spec, seed, 0);
     FILL(spec, steps, DEFAULT_STEPS);
     FILL(spec, guidance, DEFAULT_GUIDANCE);
+    if (card->experts > 1) FILL(spec, guidance_scale_2, spec->guidance); /* as the reference */
     FILL(spec, width, card->default_width);
     FILL(spec, height, card->default_height);
     FILL(spec, frames, card->default_frames);
@@ -286,6 +294,7 @@ status_t validate_fill(Refrain__JobSpec *spec, const Refrain__ModelCard *card, s
     FILL(spec, save_frames, 0);
     FILL(spec, priority, REFRAIN__PRIORITY__PRIORITY_NORMAL);
     FILL(spec, deadline_ms, 0);
+    FILL(spec, deadline_strict, 0);
     FILL(spec, checkpoint_every, DEFAULT_CHECKPOINT_EVERY);
     if (!spec->has_solver || spec->solver == REFRAIN__SOLVER__SOLVER_MODEL_DEFAULT) {
         spec->has_solver = 1;
@@ -342,9 +351,9 @@ static status_t check_cache(const Refrain__CacheQuery *query, const char **field
     bool needs_key = query->verb >= REFRAIN__CACHE_VERB__CACHE_FORGET;
     if (query->verb > REFRAIN__CACHE_VERB__CACHE_UNPIN)
         return BLAME("verb", "verb %d: is none that this version knows", (int)query->verb);
-    if (needs_key && !query->key) return BLAME("key", "key: is missing");
-    if (query->key && strlen(query->key) > LIMIT_CACHE_KEY_BYTES)
-        return BLAME("key", "key: is longer than %d bytes", LIMIT_CACHE_KEY_BYTES);
+    if (needs_key && !query->item) return BLAME("item", "item: is missing");
+    if (query->item && strlen(query->item) > LIMIT_CACHE_KEY_BYTES)
+        return BLAME("item", "item: is longer than %d bytes", LIMIT_CACHE_KEY_BYTES);
     if (query->kind && strlen(query->kind) > LIMIT_CACHE_KEY_BYTES)
         return BLAME("kind", "kind: is longer than %d bytes", LIMIT_CACHE_KEY_BYTES);
     return query->has_limit ? check_whole("limit", query->limit, 1, LIMIT_LIST, field, error) : STATUS_OK;
@@ -415,6 +424,14 @@ status_t validate_card(const Refrain__ModelCard *card, struct error *error)
     for (size_t i = 0; status == STATUS_OK && i < sizeof numbers / sizeof *numbers; i++)
         status = check_whole(numbers[i].name, numbers[i].value, numbers[i].min, numbers[i].max, field, error);
     if (status == STATUS_OK) status = check_real("shift", card->shift, false, LIMIT_SHIFT, field, error);
+    if (status == STATUS_OK) /* 0: a card of an earlier build */
+        status = check_whole("experts", card->experts, 0, LIMIT_EXPERTS, field, error);
+    if (status == STATUS_OK && card->experts > 1)
+        status = check_whole("train_steps", card->train_steps, 1, 1000000, field, error);
+    if (status == STATUS_OK && card->experts > 1)
+        status = check_real("boundary", card->boundary, false, 1, field, error);
+    if (status == STATUS_OK && card->has_shift_terminal)
+        status = check_real("shift_terminal", card->shift_terminal, true, 0.999, field, error);
     if (status == STATUS_OK)
         status = caching_check_tables("tables", card->tables, card->n_tables, LIMIT_CARD_TABLES, error);
     return status;

@@ -31,6 +31,7 @@ enum {
     LIMIT_FRAMES = 1025,
     LIMIT_FRAME_MULTIPLE = 4,
     LIMIT_FPS = 120,
+    LIMIT_EXPERTS = 2,
     LIMIT_CHECKPOINT_EVERY = 1000, /* steps */
     LIMIT_NAME_BYTES = 64,
     LIMIT_WHO_BYTES = 320, /* a group's name and a rank, or a host */

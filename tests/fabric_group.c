@@ -267,6 +267,7 @@ void group_find_gpu(char **arguments)
     snprintf(path, sizeof path, "%s/../fakegpu%s%s", self, present ? ":" : "", present ? present : "");
     setenv("LD_LIBRARY_PATH", path, 1);
     setenv("REFRAIN_TEST_GPU_FOUND", "1", 1);
+    setenv("REFRAIN_FAKENCCL_OUTSTANDING", "2", 1); /* docs/fabric.md: of one direction at once */
     execv("/proc/self/exe", arguments);
     perror("execv");
     _exit(126);

@@ -13,6 +13,7 @@ struct call {
     uint64_t epoch, number, bytes, stamp; /* number: which of its edge */
     int from, to, member, process, place; /* place: in its process's log */
     int transfer;                         /* both ends have the same */
+    bool done;
 };
 
 struct orders {
@@ -69,23 +70,52 @@ static bool add_call(struct orders *o, struct call call)
     return true;
 }
 
+/* The call of that edge, process and stamp, if it is not done; NULL: there is none. *count: how many of the edge are not. */
+static struct call *outstanding_call(struct orders *o, const struct call *like, int *count)
+{
+    struct call *found = NULL;
+    *count = 0;
+    for (int i = o->count - 1; i >= 0 && o->calls[i].process == like->process; i--) {
+        struct call *c = &o->calls[i];
+        if (c->done || c->epoch != like->epoch || c->from != like->from || c->to != like->to) continue;
+        if (c->stamp == like->stamp && c->bytes == like->bytes) found = c;
+        ++*count;
+    }
+    return found;
+}
+
+/* A line: a call, or the end of one. NULL, or what is wrong with it. */
+static const char *take_line(struct orders *o, const struct call *line, const char *verb)
+{
+    bool outward = line->member == line->from, done = strcmp(verb, outward ? "sent" : "received") == 0;
+    int outstanding;
+    struct call *call = outstanding_call(o, line, &outstanding);
+    if (line->member != line->from && line->member != line->to) return "is of neither end";
+    if (!done && strcmp(verb, outward ? "send" : "receive") != 0) return "does not fit its end";
+    if (done && !call) return "ends a transfer that was not called";
+    if (done) call->done = true;
+    if (!done && outstanding == NCCL_ORDERS_MOST)
+        return "makes more transfers outstanding at once than allowed";
+    return done || add_call(o, *line) ? NULL : "does not fit into memory";
+}
+
 /* The last line of a killed process may be cut off: it is ignored. */
 static bool read_log(struct orders *o, const char *path, char *why, size_t bytes)
 {
     char line[256], verb[16];
     FILE *file = fopen(path, "re");
     int place = 0;
-    bool well = file != NULL;
-    while (well && fgets(line, sizeof line, file) && strchr(line, '\n')) {
+    const char *wrong = file ? NULL : "cannot be opened";
+    while (!wrong && fgets(line, sizeof line, file) && strchr(line, '\n')) {
         struct call c = {.process = o->processes, .place = place++};
-        well = sscanf(line, "%" SCNu64 " %d %15s %d %d %" SCNu64 " %" SCNu64, &c.epoch, &c.member, verb,
-                      &c.from, &c.to, &c.bytes, &c.stamp) == 7 &&
-               (c.member == c.from || c.member == c.to) && add_call(o, c);
+        bool whole = sscanf(line, "%" SCNu64 " %d %15s %d %d %" SCNu64 " %" SCNu64, &c.epoch, &c.member, verb,
+                            &c.from, &c.to, &c.bytes, &c.stamp) == 7;
+        wrong = whole ? take_line(o, &c, verb) : "cannot be read";
     }
-    if (!well) snprintf(why, bytes, "%s: cannot be read as a log of orders, line %d", path, place);
+    if (wrong) snprintf(why, bytes, "%s: line %d %s", path, place, wrong);
     if (file) fclose(file);
     o->processes++;
-    return well;
+    return !wrong;
 }
 
 /* Numbers the transfers, and compares both ends of each. */

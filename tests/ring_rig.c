@@ -48,6 +48,7 @@ static status_t set_up(struct member *m)
     if (status == STATUS_OK)
         status = model_load(m->model, m->engine.ops, m->engine.team, &m->run->split, m->engine.self,
                             &m->engine.model, &m->error);
+    if (status == STATUS_OK) status = engine_form_stage(&m->engine, &m->error);
     if (status == STATUS_OK)
         status = fabric_join(m->engine.fabric, &group, clock_now_ns() + 30 * SECOND_NS, &m->error);
     if (status == STATUS_OK) status = stage_create(&m->engine, &m->stage, &m->error);

@@ -58,6 +58,35 @@ static void the_reference_model_describes_itself(void **state)
     free(text);
 }
 
+static void a_model_of_two_experts_says_so_and_counts_both(void **state)
+{
+    char path[512], directory[] = P_tmpdir "/refrain-card-XXXXXX", root[1024], command[2600], *text;
+    struct error error = {0};
+    if (model_card_json(golden_path(path, sizeof path, "tests/models/tiny-d"), &text, &error) != STATUS_OK)
+        fail_msg("%s", error.text);
+    json_t *card = json_loads(text, 0, NULL);
+    assert_int_equal(number(card, "experts"), 2);
+    assert_int_equal(number(card, "layers"), 8);
+    assert_int_equal(number(card, "train_steps"), 1000);
+    assert_true(json_real_value(json_object_get(card, "boundary")) == 0.875);
+    assert_int_equal(number(card, "parameter_count"), 2 * 77816 + 20064 + 31110); /* as diffusers counts */
+    json_decref(card);
+    free(text);
+
+    text = NULL;
+    assert_non_null(mkdtemp(directory));
+    assert_non_null(realpath(path, root));
+    snprintf(command, sizeof command,
+             "cp -rs %s/. %s && rm %s/transformer_2/diffusion_pytorch_model.safetensors && "
+             "ln -s %s/vae/diffusion_pytorch_model.safetensors %s/transformer_2/",
+             root, directory, directory, root, directory);
+    assert_int_equal(system(command), 0);
+    assert_true(model_card_json(directory, &text, &error) != STATUS_OK);
+    assert_non_null(strstr(error.text, "/transformer_2"));
+    snprintf(command, sizeof command, "rm -r %s", directory);
+    assert_int_equal(system(command), 0);
+}
+
 static void every_field_is_one_of_the_message(void **state)
 {
     char path[512], *text;
@@ -206,6 +235,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_reference_model_describes_itself),
+        cmocka_unit_test(a_model_of_two_experts_says_so_and_counts_both),
         cmocka_unit_test(every_field_is_one_of_the_message),
         cmocka_unit_test(a_missing_shard_is_named),
         cmocka_unit_test(tables_reach_the_coordinators_card_with_every_bit),

@@ -438,7 +438,7 @@ static struct trace *new_trace(void)
     struct trace *trace = trace_new(STEPS, 2, LAGS);
     assert_non_null(trace);
     trace->shift = 3;
-    trace->model = (struct cache_model){8, 4, 32, 512, 16};
+    trace->model = (struct cache_model){8, 4, 32, 512, 16, 1};
     strcpy(trace->name, "tiny");
     for (int i = 0; i <= STEPS; i++) trace->sigmas[i] = 1 - (double)i / STEPS;
     return trace;

@@ -246,7 +246,7 @@ static void check(struct problem p, double bound)
     struct box all = {{0}, {p.frames, p.height, p.width}};
     struct lattice whole = run_box(&s, &all);
     check_lattice(&whole, &s.want, bound, s.name);
-    for (int i = 1; i < SEEDS; i++) {
+    for (int i = 1; i < SEEDS && !trial_small(); i++) {
         cusim_set_seed(seeds[i]);
         struct lattice again = run_box(&s, &all);
         same_bits_in_box(&again, &whole, &all, "another order of threads");
@@ -256,7 +256,7 @@ static void check(struct problem p, double bound)
     struct box parts[] = {{{p.frames - 1, 0, 0}, {1, step, p.width}},
                           {{0, p.height - step, 0}, {p.frames, step, step}},
                           {{0, 0, p.width - step}, {1, p.height, step}}};
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 3 && !trial_small(); i++) {
         struct lattice part = run_box(&s, &parts[i]);
         same_bits_in_box(&part, &whole, &parts[i], "other company");
         array_free(&part.pixels);
@@ -281,7 +281,7 @@ static void conv_equals_ref_for_any_channels(void **state)
     static const int channels[][2] = {{1, 1},    {3, 16},   {16, 3},   {5, 24},  {24, 33},
                                       {16, 16},  {48, 96},  {100, 20}, {17, 97}, {12, 128},
                                       {20, 200}, {36, 160}, {4, 64}};
-    for (size_t i = 0; i < sizeof channels / sizeof channels[0]; i++)
+    for (size_t i = 0; i < sizeof channels / sizeof channels[0]; i += trial_small() ? 2 : 1)
         check((struct problem){.shape = with_channels(kernel_2, channels[i][0], channels[i][1]),
                                .frames = 2,
                                .height = 3,
@@ -302,6 +302,7 @@ static void conv_of_more_pixels_than_a_block_equals_ref(void **state)
                            .width = 22,
                            .residual = true},
           exact_bound);
+    if (trial_small()) return;
     check(
         (struct problem){.shape = with_channels(kernel_1, 200, 100), .frames = 1, .height = 16, .width = 32},
         exact_bound);
@@ -309,7 +310,7 @@ static void conv_of_more_pixels_than_a_block_equals_ref(void **state)
 
 static void conv_equals_ref_for_any_kernel_and_stride(void **state)
 {
-    for (int i = 0; i < 27; i++) {
+    for (int i = 0; i < 27; i += trial_small() ? 8 : 1) {
         int t = 1 + i / 9, y = 1 + i / 3 % 3, x = 1 + i % 3, stride = 1 + i % 2;
         check((struct problem){.shape = {8, 8 + i % 5 % 2, t, y, x, stride, 3 - stride, stride, false},
                                .frames = 2,
@@ -370,7 +371,7 @@ static void costs_are_those_of_the_formula_and_no_banks_conflict(void **state)
                                                {96, 20, 1, 3, 3, 1, 1, 1, true},
                                                {3, 16, 3, 1, 1, 1, 2, 2, false}};
     static const char *const names[] = {"conv_product<128>", "conv_product<96>", "conv_product<16>"};
-    for (int i = 0; i < 3; i++) {
+    for (int i = trial_small() ? 2 : 0; i < 3; i++) {
         const struct conv_shape *c = &shapes[i];
         struct setting s = setting_new((struct problem){
             .shape = *c, .frames = 2, .height = 12, .width = 14, .residual = true, .in_place = true});
@@ -403,7 +404,7 @@ static void check_norm(int channels, bool silu, bool in_place, int gap)
     struct volume x_host = on_host(&x), x_there = on_device(&x), want_host = on_host(&want),
                   y_there = on_device(&y);
     ops_find("ref")->channel_norm(trial_team(0), &x_host, gamma, silu, &want_host);
-    for (int i = 0; i < SEEDS; i++) {
+    for (int i = 0; i < (trial_small() ? 1 : SEEDS); i++) {
         cusim_set_seed(seeds[i]);
         cusim_reset_counts();
         assert_int_equal(cuda_channel_norm(NULL, &x_there, gamma_there, silu, &y_there), 0);
@@ -437,7 +438,7 @@ static void channel_norm_equals_ref(void **state)
 {
     static const int channels[] = {1, 3, 16, 17, 24, 64, 96, 100, 128, 192, 384, 1100};
     for (size_t i = 0; i < sizeof channels / sizeof channels[0]; i++)
-        for (int silu = 0; silu < 2; silu++) check_norm(channels[i], silu, i % 2, silu ? 3 : 4);
+        for (int silu = trial_small(); silu < 2; silu++) check_norm(channels[i], silu, i % 2, silu ? 3 : 4);
 }
 
 static void channel_norm_of_zeros_is_zero(void **state)

@@ -55,6 +55,7 @@ static void forward_open(struct forward *f, const char *model, const struct ops 
     f->tables.ops = ops;
     assert_int_equal(rotary_find(&f->tables, f->team, grid, &rotary, &error), STATUS_OK);
     f->work.grid = *grid;
+    f->work.rows = token_count(grid);
     f->work.cosines = rotary->cosines;
     f->work.sines = rotary->sines;
 }

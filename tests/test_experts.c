@@ -2,6 +2,7 @@
  * test_experts.c - models of two experts against diffusers' WanPipeline (tests/golden/experts.json): every latent on
  * both sides of the boundary, the guidance of each, any number of ranks.
  */
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -14,7 +15,9 @@
 
 #include "tests/golden.h"
 #include "tests/pipeline.h"
+#include "proto/caching.h"
 #include "tests/saved_run.h"
+#include "worker/model/card.h"
 
 /* Of one latent, and of the last of up to 50 of them. */
 #define LATENT_LIMIT 5e-5
@@ -220,6 +223,95 @@ static int start_rings(void **state)
     return 0;
 }
 
+/* What the coordinator has of the model. */
+static Refrain__ModelCard card_of(const char *model)
+{
+    char path[512], *text;
+    struct error error = {0};
+    Refrain__ModelCard card = REFRAIN__MODEL_CARD__INIT;
+    if (model_card_json(golden_path(path, sizeof path, model), &text, &error) != STATUS_OK)
+        fail_msg("%s", error.text);
+    json_t *json = json_loads(text, 0, NULL);
+    card.layers = (uint32_t)whole_of(json, "layers");
+    card.heads = (uint32_t)whole_of(json, "heads");
+    card.head_dim = (uint32_t)whole_of(json, "head_dim");
+    card.ffn_dim = (uint32_t)whole_of(json, "ffn_dim");
+    card.latent_channels = (uint32_t)whole_of(json, "latent_channels");
+    card.solver = (Refrain__Solver)whole_of(json, "solver");
+    card.experts = (uint32_t)whole_of(json, "experts");
+    card.boundary = real_of(json, "boundary");
+    card.train_steps = (uint32_t)whole_of(json, "train_steps");
+    json_decref(json);
+    free(text);
+    return card;
+}
+
+/* Without tensors, from the card alone, the coordinator knows where each job switches. */
+static void the_coordinator_knows_where_the_second_expert_takes_over(void **state)
+{
+    const Refrain__ModelCard card = card_of("tests/models/tiny-d");
+    struct engine *engine = ring_engine(saved_rings[0]);
+    for (int steps = 1; steps <= 60; steps++)
+        for (int shift = 1; shift <= 12; shift += 3)
+            for (int euler = 0; euler < 2; euler++) {
+                Refrain__JobSpec spec = REFRAIN__JOB_SPEC__INIT;
+                struct job_order order = saved_order(NULL);
+                struct job *job;
+                struct error error;
+                order.steps = steps;
+                order.shift = shift;
+                order.solver = euler ? SOLVER_EULER : SOLVER_UNIPC;
+                spec.has_steps = spec.has_shift = spec.has_solver = 1;
+                spec.steps = (uint32_t)steps;
+                spec.shift = shift;
+                spec.solver = euler ? REFRAIN__SOLVER__SOLVER_EULER : REFRAIN__SOLVER__SOLVER_UNIPC;
+                if (job_create(engine, &order, "/nowhere", &job, &error) != STATUS_OK)
+                    fail_msg("%s", error.text);
+                assert_int_equal(job->switch_at, caching_switch(&spec, &card));
+                job_destroy(job);
+            }
+}
+
+/* What decides by the number of the step alone is foreseen exactly, the forced steps of the switch included. */
+static void a_rehearsal_says_what_a_job_of_two_experts_then_does(void **state)
+{
+    static const char *const texts[] = {"interval:N=3",
+                                        "interval:N=3,first=4,last=2,forecast=taylor1",
+                                        "mask:mask=11100001000100",
+                                        "zeus:first=3,late=0",
+                                        "layers:every=3,begin=2,end=6",
+                                        "magcache:threshold=0.5"};
+    const Refrain__ModelCard card = card_of("tests/models/tiny-d");
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
+        struct job_order order = saved_order(texts[i]);
+        struct saved_run run = saved_run(saved_rings[0], &order, NULL, false);
+        Refrain__JobSpec spec = REFRAIN__JOB_SPEC__INIT;
+        Refrain__CacheTable table = REFRAIN__CACHE_TABLE__INIT, *tables = &table;
+        struct caching_outlook outlook;
+        struct error error;
+        int skipped = 0;
+        for (int cell = 0; cell < run.cells; cell++) skipped += run.actions[cell] != REUSE_COMPUTED;
+        spec.has_steps = spec.has_guidance = spec.has_shift = spec.has_width = 1;
+        spec.steps = STEPS;
+        spec.guidance = order.guidance;
+        spec.shift = order.shift;
+        spec.cache = (char *)(uintptr_t)texts[i];
+        table.kind = (char *)(uintptr_t)order.tables[0].kind;
+        table.name = (char *)(uintptr_t)order.tables[0].name;
+        table.has_width = table.width = 1;
+        table.values = (double *)(uintptr_t)order.tables[0].values;
+        table.n_values = STEPS;
+        spec.cache_tables = &tables;
+        spec.n_cache_tables = 1;
+        if (caching_foresee(&spec, &card, &outlook, &error) != STATUS_OK) fail_msg("%s", error.text);
+        assert_true(outlook.certain);
+        if (fabs(outlook.share - (double)skipped / run.cells) > 1e-9)
+            fail_msg("%s: %g was rehearsed, %g was skipped", texts[i], outlook.share,
+                     (double)skipped / run.cells);
+        saved_free(&run);
+    }
+}
+
 /* From any step of any caching, on the one side or the other. */
 static void jobs_go_on_from_either_side_of_the_boundary_with_the_same_bits(void **state)
 {
@@ -279,6 +371,8 @@ int main(void)
 {
     const struct CMUnitTest caching[] = {
         cmocka_unit_test(the_second_expert_begins_with_a_computed_step_whatever_the_caching),
+        cmocka_unit_test(the_coordinator_knows_where_the_second_expert_takes_over),
+        cmocka_unit_test(a_rehearsal_says_what_a_job_of_two_experts_then_does),
         cmocka_unit_test(a_warm_up_is_each_experts_own),
         cmocka_unit_test(counts_are_each_experts_own),
         cmocka_unit_test(jobs_go_on_from_either_side_of_the_boundary_with_the_same_bits),

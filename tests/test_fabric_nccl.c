@@ -25,6 +25,7 @@
 #include "tests/fabric_group.h"
 #include "tests/fabric_steps.h"
 #include "tests/gpu_memory.h"
+#include "tests/rerun.h"
 
 #define MEGABYTE ((uint64_t)1 << 20)
 
@@ -290,8 +291,47 @@ static void machines_that_cannot_are_refused_with_a_sentence(void **state)
     }
 }
 
+/* In a process of its own: what opening says. */
+static int open_alone(void)
+{
+    struct fabric *fabric;
+    struct error error = {0};
+    struct fabric_config config = {.kind = "nccl", .bind = "tcp://127.0.0.1:*", .credits = 1, .max_bytes = 1};
+    status_t status = fabric_open(&config, &fabric, &error);
+    printf("%s: %s\n", status_name(status), error.text);
+    return 0;
+}
+
+/* Libraries that are not there, or not what they should be: found before the machine's own. */
+static void libraries_that_do_not_fit_are_told_by_name(void **state)
+{
+    static const struct {
+        const char *make, *says;
+    } cases[] = {
+        {"echo nonsense > libnccl.so.2", "unsupported: fabric nccl: NCCL cannot be loaded: "},
+        {"echo nonsense > libnccl.so.2", "; install it, or use zmq"},
+        {"echo 'int ncclGetVersion;' | cc -shared -fPIC -x c - -o libnccl.so.2",
+         "fabric nccl: the installed library has no ncclGetUniqueId: it is too old"},
+        {"echo nonsense > libcudart.so.13 && echo nonsense > libcudart.so.12",
+         "fabric nccl: no CUDA runtime is installed (libcudart.so.13 or .12); install it, or use zmq"},
+    };
+    char directory[] = "/tmp/refrain-nccl-XXXXXX", command[512], path[2048], text[RERUN_TEXT];
+    assert_non_null(mkdtemp(directory));
+    snprintf(path, sizeof path, "LD_LIBRARY_PATH=%s:%s", directory, getenv("LD_LIBRARY_PATH"));
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        snprintf(command, sizeof command, "cd %s && rm -f * && %s", directory, cases[i].make);
+        assert_int_equal(system(command), 0);
+        RERUN(text, "--open", "alone", path);
+        SAYS(text, cases[i].says);
+    }
+    snprintf(command, sizeof command, "rm -r %s", directory);
+    assert_int_equal(system(command), 0);
+}
+
 int main(int count, char **arguments)
 {
+    rerun_program = arguments[0];
+    if (count == 3) return open_alone();
     group_find_gpu(arguments);
     setenv("REFRAIN_LOG", "error", 0); /* losses are what is tested */
     const struct CMUnitTest tests[] = {
@@ -303,6 +343,7 @@ int main(int count, char **arguments)
         cmocka_unit_test(memory_for_smaller_payloads_makes_room_for_larger_ones),
         cmocka_unit_test(closing_gives_back_all_that_the_device_gave),
         cmocka_unit_test(machines_that_cannot_are_refused_with_a_sentence),
+        cmocka_unit_test(libraries_that_do_not_fit_are_told_by_name),
     };
     if (count > 1) cmocka_set_test_filter(arguments[1]);
     int failed = cmocka_run_group_tests(tests, NULL, NULL);

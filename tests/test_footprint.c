@@ -53,6 +53,43 @@ static void so_they_do_at_other_sizes_and_lengths_of_text(void **state)
                                guarded_ops(DTYPE_BF16), false);
 }
 
+static void so_they_do_with_branches_apart(void **state)
+{
+    static const struct split splits[] = {
+        {.members = 2, .chain = {{0, 1}, {0, 1}}, .run = {8, 0, 0, 8}},
+        {.members = 3, .chain = {{0, 1}, {0, 1}}, .head = 1, .run = {4, 3, 0, 0, 2, 5}}};
+    for (int i = 0; i < 2; i++)
+        footprint_expect_equal(&(struct footprint_case){.model = "models/reference",
+                                                        .split = splits[i],
+                                                        .width = 32,
+                                                        .height = 32,
+                                                        .frames = 5,
+                                                        .guidance = 3,
+                                                        .steps = 2,
+                                                        .cache = cachings[i ? 5 : 2]},
+                               guarded_ops(DTYPE_BF16), false);
+}
+
+/* Keys and values of a branch are where its blocks are run, and not where others have the same weights. */
+static void nobody_keeps_keys_of_a_branch_that_others_compute(void **state)
+{
+    static const struct split splits[] = {{.members = 1, .head = 8},
+                                          {.members = 2, .chain = {{0, 1}, {0, 1}}, .run = {8, 0, 0, 8}}};
+    const struct footprint_case c = {
+        .model = "models/reference", .width = 32, .height = 32, .frames = 5, .guidance = 3};
+    struct job_order order = footprint_order(&c);
+    struct footprint alone[1], apart[2];
+    struct error error;
+    char model[512];
+    golden_path(model, sizeof model, c.model);
+    struct footprint_task task = {.order = &order, .jobs = 1};
+    if (footprint_measure(model, &splits[0], &task, alone, &error) != STATUS_OK ||
+        footprint_measure(model, &splits[1], &task, apart, &error) != STATUS_OK)
+        fail_msg("%s", error.text);
+    assert_true(apart[1].jobs.device > 0);
+    assert_int_equal(apart[0].jobs.device + apart[1].jobs.device, alone[0].jobs.device);
+}
+
 /* Tall enough for bands that take less than the whole. */
 static void so_they_do_when_they_decode_in_bands(void **state)
 {
@@ -172,6 +209,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(whole_jobs_allocate_what_was_predicted),
         cmocka_unit_test(so_they_do_at_other_sizes_and_lengths_of_text),
+        cmocka_unit_test(so_they_do_with_branches_apart),
+        cmocka_unit_test(nobody_keeps_keys_of_a_branch_that_others_compute),
         cmocka_unit_test(so_they_do_when_they_decode_in_bands),
         cmocka_unit_test(several_jobs_stay_within_what_was_predicted),
         cmocka_unit_test(the_fewest_ranks_fit_and_one_less_does_not),

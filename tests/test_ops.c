@@ -53,14 +53,16 @@ static void linear_run(const struct ops *ops, void *made, struct team *team, con
                          .y_dtype = out->dtype};
     void *y = sheet_row(out, first);
     if (in->kind >= EPILOGUE_MULTIPLY)
-        e.other = trial_floats(ops, team, in->other + first * other_stride, count * other_stride);
+        e.other = trial_floats(ops, team, in->other + first * other_stride,
+                               count ? count * other_stride - in->other_gap : 0);
     if (in->in_place && e.other) {
         ops->copy_rows(team, y, (size_t)out->stride * 4, e.other, (size_t)other_stride * 4, (size_t)n * 4,
                        count);
         e.other = y;
         e.other_stride = out->stride;
     }
-    const void *x = trial_elements(ops, team, in->x + first * x_stride, count * x_stride, e.x_dtype);
+    const void *x = trial_elements(ops, team, in->x + first * x_stride,
+                                   count ? count * x_stride - in->x_gap : 0, e.x_dtype);
     ops->linear(team, made, x, x_stride, count, &e, y, out->stride);
 }
 
@@ -222,7 +224,8 @@ static void norm_run(const struct ops *ops, void *made, struct team *team, const
     int64_t x_stride = in->width + in->gap;
     dtype_t x_dtype = in->rms ? out->dtype : DTYPE_F32;
     size_t size = dtype_bytes(x_dtype);
-    const void *x = trial_elements(ops, team, in->x + first * x_stride, count * x_stride, x_dtype);
+    int64_t elements = count ? count * x_stride - in->gap : 0; /* nothing behind the last row */
+    const void *x = trial_elements(ops, team, in->x + first * x_stride, elements, x_dtype);
     const float *scale = trial_floats(ops, team, in->scale, in->width),
                 *shift = trial_floats(ops, team, in->shift, in->width);
     void *y = sheet_row(out, first);

@@ -270,6 +270,28 @@ static void a_circle_over_three_ranks_is_found(void **state)
     assert_true(nccl_orders_check(directory, why, sizeof why));
 }
 
+static void more_than_two_outstanding_of_one_direction_are_found(void **state)
+{
+    char why[256] = "";
+    const char *other =
+        "1 1 receive 0 1 8 1\n1 1 received 0 1 8 1\n1 1 receive 0 1 8 2\n1 1 receive 0 1 8 4\n";
+    write_log("2", other);
+    write_log("1", "1 0 send 0 1 8 1\n1 0 send 0 1 8 2\n1 0 send 0 1 8 4\n");
+    assert_false(nccl_orders_check(directory, why, sizeof why));
+    assert_non_null(strstr(why, "orders.1: line 3 makes more transfers outstanding at once than allowed"));
+    /* One was done before; the other direction has its own two, and so has another epoch. */
+    write_log("1",
+              "1 0 send 0 1 8 1\n1 0 send 0 1 8 2\n1 0 sent 0 1 8 1\n1 0 receive 1 0 8 3\n1 0 send 0 1 8 4\n"
+              "2 0 send 0 1 8 1\n");
+    assert_true(nccl_orders_check(directory, why, sizeof why));
+    write_log("1", "1 0 send 0 1 8 1\n1 0 send 0 1 8 2\n1 0 sent 0 1 8 2\n1 0 sent 0 1 8 2\n");
+    assert_false(nccl_orders_check(directory, why, sizeof why));
+    assert_non_null(strstr(why, "line 4 ends a transfer that was not called"));
+    write_log("1", "1 0 receive 0 1 8 1\n");
+    assert_false(nccl_orders_check(directory, why, sizeof why));
+    assert_non_null(strstr(why, "does not fit its end"));
+}
+
 static void ends_that_do_not_fit_are_found(void **state)
 {
     char why[256] = "";
@@ -294,6 +316,8 @@ int main(void)
         cmocka_unit_test(what_is_not_answered_holds_back_what_could_come_after_it_alone),
         cmocka_unit_test_setup_teardown(orders_that_fit_are_accepted, make_directory, remove_directory),
         cmocka_unit_test_setup_teardown(a_circle_over_three_ranks_is_found, make_directory, remove_directory),
+        cmocka_unit_test_setup_teardown(more_than_two_outstanding_of_one_direction_are_found, make_directory,
+                                        remove_directory),
         cmocka_unit_test_setup_teardown(ends_that_do_not_fit_are_found, make_directory, remove_directory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

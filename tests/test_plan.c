@@ -504,9 +504,73 @@ static void what_is_no_fold_split_or_size_is_refused(void **state)
         STATUS_INVALID);
 }
 
+/* ------------------------------------------------------------------------------------------------ wide stages */
+
+static void wide_stages_share_blocks_evenly_and_say_so(void **state)
+{
+    struct plan_wish wish = {.width = 2};
+    struct plan_request request = {
+        .layers = 30, .ranks = 4, .wish = &wish, .heads = 12, .mix = {.branches = 2}};
+    struct plan plan = make(&request);
+    expect_text(&plan, "4 ranks in stages of 2, blocks 15+15, x");
+    for (int i = 0; i < 4; i++) assert_int_equal(plan.run[i], 15);
+    assert_true(plan.head == 0 && plan.tail == 0 && plan.spare == 0 && !plan.floating && plan.width == 2);
+    assert_true(fabs(plan.cycle - 2 * 30.0 / 4) < 1e-9); /* as any even layout of four ranks */
+    assert_int_equal(plan_blocks(&plan, 3), 15);
+    wish.width = 4;
+    struct plan other = make(&request);
+    expect_text(&other, "4 ranks in stages of 4, blocks 30, x");
+    assert_int_equal(other.jobs_to_saturate, 1); /* one job keeps all four at work */
+    assert_false(plan_equal(&plan, &other));
+    wish = (struct plan_wish){.width = 2, .runs = 4, .run = {10, 10, 20, 20}};
+    other = make(&request);
+    expect_text(&other, "4 ranks in stages of 2, blocks 10+20, x");
+    wish = (struct plan_wish){.width = 2, .layout = PLAN_LAYOUT_CFG};
+    other = make(&request);
+    expect_text(&other, "4 ranks in stages of 2, branches 30+0 and 0+30, x");
+    assert_true(other.alone < plan.alone);
+    assert_int_equal(plan_blocks(&other, 3), 30);
+    /* What a policy always runs is shared as well: home keeps nothing. */
+    request.mix = (struct plan_mix){.branches = 2, .head = 1, .tail = 1, .hit_rate = 0.5};
+    wish = (struct plan_wish){.width = 2};
+    plan = make(&request);
+    assert_true(plan.head == 0 && plan.tail == 0);
+}
+
+static void widths_that_do_not_fit_are_refused(void **state)
+{
+    struct plan_wish wish = {.width = 5};
+    struct plan_request request = {
+        .layers = 30, .ranks = 5, .wish = &wish, .heads = 12, .mix = {.branches = 2}};
+    expect(STATUS_INVALID, &request, "--stage-width 5: 12 attention heads cannot be dealt to 5 ranks");
+    wish.width = 2;
+    expect(STATUS_INVALID, &request, "--stage-width 2: 5 ranks cannot stand in stages of 2");
+    request.ranks = 1;
+    expect(STATUS_INVALID, &request, "--stage-width 2: 1 ranks cannot stand in stages of 2");
+    request.ranks = 4;
+    wish = (struct plan_wish){.width = 2, .home = PLAN_HOME_FLOATING};
+    expect(STATUS_INVALID, &request, "leave --home floating out");
+    wish = (struct plan_wish){.width = 2, .has_fold = true, .fold_head = 1};
+    expect(STATUS_INVALID, &request, "leave --fold out");
+    wish = (struct plan_wish){.width = 2, .runs = 4, .run = {15, 14, 15, 15}};
+    expect(STATUS_INVALID, &request, "--split: ranks 0 and 1 are one stage");
+    wish = (struct plan_wish){.width = 2, .runs = 4, .run = {14, 14, 15, 15}};
+    expect(STATUS_INVALID, &request, "adds up to 29 blocks, must be 30");
+    const struct plan_seat seats[4] = {{.memory_bytes = 16 * GB},
+                                       {.memory_bytes = 16 * GB},
+                                       {.memory_bytes = 16 * GB},
+                                       {.memory_bytes = 9 * GB}};
+    request.seats = seats;
+    request.block_bytes = GB;
+    wish = (struct plan_wish){.width = 2};
+    expect(STATUS_NO_MEMORY, &request, "do not fit");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(wide_stages_share_blocks_evenly_and_say_so),
+        cmocka_unit_test(widths_that_do_not_fit_are_refused),
         cmocka_unit_test(no_layout_is_faster_than_the_one_chosen),
         cmocka_unit_test(one_protected_block_is_worth_what_the_theory_says),
         cmocka_unit_test(a_deep_model_reaches_the_theory_with_a_fixed_home),

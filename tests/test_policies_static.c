@@ -15,7 +15,7 @@
 
 enum { MANY = 50 };
 
-static const struct cache_model wan_1_3b = {30, 12, 128, 8960, 16}, wan_14b = {40, 40, 128, 13824, 16};
+static const struct cache_model wan_1_3b = {30, 12, 128, 8960, 16, 1}, wan_14b = {40, 40, 128, 13824, 16, 1};
 
 static const struct policy_job job_of_50 = {
     .steps = MANY, .layers = 30, .branches = 1, .model = {30, 12, 128, 8960, 16}};
@@ -210,6 +210,12 @@ static void published_tables_fit_their_architecture(void **state)
     assert_string_equal(table->name, "wan2.1-t2v-14b-retention");
     assert_int_equal(table_find("magcache", NULL, 0, &wan_14b, &table, NULL), STATUS_OK);
     assert_string_equal(table->name, "wan2.1-t2v-14b");
+    struct cache_model wan_a14b = wan_14b;
+    wan_a14b.experts = 2;
+    assert_int_equal(table_find("magcache", NULL, 0, &wan_a14b, &table, NULL), STATUS_OK);
+    assert_string_equal(table->name, "wan2.2-t2v-a14b");
+    assert_true(table->count == 40 && table->values[26] == 0.65523); /* where the second expert takes over */
+    assert_int_equal(table_find("teacache", NULL, 0, &wan_a14b, &table, NULL), STATUS_NOT_FOUND);
     const struct cache_table own = {.kind = "magcache", .name = "own", .model = wan_14b, .width = 1};
     assert_int_equal(table_find("magcache", &own, 1, &wan_14b, &table, NULL), STATUS_OK);
     assert_ptr_equal(table, &own);

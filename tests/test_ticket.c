@@ -148,7 +148,7 @@ static void values_that_mean_nothing_are_refused(void **state)
     assert_refused(&bad, STATUS_CORRUPT);
     bad.kind = TICKET_STOP + 1;
     assert_refused(&bad, STATUS_CORRUPT);
-    bad.kind = TICKET_PART + 1;
+    bad.kind = TICKET_TURN + 1;
     assert_refused(&bad, STATUS_CORRUPT);
     bad = good, bad.dtype = TICKET_RAW + 1;
     assert_refused(&bad, STATUS_CORRUPT);

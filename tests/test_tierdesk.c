@@ -125,7 +125,7 @@ static Refrain__Reply *query(void *client, Refrain__CacheVerb verb, const char *
     SET(body, verb, verb);
     SET(body, all, all);
     if (verb >= REFRAIN__CACHE_VERB__CACHE_FORGET)
-        body.key = (char *)(uintptr_t)operand;
+        body.item = (char *)(uintptr_t)operand;
     else
         body.kind = (char *)(uintptr_t)operand;
     request.body_case = REFRAIN__REQUEST__BODY_CACHE;
@@ -385,7 +385,7 @@ static void tenants_see_and_touch_their_own_and_public_items_and_admins_all(void
     expect_error(query(a, VERB(FORGET), bobs_name, false), STATUS_NOT_FOUND, "no such item");
     expect_error(query(b, VERB(PIN), name, false), STATUS_NOT_FOUND, "no such item");
     expect_error(query(a, VERB(PIN), "nonsense", false), STATUS_INVALID, "no item's name");
-    expect_error(query(a, VERB(FORGET), NULL, false), STATUS_INVALID, "key");
+    expect_error(query(a, VERB(FORGET), NULL, false), STATUS_INVALID, "item");
     expect_error(query(a, VERB(FLUSH), "sandwich", false), STATUS_INVALID, "must be text");
     refrain__reply__free_unpacked(query(a, VERB(PIN), name, false), NULL);
     command = commanded(&worker, &order);

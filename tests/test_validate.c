@@ -75,6 +75,9 @@ static void every_limit_has_a_sentence_with_field_value_and_limit(void **state)
     REFUSES("guidance nan: must be a finite number", "guidance", SET(spec, guidance, (double)NAN));
     REFUSES("guidance inf: must be a finite number", "guidance", SET(spec, guidance, (double)INFINITY));
     REFUSES("guidance -1: must be 0 to 100", "guidance", SET(spec, guidance, -1));
+    REFUSES("guidance_scale_2 nan: must be a finite number", "guidance_scale_2",
+            SET(spec, guidance_scale_2, (double)NAN));
+    REFUSES("guidance_scale_2 101: must be 0 to 100", "guidance_scale_2", SET(spec, guidance_scale_2, 101));
     REFUSES("shift 0: must be above 0 and at most 100", "shift", SET(spec, shift, 0));
     REFUSES("fps 121: must be 1 to 120", "fps", SET(spec, fps, 121));
     REFUSES("checkpoint_every 1001: must be 0 to 1000", "checkpoint_every",
@@ -150,6 +153,41 @@ static void a_model_adds_its_own_multiples_and_positions(void **state)
     assert_int_equal(validate_spec_for_model(&spec, &card, &field, &error), STATUS_OK);
 }
 
+static void a_second_guidance_is_for_models_of_two_experts(void **state)
+{
+    struct error error;
+    const char *field = NULL;
+    Refrain__ModelCard card = small_card();
+    Refrain__JobSpec spec = REFRAIN__JOB_SPEC__INIT;
+    spec.prompt = (char *)"x";
+    SET(spec, guidance_scale_2, 3);
+    assert_int_equal(validate_spec_for_model(&spec, &card, &field, &error), STATUS_INVALID);
+    assert_string_equal(field, "guidance_scale_2");
+    assert_string_equal(error.text,
+                        "guidance_scale_2 3: model small has one expert, and this is the guidance of "
+                        "a second one");
+    SET(card, experts, 2);
+    assert_int_equal(validate_card(&card, &error), STATUS_INVALID);
+    assert_string_equal(error.text, "train_steps 0: must be 1 to 1000000");
+    SET(card, train_steps, 1000);
+    assert_int_equal(validate_card(&card, &error), STATUS_INVALID);
+    assert_string_equal(error.text, "boundary 0: must be above 0 and at most 1");
+    SET(card, boundary, 0.875);
+    assert_int_equal(validate_card(&card, &error), STATUS_OK);
+    assert_int_equal(validate_spec_for_model(&spec, &card, &field, &error), STATUS_OK);
+
+    Refrain__JobSpec without = REFRAIN__JOB_SPEC__INIT;
+    SET(without, guidance, 4);
+    assert_int_equal(validate_fill(&without, &card, &error), STATUS_OK);
+    assert_true(without.has_guidance_scale_2 && without.guidance_scale_2 == 4); /* as diffusers */
+    free(without.model);
+    free(without.cache);
+    free(without.negative_prompt);
+    SET(card, experts, 3);
+    assert_int_equal(validate_card(&card, &error), STATUS_INVALID);
+    assert_string_equal(error.text, "experts 3: must be 0 to 2");
+}
+
 static void defaults_come_from_the_model_and_given_values_stay(void **state)
 {
     struct error error;
@@ -164,7 +202,7 @@ static void defaults_come_from_the_model_and_given_values_stay(void **state)
     assert_int_equal(spec.frames, 17);
     assert_int_equal(spec.checkpoint_every, 1);
     assert_int_equal(spec.solver, REFRAIN__SOLVER__SOLVER_EULER);
-    assert_true(spec.shift == 3 && spec.guidance == 5);
+    assert_true(spec.shift == 3 && spec.guidance == 5 && !spec.has_guidance_scale_2);
     assert_string_equal(spec.model, "small");
     assert_string_equal(spec.negative_prompt, "");
     free(spec.model);
@@ -443,6 +481,7 @@ int main(void)
         cmocka_unit_test(a_prompt_of_16384_bytes_passes_and_one_more_does_not),
         cmocka_unit_test(utf8_is_what_unicode_says_it_is),
         cmocka_unit_test(a_model_adds_its_own_multiples_and_positions),
+        cmocka_unit_test(a_second_guidance_is_for_models_of_two_experts),
         cmocka_unit_test(defaults_come_from_the_model_and_given_values_stay),
         cmocka_unit_test(a_card_with_a_zero_that_would_divide_is_refused),
         cmocka_unit_test(the_version_is_read_before_anything_is_believed),

@@ -84,6 +84,10 @@ struct trial {
 
 void trial_check(const struct trial *trial);
 
+/* REFRAIN_TEST_SMALL is set: once each, on few and small shapes, by the GPU alone and beside `ref`: under a checker for races or bounds
+ * (`make test-cuda`), which sees all that can go wrong the first time, and is slow. */
+bool trial_small(void);
+
 /* Teams of 1, 2, 3 and 5 threads: group fixtures, and the one of number i. */
 enum { TRIAL_TEAMS = 4 };
 int trial_make_teams(void **state);

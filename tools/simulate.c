@@ -9,11 +9,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/options.h"
 #include "base/clock.h"
 #include "tools/sim/cases.h"
 #include "tools/sim/flight.h"
+#include "tools/sim/layouts.h"
 #include "tools/sim/storm.h"
 
 struct settings {
@@ -186,6 +188,53 @@ static status_t simulate_flight(struct lab *lab, const struct settings *s, struc
     return status;
 }
 
+/* One layout: a job alone, and a queue. */
+static status_t layout_row(struct lab *lab, const struct settings *s, struct layout_case c,
+                           struct error *error)
+{
+    struct layout_found alone, queue;
+    int in_flight = s->jobs ? (int)s->jobs : c.ranks + 4;
+    c.jobs = 1;
+    status_t status = case_layout(lab, &c, &alone, error);
+    c.in_flight = in_flight;
+    c.jobs = 3 * in_flight + 4 < LAYOUT_MOST_JOBS ? 3 * in_flight + 4 : LAYOUT_MOST_JOBS;
+    if (status == STATUS_OK) status = case_layout(lab, &c, &queue, error);
+    if (status != STATUS_OK) return status;
+    printf(s->csv ? "%d,%d,%.3f,%.3f,%.3f,%.3f,\"%s\"\n" : "%5d %9d %10.2f %10.2f %10.2f %10.2f   %s\n",
+           c.ranks, in_flight, alone.predicted, alone.simulated, queue.predicted, queue.simulated,
+           alone.text);
+    fflush(stdout);
+    return STATUS_OK;
+}
+
+/* In block times; a model of two experts, where 26 of 40 steps are the first one's (shift 12), shows pools, too. */
+static status_t simulate_layouts(struct lab *lab, const struct settings *s, struct error *error)
+{
+    static const int several[] = {2, 3, 4, 8};
+    char second[PATH_MAX];
+    snprintf(second, sizeof second, "%s/transformer_2", s->model);
+    bool pools = access(second, F_OK) == 0;
+    status_t status = STATUS_OK;
+    puts(s->csv ? "ranks,in_flight,alone_predicted,alone_simulated,queue_predicted,queue_simulated,plan"
+                : "ranks in-flight alone pred  simulated queue pred  simulated   plan");
+    for (size_t p = 0; p < sizeof several / sizeof *several && status == STATUS_OK; p++)
+        for (int layout = PLAN_LAYOUT_PIPELINE; layout <= (pools ? PLAN_LAYOUT_CFG_POOLS : PLAN_LAYOUT_CFG);
+             layout++) {
+            struct layout_case c = {.ranks = several[p],
+                                    .layers = 40,
+                                    .steps = 40,
+                                    .layout = (enum plan_layout)layout,
+                                    .home = PLAN_HOME_FIXED,
+                                    .hop = s->hop,
+                                    .experts = pools ? 2 : 1,
+                                    .first_share = 0.65,
+                                    .shift = pools ? 12 : 0};
+            if (status == STATUS_OK && (!s->ranks || s->ranks == c.ranks))
+                status = layout_row(lab, s, c, error);
+        }
+    return status;
+}
+
 static int complain(const struct error *error)
 {
     fprintf(stderr, "simulate: %s\n", error->text);
@@ -202,7 +251,8 @@ int main(int argc, char **argv)
         return complain(&error);
     const char *verb = options_operand_count(options) == 1 ? options_operand(options, 0) : "";
     if (settings.help || !*verb) {
-        puts("simulate - the service on a virtual clock\n\n  simulate cycle|cached|flight|storm [options]\n");
+        puts("simulate - the service on a virtual clock\n\n  simulate cycle|cached|flight|layouts|storm "
+             "[options]\n");
         options_help(&table, 0, stdout);
         options_destroy(options);
         return settings.help ? 0 : 1;
@@ -215,10 +265,13 @@ int main(int argc, char **argv)
             status = simulate_cached(&lab, &settings, &error);
         else if (strcmp(verb, "flight") == 0)
             status = simulate_flight(&lab, &settings, &error);
+        else if (strcmp(verb, "layouts") == 0)
+            status = simulate_layouts(&lab, &settings, &error);
         else if (strcmp(verb, "storm") == 0)
             status = simulate_storm(&lab, &settings, &error);
         else
-            status = error_set(&error, STATUS_INVALID, "%s: there are cycle, cached, flight and storm", verb);
+            status = error_set(&error, STATUS_INVALID,
+                               "%s: there are cycle, cached, flight, layouts and storm", verb);
         lab_close(&lab);
     }
     options_destroy(options);

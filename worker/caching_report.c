@@ -44,6 +44,8 @@ Refrain__CacheReport *caching_report(const struct job *job, struct caching_repor
     m->has_seconds_saved = m->has_bytes = 1;
     m->seconds_saved = cache.seconds_saved;
     m->bytes = cache.bytes;
+    m->has_switch_at = r->switch_at > 0 && r->switch_at < r->steps;
+    m->switch_at = (uint32_t)r->switch_at;
     if (r->block_computed) {
         m->n_block_computed = m->n_block_reused = (size_t)r->layers;
         m->block_computed = (uint32_t *)(uintptr_t)r->block_computed;

@@ -47,6 +47,16 @@ status_t cargo_receive(struct cargo *c, struct engine *e, int peer, size_t begin
     return STATUS_OK;
 }
 
+status_t cargo_receive_part(struct cargo *c, struct engine *e, int peer, size_t begin, const void *payload,
+                            size_t bytes, struct error *error)
+{
+    struct cargo part = *c; /* the same memory, up to there */
+    part.body = begin + bytes;
+    status_t status = cargo_receive(&part, e, peer, begin, payload, 0, error);
+    c->read_at = part.read_at;
+    return status;
+}
+
 status_t cargo_read(struct engine *e, int peer, const void *from, void *to, size_t bytes, struct error *error)
 {
     if (e->ops->local || !engine_direct(e, peer)) {

@@ -43,6 +43,10 @@ status_t cargo_send(struct cargo *cargo, struct engine *engine, int peer, size_t
 status_t cargo_receive(struct cargo *cargo, struct engine *engine, int peer, size_t begin,
                        const void *payload, size_t tail, struct error *error);
 
+/* `bytes` of the body alone, from byte `begin` on. */
+status_t cargo_receive_part(struct cargo *cargo, struct engine *engine, int peer, size_t begin,
+                            const void *payload, size_t bytes, struct error *error);
+
 /* Some bytes of a payload, for the host. */
 status_t cargo_read(struct engine *engine, int peer, const void *from, void *to, size_t bytes,
                     struct error *error);

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "base/clock.h"
+#include "worker/ulysses.h"
 
 /* ---------------------------------------------------------------------------------------------- workspace */
 
@@ -32,12 +33,27 @@ status_t engine_wait(struct engine *e, struct error *error)
     return status;
 }
 
-void engine_clear(struct engine *e)
+static void disband(struct engine *e)
 {
-    if (!e->team) return;
+    if (e->ulysses) engine_wait(e, NULL);
+    ulysses_destroy(e->ulysses);
+    circle_destroy(e->circle);
+    e->ulysses = NULL;
+    e->circle = NULL;
+}
+
+static void drop_scratch(struct engine *e)
+{
     engine_wait(e, NULL);
     stretches_forget(e->stretches, NULL);
     memory_give_back(e->ops, MEMORY_DEVICE, &e->arena);
+}
+
+void engine_clear(struct engine *e)
+{
+    if (!e->team) return;
+    disband(e);
+    drop_scratch(e);
 }
 
 /* Scratch for the largest grid so far serves all smaller ones. */
@@ -47,7 +63,7 @@ static status_t make_scratch(struct engine *e, int rows, struct error *error)
     struct denoiser_work work = {0};
     if (e->arena.base && rows <= e->rows) return STATUS_OK;
     denoiser_work_lay_out(&arena, &e->model->config.denoiser, e->ops->operand, rows, &work);
-    engine_clear(e); /* before allocating: two sets need not fit */
+    drop_scratch(e); /* before allocating: two sets need not fit */
     status_t status = memory_arena(e->ops, MEMORY_DEVICE, &arena, error);
     if (status != STATUS_OK) return status;
     denoiser_work_lay_out(&arena, &e->model->config.denoiser, e->ops->operand, rows, &work);
@@ -57,12 +73,17 @@ static status_t make_scratch(struct engine *e, int rows, struct error *error)
     return STATUS_OK;
 }
 
-status_t engine_prepare(struct engine *e, const struct token_grid *grid, struct error *error)
+/* For rows [first, last) of the grid. */
+static status_t prepare(struct engine *e, const struct token_grid *grid, int first, int last,
+                        struct ulysses *ulysses, struct error *error)
 {
     const struct rotary *rotary;
-    if (e->arena.base && token_grid_equal(&e->work.grid, grid)) return STATUS_OK;
-    status_t status = make_scratch(e, token_count(grid), error);
+    status_t status = make_scratch(e, last - first, error);
     if (status != STATUS_OK) return status;
+    e->work.first_row = first;
+    e->work.rows = last - first;
+    e->work.ulysses = ulysses;
+    if (token_grid_equal(&e->work.grid, grid)) return STATUS_OK;
     e->work.grid = (struct token_grid){0}; /* its tables may have to make room */
     status = rotary_find(&e->model->rotary, e->team, grid, &rotary, error);
     if (status != STATUS_OK) return status;
@@ -70,6 +91,40 @@ status_t engine_prepare(struct engine *e, const struct token_grid *grid, struct 
     e->work.cosines = rotary->cosines;
     e->work.sines = rotary->sines;
     return STATUS_OK;
+}
+
+status_t engine_prepare(struct engine *e, const struct token_grid *grid, struct error *error)
+{
+    return prepare(e, grid, 0, token_count(grid), NULL, error);
+}
+
+status_t engine_prepare_shard(struct engine *e, const struct token_grid *grid, struct error *error)
+{
+    int tokens = token_count(grid), width = circle_count(e->circle), place = circle_place(e->circle);
+    status_t status = ulysses_fit(e->ulysses, &e->model->config.denoiser, tokens, error);
+    if (status == STATUS_OK)
+        status = prepare(e, grid, shard_row(tokens, width, place), shard_row(tokens, width, place + 1),
+                         e->ulysses, error);
+    if (status == STATUS_OK) ulysses_begin(e->ulysses, tokens);
+    return status;
+}
+
+status_t engine_form_stage(struct engine *e, struct error *error)
+{
+    int width = split_width(&e->model->split), first = split_stage(&e->model->split, e->self);
+    int members[CIRCLE_MEMBERS];
+    status_t status = STATUS_OK;
+    disband(e);
+    if (width == 1) return STATUS_OK;
+    if (width > CIRCLE_MEMBERS || !e->fabric)
+        return error_set(error, STATUS_UNSUPPORTED, "stages of %d ranks: allowed are 1 to %d, over a fabric",
+                         width, CIRCLE_MEMBERS);
+    for (int i = 0; i < width; i++) members[i] = first + i;
+    if (!e->circles) status = circles_open(e->fabric, &e->circles, error);
+    if (status == STATUS_OK)
+        status = circle_create(e->circles, (uint64_t)first, members, width, e->self, &e->circle, error);
+    if (status == STATUS_OK) status = ulysses_create(e, e->circle, &e->ulysses, error);
+    return status;
 }
 
 /* ------------------------------------------------------------------------------------------------ decoder */
@@ -135,18 +190,25 @@ const struct engine_context *engine_lent(const struct engine *e, uint64_t id)
 
 /* ------------------------------------------------------------------------------------------------ tickets */
 
-static bool towards_home(const struct ticket *t)
+/* What its receiver takes in at once, and so may use the last credits. */
+static bool is_brief(const struct ticket *t)
 {
-    return t->kind == TICKET_UNKNOWN_CONTEXT || t->kind == TICKET_FAILED ||
-           (t->kind == TICKET_HOP && (t->flags & TICKET_DONE));
+    return t->kind == TICKET_UNKNOWN_CONTEXT || t->kind == TICKET_FAILED || t->kind == TICKET_OPENED ||
+           t->kind == TICKET_TURN || (t->kind == TICKET_HOP && (t->flags & TICKET_DONE));
+}
+
+/* Credits that what is on its way to a stage leaves to others. */
+static int kept_credits(const struct engine *e)
+{
+    if (engine_wide(e)) return engine_wide_hops(e);
+    return e->model && e->model->split.floating ? 1 : 0;
 }
 
 bool engine_reaches_stage(const struct engine *e, int peer)
 {
-    bool shared = e->model && e->model->split.floating;
     if (peer == e->self) return e->loops < ENGINE_LOOPS;
     if (e->carrier) return true;
-    return fabric_has_credits(e->fabric, peer, shared ? 2 : 1);
+    return fabric_has_credits(e->fabric, peer, 1 + kept_credits(e));
 }
 
 bool engine_reaches_home(const struct engine *e, int peer)
@@ -180,8 +242,7 @@ status_t engine_post(struct engine *e, int peer, struct ticket *ticket, const vo
     ticket->flags &= ~(uint32_t)TICKET_ON_DEVICE;
     if (e->lends && cargo && peer != e->self) ticket->flags |= TICKET_ON_DEVICE;
     if (peer == e->self) return post_to_self(e, ticket, payload, cookie);
-    if (!towards_home(ticket) && e->model && e->model->split.floating && !engine_reaches_stage(e, peer))
-        return STATUS_AGAIN;
+    if (!is_brief(ticket) && kept_credits(e) && !engine_reaches_stage(e, peer)) return STATUS_AGAIN;
     if (e->carrier) {
         e->carrier->carry(e->carrier, e->self, peer, ticket, payload, cookie);
         return STATUS_OK;
@@ -193,6 +254,7 @@ status_t engine_post(struct engine *e, int peer, struct ticket *ticket, const vo
 
 bool engine_next(struct engine *e, struct fabric_event *event)
 {
+    if (!e->loops && e->circles) return circles_next(e->circles, event) == STATUS_OK;
     if (!e->loops) return e->fabric && fabric_next(e->fabric, event) == STATUS_OK;
     struct engine_loop *l = &e->loop[e->loop_first];
     *event = l->event;
@@ -209,6 +271,9 @@ bool engine_next(struct engine *e, struct fabric_event *event)
 void engine_drop_events(struct engine *e)
 {
     e->loops = 0;
+    disband(e);
+    circles_close(e->circles);
+    e->circles = NULL;
 }
 
 /* -------------------------------------------------------------------------------------- recorded stretches */
@@ -219,7 +284,7 @@ void engine_drop_events(struct engine *e)
 
 static double block_ns(const struct engine *e)
 {
-    return atomic_load_explicit(&e->block_token_ns, memory_order_relaxed) * token_count(&e->work.grid);
+    return atomic_load_explicit(&e->block_token_ns, memory_order_relaxed) * e->work.rows;
 }
 
 static bool begin(struct engine *e, struct stretch_key *key)
@@ -260,7 +325,8 @@ void engine_drop_context(struct engine *e, struct denoiser_context *context)
 
 /* ------------------------------------------------------------------------------------------------- blocks */
 
-/* A run of blocks as one stretch, whose key holds the rotary tables too: they may have made room and come back. */
+/* A run of blocks as one stretch, whose key holds the rotary tables too: they may have made room and come back. With a shard
+ * of the rows it cannot be: between its ops it waits for others. */
 static void call_blocks(struct engine *e, const struct denoiser_context *context, const float *modulation,
                         float *x, int begins, int ends)
 {
@@ -271,8 +337,9 @@ static void call_blocks(struct engine *e, const struct denoiser_context *context
                               .end = ends};
     if (e->called == 0) e->called_ns = clock_now_ns();
     e->called += ends - begins;
-    e->called_rows += (double)(ends - begins) * token_count(&e->work.grid);
-    for (bool call = begin(e, &key); call; call = stretches_end(e->stretches, e->team))
+    e->called_rows += (double)(ends - begins) * e->work.rows;
+    bool shard = e->work.ulysses;
+    for (bool call = shard || begin(e, &key); call; call = !shard && stretches_end(e->stretches, e->team))
         denoiser_blocks(denoiser_of(context), e->team, &e->work, context, modulation, x, begins,
                         ends - begins, NULL);
 }
@@ -303,7 +370,7 @@ static void compute(struct engine *e, const struct denoiser_context *context, co
     }
     denoiser_blocks(denoiser_of(context), e->team, &e->work, context, modulation, x, begin, end - begin,
                     &e->progress);
-    take_pace(e, clock_now_ns() - began_ns, (double)(end - begin) * token_count(&e->work.grid));
+    take_pace(e, clock_now_ns() - began_ns, (double)(end - begin) * e->work.rows);
 }
 
 void engine_blocks(struct engine *e, const struct denoiser_context *context, struct blocks *cache, int step,
@@ -319,6 +386,33 @@ void engine_blocks(struct engine *e, const struct denoiser_context *context, str
         compute(e, context, modulation, x, i, i + 1);
         blocks_leave(cache, e->team, i, x);
     }
+}
+
+static status_t create_context(struct engine *e, int expert, int branch, bool run, const float *text, int n,
+                               struct denoiser_context **context, struct error *error)
+{
+    const struct model *m = e->model;
+    int layers = m->config.denoiser.layers, chain = split_chain(&m->split, expert, branch);
+    bool *wanted = calloc((size_t)layers, sizeof *wanted);
+    if (!wanted) return error_set(error, STATUS_NO_MEMORY, "no memory for keys and values");
+    (run ? model_list_run : model_list_own)(m, chain, wanted);
+    for (int i = 0; i < layers && !run; i++) wanted[i] |= model_spares(m, i);
+    status_t status = denoiser_context_create_of(m->denoiser[expert], e->team, text, n, m->config.text_length,
+                                                 wanted, context, error);
+    free(wanted);
+    return status;
+}
+
+status_t engine_context_create(struct engine *e, int expert, int branch, const float *text, int n,
+                               struct denoiser_context **context, struct error *error)
+{
+    return create_context(e, expert, branch, false, text, n, context, error);
+}
+
+status_t engine_run_context_create(struct engine *e, int expert, int branch, const float *text, int n,
+                                   struct denoiser_context **context, struct error *error)
+{
+    return create_context(e, expert, branch, true, text, n, context, error);
 }
 
 static status_t create_blocks(struct engine *e, const struct cache_settings *settings, int steps,

@@ -21,6 +21,11 @@
  * ends everybody would wait for everybody. Therefore the last credit of an edge is kept for tickets on their
  * way home, which a home takes in at once; towards the stages, hops only ever wait for stages further along
  * their chain, and all chains go from lower to higher members. (With one home no edge carries both, and nothing is kept.)
+ *
+ * Wide stages (struct split). Their members work on a hop together and wait for each other inside it
+ * (worker/ulysses.h), also home, which is one of them, and while it does it takes in nothing that comes home. So that
+ * nobody waits for a credit there, a home has no more than engine_wide_hops with the stages, which is half of an edge's
+ * credits, and the other half is kept for the parts that members give each other.
  */
 #ifndef REFRAIN_WORKER_ENGINE_H
 #define REFRAIN_WORKER_ENGINE_H
@@ -34,9 +39,9 @@
 #include "worker/stretches.h"
 
 enum { PRIORITIES = 3 }; /* of jobs: enum Priority in refrain.proto */
-/* ENGINE_LOOPS: tickets on their way from this rank to itself. ENGINE_LANDINGS: credits where hops land on the GPU: each is
- * memory as large as the largest hop. */
-enum { ENGINE_BRANCHES = SPLIT_BRANCHES, ENGINE_LOOPS = 8, ENGINE_LANDINGS = 4 };
+/* ENGINE_LOOPS: tickets on their way from this rank to itself. ENGINE_CREDITS: of the fabric. ENGINE_LANDINGS: credits where
+ * hops land on the GPU: each is memory as large as the largest hop. */
+enum { ENGINE_BRANCHES = SPLIT_BRANCHES, ENGINE_LOOPS = 8, ENGINE_CREDITS = 8, ENGINE_LANDINGS = 4 };
 /* Of a rank's memory the decoder may take a quarter, where nobody says another limit: the rest is for weights and steps. */
 enum { ENGINE_DECODE_PARTS = 4 };
 
@@ -61,6 +66,10 @@ struct engine_carrier {
     void (*carry)(struct engine_carrier *carrier, int from, int peer, const struct ticket *ticket,
                   const void *payload, uint64_t cookie);
 };
+
+struct circle;
+struct circles;
+struct ulysses;
 
 /* The decoder of a rank: beside the weights the largest thing there is, so that one job has it at a time. */
 struct engine_decoder {
@@ -100,6 +109,10 @@ struct engine {
     double called_rows; /* times blocks */
     struct engine_loop loop[ENGINE_LOOPS];
     int loop_first, loops;
+    /* Of a wide stage; NULL: this member's is not. */
+    struct circles *circles;
+    struct circle *circle; /* of the stage's members */
+    struct ulysses *ulysses;
 };
 
 /* Waits for all that was called. */
@@ -108,6 +121,20 @@ status_t engine_wait(struct engine *engine, struct error *error);
 /* Makes `work` fit the grid. Allocates only for a grid larger than any before, or one whose tables are not on
  * the model's shelf. */
 status_t engine_prepare(struct engine *engine, const struct token_grid *grid, struct error *error);
+/* The same for this member's part of the rows, where its stage is wide, with what attention over all of them needs. */
+status_t engine_prepare_shard(struct engine *engine, const struct token_grid *grid, struct error *error);
+/* After a model has come or was laid out anew, on every member of the epoch before any of them has work: the members of a wide
+ * stage find together. */
+status_t engine_form_stage(struct engine *engine, struct error *error);
+/* Does home send hops to stages of several members? How many may be with them then. */
+static inline bool engine_wide(const struct engine *engine)
+{
+    return engine->model && split_width(&engine->model->split) > 1;
+}
+static inline int engine_wide_hops(const struct engine *engine)
+{
+    return engine->lends ? ENGINE_LANDINGS / 2 : ENGINE_CREDITS / 2;
+}
 /* Waits, and gives the workspace back: before the model goes. */
 void engine_clear(struct engine *engine);
 
@@ -138,7 +165,7 @@ bool engine_reaches_home(const struct engine *engine, int peer);
 bool engine_direct(const struct engine *engine, int peer);
 /* The next event, of this rank's own tickets or of the fabric; false: there is none. */
 bool engine_next(struct engine *engine, struct fabric_event *event);
-/* Forgets tickets to itself; with fabric_leave. */
+/* Forgets tickets to itself, and the members of its stage; with fabric_leave. */
 void engine_drop_events(struct engine *engine);
 
 /* Runs blocks begin .. end - 1, all held here, on x [tokens, hidden] in place; an asynchronous device is not
@@ -167,6 +194,13 @@ status_t engine_blocks_create(struct engine *engine, const struct cache_settings
 status_t engine_run_blocks_create(struct engine *engine, const struct cache_settings *settings, int steps,
                                   int switch_at, const struct token_grid *grid, int branch,
                                   struct blocks **cache, struct error *error);
+
+/* One branch's keys and values of a text under an expert (denoiser_context_create), for the blocks that this rank runs
+ * of it: as its job's home, spare ones included, or as a stage its run of the chain alone. */
+status_t engine_context_create(struct engine *engine, int expert, int branch, const float *text, int n,
+                               struct denoiser_context **context, struct error *error);
+status_t engine_run_context_create(struct engine *engine, int expert, int branch, const float *text, int n,
+                                   struct denoiser_context **context, struct error *error);
 
 /* Bytes of the largest hop a model can have at a number of tokens: modulation [6, hidden] and rows [tokens,
  * hidden]. */

@@ -246,6 +246,9 @@ static status_t read_order(const Refrain__Assign *assign, const struct model *mo
                          spec->frames);
     if (!isfinite(spec->guidance))
         return error_set(error, STATUS_INVALID, "guidance: must be a finite number");
+    if (spec->has_guidance_scale_2 && (!isfinite(spec->guidance_scale_2) || model->config.experts < 2))
+        return error_set(error, STATUS_INVALID,
+                         "guidance_scale_2: must be a finite number, for a model of two experts");
     if (spec->fps < 1 || spec->fps > 1000)
         return error_set(error, STATUS_INVALID, "fps %u: must be 1 to 1000", spec->fps);
     if (spec->checkpoint_every > LIMIT_CHECKPOINT_EVERY)
@@ -269,6 +272,8 @@ static status_t read_order(const Refrain__Assign *assign, const struct model *mo
                                 .frames = (int)spec->frames,
                                 .fps = (int)spec->fps,
                                 .guidance = spec->guidance,
+                                .guides_apart = spec->has_guidance_scale_2,
+                                .guidance_2 = spec->guidance_scale_2,
                                 .shift = spec->has_shift ? spec->shift : model->config.solver.shift,
                                 .solver = model->config.solver.kind,
                                 .save_latents = spec->save_latents,
@@ -645,6 +650,12 @@ static void list_choices(const struct home *home, struct choice *choice, int64_t
         add_choice(choice, home, i, job_next(s->job), false);
         add_choice(choice, home, i, job_preview_waits(s->job) ? PIECE_DECODE : PIECE_NONE, true);
     }
+}
+
+void home_sweep(struct home *home)
+{
+    for (int i = 0; i < HOME_SLOTS; i++)
+        if (home->slots[i].over) slot_free(home, &home->slots[i]);
 }
 
 bool home_tend(struct home *home)

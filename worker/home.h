@@ -38,6 +38,8 @@ void home_event(struct home *home, struct fabric_event *event);
 /* Takes in what came from elsewhere: checkpoints, answers about files and ends. True if there was something; next to
  * no work. */
 bool home_tend(struct home *home);
+/* Gives back all that jobs which are over still hold, as their model is about to go. */
+void home_sweep(struct home *home);
 /* The piece that home_advance would do now, and its job's priority. PIECE_NONE: all jobs wait. *deadline_ns: when one
  * that waits must be looked at again. */
 enum job_piece home_next(const struct home *home, int *priority, int64_t *deadline_ns);

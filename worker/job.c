@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "worker/model/noise.h"
+#include "worker/ulysses.h"
 
 /* ----------------------------------------------------------------------------------------------- creation */
 
@@ -28,6 +29,13 @@ static void lay_out(struct job *j)
         for (int e = j->first_expert; e <= j->last_expert; e++)
             cargo_lay_out(&j->branch[b].text[e], ops, device, shared, text + sizeof j->policy);
         cargo_lay_out(hop, ops, device, shared, hop->body + (size_t)d->layers * sizeof(float));
+        for (int p = 0; p < job_width(j) && job_width(j) > 1; p++) {
+            struct cargo *shard = &j->branch[b].shard[p];
+            int tokens = token_count(&j->grid);
+            int rows = shard_row(tokens, job_width(j), p + 1) - shard_row(tokens, job_width(j), p);
+            shard->body = hop_bytes(rows, d->hidden);
+            cargo_lay_out(shard, ops, device, shared, shard->body);
+        }
         j->branch[b].velocity = arena_take(device, latent, sizeof(float));
     }
     j->velocity = arena_take(device, latent, sizeof(float));
@@ -79,6 +87,10 @@ static status_t measure(struct job *j, struct error *error)
         return error_set(error, STATUS_INVALID,
                          "size %dx%dx%d: %d patches along one axis, the model knows positions up to %d",
                          o->width, o->height, o->frames, longest, c->denoiser.max_position);
+    if (token_count(&j->grid) < job_width(j))
+        return error_set(error, STATUS_INVALID,
+                         "size %dx%dx%d: %d tokens cannot be dealt to stages of %d ranks", o->width,
+                         o->height, o->frames, token_count(&j->grid), job_width(j));
     j->latent_count =
         (int64_t)c->denoiser.in_channels * j->latent_frames * j->latent_height * j->latent_width;
     j->branches = o->guidance > 1 ? 2 : 1; /* as the reference: guidance is on only above 1 */
@@ -130,7 +142,8 @@ static struct policy_job policy_job(const struct job *j)
                                .tables = j->tables,
                                .table_count = j->order.table_count,
                                .model = {d->layers, d->heads, d->head_dim, d->ffn_dim,
-                                         j->engine->model->config.vae.latent_channels}};
+                                         j->engine->model->config.vae.latent_channels,
+                                         j->engine->model->config.experts}};
 }
 
 /* Everything the policy will ever hold is taken here, so that what it decides depends on nothing that runs
@@ -154,6 +167,11 @@ static status_t create_cache(struct job *j, struct error *error)
     status = reuse_create(&j->settings, &shape, j->engine->ops, j->engine->team, &j->cache, error);
     if (status != STATUS_OK) return status;
     const struct cache_plan *plan = reuse_plan(j->cache);
+    if (plan->policy.site == SITE_BLOCKS && job_width(j) > 1)
+        return error_set(
+            error, STATUS_UNSUPPORTED,
+            "cache %s: it decides block by block, and in stages of %d ranks no rank sees a whole block",
+            j->settings.policy->name, job_width(j));
     j->cache_bytes =
         cache_plan_bytes(&j->settings, plan, &shape.job, token_count(&j->grid), d->hidden, j->latent_count);
     for (int b = 0; b < j->branches && plan->policy.site == SITE_BLOCKS && status == STATUS_OK; b++)
@@ -278,7 +296,7 @@ void job_destroy(struct job *j)
 enum job_result job_fail(struct job *j, const struct error *why)
 {
     if (j->failure.status == STATUS_OK) j->failure = *why;
-    job_forget_hops(j);
+    if (!job_is_out(j)) job_forget_hops(j);
     if (j->life > LIFE_TEXT && j->life < LIFE_CLOSE)
         job_close(j);
     else
@@ -437,14 +455,29 @@ static void lend_contexts(struct job *j)
     engine_lend(j->engine, &j->lent);
 }
 
+/* Wide stages have been told, and not all of them have answered. */
+static bool awaits_opened(const struct job *j)
+{
+    int wanted = 0;
+    for (int at = 0; at < told_all(j) && job_width(j) > 1; at++) {
+        struct telling t = telling(j, at);
+        wanted += serves(j, &t);
+    }
+    return j->told > 0 && told_next(j) == told_all(j) && j->opened < wanted;
+}
+
 static enum job_result advance_open(struct job *j)
 {
     struct error error = {0};
     int told = j->told;
     if (told == 0) lend_contexts(j);
-    status_t status = tell_stages(j, TICKET_OPEN, &error);
+    status_t status = STATUS_OK;
+    if (j->engine->ulysses)
+        status = engine_prepare_shard(j->engine, &j->grid, &error); /* or it is refused now */
+    if (status == STATUS_OK) status = tell_stages(j, TICKET_OPEN, &error);
     if (status == STATUS_AGAIN) return wait_for_credit(j, told);
     if (status != STATUS_OK) return job_fail(j, &error);
+    if (awaits_opened(j)) return wait_for_credit(j, told);
     j->deadline_ns = CLOCK_NEVER;
     j->life = LIFE_STEP;
     return JOB_ADVANCED;
@@ -454,6 +487,7 @@ static enum job_result advance_close(struct job *j)
 {
     struct error error = {0};
     int told = j->told;
+    if (job_is_out(j)) return JOB_WAITS;
     /* A stage that cannot be told any more is lost, and with it the epoch. */
     if (tell_stages(j, TICKET_CLOSE, &error) == STATUS_AGAIN) return wait_for_credit(j, told);
     j->deadline_ns = CLOCK_NEVER;
@@ -496,6 +530,7 @@ enum job_piece job_next(const struct job *j)
     case LIFE_OPEN:
     case LIFE_CLOSE: {
         int at = told_next(j);
+        if (j->life == LIFE_OPEN ? awaits_opened(j) : job_is_out(j)) return PIECE_NONE;
         return at == told_all(j) || engine_reaches_stage(e, telling(j, at).peer) ? PIECE_SEND : PIECE_NONE;
     }
     case LIFE_STEP:
@@ -549,6 +584,9 @@ void job_event(struct job *j, const struct fabric_event *event)
         job_sent(j, (int)what);
     } else if (event->kind == FABRIC_RECEIVED) {
         const struct ticket *t = &event->ticket;
+        struct branch *b = &j->branch[t->branch % BRANCHES];
+        if (t->kind == TICKET_HOP && b->parts > 0) b->parts--;
+        if (t->kind == TICKET_OPENED) j->opened++;
         bool current = t->attempt == j->order.attempt;
         bool listening = j->life == LIFE_STEP || j->life == LIFE_OPEN;
         /* A stage may refuse an OPEN before the first step, and that ticket's step is none. */

@@ -5,7 +5,6 @@
  * by side.
  */
 #include <stdio.h>
-#include <string.h>
 
 #include "worker/job_state.h"
 #include "worker/model/checkpoint.h"

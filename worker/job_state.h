@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "cache/blocks.h"
 #include "cache/reuse.h"
+#include "cluster/circle.h"
 #include "worker/cargo.h"
 #include "worker/comparison.h"
 #include "worker/job.h"
@@ -56,13 +57,16 @@ struct branch {
     bool asked;         /* the span's verdict has been taken */
     bool inside;        /* a computed span was entered and not left yet */
     int lent;           /* posts of `hop` not yet SENT */
+    int parts;          /* answers to it that have not come: one of each member of a wide stage */
     bool came_back;     /* RECEIVED arrived before SENT: becomes HERE with it */
     int ids;            /* tokens of its prompt */
     struct cargo
         text[MODEL_EXPERTS]; /* [denoiser_text_rows(ids), hidden], as each expert sees the prompt: what the
                                          stages' OPEN carries, then the policy's text */
     struct cargo hop; /* modulation [6, hidden], then x [tokens, hidden], then block records [layers] */
-    float *velocity;  /* [latent], on the device */
+    struct cargo
+        shard[CIRCLE_MEMBERS]; /* [stages' width], if that is above 1: modulation and one member's rows */
+    float *velocity;           /* [latent], on the device */
     struct denoiser_context *context[MODEL_EXPERTS];
     struct blocks *blocks; /* home's own blocks, for policies that decide by blocks */
 };
@@ -96,6 +100,7 @@ struct job {
 
     struct token_grid grid;
     int latent_frames, latent_height, latent_width;
+    int opened;           /* OPENs answered by wide stages */
     int64_t latent_count; /* in_channels * frames * height * width */
     /* Expert 0 makes the steps below switch_at, the other one the rest: a run of one expert has them all on one side.
      * Text and contexts are those of the experts whose turn is still to come, first_expert .. last_expert. */
@@ -160,6 +165,20 @@ static inline int record_count(const struct job *j)
     return j->reuse && reuse_plan(j->reuse)->policy.site == SITE_BLOCKS
                ? j->engine->model->config.denoiser.layers
                : 0;
+}
+
+/* Of the stages; 1: each has all rows. */
+static inline int job_width(const struct job *j)
+{
+    return split_width(&j->engine->model->split);
+}
+
+/* Is a hop of it with wide stages? They work on it together, so that nothing may be closed before it is back. */
+static inline bool job_is_out(const struct job *j)
+{
+    int parts = 0;
+    for (int b = 0; b < j->branches && job_width(j) > 1; b++) parts += j->branch[b].parts;
+    return parts > 0;
 }
 
 /* The chain that a branch takes at this step. */

@@ -20,6 +20,7 @@
 #include <string.h>
 
 #include "worker/job_state.h"
+#include "worker/ulysses.h"
 
 /* What the loop can do next. */
 enum move {
@@ -174,17 +175,20 @@ static void output_branch(struct job *j, int index)
 static bool is_hop(const struct model *m, int chain, int block)
 {
     bool cap = block < m->split.head || block >= m->config.denoiser.layers - m->split.tail;
-    return model_holder(m, chain, block) != m->self || (m->split.floating && !cap);
+    bool always = m->split.floating || split_width(&m->split) > 1;
+    return model_holder(m, chain, block) != m->self || (always && !cap);
 }
 
-/* Is any block that is left to it? */
-static bool leaves_home(const struct job *j, int index)
+/* How many blocks a branch has to be taken through here before its next hop to another member; `layers`: there is none. */
+static int blocks_to_hop(const struct job *j, int index)
 {
     const struct model *m = j->engine->model;
     const struct branch *b = &j->branch[index];
-    int block = b->state == BRANCH_NEW ? 0 : b->at, last = m->config.denoiser.layers - m->split.tail;
-    while (block < last && !is_hop(m, job_chain(j, index), block)) block++;
-    return block < last;
+    int layers = m->config.denoiser.layers, chain = job_chain(j, index),
+        from = b->state == BRANCH_NEW ? 0 : b->at;
+    for (int block = from; block < layers - m->split.tail; block++)
+        if (model_holder(m, chain, block) != m->self) return block - from;
+    return layers;
 }
 
 /* How far the stages take a branch: to the next place where the caching engine has something to say, or to
@@ -194,20 +198,20 @@ static int hop_end(const struct job *j, int index)
     const struct model *m = j->engine->model;
     const struct branch *b = &j->branch[index];
     int layers = m->config.denoiser.layers;
-    int own = m->split.floating ? layers - m->split.tail : model_held_until(m, job_chain(j, index), b->at);
+    bool whole = m->split.floating || split_width(&m->split) > 1;
+    int own = whole ? layers - m->split.tail : model_held_until(m, job_chain(j, index), b->at);
     int stop = b->at < j->span_begin ? j->span_begin : b->at < j->span_end ? j->span_end : layers;
     return stop < own ? stop : own;
 }
 
-/* Sends the hidden state to the stage that holds its next block; the payload is lent until it is SENT. */
-static status_t send_hop(struct job *j, int index, struct error *error)
+/* One of a hop's messages: to a member of the stage that holds its next block, with all rows or its part of them. The
+ * payload is lent until it is SENT. */
+static status_t post_hop(struct job *j, int index, int peer, struct cargo *cargo, int first_row, int rows,
+                         struct error *error)
 {
     struct branch *b = &j->branch[index];
-    int rows = token_count(&j->grid), chain = job_chain(j, index);
-    int holder = model_holder(j->engine->model, chain, b->at);
     size_t records = (size_t)record_count(j) * sizeof(float);
     const void *payload;
-    b->until = hop_end(j, index);
     struct ticket t = {.kind = TICKET_HOP,
                        .dtype = TICKET_F32,
                        .branch = (uint16_t)index,
@@ -221,20 +225,61 @@ static status_t send_hop(struct job *j, int index, struct error *error)
                        .timestep = solver_timestep(j->solver[j->pass], j->step),
                        .flags = record_count(j) ? TICKET_BLOCK_RECORDS : 0,
                        .grid = {(uint32_t)j->grid.frames, (uint32_t)j->grid.height, (uint32_t)j->grid.width},
+                       .row_begin = (uint32_t)first_row,
                        .row_count = (uint32_t)rows,
-                       .bytes = b->hop.body + records,
+                       .bytes = cargo->body + records,
                        .block_begin = (uint32_t)b->at,
                        .block_end = (uint32_t)b->until};
-    status_t status = cargo_send(&b->hop, j->engine, holder, 0, records, &payload, error);
+    status_t status = cargo_send(cargo, j->engine, peer, 0, records, &payload, error);
     if (status == STATUS_OK)
-        status = engine_post(j->engine, holder, &t, payload,
+        status = engine_post(j->engine, peer, &t, payload,
                              j->context * JOB_COOKIES + (uint64_t)(COOKIE_HOP_0 + index), error);
     if (status != STATUS_OK) return status;
     b->lent++;
+    b->parts++;
+    j->outstanding++;
+    return STATUS_OK;
+}
+
+/* To each member of a wide stage the modulation and its rows. */
+static status_t post_shards(struct job *j, int index, int stage, struct error *error)
+{
+    struct engine *e = j->engine;
+    struct branch *b = &j->branch[index];
+    int width = job_width(j), tokens = token_count(&j->grid);
+    size_t row = (size_t)e->model->config.denoiser.hidden * sizeof(float), modulation = 6 * row;
+    status_t status = STATUS_OK;
+    for (int p = 0; p < width; p++) {
+        char *to = b->shard[p].device;
+        e->ops->copy(e->team, to, b->hop.device, modulation);
+        e->ops->copy(e->team, to + modulation,
+                     b->hop.device + modulation + (size_t)shard_row(tokens, width, p) * row,
+                     b->shard[p].body - modulation);
+    }
+    for (int p = 0; p < width && status == STATUS_OK; p++) {
+        int first = shard_row(tokens, width, p), rows = shard_row(tokens, width, p + 1) - first;
+        status = post_hop(j, index, stage + p, &b->shard[p], first, rows, error);
+    }
+    /* It was asked before whether all could be sent to, and some of them have it now. */
+    return status == STATUS_AGAIN
+               ? error_set(error, STATUS_INTERNAL, "a hop that went to some of a stage alone")
+               : status;
+}
+
+/* Sends the hidden state to the stage that holds its next block. */
+static status_t send_hop(struct job *j, int index, struct error *error)
+{
+    struct branch *b = &j->branch[index];
+    int rows = token_count(&j->grid), chain = job_chain(j, index);
+    int holder = model_holder(j->engine->model, chain, b->at);
+    b->until = hop_end(j, index);
+    b->parts = 0;
+    status_t status = job_width(j) > 1 ? post_shards(j, index, holder, error)
+                                       : post_hop(j, index, holder, &b->hop, 0, rows, error);
+    if (status != STATUS_OK) return status;
     b->state = BRANCH_AWAY;
     b->chain = chain;
     j->engine->hops[chain][j->order.priority]++;
-    j->outstanding++;
     j->work += (uint64_t)rows * (uint64_t)(b->until - b->at);
     job_await(j);
     return STATUS_OK;
@@ -355,6 +400,11 @@ static bool window_open(const struct job *j, int chain)
     const struct engine *e = j->engine;
     const struct split *split = &e->model->split;
     int hops = 0;
+    if (engine_wide(e)) {
+        for (int c = 0; c < SPLIT_CHAINS; c++)
+            for (int p = 0; p < PRIORITIES; p++) hops += e->hops[c][p];
+        return hops < engine_wide_hops(e);
+    }
     for (int p = j->order.priority; p < PRIORITIES; p++) hops += e->hops[chain][p];
     return hops <
            (split->floating ? HOPS_PER_STAGE + 1 : HOPS_PER_STAGE * split_stages(split, chain, e->self));
@@ -372,7 +422,9 @@ static enum move away_move(const struct job *j, int index)
     int chain = job_chain(j, index), holder = model_holder(e->model, chain, b->at);
     bool spare = model_spares(e->model, b->at) && !record_count(j);
     if (spare && fabric_in_flight(e->fabric, holder) >= SPARE_QUEUE) return MOVE_SPARE;
-    if (window_open(j, chain) && engine_reaches_stage(e, holder)) return MOVE_SEND;
+    bool reached = window_open(j, chain);
+    for (int p = 0; p < job_width(j); p++) reached = reached && engine_reaches_stage(e, holder + p);
+    if (reached) return MOVE_SEND;
     return spare ? MOVE_SPARE : MOVE_NONE;
 }
 
@@ -391,19 +443,21 @@ static enum move branch_move(const struct job *j, int index)
     return span && (b->at < j->span_begin || b->at >= j->span_end) ? MOVE_CAP : MOVE_BLOCK;
 }
 
-/* How much a branch's move is wanted before the other branch's: hops first, as they keep the stages busy while home
- * computes, then what leads to one; a spare block last of all. 0: there is no move. */
+/* How much a branch's move is wanted before the other branch's: the nearer it brings a hop to another member the more, as that
+ * keeps the stages busy while home computes; a hop that goes now most of all, a spare block least. 0: there is no move. */
 static int urgency(const struct job *j, int index, enum move move)
 {
+    int layers = j->engine->model->config.denoiser.layers, near = layers - blocks_to_hop(j, index);
     if (move == MOVE_NONE || move == MOVE_SPARE) return move == MOVE_SPARE;
-    return move == MOVE_SEND ? 4 : leaves_home(j, index) ? 3 : 2;
+    return 2 + 2 * near + (move == MOVE_SEND);
 }
 
 /* The first thing that can be done, in the order home wants them done. *index: of the branch that makes it.
  */
 static enum move step_move(const struct job *j, int *index)
 {
-    if (j->cancelled || (!j->step_begun && j->step == j->order.steps)) return MOVE_PASS;
+    if (j->cancelled || (!j->step_begun && j->step == j->order.steps))
+        return job_is_out(j) ? MOVE_NONE : MOVE_PASS;
     if (!j->step_begun) return MOVE_STEP;
     enum move first = MOVE_NONE;
     int most = 0;
@@ -531,32 +585,44 @@ void job_sent(struct job *j, int branch)
     land(j, &j->branch[branch]);
 }
 
+/* Rows that came back, all of them or a member's part, where they belong. */
+static status_t take_rows(struct job *j, struct branch *b, const struct fabric_event *event,
+                          struct error *error)
+{
+    const struct ticket *t = &event->ticket;
+    int width = job_width(j), place = event->peer % width, tokens = token_count(&j->grid);
+    uint32_t first = (uint32_t)shard_row(tokens, width, place),
+             rows = (uint32_t)shard_row(tokens, width, place + 1) - first;
+    size_t row = (size_t)j->engine->model->config.denoiser.hidden * sizeof(float), modulation = 6 * row;
+    size_t records = (size_t)record_count(j) * sizeof(float);
+    uint64_t bytes = rows * row + records;
+    if (t->bytes != bytes || t->branch >= j->branches || t->expert != job_expert(j) ||
+        t->block_end != (uint32_t)b->until || t->row_begin != first || t->row_count != rows)
+        return error_set(
+            error, STATUS_CORRUPT,
+            "a hop came back with %lu bytes of rows from %u on for block %u instead of %lu from %u on "
+            "for %d",
+            (unsigned long)t->bytes, t->row_begin, t->block_end, (unsigned long)bytes, first, b->until);
+    /* The rows came back, so the stage has read what we sent: the buffer may be written though SENT is
+     * pending. */
+    return width > 1
+               ? cargo_receive_part(&b->hop, j->engine, event->peer, modulation + first * row, event->payload,
+                                    bytes, error)
+               : cargo_receive(&b->hop, j->engine, event->peer, modulation, event->payload, records, error);
+}
+
 void job_receive(struct job *j, const struct fabric_event *event)
 {
     const struct ticket *t = &event->ticket;
     struct branch *b = &j->branch[t->branch % BRANCHES];
-    size_t modulation = 6 * (size_t)j->engine->model->config.denoiser.hidden * sizeof(float);
-    size_t records = (size_t)record_count(j) * sizeof(float);
-    uint64_t bytes = b->hop.body - modulation + records;
     struct error error;
     switch (t->kind) {
     case TICKET_HOP:
-        if (t->bytes != bytes || t->branch >= j->branches || t->expert != job_expert(j) ||
-            t->block_end != (uint32_t)b->until) {
-            error_set(&error, STATUS_CORRUPT,
-                      "a hop came back with %lu bytes for block %u instead of %lu for %d",
-                      (unsigned long)t->bytes, t->block_end, (unsigned long)bytes, b->until);
+        if (take_rows(j, b, event, &error) != STATUS_OK) {
             job_fail(j, &error);
             return;
         }
-        /* The rows came back, so the stage has read what we sent: the buffer may be written though SENT is
-         * pending. */
-        if (cargo_receive(&b->hop, j->engine, event->peer, modulation, event->payload, records, &error) !=
-            STATUS_OK) {
-            job_fail(j, &error);
-            return;
-        }
-        b->came_back = true;
+        b->came_back = b->parts == 0;
         atomic_fetch_add(&j->engine->progress, 1);
         land(j, b);
         return;

@@ -40,7 +40,7 @@ static status_t make_context(struct job *j, struct branch *b, int expert, struct
     status_t status = denoiser_text(d, e->team, j->text_rows, b->ids, limit, text, error);
     if (status != STATUS_OK) return status;
     cargo->constant = true;
-    return denoiser_context_create(d, e->team, text, b->ids, limit, &b->context[expert], error);
+    return engine_context_create(e, expert, (int)(b - j->branch), text, b->ids, &b->context[expert], error);
 }
 
 static status_t make_contexts(struct job *j, struct branch *b, struct error *error)

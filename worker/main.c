@@ -163,8 +163,6 @@ static const char *way_out(const char *coordinator)
     return coordinator;
 }
 
-enum { CREDITS = 8 };
-
 static status_t open_fabric(const struct settings *settings, const struct place *place,
                             const struct scratch *scratch, struct engine *engine, struct error *error)
 {
@@ -183,7 +181,7 @@ static status_t open_fabric(const struct settings *settings, const struct place 
     struct fabric_config config = {.kind = fabrics[settings->fabric],
                                    .bind = bind,
                                    .toward = way_out(settings->coordinator),
-                                   .credits = engine->lends ? ENGINE_LANDINGS : CREDITS,
+                                   .credits = engine->lends ? ENGINE_LANDINGS : ENGINE_CREDITS,
                                    .max_bytes = (uint64_t)settings->largest_hop};
     if (engine->lends) {
         struct location location;

@@ -114,10 +114,10 @@ static void lose_epoch(struct rank *r)
 
 /* Home, stage, or both, as the member's place and the split want it. Called while no job is alive; yet the
  * fabric may still read buffers of a stage that is not needed any more, so that one stays. */
-static status_t take_roles(struct rank *r, bool floating, struct error *error)
+static status_t take_roles(struct rank *r, const struct split *split, struct error *error)
 {
     struct engine *e = r->engine;
-    bool home = e->self == 0 || floating, stage = e->self != 0 || floating;
+    bool home = split_home(split, e->self), stage = e->self != 0 || split->floating || split_width(split) > 1;
     status_t status = STATUS_OK;
     if (home && !r->home)
         status =
@@ -151,7 +151,7 @@ static status_t join(struct rank *r, const Refrain__Epoch *order, struct error *
     r->engine->members = m.count;
     tier_join(r->engine->tier, r->engine);
     r->share = (struct share){0};
-    return take_roles(r, false, error);
+    return take_roles(r, &(struct split){0}, error);
 }
 
 static void enter_epoch(struct rank *r, const Refrain__Epoch *order)
@@ -199,8 +199,16 @@ static status_t read_split(const Refrain__Load *load, int members, struct split 
     split->tail = (int)from->tail;
     split->spare = (int)from->spare;
     split->floating = from->floating;
+    split->width = from->width > SPLIT_MAX_MEMBERS ? -1 : (int)from->width; /* -1: refused with the rest */
     for (size_t i = 0; i < from->n_run; i++) split->run[i] = (int)from->run[i];
     return STATUS_OK;
+}
+
+/* As the model's split says. */
+static status_t take_places(struct rank *r, struct error *error)
+{
+    status_t status = engine_form_stage(r->engine, error);
+    return status == STATUS_OK ? take_roles(r, &r->engine->model->split, error) : status;
 }
 
 static status_t load_model(struct rank *r, const Refrain__Load *load, struct error *error)
@@ -212,13 +220,14 @@ static status_t load_model(struct rank *r, const Refrain__Load *load, struct err
     if (status != STATUS_OK) return status;
     bool same = e->model && strcmp(r->model_directory, load->directory) == 0 &&
                 strcmp(r->model_name, load->model) == 0 && model_rearrange(e->model, &split, e->self);
-    if (same) return take_roles(r, split.floating, error);
+    if (same) return take_places(r, error);
+    if (r->home) home_sweep(r->home); /* the note that a job is over may have come just before this */
     stage_forget(r->stage);
     engine_clear(e);
     model_destroy(e->model);
     e->model = NULL;
     status = model_load(load->directory, e->ops, e->team, &split, e->self, &e->model, error);
-    if (status == STATUS_OK) status = take_roles(r, split.floating, error);
+    if (status == STATUS_OK) status = take_places(r, error);
     if (status != STATUS_OK) return status;
     snprintf(r->model_name, sizeof r->model_name, "%s", load->model);
     snprintf(r->model_directory, sizeof r->model_directory, "%s", load->directory);

@@ -11,13 +11,16 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cluster/circle.h"
 #include "worker/cargo.h"
+#include "worker/ulysses.h"
 
 enum {
     STAGE_BUFFERS = 4,
     STAGE_JOBS =
         128, /* contexts per home: twice what a home holds, as a CLOSE may come after the next OPEN */
-    STAGE_CLOSED = 256
+    STAGE_CLOSED = 256,
+    STAGE_TURNS = ENGINE_CREDITS, /* the first member is never so far ahead */
 };
 
 /* Cookies beyond the buffers' numbers. */
@@ -46,6 +49,8 @@ struct stage {
     struct buffer buffers[STAGE_BUFFERS];
     struct waiting *places, *spare; /* [members * credits]; those not in use */
     struct waiting *oldest, **newest_end;
+    struct ticket turns[STAGE_TURNS]; /* told and not begun, the oldest first */
+    int turn_count;
     bool flooded;                   /* a peer sent more than its credits */
     char failure[ERROR_TEXT_BYTES]; /* payload of a FAILED ticket on its way home */
     bool failure_lent;
@@ -102,7 +107,7 @@ bool stage_concerns(const struct fabric_event *event)
 {
     const struct ticket *t = &event->ticket;
     if (event->kind == FABRIC_SENT) return event->cookie < STAGE_COOKIES;
-    return t->kind == TICKET_OPEN || t->kind == TICKET_CLOSE ||
+    return t->kind == TICKET_OPEN || t->kind == TICKET_CLOSE || t->kind == TICKET_TURN ||
            (t->kind == TICKET_HOP && !(t->flags & TICKET_DONE));
 }
 
@@ -111,6 +116,13 @@ void stage_event(struct stage *s, const struct fabric_event *event)
     if (event->kind == FABRIC_SENT) {
         if (event->cookie < STAGE_BUFFERS) s->buffers[event->cookie].lent = false;
         if (event->cookie == COOKIE_FAILURE) s->failure_lent = false;
+        return;
+    }
+    if (event->ticket.kind == TICKET_TURN) {
+        struct fabric_event copy = *event;
+        fabric_release(s->engine->fabric, &copy); /* its credit is for the parts */
+        s->flooded |= s->turn_count == STAGE_TURNS;
+        if (!s->flooded) s->turns[s->turn_count++] = event->ticket;
         return;
     }
     struct waiting *w = s->spare;
@@ -216,6 +228,71 @@ static const struct chain_run *run_of(const struct ticket *t, const struct model
     return &m->run[chain_of(t, m)];
 }
 
+/* ------------------------------------------------------------------------------------------- wide stages */
+
+static int width_of(const struct stage *s)
+{
+    return s->engine->ulysses ? circle_count(s->engine->circle) : 1;
+}
+
+static int place_of(const struct stage *s)
+{
+    return s->engine->ulysses ? circle_place(s->engine->circle) : 0;
+}
+
+/* The first row that this member has of a hop, and how many. */
+static uint32_t first_row(const struct stage *s, int tokens)
+{
+    return (uint32_t)shard_row(tokens, width_of(s), place_of(s));
+}
+
+static uint32_t row_count(const struct stage *s, int tokens)
+{
+    return (uint32_t)shard_row(tokens, width_of(s), place_of(s) + 1) - first_row(s, tokens);
+}
+
+/* The workspace, for all rows or this member's. */
+static status_t prepare(const struct stage *s, const struct token_grid *grid, struct error *error)
+{
+    struct engine *e = s->engine;
+    return e->ulysses ? engine_prepare_shard(e, grid, error) : engine_prepare(e, grid, error);
+}
+
+/* May the others be told? */
+static bool can_tell(const struct stage *s)
+{
+    for (int i = 1; i < width_of(s); i++)
+        if (!fabric_can_post(s->engine->fabric, s->engine->self + i)) return false;
+    return true;
+}
+
+/* The first member says which hop it begins. */
+static status_t tell_turn(struct stage *s, const struct ticket *hop, struct error *error)
+{
+    for (int i = 1; i < width_of(s) && place_of(s) == 0; i++) {
+        struct ticket turn = *hop;
+        turn.kind = TICKET_TURN;
+        turn.dtype = TICKET_NO_DATA;
+        turn.bytes = turn.text_bytes = turn.flags = 0;
+        status_t status = engine_post(s->engine, s->engine->self + i, &turn, NULL, COOKIE_NOTHING, error);
+        if (status != STATUS_OK) return status;
+    }
+    return STATUS_OK;
+}
+
+static bool is_turn(const struct stage *s, const struct ticket *hop)
+{
+    const struct ticket *turn = &s->turns[0];
+    return s->turn_count > 0 && hop->kind == TICKET_HOP && hop->context == turn->context &&
+           hop->branch == turn->branch && hop->attempt == turn->attempt;
+}
+
+static void end_turn(struct stage *s)
+{
+    s->turn_count--;
+    memmove(s->turns, s->turns + 1, (size_t)s->turn_count * sizeof *s->turns);
+}
+
 /* ------------------------------------------------------------------------------------------------ answers */
 
 /* Tells home that a ticket's context is not here. */
@@ -223,6 +300,15 @@ static status_t answer_unknown(struct stage *s, const struct ticket *about, stru
 {
     struct ticket answer = *about;
     answer.kind = TICKET_UNKNOWN_CONTEXT;
+    answer.dtype = TICKET_NO_DATA;
+    answer.bytes = answer.text_bytes = 0;
+    return engine_post(s->engine, about->home, &answer, NULL, COOKIE_NOTHING, error);
+}
+
+static status_t answer_opened(struct stage *s, const struct ticket *about, struct error *error)
+{
+    struct ticket answer = *about;
+    answer.kind = TICKET_OPENED;
     answer.dtype = TICKET_NO_DATA;
     answer.bytes = answer.text_bytes = 0;
     return engine_post(s->engine, about->home, &answer, NULL, COOKIE_NOTHING, error);
@@ -325,8 +411,8 @@ static bool open_fits(const struct ticket *t, const struct model *m)
     int length = m->config.text_length, longest = m->config.denoiser.max_position;
     bool grid = true;
     for (int i = 0; i < 3; i++) grid = grid && t->grid[i] >= 1 && t->grid[i] <= (uint32_t)longest;
-    return grid && t->expert < m->config.experts && run_of(t, m)->count > 0 && t->context != 0 && t->row_count >= 1 &&
-           t->row_count <= (uint32_t)length &&
+    return grid && t->expert < m->config.experts && run_of(t, m)->count > 0 && t->context != 0 &&
+           t->row_count >= 1 && t->row_count <= (uint32_t)length &&
            t->bytes - t->text_bytes == (uint64_t)denoiser_text_rows((int)t->row_count, length) *
                                            (uint64_t)m->config.denoiser.hidden * sizeof(float);
 }
@@ -336,8 +422,6 @@ static status_t make_keys(struct stage *s, const struct ticket *t, int peer, con
                           struct denoiser_context **made, struct error *error)
 {
     struct engine *e = s->engine;
-    const struct model *m = e->model;
-    const struct chain_run *run = run_of(t, m);
     const void *text = payload;
     void *brought = NULL;
     size_t bytes = t->bytes - t->text_bytes;
@@ -348,8 +432,7 @@ static status_t make_keys(struct stage *s, const struct ticket *t, int peer, con
         e->ops->copy(e->team, brought, payload, bytes);
         text = brought;
     }
-    status = denoiser_context_create_run(m->denoiser[t->expert], e->team, text, (int)t->row_count,
-                                         m->config.text_length, run->first, run->count, made, error);
+    status = engine_run_context_create(e, t->expert, t->branch, text, (int)t->row_count, made, error);
     status_t waited = engine_wait(e, status == STATUS_OK ? error : NULL);
     e->ops->release(MEMORY_DEVICE, brought);
     if (status == STATUS_OK && waited != STATUS_OK) denoiser_context_destroy(*made);
@@ -371,9 +454,9 @@ static status_t open_context(struct stage *s, const struct ticket *t, int peer, 
                          (unsigned long)t->job);
     if (!c) status = context_add(s, t, &c, error);
     if (status != STATUS_OK || c->branch[t->branch][t->expert]) return status;
-    size_t hop = hop_bytes(token_count(&c->grid), m->config.denoiser.hidden) +
+    size_t hop = hop_bytes((int)row_count(s, token_count(&c->grid)), m->config.denoiser.hidden) +
                  (t->text_bytes ? (size_t)m->config.denoiser.layers * sizeof(float) : 0);
-    status = engine_prepare(s->engine, &c->grid, error);
+    status = prepare(s, &c->grid, error);
     if (status == STATUS_OK) status = buffers_fit(s, hop, error);
     if (status != STATUS_OK) return status;
     if (!c->blocks[t->branch]) status = open_blocks(s, c, t, peer, payload, &blocks, error);
@@ -397,8 +480,10 @@ static uint64_t record_bytes(const struct ticket *t, const struct model *m)
 }
 
 /* Does the hop fit its context, and is there something in it for this stage? */
-static bool hop_fits(const struct ticket *t, const struct engine_context *c, const struct model *m)
+static bool hop_fits(const struct stage *s, const struct ticket *t, const struct engine_context *c)
 {
+    const struct model *m = s->engine->model;
+    int tokens = token_count(&c->grid);
     const struct chain_run *run = run_of(t, m);
     uint32_t first = (uint32_t)run->first, last = (uint32_t)(run->first + run->count);
     bool blocks = t->block_begin >= (uint32_t)m->split.head && t->block_begin < last &&
@@ -407,7 +492,7 @@ static bool hop_fits(const struct ticket *t, const struct engine_context *c, con
     bool records = (t->flags & TICKET_BLOCK_RECORDS) == 0 || c->blocks[t->branch];
     return run->count > 0 && blocks && records && t->grid[0] == (uint32_t)c->grid.frames &&
            t->grid[1] == (uint32_t)c->grid.height && t->grid[2] == (uint32_t)c->grid.width &&
-           t->row_begin == 0 && t->row_count == (uint32_t)token_count(&c->grid) &&
+           t->row_begin == first_row(s, tokens) && t->row_count == row_count(s, tokens) &&
            t->bytes == hop_bytes((int)t->row_count, m->config.denoiser.hidden) + record_bytes(t, m);
 }
 
@@ -423,9 +508,10 @@ static bool goes_home(const struct ticket *t, const struct model *m)
     return t->block_end <= (uint32_t)last_here(t, m);
 }
 
+/* Its member that has the same rows. */
 static int next_stage(const struct ticket *t, const struct model *m)
 {
-    return model_holder(m, chain_of(t, m), last_here(t, m));
+    return model_holder(m, chain_of(t, m), last_here(t, m)) + m->self - split_stage(&m->split, m->self);
 }
 
 /* Computes the hop's blocks that are held here and sends it on: to the member that holds the next one, or
@@ -442,7 +528,8 @@ static status_t run_hop(struct stage *s, const struct engine_context *c, struct 
     size_t modulation = 6 * (size_t)m->config.denoiser.hidden * sizeof(float), records = record_bytes(&t, m);
     const void *payload;
     status_t status = buffer_fit(b, e, t.bytes, error);
-    if (status == STATUS_OK) status = engine_prepare(e, &c->grid, error);
+    if (status == STATUS_OK) status = prepare(s, &c->grid, error);
+    if (status == STATUS_OK) status = tell_turn(s, &t, error);
     if (status != STATUS_OK) return status;
     b->cargo.body = t.bytes - records;
     status = cargo_receive(&b->cargo, e, event->peer, 0, event->payload, records, error);
@@ -456,6 +543,8 @@ static status_t run_hop(struct stage *s, const struct engine_context *c, struct 
                   t.flags & TICKET_BLOCK_RECORDS ? c->blocks[t.branch] : NULL, (int)t.step, blocks, x, begin,
                   end, cargo_tail(&b->cargo));
     bool done = goes_home(&t, m);
+    status = e->ulysses ? ulysses_end(e->ulysses, error) : STATUS_OK;
+    if (status != STATUS_OK) return status;
     status = cargo_send(&b->cargo, e, next, done ? modulation : 0, records, &payload, error);
     if (status != STATUS_OK) return status;
     if (done) {
@@ -477,10 +566,13 @@ static bool ready(struct stage *s, const struct ticket *t)
     const struct engine *e = s->engine;
     if (!e->model || t->home >= e->members || !names_branch(t) || t->kind == TICKET_CLOSE) return true;
     if (!engine_reaches_home(e, t->home)) return false;
+    if (t->kind == TICKET_OPEN && e->ulysses)
+        return engine_reaches_stage(e, t->home); /* what it keeps is for others */
     if (t->kind != TICKET_HOP) return true;
     const struct engine_context *c = context_of(s, t);
     if (!c) return context_over(s, t);
-    if (!hop_fits(t, c, e->model)) return true;
+    if (!hop_fits(s, t, c)) return true;
+    if (e->ulysses && place_of(s) == 0 && !can_tell(s)) return false;
     return free_buffer(s) && (goes_home(t, e->model) || engine_reaches_stage(e, next_stage(t, e->model)));
 }
 
@@ -500,6 +592,10 @@ static struct waiting **find_next(struct stage *s)
     struct waiting **best = NULL;
     for (struct waiting **at = &s->oldest; *at; at = &(*at)->next) {
         const struct ticket *t = &(*at)->event.ticket;
+        if (place_of(s) > 0 && t->kind == TICKET_HOP) {
+            if (is_turn(s, t) && ready(s, t)) return at;
+            continue;
+        }
         if (best && t->priority <= (*best)->event.ticket.priority) continue;
         if (leads(s, *at) && ready(s, t)) best = at;
     }
@@ -509,7 +605,8 @@ static struct waiting **find_next(struct stage *s)
 int stage_next(struct stage *s)
 {
     struct waiting **next = find_next(s);
-    if (s->flooded) return INT_MAX; /* to be said at once */
+    bool refused = s->engine->circles && circles_check(s->engine->circles, NULL) != STATUS_OK;
+    if (s->flooded || refused) return INT_MAX; /* to be said at once */
     return next ? (*next)->event.ticket.priority : -1;
 }
 
@@ -538,14 +635,22 @@ static status_t work_on(struct stage *s, struct fabric_event *event, struct erro
         return error_set(error, STATUS_CORRUPT, "a ticket of job %lu for branch %d of expert %d",
                          (unsigned long)t->job, t->branch, t->expert);
     switch (t->kind) {
-    case TICKET_OPEN:
-        return open_context(s, t, event->peer, event->payload, error);
+    case TICKET_OPEN: {
+        status_t status = open_context(s, t, event->peer, event->payload, error);
+        return status == STATUS_OK && s->engine->ulysses ? answer_opened(s, t, error) : status;
+    }
     case TICKET_CLOSE:
         context_close(s, t->context);
         return STATUS_OK;
     case TICKET_HOP:
-        if (!(c = context_of(s, t))) return answer_unknown(s, t, error);
-        if (!hop_fits(t, c, s->engine->model))
+        if (place_of(s) > 0) end_turn(s);
+        c = context_of(s, t);
+        if (!c && s->engine->ulysses)
+            return error_set(error, STATUS_CORRUPT,
+                             "a hop of job %lu came before its OPEN or after its CLOSE",
+                             (unsigned long)t->job);
+        if (!c) return answer_unknown(s, t, error);
+        if (!hop_fits(s, t, c))
             return error_set(error, STATUS_CORRUPT, "a hop of job %lu does not fit its context",
                              (unsigned long)t->job);
         return run_hop(s, c, event, error);
@@ -560,10 +665,13 @@ status_t stage_advance(struct stage *s, bool *worked, struct error *error)
     struct error why = {0};
     *worked = false;
     if (s->flooded) return error_set(error, STATUS_CORRUPT, "a member sent more tickets than it has credits");
+    if (s->engine->circles && circles_check(s->engine->circles, error) != STATUS_OK) return STATUS_CORRUPT;
     if (!take_next(s, &event)) return STATUS_OK;
     *worked = true;
     status_t status = work_on(s, &event, &why);
-    if (status == STATUS_NO_MEMORY)
+    /* In a wide stage the others would wait for this member. */
+    bool alone = !s->engine->ulysses || event.ticket.kind == TICKET_OPEN;
+    if (status == STATUS_NO_MEMORY && alone)
         status = answer_failed(s, &event.ticket, &why, error);
     else if (status != STATUS_OK && error)
         *error = why;

@@ -13,6 +13,12 @@
  * oldest. A ticket never overtakes an older one of the same context, but for an OPEN, which hops may wait
  * for. A hop cannot be worked on while it could not be sent on (no credit, no buffer), and while its
  * context's OPEN, which comes another way than the hop, has not arrived.
+ *
+ * The members of a wide stage work on each hop together, so they have to take hops in one order, whoever sent them and
+ * whenever they arrived. That order is the first member's: it chooses as above, and tells the others with a TURN before it
+ * begins; they take the hops that they were told, one after the other, and wait for each to arrive. For this nothing may
+ * keep one of them from a hop that the others work on: home sends hops only when all have answered OPEN by OPENED (what a
+ * job needs of memory is there then), and CLOSE only when no hop is out.
  */
 #ifndef REFRAIN_WORKER_STAGE_H
 #define REFRAIN_WORKER_STAGE_H

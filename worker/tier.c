@@ -202,12 +202,11 @@ static bool take_done(struct tier *tier)
     for (; tier_take(tier, &task); some = true) {
         if (task.kind == TASK_LEND) {
             tier_lent(tier, &task);
-        } else if (task.place >= 0 && task.reason == MISSES) {
+        } else if (task.kind == TASK_READ && task.reason == MISSES) {
             tier_fetch_here(&tier->fetches[task.place], &task.view);
-        } else if (task.place >= 0) {
-            struct tier_fetch *fetch = &tier->fetches[task.place];
-            tier_fetch_miss(tier, fetch, task.reason);
-            fetch->counted = task.kind == TASK_READ;
+        } else if (task.kind == TASK_READ) {
+            tier_fetch_miss(tier, &tier->fetches[task.place], task.reason);
+            tier->fetches[task.place].counted = true;
         }
     }
     return some;
@@ -314,7 +313,7 @@ status_t tier_reserve(struct tier *tier, uint64_t tenant, const struct key *key,
 
 void tier_commit(struct tier *tier, struct draft *draft)
 {
-    struct tier_task task = {.kind = TASK_COMMIT, .place = -1, .draft = *draft};
+    struct tier_task task = {.kind = TASK_COMMIT, .draft = *draft};
     struct error error;
     if (draft->size <= TIER_SMALL || !tier_give(tier, &task)) {
         if (store_commit(tier->store, draft, NULL, &error) != STATUS_OK) log_line(LOG_WARN, "%s", error.text);

@@ -10,46 +10,57 @@
 #define REFRAIN_WORKER_TIER_CORE_H
 
 #include <pthread.h>
+#include <xxhash.h>
 #include "worker/tier.h"
 
 enum {
-    TIER_SERVINGS = 32,    /* items on their way to others at once; more are refused (busy) */
-    TIER_TASKS = 256,      /* under way at once; more commits are made by who asks for them */
-    TIER_SMALL = 64 << 10, /* bytes that are hashed at once, rather than by the thread */
-    TIER_KEPT_MS = 2000,   /* what was fetched, for who asked for it */
-    TIER_ABSENT_MS = 100,  /* what could not be fetched is not looked for again so soon */
-    TIER_TRIES = 3,        /* holders, one after the other, for one fetch */
-    TIER_STALL_MS = 50,    /* a transfer that makes no way lets the next one begin */
-    TIER_TELL_MS = 1000,   /* between figures; changes are told at once */
-    TIER_PART = 1 << 20,   /* bytes of an item in one ticket: a millisecond at 1 GB/s */
+    TIER_SERVINGS = 32,                   /* items on their way to others at once; more are refused (busy) */
+    TIER_TASKS = 256,                     /* under way at once; more commits are made by who asks for them */
+    TIER_SMALL = 64 << 10,                /* bytes that are hashed at once, rather than by the thread */
+    TIER_KEPT_MS = 2000,                  /* what was fetched, for who asked for it */
+    TIER_ABSENT_MS = 100,                 /* what could not be fetched is not looked for again so soon */
+    TIER_QUESTIONS = 8,                   /* on their way at once */
+    TIER_QUESTION_BYTES = KEY_BYTES + 24, /* key, hash u64, size u64, patience in ms u64 */
+    TIER_TRIES = 3,                       /* holders, one after the other, for one fetch */
+    TIER_STALL_MS = 50,                   /* a transfer that makes no way lets the next one begin */
+    TIER_TELL_MS = 1000,                  /* between figures; changes are told at once */
+    TIER_PART = 512 << 10,                /* bytes of an item in one ticket */
+    TIER_PARTS =
+        2, /* of them under way at once, to all others together: a chunk of 1 MiB, a millisecond at 1 GB/s */
     TIER_CREDITS =
         3, /* a ticket of the tier is posted while there are so many: two are left for hops, of which the last
                          one is kept for their way home (worker/engine.h) */
 };
-#define TIER_COOKIE_PART (UINT64_MAX - 1) /* no job's: of those the highest begin with a member's number */
-#define TIER_COOKIE      UINT64_MAX
+/* No job's: of those the highest begin with a member's number. A part's says whose it is. */
+#define TIER_COOKIE          UINT64_MAX
+#define TIER_COOKIE_QUESTION (UINT64_MAX - TIER_QUESTIONS)
+#define TIER_COOKIE_PART     (TIER_COOKIE_QUESTION - TIER_SERVINGS)
+
+/* Payload of a TICKET_FETCH: the fabric's until it is SENT. */
+struct tier_question {
+    bool under_way;
+    uint8_t wire[TIER_QUESTION_BYTES];
+};
 
 enum tier_task_kind { TASK_READ, TASK_LEND, TASK_COMMIT };
 
 struct tier_task {
     enum tier_task_kind kind;
-    int place; /* READ: its fetch; LEND: its serving; COMMIT: its fetch, -1: made here */
+    int place; /* READ: its fetch; LEND: its serving */
     struct key key;
     struct draft draft; /* COMMIT */
-    uint64_t announced; /* COMMIT of what was fetched: the hash that its bytes must have */
     struct view view;   /* the answer, if `reason` is MISSES */
     enum miss reason;
 };
 
 enum tier_fetch_state {
     FETCH_FREE,
-    FETCH_READING,    /* the thread reads it from disk */
-    FETCH_ASKING,     /* the coordinator is asked who has it */
-    FETCH_LEASED,     /* that is known; it waits for its turn */
-    FETCH_MOVING,     /* its parts arrive in `draft` */
-    FETCH_COMMITTING, /* the thread hashes them */
-    FETCH_HERE,       /* `view` waits for who asked */
-    FETCH_MISSED,     /* `reason` */
+    FETCH_READING, /* the thread reads it from disk */
+    FETCH_ASKING,  /* the coordinator is asked who has it */
+    FETCH_LEASED,  /* that is known; it waits for its turn */
+    FETCH_MOVING,  /* its parts arrive in `draft` */
+    FETCH_HERE,    /* `view` waits for who asked */
+    FETCH_MISSED,  /* `reason` */
 };
 
 struct tier_fetch {
@@ -65,6 +76,7 @@ struct tier_fetch {
     uint64_t bytes, xxh3, received;
     double seconds;
     struct draft draft;     /* MOVING */
+    XXH3_state_t *hash;     /* MOVING: of what has come */
     int64_t asked_until_ns; /* the latest deadline of those who ask for it */
     int64_t moved_ns;       /* when the last part came, or was asked for */
 };
@@ -82,6 +94,7 @@ struct tier_serving {
     enum tier_serving_state state;
     int peer;
     uint64_t transfer, sent;
+    int parts;            /* under way */
     uint64_t bytes, xxh3; /* that the asker expects */
     struct view view;     /* SENDING, ENDING */
     enum miss reason;     /* REFUSING */
@@ -95,9 +108,10 @@ struct tier {
     int tasks;   /* given to the thread and not taken back */
     struct tier_fetch fetches[TIER_FETCHES];
     struct tier_serving servings[TIER_SERVINGS];
+    struct tier_question questions[TIER_QUESTIONS];
     struct engine *engine; /* NULL: not in an epoch with others */
-    int serving;           /* whose part was sent last */
-    bool part_under_way;   /* of that one; not SENT yet */
+    int serving;           /* whose part was posted last */
+    int parts;             /* posted and not SENT yet */
     uint64_t numbers;      /* of fetches, so far */
     pthread_t thread;
     bool thread_runs;

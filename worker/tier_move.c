@@ -6,12 +6,12 @@
  *       <- TierLease ----------------   who has it, its size and hash
  *       -- FETCH ------------------------------------------->  pins it (from disk: through the tier's thread)
  *       <- ITEM, ITEM, ... ----------------------------------  parts in order, or GONE
- *       the thread hashes and commits
+ *       hashed as they come; committed if it fits
  *       -- TierEnded --------------->
  *
  * Parts are tickets like hops, posted by the same thread in one order with them. They never make a hop wait for more than
- * one part: a rank has one part under way at a time, to whomever, and has one item coming in at a time (the next begins
- * when it is complete or stands still). They leave hops two credits of each edge, and are taken in when they are received:
+ * one chunk: a rank has two parts of 512 KiB under way at a time, to whomever, and has one item coming in at a time (the
+ * next begins when it is complete or stands still). They leave hops two credits of each edge, and are taken in when they are received:
  * no part ever waits, holding a credit, for anything. A part is read where it lies, in the store.
  *
  * Whatever goes wrong is a miss with a reason, at the latest by the fetch's deadline. What ends a transfer gives back the
@@ -25,8 +25,6 @@
 #include "worker/control.h"
 #include "worker/engine.h"
 #include "worker/tier_core.h"
-
-enum { FETCH_BYTES = KEY_BYTES + 24 }; /* payload of FETCH: key, hash u64, size u64, patience in ms u64 */
 
 static status_t post(struct tier *tier, int peer, struct ticket *ticket, const void *payload, uint64_t cookie)
 {
@@ -61,6 +59,7 @@ static void fail(struct tier *tier, struct tier_fetch *fetch, enum miss reason)
     struct ticket stop = {.kind = TICKET_STOP, .context = fetch->number};
     if (fetch->state == FETCH_MOVING) {
         store_abort(tier->store, &fetch->draft);
+        XXH3_freeState(fetch->hash);
         if (tier->engine && reason != MISS_LOST && reason != MISS_STALE)
             post(tier, fetch->holder, &stop, NULL, TIER_COOKIE); /* without it, the holder's patience ends */
     }
@@ -112,51 +111,69 @@ void tier_lease(struct tier *tier, const Refrain__TierLease *lease)
     }
 }
 
+static struct tier_question *free_question(struct tier *tier)
+{
+    for (int i = 0; i < TIER_QUESTIONS; i++)
+        if (!tier->questions[i].under_way) return &tier->questions[i];
+    return NULL;
+}
+
+/* False: not now. */
+static bool ask_holder(struct tier *tier, const struct tier_fetch *fetch, int64_t now_ns)
+{
+    struct ticket ticket = {.kind = TICKET_FETCH, .context = fetch->number, .bytes = TIER_QUESTION_BYTES};
+    struct tier_question *question = free_question(tier);
+    if (!question) return false;
+    key_encode(&fetch->key, question->wire);
+    wire_put64(question->wire + KEY_BYTES, fetch->xxh3);
+    wire_put64(question->wire + KEY_BYTES + 8, fetch->bytes);
+    wire_put64(question->wire + KEY_BYTES + 16, (uint64_t)((fetch->until_ns - now_ns) / MILLISECOND_NS + 1));
+    uint64_t cookie = TIER_COOKIE_QUESTION + (uint64_t)(question - tier->questions);
+    question->under_way = post(tier, fetch->holder, &ticket, question->wire, cookie) == STATUS_OK;
+    return question->under_way;
+}
+
 /* Room for it, and the holder is told to send. False: there are no credits now. */
 static bool begin_moving(struct tier *tier, struct tier_fetch *fetch, int64_t now_ns)
 {
-    uint8_t wire[FETCH_BYTES];
     struct item item = {.bytes = fetch->bytes, .seconds = fetch->seconds};
-    struct ticket ticket = {.kind = TICKET_FETCH, .context = fetch->number, .bytes = FETCH_BYTES};
     struct error error;
-    if (!fabric_has_credits(tier->engine->fabric, fetch->holder, TIER_CREDITS)) return false;
+    if (!fabric_has_credits(tier->engine->fabric, fetch->holder, TIER_CREDITS) || !free_question(tier))
+        return false;
     status_t status = store_reserve(tier->store, &fetch->key, &item, LEVEL_HOST, &fetch->draft, &error);
+    fetch->hash = status == STATUS_OK ? XXH3_createState() : NULL;
+    if (status == STATUS_OK && !fetch->hash) {
+        store_abort(tier->store, &fetch->draft);
+        status = STATUS_NO_MEMORY;
+    }
     if (status != STATUS_OK) { /* a job makes it, has made it, or everything here is worth more */
         fail(tier, fetch, status == STATUS_CONFLICT ? MISS_UNFINISHED : MISS_NO_ROOM);
         return true;
     }
-    key_encode(&fetch->key, wire);
-    wire_put64(wire + KEY_BYTES, fetch->xxh3);
-    wire_put64(wire + KEY_BYTES + 8, fetch->bytes);
-    wire_put64(wire + KEY_BYTES + 16, (uint64_t)((fetch->until_ns - now_ns) / MILLISECOND_NS + 1));
+    XXH3_64bits_reset(fetch->hash);
     fetch->state = FETCH_MOVING;
     fetch->received = 0;
     fetch->moved_ns = now_ns;
-    if (post(tier, fetch->holder, &ticket, wire, TIER_COOKIE) != STATUS_OK) fail(tier, fetch, MISS_LOST);
+    if (!ask_holder(tier, fetch, now_ns)) fail(tier, fetch, MISS_LOST);
     return true;
 }
 
 /* All parts are here. */
 static void complete(struct tier *tier, struct tier_fetch *fetch)
 {
-    struct tier_task task = {.kind = TASK_COMMIT,
-                             .place = (int)(fetch - tier->fetches),
-                             .key = fetch->key,
-                             .draft = fetch->draft,
-                             .announced = fetch->xxh3};
     struct view view;
     enum miss reason;
     struct error error;
+    uint64_t hash = XXH3_64bits_digest(fetch->hash);
+    XXH3_freeState(fetch->hash);
     report_ended(tier, fetch, false);
-    fetch->state = FETCH_COMMITTING;
-    if (fetch->bytes > TIER_SMALL && tier_give(tier, &task)) return;
-    if (store_commit(tier->store, &fetch->draft, &fetch->xxh3, &error) != STATUS_OK) {
+    if (store_commit_hashed(tier->store, &fetch->draft, hash, &fetch->xxh3, &error) != STATUS_OK) {
         log_line(LOG_WARN, "%s", error.text);
         tier_fetch_miss(tier, fetch, MISS_SPOILED);
     } else if (store_fetched(tier->store, &fetch->key, LEVEL_HOST, &view, &reason) == STATUS_OK) {
         tier_fetch_here(fetch, &view);
-    } else {
-        tier_fetch_miss(tier, fetch, MISS_NO_ROOM);
+    } else { /* forgotten at once */
+        tier_fetch_miss(tier, fetch, MISS_ABSENT);
     }
     tier_tell(tier);
 }
@@ -181,7 +198,9 @@ static void take_part(struct tier *tier, const struct fabric_event *event)
         fail(tier, fetch, MISS_TORN);
         return;
     }
+    /* Hashed while it is in the processor's cache. */
     memcpy((uint8_t *)fetch->draft.bytes + fetch->received, event->payload, t->bytes);
+    XXH3_64bits_update(fetch->hash, event->payload, t->bytes);
     fetch->received += t->bytes;
     fetch->moved_ns = clock_now_ns();
     if (fetch->received == fetch->bytes) complete(tier, fetch);
@@ -226,10 +245,9 @@ static void move_fetches(struct tier *tier, int64_t now_ns, int64_t *deadline_ns
 
 static void end_serving(struct tier *tier, struct tier_serving *serving)
 {
-    bool read = tier->part_under_way && serving == &tier->servings[tier->serving];
     if (serving->state == SERVING_READING) {
         serving->state = SERVING_ABANDONED;
-    } else if (read) {
+    } else if (serving->parts > 0) {
         serving->state = SERVING_ENDING;
     } else {
         if (serving->state == SERVING_SENDING || serving->state == SERVING_ENDING)
@@ -263,7 +281,7 @@ static void take_fetch(struct tier *tier, const struct fabric_event *event)
     struct tier_serving *serving = NULL, refused = {.peer = event->peer, .transfer = event->ticket.context};
     struct key key;
     struct error error;
-    if (event->ticket.bytes != FETCH_BYTES || key_decode(wire, &key, &error) != STATUS_OK) {
+    if (event->ticket.bytes != TIER_QUESTION_BYTES || key_decode(wire, &key, &error) != STATUS_OK) {
         log_line(LOG_WARN, "member %d asked for an item of the cache tier that has no key", event->peer);
         return;
     }
@@ -315,12 +333,13 @@ static void take_stop(struct tier *tier, const struct fabric_event *event)
     }
 }
 
-/* One part, of the serving after the one whose part went last. */
-static void send_part(struct tier *tier)
+/* Parts, of one serving after the other, as many as may be under way. */
+static void send_parts(struct tier *tier)
 {
-    for (int i = 1; i <= TIER_SERVINGS && !tier->part_under_way; i++) {
-        int place = (tier->serving + i) % TIER_SERVINGS;
+    for (int i = 1; i <= TIER_SERVINGS && tier->parts < TIER_PARTS; i++) {
+        int place = (tier->serving + 1) % TIER_SERVINGS;
         struct tier_serving *serving = &tier->servings[place];
+        tier->serving = place;
         if (serving->state != SERVING_SENDING) continue;
         uint64_t left = serving->view.size - serving->sent;
         struct ticket ticket = {.kind = TICKET_ITEM,
@@ -328,18 +347,21 @@ static void send_part(struct tier *tier)
                                 .trace = serving->sent,
                                 .bytes = left < TIER_PART ? left : TIER_PART};
         const uint8_t *bytes = (const uint8_t *)serving->view.bytes + serving->sent;
-        if (post(tier, serving->peer, &ticket, bytes, TIER_COOKIE_PART) != STATUS_OK) continue;
+        if (post(tier, serving->peer, &ticket, bytes, TIER_COOKIE_PART + (uint64_t)place) != STATUS_OK)
+            continue;
         serving->sent += ticket.bytes;
-        tier->part_under_way = true;
-        tier->serving = place;
+        serving->parts++;
+        tier->parts++;
         if (serving->sent == serving->view.size) serving->state = SERVING_ENDING;
+        i = 0; /* all others, and then this one again */
     }
 }
 
-static void part_sent(struct tier *tier)
+static void part_sent(struct tier *tier, int place)
 {
-    struct tier_serving *serving = &tier->servings[tier->serving];
-    tier->part_under_way = false;
+    struct tier_serving *serving = &tier->servings[place];
+    tier->parts--;
+    serving->parts--;
     if (serving->state == SERVING_ENDING) end_serving(tier, serving);
 }
 
@@ -355,7 +377,7 @@ static void move_servings(struct tier *tier, int64_t now_ns, int64_t *deadline_n
         else if (waits && serving->until_ns < *deadline_ns)
             *deadline_ns = serving->until_ns;
     }
-    send_part(tier);
+    send_parts(tier);
 }
 
 /* ----------------------------------------------------------------------------------------------------- epoch */
@@ -376,14 +398,17 @@ void tier_leave(struct tier *tier)
 {
     if (!tier || !tier->engine) return;
     tier->engine = NULL;
-    tier->part_under_way = false; /* what the fabric read is ours again */
+    tier->parts = 0; /* what the fabric read is ours again */
+    for (int i = 0; i < TIER_QUESTIONS; i++) tier->questions[i].under_way = false;
     for (int i = 0; i < TIER_FETCHES; i++) {
         struct tier_fetch *fetch = &tier->fetches[i];
         if (fetch->state >= FETCH_ASKING && fetch->state <= FETCH_MOVING) fail(tier, fetch, MISS_LOST);
     }
-    for (int i = 0; i < TIER_SERVINGS; i++)
+    for (int i = 0; i < TIER_SERVINGS; i++) {
+        tier->servings[i].parts = 0;
         if (tier->servings[i].state != SERVING_FREE && tier->servings[i].state != SERVING_ABANDONED)
             end_serving(tier, &tier->servings[i]);
+    }
 }
 
 bool tier_concerns(const struct fabric_event *event)
@@ -397,7 +422,10 @@ void tier_event(struct engine *engine, struct fabric_event *event)
 {
     struct tier *tier = engine->tier;
     if (tier && tier->engine && event->kind == FABRIC_SENT) {
-        if (event->cookie == TIER_COOKIE_PART) part_sent(tier);
+        if (event->cookie < TIER_COOKIE_QUESTION)
+            part_sent(tier, (int)(event->cookie - TIER_COOKIE_PART));
+        else if (event->cookie < TIER_COOKIE)
+            tier->questions[event->cookie - TIER_COOKIE_QUESTION].under_way = false;
     } else if (tier && tier->engine && !(event->ticket.flags & TICKET_ON_DEVICE)) {
         if (event->ticket.kind == TICKET_FETCH) take_fetch(tier, event);
         if (event->ticket.kind == TICKET_ITEM) take_part(tier, event);

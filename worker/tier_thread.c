@@ -18,13 +18,8 @@ static void work_on(struct tier *tier, struct tier_task *task)
         store_lend(tier->store, &task->key, true, &task->view, &task->reason);
         return;
     }
-    const uint64_t *announced = task->place >= 0 ? &task->announced : NULL;
-    if (store_commit(tier->store, &task->draft, announced, &error) != STATUS_OK) {
+    if (store_commit(tier->store, &task->draft, NULL, &error) != STATUS_OK)
         log_line(LOG_WARN, "%s", error.text);
-        task->reason = MISS_SPOILED;
-    } else if (announced) {
-        store_fetched(tier->store, &task->key, LEVEL_HOST, &task->view, &task->reason);
-    }
 }
 
 /* Under the lock, which is let go meanwhile: first what the coordinator is to know, as that is quickly said. */

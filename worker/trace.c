@@ -37,12 +37,12 @@ status_t trace_write(const char *path, const struct reuse *reuse, const double *
     json_t *list = json_array(), *schedule = json_array();
     for (int i = 0; i < count; i++) json_array_append_new(list, record_json(&records[i]));
     for (int i = 0; i <= report.steps; i++) json_array_append_new(schedule, json_real(sigmas[i]));
-    json_t *trace =
-        json_pack("{s:i, s:i, s:i, s:f, s:i, s:o, s:{s:i, s:i, s:i, s:i, s:i}, s:o}", "version", 1, "steps",
-                  report.steps, "branches", report.branches, "shift", shift, "lags", reuse_plan(reuse)->slots,
-                  "sigmas", schedule, "model", "layers", config->denoiser.layers, "heads",
-                  config->denoiser.heads, "head_dim", config->denoiser.head_dim, "ffn_dim",
-                  config->denoiser.ffn_dim, "latent_channels", config->vae.latent_channels, "records", list);
+    json_t *trace = json_pack(
+        "{s:i, s:i, s:i, s:f, s:i, s:o, s:{s:i, s:i, s:i, s:i, s:i, s:i}, s:o}", "version", 1, "steps",
+        report.steps, "branches", report.branches, "shift", shift, "lags", reuse_plan(reuse)->slots, "sigmas",
+        schedule, "model", "layers", config->denoiser.layers, "heads", config->denoiser.heads, "head_dim",
+        config->denoiser.head_dim, "ffn_dim", config->denoiser.ffn_dim, "latent_channels",
+        config->vae.latent_channels, "experts", config->experts, "records", list);
     status_t status = STATUS_OK;
     if (!trace || json_dump_file(trace, path, JSON_COMPACT) != 0)
         status = error_set(error, STATUS_IO, "%s: cannot be written: %m", path);

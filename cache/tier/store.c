@@ -345,12 +345,11 @@ static void end_draft(struct store *store, struct draft *draft)
     *draft = (struct draft){0};
 }
 
-status_t store_commit(struct store *store, struct draft *draft, const uint64_t *announced,
-                      struct error *error)
+/* status: of the hashing. */
+static status_t commit(struct store *store, struct draft *draft, status_t status, uint64_t hash,
+                       const uint64_t *announced, struct error *error)
 {
     struct entry *entry = &store->entries[draft->slot];
-    uint64_t hash = 0;
-    status_t status = hash_level(store, draft->level, draft->bytes, draft->size, &hash, error);
     if (status == STATUS_OK && announced && hash != *announced)
         status = error_set(error, STATUS_CORRUPT,
                            "cache: an item of kind %s arrived damaged: its hash is %016" PRIx64
@@ -376,6 +375,20 @@ status_t store_commit(struct store *store, struct draft *draft, const uint64_t *
     }
     pthread_mutex_unlock(&store->lock);
     return status;
+}
+
+status_t store_commit(struct store *store, struct draft *draft, const uint64_t *announced,
+                      struct error *error)
+{
+    uint64_t hash = 0;
+    status_t status = hash_level(store, draft->level, draft->bytes, draft->size, &hash, error);
+    return commit(store, draft, status, hash, announced, error);
+}
+
+status_t store_commit_hashed(struct store *store, struct draft *draft, uint64_t hash,
+                             const uint64_t *announced, struct error *error)
+{
+    return commit(store, draft, STATUS_OK, hash, announced, error);
 }
 
 void store_abort(struct store *store, struct draft *draft)

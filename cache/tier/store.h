@@ -94,6 +94,9 @@ status_t store_reserve(struct store *store, const struct key *key, const struct 
  * way the draft is over. */
 status_t store_commit(struct store *store, struct draft *draft, const uint64_t *announced,
                       struct error *error);
+/* The same for who has hashed the bytes already, as they came: `hash` is theirs. */
+status_t store_commit_hashed(struct store *store, struct draft *draft, uint64_t hash,
+                             const uint64_t *announced, struct error *error);
 void store_abort(struct store *store, struct draft *draft);
 
 /* ------------------------------------------------------------------------------------------------- reading */

@@ -169,14 +169,13 @@ static __device__ __forceinline__ void attention_add(attention_rows<D, KV, ROW_T
     }
 }
 
-/* Divides by the sums and writes a warp's rows, the first of which is `first`, by way of `shared`, where its q was: each
- * store of the warp is of whole chunks. */
+/* Divides by the sums and writes a warp's rows, the first of which is `first`, by way of `shared`, where its q was (read
+ * last before the last barrier): each store of the warp is of whole chunks. */
 template <int D, int KV, int ROW_TILES>
 static __device__ __forceinline__ void attention_store(attention_rows<D, KV, ROW_TILES> &rows, bf16 *shared,
                                                        const struct attention &a, int first)
 {
     int lane = threadIdx.x % 32;
-    __syncwarp();
     GPU_UNROLL for (int m = 0; m < ROW_TILES; m++) GPU_UNROLL for (int half = 0; half < 2; half++)
     {
         float total = rows.total[m][half];

@@ -202,8 +202,7 @@ template <int COLUMNS> __global__ void __launch_bounds__(THREADS, 1) conv_produc
         cursor_next(cursor, a);
         gpu_cp_async_commit();
         multiply<COLUMNS>(sums, stages + step % STAGES * STAGE);
-    }
-    gpu_cp_async_wait<0>();
+    } /* every copy was waited for: the last groups are empty */
 
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     int column = block * COLUMNS + warp % WARPS_ACROSS * (COLUMNS / 2) + lane % 4 * 2;

@@ -31,7 +31,7 @@ void costs_charge_film(void)
 
 static int64_t for_rows(int64_t ns, const struct denoiser_work *work)
 {
-    return costs.rows ? ns * token_count(&work->grid) / costs.rows : ns;
+    return costs.rows ? ns * work->rows / costs.rows : ns;
 }
 
 void __wrap_denoiser_blocks(const struct denoiser *denoiser, struct team *team,

@@ -17,7 +17,7 @@ enum { CREDITS = 8 }; /* as worker/main.c has it */
 struct hand {
     const struct hand_config *config;
     struct hand_job *jobs;
-    int count, open; /* jobs; not over yet */
+    int count, open, given; /* jobs; not over yet; assigned */
     int members;
     struct team *team;
     struct seat *seats[SEAT_MAX_RANKS];
@@ -73,15 +73,19 @@ static void order_load(struct hand *h)
     const struct split *s = &h->config->split;
     Refrain__Split split = REFRAIN__SPLIT__INIT;
     Refrain__Load load = REFRAIN__LOAD__INIT;
-    uint32_t run[SEAT_MAX_RANKS];
-    for (int i = 0; i < h->members; i++) run[i] = (uint32_t)s->run[i];
+    uint32_t run[SPLIT_CHAINS * SEAT_MAX_RANKS], chains[SPLIT_CHAINS];
+    for (int i = 0; i < split_chains(s) * h->members; i++) run[i] = (uint32_t)s->run[i];
+    for (int i = 0; i < SPLIT_CHAINS; i++)
+        chains[i] = (uint32_t)s->chain[i / SPLIT_BRANCHES][i % SPLIT_BRANCHES];
     split.has_head = split.has_tail = split.has_floating = 1;
     split.head = (uint32_t)s->head;
     split.tail = (uint32_t)s->tail;
     split.floating = s->floating;
     split.has_spare = 1;
     split.spare = (uint32_t)s->spare;
-    split.n_run = (size_t)h->members;
+    split.n_chains = SPLIT_CHAINS;
+    split.chains = chains;
+    split.n_run = (size_t)(split_chains(s) * h->members);
     split.run = run;
     load.has_epoch = 1;
     load.epoch = 1;
@@ -103,6 +107,8 @@ static void order_job(struct hand *h, int index)
     spec.seed = job->seed;
     spec.steps = (uint32_t)job->steps;
     spec.guidance = job->guidance;
+    spec.has_shift = job->shift > 0;
+    spec.shift = job->shift;
     spec.width = (uint32_t)job->width;
     spec.height = (uint32_t)job->height;
     spec.frames = (uint32_t)job->frames;
@@ -131,10 +137,18 @@ static struct hand_job *job_of(struct hand *h, uint64_t number)
     return number >= 1 && number <= (uint64_t)h->count ? &h->jobs[number - 1] : NULL;
 }
 
+/* As many jobs as may be in flight. */
+static void order_jobs(struct hand *h)
+{
+    int most = h->config->in_flight ? h->config->in_flight : h->count, over = h->count - h->open;
+    while (h->given < h->count && h->given - over < most) order_job(h, h->given++);
+}
+
 static void finish(struct hand *h, struct hand_job *job)
 {
     if (!job->done) h->open--;
     job->done = true;
+    order_jobs(h);
 }
 
 static void take_hello(struct hand *h, const Refrain__Hello *hello, const struct wire_peer *peer)
@@ -155,7 +169,7 @@ static void take_loaded(struct hand *h)
 {
     if (++h->loaded < h->members) return;
     h->began_ns = world_now_ns();
-    for (int i = 0; i < h->count; i++) order_job(h, i);
+    order_jobs(h);
 }
 
 static void take_progress(struct hand *h, const Refrain__JobProgress *message, int64_t said_ns)

@@ -7,8 +7,8 @@
  *     ... jobs[0].step_ns[23], jobs[0].latents, result.busy_ns[2] ...
  *     hand_free(jobs, 1);
  *
- * Epoch, Load and Assign go out as soon as the ranks answer; all jobs are assigned at once, to home, or to the homes in
- * turn if the split floats. What the ranks report is read, acknowledged and kept.
+ * Epoch, Load and Assign go out as soon as the ranks answer; all jobs are assigned at once, or as many as are to be in
+ * flight, to home, or to the homes in turn if the split floats. What the ranks report is read, acknowledged and kept.
  */
 #ifndef REFRAIN_TOOLS_SIM_HAND_H
 #define REFRAIN_TOOLS_SIM_HAND_H
@@ -23,7 +23,7 @@ enum { HAND_MAX_STEPS = 1000 };
 struct hand_job {
     /* What to make. */
     int steps, width, height, frames;
-    double guidance;
+    double guidance, shift; /* shift 0: the model's */
     uint64_t seed;
     const char *prompt; /* NULL: some words */
     const char *cache;  /* NULL: off */
@@ -52,6 +52,7 @@ struct hand_config {
     struct costs costs;
     struct network_config network; /* `seen` is not read */
     enum hand_end end;
+    int in_flight; /* jobs at once; 0: all */
 };
 
 struct hand_result {

@@ -225,6 +225,8 @@ static void beat(void *context, uint64_t unused)
     heartbeat.has_epoch = heartbeat.has_compute_progress = 1;
     heartbeat.epoch = c->presence.epoch;
     heartbeat.compute_progress = atomic_load(c->config.progress);
+    heartbeat.block_token_ns = atomic_load(c->config.block_token_ns);
+    heartbeat.has_block_token_ns = heartbeat.block_token_ns > 0;
     report.heartbeat = &heartbeat;
     if (office.listener) send_report(c, &report); /* a queue of old heartbeats would be no news */
 }

@@ -16,7 +16,7 @@
 #include "tools/sim/world.h"
 #include "worker/model/card.h"
 
-enum { CREDITS = 8, SYNC_PATIENCE_MS = 2000 }; /* CREDITS: as worker/main.c has it */
+enum { ASKED = 1 << 20 /* ids of questions are above */, CREDITS = 8, SYNC_PATIENCE_MS = 2000 }; /* CREDITS: as worker/main.c has it */
 
 #define DELAY_NS  (MILLISECOND_NS / 10) /* of a message to or from the coordinator */
 #define ORPHAN_NS (60 * SECOND_NS)
@@ -139,6 +139,13 @@ static bool is_end(Refrain__JobState state)
            state == REFRAIN__JOB_STATE__JOB_CANCELLED || state == REFRAIN__JOB_STATE__JOB_EXPIRED;
 }
 
+static struct rehearsal_told told_now(const Refrain__Job *job)
+{
+    int64_t left_ms = (int64_t)job->finish_ms - clock_wall_ms(), now_ns = clock_now_ns();
+    if (!job->has_finish_ms) return (struct rehearsal_told){0};
+    return (struct rehearsal_told){now_ns, now_ns + left_ms * MILLISECOND_NS};
+}
+
 static void take_job(struct rehearsal *s, const Refrain__Job *now)
 {
     struct rehearsal_job *job = job_of(s, now->job);
@@ -150,6 +157,9 @@ static void take_job(struct rehearsal *s, const Refrain__Job *now)
             steps > job->steps_done && now->attempt == job->attempt ? steps - job->steps_done : 0;
         job->steps_done = steps;
     }
+    for (int quarters = 1; quarters <= 2; quarters++)
+        if (denoising && !job->told[quarters].at_ns && 4 * steps >= quarters * job->steps)
+            job->told[quarters] = told_now(now);
     job->state = now->state;
     job->attempt = now->attempt;
     if (now->message) snprintf(job->message, sizeof job->message, "%s", now->message);
@@ -188,9 +198,17 @@ static void take_reply(struct rehearsal *s, const Refrain__Reply *reply)
 {
     switch (reply->body_case) {
     case REFRAIN__REPLY__BODY_JOB:
+        if (reply->id > ASKED && reply->id <= ASKED + (uint64_t)s->count)
+            s->jobs[reply->id - ASKED - 1].asked = told_now(reply->job);
         if (reply->id != (uint64_t)s->count + 1 || s->count == REHEARSAL_MAX_JOBS) break;
         s->jobs[s->count++] = (struct rehearsal_job){
-            .id = reply->job->job, .state = reply->job->state, .submitted_ns = clock_now_ns()};
+            .id = reply->job->job,
+            .state = reply->job->state,
+            .submitted_ns = clock_now_ns(),
+            .told = {told_now(reply->job)},
+            .steps = (int)reply->job->spec->steps};
+        if (reply->job->warning)
+            snprintf(s->jobs[s->count - 1].message, sizeof s->jobs->message, "%s", reply->job->warning);
         watch(s, reply->job->job);
         break;
     case REFRAIN__REPLY__BODY_EVENT:
@@ -239,6 +257,18 @@ status_t rehearsal_submit(struct rehearsal *s, Refrain__JobSpec *spec, int *job,
     }
     return error_set(error, s->refusal.status ? s->refusal.status : STATUS_PEER_LOST, "%s",
                      s->refusal.status ? s->refusal.text : "there is no coordinator");
+}
+
+void rehearsal_ask(struct rehearsal *s, int job)
+{
+    Refrain__Request request = REFRAIN__REQUEST__INIT;
+    Refrain__Status body = REFRAIN__STATUS__INIT;
+    body.has_job = 1;
+    body.job = s->jobs[job].id;
+    request.id = ASKED + (uint64_t)job + 1;
+    request.body_case = REFRAIN__REQUEST__BODY_STATUS;
+    request.status = &body;
+    ask(s, &request);
 }
 
 const struct rehearsal_job *rehearsal_job(const struct rehearsal *s, int job)

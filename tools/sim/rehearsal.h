@@ -36,6 +36,11 @@ struct rehearsal_config {
     const char *options[REHEARSAL_MAX_OPTIONS]; /* further ones of refrain-coordinator, NULL at the end */
 };
 
+/* When it was said to be done, and at which moment; 0: it was not said. */
+struct rehearsal_told {
+    int64_t at_ns, finish_ns;
+};
+
 /* What a client knows of a job, from its events. */
 struct rehearsal_job {
     uint64_t id;
@@ -45,7 +50,10 @@ struct rehearsal_job {
     int64_t submitted_ns, started_ns, ended_ns; /* as the client hears of it; 0: not yet */
     int steps_done;                             /* of the latest progress */
     int steps_reported; /* over all attempts: what was computed more than once counts twice */
-    char message[ERROR_TEXT_BYTES];
+    struct rehearsal_told told[3]; /* at submission; when a quarter, and when half of its steps were done */
+    struct rehearsal_told asked;   /* when rehearsal_ask last asked */
+    int steps;
+    char message[ERROR_TEXT_BYTES]; /* also the warning of a submission */
 };
 
 status_t rehearsal_open(const struct rehearsal_config *config, struct rehearsal **rehearsal,
@@ -55,6 +63,8 @@ void rehearsal_close(struct rehearsal *rehearsal); /* NULL is fine */
 /* The spec's model, sizes and so on as any client's. *job: index for rehearsal_job. */
 status_t rehearsal_submit(struct rehearsal *rehearsal, Refrain__JobSpec *spec, int *job, struct error *error);
 const struct rehearsal_job *rehearsal_job(const struct rehearsal *rehearsal, int job);
+/* Asks for the job's status; the answer is in `asked` once time has gone on. */
+void rehearsal_ask(struct rehearsal *rehearsal, int job);
 /* The file latents.safetensors of a completed job that asked for it; malloc'ed. */
 status_t rehearsal_latents(const struct rehearsal *rehearsal, int job, void **bytes, size_t *size,
                            struct error *error);

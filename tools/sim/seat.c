@@ -101,6 +101,7 @@ static void describe(const struct seat *seat, struct control_config *config)
     config->orphan_ns = seat->config.orphan_ns;
     config->fabric = seat->engine.fabric;
     config->progress = &seat->engine.progress;
+    config->block_token_ns = &seat->engine.block_token_ns;
 }
 
 status_t seat_open(const struct seat_config *config, struct seat **seat, struct error *error)

@@ -11,12 +11,14 @@
 
 #include "worker/model/safetensors.h"
 
-#define WEIGHTS "transformer/diffusion_pytorch_model.safetensors"
-#define CONFIG  "transformer/config.json"
+/* Of "transformer", and of "transformer_2" where the small model has a second expert. */
+#define WEIGHTS "diffusion_pytorch_model.safetensors"
+#define CONFIG  "config.json"
 
+static const char *const experts[] = {"transformer", "transformer_2"};
 static const char *const linked[] = {"model_index.json", "scheduler", "text_encoder", "tokenizer", "vae"};
 
-enum { LINKED = sizeof linked / sizeof *linked, NAME_BYTES = 160 };
+enum { EXPERTS = 2, LINKED = sizeof linked / sizeof *linked, NAME_BYTES = 160 };
 
 /* A safetensors file as it grows: its header, and the values behind it. */
 struct writer {
@@ -138,35 +140,47 @@ static status_t write_config(const char *from, const char *to, int layers, struc
     return written ? STATUS_OK : error_set(error, STATUS_IO, "%s: cannot be written", path);
 }
 
+/* One expert: from its directory in the small model to a new one. */
+static status_t make_expert(const char *from, const char *to, int layers, struct error *error)
+{
+    if (mkdir(to, 0700) != 0) return error_set(error, STATUS_IO, "%s: cannot be made: %m", to);
+    status_t status = write_config(from, to, layers, error);
+    return status == STATUS_OK ? write_transformer(from, to, layers, error) : status;
+}
+
 status_t tiny_make(const char *source, const char *directory, int layers, struct error *error)
 {
     char whole[PATH_MAX], from[PATH_MAX], to[PATH_MAX];
+    status_t status = STATUS_OK;
     if (!realpath(source, whole)) return error_set(error, STATUS_NOT_FOUND, "%s: %m", source);
-    snprintf(to, sizeof to, "%.4000s/transformer", directory);
-    if (mkdir(directory, 0700) != 0 || mkdir(to, 0700) != 0)
-        return error_set(error, STATUS_IO, "%s: cannot be made: %m", directory);
+    if (mkdir(directory, 0700) != 0) return error_set(error, STATUS_IO, "%s: cannot be made: %m", directory);
     for (int i = 0; i < LINKED; i++) {
-        snprintf(from, sizeof from, "%.4000s/%s", whole, linked[i]);
-        snprintf(to, sizeof to, "%.4000s/%s", directory, linked[i]);
+        snprintf(from, sizeof from, "%.3900s/%s", whole, linked[i]);
+        snprintf(to, sizeof to, "%.3900s/%s", directory, linked[i]);
         if (symlink(from, to) != 0) return error_set(error, STATUS_IO, "%s: cannot be made: %m", to);
     }
-    status_t status = write_config(whole, directory, layers, error);
-    return status == STATUS_OK ? write_transformer(whole, directory, layers, error) : status;
+    for (int i = 0; i < EXPERTS && status == STATUS_OK; i++) {
+        snprintf(from, sizeof from, "%.3900s/%s", whole, experts[i]);
+        snprintf(to, sizeof to, "%.3900s/%s", directory, experts[i]);
+        if (access(from, F_OK) == 0) status = make_expert(from, to, layers, error);
+    }
+    return status;
 }
 
 void tiny_remove(const char *directory)
 {
-    static const char *const made[] = {WEIGHTS, CONFIG};
     char path[PATH_MAX];
     for (int i = 0; i < LINKED; i++) {
-        snprintf(path, sizeof path, "%.4000s/%s", directory, linked[i]);
+        snprintf(path, sizeof path, "%.3900s/%s", directory, linked[i]);
         unlink(path);
     }
-    for (size_t i = 0; i < sizeof made / sizeof *made; i++) {
-        snprintf(path, sizeof path, "%.4000s/%s", directory, made[i]);
+    for (int i = 0; i < EXPERTS; i++) {
+        snprintf(path, sizeof path, "%.3900s/%s/" WEIGHTS, directory, experts[i]);
         unlink(path);
+        snprintf(path, sizeof path, "%.3900s/%s/" CONFIG, directory, experts[i]);
+        unlink(path);
+        snprintf(path, sizeof path, "%.3900s/%s", directory, experts[i]);
+        rmdir(path);
     }
-    snprintf(path, sizeof path, "%.4000s/transformer", directory);
-    rmdir(path);
     rmdir(directory);
 }

@@ -116,7 +116,7 @@ static json_t *make_card(const char *name, const struct model_config *c, const s
         c->solver.kind == SOLVER_UNIPC ? REFRAIN__SOLVER__SOLVER_UNIPC : REFRAIN__SOLVER__SOLVER_EULER;
     return json_pack(
         "{s:s, s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:f, s:I, s:I, s:i, s:i, s:i, s:i, s:i, s:i,"
-        " s:i, s:o}",
+        " s:i, s:i, s:f, s:i, s:f, s:o}",
         "name", name, "pipeline", c->pipeline, "layers", d->layers, "heads", d->heads, "head_dim",
         d->head_dim, "ffn_dim", d->ffn_dim, "size_multiple", size_multiple, "frame_multiple", v->scale_t,
         "text_length", c->text_length, "solver", solver, "shift", c->solver.shift, "parameter_count",
@@ -124,7 +124,9 @@ static json_t *make_card(const char *name, const struct model_config *c, const s
         default_size(c->clip.width, size_multiple, d->max_position, token_pixels), "default_height",
         default_size(c->clip.height, size_multiple, d->max_position, token_pixels), "default_frames",
         (latent_frames - 1) * v->scale_t + 1, "max_position", d->max_position, "vae_scale", v->scale_y,
-        "patch", d->patch_y, "latent_channels", d->in_channels, "tables", tables);
+        "patch", d->patch_y, "latent_channels", d->in_channels, "experts", c->experts, "boundary",
+        c->boundary, "train_steps", c->solver.train_steps, "shift_terminal", c->solver.shift_terminal,
+        "tables", tables);
 }
 
 status_t model_card_json(const char *directory, char **json, struct error *error)

@@ -14,6 +14,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "cache/schedule.h"
 #include "worker/model/json_fields.h"
 
 /* Rows of text a Wan pipeline gives to the denoiser (max_sequence_length of its call). */
@@ -439,5 +440,5 @@ const struct denoiser_config *model_expert_config(const struct model_config *con
 
 int model_expert_at(const struct model_config *config, float timestep)
 {
-    return config->experts > 1 && timestep < (float)(config->boundary * config->solver.train_steps);
+    return config->experts > 1 && schedule_beyond(config->boundary, config->solver.train_steps, timestep);
 }

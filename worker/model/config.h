@@ -90,8 +90,8 @@ status_t model_config_read(const char *directory, struct model_config *config, s
 /* Component ("transformer", "transformer_2") and configuration of an expert, 0 <= expert < config->experts. */
 const char *model_expert_name(int expert);
 const struct denoiser_config *model_expert_config(const struct model_config *config, int expert);
-/* Which one makes the step at a timestep, 0..train_steps (pipeline_wan.py: the first as long as t >= boundary_ratio *
- * num_train_timesteps, compared in float32). Timesteps fall, so a run changes over once at most. */
+/* Which one makes the step at a timestep, 0..train_steps (cache/schedule.h). Timesteps fall, so a run changes over once
+ * at most. */
 int model_expert_at(const struct model_config *config, float timestep);
 
 /* One component by itself; directory is its own ("…/vae"). */

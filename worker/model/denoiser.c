@@ -21,6 +21,7 @@
 #include <stdlib.h>
 
 #include "kernels/memory.h"
+#include "worker/ulysses.h"
 
 /* Feed-forward rows at a time: bounds the [rows, ffn_dim] buffer. Rows do not influence each other, so no bit
  * changes. */
@@ -79,20 +80,25 @@ status_t denoiser_text(const struct denoiser *d, struct team *team, const float 
     return status;
 }
 
+static bool is_wanted(const struct denoiser *d, const bool *wanted, int block)
+{
+    return d->blocks[block] && (!wanted || wanted[block]);
+}
+
 status_t denoiser_context_create(const struct denoiser *d, struct team *team, const float *text, int n,
                                  int text_length, struct denoiser_context **context, struct error *error)
 {
-    return denoiser_context_create_run(d, team, text, n, text_length, 0, d->config.layers, context, error);
+    return denoiser_context_create_of(d, team, text, n, text_length, NULL, context, error);
 }
 
-status_t denoiser_context_create_run(const struct denoiser *d, struct team *team, const float *text, int n,
-                                     int text_length, int first, int count, struct denoiser_context **context,
-                                     struct error *error)
+status_t denoiser_context_create_of(const struct denoiser *d, struct team *team, const float *text, int n,
+                                    int text_length, const bool *wanted, struct denoiser_context **context,
+                                    struct error *error)
 {
     const struct ops *ops = d->ops;
     int64_t hidden = d->config.hidden;
     int layers = d->config.layers, held = 0, rows = denoiser_text_rows(n, text_length);
-    for (int i = first; i < first + count; i++) held += d->blocks[i] != NULL;
+    for (int i = 0; i < layers; i++) held += is_wanted(d, wanted, i);
     size_t block = (size_t)rows * 2 * (size_t)hidden * dtype_bytes(ops->operand);
     struct denoiser_context *c = calloc(1, sizeof *c + (size_t)layers * sizeof *c->key_value);
     status_t status = c ? STATUS_OK : error_set(error, STATUS_NO_MEMORY, "no memory");
@@ -108,9 +114,9 @@ status_t denoiser_context_create_run(const struct denoiser *d, struct team *team
     c->last_logit = rows > n ? (float)log((double)(text_length - n)) : 0;
     char *at = c->memory;
     const struct epilogue operands = {.y_dtype = ops->operand};
-    for (int i = first; i < first + count; i++) {
+    for (int i = 0; i < layers; i++) {
         const struct block *b = d->blocks[i];
-        if (!b) continue;
+        if (!is_wanted(d, wanted, i)) continue;
         ops->linear(team, b->text_kv, text, hidden, rows, &operands, at, 2 * hidden);
         ops->rms_norm(team, at, 2 * hidden, rows, (int)hidden, d->config.eps, b->text_norm_k, at, 2 * hidden,
                       ops->operand);
@@ -197,34 +203,43 @@ void denoiser_output(const struct denoiser *d, struct team *team, const struct d
 
 /* ------------------------------------------------------------------------------------------------- blocks */
 
+/* With a shard of the rows each of q, k and v leaves as soon as it is there, while the next one is computed. */
 static void self_attention(const struct denoiser *d, struct team *team, const struct denoiser_work *work,
                            const struct block *b, int rows, const float *gate, float *x)
 {
     const struct denoiser_config *c = &d->config;
     const struct ops *ops = d->ops;
-    int64_t hidden = c->hidden, stride = 3 * hidden;
+    int64_t hidden = c->hidden, stride = 3 * hidden, first = (int64_t)work->first_row * c->head_dim / 2;
+    const float *cosines = work->cosines + first, *sines = work->sines + first;
     dtype_t operand = ops->operand;
+    struct ulysses *u = work->ulysses;
     void *q = work->qkv, *k = memory_at(q, operand, hidden), *v = memory_at(q, operand, 2 * hidden);
+    struct attention attention = {.q = q,
+                                  .k = k,
+                                  .v = v,
+                                  .out = work->attended,
+                                  .dtype = operand,
+                                  .q_stride = stride,
+                                  .k_stride = stride,
+                                  .v_stride = stride,
+                                  .out_stride = hidden,
+                                  .q_rows = rows,
+                                  .kv_rows = rows,
+                                  .heads = c->heads,
+                                  .head_dim = c->head_dim,
+                                  .scale = d->attention_scale};
     ops->linear(team, b->qkv, work->norm, hidden, rows,
                 &(struct epilogue){.x_dtype = operand, .y_dtype = operand}, work->qkv, stride);
-    ops->rms_norm_rope(team, q, stride, rows, c->heads, c->head_dim, c->eps, b->norm_q, work->cosines,
-                       work->sines, ops->operand);
-    ops->rms_norm_rope(team, k, stride, rows, c->heads, c->head_dim, c->eps, b->norm_k, work->cosines,
-                       work->sines, ops->operand);
-    ops->attention(team, &(struct attention){.q = q,
-                                             .k = k,
-                                             .v = v,
-                                             .out = work->attended,
-                                             .dtype = operand,
-                                             .q_stride = stride,
-                                             .k_stride = stride,
-                                             .v_stride = stride,
-                                             .out_stride = hidden,
-                                             .q_rows = rows,
-                                             .kv_rows = rows,
-                                             .heads = c->heads,
-                                             .head_dim = c->head_dim,
-                                             .scale = d->attention_scale});
+    if (u) ulysses_give(u, team, ULYSSES_V, v, stride);
+    ops->rms_norm_rope(team, q, stride, rows, c->heads, c->head_dim, c->eps, b->norm_q, cosines, sines,
+                       operand);
+    if (u) ulysses_give(u, team, ULYSSES_Q, q, stride);
+    ops->rms_norm_rope(team, k, stride, rows, c->heads, c->head_dim, c->eps, b->norm_k, cosines, sines,
+                       operand);
+    if (u) ulysses_give(u, team, ULYSSES_K, k, stride);
+    if (u) ulysses_heads(u, team, &attention);
+    ops->attention(team, &attention);
+    if (u) ulysses_rows(u, team, work->attended, hidden);
     struct epilogue gated = {
         .kind = EPILOGUE_GATE_ADD, .other = x, .other_stride = hidden, .gate = gate, .x_dtype = operand};
     ops->linear(team, b->out, work->attended, hidden, rows, &gated, x, hidden);
@@ -286,7 +301,7 @@ static void run_block(const struct denoiser *d, struct team *team, const struct 
 {
     const struct block *b = d->blocks[index];
     const struct ops *ops = d->ops;
-    int rows = token_count(&work->grid), hidden = d->config.hidden;
+    int rows = work->rows, hidden = d->config.hidden;
     float eps = d->config.eps, *m = work->modulation;
     const float *shift1 = m, *scale1 = m + hidden, *gate1 = m + 2 * hidden;
     const float *shift2 = m + 3 * hidden, *scale2 = m + 4 * hidden, *gate2 = m + 5 * hidden;
@@ -324,7 +339,7 @@ void denoiser_blocks(const struct denoiser *d, struct team *team, const struct d
                      const struct denoiser_context *context, const float *modulation, float *x, int first,
                      int count, _Atomic uint64_t *progress)
 {
-    for (int i = first; i < first + count; i++) {
+    for (int i = first; i < first + count && !(work->ulysses && ulysses_failed(work->ulysses)); i++) {
         run_block(d, team, work, context, modulation, x, i);
         if (progress) atomic_fetch_add_explicit(progress, 1, memory_order_relaxed);
     }

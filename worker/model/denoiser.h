@@ -24,6 +24,7 @@
 
 struct denoiser;
 struct denoiser_context;
+struct ulysses;
 
 /* Which weights to hold: any set of blocks (one bit of `wanted` per block), and the ends only home needs
  * (embeddings, output layer). */
@@ -52,6 +53,10 @@ static inline bool token_grid_equal(const struct token_grid *a, const struct tok
 struct denoiser_work {
     struct token_grid grid;
     const float *cosines, *sines; /* [S, head_dim / 2] rotary tables of this grid (worker/model/rotary.h) */
+    /* Blocks work on rows [first_row, first_row + rows) of the grid, and x has those alone: all of them, or a shard,
+     * whose other rows are where `ulysses` finds them (worker/ulysses.h); NULL: x has all. */
+    int first_row, rows;
+    struct ulysses *ulysses;
     /* operands */
     void *norm;     /* [S, hidden] */
     void *qkv;      /* [S, 3 hidden] */
@@ -99,10 +104,10 @@ status_t denoiser_text(const struct denoiser *denoiser, struct team *team, const
  * until wait. */
 status_t denoiser_context_create(const struct denoiser *denoiser, struct team *team, const float *text, int n,
                                  int text_length, struct denoiser_context **context, struct error *error);
-/* The same for blocks first .. first + count - 1 alone, as far as they are held. */
-status_t denoiser_context_create_run(const struct denoiser *denoiser, struct team *team, const float *text,
-                                     int n, int text_length, int first, int count,
-                                     struct denoiser_context **context, struct error *error);
+/* The same for some of the blocks, as far as they are held. wanted: [layers] */
+status_t denoiser_context_create_of(const struct denoiser *denoiser, struct team *team, const float *text,
+                                    int n, int text_length, const bool *wanted,
+                                    struct denoiser_context **context, struct error *error);
 void denoiser_context_destroy(struct denoiser_context *context); /* after wait; NULL is fine */
 /* Whose weights they were made with, and whose blocks alone they are for: a model may have several denoisers. */
 const struct denoiser *denoiser_of(const struct denoiser_context *context);
@@ -120,8 +125,9 @@ void denoiser_embed(const struct denoiser *denoiser, struct team *team, const st
 void denoiser_first_input(const struct denoiser *denoiser, struct team *team,
                           const struct denoiser_work *work, const float *modulation, const float *x);
 
-/* Runs blocks first .. first + count - 1, all of them held, on x [S, hidden] in place. `progress` (may be
- * NULL) is increased after each block was called, for heartbeats. */
+/* Runs blocks first .. first + count - 1, all of them held, on x [work->rows, hidden] in place. `progress` (may be
+ * NULL) is increased after each block was called, for heartbeats. With work->ulysses it waits for the other members of
+ * the stage, and stops early if that fails: ulysses_end tells. */
 void denoiser_blocks(const struct denoiser *denoiser, struct team *team, const struct denoiser_work *work,
                      const struct denoiser_context *context, const float *modulation, float *x, int first,
                      int count, _Atomic uint64_t *progress);

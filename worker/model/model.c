@@ -28,8 +28,9 @@ static bool chain_fits(const struct split *split, int chain, int layers, int *to
 {
     *total = split->head + split->tail;
     for (int i = 0; i < split->members; i++) {
-        if (split_run(split, chain, i) < 0 || split_run(split, chain, i) > layers) return false;
-        *total += split_run(split, chain, i);
+        int count = split_run(split, chain, i), first = split_stage(split, i);
+        if (count < 0 || count > layers || count != split_run(split, chain, first)) return false;
+        if (i == first) *total += count;
     }
     return *total == layers;
 }
@@ -45,7 +46,9 @@ static bool adds_up(const struct split *split, int self, int layers, int *total)
     for (int e = 0; e < SPLIT_EXPERTS; e++)
         for (int b = 0; b < SPLIT_BRANCHES; b++)
             if (split->chain[e][b] < 0 || split->chain[e][b] >= SPLIT_CHAINS) return false;
-    int chains = split_chains(split);
+    int chains = split_chains(split), width = split_width(split);
+    if (split->width < 0 || split->members % width || (width > 1 && (split->floating || split->spare)))
+        return false;
     for (int c = 0; c < chains; c++)
         if (!chain_fits(split, c, layers, total)) return false;
     if (split->spare == 0) return true;
@@ -58,9 +61,9 @@ static void place_chain(struct model *m, int chain, int home)
     const struct split *split = &m->split;
     int layers = m->config.denoiser.layers, block = 0, *holder = m->holder + (size_t)chain * (size_t)layers;
     while (block < split->head) holder[block++] = home;
-    for (int i = 0; i < split->members; i++) {
+    for (int i = 0; i < split->members; i += split_width(split)) {
         int count = split_run(split, chain, i);
-        if (i == m->self) m->run[chain] = (struct chain_run){block, count};
+        if (i == split_stage(split, m->self)) m->run[chain] = (struct chain_run){block, count};
         for (int k = 0; k < count; k++) holder[block++] = i;
     }
     while (block < layers) holder[block++] = home;
@@ -94,7 +97,8 @@ static void list_blocks(const struct split *split, int self, int layers, int exp
         held[i] = (home && (i < split->head || i >= layers - split->tail)) || is_spare(split, self, i);
     for (int b = 0; b < SPLIT_BRANCHES; b++) {
         int first = split->head, chain = split_chain(split, expert, b);
-        for (int i = 0; i < self; i++) first += split_run(split, chain, i);
+        for (int i = 0; i < split_stage(split, self); i += split_width(split))
+            first += split_run(split, chain, i);
         for (int i = 0; i < split_run(split, chain, self); i++) held[first + i] = true;
     }
 }
@@ -188,10 +192,18 @@ status_t model_load(const char *directory, const struct ops *ops, struct team *t
     if (status != STATUS_OK) goto err_model;
     int layers = m->config.denoiser.layers, total;
     if (!adds_up(split, self, layers, &total)) {
-        status = error_set(
-            error, STATUS_INVALID,
-            "a split of %d blocks and %d spare ones over %d members does not fit a model of %d layers", total,
-            split->spare, split->members, layers);
+        status =
+            error_set(error, STATUS_INVALID,
+                      "a split of %d blocks and %d spare ones over %d members in stages of %d does not fit "
+                      "a model of %d layers",
+                      total, split->spare, split->members, split_width(split), layers);
+        goto err_model;
+    }
+    if (m->config.denoiser.heads % split_width(split)) {
+        status =
+            error_set(error, STATUS_INVALID,
+                      "%d attention heads cannot be dealt to stages of %d ranks: the width must divide them",
+                      m->config.denoiser.heads, split_width(split));
         goto err_model;
     }
     wanted = calloc((size_t)layers * MODEL_EXPERTS, sizeof *wanted); /* [experts][layers] */

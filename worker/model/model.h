@@ -31,13 +31,18 @@ enum {
  * member to member in their order, and each branch of each expert takes the chain named in `chain`. With one chain
  * (all zeros) both branches follow each other over the same members; with a chain for each branch, on members of their
  * own, they are computed side by side; with a chain for each expert every expert has members of its own. A member may
- * be part of several chains; of an expert it holds what the expert's chains need. Member i holds run[c * members + i] blocks of chain c, in order. */
+ * be part of several chains; of an expert it holds what the expert's chains need. Member i holds run[c * members + i] blocks of chain c, in order.
+ *
+ * A stage may be `width` members wide: members [k width, (k + 1) width) hold the same blocks, and each has a part of the
+ * tokens' rows (worker/ulysses.h). Member 0 is then of the first stage beside being home, and all blocks of the ring are
+ * hops. For a fixed home without spare blocks. */
 struct split {
     int members; /* home included */
     int head, tail;
     int spare; /* of a fixed home and a single chain alone: the ring's first blocks that others hold, held by home as
                   well, for when it has time (worker/turn.h, rule 1) */
     bool floating;
+    int width; /* 0 counts as 1; it divides members, and the model's heads */
     int chain[SPLIT_EXPERTS][SPLIT_BRANCHES];
     int run[SPLIT_CHAINS * SPLIT_MAX_MEMBERS]; /* [chains][members] */
 };
@@ -84,6 +89,16 @@ static inline bool split_home(const struct split *split, int member)
     return member == 0 || split->floating;
 }
 
+static inline int split_width(const struct split *split)
+{
+    return split->width > 1 ? split->width : 1;
+}
+/* The first member of a member's stage. */
+static inline int split_stage(const struct split *split, int member)
+{
+    return member - member % split_width(split);
+}
+
 /* How many chains it has; which one a branch of an expert takes (0 <= expert < SPLIT_EXPERTS, 0 <= branch <
  * SPLIT_BRANCHES); how many blocks of it a member holds. */
 int split_chains(const struct split *split);
@@ -101,7 +116,7 @@ int split_stages(const struct split *split, int chain, int self);
 /* For a job whose home is this member and a branch that takes the chain: which member runs a block, and up to which
  * block a branch that has come to it needs nothing else from home: to the end of what is held here, or, once it is
  * sent away, to the end of the ring (a run of home's own on the way is computed as the hop comes by). Within the ring
- * the holder is the same from every member's view. 0 <= block < layers. */
+ * the holder is the same from every member's view. Of a wide stage it is the first member. 0 <= block < layers. */
 int model_holder(const struct model *model, int chain, int block);
 int model_held_until(const struct model *model, int chain, int block);
 /* May home run this block in its holder's place, as it holds the weights too? */

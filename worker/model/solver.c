@@ -1,18 +1,16 @@
 /*
  * solver.c - the part of a solver that does not depend on its kind: limits, the two tables, the dispatch.
  *
- * One solver belongs to one job and is used by the thread that advances the job; nothing is locked. The
- * schedules are those of diffusers 0.42 (schedulers/scheduling_unipc_multistep.py,
- * scheduling_flow_match_euler_discrete.py): made in float64 as numpy does, then rounded to float32, so that
- * timesteps agree to the last bit.
+ * One solver belongs to one job and is used by the thread that advances the job; nothing is locked.
  */
 #include "worker/model/solver_kind.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include "base/status.h"
+#include "cache/schedule.h"
 
-enum { SOLVER_MAX_STEPS = 1000 };
+enum { SOLVER_MAX_STEPS = SCHEDULE_STEPS };
 
 /* What the class has where its configuration file says nothing. */
 static struct solver_config class_defaults(enum solver_kind kind, int train_steps)
@@ -59,6 +57,13 @@ status_t solver_create(const struct solver_config *config, enum solver_kind kind
         status = error_set(error, STATUS_NO_MEMORY, "solver tables for %d steps do not fit in memory", steps);
         goto free_tables;
     }
+    const struct schedule schedule = {.kind = kind == SOLVER_EULER ? SCHEDULE_EULER : SCHEDULE_UNIPC,
+                                      .shift = own.shift,
+                                      .terminal = own.shift_terminal,
+                                      .train_steps = own.train_steps,
+                                      .final_sigma_min = own.final_sigma_min};
+    status = schedule_make(&schedule, steps, base.timesteps, base.sigmas, error);
+    if (status != STATUS_OK) goto free_tables;
     solver_construct_fn *construct = kind == SOLVER_EULER ? solver_euler_construct : solver_unipc_construct;
     status = construct(&own, &base, solver, error);
     if (status != STATUS_OK) goto free_tables;
@@ -117,29 +122,4 @@ void solver_restore(struct solver *solver, struct team *team, int step, const vo
     int count = solver->methods->memory(solver, step, tensors);
     for (int i = 0; i < count; i++)
         solver->ops->copy(team, tensors[i], (const unsigned char *)bytes + row * (size_t)i, row);
-}
-
-/* ------------------------------------------------------------------------------------------ the schedules */
-
-double solver_linspace(double from, double to, int points, int index)
-{
-    if (points == 1) return from;
-    if (index == points - 1) return to;
-    return index * ((to - from) / (points - 1)) + from;
-}
-
-double solver_shifted(double shift, double sigma)
-{
-    return shift * sigma / (1 + (shift - 1) * sigma);
-}
-
-status_t solver_stretch(double terminal, double *sigmas, int steps, struct error *error)
-{
-    if (terminal == 0) return STATUS_OK;
-    double scale = (1 - sigmas[steps - 1]) / (1 - terminal);
-    if (!(scale > 0))
-        return error_set(error, STATUS_INVALID, "shift_terminal %g: needs more than %d steps", terminal,
-                         steps);
-    for (int i = 0; i < steps; i++) sigmas[i] = 1 - (1 - sigmas[i]) / scale;
-    return STATUS_OK;
 }

@@ -1,7 +1,7 @@
 /*
  * solver_kind.h - what the two solvers share; included by solver*.c only.
  *
- * A kind fills a `struct solver` that is the first member of its own struct. solver.c owns the two tables and
+ * A kind fills a `struct solver` that is the first member of its own struct. solver.c makes the two tables and
  * frees them; the kind allocates and frees what is its own.
  */
 #ifndef REFRAIN_WORKER_MODEL_SOLVER_KIND_H
@@ -27,21 +27,10 @@ struct solver {
     float *sigmas;    /* [steps + 1], what the solver steps between */
 };
 
-/* One solver's constructor: `base` has everything but methods; config has been checked. `config->shift` is
+/* One solver's constructor: `base` has everything but methods, tables included; config has been checked. `config->shift` is
  * the shift of this job. On failure nothing is kept and base still belongs to the caller. */
 typedef status_t solver_construct_fn(const struct solver_config *config, const struct solver *base,
                                      struct solver **solver, struct error *error);
 solver_construct_fn solver_unipc_construct, solver_euler_construct;
-
-/* numpy.linspace(from, to, points)[index], rounding included: the last point is `to` itself. */
-double solver_linspace(double from, double to, int points, int index);
-
-/* shift * sigma / (1 + (shift - 1) * sigma): moves steps towards the noisy end (Esser et al. 2024,
- * section 5.3.2). */
-double solver_shifted(double shift, double sigma);
-
-/* Stretches sigmas [steps] so that the last becomes `terminal`; 0 leaves them alone. STATUS_INVALID where
- * that is a division by zero. */
-status_t solver_stretch(double terminal, double *sigmas, int steps, struct error *error);
 
 #endif

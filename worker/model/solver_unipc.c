@@ -42,40 +42,6 @@ struct unipc {
     int slots;                     /* order + 1 */
 };
 
-/* ----------------------------------------------------------------------------------------------- schedule */
-
-static status_t unipc_schedule(const struct solver_config *config, const struct solver *base,
-                               struct error *error)
-{
-    int steps = base->steps, train = config->train_steps;
-    double *sigmas = calloc((size_t)steps, sizeof *sigmas);
-    if (sigmas == NULL)
-        return error_set(error, STATUS_NO_MEMORY, "a schedule of %d steps does not fit in memory", steps);
-
-    for (int i = 0; i < steps; i++)
-        sigmas[i] = solver_shifted(config->shift, solver_linspace(1.0, 1.0 / train, steps + 1, i));
-    status_t status = solver_stretch(config->shift_terminal, sigmas, steps, error);
-    if (status != STATUS_OK) goto done;
-
-    /* ln(1 - sigma) must be finite. */
-    if (fabs(sigmas[0] - 1) < 1e-6) sigmas[0] -= 1e-6;
-    for (int i = 0; i < steps; i++) {
-        base->sigmas[i] = (float)sigmas[i];
-        base->timesteps[i] = (float)trunc(sigmas[i] * train); /* an integer: 999 first, not 1000 */
-        bool falls = base->sigmas[i] > 0 && base->sigmas[i] < (i == 0 ? 1.0f : base->sigmas[i - 1]);
-        if (!falls) {
-            status =
-                error_set(error, STATUS_INVALID, "shift %g with %d steps: sigma does not fall at step %d",
-                          config->shift, steps, i);
-            goto done;
-        }
-    }
-    base->sigmas[steps] = config->final_sigma_min ? base->sigmas[steps - 1] : 0.0f;
-done:
-    free(sigmas);
-    return status;
-}
-
 /* ------------------------------------------------------------------------------------------------ weights */
 
 /* Half the logarithm of the signal-to-noise ratio; infinite at sigma 0. */
@@ -289,8 +255,6 @@ status_t solver_unipc_construct(const struct solver_config *config, const struct
     u->last = u->memory;
     for (int k = 0; k < u->slots; k++) u->ring[k] = u->memory + row * (size_t)(k + 1);
 
-    status = unipc_schedule(config, base, error);
-    if (status != STATUS_OK) goto fail;
     status = unipc_weights(config, base, u->weights, error);
     if (status != STATUS_OK) goto fail;
     *solver = &u->base;

@@ -90,6 +90,8 @@ static status_t check_table(const char *path, json_t *table, const struct model_
     fill_architecture(&f, "head_dim", d->head_dim);
     fill_architecture(&f, "ffn_dim", d->ffn_dim);
     fill_architecture(&f, "latent_channels", d->in_channels);
+    if (config->experts > 1 || json_object_get(table, "experts"))
+        fill_architecture(&f, "experts", config->experts);
     check_values(&f, count);
     return f.status;
 }

@@ -25,6 +25,7 @@
  *     REFRAIN_FAKENCCL_LATE_US=US         calls that do not block come back that long before they are done
  *     REFRAIN_FAKENCCL_SERIAL=1           operations of a process run one after the other in the order in which they were issued,
  *                                 whatever their streams: the least concurrency a device may have
+ *     REFRAIN_FAKENCCL_OUTSTANDING=N      the process ends when a communicator has more operations that were issued and did not end
  *     REFRAIN_FAKENCCL_STUCK_MS=MS        operations that take longer are reported
  */
 #ifndef REFRAIN_FAKENCCL_H
@@ -133,6 +134,7 @@ enum fault { FAULT_NONE, FAULT_FAIL, FAULT_HANG };
 struct world {
     const char *name;
     int version;
+    int outstanding; /* 0: any number */
     bool death_is_error, serial;
     int die_at;
     int64_t link_delay_ns, late_ns, stuck_ns;

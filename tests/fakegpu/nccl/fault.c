@@ -36,6 +36,7 @@ static void read_world(void)
     here.version = (int)number("REFRAIN_FAKENCCL_VERSION", 22809);
     here.death_is_error = death && strcmp(death, "error") == 0;
     here.serial = number("REFRAIN_FAKENCCL_SERIAL", 0) != 0;
+    here.outstanding = (int)number("REFRAIN_FAKENCCL_OUTSTANDING", 0);
     here.die_at = (int)number("REFRAIN_FAKENCCL_DIE_AT", 0);
     here.late_ns = number("REFRAIN_FAKENCCL_LATE_US", 0) * 1000;
     here.stuck_ns = number("REFRAIN_FAKENCCL_STUCK_MS", 0) * 1000000;

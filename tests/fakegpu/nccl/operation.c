@@ -188,7 +188,10 @@ int operation_enqueue(struct operation *o, void *stream)
 {
     bool late = world()->late_ns && !o->comm->blocking;
     o->turn = atomic_fetch_add(&issued, 1);
-    atomic_fetch_add(&o->comm->operations, 1);
+    int before = atomic_fetch_add(&o->comm->operations, 1);
+    if (world()->outstanding && before >= world()->outstanding)
+        fault_lint("a communicator has %d operations that did not end, %d are allowed", before + 1,
+                   world()->outstanding);
     if (late) atomic_store(&o->comm->late_ns, fault_now_ns() + world()->late_ns);
     if (put_on_stream(o, stream) == CUDA_SUCCESS) return late ? NCCL_IN_PROGRESS : NCCL_SUCCESS;
     end_turn(o);

@@ -1,0 +1,39 @@
+/*
+ * foresight.h - when each unfinished job will be done, as far as the service can know.
+ *
+ *     foresight_look(server, false);                       job->finish_ms of all, at most ten times a second
+ *     foresight_ask(server, tenant, spec, card, &seconds)  of one that is not submitted yet
+ *     foresight_learn(server, group, job, spec, card, times);   after a job has completed
+ *
+ * What a step takes is the layout's (plan.h), in blocks of the time that the ranks report; how many are hits is the
+ * policy's, or what such jobs had, and what this one had so far; what text, decoding and files take is learnt from jobs that are done;
+ * who runs when is played forward (finish.h). A group's predictions are stretched by a factor that follows how its
+ * last ones came out. Without a group that has its ranks, or before anything is known of their speed, nothing is predicted.
+ *
+ * The loop thread.
+ */
+#ifndef REFRAIN_COORDINATOR_FORESIGHT_H
+#define REFRAIN_COORDINATOR_FORESIGHT_H
+
+#include "coordinator/server.h"
+
+/* A job that comes, is started or is read again: what its spec says of its work. */
+void foresight_note(struct server *server, struct job *job, const Refrain__JobSpec *spec,
+                    const Refrain__ModelCard *card);
+
+/* fresh: at once, unless there are many jobs. */
+void foresight_look(struct server *server, bool fresh);
+
+/* Seconds until a job like that would be done if it were submitted now; negative: unknown. spec: complete. */
+double foresight_ask(struct server *server, const char *tenant, const Refrain__JobSpec *spec,
+                     const Refrain__ModelCard *card);
+
+/* A job's progress has come. */
+void foresight_heard(struct server *server, struct job *job);
+
+/* times: as home reported them; NULL is fine. */
+void foresight_learn(struct server *server, struct group *group, const struct job *job,
+                     const Refrain__JobSpec *spec, const Refrain__ModelCard *card,
+                     const Refrain__JobTimes *times);
+
+#endif

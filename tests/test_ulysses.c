@@ -1,0 +1,197 @@
+/*
+ * test_ulysses.c - stages of several members, each with a part of the tokens' rows: the same bits as on one, whatever the
+ * width, the stages, the number of tokens, the policy and the company.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+
+#include "tests/device.h"
+#include "tests/golden.h"
+#include "tests/guarded.h"
+#include "tests/pipeline.h"
+#include "tests/ring_kinds.h"
+
+/* Kinds whose policies decide for whole steps or spans; the others decide block by block. */
+static const int whole[] = {0, 1, 3, 5, 6};
+enum { WHOLE = sizeof whole / sizeof *whole };
+
+static void run_wide(struct split split, int count)
+{
+    struct ring_job jobs[16] = {0};
+    struct ring_run ring = {.model = "models/reference", .split = split, .jobs = jobs, .count = count};
+    for (int i = 0; i < count; i++) jobs[i].order = kinds_order(whole[i % WHOLE]);
+    ring_execute(&ring);
+    kinds_expect(&ring);
+    ring_free(&ring);
+}
+
+static void a_stage_of_two_members_gives_the_bits_of_one(void **state)
+{
+    run_wide((struct split){.members = 2, .width = 2, .run = {8, 8}}, 1);
+    run_wide((struct split){.members = 2, .width = 2, .run = {8, 8}}, 2 * WHOLE);
+}
+
+static void a_stage_of_four_members_gives_the_bits_of_one(void **state)
+{
+    run_wide((struct split){.members = 4, .width = 4, .run = {8, 8, 8, 8}}, WHOLE);
+}
+
+static void stages_one_behind_the_other_may_be_wide(void **state)
+{
+    run_wide((struct split){.members = 4, .width = 2, .run = {4, 4, 4, 4}}, 2 * WHOLE);
+    run_wide((struct split){.members = 6, .width = 2, .run = {3, 3, 1, 1, 4, 4}}, WHOLE);
+}
+
+static void home_may_keep_the_caps_and_a_stage_need_not_have_any_blocks(void **state)
+{
+    run_wide((struct split){.members = 2, .width = 2, .head = 1, .tail = 1, .run = {6, 6}}, WHOLE);
+    run_wide((struct split){.members = 4, .width = 2, .head = 1, .run = {0, 0, 7, 7}}, WHOLE);
+}
+
+static void branches_may_have_wide_stages_of_their_own(void **state)
+{
+    run_wide(
+        (struct split){.members = 4, .width = 2, .chain = {{0, 1}, {0, 1}}, .run = {8, 8, 0, 0, 0, 0, 8, 8}},
+        WHOLE);
+}
+
+static void a_cancelled_neighbour_changes_nothing(void **state)
+{
+    struct ring_job jobs[6] = {0};
+    struct ring_run ring = {.model = "models/reference",
+                            .split = {.members = 4, .width = 2, .run = {4, 4, 4, 4}},
+                            .jobs = jobs,
+                            .count = 6};
+    for (int i = 0; i < 6; i++)
+        jobs[i] = (struct ring_job){.order = kinds_order(whole[i % 3]), .cancel_at = i < 3 ? 0 : i - 2};
+    ring_execute(&ring);
+    for (int i = 3; i < 6; i++) assert_int_equal(jobs[i].outcome, STATUS_ABORTED);
+    ring.count = 3;
+    kinds_expect(&ring);
+    ring.count = 6;
+    ring_free(&ring);
+}
+
+/* --------------------------------------------------------------------------- other models, numbers of tokens */
+
+static struct job_order order_of_size(int width, int height, int frames, double guidance)
+{
+    return (struct job_order){.job = 1,
+                              .attempt = 1,
+                              .prompt = "a small white ring",
+                              .negative = "",
+                              .seed = 3,
+                              .steps = 3,
+                              .guidance = guidance,
+                              .shift = 3,
+                              .width = width,
+                              .height = height,
+                              .frames = frames,
+                              .fps = 16,
+                              .priority = 1};
+}
+
+static void expect_like_one(const char *model, struct split split, struct job_order order)
+{
+    struct pipeline_run alone = {.model = model, .order = order};
+    struct ring_job job = {.order = order};
+    struct ring_run ring = {.model = model, .split = split, .jobs = &job, .count = 1};
+    pipeline_execute(&alone);
+    if (alone.outcome != STATUS_OK) fail_msg("%s", alone.error.text);
+    ring_execute(&ring);
+    if (job.outcome != STATUS_OK) fail_msg("%s", job.error.text);
+    assert_int_equal(job.latent_count, alone.latent_count);
+    assert_memory_equal(job.latents, alone.latents, (size_t)job.latent_count * sizeof *job.latents);
+    ring_free(&ring);
+    pipeline_free(&alone);
+}
+
+static void rows_need_not_divide_evenly(void **state)
+{
+    static const int sizes[][3] = {{48, 48, 9}, {16, 80, 1}, {80, 48, 5}, {16, 32, 1}};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        struct job_order order = order_of_size(sizes[i][0], sizes[i][1], sizes[i][2], i % 2 ? 1 : 4);
+        expect_like_one("models/reference", (struct split){.members = 2, .width = 2, .run = {8, 8}}, order);
+        if (i < 3)
+            expect_like_one("models/reference", (struct split){.members = 4, .width = 4, .run = {8, 8, 8, 8}},
+                            order);
+    }
+}
+
+static void three_members_share_three_heads(void **state)
+{
+    expect_like_one("tests/models/tiny-b", (struct split){.members = 3, .width = 3, .run = {2, 2, 2}},
+                    order_of_size(48, 32, 5, 4));
+    expect_like_one("tests/models/tiny-b",
+                    (struct split){.members = 6, .width = 3, .run = {1, 1, 1, 1, 1, 1}},
+                    order_of_size(32, 80, 1, 1));
+}
+
+/* ------------------------------------------------------------------------------------------------- refusals */
+
+static void expect_refused(struct job_order order, struct split split, const char *words)
+{
+    struct ring_job job = {.order = order};
+    struct ring_run ring = {.model = "models/reference", .split = split, .jobs = &job, .count = 1};
+    ring_execute(&ring);
+    assert_true(job.outcome == STATUS_INVALID || job.outcome == STATUS_UNSUPPORTED);
+    if (!strstr(job.error.text, words)) fail_msg("%s", job.error.text);
+    ring_free(&ring);
+}
+
+static void jobs_that_cannot_be_dealt_to_wide_stages_are_refused(void **state)
+{
+    expect_refused(order_of_size(16, 32, 1, 1), (struct split){.members = 4, .width = 4, .run = {8, 8, 8, 8}},
+                   "size 16x32x1: 2 tokens cannot be dealt to stages of 4 ranks");
+    expect_refused(kinds_order(4), (struct split){.members = 2, .width = 2, .run = {8, 8}},
+                   "cache dbprune: it decides block by block");
+}
+
+static void widths_that_do_not_fit_are_refused_in_one_sentence(void **state)
+{
+    static const struct {
+        struct split split;
+        const char *words;
+    } bad[] = {
+        {{.members = 3, .width = 3, .run = {8, 8, 8}},
+         "4 attention heads cannot be dealt to stages of 3 ranks: the width must divide them"},
+        {{.members = 3, .width = 2, .run = {8, 8, 0}}, "in stages of 2 does not fit"},
+        {{.members = 2, .width = 2, .run = {8, 7}}, "in stages of 2 does not fit"},
+        {{.members = 2, .width = 2, .run = {4, 4}}, "in stages of 2 does not fit"},
+        {{.members = 2, .width = 2, .floating = true, .run = {8, 8}}, "in stages of 2 does not fit"},
+        {{.members = 2, .width = -1, .run = {4, 4}}, "does not fit"},
+    };
+    char path[512];
+    const struct ops *ops = guarded_or(NULL);
+    struct team *team = device_team(ops, 1);
+    golden_path(path, sizeof path, "models/reference");
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        struct model *model = NULL;
+        struct error error = {0};
+        assert_int_equal(model_load(path, ops, team, &bad[i].split, 0, &model, &error), STATUS_INVALID);
+        if (!strstr(error.text, bad[i].words)) fail_msg("%s", error.text);
+    }
+    device_team_free(ops, team);
+}
+
+int main(int count, char **arguments)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(widths_that_do_not_fit_are_refused_in_one_sentence),
+        cmocka_unit_test(a_stage_of_two_members_gives_the_bits_of_one),
+        cmocka_unit_test(a_stage_of_four_members_gives_the_bits_of_one),
+        cmocka_unit_test(stages_one_behind_the_other_may_be_wide),
+        cmocka_unit_test(home_may_keep_the_caps_and_a_stage_need_not_have_any_blocks),
+        cmocka_unit_test(branches_may_have_wide_stages_of_their_own),
+        cmocka_unit_test(a_cancelled_neighbour_changes_nothing),
+        cmocka_unit_test(rows_need_not_divide_evenly),
+        cmocka_unit_test(three_members_share_three_heads),
+        cmocka_unit_test(jobs_that_cannot_be_dealt_to_wide_stages_are_refused),
+    };
+    if (count > 1) cmocka_set_test_filter(arguments[1]);
+    return cmocka_run_group_tests(tests, kinds_run_alone, kinds_free);
+}

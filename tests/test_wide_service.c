@@ -1,0 +1,109 @@
+/*
+ * test_wide_service.c - wide stages in the real service: coordinator, ranks under mpirun and client as processes. The same
+ * latents as on one rank, with ranks killed as well, and a sentence where a layout or a job does not fit.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+
+#include "tests/service_jobs.h"
+
+static const char plain[] = LARGE "--steps 20 --guidance 4",
+                  cached[] = LARGE
+                  "--steps 20 --guidance 4 --cache dbcache:F=1,B=1,W=2,threshold=0.3,forecast=taylor1";
+
+/* A stand of ranks in stages, where jobs give the latents of one rank. */
+static void start(struct stand *s, const char *name, int ranks, const char *options)
+{
+    stand_start(s, name, ranks, options);
+    shell_run(stand_text, "refrain models add ref models/reference");
+}
+
+static void make_alone(void)
+{
+    struct stand s;
+    start(&s, "alone", 1, "--threads 1");
+    stand_make("alone", "%s", plain);
+    stand_make("alone-cached", "%s", cached);
+    stand_stop(&s);
+}
+
+static int set_up(void **state)
+{
+    int failed = stand_set_up(state);
+    if (!failed) make_alone();
+    return failed;
+}
+
+static void wide_stages_make_the_latents_of_one_rank(void **state)
+{
+    struct stand s;
+    start(&s, "two", 2, "--threads 1 --stage-width 2");
+    stand_make("two", "%s", plain);
+    stand_make("two-cached", "%s", cached);
+    shell_run(stand_text, "refrain ranks");
+    assert_true(stand_says("ref: 2 ranks in stages of 2, blocks 8"));
+    stand_stop(&s);
+    start(&s, "four", 4, "--threads 1 --stage-width 2 --fabric mpi");
+    stand_make("four", "%s", plain);
+    shell_run(stand_text, "refrain ranks");
+    assert_true(stand_says("ref: 4 ranks in stages of 2, blocks 4+4"));
+    stand_stop(&s);
+    assert_true(latents_are_equal("two", "alone"));
+    assert_true(latents_are_equal("two-cached", "alone-cached"));
+    assert_true(latents_are_equal("four", "alone"));
+}
+
+/* A rank of the second stage, in the middle of an exchange more often than not. */
+static void a_killed_member_is_replaced_and_the_bits_stay(void **state)
+{
+    struct stand s;
+    start(&s, "killed", 4, "--threads 1 --stage-width 2");
+    pid_t client = stand_begin("killed", plain);
+    int job = stand_begun("killed");
+    stand_wait_step(job, 5);
+    assert_int_equal(kill(stand_last_rank(), SIGKILL), 0);
+    program_wait(client, 60);
+    json_t *told = stand_job(job);
+    assert_string_equal(string_at(told, "state"), "completed");
+    json_decref(told);
+    assert_true(latents_are_equal("killed", "alone"));
+    shell_run(stand_text, "refrain ranks --json");
+    assert_null(strstr(stand_text, "\"epoch\": 1,"));
+    stand_stop(&s);
+}
+
+static void expect_failed(const char *words, const char *sentence)
+{
+    assert_int_not_equal(shell(stand_text, "refrain submit --model ref %s --wait", words), 0);
+    if (!stand_says(sentence)) fail_msg("%s", stand_text);
+}
+
+static void what_does_not_fit_is_one_sentence(void **state)
+{
+    struct stand s;
+    start(&s, "block-wise", 2, "--threads 1 --stage-width 2");
+    expect_failed(SMALL "--steps 4 --cache dbprune:F=1,B=1,W=1,threshold=0.2",
+                  "cache dbprune: it decides block by block");
+    stand_make("after", "%s", plain); /* and the group stays up */
+    stand_stop(&s);
+    assert_true(latents_are_equal("after", "alone"));
+    start(&s, "heads", 3, "--threads 1 --stage-width 3");
+    expect_failed(SMALL "--steps 4", "--stage-width 3: 4 attention heads cannot be dealt to 3 ranks");
+    stand_stop(&s);
+}
+
+int main(int count, char **arguments)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(wide_stages_make_the_latents_of_one_rank),
+        cmocka_unit_test(a_killed_member_is_replaced_and_the_bits_stay),
+        cmocka_unit_test(what_does_not_fit_is_one_sentence),
+    };
+    if (count > 1) cmocka_set_test_filter(arguments[1]);
+    return cmocka_run_group_tests(tests, set_up, stand_tear_down);
+}

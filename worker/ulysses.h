@@ -1,0 +1,63 @@
+/*
+ * ulysses.h - self-attention over tokens that lie on several ranks: rows for heads, and back.
+ *
+ *     ulysses_fit(u, &config, tokens, &error)                       room for that many tokens
+ *     ulysses_begin(u, tokens);                                     a hop: this rank has rows shard_row(tokens, U, place) ...
+ *     ulysses_give(u, team, ULYSSES_Q, q, stride);                  and in each block: own rows of all heads leave,
+ *     ... compute k meanwhile, give it, and v ...
+ *     ulysses_heads(u, team, &attention);                           all rows of own heads are there
+ *     ops->attention(team, &attention);
+ *     ulysses_rows(u, team, attended, stride);                      own rows of all heads again
+ *     ulysses_end(u, &error)                                        did all of it work?
+ *
+ * DeepSpeed-Ulysses (Jacobs et al., 2023). The U members of a wide stage (worker/model/model.h) form a circle; the member
+ * at place p has the tokens' rows [S p / U, S (p + 1) / U) and, during attention, heads [H p / U, H (p + 1) / U): U divides
+ * H, it need not divide S. Everything but attention over the tokens works row by row, and no head's result depends on
+ * another, so where a row's bits depend on nothing beside it (kernels/ops.h) they are those of one rank.
+ *
+ * What is given leaves at once; a later call waits for it only when its memory is needed again. A failure (a lost member,
+ * a deadline) is kept until ulysses_end, and nothing more is sent or waited for; what was computed is then worth nothing.
+ * Belongs to an engine; compute thread.
+ */
+#ifndef REFRAIN_WORKER_ULYSSES_H
+#define REFRAIN_WORKER_ULYSSES_H
+
+#include "cluster/circle.h"
+#include "kernels/ops.h"
+#include "worker/model/config.h"
+
+struct engine;
+struct ulysses;
+
+enum ulysses_kind { ULYSSES_Q, ULYSSES_K, ULYSSES_V, ULYSSES_KINDS };
+
+/* The first of a place's rows; of place `width`: how many rows there are. */
+static inline int shard_row(int tokens, int width, int place)
+{
+    return (int)((int64_t)tokens * place / width);
+}
+
+/* circle: of the stage's members, in the order of their rows; it must outlive this. */
+status_t ulysses_create(struct engine *engine, struct circle *circle, struct ulysses **ulysses,
+                        struct error *error);
+void ulysses_destroy(struct ulysses *ulysses); /* after wait; NULL is fine */
+
+/* Waits, and allocates, only for more tokens than ever before. */
+status_t ulysses_fit(struct ulysses *ulysses, const struct denoiser_config *config, int tokens,
+                     struct error *error);
+void ulysses_begin(struct ulysses *ulysses, int tokens);
+
+/* rows: operands, a view [own rows, hidden] with a stride in elements; it may be written again after this. */
+void ulysses_give(struct ulysses *ulysses, struct team *team, enum ulysses_kind kind, const void *rows,
+                  int64_t stride);
+/* Waits for what the others gave, and makes a->q, k, v and out, their strides, rows and heads those of all tokens and the
+ * own heads. */
+void ulysses_heads(struct ulysses *ulysses, struct team *team, struct attention *a);
+/* After that attention: into a view [own rows, hidden]. */
+void ulysses_rows(struct ulysses *ulysses, struct team *team, void *rows, int64_t stride);
+
+bool ulysses_failed(const struct ulysses *ulysses);
+/* After the last block; the memory is free again. Not STATUS_OK: the epoch is over for this rank. */
+status_t ulysses_end(struct ulysses *ulysses, struct error *error);
+
+#endif
