@@ -468,6 +468,7 @@ bench-service: ## the queue, jobs in flight, checkpoints and recovery (6 minutes
 	@$(MAKE) --no-print-directory -j$(CORES) bench-programs
 	@$(BUILD)/tools/bench_queue $(BUILD)/refrain-coordinator $(BUILD)/refrain-worker models/reference 2>/dev/null
 	@$(BUILD)/tools/bench_flight $(BUILD) models/reference
+	@$(BUILD)/tools/bench_finish $(abspath $(BUILD)) $(abspath models/reference) 2 24
 	@tools/bench_recovery.sh $(BUILD) models/reference
 
 .PHONY: bench-gpu

@@ -376,6 +376,10 @@ json_t *jobjson_stats(const struct refrain_stats *stats)
     set_whole(object, "checkpoints_saved", stats->checkpoints_saved);
     set_whole(object, "ranks_replaced", stats->ranks_replaced);
     set_whole(object, "steps_repeated", stats->steps_repeated);
+    set_whole(object, "tier_items", stats->tier_items);
+    set_whole(object, "tier_hits", stats->tier_hits);
+    set_whole(object, "tier_misses", stats->tier_misses);
+    set_real(object, "tier_seconds_saved", stats->tier_seconds_saved);
     return object;
 }
 

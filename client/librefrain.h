@@ -322,6 +322,8 @@ struct refrain_stats {
     double mean_step_seconds; /* 0: nothing ran yet */
     uint64_t store_bytes, result_bytes, checkpoint_bytes;
     uint64_t checkpoints_saved, ranks_replaced, steps_repeated; /* since the coordinator began */
+    uint64_t tier_items, tier_hits, tier_misses; /* of the cache tier: one's own, and public ones */
+    double tier_seconds_saved;
 };
 
 /* Frees anything a call below wrote through a `**` parameter except connections and watches, with all the

@@ -450,6 +450,10 @@ status_t record_stats(Refrain__Reply *reply, struct refrain_stats **stats, struc
         .checkpoints_saved = wire->checkpoints_saved,
         .ranks_replaced = wire->ranks_replaced,
         .steps_repeated = wire->steps_repeated,
+        .tier_items = wire->tier_items,
+        .tier_hits = wire->tier_hits,
+        .tier_misses = wire->tier_misses,
+        .tier_seconds_saved = wire->tier_seconds_saved,
     };
     *stats = body;
     return STATUS_OK;

@@ -58,6 +58,10 @@ int verb_stats(struct cli *cli)
     if (*show_step_time(stats->mean_step_seconds, text)) printf(" speed        %s\n", text);
     printf(" on disk      %s of results, %s of job records\n", show_bytes(stats->result_bytes, text),
            show_bytes(stats->store_bytes, other));
+    if (stats->tier_hits + stats->tier_misses + stats->tier_items)
+        printf(" cache tier   %" PRIu64 " items, %" PRIu64 " hits, %" PRIu64 " misses, %s saved\n",
+               stats->tier_items, stats->tier_hits, stats->tier_misses,
+               show_duration(&cli->style, stats->tier_seconds_saved, text));
     print_ranks(cli, stats);
     refrain_free(stats);
     return EXIT_CODE_OK;

@@ -89,8 +89,7 @@ static void follow_pace(const struct server *server, struct group *group)
     group->paced_ns = server->now_ns;
 }
 
-/* Of one block for a job's tokens; 0: nothing is known. */
-static double block_seconds(const struct group *group, const struct outlook *o)
+double foresight_block(const struct group *group, const struct outlook *o)
 {
     double gflops = 0;
     if (group->pace_ns > 0) return group->pace_ns * o->tokens / SECOND_NS;
@@ -143,7 +142,7 @@ static void lay_costs(struct prospect *v, int g, const struct outlook *o, struct
     struct plan made, *plan = &group->plan;
     *cost = (struct finish_cost){0};
     if (!find_request(v, g, o->model, &request)) return;
-    double block = block_seconds(group, o), homes = 1;
+    double block = foresight_block(group, o), homes = 1;
     double tail = find_learnt(v->server, o->model)->home_token_seconds * o->tokens;
     double branch_steps = fmax(1, (double)o->steps * o->mix.branches);
     request.mix = o->mix;
@@ -321,7 +320,7 @@ static bool is_measured(struct prospect *v, const struct outlook *o)
 static bool is_known(const struct prospect *v, size_t index)
 {
     for (int g = 0; g < v->groups; g++)
-        if (block_seconds(v->group[g], &v->jobs[index]->outlook) > 0)
+        if (foresight_block(v->group[g], &v->jobs[index]->outlook) > 0)
             return isfinite(v->finishes[index].done);
     return false;
 }
@@ -374,7 +373,7 @@ static double follow(double mean, double value)
 static void learn_home(struct server *server, const struct group *group, const struct outlook *o,
                        const Refrain__JobTimes *times)
 {
-    double block = block_seconds(group, o);
+    double block = foresight_block(group, o);
     double caps = fmin(o->mix.head, group->plan.head) + fmin(o->mix.tail, group->plan.tail);
     struct learnt *l = find_learnt(server, o->model);
     if (!times || !(times->home > 0) || !isfinite(times->home) || block <= 0) return;

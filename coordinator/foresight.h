@@ -21,6 +21,9 @@
 void foresight_note(struct server *server, struct job *job, const Refrain__JobSpec *spec,
                     const Refrain__ModelCard *card);
 
+/* Seconds of a block for such a job on one of the group's ranks; 0: nothing is known of them. */
+double foresight_block(const struct group *group, const struct outlook *outlook);
+
 /* fresh: at once, unless there are many jobs. */
 void foresight_look(struct server *server, bool fresh);
 

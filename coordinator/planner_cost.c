@@ -91,6 +91,11 @@ static uint32_t stages_of(const struct planner_layout *layout)
     return layout->stages[0] + layout->stages[1];
 }
 
+static double steps_of(const struct planner_request *r)
+{
+    return (double)r->job.steps[0] + r->job.steps[1];
+}
+
 static void make_field(const struct planner_request *r, const struct planner_layout *layout, struct field *f)
 {
     *f = (struct field){
@@ -247,8 +252,8 @@ static double home_bytes(const struct field *f, uint32_t jobs)
 
 /* -------------------------------------------------------------------------------------------------- the rings */
 
-/* One chain's times: a step of one job alone, and the busiest rank's share of it, in seconds. */
-struct chain {
+/* All chains' times, means over a job's steps: of one job alone, and the busiest rank's, in seconds. */
+struct chains {
     bool possible;
     double alone, cycle;
     uint32_t blocks, home_blocks; /* the most of a rank that is no home; of a home */
@@ -258,7 +263,7 @@ struct chain {
 static double home_work(const struct field *f, bool all)
 {
     const struct planner_request *r = f->request;
-    double steps = ((double)r->job.steps[0] + r->job.steps[1]) * r->job.branches;
+    double steps = steps_of(r) * r->job.branches;
     return (r->machine.ends_seconds + (all ? r->machine.home_seconds / steps : 0)) / f->block;
 }
 
@@ -268,89 +273,54 @@ static void seat_all(struct plan_seat *seats, uint32_t count, double bytes)
         seats[i] = (struct plan_seat){.speed = 1, .make = 1, .memory_bytes = (uint64_t)fmax(1, bytes)};
 }
 
-/* The chain that home is in, dealt by plan.h. Where each branch has a chain home still does the ends and caps of both. */
-static void lay_home_chain(const struct field *f, double hop, uint32_t jobs, struct chain *chain,
-                           struct plan *plan)
+static enum plan_layout kind_of(const struct planner_layout *l)
 {
-    const struct planner_request *r = f->request;
-    const struct planner_layout *l = f->layout;
-    struct plan_seat seats[PLAN_MAX_RANKS];
-    struct plan_wish wish = {.home = l->floating ? PLAN_HOME_FLOATING : PLAN_HOME_FIXED};
-    struct plan_mix mix = {.branches = r->job.branches / l->ways,
-                           .head = r->load.head,
-                           .tail = r->load.tail,
-                           .hit_rate = r->load.hit_rate,
-                           .hop = hop / f->block};
-    double others = l->ways > 1 ? r->load.head + r->load.tail : 0,
-           work = home_work(f, true) * l->ways + others;
-    uint32_t homes = l->floating ? l->stages[0] : 1;
-    double memory =
-        r->machine.memory_bytes ? (double)r->machine.memory_bytes - work_bytes(f) - buffer_bytes(f) : 0;
-    if (r->machine.memory_bytes) seat_all(seats, l->stages[0], memory);
-    struct plan_request asked = {.layers = r->model.layers,
-                                 .ranks = l->stages[0],
-                                 .seats = r->machine.memory_bytes ? seats : NULL,
-                                 .mix = mix,
-                                 .wish = &wish,
-                                 .block_bytes = (uint64_t)held_bytes(f, jobs),
-                                 .home_bytes = (uint64_t)home_bytes(f, (jobs + homes - 1) / homes)};
-    asked.mix.home_work = work;
-    *chain = (struct chain){.possible = plan_make(&asked, plan, NULL) == STATUS_OK};
-    if (!chain->possible) return;
-    chain->cycle = plan->cycle * f->block;
-    asked.mix.home_work = home_work(f, false) * l->ways + others;
-    chain->alone = plan_alone(plan, &asked) * f->block;
-    chain->home_blocks = plan_blocks(plan, 0);
-    for (uint32_t i = 0; i < l->stages[0]; i++) {
-        uint32_t blocks = plan_blocks(plan, i);
-        if (i > 0 && blocks > chain->blocks) chain->blocks = blocks;
-        if (l->floating && blocks > chain->home_blocks) chain->home_blocks = blocks;
-    }
+    if (l->stages[1] > 0) return l->ways > 1 ? PLAN_LAYOUT_CFG_POOLS : PLAN_LAYOUT_POOLS;
+    return l->ways > 1 ? PLAN_LAYOUT_CFG : PLAN_LAYOUT_PIPELINE;
 }
 
-/* A chain without a home, for the other branch or the other expert: an even split of what home does not hold. */
-static void lay_far_chain(const struct field *f, uint32_t stages, double hop, struct chain *chain)
+static struct plan_mix mix_of(const struct field *f, double hop)
 {
     const struct planner_request *r = f->request;
-    double miss = 1 - r->load.hit_rate, branches = r->job.branches / f->layout->ways;
-    uint32_t ring = r->model.layers - r->load.head - r->load.tail, most = (ring + stages - 1) / stages;
-    double caps = (r->load.head + r->load.tail + home_work(f, false)) * r->job.branches * f->block;
-    double miss_time = ring * f->block + (branches - 1) * most * f->block + (stages + 1) * hop;
-    *chain = (struct chain){.possible = true, .blocks = most, .cycle = miss * branches * most * f->block};
-    chain->alone = caps + miss * miss_time;
+    bool pools = f->layout->stages[1] > 0;
+    return (struct plan_mix){.branches = r->job.branches,
+                             .experts = pools ? 2 : 1,
+                             .first_share = pools ? r->job.steps[0] / steps_of(r) : 1,
+                             .head = r->load.head,
+                             .tail = r->load.tail,
+                             .hit_rate = r->load.hit_rate,
+                             .hop = hop / f->block};
 }
 
-/* ---------------------------------------------------------------------------------------------- all together */
-
-struct chains {
-    struct chain own, far[2]; /* home's; the other branch's; the other expert's, for one branch */
-    bool possible;
-    double alone[2], cycle[2]; /* a step of each expert */
-    double job_cycle;          /* of the busiest rank for one job */
-};
-
-/* The slower branch ends a step; the busiest rank of all pools bounds the queue. */
+/* Dealt by plan.h, to stages as if each were one rank. */
 static void lay_chains(const struct field *f, double hop, uint32_t jobs, struct chains *c, struct plan *plan)
 {
     const struct planner_request *r = f->request;
     const struct planner_layout *l = f->layout;
-    *c = (struct chains){0};
-    lay_home_chain(f, hop, jobs, &c->own, plan);
-    if (!(c->possible = c->own.possible)) return;
-    c->alone[0] = c->alone[1] = c->own.alone;
-    c->cycle[0] = c->cycle[1] = c->own.cycle;
-    if (l->ways > 1) {
-        lay_far_chain(f, l->stages[0], hop, &c->far[0]);
-        c->alone[0] = c->alone[1] = fmax(c->alone[0], c->far[0].alone);
-        c->cycle[0] = c->cycle[1] = fmax(c->cycle[0], c->far[0].cycle);
-    }
-    if (l->stages[1] > 0) {
-        lay_far_chain(f, l->stages[1], hop, &c->far[1]);
-        c->alone[1] = c->far[1].alone;
-        c->cycle[1] = c->far[1].cycle;
-        c->job_cycle = fmax(r->job.steps[0] * c->cycle[0], r->job.steps[1] * c->cycle[1]);
-    } else {
-        c->job_cycle = ((double)r->job.steps[0] + r->job.steps[1]) * c->cycle[0];
+    struct plan_seat seats[PLAN_MAX_RANKS];
+    struct plan_wish wish = {.home = l->floating ? PLAN_HOME_FLOATING : PLAN_HOME_FIXED,
+                             .layout = kind_of(l),
+                             .pool = l->stages[1] > 0 ? l->stages[0] * l->ways : 0};
+    uint32_t ranks = l->ways * stages_of(l), homes = l->floating ? ranks : 1;
+    double memory = (double)r->machine.memory_bytes - work_bytes(f) - buffer_bytes(f);
+    if (r->machine.memory_bytes) seat_all(seats, ranks, memory);
+    struct plan_request asked = {.layers = r->model.layers,
+                                 .ranks = ranks,
+                                 .seats = r->machine.memory_bytes ? seats : NULL,
+                                 .mix = mix_of(f, hop),
+                                 .wish = &wish,
+                                 .block_bytes = (uint64_t)held_bytes(f, jobs),
+                                 .home_bytes = (uint64_t)home_bytes(f, (jobs + homes - 1) / homes)};
+    asked.mix.home_work = home_work(f, true);
+    *c = (struct chains){.possible = plan_make(&asked, plan, NULL) == STATUS_OK};
+    if (!c->possible) return;
+    c->cycle = plan->cycle * f->block;
+    asked.mix.home_work = home_work(f, false);
+    c->alone = plan_alone(plan, &asked) * f->block;
+    for (uint32_t i = 0; i < ranks; i++) {
+        uint32_t blocks = plan_blocks(plan, i), *most = i < homes ? &c->home_blocks : &c->blocks;
+        if (blocks > *most) *most = blocks;
+        if (l->floating && blocks > c->blocks) c->blocks = blocks;
     }
 }
 
@@ -358,25 +328,22 @@ static void count_memory(const struct field *f, const struct chains *c, struct p
 {
     double beside = work_bytes(f) + buffer_bytes(f), block = held_bytes(f, o->in_flight);
     uint32_t homes = f->layout->floating ? f->layout->stages[0] : 1;
-    uint32_t blocks = c->own.blocks;
-    for (int i = 0; i < 2; i++)
-        if (c->far[i].blocks > blocks) blocks = c->far[i].blocks;
-    if (f->layout->width > 1 && c->own.home_blocks > blocks) blocks = c->own.home_blocks;
+    uint32_t blocks = c->blocks;
+    if (f->layout->width > 1 && c->home_blocks > blocks) blocks = c->home_blocks;
     o->stage_bytes = blocks ? (uint64_t)(beside + blocks * block) : 0;
     o->memory_bytes =
-        (uint64_t)(beside + c->own.home_blocks * block + home_bytes(f, (o->in_flight + homes - 1) / homes));
+        (uint64_t)(beside + c->home_blocks * block + home_bytes(f, (o->in_flight + homes - 1) / homes));
     if (o->stage_bytes > o->memory_bytes) o->memory_bytes = o->stage_bytes;
     o->fits = f->request->machine.memory_bytes == 0 || o->memory_bytes <= f->request->machine.memory_bytes;
 }
 
-/* Jobs that keep a replica busy, by Little's law; and those at once, as the coordinator limits them. */
+/* Jobs that keep a replica busy, by Little's law. */
 static uint32_t wanted_jobs(const struct chains *c, const struct plan *plan, const struct field *f,
                             double job_alone)
 {
     if (f->group == 1) return 1;
-    if (f->layout->ways == 1 && f->layout->stages[1] == 0 && f->layout->floating)
-        return plan->jobs_to_saturate;
-    double jobs = c->job_cycle > 0 ? job_alone / c->job_cycle : 1;
+    if (f->layout->floating) return plan->jobs_to_saturate;
+    double jobs = c->cycle > 0 ? job_alone / (c->cycle * steps_of(f->request)) : 1;
     return jobs > 1 ? (uint32_t)ceil(jobs - 1e-9) : 1;
 }
 
@@ -388,26 +355,21 @@ static double unsteady(const struct field *f, double j)
     return f->layout->floating ? 1 + UNSTEADY * rate * rate / (each * each * each) : 1;
 }
 
-/* j jobs of a replica: the walk of one alone, or the busiest rank, whichever takes longer; with pools a job leaves the first
- * before it fills the second. */
+/* j jobs of a replica: the walk of one alone, or the busiest rank, whichever takes longer. */
 static double many_seconds(const struct field *f, const struct chains *c, double j, double link)
 {
-    const struct planner_job *job = &f->request->job;
-    double hi = job->steps[0], lo = job->steps[1], home = f->request->machine.home_seconds;
-    double first = hi * c->alone[0], second = lo * c->alone[1],
-           cycle = fmax(c->cycle[0], link) * unsteady(f, j);
-    if (f->layout->stages[1] == 0) return fmax(first + second + home, j * (hi + lo) * cycle);
-    return fmax(first + second + home,
-                fmax(j * hi * cycle + second, first + j * lo * fmax(c->cycle[1], link)));
+    double steps = steps_of(f->request), cycle = fmax(c->cycle, link) * unsteady(f, j);
+    return fmax(steps * c->alone + f->request->machine.home_seconds, j * steps * cycle);
 }
 
-/* One pool rests while the other works. */
+/* One pool rests while the other works: the busiest rank is busier than a mean one would be by more than a block. */
 static bool pools_uneven(const struct field *f, const struct chains *c)
 {
-    const struct planner_job *job = &f->request->job;
-    double first = f->layout->stages[0], second = f->layout->stages[1];
-    double work = first * job->steps[0] * c->cycle[0] + second * job->steps[1] * c->cycle[1];
-    return second > 0 && c->job_cycle * (first + second) > 1.05 * work;
+    const struct planner_request *r = f->request;
+    double ring = r->model.layers - r->load.head - r->load.tail;
+    double mean =
+        r->job.branches * ((1 - r->load.hit_rate) * ring / (f->layout->ways * stages_of(f->layout)) + 1);
+    return f->layout->stages[1] > 0 && c->cycle > mean * f->block;
 }
 
 static enum planner_bound find_bound(const struct field *f, const struct chains *c, double link,
@@ -415,7 +377,7 @@ static enum planner_bound find_bound(const struct field *f, const struct chains 
 {
     if (o->in_flight < wanted) return BOUND_MEMORY;
     if (o->ranks * 10 < f->request->machine.ranks * 9) return BOUND_IDLE;
-    if (link > c->cycle[0]) return BOUND_LINK;
+    if (link > c->cycle) return BOUND_LINK;
     if (f->exchange > 0.1 * f->block) return BOUND_EXCHANGE;
     if (f->request->load.jobs < f->layout->replicas * o->saturate) return BOUND_FILL;
     return pools_uneven(f, c) ? BOUND_POOLS : BOUND_COMPUTE;
@@ -447,15 +409,14 @@ static void predict_times(const struct field *f, const struct chains *c, double 
                           uint32_t most, struct planner_option *o)
 {
     const struct planner_request *r = f->request;
-    double steps = (double)r->job.steps[0] + r->job.steps[1], home = r->machine.home_seconds,
-           n = o->in_flight;
-    double per_job = fmax(c->job_cycle, steps * link);
+    double steps = steps_of(r), home = r->machine.home_seconds, n = o->in_flight;
+    double per_job = steps * fmax(c->cycle, link);
     o->job_seconds = many_seconds(f, c, 1, link);
     o->step_seconds = (o->job_seconds - home) / steps;
     o->loaded_seconds = many_seconds(f, c, n, link);
     o->all_seconds = home + (o->loaded_seconds - home) * fmax(1, jobs / n);
     o->jobs_per_hour = f->layout->replicas * 3600 / fmax(per_job, o->job_seconds / (n < jobs ? n : most));
-    o->busy = fmin(1, jobs * c->job_cycle / o->all_seconds);
+    o->busy = fmin(1, jobs * steps * c->cycle / o->all_seconds);
 }
 
 void planner_predict(const struct planner_request *r, const struct planner_layout *layout,

@@ -15,6 +15,7 @@
 #include "base/log.h"
 #include "coordinator/drain.h"
 #include "coordinator/foresight.h"
+#include "coordinator/layout.h"
 #include "coordinator/orders.h"
 #include "coordinator/repair.h"
 #include "coordinator/server.h"
@@ -364,29 +365,46 @@ static bool wished(const struct plan_wish *wish)
            wish->layout > PLAN_LAYOUT_PIPELINE;
 }
 
-/* What ranks measured since it was made shows that another layout would be this much better. */
+/* What ranks measured since it was made shows that another layout would be this much better, or the jobs that wait are
+ * worth another kind (layout.h). */
 static bool much_better(const struct server *server, const struct group *group,
                         const struct plan_request *request, const struct plan *plan)
 {
     bool settled = server->now_ns - group->laid_ns > SETTLE_NS;
-    return settled && !plan_equal(plan, &group->plan) &&
+    if (!settled || plan_equal(plan, &group->plan)) return false;
+    return plan_chains(plan) != plan_chains(&group->plan) ||
            plan->cycle < WORTH_A_LOAD * plan_cycle(&group->plan, request);
+}
+
+/* What a layout has to serve: this job and those behind it. */
+static struct layout_load describe_load(const struct server *server, const struct group *group, const struct job *job,
+                                        bool loaded)
+{
+    size_t jobs = jobs_count(server->jobs);
+    double left = (double)(job->deadline_at_ms - server->now_ms) / 1000;
+    return (struct layout_load){.jobs = jobs < GROUP_SLOTS ? (uint32_t)jobs : GROUP_SLOTS,
+                                .steps = job->outlook.steps,
+                                .block_seconds = foresight_block(group, &job->outlook),
+                                .move_seconds = loaded ? group->load_seconds : 0,
+                                .deadline = job->deadline_at_ms && left > 0 ? left : 0};
 }
 
 /* The layout for this job: the one that is there, unless it is of another model, unknown (ranks that outlived
  * another coordinator), would make the job slower than without its caching, or proved to be a bad one. *fits: the
  * job can be taken now; otherwise the group takes nothing until it is empty, and is then laid out anew. */
 static status_t prepare_layout(struct server *server, struct group *group, const struct model *model,
-                               const Refrain__JobSpec *spec, bool *fits, struct error *error)
+                               const Refrain__JobSpec *spec, const struct job *job, bool *fits,
+                               struct error *error)
 {
     struct plan_seat seats[PLAN_MAX_RANKS];
     struct plan plan;
     struct plan_request request = server_describe_layout(server, group, model->card, spec, seats);
     bool loaded = strcmp(group->model, model->card->name) == 0, known = group->plan.ranks == group->ranks;
-    hitrates_of(&server->rates, spec, model->card, &request.mix);
+    request.mix = job->outlook.mix;
     /* What an operator wished for is judged by the model alone: it must not be refused for a measurement. */
     if (loaded && !wished(request.wish)) request.mix.home_work = group->home_work;
-    status_t status = plan_make(&request, &plan, error);
+    struct layout_load load = describe_load(server, group, job, loaded);
+    status_t status = layout_choose(&request, &load, loaded && known ? &group->plan : NULL, &plan, error);
     if (status != STATUS_OK) return status;
     bool busy = group_in_flight(group) > 0;
     bool good = known && plan_check(&group->plan, &request, &request.mix, NULL) == STATUS_OK &&
@@ -462,11 +480,11 @@ static bool take_next(struct server *server, struct group *group)
     status_t status = models_find(server->models, job->model, &model, &error);
     if (status == STATUS_OK) status = jobstore_get(server->store, NULL, job->id, &stored, &error);
     bool fits = false;
-    if (status == STATUS_OK) status = prepare_layout(server, group, model, stored->spec, &fits, &error);
+    if (status == STATUS_OK) foresight_note(server, job, stored->spec, model->card);
+    if (status == STATUS_OK) status = prepare_layout(server, group, model, stored->spec, job, &fits, &error);
     struct needs needs = {0};
     const struct needs_rank home = needs_rank_of(&group->members[0]);
     if (status == STATUS_OK) needs_of(model->card, stored->spec, &home, &needs);
-    if (status == STATUS_OK) foresight_note(server, job, stored->spec, model->card);
     if (stored) refrain__job__free_unpacked(stored, NULL);
     if (status != STATUS_OK) {
         fail_job(server, NULL, job, error.text);

@@ -60,10 +60,9 @@ static const struct option_spec specs[] = {
              "blocks that every step runs"},
     {"layout", 0, OPTION_CHOICE, AT(layout), .standard = "auto",
      .choices = "auto|pipeline|cfg|pools|cfg-pools",
-     .help = "chains that the blocks lie in: one for all, the best for a queue (pipeline, auto); one for "
-             "each guidance "
+     .help = "chains that the blocks lie in: one for all, the best for a queue (pipeline); one for each guidance "
              "branch, so that both are computed at once, the best for a job alone (cfg); one for each expert "
-             "(pools)"},
+             "(pools); auto: by the jobs that wait"},
     {"stage-width", 0, OPTION_INT, AT(stage_width), "N", .standard = "1", .min = 1, .max = 64,
      .help = "ranks that hold the same blocks and share the tokens of each job, and in attention its heads: "
              "good for a job alone, not for a queue"},

@@ -234,6 +234,27 @@ static struct survey *survey_room(const struct server *server)
     return NULL;
 }
 
+/* Other tenants' figures are not for the caller to know, not even in a sum. */
+static void fill_tier(struct server *server, const char *tenant, Refrain__StatsReply *stats)
+{
+    uint64_t whose[2] = {0, KEY_PUBLIC};
+    struct tally sum = {0};
+    const struct group *group;
+    if (key_tenant(tenant, &whose[0], NULL) != STATUS_OK) return;
+    for (size_t i = 0; (group = groups_at(server->groups, i)); i++)
+        for (uint32_t rank = 0; rank < group->ranks; rank++)
+            for (uint32_t kind = 0; kind < ITEM_KINDS; kind++)
+                for (int k = 0; k < 2; k++)
+                    figures_sum(&group->figures, group->members[rank].seat, kind, &whose[k], &sum);
+    uint64_t hits = sum.fetched, misses = 0;
+    for (int i = 0; i < LEVELS; i++) hits += sum.hits[i];
+    for (int i = 0; i < MISSES; i++) misses += sum.misses[i];
+    SET(*stats, tier_items, sum.items);
+    SET(*stats, tier_hits, hits);
+    SET(*stats, tier_misses, misses);
+    SET(*stats, tier_seconds_saved, sum.seconds_saved);
+}
+
 status_t survey_make(struct server *server, const char *tenant, struct survey **made, struct error *error)
 {
     uint64_t counts[JOB_STATES], result_bytes;
@@ -247,6 +268,7 @@ status_t survey_make(struct server *server, const char *tenant, struct survey **
     refrain__stats_reply__init(&survey->stats);
     fill_counts(counts, &survey->stats);
     fill_service(server, &survey->stats);
+    fill_tier(server, tenant, &survey->stats);
     SET(survey->stats, result_bytes, result_bytes);
     survey->stats.ranks = survey->here;
     survey->stats.n_ranks = survey->here_count;

@@ -125,6 +125,47 @@ static void a_rank_that_is_killed_comes_back_to_its_branch(void **state)
     stand_stop(&s);
 }
 
+/* A checkpoint of two experts, each on ranks of its own: 10 steps on both sides of the boundary. */
+static void experts_may_have_pools_of_their_own(void **state)
+{
+    static const struct {
+        int ranks;
+        const char *options, *plan;
+    } stands[] = {
+        {1, "--threads 1", "1 rank, "},
+        {2, "--threads 1 --layout pools", "2 ranks, experts "},
+        {4, "--threads 1 --layout cfg-pools", "4 ranks, experts' branches "},
+        {3, "--threads 1 --layout cfg", "3 ranks, branches "},
+        {3, "--threads 1 --layout pipeline", "3 ranks, "},
+    };
+    static const char *const of_two[] = {
+        SMALL "--steps 10 --guidance 4",
+        SMALL "--steps 10 --guidance 1",
+        SMALL "--steps 10 --guidance 4 --cache dbcache:F1B0,W1,threshold=0.5,forecast=taylor1",
+        SMALL "--steps 10 --guidance 4 --cache dbprune:F1,W1,threshold=0.3",
+    };
+    char name[32], one[32];
+    for (int stand = 0; stand < 5; stand++) {
+        struct stand s;
+        snprintf(name, sizeof name, "experts%d", stand);
+        stand_start(&s, name, stands[stand].ranks, stands[stand].options);
+        shell_run(stand_text, "refrain models add ref tests/models/tiny-d");
+        for (int i = 0; i < 4; i++) {
+            snprintf(name, sizeof name, "experts%d-%d", stand, i);
+            snprintf(one, sizeof one, "experts0-%d", i);
+            int job = stand_make(name, "%s", of_two[i]);
+            json_t *object = stand_job(job);
+            const char *layout = string_at(object, "plan");
+            if (strncmp(layout, stands[stand].plan, strlen(stands[stand].plan)) != 0)
+                fail_msg("\"%s\" does not begin with: %s", layout, stands[stand].plan);
+            json_decref(object);
+            if (!latents_are_equal(one, name))
+                fail_msg("%s over %d ranks: %s", of_two[i], stands[stand].ranks, stand_text);
+        }
+        stand_stop(&s);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -132,6 +173,7 @@ int main(void)
         cmocka_unit_test(the_second_of_three_ranks_has_something_of_both),
         cmocka_unit_test(four_ranks_have_two_stages_for_each_branch),
         cmocka_unit_test(a_rank_that_is_killed_comes_back_to_its_branch),
+        cmocka_unit_test(experts_may_have_pools_of_their_own),
     };
     return cmocka_run_group_tests(tests, one_rank, stand_tear_down);
 }

@@ -63,7 +63,10 @@ static struct split to_split(const struct plan *plan)
                           .tail = (int)plan->tail,
                           .spare = (int)plan->spare,
                           .floating = plan->floating};
-    for (uint32_t i = 0; i < plan->ranks; i++) split.run[i] = (int)plan->run[i];
+    for (int e = 0; e < SPLIT_EXPERTS; e++)
+        for (int b = 0; b < SPLIT_BRANCHES; b++) split.chain[e][b] = (int)plan->chain[e][b];
+    for (uint32_t c = 0; c < plan_chains(plan); c++)
+        for (uint32_t i = 0; i < plan->ranks; i++) split.run[c * plan->ranks + i] = (int)plan_run(plan, c, i);
     return split;
 }
 
@@ -87,28 +90,29 @@ static double simulate(const struct planner_request *r, const struct plan *plan,
 }
 
 /* The same by the planner, for the layout and the hits that were simulated. */
-static double predict(struct planner_request r, bool floating, struct plan *plan)
+static double predict(struct planner_request r, uint32_t ways, bool floating, struct plan *plan)
 {
     struct planner_option o;
     struct planner_layout layout = {
-        .replicas = 1, .ways = 1, .stages = {r.machine.ranks, 0}, .width = 1, .floating = floating};
+        .replicas = 1, .ways = ways, .stages = {r.machine.ranks / ways, 0}, .width = 1, .floating = floating};
     planner_predict(&r, &layout, &o, plan);
     assert_true(o.possible);
     return o.all_seconds / (r.job.steps[0] + r.job.steps[1]);
 }
 
-static void expect_predicted(struct planner_request r, bool floating, double hop)
+static void expect_predicted(struct planner_request r, uint32_t ways, bool floating, double hop)
 {
     struct plan plan;
     double hit_rate;
-    predict(r, floating, &plan);
+    predict(r, ways, floating, &plan);
     double simulated = simulate(&r, &plan, hop, &hit_rate);
     r.load.hit_rate = hit_rate;
-    double predicted = predict(r, floating, NULL);
+    double predicted = predict(r, ways, floating, NULL);
     if (!(fabs(predicted / simulated - 1) <= WITHIN))
-        fail_msg("%u ranks, %u blocks, %u jobs, %u branches, hop %g, %.0f %% hits, %s: predicted %.4f s, "
+        fail_msg("%u ranks, %u chains, %u blocks, %u jobs, %u branches, hop %g, %.0f %% hits, %s: predicted "
+                 "%.4f s, "
                  "simulated %.4f",
-                 r.machine.ranks, r.model.layers, r.load.jobs, r.job.branches, hop, 100 * hit_rate,
+                 r.machine.ranks, ways, r.model.layers, r.load.jobs, r.job.branches, hop, 100 * hit_rate,
                  floating ? "floating" : "fixed", predicted, simulated);
 }
 
@@ -127,7 +131,7 @@ static void pipelines_of_2_to_64_ranks_take_what_is_predicted(void **state)
                     continue; /* they take long to simulate */
                 for (int j = 0; j < 3; j++)
                     expect_predicted(
-                        make_request(sizes[i].ranks, sizes[i].layers, branches, jobs[j], hops[h]), false,
+                        make_request(sizes[i].ranks, sizes[i].layers, branches, jobs[j], hops[h]), 1, false,
                         hops[h]);
             }
 }
@@ -143,8 +147,18 @@ static void cached_pipelines_take_what_is_predicted(void **state)
                     struct planner_request r = make_request(ranks[p], 40, 2, jobs, 0.1);
                     r.load.head = 1;
                     r.load.hit_rate = rates[rate];
-                    expect_predicted(r, floating, 0.1);
+                    expect_predicted(r, 1, floating, 0.1);
                 }
+}
+
+static void branches_side_by_side_take_what_is_predicted(void **state)
+{
+    static const uint32_t ranks[] = {2, 4, 8};
+    static const double hops[] = {0, 0.1};
+    for (size_t p = 0; p < 3; p++)
+        for (int h = 0; h < 2; h++)
+            for (uint32_t jobs = 1; jobs <= 2 * ranks[p]; jobs += ranks[p] - 1)
+                expect_predicted(make_request(ranks[p], 40, 2, jobs, hops[h]), 2, false, hops[h]);
 }
 
 /* All ways to lay four ranks that the simulator knows: replicas, and the homes and splits of each. */
@@ -209,6 +223,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(pipelines_of_2_to_64_ranks_take_what_is_predicted),
         cmocka_unit_test(cached_pipelines_take_what_is_predicted),
+        cmocka_unit_test(branches_side_by_side_take_what_is_predicted),
         cmocka_unit_test(no_layout_of_four_ranks_is_more_than_3_percent_better_than_the_choice),
     };
     return cmocka_run_group_tests(tests, open_lab, close_lab);

@@ -364,6 +364,20 @@ static void tenants_see_and_touch_their_own_and_public_items_and_admins_all(void
     expect_error(query(a, VERB(SHOW), NULL, true), STATUS_DENIED, "admin key");
     expect_error(query(b, VERB(FLUSH), NULL, true), STATUS_DENIED, "admin key");
 
+    /* The sums in Stats are each caller's own, and public. */
+    Refrain__Request request = REFRAIN__REQUEST__INIT;
+    Refrain__Stats stats = REFRAIN__STATS__INIT;
+    request.body_case = REFRAIN__REQUEST__BODY_STATS;
+    request.stats = &stats;
+    Refrain__Reply *told = rig_call(a, &request);
+    assert_int_equal(told->stats->tier_items, 3);
+    assert_int_equal(told->stats->tier_hits, 30 + 4000);
+    assert_int_equal(told->stats->tier_misses, 3 * 3);
+    refrain__reply__free_unpacked(told, NULL);
+    told = rig_call(b, &request);
+    assert_int_equal(told->stats->tier_hits, 300 + 4000);
+    refrain__reply__free_unpacked(told, NULL);
+
     /* Lists. */
     assert_int_equal(listed(a, false, "own"), 2);
     assert_int_equal(listed(a, false, NULL), 3);

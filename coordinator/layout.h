@@ -1,0 +1,37 @@
+/*
+ * layout.h - which chains a group gets where its operator leaves that open, for the jobs that wait.
+ *
+ *     struct layout_load load = {.jobs = 3, .steps = 50, .block_seconds = 0.3, .move_seconds = 20};
+ *     layout_choose(&request, &load, group->plan.ranks ? &group->plan : NULL, &plan, &error);
+ *
+ * Compared are the layouts that plan.h makes: one chain for all (the pipeline) and, where jobs have two branches or
+ * experts, a chain for each; by when the last of the jobs would be done, steps x max(alone, jobs x cycle), as planner.h
+ * has it. The simplest wins, unless another brings seconds that are worth a load (planner_worth_moving): so layouts do not come
+ * and go with every job. A deadline that one layout keeps and the simplest does not is worth it as well.
+ *
+ * Pure functions.
+ */
+#ifndef REFRAIN_COORDINATOR_LAYOUT_H
+#define REFRAIN_COORDINATOR_LAYOUT_H
+
+#include "coordinator/plan.h"
+
+struct layout_load {
+    uint32_t jobs; /* that wait, this one included */
+    double steps;  /* of one */
+    double
+        block_seconds; /* one branch through one block on the fastest rank; 0: unknown, the pipeline is taken */
+    double move_seconds; /* to load another layout */
+    double deadline;     /* seconds that this job has left; 0: none */
+};
+
+/* Seconds until the last of the jobs is done on a layout; 0: it is of another model, or nothing is known. */
+double layout_seconds(const struct plan *plan, const struct plan_request *request,
+                      const struct layout_load *load);
+
+/* As plan_make. The request's wish is the operator's: what it leaves open is chosen. now: the layout there is, of this model
+ * and these ranks; NULL: none. The plan is `now` where that is good enough. */
+status_t layout_choose(const struct plan_request *request, const struct layout_load *load,
+                       const struct plan *now, struct plan *plan, struct error *error);
+
+#endif
