@@ -90,6 +90,23 @@ static void nobody_keeps_keys_of_a_branch_that_others_compute(void **state)
     assert_int_equal(apart[0].jobs.device + apart[1].jobs.device, alone[0].jobs.device);
 }
 
+/* Weights, text, keys and values of both; four steps are made by both. */
+static void so_they_do_with_two_experts(void **state)
+{
+    static const char *const some[] = {NULL, "dbcache:F1B0,W1,threshold=0.5", "layers:every=2,begin=2,end=6"};
+    static const struct split split = {.members = 3, .head = 2, .tail = 1, .run = {0, 2, 3}};
+    for (int i = 0; i < 3; i++)
+        footprint_expect_equal(&(struct footprint_case){.model = "tests/models/tiny-d",
+                                                        .split = split,
+                                                        .width = 32,
+                                                        .height = 32,
+                                                        .frames = 5,
+                                                        .guidance = 3,
+                                                        .steps = 4,
+                                                        .cache = some[i]},
+                               guarded_ops(DTYPE_BF16), false);
+}
+
 /* Tall enough for bands that take less than the whole. */
 static void so_they_do_when_they_decode_in_bands(void **state)
 {
@@ -209,6 +226,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(whole_jobs_allocate_what_was_predicted),
         cmocka_unit_test(so_they_do_at_other_sizes_and_lengths_of_text),
+        cmocka_unit_test(so_they_do_with_two_experts),
         cmocka_unit_test(so_they_do_with_branches_apart),
         cmocka_unit_test(nobody_keeps_keys_of_a_branch_that_others_compute),
         cmocka_unit_test(so_they_do_when_they_decode_in_bands),

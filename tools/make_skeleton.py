@@ -34,8 +34,9 @@ def wan(heads: int, ffn: int, layers: int) -> dict:
             "image_dim": None, "added_kv_proj_dim": None, "rope_max_seq_len": 1024, "pos_embed_seq_len": None}
 
 
-# The published Wan 2.1 text-to-video models.
-PRESETS = {"wan-1.3b": wan(12, 8960, 30), "wan-14b": wan(40, 13824, 40)}
+# The published Wan 2.1 text-to-video models, and that of Wan 2.2 with two experts.
+PRESETS = {"wan-1.3b": wan(12, 8960, 30), "wan-14b": wan(40, 13824, 40), "wan-a14b": wan(40, 13824, 40)}
+BOUNDARIES = {"wan-a14b": 0.875}  # boundary_ratio of those with a second expert, of the same sizes
 
 Shapes = dict[str, list[int]]
 
@@ -170,19 +171,30 @@ def main() -> None:
     if bool(options.preset) == bool(options.config):
         parser.error("one of --preset and --config is needed")
     source = options.config or ROOT / "models/reference"
-    configs = {part: json.loads((source / part / "config.json").read_text()) for part in ("transformer", "text_encoder", "vae")}
+    index = json.loads((source / "model_index.json").read_text())
     if options.preset:
         configs = {"transformer": PRESETS[options.preset], "text_encoder": UMT5_XXL, "vae": WAN_VAE}
+        index["boundary_ratio"] = BOUNDARIES.get(options.preset)
+        if options.preset in BOUNDARIES:
+            configs["transformer_2"] = PRESETS[options.preset]
+            index["transformer_2"] = index["transformer"]
+    else:
+        second = ["transformer_2"] if (index.get("transformer_2") or [None])[0] else []
+        parts = ["transformer", *second, "text_encoder", "vae"]
+        configs = {part: json.loads((source / part / "config.json").read_text()) for part in parts}
     for part, make, stem, dtype in (("transformer", denoiser, "diffusion_pytorch_model", options.dtype),
+                                    ("transformer_2", denoiser, "diffusion_pytorch_model", options.dtype),
                                     ("text_encoder", text_encoder, "model", options.dtype),
                                     ("vae", vae, "diffusion_pytorch_model", "F32")):
+        if part not in configs:
+            continue
         (options.out / part).mkdir(parents=True, exist_ok=True)
         (options.out / part / "config.json").write_text(json.dumps(configs[part], indent=1) + "\n")
         count = write_bones(options.out / part / f"{stem}.safetensors", make(configs[part]), dtype)
         print(f"{part}: {count:,} parameters")
     for part in ("tokenizer", "scheduler"):
         shutil.copytree(source / part, options.out / part, dirs_exist_ok=True)
-    shutil.copy(source / "model_index.json", options.out)
+    (options.out / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 
 if __name__ == "__main__":

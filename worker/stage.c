@@ -368,7 +368,7 @@ static status_t buffers_fit(struct stage *s, size_t bytes, struct error *error)
     int wanted = 1;
     status_t status = STATUS_OK;
     for (int i = 0; i < s->count; i++)
-        for (int b = 0; b < ENGINE_BRANCHES; b++) /* one expert at a time */
+        for (int b = 0; b < ENGINE_BRANCHES; b++)
             wanted += s->contexts[i].branch[b][0] || s->contexts[i].branch[b][1];
     for (int i = 0; i < wanted && i < STAGE_BUFFERS && status == STATUS_OK; i++)
         if (!s->buffers[i].lent) status = buffer_fit(&s->buffers[i], s->engine, bytes, error);
@@ -457,7 +457,8 @@ static status_t open_context(struct stage *s, const struct ticket *t, int peer, 
     size_t hop = hop_bytes((int)row_count(s, token_count(&c->grid)), m->config.denoiser.hidden) +
                  (t->text_bytes ? (size_t)m->config.denoiser.layers * sizeof(float) : 0);
     status = prepare(s, &c->grid, error);
-    if (status == STATUS_OK) status = buffers_fit(s, hop, error);
+    bool open = c->branch[t->branch][0] || c->branch[t->branch][1]; /* a branch is with one expert at a time */
+    if (status == STATUS_OK && !open) status = buffers_fit(s, hop, error);
     if (status != STATUS_OK) return status;
     if (!c->blocks[t->branch]) status = open_blocks(s, c, t, peer, payload, &blocks, error);
     if (status != STATUS_OK) return status;
