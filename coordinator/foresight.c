@@ -128,7 +128,7 @@ static bool find_request(struct prospect *v, int g, uint64_t model, struct plan_
     if (v->stand[g].model == model) return true;
     for (size_t i = 0; (m = models_at(v->server->models, i)); i++) {
         if (name_of(m->card->name) != model) continue;
-        *request = server_describe_layout(v->server, v->group[g], m->card, v->seats[g]);
+        *request = server_describe_layout(v->server, v->group[g], m->card, NULL, v->seats[g]);
         return true;
     }
     return false;
@@ -205,7 +205,7 @@ static void add_group(struct prospect *v, struct group *group)
     v->seats[g] = seats;
     if (!name[0] && models_at(server->models, 0)) name = models_at(server->models, 0)->card->name;
     if (models_find(server->models, name, &model, NULL) == STATUS_OK)
-        v->request[g] = server_describe_layout(server, group, model->card, seats);
+        v->request[g] = server_describe_layout(server, group, model->card, NULL, seats);
     v->stand[g] = (struct finish_group){.limit = (uint32_t)server_flight_limit(server, group),
                                         .even = group->plan.floating,
                                         .ready = ready_in(server, group),

@@ -278,8 +278,8 @@ static void check_members(const struct groups *groups, struct group *group, int6
     for (uint32_t rank = 0; rank < group->ranks; rank++) {
         const struct member *member = &group->members[rank];
         if (member->here && now_ns - member->heard_ns > groups->limits.silence_ns)
-            group_vacate(group, rank, now_ns, "rank %u on %s said nothing for %.1f s", member->seat, member->host,
-                         (double)(now_ns - member->heard_ns) / SECOND_NS);
+            group_vacate(group, rank, now_ns, "rank %u on %s said nothing for %.1f s", member->seat,
+                         member->host, (double)(now_ns - member->heard_ns) / SECOND_NS);
     }
 }
 
@@ -500,6 +500,7 @@ static void fill_member(const struct groups *groups, struct member *member, cons
     member->pid = hello->pid;
     member->threads = hello->threads;
     member->memory_bytes = hello->memory_bytes;
+    member->decode_memory = hello->decode_memory;
     snprintf(member->gpu, sizeof member->gpu, "%s", hello->gpu ? hello->gpu : "");
     member->epoch = hello->epoch;
     member->heard_ns = now_ns;

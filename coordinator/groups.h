@@ -26,6 +26,7 @@
 #include <stdint.h>
 #include "base/status.h"
 #include "coordinator/figures.h"
+#include "coordinator/needs.h"
 #include "coordinator/plan.h"
 #include "proto/wire.h"
 
@@ -47,6 +48,7 @@ struct member {
     bool answered; /* what the state waits for: EpochReady, Loaded, LoadFailed */
     struct wire_peer peer;
     uint32_t pid, threads, first_block, blocks;
+    uint64_t decode_memory;                     /* the most its decoder takes; 0: unknown */
     uint64_t weight_bytes, memory_bytes, epoch; /* epoch: the one its last Hello named */
     uint64_t last_epoch;                        /* the latest its process was ever in */
     int64_t heard_ns;                           /* monotonic */
@@ -73,7 +75,7 @@ struct slot {
     uint32_t home;    /* member where its loop lives */
     bool assigned;    /* home was told */
     bool cancel_told; /* ... and told to stop */
-    uint64_t bytes;   /* of home's memory it is thought to need */
+    struct needs needs;
 };
 
 struct group {
@@ -137,7 +139,8 @@ struct slot *groups_slot(struct groups *groups, uint64_t job, struct group **gro
  * process is welcome. */
 enum seat_state { SEAT_SERVES, SEAT_DRAINED, SEAT_RETURNING };
 enum seat_state groups_seat(const struct groups *groups, const char *name, uint32_t seat);
-const char *groups_seat_host(const struct groups *groups, const char *name, uint32_t seat); /* "": none is noted */
+const char *groups_seat_host(const struct groups *groups, const char *name,
+                             uint32_t seat); /* "": none is noted */
 /* Whether or not a group of that name is known yet; SEAT_SERVES forgets. host: where it was. */
 status_t groups_mark_seat(struct groups *groups, const char *name, uint32_t seat, enum seat_state state,
                           const char *host, struct error *error);

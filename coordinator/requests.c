@@ -112,6 +112,7 @@ static status_t complete_spec(struct call *call, Refrain__JobSpec *spec, struct 
     if (status == STATUS_OK)
         status = caching_check_bytes(spec, model->card, (uint64_t)call->server->settings->cache_memory,
                                      &call->field, error);
+    if (status == STATUS_OK) status = server_check_room(call->server, model->card, spec, error);
     return status;
 }
 

@@ -126,26 +126,42 @@ static uint64_t memory_of(const struct group *group, const struct member *member
     return member->memory_bytes / (count ? count : 1);
 }
 
-struct plan_request server_describe_layout(const struct server *server, const struct group *group,
-                                           const Refrain__ModelCard *card, struct plan_seat *seats)
+static struct needs_rank needs_rank_of(const struct member *member)
 {
-    double hidden = (double)card->heads * card->head_dim;
-    double parameter = card->parameter_count ? (double)card->weight_bytes / (double)card->parameter_count : 0;
-    double block = (8 * hidden * hidden + 2 * hidden * card->ffn_dim) * parameter;
+    return (struct needs_rank){.gpu = member->gpu[0] != 0, .decode_memory = member->decode_memory};
+}
+
+/* What a rank has for weights beside what a job takes there; 0 stays 0. */
+static uint64_t memory_beside(uint64_t memory, uint64_t taken)
+{
+    return memory > taken ? memory - taken : memory > 0;
+}
+
+/* The ranks have room for the weights of blocks and what the job keeps for each; a home has what it holds besides, whatever
+ * the blocks. */
+struct plan_request server_describe_layout(const struct server *server, const struct group *group,
+                                           const Refrain__ModelCard *card, const Refrain__JobSpec *spec,
+                                           struct plan_seat *seats)
+{
+    struct needs needs;
+    const struct needs *job = &needs;
+    const struct needs_rank home = needs_rank_of(&group->members[0]);
+    needs_of(card, spec, &home, &needs);
+    uint64_t any = needs.backend + needs.work, stage = needs_at(NULL, 0, &job, 1, 0);
     for (uint32_t rank = 0; rank < group->ranks; rank++) {
         const struct member *member = &group->members[rank];
-        seats[rank] = (struct plan_seat){
-            .speed = member->gflops, .make = make_of(member), .memory_bytes = memory_of(group, member)};
+        uint64_t memory = memory_of(group, member);
+        seats[rank] = (struct plan_seat){.speed = member->gflops,
+                                         .make = make_of(member),
+                                         .memory_bytes = memory_beside(memory, rank ? stage : any)};
     }
-    return (struct plan_request){
-        .layers = card->layers,
-        .ranks = group->ranks,
-        .seats = seats,
-        .wish = &server->settings->wish,
-        .heads = card->heads,
-        .block_bytes = (uint64_t)block,
-        .home_bytes = (uint64_t)fmax(0, (double)card->weight_bytes -
-                                            card->layers * block * (card->experts > 1 ? 2 : 1))};
+    return (struct plan_request){.layers = card->layers,
+                                 .ranks = group->ranks,
+                                 .seats = seats,
+                                 .wish = &server->settings->wish,
+                                 .heads = card->heads,
+                                 .block_bytes = needs.block + needs.text,
+                                 .home_bytes = needs.home + needs_at(&job, 1, NULL, 0, 0) - any};
 }
 
 /* Every rank loads its own blocks; the state ends when all have answered, well or badly. */
@@ -238,21 +254,6 @@ static void advance_slot(struct server *server, struct group *group, struct slot
 
 /* ----------------------------------------------------------------------------------------------- one more */
 
-/* What home needs for a job beside the model: the film as float32, and its features. */
-static uint64_t bytes_of(const Refrain__JobSpec *spec, const Refrain__ModelCard *card)
-{
-    uint64_t film = 3 * sizeof(float) * spec->frames * (uint64_t)spec->width * spec->height;
-    return film * (spec->compare ? 2 : 1) + caching_bytes(spec, card);
-}
-
-/* Half of what the machine of home has, shared by the ranks on it: the other half is for weights and work. */
-static uint64_t memory_budget(const struct server *server, const struct group *group)
-{
-    const struct member *home = &group->members[0];
-    if (server->settings->flight_memory) return (uint64_t)server->settings->flight_memory;
-    return home->memory_bytes ? memory_of(group, home) / 2 : UINT64_MAX;
-}
-
 int server_flight_limit(const struct server *server, const struct group *group)
 {
     if (server->settings->in_flight) return (int)server->settings->in_flight;
@@ -276,13 +277,6 @@ static bool has_room(const struct server *server, const struct group *group, con
     return fits && !alone && !(jobs_suspect(job) && group_in_flight(group));
 }
 
-static bool fits_memory(const struct server *server, const struct group *group, uint64_t bytes)
-{
-    uint64_t used = 0;
-    for (int i = 0; i < GROUP_SLOTS; i++) used += group->slots[i].job ? group->slots[i].bytes : 0;
-    return group_in_flight(group) == 0 || used + bytes <= memory_budget(server, group);
-}
-
 /* With a floating home the member with the fewest jobs; otherwise the first. */
 static uint32_t choose_home(const struct group *group)
 {
@@ -293,6 +287,50 @@ static uint32_t choose_home(const struct group *group)
         if (jobs < least) best = rank, least = jobs;
     }
     return best;
+}
+
+/* With an operator's limit it alone counts, as before the layout is known: what the jobs keep at their homes. */
+static bool within_limit(const struct server *server, const struct group *group, const struct needs *needs)
+{
+    uint64_t used = needs->job + needs->film;
+    for (int i = 0; i < GROUP_SLOTS; i++)
+        if (group->slots[i].job) used += group->slots[i].needs.job + group->slots[i].needs.film;
+    return used <= (uint64_t)server->settings->flight_memory;
+}
+
+/* Do the weights and jobs of that rank fit it, with one job more? That job's home is `home`. */
+static bool fits_rank(const struct group *group, const struct needs *needs, uint32_t home, uint32_t rank)
+{
+    const struct needs *homes[GROUP_SLOTS + 1], *stages[GROUP_SLOTS + 1];
+    uint32_t at_home = 0, at_stage = 0, blocks = plan_blocks(&group->plan, rank);
+    uint64_t memory = memory_of(group, &group->members[rank]);
+    bool holds_home = rank == 0 || group->plan.floating;
+    for (int i = 0; i < GROUP_SLOTS; i++) {
+        const struct slot *slot = &group->slots[i];
+        if (!slot->job) continue;
+        if (slot->home == rank)
+            homes[at_home++] = &slot->needs;
+        else
+            stages[at_stage++] = &slot->needs;
+    }
+    if (rank == home)
+        homes[at_home++] = needs;
+    else
+        stages[at_stage++] = needs;
+    bool pools = group->plan.chain[0][0] != group->plan.chain[1][0];
+    uint64_t weights = blocks * needs->block * (pools ? 1 : needs->experts) + (holds_home ? needs->home : 0);
+    return memory == 0 || weights + needs_at(homes, at_home, stages, at_stage, blocks) <= memory;
+}
+
+/* The first job is the layout's business: it was made for it, or refused. */
+static bool fits_memory(const struct server *server, const struct group *group, const struct needs *needs)
+{
+    uint32_t home = choose_home(group);
+    if (group_in_flight(group) == 0) return true;
+    if (server->settings->flight_memory) return within_limit(server, group, needs);
+    for (uint32_t rank = 0; rank < group->ranks; rank++)
+        if (!fits_rank(group, needs, home, rank)) return false;
+    return true;
 }
 
 static bool has_loaded_model(void *context, const struct job *job)
@@ -355,11 +393,12 @@ static struct layout_load describe_load(const struct server *server, const struc
  * another coordinator), would make the job slower than without its caching, or proved to be a bad one. *fits: the
  * job can be taken now; otherwise the group takes nothing until it is empty, and is then laid out anew. */
 static status_t prepare_layout(struct server *server, struct group *group, const struct model *model,
-                               const struct job *job, bool *fits, struct error *error)
+                               const Refrain__JobSpec *spec, const struct job *job, bool *fits,
+                               struct error *error)
 {
     struct plan_seat seats[PLAN_MAX_RANKS];
     struct plan plan;
-    struct plan_request request = server_describe_layout(server, group, model->card, seats);
+    struct plan_request request = server_describe_layout(server, group, model->card, spec, seats);
     bool loaded = strcmp(group->model, model->card->name) == 0, known = group->plan.ranks == group->ranks;
     request.mix = job->outlook.mix;
     /* What an operator wished for is judged by the model alone: it must not be refused for a measurement. */
@@ -398,13 +437,33 @@ status_t server_check_without(const struct server *server, const struct group *g
                          left);
     if (!group->model[0] || models_find(server->models, group->model, &model, NULL) != STATUS_OK)
         return STATUS_OK;
-    struct plan_request request = server_describe_layout(server, group, model->card, seats);
+    struct plan_request request = server_describe_layout(server, group, model->card, NULL, seats);
     for (uint32_t rank = 0, kept = 0; rank < group->ranks; rank++)
         if (!leaves[rank]) seats[kept++] = seats[rank];
     request.ranks = left;
     request.mix.branches = 2;
     status_t status = plan_make(&request, &plan, error);
     if (status != STATUS_OK) error_prefix(error, "with %u rank%s", left, left == 1 ? "" : "s");
+    return status;
+}
+
+status_t server_check_room(struct server *server, const Refrain__ModelCard *card,
+                           const Refrain__JobSpec *spec, struct error *error)
+{
+    status_t status = STATUS_OK;
+    const struct group *group;
+    for (size_t i = 0; (group = groups_at(server->groups, i)); i++) {
+        struct plan_seat seats[PLAN_MAX_RANKS];
+        struct plan plan;
+        if (group->here != group->ranks) continue;
+        struct plan_request request = server_describe_layout(server, group, card, spec, seats);
+        hitrates_of(&server->rates, spec, card, &request.mix);
+        status = plan_make(&request, &plan, error);
+        if (status != STATUS_NO_MEMORY) return STATUS_OK; /* what else is wrong shows when it is its turn */
+    }
+    if (status != STATUS_OK)
+        error_prefix(error, "%ux%ux%u takes more memory than any group of ranks has", spec->width,
+                     spec->height, spec->frames);
     return status;
 }
 
@@ -422,21 +481,23 @@ static bool take_next(struct server *server, struct group *group)
     if (status == STATUS_OK) status = jobstore_get(server->store, NULL, job->id, &stored, &error);
     bool fits = false;
     if (status == STATUS_OK) foresight_note(server, job, stored->spec, model->card);
-    if (status == STATUS_OK) status = prepare_layout(server, group, model, job, &fits, &error);
-    uint64_t bytes = status == STATUS_OK ? bytes_of(stored->spec, model->card) : 0;
+    if (status == STATUS_OK) status = prepare_layout(server, group, model, stored->spec, job, &fits, &error);
+    struct needs needs = {0};
+    const struct needs_rank home = needs_rank_of(&group->members[0]);
+    if (status == STATUS_OK) needs_of(model->card, stored->spec, &home, &needs);
     if (stored) refrain__job__free_unpacked(stored, NULL);
     if (status != STATUS_OK) {
         fail_job(server, NULL, job, error.text);
         return true; /* the next one may be fine */
     }
-    if (!fits || !fits_memory(server, group, bytes)) return false;
+    if (!fits || !fits_memory(server, group, &needs)) return false;
     plan_describe(&group->plan, group->members[0].backend, text, sizeof text);
     if (jobs_start(server->jobs, job, text, server->now_ms, &error) != STATUS_OK) {
         log_failed("start", &error);
         return false;
     }
     *slot =
-        (struct slot){.job = job->id, .attempt = job->attempt, .home = choose_home(group), .bytes = bytes};
+        (struct slot){.job = job->id, .attempt = job->attempt, .home = choose_home(group), .needs = needs};
     return true;
 }
 

@@ -109,13 +109,18 @@ void server_give_back(struct server *server, struct slot *slot, enum jobs_loss l
 /* schedule.c: jobs a group takes at once. */
 int server_flight_limit(const struct server *server, const struct group *group);
 /* schedule.c: what is known of a group's ranks and a model, for plans; the mix is the caller's to fill in.
- * seats: [ranks], borrowed by the request. */
+ * seats: [ranks], borrowed by the request; their memory is what is left for weights beside a job of that spec (NULL: none). */
 struct plan_request server_describe_layout(const struct server *server, const struct group *group,
-                                           const Refrain__ModelCard *card, struct plan_seat *seats);
+                                           const Refrain__ModelCard *card, const Refrain__JobSpec *spec,
+                                           struct plan_seat *seats);
 /* schedule.c: could the group go on without those ranks [group->ranks]: would the wished layout and the loaded model's
  * weights fit the others? STATUS_CONFLICT, STATUS_NO_MEMORY. */
 status_t server_check_without(const struct server *server, const struct group *group, const bool *leaves,
                               struct error *error);
+/* schedule.c: could a group that is there now take the job, alone and laid out for it? STATUS_NO_MEMORY, with the sizes of the last
+ * one, where there are groups and none has the memory. */
+status_t server_check_room(struct server *server, const Refrain__ModelCard *card,
+                           const Refrain__JobSpec *spec, struct error *error);
 /* schedule.c: brings groups and jobs together; called once per turn. */
 void server_schedule(struct server *server);
 /* schedule.c: the ranks are told to end, running jobs go back to the queue. */

@@ -72,7 +72,7 @@ static const struct option_spec specs[] = {
     {"in-flight", 0, OPTION_INT, AT(in_flight), "N", .max = GROUP_SLOTS,
      .help = "jobs at once on a group of ranks (default: as many as keep every rank busy)"},
     {"flight-memory", 0, OPTION_BYTES, AT(flight_memory), "BYTES", .max = 1e15,
-     .help = "what the films and features of the jobs on a group may take (default: half of home's memory)"},
+     .help = "what the jobs on a group may keep at their homes (default: what the ranks have beside weights)"},
 
     {.help = "Limits"},
     {"max-jobs", 0, OPTION_INT, AT(max_jobs), "N", .help = "unfinished jobs at most", .standard = "100000",

@@ -16,6 +16,7 @@
 #include "tests/golden.h"
 #include "coordinator/models.h"
 #include "worker/model/card.h"
+#include "worker/needs.h"
 
 static json_int_t number(const json_t *card, const char *key)
 {
@@ -89,8 +90,7 @@ static void a_model_of_two_experts_says_so_and_counts_both(void **state)
 static void every_field_is_one_of_the_message(void **state)
 {
     char path[512], *text;
-    assert_int_equal(model_card_json(golden_path(path, sizeof path, "models/reference"), &text, NULL),
-                     STATUS_OK);
+    assert_int_equal(needs_card(golden_path(path, sizeof path, "models/reference"), &text, NULL), STATUS_OK);
     json_t *card = json_loads(text, 0, NULL), *value;
     const char *key;
     assert_int_equal(json_object_size(card), refrain__model_card__descriptor.n_fields);

@@ -224,7 +224,9 @@ status_t job_create(struct engine *engine, const struct job_order *order, const 
     share_steps(j);
     status = create_cache(j, error);
     if (status != STATUS_OK) goto err_job;
-    status = allocate(j, error);
+    status =
+        vae_stream_fits(engine->model->vae, j->latent_height, j->latent_width, engine->decode_memory, error);
+    if (status == STATUS_OK) status = allocate(j, error);
     if (status != STATUS_OK) goto err_job;
     j->prompt[0] = strdup(order->prompt ? order->prompt : "");
     j->prompt[1] = strdup(order->negative ? order->negative : "");

@@ -25,7 +25,7 @@
 #include "worker/bench.h"
 #include "worker/courier.h"
 #include "worker/footprint_report.h"
-#include "worker/model/card.h"
+#include "worker/needs.h"
 #include "worker/place.h"
 #include "worker/rank.h"
 #include "worker/speed.h"
@@ -246,6 +246,8 @@ static void describe(const struct settings *settings, const struct place *place,
     hello->fabric = (char *)(uintptr_t)fabrics[settings->fabric];
     hello->fabric_address = (char *)(uintptr_t)fabric_address(engine->fabric);
     hello->software = (char *)(uintptr_t)REFRAIN_VERSION;
+    hello->has_decode_memory = 1;
+    hello->decode_memory = engine->decode_memory;
     hello->has_gflops = speed_measure(engine->ops, engine->team, &hello->gflops, NULL) == STATUS_OK;
     config->coordinator = settings->coordinator;
     config->orphan_ns = settings->orphan_ms * MILLISECOND_NS;
@@ -353,7 +355,7 @@ static int print_card(const char *directory)
 {
     struct error error;
     char *card;
-    if (model_card_json(directory, &card, &error) != STATUS_OK) {
+    if (needs_card(directory, &card, &error) != STATUS_OK) {
         fprintf(stderr, "%s\n", error.text);
         return 1;
     }

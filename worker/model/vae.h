@@ -44,6 +44,9 @@ enum { VAE_BAND_ROWS = 2 }; /* of the latent: bands are at least so high, and be
 status_t vae_stream_open(struct vae *vae, enum vae_part part, int latent_height, int latent_width,
                          size_t limit, struct vae_stream **stream, struct error *error);
 void vae_stream_close(struct vae_stream *stream); /* NULL is fine */
+/* Would vae_stream_open find its bands? With the same sentence where not; allocates nothing. */
+status_t vae_stream_fits(const struct vae *vae, int latent_height, int latent_width, size_t limit,
+                         struct error *error);
 /* What vae_stream_open without a limit would allocate. */
 size_t vae_stream_bytes(const struct vae *vae, enum vae_part part, int latent_height, int latent_width);
 /* How many calls of vae_decode make a video: a latent frame of a band each. */

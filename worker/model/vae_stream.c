@@ -244,9 +244,10 @@ static status_t choose_bands(struct vae_stream *s, struct error *error)
     if (s->part == VAE_ENCODER || limit == 0) return STATUS_OK;
     while (bytes > limit && bands < most) bytes = measure(s, ++bands);
     if (bytes <= limit) return STATUS_OK;
-    return error_set(error, STATUS_NO_MEMORY,
-                     "decoding takes %.1f MB in the narrowest bands, the limit is %.1f MB",
-                     (double)bytes / 1e6, (double)limit / 1e6);
+    return error_set(
+        error, STATUS_NO_MEMORY,
+        "decoding a latent of %d x %d takes %.1f MB in the narrowest bands, the limit is %.1f MB",
+        s->latent_width, s->latent_height, (double)bytes / 1e6, (double)limit / 1e6);
 }
 
 void vae_begin_band(struct vae_stream *s, struct team *team, int band)
@@ -282,6 +283,17 @@ status_t vae_stream_open(struct vae *vae, enum vae_part part, int latent_height,
                                   &(struct vae_limits){.batch = BATCH_BYTES, .stream = limit}, out, error);
 }
 
+status_t vae_stream_fits(const struct vae *vae, int latent_height, int latent_width, size_t limit,
+                         struct error *error)
+{
+    struct vae_stream s = {.vae = (struct vae *)vae,
+                           .part = VAE_DECODER,
+                           .latent_height = latent_height,
+                           .latent_width = latent_width,
+                           .limits = {.batch = BATCH_BYTES, .stream = limit}};
+    return choose_bands(&s, error);
+}
+
 /* All memory, for the tallest of the bands. */
 static status_t take_memory(struct vae_stream *s, struct error *error)
 {
@@ -312,7 +324,7 @@ status_t vae_stream_open_within(struct vae *vae, enum vae_part part, int latent_
     s->limits = *limits;
     status_t status = take_memory(s, error);
     if (status != STATUS_OK) {
-        error_prefix(error, "VAE at a latent of %d x %d", latent_width, latent_height);
+        error_prefix(error, "VAE");
         vae_stream_close(s);
         return status;
     }
