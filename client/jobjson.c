@@ -172,6 +172,10 @@ static json_t *times_json(const struct refrain_times *times)
     set_real(object, "decode", times->decode);
     set_real(object, "encode", times->encode);
     set_real(object, "total", times->total);
+    set_whole(object, "texts_reused", times->texts_reused);
+    set_whole(object, "first_steps_reused", times->first_steps_reused);
+    set_real(object, "reused_seconds", times->reused_seconds);
+    set_whole(object, "steps_taken_over", times->steps_taken_over);
     return object;
 }
 

@@ -185,6 +185,9 @@ struct refrain_file {
 /* Where a job's time went, in seconds; 0 where unknown. */
 struct refrain_times {
     double queued, load, text, denoise, decode, encode, total;
+    unsigned texts_reused, first_steps_reused; /* branches whose text, first step others had made before */
+    double reused_seconds;                     /* what that had taken them */
+    unsigned steps_taken_over;                 /* of the job it went on from */
 };
 
 /* The cached video against the uncached one of the same job. */

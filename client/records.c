@@ -190,8 +190,19 @@ static struct refrain_progress progress_of(const Refrain__Progress *wire)
 static struct refrain_times times_of(const Refrain__JobTimes *wire)
 {
     if (!wire) return (struct refrain_times){0};
-    return (struct refrain_times){wire->queued, wire->load,   wire->text, wire->denoise,
-                                  wire->decode, wire->encode, wire->total};
+    return (struct refrain_times){
+        .queued = wire->queued,
+        .load = wire->load,
+        .text = wire->text,
+        .denoise = wire->denoise,
+        .decode = wire->decode,
+        .encode = wire->encode,
+        .total = wire->total,
+        .texts_reused = wire->texts_reused,
+        .first_steps_reused = wire->first_steps_reused,
+        .reused_seconds = wire->reused_seconds,
+        .steps_taken_over = wire->steps_taken_over,
+    };
 }
 
 /* What job_of will take. */

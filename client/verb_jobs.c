@@ -106,6 +106,32 @@ static void print_times(const struct cli *cli, const struct refrain_job *job)
     print_line(cli, "times", text);
 }
 
+/* What was not made again, and for how long others had made it. */
+static void print_reused(const struct cli *cli, const struct refrain_job *job)
+{
+    char text[SHOW_TEXT_BYTES], seconds[SHOW_BYTES];
+    const struct refrain_times *times = &job->times;
+    size_t used = 0;
+    const char *between = "";
+    if (times->texts_reused) {
+        used += (size_t)snprintf(text + used, sizeof text - used, "text of %u branch%s", times->texts_reused,
+                                 times->texts_reused > 1 ? "es" : "");
+        between = ", ";
+    }
+    if (times->first_steps_reused) {
+        used += (size_t)snprintf(text + used, sizeof text - used, "%sfirst step of %u branch%s", between,
+                                 times->first_steps_reused, times->first_steps_reused > 1 ? "es" : "");
+        between = ", ";
+    }
+    if (*between)
+        used += (size_t)snprintf(text + used, sizeof text - used, " (%s)",
+                                 show_duration(&cli->style, times->reused_seconds, seconds));
+    if (times->steps_taken_over)
+        used += (size_t)snprintf(text + used, sizeof text - used, "%s%u steps of job %" PRIu64, between,
+                                 times->steps_taken_over, job->spec.resume_from);
+    if (used) print_line(cli, "reused", text);
+}
+
 static void print_files(const struct cli *cli, const struct refrain_job *job)
 {
     char text[SHOW_TEXT_BYTES] = "", bytes[SHOW_BYTES];
@@ -180,6 +206,7 @@ int verb_status(struct cli *cli)
         print_request(cli, job);
         print_cache(cli, job);
         print_times(cli, job);
+        print_reused(cli, job);
         print_files(cli, job);
     }
     refrain_free(job);

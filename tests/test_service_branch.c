@@ -148,6 +148,36 @@ static void a_branch_outlives_its_ranks_and_the_job_it_came_from(void **state)
     stand_stop(&s);
 }
 
+/* On whichever rank the next job has its home. */
+static void a_prompt_is_encoded_once_for_all_ranks(void **state)
+{
+    struct stand s;
+    char name[32], words[256];
+    stand_start(&s, "texts", 2, "--threads 1");
+    add_model();
+    stand_make("text0", TEN);
+    for (int i = 1; i <= 4; i++) {
+        snprintf(name, sizeof name, "text%d", i);
+        snprintf(words, sizeof words, TEN "%s", i % 2 ? "--seed 9" : "--guidance 7");
+        json_t *job = stand_job(stand_make(name, "%s", words));
+        const json_t *times = json_object_get(job, "times");
+        assert_int_equal((int)number_at(times, "texts_reused"), 2);
+        /* the same seed and size, and later those of job 1 */
+        assert_int_equal((int)number_at(times, "first_steps_reused"), i == 1 ? 0 : 2);
+        assert_true(number_at(times, "reused_seconds") > 0);
+        json_decref(job);
+    }
+    expect_latents("text1", "text3");
+    expect_latents("text2", "text4");
+    /* computed by ranks that have nothing */
+    stand_stop(&s);
+    stand_start(&s, "texts-alone", 2, "--threads 1");
+    add_model();
+    stand_make("alone", TEN "--guidance 7");
+    expect_latents("text4", "alone");
+    stand_stop(&s);
+}
+
 /* The one who watches sees pictures, the video is that of the job without. */
 static void who_watches_sees_the_video_come(void **state)
 {
@@ -184,6 +214,7 @@ int main(void)
         cmocka_unit_test(a_branch_is_the_job_it_came_from_until_something_is_changed),
         cmocka_unit_test(a_finished_job_is_made_into_other_files_without_a_step),
         cmocka_unit_test(a_branch_outlives_its_ranks_and_the_job_it_came_from),
+        cmocka_unit_test(a_prompt_is_encoded_once_for_all_ranks),
         cmocka_unit_test(who_watches_sees_the_video_come),
     };
     return cmocka_run_group_tests(tests, stand_set_up, stand_tear_down);

@@ -53,28 +53,44 @@ static void wide_stages_make_the_latents_of_one_rank(void **state)
     shell_run(stand_text, "refrain ranks");
     assert_true(stand_says("ref: 4 ranks in stages of 2, blocks 4+4"));
     stand_stop(&s);
+    start(&s, "branches", 4, "--threads 1 --stage-width 2 --layout cfg");
+    stand_make("branches", "%s", plain);
+    shell_run(stand_text, "refrain ranks");
+    assert_true(stand_says("ref: 4 ranks in stages of 2, branches 8+0 and 0+8"));
+    stand_stop(&s);
+    assert_true(latents_are_equal("branches", "alone"));
     assert_true(latents_are_equal("two", "alone"));
     assert_true(latents_are_equal("two-cached", "alone-cached"));
     assert_true(latents_are_equal("four", "alone"));
 }
 
 /* A rank of the second stage, in the middle of an exchange more often than not. */
-static void a_killed_member_is_replaced_and_the_bits_stay(void **state)
+static void strike(const char *name, int number)
 {
     struct stand s;
-    start(&s, "killed", 4, "--threads 1 --stage-width 2");
-    pid_t client = stand_begin("killed", plain);
-    int job = stand_begun("killed");
+    start(&s, name, 4, "--threads 1 --stage-width 2");
+    pid_t client = stand_begin(name, plain);
+    int job = stand_begun(name);
     stand_wait_step(job, 5);
-    assert_int_equal(kill(stand_last_rank(), SIGKILL), 0);
+    assert_int_equal(kill(stand_last_rank(), number), 0);
     program_wait(client, 60);
     json_t *told = stand_job(job);
     assert_string_equal(string_at(told, "state"), "completed");
     json_decref(told);
-    assert_true(latents_are_equal("killed", "alone"));
+    assert_true(latents_are_equal(name, "alone"));
     shell_run(stand_text, "refrain ranks --json");
     assert_null(strstr(stand_text, "\"epoch\": 1,"));
     stand_stop(&s);
+}
+
+static void a_killed_member_is_replaced_and_the_bits_stay(void **state)
+{
+    strike("killed", SIGKILL);
+}
+
+static void a_stopped_member_is_replaced_and_the_bits_stay(void **state)
+{
+    strike("stopped", SIGSTOP);
 }
 
 static void expect_failed(const char *words, const char *sentence)
@@ -102,6 +118,7 @@ int main(int count, char **arguments)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(wide_stages_make_the_latents_of_one_rank),
         cmocka_unit_test(a_killed_member_is_replaced_and_the_bits_stay),
+        cmocka_unit_test(a_stopped_member_is_replaced_and_the_bits_stay),
         cmocka_unit_test(what_does_not_fit_is_one_sentence),
     };
     if (count > 1) cmocka_set_test_filter(arguments[1]);

@@ -11,11 +11,14 @@
 #include <stdlib.h>
 #include "tools/bench/service.h"
 
-enum { MOST_ROUNDS = 99, STANDS = 3 };
+enum { MOST_ROUNDS = 99, STANDS = 4 };
 
 static const struct stand {
-    const char *ranks, *layout;
-} stands[STANDS] = {{"1", "auto"}, {"2", "pipeline"}, {"2", "cfg"}};
+    const char *name, *ranks, *layout, *width;
+} stands[STANDS] = {{"alone", "1", "auto", "1"},
+                    {"layout pipeline", "2", "pipeline", "1"},
+                    {"layout cfg", "2", "cfg", "1"},
+                    {"stage width 2", "2", "auto", "2"}};
 
 int main(int argc, char **argv)
 {
@@ -39,7 +42,8 @@ int main(int argc, char **argv)
     bench_service_open();
     for (int i = 0; i < STANDS; i++) {
         bench_service_start(&services[i], argv[1], model, stands[i].ranks,
-                            (const char *[]){"--threads", "1", "--layout", stands[i].layout, NULL});
+                            (const char *[]){"--threads", "1", "--layout", stands[i].layout, "--stage-width",
+                                             stands[i].width, NULL});
         bench_service_steps(&services[i], &spec); /* loads */
     }
     for (int round = 0; round < rounds; round++)
@@ -50,13 +54,13 @@ int main(int argc, char **argv)
                 printf("one rank %.2f s a step", seconds[0] / steps);
                 continue;
             }
-            printf(", two ranks, %s, %.2f s: %.1f %% of twice its speed%s", stands[i].layout,
+            printf(", two ranks, %s, %.2f s: %.1f %% of twice its speed%s", stands[i].name,
                    seconds[i] / steps, 100 * share[i][round], i + 1 < STANDS ? "" : "\n");
             fflush(stdout);
         }
     for (int i = 1; i < STANDS; i++)
-        printf("median: one job on two ranks, layout %s: %.1f %% of twice the speed of one\n",
-               stands[i].layout, 100 * bench_median(share[i], rounds));
+        printf("median: one job on two ranks, %s: %.1f %% of twice the speed of one\n", stands[i].name,
+               100 * bench_median(share[i], rounds));
     for (int i = 0; i < STANDS; i++) bench_service_stop(&services[i]);
     return bench_service_close();
 }

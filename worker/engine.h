@@ -85,6 +85,7 @@ struct engine {
     struct engine_carrier *carrier; /* NULL but on paper */
     bool lends;          /* the fabric carries memory of the device (nccl), so hops and OPENs stay there */
     struct tier *tier;   /* NULL: off; borrowed (worker/tier.h) */
+    double text_seconds; /* that encoding a prompt took lately; 0: none was encoded yet */
     struct model *model; /* NULL until loaded */
     int self, members;   /* place in the ring; home is 0, or with a floating split everybody */
     uint64_t epoch;

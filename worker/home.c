@@ -190,6 +190,12 @@ static void report_done(struct home *home, struct slot *slot)
     times.encode = status->encode_seconds;
     times.has_home = 1;
     times.home = (double)slot->home_ns / (double)SECOND_NS;
+    times.has_texts_reused = times.has_first_steps_reused = times.has_reused_seconds =
+        times.has_steps_taken_over = 1;
+    times.texts_reused = (uint32_t)status->texts_reused;
+    times.first_steps_reused = (uint32_t)status->first_steps_reused;
+    times.reused_seconds = status->reused_seconds;
+    times.steps_taken_over = (uint32_t)status->steps_taken_over;
     times.total = (double)(clock_now_ns() - slot->began_ns) / (double)SECOND_NS;
     done.times = &times;
     struct caching_report caching;
@@ -661,8 +667,12 @@ void home_sweep(struct home *home)
 bool home_tend(struct home *home)
 {
     bool moved = take_arrivals(home);
-    for (int i = 0; i < HOME_SLOTS; i++)
-        if (home->slots[i].job) moved |= tend(home, &home->slots[i]);
+    for (int i = 0; i < HOME_SLOTS; i++) {
+        struct slot *slot = &home->slots[i];
+        if (!slot->job) continue;
+        moved |= tend(home, slot);
+        if (has_turns(slot)) job_tend(slot->job);
+    }
     return moved;
 }
 

@@ -286,6 +286,7 @@ void job_destroy(struct job *j)
     free(j->tables);
     free(j->sigmas);
     free(j->preview.png);
+    job_reuse_end(j);
     memory_give_back(ops, MEMORY_SHARED, &j->shared);
     arena_free(&j->host);
     free(j);
@@ -423,8 +424,10 @@ static status_t tell_stages(struct job *j, enum ticket_kind kind, struct error *
 static enum job_result advance_text(struct job *j)
 {
     struct error error = {0};
-    bool done;
-    if (job_encode_text(j, &done, &error) != STATUS_OK) return job_fail(j, &error);
+    bool done, asked = j->asked;
+    status_t status = job_encode_text(j, &done, &error);
+    if (status == STATUS_AGAIN) return asked ? JOB_WAITS : JOB_ADVANCED;
+    if (status != STATUS_OK) return job_fail(j, &error);
     if (!done) return JOB_ADVANCED;
     j->status.text_seconds = job_seconds_since(j->phase_began_ns);
     job_enter_phase(j, LIFE_OPEN, JOB_PHASE_DENOISE, j->order.steps * j->passes);
@@ -526,7 +529,7 @@ enum job_piece job_next(const struct job *j)
     if (waited_long(j) || (j->cancelled && between(j))) return PIECE_SEND;
     switch (j->life) {
     case LIFE_TEXT:
-        return PIECE_TEXT;
+        return job_text_waits(j) ? PIECE_NONE : PIECE_TEXT;
     case LIFE_OPEN:
     case LIFE_CLOSE: {
         int at = told_next(j);
@@ -622,7 +625,8 @@ const struct job_status *job_status(const struct job *job)
 }
 int64_t job_deadline_ns(const struct job *job)
 {
-    return job->deadline_ns;
+    int64_t reuse_ns = job_reuse_deadline_ns(job);
+    return reuse_ns < job->deadline_ns ? reuse_ns : job->deadline_ns;
 }
 int job_priority(const struct job *job)
 {

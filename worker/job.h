@@ -62,6 +62,9 @@ struct job_status {
     double step_seconds;
     double seconds_left; /* negative while unknown */
     double text_seconds, denoise_seconds, decode_seconds, encode_seconds;
+    int texts_reused, first_steps_reused; /* branches whose text, first step came from the cache tier */
+    double reused_seconds;                /* that making those took somebody else */
+    int steps_taken_over;                 /* made by the job that this one went on from */
 };
 
 /* What a job's caching did. */
@@ -90,6 +93,8 @@ status_t job_create(struct engine *engine, const struct job_order *order, const 
 void job_destroy(struct job *job);
 
 enum job_result job_advance(struct job *job);
+/* Asks the cache tier; next to no work. Also what has been asked before may have an answer now. */
+void job_tend(struct job *job);
 
 /* What job_advance would do now, so that home can choose between its jobs. Other than PIECE_NONE is a promise:
  * job_advance then does not answer JOB_WAITS. */
@@ -157,7 +162,7 @@ uint64_t job_context(const struct job *job); /* names it in tickets and, shifted
 uint64_t job_number(const struct job *job);
 uint32_t job_attempt(const struct job *job);
 const struct job_status *job_status(const struct job *job);
-/* When a waiting job gives up; CLOCK_NEVER when it does not wait. */
+/* When a waiting job gives up or must be looked at again; CLOCK_NEVER when it does not wait. */
 int64_t job_deadline_ns(const struct job *job);
 
 /* After JOB_FINISHED: STATUS_OK, or why not. */

@@ -332,6 +332,7 @@ status_t job_restore(struct job *j, const void *bytes, size_t size, struct error
     j->resumed = true;
     j->resume_step = (int)head.step;
     j->inherited = own ? (int)head.inherited : j->resume_step;
+    j->status.steps_taken_over = j->inherited;
     if (own) take_times(j, &head);
     j->status.step_seconds = head.step_seconds;
     job_enter_pass(j, own ? (int)head.pass : 0);

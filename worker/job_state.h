@@ -13,6 +13,7 @@
 #include "worker/cargo.h"
 #include "worker/comparison.h"
 #include "worker/job.h"
+#include "worker/tier.h"
 
 enum { BRANCHES = 2, PASSES = 2 };
 
@@ -71,6 +72,14 @@ struct branch {
     struct blocks *blocks; /* home's own blocks, for policies that decide by blocks */
 };
 
+/* A question to the cache tier, job_reuse.c. */
+struct ask {
+    enum { ASK_MISSED, ASK_WAITS, ASK_HERE } state;
+    bool keyed; /* query.key is one: what is computed may be given under it */
+    struct tier_query query;
+    struct view view; /* ASK_HERE: the job's */
+};
+
 /* job_preview.c. Steps are counted as finished ones; 0: none. */
 struct preview {
     float *clean;           /* shared, [latent]: predicted at the step at work, if `predicted` */
@@ -118,6 +127,9 @@ struct job {
     void *text_rows;           /* [ids, width], on the device */
     int text_branch;
 
+    struct ask text_ask[BRANCHES], step_ask[BRANCHES];
+    bool asked;
+    int64_t text_began_ns; /* of text_branch */
     struct preview preview;
     /* After the steps. */
     bool lean; /* what only steps need has been given back */
@@ -233,6 +245,21 @@ void job_replayed(struct job *job);
 
 /* job_text.c: a layer of the text encoder, or what follows the last one. *done: it was the last branch's. */
 status_t job_encode_text(struct job *job, bool *done, struct error *error);
+
+/* job_reuse.c. An answer about the text of text_branch may still come in time; when that is over. */
+bool job_text_waits(const struct job *job);
+int64_t job_reuse_deadline_ns(const struct job *job);
+/* True: the answer is there and text_rows is on its way, or *status says why not. job_text_used: nothing reads the
+ * answer any more. */
+bool job_take_text(struct job *job, struct error *error, status_t *status);
+void job_text_used(struct job *job);
+/* What was made of text_branch, in so many seconds, for others. */
+status_t job_give_text(struct job *job, double seconds, struct error *error);
+/* True: the branch's velocity is on its way. */
+bool job_take_first_step(struct job *job, int branch);
+/* After the wait that ended a step, before it is counted. */
+status_t job_give_first_step(struct job *job, double seconds, struct error *error);
+void job_reuse_end(struct job *job);
 
 /* job_preview.c. Before the solver's step: the clean latent, if one is due; after the wait: what is to be decoded. */
 void job_preview_lay_out(struct job *job, struct arena *shared, struct arena *host);

@@ -105,6 +105,10 @@ static void begin_branch(struct job *j, int index)
         finish_branch(j, index);
         return;
     }
+    if (job_take_first_step(j, index)) {
+        finish_branch(j, index);
+        return;
+    }
     if (site == SITE_OUTPUT && reuse_begin(j->reuse, e->team, index, &seen) == ACTION_REUSE) {
         reuse_output(j->reuse, e->team, index, j->latent, b->velocity);
         finish_branch(j, index);
@@ -362,6 +366,9 @@ static status_t finish_step(struct job *j, struct error *error)
     status = engine_wait(e, error);
     if (status != STATUS_OK) return status;
     time_step(j, job_seconds_since(j->step_began_ns));
+    if (all_finite(j->latent, j->latent_count))
+        status = job_give_first_step(j, job_seconds_since(j->step_began_ns), error);
+    if (status != STATUS_OK) return status;
     j->step_begun = false;
     j->deadline_ns = CLOCK_NEVER;
     j->step++;

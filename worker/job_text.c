@@ -8,8 +8,12 @@
 
 #include "worker/job_state.h"
 
+/* What somebody else made, or the first piece of making it. */
 static status_t begin_prompt(struct job *j, struct branch *b, struct error *error)
 {
+    status_t taken;
+    if (job_take_text(j, error, &taken)) return taken;
+    j->text_began_ns = clock_now_ns();
     struct engine *e = j->engine;
     const struct model *m = e->model;
     int limit = m->config.text_length;
@@ -51,6 +55,7 @@ static status_t make_contexts(struct job *j, struct branch *b, struct error *err
     if (status != STATUS_OK) return status;
     j->engine->ops->release(MEMORY_DEVICE, j->text_rows); /* denoiser_text has waited */
     j->text_rows = NULL;
+    job_text_used(j);
     return STATUS_OK;
 }
 
@@ -59,6 +64,8 @@ status_t job_encode_text(struct job *j, bool *done, struct error *error)
     struct branch *b = &j->branch[j->text_branch];
     status_t status = STATUS_OK;
     *done = false;
+    job_tend(j);
+    if (job_text_waits(j)) return STATUS_AGAIN;
     if (j->text_run) {
         bool last = text_encoder_layer(j->text_run, j->engine->team);
         j->work += (uint64_t)b->ids;
@@ -66,6 +73,7 @@ status_t job_encode_text(struct job *j, bool *done, struct error *error)
             status = engine_wait(j->engine, error);
             text_encoder_end(j->text_run);
             j->text_run = NULL;
+            if (status == STATUS_OK) status = job_give_text(j, job_seconds_since(j->text_began_ns), error);
         }
     } else if (!j->text_rows) {
         status = begin_prompt(j, b, error);

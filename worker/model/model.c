@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "worker/model/identity.h"
 
 /* -------------------------------------------------------------------------------------------------- split */
 
@@ -121,6 +122,16 @@ bool model_rearrange(struct model *m, const struct split *split, int self)
     return same;
 }
 
+/* Before anything is mapped: what is replaced meanwhile has another time. */
+static void identify(struct model *m, const char *directory)
+{
+    static const char *const text[] = {"text_encoder", NULL}, *const tokenizer[] = {"tokenizer", NULL},
+                             *const rest[] = {".", "transformer", "transformer_2", "scheduler", "vae", NULL};
+    m->identity.text_encoder = identity_of(directory, text);
+    m->identity.tokenizer = identity_of(directory, tokenizer);
+    m->identity.rest = identity_of(directory, rest);
+}
+
 static status_t load_home(struct model *m, const char *directory, struct error *error)
 {
     char path[4096];
@@ -134,6 +145,7 @@ static status_t load_home(struct model *m, const char *directory, struct error *
     snprintf(path, sizeof path, "%s/text_encoder", directory);
     status = text_encoder_load(path, &m->config.text, m->ops, m->team, &m->text_encoder, error);
     if (status != STATUS_OK) return status;
+    identify(m, directory);
     snprintf(m->vae_directory, sizeof m->vae_directory, "%s/vae", directory);
     return vae_load(m->vae_directory, &m->config.vae, m->ops, m->team, VAE_DECODER, &m->vae, error);
 }

@@ -71,6 +71,9 @@ struct model {
     struct vae *vae;
     struct vae *encoder; /* loaded when a job first compares videos */
     char vae_directory[4096];
+    struct {
+        uint64_t text_encoder, tokenizer, rest; /* worker/model/identity.h; homes only */
+    } identity;
 };
 
 /* Refuses a split that does not add up to the model's layers. directory: the pipeline's. */
