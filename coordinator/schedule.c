@@ -164,6 +164,21 @@ struct plan_request server_describe_layout(const struct server *server, const st
                                  .home_bytes = needs.home + needs_at(&job, 1, NULL, 0, 0) - any};
 }
 
+/* In front of what the plan says of weights: what of the memory the job itself takes. */
+static void name_sizes(const struct group *group, const Refrain__ModelCard *card,
+                       const Refrain__JobSpec *spec, struct error *error)
+{
+    struct needs needs;
+    const struct needs *job = &needs;
+    const struct needs_rank home = needs_rank_of(&group->members[0]);
+    needs_of(card, spec, &home, &needs);
+    error_prefix(
+        error,
+        "%ux%ux%u takes %.1f GB at home and %.1f GB on any other rank, of %.1f GB a rank; what is left",
+        spec->width, spec->height, spec->frames, (double)needs_at(&job, 1, NULL, 0, 0) / 1e9,
+        (double)needs_at(NULL, 0, &job, 1, 0) / 1e9, (double)memory_of(group, &group->members[0]) / 1e9);
+}
+
 /* Every rank loads its own blocks; the state ends when all have answered, well or badly. */
 static void begin_load(struct server *server, struct group *group, struct slot *slot, struct job *job)
 {
@@ -377,8 +392,8 @@ static bool much_better(const struct server *server, const struct group *group,
 }
 
 /* What a layout has to serve: this job and those behind it. */
-static struct layout_load describe_load(const struct server *server, const struct group *group, const struct job *job,
-                                        bool loaded)
+static struct layout_load describe_load(const struct server *server, const struct group *group,
+                                        const struct job *job, bool loaded)
 {
     size_t jobs = jobs_count(server->jobs);
     double left = (double)(job->deadline_at_ms - server->now_ms) / 1000;
@@ -405,6 +420,7 @@ static status_t prepare_layout(struct server *server, struct group *group, const
     if (loaded && !wished(request.wish)) request.mix.home_work = group->home_work;
     struct layout_load load = describe_load(server, group, job, loaded);
     status_t status = layout_choose(&request, &load, loaded && known ? &group->plan : NULL, &plan, error);
+    if (status == STATUS_NO_MEMORY) name_sizes(group, model->card, spec, error);
     if (status != STATUS_OK) return status;
     bool busy = group_in_flight(group) > 0;
     bool good = known && plan_check(&group->plan, &request, &request.mix, NULL) == STATUS_OK &&
@@ -460,10 +476,8 @@ status_t server_check_room(struct server *server, const Refrain__ModelCard *card
         hitrates_of(&server->rates, spec, card, &request.mix);
         status = plan_make(&request, &plan, error);
         if (status != STATUS_NO_MEMORY) return STATUS_OK; /* what else is wrong shows when it is its turn */
+        name_sizes(group, card, spec, error);
     }
-    if (status != STATUS_OK)
-        error_prefix(error, "%ux%ux%u takes more memory than any group of ranks has", spec->width,
-                     spec->height, spec->frames);
     return status;
 }
 
