@@ -66,6 +66,7 @@ static void fill(struct facts *facts, int garbage)
     facts->run.shift = 5;
     facts->run.steps = 50;
     facts->run.guidance = 5;
+    facts->run.guidance_2 = 3;
     facts->run.policy = facts->policy;
     facts->run.tables = 25;
     facts->run.origin = NULL;
@@ -183,6 +184,7 @@ static const struct {
     {FIELD(run.shift), ADD_DOUBLE, RUN},
     {FIELD(run.steps), ADD_ONE, RUN},
     {FIELD(run.guidance), ADD_DOUBLE, RUN},
+    {FIELD(run.guidance_2), ADD_DOUBLE, RUN},
     {FIELD(run.tables), ADD_ONE, RUN},
     {FIELD(run.origin), ORIGIN, RUN},
     {FIELD(run.element), ADD_ONE, RUN},
@@ -216,7 +218,7 @@ _Static_assert(sizeof(struct noise_facts) == 8 + 4 + 4, "a field of noise_facts 
 _Static_assert(sizeof(struct first_step_facts) == 3 * 8 + 48 + 24 + 16 + 2 * 8 + 4 + 4,
                "one of first_step_facts");
 _Static_assert(sizeof(struct run_facts) ==
-                   3 * 8 + 2 * 48 + 24 + 16 + 2 * 4 + 8 + 4 + 4 + 8 + 8 + 8 + 8 + 2 * 4,
+                   3 * 8 + 2 * 48 + 24 + 16 + 2 * 4 + 8 + 4 + 4 + 2 * 8 + 8 + 8 + 8 + 2 * 4,
                "a field of run_facts is not in the list");
 _Static_assert(sizeof(struct residual_facts) == 5 * 4, "a field of residual_facts is not in the list");
 _Static_assert(sizeof(struct table_facts) == 3 * 8 + 8 + 8 + 24 + 3 * 4 + 4 + 2 * 8, "one of table_facts");
@@ -304,6 +306,7 @@ static void without_guidance_neither_its_scale_nor_the_negative_text_counts(void
     fill(&other, 0);
     one.run.guidance = 1;
     other.run.guidance = 0.5;
+    other.run.guidance_2 = 7; /* nor the second expert's */
     other.avoid[0] = 'x';
     struct key a = key_for(&one, ITEM_LATENT), b = key_for(&other, ITEM_LATENT);
     assert_true(key_equal(&a, &b));

@@ -99,6 +99,7 @@ static void put_run(struct list *list, const struct run_facts *facts)
     put(list, guided);
     if (guided) put_text(list, &facts->negative);
     put_number(list, "guidance", guided ? facts->guidance : 1.0);
+    put_number(list, "guidance_2", guided ? facts->guidance_2 : 0.0);
     put_picture(list, &facts->picture);
     put(list, facts->origin != NULL);
     if (facts->origin) {
