@@ -579,7 +579,7 @@ static status_t no_room(const struct plan_request *request, const char *what, st
         total += (double)request->seats[i].memory_bytes;
     return error_set(
         error, STATUS_NO_MEMORY,
-        "%s: %u blocks of %.1f GB, and %.1f GB for a home, do not fit %u rank%s with %.1f GB in all: "
+        "%s: %u blocks of %.3g GB, and %.3g GB for a home, do not fit %u rank%s with %.3g GB in all: "
         "add ranks",
         what, request->layers, (double)request->block_bytes / 1e9, (double)request->home_bytes / 1e9,
         request->ranks, request->ranks == 1 ? "" : "s", total / 1e9);

@@ -242,7 +242,7 @@ static void too_little_memory_is_a_sentence_before_anything_is_computed(void **s
               stand_directory);
     unsetenv("REFRAIN_FAKEGPU_MEMORY_MB");
     assert_int_not_equal(code, 0);
-    if (!stand_says("MB") || !stand_says("free")) fail_msg("%s", stand_text);
+    if (!stand_says("do not fit 1 rank with") || !stand_says("add ranks")) fail_msg("%s", stand_text);
     expect_nothing_left();
 }
 

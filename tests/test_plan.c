@@ -376,7 +376,7 @@ static void weights_stay_within_the_memory(void **state)
     assert_false(make(&request).floating);
     seats[2].memory_bytes = 10 * GB;
     expect(STATUS_NO_MEMORY, &request,
-           "30 blocks of 1.0 GB, and 6.0 GB for a home, do not fit 4 ranks with 35.0 GB");
+           "30 blocks of 1 GB, and 6 GB for a home, do not fit 4 ranks with 35 GB");
     request.wish = &(struct plan_wish){.runs = 4, .run = {6, 6, 9, 9}};
     seats[2].memory_bytes = 0;
     expect(STATUS_NO_MEMORY, &request, "--split: 6 blocks of 1.0 GB do not fit rank 1 with 5.0 GB");
