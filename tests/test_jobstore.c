@@ -221,9 +221,9 @@ static void a_store_of_a_newer_schema_or_of_another_program_is_refused(void **st
     assert_int_equal(sqlite3_exec(db, "PRAGMA user_version = 99", NULL, NULL, NULL), SQLITE_OK);
     sqlite3_close(db);
     assert_int_equal(jobstore_open(bench->path, &store, &error), STATUS_UNSUPPORTED);
-    assert_non_null(strstr(error.text, "has schema 99, this build knows up to 2"));
+    assert_non_null(strstr(error.text, "has schema 99, this build knows up to 3"));
     assert_int_equal(sqlite3_open(bench->path, &db), SQLITE_OK);
-    sqlite3_exec(db, "PRAGMA user_version = 2", NULL, NULL, NULL);
+    sqlite3_exec(db, "PRAGMA user_version = 3", NULL, NULL, NULL);
     sqlite3_close(db);
     snprintf(path, sizeof path, "%s/other.db", bench->directory);
     assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
