@@ -3,8 +3,8 @@
  * functions.
  */
 #include "coordinator/plan.h"
+#include "base/line.h"
 
-#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -53,37 +53,19 @@ status_t plan_read_split(const char *text, struct plan_wish *wish, struct error 
     return STATUS_OK;
 }
 
-/* Text for people: it ends early where there is no more room, as a thousand ranks do not fit a line. */
-struct line {
-    char *text;
-    size_t bytes, used;
-};
-
-static void put(struct line *line, const char *format, ...) __attribute__((format(printf, 2, 3)));
-
-static void put(struct line *line, const char *format, ...)
-{
-    va_list arguments;
-    if (line->used >= line->bytes) return;
-    va_start(arguments, format);
-    int length = vsnprintf(line->text + line->used, line->bytes - line->used, format, arguments);
-    va_end(arguments);
-    if (length > 0) line->used += (size_t)length;
-}
-
 static void describe_chains(const struct plan *plan, struct line *line)
 {
     static const char *const what[] = {"branches", "experts", "experts' branches"};
     uint32_t caps = plan->head + plan->tail;
     bool cfg = plan->chain[0][1] != plan->chain[0][0], pools = plan->chain[1][0] != plan->chain[0][0];
     if (caps > 0)
-        put(line, "%u block%s %s, ", caps, caps == 1 ? "" : "s", plan->floating ? "everywhere" : "at home");
+        line_put(line, "%u block%s %s, ", caps, caps == 1 ? "" : "s", plan->floating ? "everywhere" : "at home");
     else if (plan->floating)
-        put(line, "homes everywhere, ");
+        line_put(line, "homes everywhere, ");
     for (uint32_t c = 0, chains = plan_chains(plan); c < chains; c++) {
-        put(line, "%s", c == 0 ? what[cfg && pools ? 2 : pools] : c + 1 < chains ? "," : " and");
+        line_put(line, "%s", c == 0 ? what[cfg && pools ? 2 : pools] : c + 1 < chains ? "," : " and");
         for (uint32_t i = 0; i < plan->ranks; i++)
-            put(line, "%c%u", i == 0 ? ' ' : '+', plan_run(plan, c, i));
+            line_put(line, "%c%u", i == 0 ? ' ' : '+', plan_run(plan, c, i));
     }
 }
 
@@ -92,33 +74,33 @@ void plan_describe(const struct plan *plan, const char *backend, char *text, siz
     struct line line = {text, bytes, 0};
     uint32_t caps = plan->head + plan->tail;
     struct plan stages;
-    put(&line, "%u rank%s", plan->ranks, plan->ranks == 1 ? "" : "s");
+    line_put(&line, "%u rank%s", plan->ranks, plan->ranks == 1 ? "" : "s");
     if (plan_width(plan) > 1) {
-        put(&line, " in stages of %u", plan->width);
+        line_put(&line, " in stages of %u", plan->width);
         stages = plan_wide_stages(plan);
         if (plan_chains(plan) == 1) stages.head = stages.run[0], stages.run[0] = 0; /* as of one rank */
         plan = &stages;
     }
-    put(&line, ", ");
+    line_put(&line, ", ");
     if (plan_chains(plan) > 1) {
         describe_chains(plan, &line);
-        put(&line, ", %s", backend);
+        line_put(&line, ", %s", backend);
         return;
     }
     if (plan->floating) {
         if (caps > 0)
-            put(&line, "%u block%s everywhere, %u", caps, caps == 1 ? "" : "s", plan->run[0]);
+            line_put(&line, "%u block%s everywhere, %u", caps, caps == 1 ? "" : "s", plan->run[0]);
         else
-            put(&line, "homes everywhere, blocks %u", plan->run[0]);
-        for (uint32_t i = 1; i < plan->ranks; i++) put(&line, "+%u", plan->run[i]);
-        put(&line, caps > 0 ? " around, %s" : ", %s", backend);
+            line_put(&line, "homes everywhere, blocks %u", plan->run[0]);
+        for (uint32_t i = 1; i < plan->ranks; i++) line_put(&line, "+%u", plan->run[i]);
+        line_put(&line, caps > 0 ? " around, %s" : ", %s", backend);
         return;
     }
-    put(&line, "blocks %u", plan->head);
-    if (plan->run[0] > 0) put(&line, "+%u", plan->run[0]);
-    if (plan->spare > 0) put(&line, "(+%u spare)", plan->spare);
+    line_put(&line, "blocks %u", plan->head);
+    if (plan->run[0] > 0) line_put(&line, "+%u", plan->run[0]);
+    if (plan->spare > 0) line_put(&line, "(+%u spare)", plan->spare);
     for (uint32_t i = 1; i < plan->ranks; i++)
-        if (plan->run[i] > 0) put(&line, "%c%u", plan->run[0] > 0 ? ' ' : '+', plan->run[i]);
-    if (plan->tail > 0) put(&line, "(+%u)", plan->tail);
-    put(&line, ", %s", backend);
+        if (plan->run[i] > 0) line_put(&line, "%c%u", plan->run[0] > 0 ? ' ' : '+', plan->run[i]);
+    if (plan->tail > 0) line_put(&line, "(+%u)", plan->tail);
+    line_put(&line, ", %s", backend);
 }

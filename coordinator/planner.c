@@ -3,8 +3,9 @@
  */
 #include "coordinator/planner.h"
 
+#include "base/line.h"
+
 #include <math.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -265,37 +266,20 @@ static int best_first(const void *a, const void *b)
 
 /* ---------------------------------------------------------------------------------------------------- words */
 
-struct line {
-    char *text;
-    size_t bytes, used;
-};
-
-static void put(struct line *line, const char *format, ...) __attribute__((format(printf, 2, 3)));
-
-static void put(struct line *line, const char *format, ...)
-{
-    va_list arguments;
-    if (line->used >= line->bytes) return;
-    va_start(arguments, format);
-    int length = vsnprintf(line->text + line->used, line->bytes - line->used, format, arguments);
-    va_end(arguments);
-    if (length > 0) line->used += (size_t)length;
-}
-
 void planner_describe(const struct planner_layout *l, char text[PLANNER_NAME_BYTES])
 {
     struct line line = {text, PLANNER_NAME_BYTES, 0};
     const char *between = "";
-    if (l->replicas > 1) put(&line, "%u replicas", l->replicas), between = " of ";
-    if (l->ways > 1) put(&line, "%s%u branches", between, l->ways), between = " x ";
+    if (l->replicas > 1) line_put(&line, "%u replicas", l->replicas), between = " of ";
+    if (l->ways > 1) line_put(&line, "%s%u branches", between, l->ways), between = " x ";
     if (l->stages[1] > 0)
-        put(&line, "%spools of %u + %u stages", between, l->stages[0], l->stages[1]), between = " x ";
+        line_put(&line, "%spools of %u + %u stages", between, l->stages[0], l->stages[1]), between = " x ";
     else if (l->stages[0] > 1)
-        put(&line, "%s%u stages", between, l->stages[0]), between = " x ";
-    if (l->width > 1) put(&line, "%s%u wide", between, l->width);
+        line_put(&line, "%s%u stages", between, l->stages[0]), between = " x ";
+    if (l->width > 1) line_put(&line, "%s%u wide", between, l->width);
     if (line.used == 0 || (l->ways == 1 && l->stages[0] == 1 && l->stages[1] == 0 && l->width == 1))
-        put(&line, "%s1 rank", between);
-    if (l->floating) put(&line, ", floating homes");
+        line_put(&line, "%s1 rank", between);
+    if (l->floating) line_put(&line, ", floating homes");
 }
 
 static double gb(double bytes)
@@ -307,23 +291,23 @@ static void say_bound(struct line *line, const struct planner_request *r, const 
 {
     switch (o->bound) {
     case BOUND_IDLE:
-        put(line, ": uses %u of %u ranks", o->ranks, r->machine.ranks);
+        line_put(line, ": uses %u of %u ranks", o->ranks, r->machine.ranks);
         break;
     case BOUND_MEMORY:
-        put(line, ": there is memory for %u job%s at once", o->in_flight, o->in_flight == 1 ? "" : "s");
+        line_put(line, ": there is memory for %u job%s at once", o->in_flight, o->in_flight == 1 ? "" : "s");
         break;
     case BOUND_LINK:
-        put(line, ": %.2f GB a step leave a node", gb(o->node_bytes));
+        line_put(line, ": %.2f GB a step leave a node", gb(o->node_bytes));
         break;
     case BOUND_EXCHANGE:
-        put(line, ": %.1f GB a step are exchanged", gb(o->exchange_bytes));
+        line_put(line, ": %.1f GB a step are exchanged", gb(o->exchange_bytes));
         break;
     case BOUND_FILL:
-        put(line, ": it takes %u jobs to keep %s busy", o->layout.replicas * o->saturate,
+        line_put(line, ": it takes %u jobs to keep %s busy", o->layout.replicas * o->saturate,
             o->layout.replicas > 1 ? "them" : "it");
         break;
     case BOUND_POOLS:
-        put(line, ": one pool waits for the other");
+        line_put(line, ": one pool waits for the other");
         break;
     case BOUND_COMPUTE:
         break;
@@ -335,27 +319,27 @@ static void explain_loser(const struct planner_request *r, bool late, const stru
 {
     struct line line = {o->why, sizeof o->why, 0};
     if (!o->fits) {
-        put(&line, "does not fit: %.1f of %.1f GB", gb((double)o->memory_bytes),
+        line_put(&line, "does not fit: %.1f of %.1f GB", gb((double)o->memory_bytes),
             gb((double)r->machine.memory_bytes));
     } else if (!late && is_late(r, o)) {
-        put(&line, "late: a job takes %.4g s, it has %.4g", o->loaded_seconds, r->load.deadline);
+        line_put(&line, "late: a job takes %.4g s, it has %.4g", o->loaded_seconds, r->load.deadline);
         say_bound(&line, r, o);
     } else if (late ? o->loaded_seconds > AS_FAST * best->loaded_seconds
                     : o->all_seconds > AS_FAST * best->all_seconds) {
         double ratio = late ? o->loaded_seconds / best->loaded_seconds : o->all_seconds / best->all_seconds;
         if (ratio < 2)
-            put(&line, "%.0f %% slower", 100 * (ratio - 1));
+            line_put(&line, "%.0f %% slower", 100 * (ratio - 1));
         else
-            put(&line, "%.1f times as long", ratio);
+            line_put(&line, "%.1f times as long", ratio);
         say_bound(&line, r, o);
     } else if (o->node_bytes > best->node_bytes) {
-        put(&line, "as fast, but %.2f GB a step leave a node instead of %.2f", gb(o->node_bytes),
+        line_put(&line, "as fast, but %.2f GB a step leave a node instead of %.2f", gb(o->node_bytes),
             gb(best->node_bytes));
     } else if (o->hop_bytes + o->exchange_bytes > best->hop_bytes + best->exchange_bytes) {
-        put(&line, "as fast, but sends %.2f GB a step instead of %.2f", gb(o->hop_bytes + o->exchange_bytes),
+        line_put(&line, "as fast, but sends %.2f GB a step instead of %.2f", gb(o->hop_bytes + o->exchange_bytes),
             gb(best->hop_bytes + best->exchange_bytes));
     } else {
-        put(&line, "as fast, but holds %.1f GB a rank instead of %.1f", gb((double)o->memory_bytes),
+        line_put(&line, "as fast, but holds %.1f GB a rank instead of %.1f", gb((double)o->memory_bytes),
             gb((double)best->memory_bytes));
     }
 }
@@ -367,19 +351,19 @@ static void explain_choice(const struct planner_request *r, bool late, const str
     size_t fit = 0;
     for (size_t i = 0; i < list->count; i++) fit += list->option[i].fits;
     if (late)
-        put(&line, "no layout keeps the deadline of %.4g s; this one comes nearest with %.4g s",
+        line_put(&line, "no layout keeps the deadline of %.4g s; this one comes nearest with %.4g s",
             r->load.deadline, o->loaded_seconds);
     else if (fit == 1)
-        put(&line, "the only layout that fits");
+        line_put(&line, "the only layout that fits");
     else if (r->load.deadline > 0)
-        put(&line, "of the layouts that keep the deadline of %.4g s the one that is done first with %u job%s",
+        line_put(&line, "of the layouts that keep the deadline of %.4g s the one that is done first with %u job%s",
             r->load.deadline, r->load.jobs, r->load.jobs == 1 ? "" : "s");
     else
-        put(&line, "latency: nothing is done sooner with %u job%s", r->load.jobs,
+        line_put(&line, "latency: nothing is done sooner with %u job%s", r->load.jobs,
             r->load.jobs == 1 ? "" : "s");
     if (!late && r->load.deadline <= 0 && o->busy > 0.9 && r->load.jobs > 1) {
         line.used = 0;
-        put(&line,
+        line_put(&line,
             "throughput: %u jobs keep the busiest rank at work for %.0f %% of the time, and nothing is done "
             "sooner",
             r->load.jobs, 100 * o->busy);
