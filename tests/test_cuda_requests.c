@@ -246,6 +246,27 @@ static void too_little_memory_is_a_sentence_before_anything_is_computed(void **s
     expect_nothing_left();
 }
 
+/* The ranks are there, and say what memory they have: nothing is stored of what they could never make. */
+static void a_job_that_no_gpu_has_room_for_is_refused_at_submission(void **state)
+{
+    struct stand s;
+    set_gpus("emulated", 1);
+    setenv("REFRAIN_FAKEGPU_MEMORY_MB", "700", 1);
+    stand_start(&s, "narrow-memory", 1, "--threads 1");
+    unsetenv("REFRAIN_FAKEGPU_MEMORY_MB");
+    for (int i = 0; i < 100 && (shell(stand_text, "refrain ranks") || !stand_says("idle")); i++) usleep(100000);
+    shell_run(stand_text, "refrain models add ref models/reference");
+    assert_int_not_equal(
+        shell(stand_text, "refrain submit --model ref --prompt x --width 2048 --height 2048 --frames 81"), 0);
+    if (!stand_says("2048x2048x81 takes") || !stand_says("GB at home") || !stand_says("of 0.7 GB a rank"))
+        fail_msg("%s", stand_text);
+    shell_run(stand_text, "refrain list --json");
+    assert_false(stand_says("2048"));
+    shell_run(stand_text, "refrain submit --wait --quiet --model ref --steps 2 --width 32 --height 32 --frames 5 "
+                          "--prompt x");
+    stand_stop(&s);
+}
+
 static void gpus_of_two_kinds_are_not_one_group(void **state)
 {
     struct stand s;
@@ -271,6 +292,7 @@ int main(int count, char **arguments)
         cmocka_unit_test(a_stage_of_two_gpus_equals_the_processor_within_bf16),
         cmocka_unit_test(a_gpu_that_fails_costs_its_rank_and_not_the_job),
         cmocka_unit_test(too_little_memory_is_a_sentence_before_anything_is_computed),
+        cmocka_unit_test(a_job_that_no_gpu_has_room_for_is_refused_at_submission),
         cmocka_unit_test(gpus_of_two_kinds_are_not_one_group),
     };
     const struct CMUnitTest on_real_gpus[] = {
