@@ -77,6 +77,11 @@ static void sleep_long(void *unused)
     group_pause_ms(80);
 }
 
+static void mark_read(void *member)
+{
+    member_mark(member, 2);
+}
+
 /* The payload is still being computed when it is posted, and still being read when it is released. */
 static void post_and_release_early(struct member *m)
 {
@@ -100,9 +105,9 @@ static void post_and_release_early(struct member *m)
         struct fabric_event event = member_next_received(m);
         gpu_memory_later(sleep_long, NULL);
         gpu_memory_get_later(copy, event.payload, BYTES);
+        gpu_memory_later(mark_read, m);
         fabric_release(m->fabric, &event);
         gpu_memory_wait();
-        member_mark(m, 2);
         event = member_next_received(m);
         for (int i = 0; i < BYTES; i++) CHECK(m, copy[i] == 1);
         const uint8_t *second = member_payload(m, &event);
