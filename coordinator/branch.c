@@ -111,8 +111,6 @@ static status_t check_end(const Refrain__JobSpec *spec, const Refrain__JobSpec *
     if (spec->has_guidance && spec->guidance != from->guidance) other = "guidance";
     if (spec->has_guidance_scale_2 && spec->guidance_scale_2 != from->guidance_scale_2)
         other = "guidance_scale_2";
-    if (spec->has_guidance_scale_2 && spec->guidance_scale_2 != from->guidance_scale_2)
-        other = "guidance_scale_2";
     if (spec->prompt && !same_text(spec->prompt, from->prompt)) other = "prompt";
     if (spec->negative_prompt && !same_text(spec->negative_prompt, from->negative_prompt))
         other = "negative_prompt";
