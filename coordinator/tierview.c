@@ -5,6 +5,7 @@
 #include <string.h>
 #include "coordinator/directory.h"
 #include "coordinator/orders.h"
+#include "proto/tally.h"
 
 enum { LISTED = 100 };
 
@@ -51,30 +52,14 @@ static void add_figure(struct tierview *view, const struct group *group, uint32_
     struct shown_figure *shown = &view->figures[view->reply.n_figures];
     shown->tally = (struct tally){0};
     if (!figures_sum(&group->figures, group->members[rank].seat, kind, tenant, &shown->tally)) return;
-    struct tally *tally = &shown->tally;
     refrain__cache_figure__init(&shown->figure);
-    refrain__tier_tally__init(&shown->told);
-    Refrain__TierTally *told = &shown->told;
-    told->has_items = told->has_published = told->has_refused = told->has_fetched = told->has_lent =
-        told->has_seconds_saved = 1;
-    told->items = tally->items;
-    told->published = tally->published;
-    told->refused = tally->refused;
-    told->fetched = tally->fetched;
-    told->lent = tally->lent;
-    told->seconds_saved = tally->seconds_saved;
-    told->n_bytes = told->n_hits = told->n_evictions = LEVELS;
-    told->bytes = tally->bytes;
-    told->hits = tally->hits;
-    told->evictions = tally->evictions;
-    told->n_misses = MISSES;
-    told->misses = tally->misses;
+    tally_tell(&shown->tally, &shown->told);
     shown->figure.group = (char *)(uintptr_t)group->name;
     shown->figure.has_rank = 1;
     shown->figure.rank = group->members[rank].seat;
     shown->figure.kind = (char *)(uintptr_t)item_kind_name((enum item_kind)kind);
     shown->figure.scope = (char *)(uintptr_t)scope;
-    shown->figure.tally = told;
+    shown->figure.tally = &shown->told;
     view->reply.figures[view->reply.n_figures++] = &shown->figure;
 }
 

@@ -1,6 +1,7 @@
 /* tier_tell.c - what the tier tells the coordinator: which items came and went, and figures. The tier's thread. */
 #include <string.h>
 #include <xxhash.h>
+#include "proto/tally.h"
 #include "worker/control.h"
 #include "worker/tier_core.h"
 
@@ -89,23 +90,10 @@ static void tell_tally(void *context, uint32_t place, uint64_t tenant, enum item
     Refrain__TierTally *to = f->pointers[at] = &f->tallies[at];
     struct tally *from = &f->values[at];
     *from = *tally;
-    refrain__tier_tally__init(to);
-    to->has_tenant = to->has_kind = to->has_items = to->has_published = to->has_refused = to->has_fetched =
-        to->has_lent = to->has_seconds_saved = 1;
+    tally_tell(from, to);
+    to->has_tenant = to->has_kind = 1;
     to->tenant = tenant;
     to->kind = (uint32_t)kind;
-    to->items = from->items;
-    to->published = from->published;
-    to->refused = from->refused;
-    to->fetched = from->fetched;
-    to->lent = from->lent;
-    to->seconds_saved = from->seconds_saved;
-    to->n_bytes = to->n_hits = to->n_evictions = LEVELS;
-    to->bytes = from->bytes;
-    to->hits = from->hits;
-    to->evictions = from->evictions;
-    to->n_misses = MISSES;
-    to->misses = from->misses;
     if (f->message.n_tallies == TALLIES) flush_figures(f);
 }
 
