@@ -288,7 +288,10 @@ status_t caching_foresee(const Refrain__JobSpec *spec, const Refrain__ModelCard 
         outlook->head = p->head;
         outlook->tail = p->tail;
     }
-    outlook->certain = cache_rehearse(&caching.settings, &caching.plan, &caching.job, &outlook->share);
+    struct rehearsed found = {0};
+    outlook->certain = cache_rehearse(&caching.settings, &caching.plan, &caching.job, &found);
+    outlook->share = found.share;
+    memcpy(outlook->expert_share, found.expert_share, sizeof outlook->expert_share);
     return STATUS_OK;
 }
 
