@@ -53,10 +53,20 @@ double layout_seconds(const struct plan *plan, const struct plan_request *reques
     return option.possible ? option.all_seconds : 0;
 }
 
-bool layout_takes(const struct plan *plan, const struct layout_load *load)
+double layout_block_seconds(const struct plan *plan, const struct plan_request *request,
+                            const struct layout_load *load)
+{
+    struct planner_request asked = describe(request, load);
+    uint32_t width = plan_width(plan);
+    /* A rank has 1 / width of the rows: per row it waited for all of the exchange. */
+    double waited = plan->ranks > 0 ? width * planner_exchange(&asked, width, plan->ranks) : 0;
+    return fmax(load->block_seconds - waited, load->block_seconds / 2);
+}
+
+bool layout_takes(const struct plan *plan, const struct plan_request *request, const struct layout_load *load)
 {
     uint32_t width = plan_width(plan);
-    return width == 1 || (!load->by_blocks && (load->tokens == 0 || load->tokens >= width));
+    return width == 1 || (!request->mix.by_blocks && (load->tokens == 0 || load->tokens >= width));
 }
 
 /* One job, with so many others at once as there are. */
@@ -77,7 +87,7 @@ static bool is_better(double now, double then, const struct layout_load *load)
 static bool may_be_wide(const struct plan_request *request, const struct layout_load *load, uint32_t width)
 {
     bool known = load->links.inside > 0 || load->links.between > 0;
-    return known && !load->by_blocks && request->heads > 0 && request->heads % width == 0 &&
+    return known && !request->mix.by_blocks && request->heads > 0 && request->heads % width == 0 &&
            request->ranks % width == 0 && load->head_dim > 0 && load->operand_bytes > 0 &&
            load->tokens >= LEAST_ROWS * width;
 }
@@ -137,7 +147,7 @@ status_t layout_choose(const struct plan_request *request, const struct layout_l
     bool open = !wish || (wish->layout == PLAN_LAYOUT_AUTO && wish->runs == 0 && wish->width <= 1 && !wish->has_fold);
     if (!open || load->block_seconds <= 0 || request->ranks < 2) return STATUS_OK;
     /* Which of the single chains is better is for what was measured to say (schedule.c). */
-    bool other = now && (plan_chains(now) > 1 || plan_width(now) > 1) && layout_takes(now, load);
+    bool other = now && (plan_chains(now) > 1 || plan_width(now) > 1) && layout_takes(now, request, load);
     double least = layout_seconds(&simple, request, load), here = other ? layout_seconds(now, request, load) : 0;
     double found = find_best(request, load, &best);
     if (found > 0 && (least <= 0 || found * AS_GOOD < least))

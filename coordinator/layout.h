@@ -26,10 +26,9 @@ struct layout_load {
         block_seconds; /* one branch through one block on the fastest rank; 0: unknown, the pipeline is taken */
     double move_seconds; /* to load another layout */
     double deadline;     /* seconds that this job has left; 0: none */
-    /* For what is sent; stages are only wide where all of it is known. */
+    /* For what is sent: stages are only wide where all of it is known. */
     uint32_t tokens, head_dim;
     uint32_t operand_bytes; /* of an element inside a block */
-    bool by_blocks;         /* its caching decides block by block, which wide stages do not do */
     struct planner_links links;
 };
 
@@ -37,8 +36,12 @@ struct layout_load {
 double layout_seconds(const struct plan *plan, const struct plan_request *request,
                       const struct layout_load *load);
 
-/* Can the job run on that layout? */
-bool layout_takes(const struct plan *plan, const struct layout_load *load);
+/* What a block took on the ranks of a layout, for one rank: those of a wide stage measure their exchange as well. */
+double layout_block_seconds(const struct plan *plan, const struct plan_request *request,
+                            const struct layout_load *load);
+
+/* Can jobs of the request's mix and the load's size run on that layout? */
+bool layout_takes(const struct plan *plan, const struct plan_request *request, const struct layout_load *load);
 
 /* As plan_make. The request's wish is the operator's: what it leaves open is chosen. now: the layout there is, of this model
  * and these ranks; NULL: none. The plan is `now` where that is good enough. */

@@ -524,7 +524,7 @@ static struct plan capped(const struct field *field, uint32_t head, uint32_t tai
 static bool lay_even(const struct field *field, struct plan *plan)
 {
     struct plan_mix uncached = field->mix;
-    uncached.hit_rate = 0;
+    uncached.hit_rate = uncached.expert_hits[0] = uncached.expert_hits[1] = 0;
     *plan = capped(field, 0, 0, false);
     if (!lay_ring(field, &uncached, false, plan)) return false;
     plan->cycle_uncached = cycle_of(field, plan, &uncached);

@@ -19,6 +19,7 @@
 #include "coordinator/orders.h"
 #include "coordinator/repair.h"
 #include "coordinator/server.h"
+#include "coordinator/wiring.h"
 #include "proto/caching.h"
 
 #define SETTLE_NS    (10 * SECOND_NS) /* a layout lasts at least so long */
@@ -387,21 +388,26 @@ static bool much_better(const struct server *server, const struct group *group,
 {
     bool settled = server->now_ns - group->laid_ns > SETTLE_NS;
     if (!settled || plan_equal(plan, &group->plan)) return false;
-    return plan_chains(plan) != plan_chains(&group->plan) ||
+    return plan_chains(plan) != plan_chains(&group->plan) || plan_width(plan) != plan_width(&group->plan) ||
            plan->cycle < WORTH_A_LOAD * plan_cycle(&group->plan, request);
 }
 
 /* What a layout has to serve: this job and those behind it. */
 static struct layout_load describe_load(const struct server *server, const struct group *group,
-                                        const struct job *job, bool loaded)
+                                        const Refrain__ModelCard *card, const struct job *job, bool loaded)
 {
     size_t jobs = jobs_count(server->jobs);
     double left = (double)(job->deadline_at_ms - server->now_ms) / 1000;
-    return (struct layout_load){.jobs = jobs < GROUP_SLOTS ? (uint32_t)jobs : GROUP_SLOTS,
-                                .steps = job->outlook.steps,
-                                .block_seconds = foresight_block(group, &job->outlook),
-                                .move_seconds = loaded ? group->load_seconds : 0,
-                                .deadline = job->deadline_at_ms && left > 0 ? left : 0};
+    struct layout_load load = {.jobs = jobs < GROUP_SLOTS ? (uint32_t)jobs : GROUP_SLOTS,
+                               .steps = job->outlook.steps,
+                               .block_seconds = foresight_block(group, &job->outlook),
+                               .move_seconds = loaded ? group->load_seconds : 0,
+                               .deadline = job->deadline_at_ms && left > 0 ? left : 0,
+                               .tokens = (uint32_t)job->outlook.tokens,
+                               .head_dim = card->head_dim,
+                               .operand_bytes = group->members[0].gpu[0] ? 2 : 4};
+    wiring_of(group, &load.links);
+    return load;
 }
 
 /* The layout for this job: the one that is there, unless it is of another model, unknown (ranks that outlived
@@ -418,12 +424,14 @@ static status_t prepare_layout(struct server *server, struct group *group, const
     request.mix = job->outlook.mix;
     /* What an operator wished for is judged by the model alone: it must not be refused for a measurement. */
     if (loaded && !wished(request.wish)) request.mix.home_work = group->home_work;
-    struct layout_load load = describe_load(server, group, job, loaded);
+    struct layout_load load = describe_load(server, group, model->card, job, loaded);
+    if (group->pace_ns > 0 && known) load.block_seconds = layout_block_seconds(&group->plan, &request, &load);
     status_t status = layout_choose(&request, &load, loaded && known ? &group->plan : NULL, &plan, error);
     if (status == STATUS_NO_MEMORY) name_sizes(group, model->card, spec, error);
     if (status != STATUS_OK) return status;
     bool busy = group_in_flight(group) > 0;
-    bool good = known && plan_check(&group->plan, &request, &request.mix, NULL) == STATUS_OK &&
+    bool takes = request.wish->width > 1 || layout_takes(&group->plan, &request, &load);
+    bool good = known && takes && plan_check(&group->plan, &request, &request.mix, NULL) == STATUS_OK &&
                 !much_better(server, group, &request, &plan);
     *fits = loaded && (good || (busy && !known));
     if (*fits || busy) return STATUS_OK;

@@ -180,6 +180,7 @@ static void pools_go_where_the_misses_are(void **state)
     assert_int_equal(first, 2);
     assert_true(fabs(plan.cycle - 2 * 0.35 * 7) < 1e-9);
     assert_true(fabs(plan_alone(&plan, &request) - plan.alone) < 1e-9);
+    assert_true(fabs(plan.cycle_uncached - 2 * 0.65 * 8) < 1e-9);
     struct plan_request mean = two_experts(&wish); /* with the mean of both for each, the pools would be others */
     mean.mix.hit_rate = request.mix.hit_rate;
     struct plan worse = make(&mean);
