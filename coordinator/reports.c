@@ -411,6 +411,11 @@ static void dispatch(struct server *server, const struct sender *sender, const R
     case REFRAIN__WORKER_REPORT__BODY_GOODBYE:
         take_goodbye(server, sender, report->goodbye);
         break;
+    case REFRAIN__WORKER_REPORT__BODY_LINK_MEASURED:
+        if (report->link_measured->epoch == group->links.epoch)
+            links_answer(&group->links, sender->rank, report->link_measured->peer,
+                         report->link_measured->bytes_per_second, report->link_measured->latency);
+        break;
     case REFRAIN__WORKER_REPORT__BODY_TIER_CHANGES:
         tierdesk_changes(server, group, sender->rank, report->tier_changes);
         break;
