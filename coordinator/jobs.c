@@ -122,6 +122,7 @@ void jobs_note_progress(struct job *job, const Refrain__Progress *progress)
     Refrain__Progress fitting = *progress;
     if (!actions_fit(&progress->cache_actions)) fitting.has_cache_actions = 0;
     if (!isfinite(progress->largest_reused)) fitting.has_largest_reused = 0;
+    if (!isfinite(progress->reused_seconds)) fitting.has_steps_reused = fitting.has_reused_seconds = 0;
     clear_progress(job);
     copy_progress(&job->progress, &fitting);
     uint64_t reached = (uint64_t)fitting.phase << 32 | fitting.step;
