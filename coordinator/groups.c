@@ -179,6 +179,7 @@ static void load_answered(struct group *group, uint32_t rank, int64_t now_ns)
     if (!all_answered(group)) return;
     double seconds = (double)(now_ns - group->since_ns) / SECOND_NS;
     group->load_seconds = seconds;
+    group->loaded_ns = now_ns;
     if (group->load_status == STATUS_OK)
         log_line(LOG_INFO, "group %.8s: model %s loaded in %.2f s", group->name, group->model, seconds);
     else

@@ -92,6 +92,7 @@ struct group {
     char failure[ERROR_TEXT_BYTES]; /* why it is LOST or BROKEN, or why the load failed */
     status_t load_status;
     double load_seconds; /* the latest load */
+    int64_t loaded_ns;   /* when it was over */
     double home_work;    /* mean over the model's jobs: plan_mix; 0: unknown */
     int64_t laid_ns;     /* since when the plan is this one */
     double pace_ns;      /* of a block and token, a mean over ranks and seconds (foresight.c); 0: unknown */

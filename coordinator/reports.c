@@ -288,6 +288,14 @@ static void complete(struct server *server, struct job *job, const Refrain__JobT
         log_line(LOG_ERROR, "%s", error.text);
 }
 
+/* Seconds in which a job that had been started waited for its group to load the model. */
+static double load_of(const struct server *server, const struct group *group, const struct job *job)
+{
+    double loaded = (double)(server->now_ns - group->loaded_ns) / SECOND_NS; /* seconds ago, as all here */
+    double started = (double)(server->now_ms - job->started_ms) / 1000;
+    return fmax(0, fmin(started - loaded, group->load_seconds));
+}
+
 /* Completed only if everything it names is here; a result one cannot fetch is no result. */
 static void take_done(struct server *server, const struct sender *sender, const Refrain__JobDone *done)
 {
@@ -298,12 +306,9 @@ static void take_done(struct server *server, const struct sender *sender, const 
     } else if (job) {
         Refrain__JobTimes times = REFRAIN__JOB_TIMES__INIT;
         if (done->times) times = *done->times;
-        times.has_queued = 1;
+        times.has_queued = times.has_load = 1;
+        times.load = load_of(server, sender->group, job);
         times.queued = (double)(job->started_ms - job->submitted_ms) / 1000;
-        if (!times.has_load || times.load < sender->group->load_seconds) {
-            times.has_load = 1;
-            times.load = sender->group->load_seconds;
-        }
         if (!times.has_total) times.total = (double)(server->now_ms - job->started_ms) / 1000;
         times.has_total = 1;
         complete(server, job, &times, learn(server, sender, job, done));
