@@ -237,7 +237,7 @@ struct refrain_job {
     uint64_t submitted_ms, started_ms, finished_ms; /* wall clock since 1970; 0: not yet */
     uint64_t finish_ms;  /* when it is expected to be done, by the coordinator's wall clock; 0: unknown */
     const char *warning; /* of a submission: what speaks against its deadline; NULL: nothing */
-    unsigned ahead;                                 /* jobs before it, while queued */
+    unsigned ahead;      /* jobs before it, while queued */
     struct refrain_times times;
     const char *plan;                         /* how it ran, for people; NULL: not known yet */
     const struct refrain_cache_report *cache; /* once completed, if caching was on; else NULL */

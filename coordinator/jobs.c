@@ -26,7 +26,7 @@ struct jobs {
     uint64_t *changed; /* [changed_capacity] */
     size_t changed_count, changed_taken, changed_capacity;
     int64_t next_deadline_ms; /* not later than the earliest */
-    int64_t foreseen_ms; /* when the jobs' finish_ms were predicted */
+    int64_t foreseen_ms;      /* when the jobs' finish_ms were predicted */
 };
 
 /* -------------------------------------------------------------------------------------------- transitions */
@@ -469,7 +469,8 @@ static int in_turn(const void *a, const void *b)
     uintptr_t p = (uintptr_t)(*x)->share, q = (uintptr_t)(*y)->share;
     bool again = (*x)->attempt > 0;
     if (again != ((*y)->attempt > 0)) return again ? -1 : 1;
-    if (!again && p != q) return p < q ? -1 : 1; /* tenants apart; jobs that lost their ranks go by themselves */
+    if (!again && p != q)
+        return p < q ? -1 : 1; /* tenants apart; jobs that lost their ranks go by themselves */
     return before(*x, *y) ? -1 : 1;
 }
 
@@ -480,7 +481,8 @@ struct run {
 
 /* One priority, sorted in_turn, into `order`: those that lost their ranks, then of the tenant served least its next.
  * runs: room for `count`. */
-static size_t merge_tenants(struct job **sorted, size_t count, struct run *runs, struct job **order, size_t most)
+static size_t merge_tenants(struct job **sorted, size_t count, struct run *runs, struct job **order,
+                            size_t most)
 {
     size_t made = 0, tenants = 0, at = 0;
     while (at < count && sorted[at]->attempt > 0 && made < most) order[made++] = sorted[at++];

@@ -324,7 +324,8 @@ static void items_that_cannot_be_used_are_not(void **state)
         if (i == 0) bad.size = 7;
         if (i == 1) bad.bytes[HEAD + 100] ^= 1; /* its own hash does not fit */
         if (i == 2) bad.size--, saved_forge(&bad);
-        if (i == 3) memset(bad.bytes + bad.size - 40, 0xff, 40), saved_forge(&bad); /* reasons that are none */
+        if (i == 3)
+            memset(bad.bytes + bad.size - 40, 0xff, 40), saved_forge(&bad); /* reasons that are none */
         if (i == 4) memcpy(bad.bytes, foreign.at[STEPS].bytes, bad.size);
         if (i == 5) bad.size += 4, bad.bytes = realloc(bad.bytes, bad.size), saved_forge(&bad);
         saved_tier_put(&key, bad.bytes, bad.size);

@@ -164,7 +164,8 @@ static void a_prompt_is_encoded_once_for_all_ranks(void **state)
         json_t *job = stand_job(stand_make(name, "%s", words));
         const json_t *times = json_object_get(job, "times");
         assert_int_equal((int)number_at(times, "texts_reused"), 2);
-        assert_int_equal((int)number_at(times, "first_steps_reused"), i == 2 ? 2 : 0); /* the same seed and size */
+        assert_int_equal((int)number_at(times, "first_steps_reused"),
+                         i == 2 ? 2 : 0); /* the same seed and size */
         assert_int_equal((int)number_at(times, "steps_reused"), 0);
         assert_true(number_at(times, "reused_seconds") > 0);
         json_decref(job);

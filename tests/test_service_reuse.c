@@ -48,8 +48,7 @@ static double cache_figure(const char *kind, const char *key)
         json_t *value = json_object_get(figure, key);
         if (strcmp(string_at(figure, "kind"), kind) != 0) continue;
         if (json_is_number(value)) sum += json_number_value(value);
-        for (void *at = json_object_iter(value); at;
-             at = json_object_iter_next(value, at)) /* by level */
+        for (void *at = json_object_iter(value); at; at = json_object_iter_next(value, at)) /* by level */
             sum += json_number_value(json_object_iter_value(at));
     }
     json_decref(all);

@@ -85,7 +85,8 @@ static void begin_ask(struct job *j)
     struct ask *ask = &j->latent_ask;
     const struct run *run = &j->run[j->pass];
     ask->state = ASK_MISSED;
-    if (j->order.recompute || !run->keyed || key_tenant(j->tenant, &ask->query.tenant, NULL) != STATUS_OK) return;
+    if (j->order.recompute || !run->keyed || key_tenant(j->tenant, &ask->query.tenant, NULL) != STATUS_OK)
+        return;
     ask->query.key = run->key;
     ask->query.deadline_ns = clock_now_ns() + WAIT_MS * MILLISECOND_NS;
     ask->state = ASK_WAITS;

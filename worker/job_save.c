@@ -36,9 +36,10 @@ struct head {
     uint32_t first;     /* steps before it were another job's and are unknown to caching; 0: none */
     uint16_t passes;    /* of that job: 2 if it compares */
     uint16_t inherited; /* steps of it that its origin made */
-    uint8_t run[KEY_BYTES]; /* the key of this pass's last latent, which names the run; zeros: it is not known */
-    uint64_t numerics;      /* that all of its steps were made with; 0: it is not known */
-    double run_seconds;     /* that the run's steps took, whoever made them */
+    uint8_t
+        run[KEY_BYTES]; /* the key of this pass's last latent, which names the run; zeros: it is not known */
+    uint64_t numerics;  /* that all of its steps were made with; 0: it is not known */
+    double run_seconds; /* that the run's steps took, whoever made them */
 };
 _Static_assert(sizeof(struct head) == 176 && CACHE_STEPS <= UINT16_MAX, "no padding");
 
@@ -426,8 +427,7 @@ static status_t check_run(const struct job *j, const struct head *head, struct e
 static void take_report(struct job *j, const struct head *head)
 {
     j->status.steps_reused += (int)head->step - j->resume_step;
-    if (head->run_seconds > j->run_seconds)
-        j->status.reused_seconds += head->run_seconds - j->run_seconds;
+    if (head->run_seconds > j->run_seconds) j->status.reused_seconds += head->run_seconds - j->run_seconds;
     j->run_seconds = head->run_seconds;
     j->inherited = (int)head->inherited;
     j->resumed_pass = j->pass_seconds[j->pass] = head->pass_seconds[head->pass];

@@ -135,14 +135,14 @@ struct job {
 
     struct run run[PASSES];
     struct {
-        bool known;   /* with these numerics */
+        bool known; /* with these numerics */
         struct key key;
-        bool changed; /* not everything is as in that run */
+        bool changed;   /* not everything is as in that run */
     } from_run;         /* of the checkpoint that the job was restored from */
     double run_seconds; /* that the steps of the pass took so far, whoever made them */
     struct ask latent_ask;
     struct ask text_ask[BRANCHES], step_ask[BRANCHES];
-    bool named, asked; /* its runs; for texts and first steps */
+    bool named, asked;     /* its runs; for texts and first steps */
     int64_t text_began_ns; /* of text_branch */
     struct preview preview;
     /* After the steps. */
