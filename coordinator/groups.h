@@ -26,6 +26,7 @@
 #include <stdint.h>
 #include "base/status.h"
 #include "coordinator/figures.h"
+#include "coordinator/links.h"
 #include "coordinator/needs.h"
 #include "coordinator/plan.h"
 #include "proto/wire.h"
@@ -109,6 +110,7 @@ struct group {
     int suspect;         /* the rank the others lost; -1 */
     struct directory *directory; /* of its ranks' items of the cache tier; NULL: nothing was noted */
     struct figures figures;
+    struct links links; /* between its ranks, by seats */
 };
 
 struct group_limits {
