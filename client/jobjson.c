@@ -323,6 +323,16 @@ static json_t *running_json(const struct refrain_running *running)
     return object;
 }
 
+static json_t *links_json(const struct refrain_link *links, size_t count)
+{
+    json_t *array = json_array();
+    for (size_t i = 0; i < count; i++)
+        json_array_append_new(array, json_pack("{s:i,s:i,s:f,s:f}", "rank", (int)links[i].rank, "peer",
+                                               (int)links[i].peer, "bytes_per_second", links[i].bytes_per_second,
+                                               "latency", links[i].latency));
+    return array;
+}
+
 static json_t *group_json(const struct refrain_group *group)
 {
     json_t *object = json_object(), *jobs = json_array();
@@ -339,6 +349,7 @@ static json_t *group_json(const struct refrain_group *group)
     for (size_t i = 0; i < group->job_count; i++) json_array_append_new(jobs, running_json(&group->jobs[i]));
     json_object_set_new(object, "jobs", jobs);
     json_object_set_new(object, "ranks", ranks_json(group->ranks, group->rank_count));
+    json_object_set_new(object, "links", links_json(group->links, group->link_count));
     return object;
 }
 

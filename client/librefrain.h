@@ -294,6 +294,12 @@ struct refrain_running {
     double step_seconds; /* 0: unknown */
 };
 
+/* A link between two ranks of a group. */
+struct refrain_link {
+    unsigned rank, peer; /* the smaller number first */
+    double bytes_per_second, latency; /* latency: seconds of an empty message, one way */
+};
+
 /* Ranks that share the layers of a model. */
 struct refrain_group {
     const char *name;
@@ -310,6 +316,8 @@ struct refrain_group {
     size_t job_count;
     unsigned jobs_in_flight, jobs_limit; /* everybody's */
     bool repairable;                     /* a launcher can start replacements */
+    const struct refrain_link *links;    /* those that were measured, the slowest first */
+    size_t link_count;
 };
 
 struct refrain_stats {

@@ -400,6 +400,17 @@ static const struct refrain_running *running_of(Refrain__RunningJob *const *wire
     return jobs;
 }
 
+static const struct refrain_link *links_of(Refrain__LinkInfo *const *wire, size_t count, struct room *room)
+{
+    struct refrain_link *links = take(room, count, sizeof *links);
+    for (size_t i = 0; i < count; i++)
+        links[i] = (struct refrain_link){.rank = wire[i]->rank,
+                                         .peer = wire[i]->peer,
+                                         .bytes_per_second = wire[i]->bytes_per_second,
+                                         .latency = wire[i]->latency};
+    return links;
+}
+
 static struct refrain_group group_of(const Refrain__GroupInfo *wire, struct room *room)
 {
     return (struct refrain_group){
@@ -417,6 +428,8 @@ static struct refrain_group group_of(const Refrain__GroupInfo *wire, struct room
         .jobs_in_flight = wire->jobs_in_flight,
         .jobs_limit = wire->jobs_limit,
         .repairable = wire->repairable,
+        .links = links_of(wire->links, wire->n_links, room),
+        .link_count = wire->n_links,
     };
 }
 
@@ -427,7 +440,8 @@ static size_t stats_room(const Refrain__StatsReply *wire)
         wire->n_ranks * sizeof(struct refrain_rank) + wire->n_groups * sizeof(struct refrain_group);
     for (size_t i = 0; i < wire->n_groups; i++)
         bytes += wire->groups[i]->n_ranks * sizeof(struct refrain_rank) +
-                 wire->groups[i]->n_jobs * sizeof(struct refrain_running);
+                 wire->groups[i]->n_jobs * sizeof(struct refrain_running) +
+                 wire->groups[i]->n_links * sizeof(struct refrain_link);
     return bytes;
 }
 

@@ -391,6 +391,7 @@ void foresight_learn(struct server *server, struct group *group, const struct jo
     double told = (double)(job->foretold_ms - job->middle_ms),
            took = (double)(server->now_ms - job->middle_ms);
     if (job->foretold_ms == 0 || told <= 0 || took <= 0) return;
+    counts_foretold(&server->counts, told, took);
     double ratio = fmin(2, fmax(0.5, took / told));
     double weight = fmax(CORRECTION, 1.0 / (4 + group->stretched++)); /* the first ones say most */
     group->stretch = fmin(4, fmax(0.25, (group->stretch > 0 ? group->stretch : 1) * pow(ratio, weight)));

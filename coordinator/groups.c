@@ -60,6 +60,7 @@ static void group_free(struct group *group)
     for (uint32_t rank = 0; rank < group->ranks; rank++) close_pidfd(&group->members[rank]);
     directory_close(group->directory);
     figures_free(&group->figures);
+    links_close(&group->links);
     free(group->members);
     free(group);
 }
@@ -179,6 +180,7 @@ static void load_answered(struct group *group, uint32_t rank, int64_t now_ns)
     if (!all_answered(group)) return;
     double seconds = (double)(now_ns - group->since_ns) / SECOND_NS;
     group->load_seconds = seconds;
+    group->loaded_ns = now_ns;
     if (group->load_status == STATUS_OK)
         log_line(LOG_INFO, "group %.8s: model %s loaded in %.2f s", group->name, group->model, seconds);
     else
@@ -489,9 +491,10 @@ static int watch_process(const struct groups *groups, const Refrain__Hello *hell
     return ours ? (int)syscall(SYS_pidfd_open, (pid_t)hello->pid, 0) : -1;
 }
 
-static void fill_member(const struct groups *groups, struct member *member, const struct wire_peer *peer,
-                        const Refrain__Hello *hello, int64_t now_ns)
+static void fill_member(const struct groups *groups, struct group *group, struct member *member,
+                        const struct wire_peer *peer, const Refrain__Hello *hello, int64_t now_ns)
 {
+    if (strcmp(member->host, hello->host) != 0) links_forget(&group->links, member->seat);
     if (!member->here) member->pidfd = watch_process(groups, hello);
     member->here = true;
     member->gflops = hello->gflops > 0 && isfinite(hello->gflops) ? hello->gflops : 0;
@@ -632,7 +635,7 @@ status_t groups_hello(struct groups *groups, const struct wire_peer *peer, const
                  found->name, hello->rank, hello->pid, hello->host,
                  (double)(now_ns - member->vacant_ns) / MILLISECOND_NS);
     }
-    fill_member(groups, member, peer, hello, now_ns);
+    fill_member(groups, found, member, peer, hello, now_ns);
     found->here += new_here;
     if (new_here && found->here == found->ranks) all_here(found, now_ns);
     if (again) group_enter(found, GROUP_COMPLETE, now_ns);

@@ -26,6 +26,7 @@
 #include <stdint.h>
 #include "base/status.h"
 #include "coordinator/figures.h"
+#include "coordinator/links.h"
 #include "coordinator/needs.h"
 #include "coordinator/plan.h"
 #include "proto/wire.h"
@@ -93,6 +94,7 @@ struct group {
     char failure[ERROR_TEXT_BYTES]; /* why it is LOST or BROKEN, or why the load failed */
     status_t load_status;
     double load_seconds; /* the latest load */
+    int64_t loaded_ns;   /* when it was over */
     double home_work;    /* mean over the model's jobs: plan_mix; 0: unknown */
     int64_t laid_ns;     /* since when the plan is this one */
     double pace_ns;      /* of a block and token, a mean over ranks and seconds (foresight.c); 0: unknown */
@@ -109,6 +111,7 @@ struct group {
     int suspect;         /* the rank the others lost; -1 */
     struct directory *directory; /* of its ranks' items of the cache tier; NULL: nothing was noted */
     struct figures figures;
+    struct links links; /* between its ranks, by seats */
 };
 
 struct group_limits {

@@ -27,6 +27,7 @@ struct jobs {
     size_t changed_count, changed_taken, changed_capacity;
     int64_t next_deadline_ms; /* not later than the earliest */
     int64_t foreseen_ms; /* when the jobs' finish_ms were predicted */
+    uint64_t entered[JOB_STATES], settled[JOB_STATES]; /* how often; as of the last commit */
 };
 
 /* -------------------------------------------------------------------------------------------- transitions */
@@ -84,7 +85,13 @@ size_t jobs_take_changed(struct jobs *jobs, const uint64_t **ids)
     size_t count = jobs->changed_taken ? 0 : jobs->changed_count;
     *ids = jobs->changed;
     jobs->changed_taken = jobs->changed_count;
+    memcpy(jobs->settled, jobs->entered, sizeof jobs->settled);
     return count;
+}
+
+const uint64_t *jobs_entered(const struct jobs *jobs)
+{
+    return jobs->settled;
 }
 
 static void clear_progress(struct job *job)
@@ -184,6 +191,7 @@ static status_t move(struct jobs *jobs, struct job *job, Refrain__JobState state
     joblist_remove(queue, job);
     if (state == REFRAIN__JOB_STATE__JOB_QUEUED) joblist_insert(queue, job);
     note_changed(jobs, job->id);
+    jobs->entered[state]++;
     return STATUS_OK;
 }
 
@@ -326,6 +334,7 @@ status_t jobs_reload(struct jobs *jobs, struct error *error)
 {
     forget_all(jobs);
     jobs->changed_count = jobs->changed_taken = 0;
+    memcpy(jobs->entered, jobs->settled, sizeof jobs->entered);
     status_t status = jobstore_active(jobs->store, adopt, jobs, error);
     if (status == STATUS_NO_MEMORY) error_set(error, status, "no memory for the list of jobs");
     return status;
@@ -417,6 +426,7 @@ status_t jobs_submit(struct jobs *jobs, const struct submission *submission, int
     };
     if ((status = adopt(jobs, &stored)) != STATUS_OK)
         return error_set(error, status, "no memory for the job");
+    jobs->entered[REFRAIN__JOB_STATE__JOB_ACCEPTED]++;
     struct job_change change = {0};
     struct job *job = jobs_find(jobs, made);
     if ((status = move(jobs, job, REFRAIN__JOB_STATE__JOB_QUEUED, &change, now_ms, error)) != STATUS_OK)

@@ -172,6 +172,14 @@ void order_noted(struct outbox *outbox, const struct wire_peer *peer, uint64_t j
     SEND(outbox, peer, NOTED, noted, &body);
 }
 
+void order_probe(struct outbox *outbox, const struct group *group, uint32_t rank, uint32_t peer)
+{
+    Refrain__Probe body = REFRAIN__PROBE__INIT;
+    SET(body, epoch, group->epoch);
+    SET(body, peer, peer);
+    SEND(outbox, &group->members[rank].peer, PROBE, probe, &body);
+}
+
 void order_tier_lease(struct outbox *outbox, const struct wire_peer *peer, Refrain__TierLease *lease)
 {
     SEND(outbox, peer, TIER_LEASE, tier_lease, lease);

@@ -37,6 +37,9 @@ void order_upload_ack(struct outbox *outbox, const struct group *group, const st
 /* "It is written down": home may forget the job. */
 void order_noted(struct outbox *outbox, const struct wire_peer *peer, uint64_t job, uint32_t attempt);
 
+/* To a rank: how fast is its link to that one? */
+void order_probe(struct outbox *outbox, const struct group *group, uint32_t rank, uint32_t peer);
+
 /* Of the cache tier (tierdesk.c). */
 void order_tier_lease(struct outbox *outbox, const struct wire_peer *peer, Refrain__TierLease *lease);
 void order_tier_command(struct outbox *outbox, const struct wire_peer *peer, Refrain__TierCommand *command);

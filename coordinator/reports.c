@@ -136,6 +136,7 @@ static void take_progress(struct server *server, const struct sender *sender,
     struct job *job = reported_job(server, sender, report->job, report->attempt);
     if (!job || !report->progress) return;
     Refrain__Progress *progress = &job->progress;
+    counts_progress(&server->counts, job, report->progress);
     jobs_note_progress(job, report->progress);
     if (progress->has_step_seconds && progress->step_seconds > 0)
         server->mean_step_seconds = progress->step_seconds;
@@ -255,9 +256,10 @@ static void learn_home_work(struct server *server, struct group *group, const st
 }
 
 /* What the job's policy did, if it had one and the report can be believed. A video is not thrown away for
- * numbers about it that make no sense. What it teaches is kept for later plans. */
+ * numbers about it that make no sense. What it teaches is kept for later plans, and counted. times: of the whole job. */
 static const Refrain__CacheReport *learn(struct server *server, const struct sender *sender,
-                                         const struct job *job, const Refrain__JobDone *done)
+                                         const struct job *job, const Refrain__JobDone *done,
+                                         const Refrain__JobTimes *times)
 {
     Refrain__Job *stored;
     struct error error;
@@ -271,6 +273,7 @@ static const Refrain__CacheReport *learn(struct server *server, const struct sen
     if (status == STATUS_OK && known) hitrates_learn(&server->rates, stored->spec, model->card, done->cache);
     if (known) learn_home_work(server, sender->group, slot, stored->spec, model->card, done->times);
     if (known) foresight_learn(server, sender->group, job, stored->spec, model->card, done->times);
+    counts_completed(&server->counts, stored->spec, times, status == STATUS_OK ? done->cache : NULL);
     refrain__job__free_unpacked(stored, NULL);
     if (status == STATUS_CORRUPT) log_line(LOG_WARN, "job %" PRIu64 ": %s", job->id, error.text);
     return status == STATUS_OK ? done->cache : NULL;
@@ -287,6 +290,14 @@ static void complete(struct server *server, struct job *job, const Refrain__JobT
         log_line(LOG_ERROR, "%s", error.text);
 }
 
+/* Seconds in which a job that had been started waited for its group to load the model. */
+static double load_of(const struct server *server, const struct group *group, const struct job *job)
+{
+    double loaded = (double)(server->now_ns - group->loaded_ns) / SECOND_NS; /* seconds ago, as all here */
+    double started = (double)(server->now_ms - job->started_ms) / 1000;
+    return fmax(0, fmin(started - loaded, group->load_seconds));
+}
+
 /* Completed only if everything it names is here; a result one cannot fetch is no result. */
 static void take_done(struct server *server, const struct sender *sender, const Refrain__JobDone *done)
 {
@@ -297,15 +308,12 @@ static void take_done(struct server *server, const struct sender *sender, const 
     } else if (job) {
         Refrain__JobTimes times = REFRAIN__JOB_TIMES__INIT;
         if (done->times) times = *done->times;
-        times.has_queued = 1;
+        times.has_queued = times.has_load = 1;
+        times.load = load_of(server, sender->group, job);
         times.queued = (double)(job->started_ms - job->submitted_ms) / 1000;
-        if (!times.has_load || times.load < sender->group->load_seconds) {
-            times.has_load = 1;
-            times.load = sender->group->load_seconds;
-        }
         if (!times.has_total) times.total = (double)(server->now_ms - job->started_ms) / 1000;
         times.has_total = 1;
-        complete(server, job, &times, learn(server, sender, job, done));
+        complete(server, job, &times, learn(server, sender, job, done, &times));
         sender->group->broken_epochs = 0;
     }
 }
@@ -405,6 +413,11 @@ static void dispatch(struct server *server, const struct sender *sender, const R
         break;
     case REFRAIN__WORKER_REPORT__BODY_GOODBYE:
         take_goodbye(server, sender, report->goodbye);
+        break;
+    case REFRAIN__WORKER_REPORT__BODY_LINK_MEASURED:
+        if (report->link_measured->epoch == group->links.epoch)
+            links_answer(&group->links, sender->rank, report->link_measured->peer,
+                         report->link_measured->bytes_per_second, report->link_measured->latency);
         break;
     case REFRAIN__WORKER_REPORT__BODY_TIER_CHANGES:
         tierdesk_changes(server, group, sender->rank, report->tier_changes);

@@ -526,6 +526,23 @@ static void serve(struct server *server, struct group *group)
 
 /* ----------------------------------------------------------------------------------------------- the turn */
 
+/* Links are measured while nobody waits for anything. */
+static void measure_links(struct server *server, struct group *group)
+{
+    struct error error;
+    uint32_t seat[PLAN_MAX_RANKS], peer;
+    bool ready = group->state == GROUP_READY;
+    if (ready && group->links.epoch != group->epoch) {
+        for (uint32_t rank = 0; rank < group->ranks; rank++) seat[rank] = group->members[rank].seat;
+        if (links_begin(&group->links, group->seats, seat, group->ranks, group->epoch, server->now_ns, &error) !=
+            STATUS_OK)
+            log_failed("links", &error);
+    }
+    if (!links_turn(&group->links, ready && group_in_flight(group) == 0, server->now_ns)) return;
+    for (uint32_t rank = 0; rank < group->ranks; rank++)
+        if (links_asks(&group->links, rank, &peer)) order_probe(server->outbox, group, rank, peer);
+}
+
 static void drive(struct server *server, struct group *group)
 {
     if (group->disturbed) repair_give_back(server, group, group->failure);
@@ -541,11 +558,13 @@ static void drive(struct server *server, struct group *group)
     case GROUP_READY:
         repair_settled(server, group);
         serve(server, group);
+        measure_links(server, group);
         break;
     case GROUP_LOST:
         repair_end_group(server, group);
         break; /* frees it */
     default:
+        measure_links(server, group);
         break;
     }
 }

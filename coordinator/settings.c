@@ -35,6 +35,9 @@ static const struct option_spec specs[] = {
      .help = "for workers' checkpoints (default: beside the worker endpoint, on a free port)"},
     {"endpoint-file", 0, OPTION_TEXT, AT(endpoint_file), "FILE",
      .help = "once ready, write both endpoints there as JSON"},
+    {"metrics", 0, OPTION_TEXT, AT(metrics), "ADDRESS:PORT",
+     .help = "tell a Prometheus about queue, ranks and caches at http://ADDRESS:PORT/metrics (default: no; without ADDRESS "
+             "this machine only)"},
     {"keys", 0, OPTION_TEXT, AT(keys), "DIR",
      .help = "allow only the CURVE keys in DIR, one tenant each; without it only this machine is served"},
     {"make-key", 0, OPTION_TEXT, AT(make_key), "NAME",

@@ -113,6 +113,8 @@ static void read_endpoints(struct rig *rig, const char *path)
     snprintf(rig->endpoint, sizeof rig->endpoint, "%s", json_string_value(json_object_get(note, "endpoint")));
     snprintf(rig->worker_endpoint, sizeof rig->worker_endpoint, "%s",
              json_string_value(json_object_get(note, "worker_endpoint")));
+    const char *metrics = json_string_value(json_object_get(note, "metrics"));
+    snprintf(rig->metrics, sizeof rig->metrics, "%s", metrics ? metrics : "");
     json_decref(note);
 }
 

@@ -26,6 +26,7 @@ struct rig {
     pid_t coordinator;
     char directory[64]; /* holds data/, the endpoint file and the stand-in for refrain-worker */
     char endpoint[128], worker_endpoint[128];
+    char metrics[128]; /* the URL of --metrics; "": there is none */
     const char *const *options; /* borrowed: used again by rig_restart */
     const char *worker_script;  /* shell text of refrain-worker */
     bool small_disk;            /* data/ is a file system of 40 MiB (needs privileges) */

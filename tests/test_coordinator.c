@@ -194,6 +194,37 @@ static void a_job_runs_on_two_ranks_and_its_file_comes_back_whole(void **state)
     rig_stop(&rig);
 }
 
+static void a_load_counts_for_the_job_that_waited_for_it(void **state)
+{
+    enum { LOAD_MS = 300 };
+    struct rig rig = {0};
+    struct fake_worker workers[2];
+    double loads[2];
+    rig_start(&rig, NULL);
+    rig_add_model(&rig, "small");
+    void *client = rig_client(&rig);
+    open_ranks(&rig, workers, "one");
+    for (int i = 0; i < 2; i++) {
+        uint64_t job = rig_submit(client, "x"), assigned;
+        uint32_t attempt;
+        if (i == 0) {
+            usleep(LOAD_MS * 1000);
+            fake_workers_load(workers, 2);
+        }
+        fake_worker_take(&workers[0], &assigned, &attempt);
+        run_job(&workers[0], job, attempt);
+        rig_await(client, job, STATE(COMPLETED));
+        Refrain__Reply *reply = rig_status(client, job);
+        loads[i] = reply->job->times->load;
+        refrain__reply__free_unpacked(reply, NULL);
+    }
+    assert_true(loads[0] >= LOAD_MS / 1000.0 - 0.05 && loads[0] < 5);
+    assert_true(loads[1] == 0);
+    close_ranks(workers);
+    zmq_close(client);
+    rig_stop(&rig);
+}
+
 static void a_watch_continues_from_a_sequence_number_also_after_the_end(void **state)
 {
     struct rig rig = {0};
@@ -919,6 +950,7 @@ int main(int argc, char **argv)
     if (getenv("REFRAIN_TEST_RANK")) return be_a_rank(argc, argv);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_job_runs_on_two_ranks_and_its_file_comes_back_whole),
+        cmocka_unit_test(a_load_counts_for_the_job_that_waited_for_it),
         cmocka_unit_test(a_watch_continues_from_a_sequence_number_also_after_the_end),
         cmocka_unit_test(cancelling_a_running_job_waits_for_its_step),
         cmocka_unit_test(higher_priority_runs_first_and_deadlines_expire),

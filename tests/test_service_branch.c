@@ -56,6 +56,11 @@ static void a_branch_is_the_job_it_came_from_until_something_is_changed(void **s
     expect_latents("source", "same");
     int other = branch("other", source, "--at-step 4 --guidance 6 --prompt 'a blue ring'");
     assert_false(latents_are_equal("source", "other"));
+    shell_run(stand_text,
+              "timeout 240 refrain generate --resume-from %d --at-step 4 --guidance 6 --prompt 'a blue ring' --quiet "
+              "--output %s/made.mp4 --save-latents %s/made.safetensors",
+              source, stand_directory, stand_directory);
+    expect_latents("other", "made");
     json_t *job = stand_job(other);
     const json_t *request = json_object_get(job, "spec");
     assert_int_equal((int)number_at(request, "resume_from"), source);

@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "worker/model/noise.h"
+#include "worker/model/vae_distance.h"
 #include "worker/ulysses.h"
 
 /* ----------------------------------------------------------------------------------------------- creation */
@@ -198,6 +199,23 @@ void job_begin_pass(struct job *j, int pass)
     noise_fill(j->order.seed, j->latent, j->latent_count);
 }
 
+/* The encoder of one that compares is loaded here, so that a lack of it is said before the steps and not after. */
+static status_t check_coders(const struct job *j, struct error *error)
+{
+    const struct engine *e = j->engine;
+    struct vae *encoder;
+    status_t status =
+        vae_stream_fits(e->model->vae, j->latent_height, j->latent_width, e->decode_memory, error);
+    if (status != STATUS_OK || !j->order.compare) return status;
+    status = model_encoder(e->model, &encoder, error);
+    if (status != STATUS_OK) return status;
+    status = vae_distance_fits(encoder, j->latent_height, j->latent_width, j->latent_frames, e->decode_memory,
+                               error);
+    if (status != STATUS_OK)
+        error_prefix(error, "comparing takes two encoders, half of --decode-memory each");
+    return status;
+}
+
 status_t job_create(struct engine *engine, const struct job_order *order, const char *directory,
                     struct job **job, struct error *error)
 {
@@ -224,8 +242,7 @@ status_t job_create(struct engine *engine, const struct job_order *order, const 
     share_steps(j);
     status = create_cache(j, error);
     if (status != STATUS_OK) goto err_job;
-    status =
-        vae_stream_fits(engine->model->vae, j->latent_height, j->latent_width, engine->decode_memory, error);
+    status = check_coders(j, error);
     if (status == STATUS_OK) status = allocate(j, error);
     if (status != STATUS_OK) goto err_job;
     j->prompt[0] = strdup(order->prompt ? order->prompt : "");

@@ -16,6 +16,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "worker/home.h"
+#include "worker/probe.h"
 #include "worker/share.h"
 #include "worker/stage.h"
 #include "worker/tier.h"
@@ -31,6 +32,7 @@ struct rank {
     char model_name[72], model_directory[4096];
     uint64_t last_epoch; /* the latest it was told to enter */
     struct share share;  /* of home and stage, on a rank that is both */
+    struct probe probe;  /* of the link to another member */
     bool joined, stop;
     struct error broken; /* why the epoch cannot go on; STATUS_OK: it can */
     int broken_peer;
@@ -79,6 +81,7 @@ static void leave_epoch(struct rank *r)
 {
     if (r->joined) fabric_leave(r->engine->fabric);
     tier_leave(r->engine->tier);
+    probe_leave(&r->probe, r->engine);
     r->joined = false;
     r->broken.status = STATUS_OK;
     engine_drop_events(r->engine);
@@ -304,6 +307,9 @@ static void serve_order(struct rank *r, const Refrain__WorkerOrder *order)
     case REFRAIN__WORKER_ORDER__BODY_TIER_LEASE:
         tier_lease(r->engine->tier, order->tier_lease);
         return;
+    case REFRAIN__WORKER_ORDER__BODY_PROBE:
+        if (r->joined) probe_begin(&r->probe, r->engine, r->config->control, order->probe);
+        return;
     case REFRAIN__WORKER_ORDER__BODY_TIER_COMMAND:
         tier_command(r->engine->tier, order->tier_command);
         return;
@@ -338,6 +344,8 @@ static void serve_fabric(struct rank *r)
         default:
             if (tier_concerns(&event))
                 tier_event(r->engine, &event);
+            else if (probe_concerns(&event))
+                probe_event(&r->probe, r->engine, &event);
             else if (r->stage && (!r->home || stage_concerns(&event)))
                 stage_event(r->stage, &event);
             else
@@ -370,6 +378,7 @@ static bool work(struct rank *r, int64_t *deadline_ns)
 {
     int priority = 0;
     bool tended = tier_tend(r->engine->tier, deadline_ns);
+    probe_tend(&r->probe, deadline_ns);
     tended |= r->home && home_tend(r->home);
     enum job_piece piece = r->home ? home_next(r->home, &priority, deadline_ns) : PIECE_NONE;
     int at_stage = r->stage ? stage_next(r->stage) : -1;

@@ -155,7 +155,8 @@ void tier_close(struct tier *tier)
     if (tier->store) tier_tend(tier, &deadline_ns);
     for (int i = 0; i < TIER_FETCHES; i++)
         if (tier->fetches[i].state == FETCH_HERE) store_release(tier->store, &tier->fetches[i].view);
-    store_close(tier->store);
+    /* What MPI may still write into is left to the process's end, which is near. */
+    if (tier_settle_landings(tier)) store_close(tier->store);
     if (tier->arrived >= 0) close(tier->arrived);
     free(tier->told);
     pthread_cond_destroy(&tier->work);
@@ -304,13 +305,14 @@ status_t tier_ask(struct tier *tier, struct tier_query *query, struct view *view
     status_t status =
         store_try(tier->store, &query->key, query->device ? LEVEL_DEVICE : LEVEL_HOST, view, &reason);
     if (status == STATUS_OK) return STATUS_OK;
-    if (reason == MISS_UNFINISHED && !late) return STATUS_AGAIN;
-    if (fetch && reason != MISS_UNFINISHED) {
+    bool given_up = reason == MISS_UNFINISHED && tier_is_abandoned(tier, &query->key); /* nobody makes it */
+    if (reason == MISS_UNFINISHED && !late && !given_up) return STATUS_AGAIN;
+    if (fetch && (reason != MISS_UNFINISHED || given_up)) {
         bool counted = fetch->counted;
         fetch->counted = false; /* who asks next counts for himself */
         return miss(tier, query, fetch->reason, counted);
     }
-    if (late) return miss(tier, query, status == STATUS_AGAIN ? MISS_LATE : reason, false);
+    if (late || given_up) return miss(tier, query, status == STATUS_AGAIN ? MISS_LATE : reason, false);
     if (status == STATUS_AGAIN) return begin(tier, query, true);
     return tier_reaches_others(tier) ? begin(tier, query, false) : miss(tier, query, reason, false);
 }

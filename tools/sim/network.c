@@ -478,6 +478,11 @@ int fabric_descriptor(const struct fabric *f)
     return f->descriptor;
 }
 
+uint64_t fabric_largest(const struct fabric *f)
+{
+    return f->max_bytes;
+}
+
 void fabric_traffic(const struct fabric *f, struct fabric_traffic *traffic)
 {
     *traffic = f->traffic;
