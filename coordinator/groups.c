@@ -581,6 +581,7 @@ static void fill_member(const struct groups *groups, struct group *group, struct
     member->threads = hello->threads;
     member->memory_bytes = hello->memory_bytes;
     member->decode_memory = hello->decode_memory;
+    member->tier_device = hello->tier_device < hello->memory_bytes ? hello->tier_device : 0;
     snprintf(member->gpu, sizeof member->gpu, "%s", hello->gpu ? hello->gpu : "");
     member->epoch = hello->epoch;
     member->heard_ns = now_ns;

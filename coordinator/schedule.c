@@ -120,7 +120,7 @@ static uint64_t make_of(const struct member *member)
 static uint64_t memory_of(const struct group *group, const struct member *member)
 {
     uint64_t count = 0;
-    if (member->gpu[0]) return member->memory_bytes;
+    if (member->gpu[0]) return member->memory_bytes - member->tier_device;
     for (uint32_t rank = 0; rank < group->ranks; rank++)
         count += strcmp(group->members[rank].host, member->host) == 0;
     return member->memory_bytes / (count ? count : 1);
