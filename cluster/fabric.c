@@ -83,13 +83,12 @@ static void give_landed(struct fabric *fabric, struct parcel *parcel)
 
 void fabric_give_parcel(struct fabric *fabric, struct parcel *parcel)
 {
-    if (!parcel->on_device) {
-        parcel_give(&fabric->shelf, parcel);
-        return;
-    }
+    bool on_device = parcel->on_device; /* once it is given, it is somebody else's */
     pthread_mutex_lock(&fabric->lock);
-    give_landed(fabric, parcel);
+    fabric_place_done(parcel);
+    if (on_device) give_landed(fabric, parcel);
     pthread_mutex_unlock(&fabric->lock);
+    if (!on_device) parcel_give(&fabric->shelf, parcel);
 }
 
 /* A SENT event's record has done its work once the event is taken. Lock held. */

@@ -3,29 +3,24 @@
 
 #include <math.h>
 
-/* Another layout than the simplest is for work that is worth waiting for: with less than this to gain, jobs come and go faster
- * than layouts should. */
-#define LEAST_MOVE_SECONDS 5.0
-
 /* Within so much of the best a simpler layout is as good. */
 #define AS_GOOD 1.01
 
-/* A rank of a wide stage has a share worth the exchange. */
-enum { LEAST_ROWS = 16 };
+/* LEAST_ROWS: of a rank of a wide stage, worth an exchange. STEPS: that are predicted, for those that are left of any job. */
+enum { LEAST_ROWS = 16, STEPS = 1000 };
 
 /* What the planner is asked, of the ranks that there are. Links that are not known cost nothing: then no layout is wide. */
 static struct planner_request describe(const struct plan_request *request, const struct layout_load *load)
 {
     const struct plan_mix *mix = &request->mix;
-    uint32_t steps = load->steps > 1 ? (uint32_t)load->steps : 1;
-    uint32_t first = mix->experts > 1 ? (uint32_t)lrint(mix->first_share * steps) : steps;
+    uint32_t first = mix->experts > 1 ? (uint32_t)lrint(mix->first_share * STEPS) : STEPS;
     struct planner_request asked = {
         .model = {.layers = request->layers,
                   .heads = request->heads,
                   .head_dim = load->head_dim,
                   .experts = mix->experts > 1 ? PLAN_EXPERTS : 1},
         .job = {.tokens = load->tokens ? load->tokens : 1,
-                .steps = {first, steps - first},
+                .steps = {first, STEPS - first},
                 .branches = mix->branches > 1 ? PLAN_BRANCHES : 1},
         .machine = {.ranks = request->ranks,
                     .per_node = request->ranks,
@@ -34,7 +29,8 @@ static struct planner_request describe(const struct plan_request *request, const
                     .between = INFINITY,
                     .operand_bytes = load->operand_bytes,
                     .state_bytes = sizeof(float)},
-        .load = {.jobs = load->jobs ? load->jobs : 1,
+        .load = {.jobs = load->jobs > 1 ? (uint32_t)ceil(load->jobs) : 1,
+                 .unequal_jobs = load->jobs,
                  .hit_rate = mix->hit_rate,
                  .head = mix->head,
                  .tail = mix->tail},
@@ -50,7 +46,7 @@ double layout_seconds(const struct plan *plan, const struct plan_request *reques
     struct planner_option option;
     if (load->block_seconds <= 0) return 0;
     planner_rate(&asked, plan, &option);
-    return option.possible ? option.all_seconds : 0;
+    return option.possible ? option.all_seconds / STEPS * load->steps : 0;
 }
 
 double layout_block_seconds(const struct plan *plan, const struct plan_request *request,
@@ -63,10 +59,15 @@ double layout_block_seconds(const struct plan *plan, const struct plan_request *
     return fmax(load->block_seconds - waited, load->block_seconds / 2);
 }
 
+static uint32_t fewest_tokens(const struct layout_load *load)
+{
+    return load->fewest_tokens > 0 && load->fewest_tokens < load->tokens ? load->fewest_tokens : load->tokens;
+}
+
 bool layout_takes(const struct plan *plan, const struct plan_request *request, const struct layout_load *load)
 {
     uint32_t width = plan_width(plan);
-    return width == 1 || (!request->mix.by_blocks && (load->tokens == 0 || load->tokens >= width));
+    return width == 1 || (!request->mix.by_blocks && fewest_tokens(load) >= width);
 }
 
 /* One job, with so many others at once as there are. */
@@ -75,12 +76,11 @@ static bool is_late(double seconds, const struct layout_load *load)
     return load->deadline > 0 && seconds > load->deadline;
 }
 
-/* Is `then` worth more than `now`? Both in seconds for all jobs. */
-static bool is_better(double now, double then, const struct layout_load *load)
+bool layout_pays(double now, double then, const struct layout_load *load)
 {
     if (now <= 0) return then > 0; /* nothing is known of it */
     if (is_late(now, load) && !is_late(then + load->move_seconds, load)) return true;
-    return planner_worth_moving(now, then, fmax(load->move_seconds, LEAST_MOVE_SECONDS));
+    return planner_worth_moving(now, then, fmax(load->move_seconds, load->least_seconds));
 }
 
 /* The exchange is paid for by its bytes and by waiting: only what is known can be compared. */
@@ -89,7 +89,7 @@ static bool may_be_wide(const struct plan_request *request, const struct layout_
     bool known = load->links.inside > 0 || load->links.between > 0;
     return known && !request->mix.by_blocks && request->heads > 0 && request->heads % width == 0 &&
            request->ranks % width == 0 && load->head_dim > 0 && load->operand_bytes > 0 &&
-           load->tokens >= LEAST_ROWS * width;
+           fewest_tokens(load) >= LEAST_ROWS * width;
 }
 
 static bool makes_sense(enum plan_layout layout, const struct plan_mix *mix)
@@ -155,8 +155,8 @@ status_t layout_choose(const struct plan_request *request, const struct layout_l
     else
         best = simple;
     if (here > 0)
-        *plan = is_better(here, least, load) ? best : *now;
-    else if (is_better(layout_seconds(&simple, request, load), least, load))
+        *plan = layout_pays(here, least, load) ? best : *now;
+    else if (layout_pays(layout_seconds(&simple, request, load), least, load))
         *plan = best;
     return STATUS_OK;
 }

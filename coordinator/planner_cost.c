@@ -433,7 +433,7 @@ static void predict_times(const struct field *f, const struct chains *c, double 
                           uint32_t most, struct planner_option *o)
 {
     const struct planner_request *r = f->request;
-    double steps = steps_of(r), home = r->machine.home_seconds, n = o->in_flight;
+    double steps = steps_of(r), home = r->machine.home_seconds, n = fmin(jobs, o->in_flight);
     double cycle = fmax(c->cycle, link), per_job = steps * cycle * crowded(f, 1, cycle);
     o->job_seconds = many_seconds(f, c, 1, link);
     o->step_seconds = (o->job_seconds - home) / steps;
@@ -449,6 +449,7 @@ static void predict(const struct field *f, struct chains *c, struct plan *ring, 
 {
     const struct planner_request *r = f->request;
     double jobs = ceil((double)r->load.jobs / f->layout->replicas);
+    if (r->real && r->load.unequal_jobs > 0) jobs = r->load.unequal_jobs;
     o->node_bytes = busiest_node(traffic);
     o->hop_bytes = traffic->hops;
     o->exchange_bytes = traffic->exchanges;
@@ -456,7 +457,7 @@ static void predict(const struct field *f, struct chains *c, struct plan *ring, 
     o->saturate = wanted_jobs(c, ring, f, many_seconds(f, c, 1, link));
     uint32_t most = f->group == 1 ? 1 : o->saturate + 1;
     if (r->real)
-        o->in_flight = jobs < most ? (uint32_t)jobs : most;
+        o->in_flight = jobs < most ? (uint32_t)ceil(jobs) : most;
     else
         lay_for_jobs(f, hop, jobs, most, c, ring, o);
     predict_times(f, c, link, jobs, most, o);

@@ -36,3 +36,12 @@ bool wiring_of(const struct group *group, struct planner_links *links)
     *links = found;
     return true;
 }
+
+void wiring_describe(const struct group *group, const Refrain__ModelCard *card, const struct outlook *outlook,
+                     struct layout_load *load)
+{
+    load->tokens = load->fewest_tokens = (uint32_t)outlook->tokens;
+    load->head_dim = card->head_dim;
+    load->operand_bytes = group->members[0].gpu[0] ? 2 : 4; /* bf16, or float32 */
+    wiring_of(group, &load->links);
+}

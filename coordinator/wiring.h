@@ -1,5 +1,5 @@
 /*
- * wiring.h - what the measured links of a group come to, as the planner wants them.
+ * wiring.h - what is known of a group's links and of what a job sends over them, as the planner wants it.
  *
  *     struct planner_links links;
  *     if (wiring_of(group, &links)) ...          every link between its ranks is known
@@ -10,9 +10,14 @@
 #define REFRAIN_COORDINATOR_WIRING_H
 
 #include "coordinator/groups.h"
-#include "coordinator/planner.h"
+#include "coordinator/jobs.h"
+#include "coordinator/layout.h"
 
 /* False, with all of it unknown: a link was not measured yet, or the group has one rank. */
 bool wiring_of(const struct group *group, struct planner_links *links);
+
+/* The part of a load that says what is sent: links, tokens and sizes. */
+void wiring_describe(const struct group *group, const Refrain__ModelCard *card, const struct outlook *outlook,
+                     struct layout_load *load);
 
 #endif

@@ -195,6 +195,10 @@ static void answer_submit(struct fake *fake, const struct wire_peer *peer, uint6
     snprintf(fake->seen.key, sizeof fake->seen.key, "%s", submit->idempotency_key);
     snprintf(fake->seen.prompt, sizeof fake->seen.prompt, "%s", submit->spec->prompt);
     snprintf(fake->seen.model, sizeof fake->seen.model, "%s", submit->spec->model ? submit->spec->model : "");
+    fake->seen.has_model = submit->spec->model != NULL;
+    fake->seen.resume_from = submit->spec->resume_from;
+    fake->seen.at_step = submit->spec->at_step;
+    fake->seen.priority = submit->spec->priority;
     fake->seen.has_guidance = submit->spec->has_guidance;
     fake->seen.guidance = submit->spec->guidance;
     fake->seen.has_steps = submit->spec->has_steps;

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "base/clock.h"
+#include "cluster/fabric_core.h"
 #include "tests/tier_ranks.h"
 #include "tests/tier_rig.h"
 
@@ -340,6 +341,38 @@ static void a_holder_that_does_nothing_costs_the_deadline_and_no_more(void **sta
     assert_int_equal(tier_ranks_get(g, 1, &key, LARGE, LONG_MS), MISSES);
 }
 
+/* As if the fabric had begun to write a part there, or had ended it. */
+static void write_half_way(struct tier_ranks *g, struct tier_landing *landing, int change)
+{
+    pthread_mutex_lock(&g->rank[1].engine.fabric->lock);
+    landing->place.landing += change;
+    pthread_mutex_unlock(&g->rank[1].engine.fabric->lock);
+}
+
+static void a_draft_is_given_back_when_nothing_is_written_to_it_any_more(void **state)
+{
+    struct tier_ranks *g = ranks_of(state);
+    struct key key = put(g, 1, 20 * MB);
+    struct tier_query query = begin(g, &key, LONG_MS);
+    struct tier *tier = g->rank[1].engine.tier;
+    struct store_stats stats;
+    advance(g, FETCH_MOVING, 1);
+    write_half_way(g, tier->fetches[0].landing, 1);
+    g->tamper = send_nothing;
+    assert_int_equal(finish(g, &query), MISS_TORN); /* is told at once */
+    g->tamper = NULL;
+    pause_for(g, TIER_ABSENT_MS + 10);
+    store_stats(tier_store(tier), NULL, &stats);
+    assert_int_equal(stats.drafts, 1);
+    query.deadline_ns = clock_now_ns() + LONG_MS * MILLISECOND_NS;
+    assert_int_equal(finish(g, &query), MISS_UNFINISHED); /* its place is taken as long */
+    write_half_way(g, &tier->landings[0], -1);
+    tier_ranks_await_idle(g);
+    assert_false(tier->landings[0].taken);
+    pause_for(g, TIER_ABSENT_MS + 10);
+    assert_int_equal(tier_ranks_get(g, 1, &key, 20 * MB, LONG_MS), MISSES);
+}
+
 static void a_holder_that_stands_still_does_not_hold_up_others(void **state)
 {
     struct tier_ranks *g = ranks_of(state);
@@ -491,6 +524,8 @@ int main(void)
                                         teardown),
         cmocka_unit_test_setup_teardown(small_items_are_checked_as_well, setup, teardown),
         cmocka_unit_test_setup_teardown(a_holder_that_does_nothing_costs_the_deadline_and_no_more, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(a_draft_is_given_back_when_nothing_is_written_to_it_any_more, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(a_holder_that_stands_still_does_not_hold_up_others, setup_three,
                                         teardown),

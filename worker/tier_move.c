@@ -12,10 +12,11 @@
  * Parts are tickets like hops, posted by the same thread in one order with them. They never make a hop wait for more than
  * one chunk: a rank has two parts of 512 KiB under way at a time, to whomever, and has one item coming in at a time (the
  * next begins when it is complete or stands still). They leave hops two credits of each edge, and are taken in when they are received:
- * no part ever waits, holding a credit, for anything. A part is read where it lies, in the store.
+ * no part ever waits, holding a credit, for anything. A part is read where it lies, in the store, and lands where it belongs,
+ * in the draft: the fabric is told that (a place, cluster/fabric.h), and takes only what comes next and fits.
  *
  * Whatever goes wrong is a miss with a reason, at the latest by the fetch's deadline. What ends a transfer gives back the
- * draft or the view at once, but for a part that the fabric still reads.
+ * draft or the view at once, but for a part that the fabric still reads, or writes.
  */
 #include <math.h>
 #include <string.h>
@@ -53,12 +54,43 @@ static void report_ended(struct tier *tier, struct tier_fetch *fetch, bool stale
     fetch->lease = 0;
 }
 
+static struct tier_landing *free_landing(struct tier *tier)
+{
+    for (int i = 0; i < TIER_LANDINGS; i++)
+        if (!tier->landings[i].taken) return &tier->landings[i];
+    return NULL;
+}
+
+bool tier_settle_landings(struct tier *tier)
+{
+    bool still = true;
+    for (int i = 0; i < TIER_LANDINGS; i++) {
+        struct tier_landing *landing = &tier->landings[i];
+        if (!landing->abandoned) continue;
+        if (fabric_withdraw(landing->fabric, &landing->place)) {
+            store_abort(tier->store, &landing->draft);
+            *landing = (struct tier_landing){.taken = false};
+        } else {
+            still = false;
+        }
+    }
+    return still;
+}
+
+bool tier_is_abandoned(const struct tier *tier, const struct key *key)
+{
+    for (int i = 0; i < TIER_LANDINGS; i++)
+        if (tier->landings[i].abandoned && key_equal(&tier->landings[i].key, key)) return true;
+    return false;
+}
+
 /* Is over without the item: what it holds goes back. */
 static void fail(struct tier *tier, struct tier_fetch *fetch, enum miss reason)
 {
     struct ticket stop = {.kind = TICKET_STOP, .context = fetch->number};
     if (fetch->state == FETCH_MOVING) {
-        store_abort(tier->store, &fetch->draft);
+        fetch->landing->abandoned = true;
+        tier_settle_landings(tier);
         XXH3_freeState(fetch->hash);
         if (tier->engine && reason != MISS_LOST && reason != MISS_STALE)
             post(tier, fetch->holder, &stop, NULL, TIER_COOKIE); /* without it, the holder's patience ends */
@@ -133,29 +165,50 @@ static bool ask_holder(struct tier *tier, const struct tier_fetch *fetch, int64_
     return question->under_way;
 }
 
-/* Room for it, and the holder is told to send. False: there are no credits now. */
-static bool begin_moving(struct tier *tier, struct tier_fetch *fetch, int64_t now_ns)
+/* Room for it in the store, which the fabric is told of. False: not here; *reason says why. */
+static bool make_landing(struct tier *tier, struct tier_fetch *fetch, struct tier_landing *landing,
+                         enum miss *reason)
 {
     struct item item = {.bytes = fetch->bytes, .seconds = fetch->seconds};
     struct error error;
-    if (!fabric_has_credits(tier->engine->fabric, fetch->holder, TIER_CREDITS) || !free_question(tier))
+    *landing = (struct tier_landing){.key = fetch->key, .fabric = tier->engine->fabric};
+    status_t status = store_reserve(tier->store, &fetch->key, &item, LEVEL_HOST, &landing->draft, &error);
+    /* A job makes it, or has made it; or everything here is worth more. */
+    *reason = status == STATUS_CONFLICT ? MISS_UNFINISHED : MISS_NO_ROOM;
+    if (status != STATUS_OK) return false;
+    fetch->hash = XXH3_createState();
+    if (!fetch->hash) {
+        store_abort(tier->store, &landing->draft);
         return false;
-    status_t status = store_reserve(tier->store, &fetch->key, &item, LEVEL_HOST, &fetch->draft, &error);
-    fetch->hash = status == STATUS_OK ? XXH3_createState() : NULL;
-    if (status == STATUS_OK && !fetch->hash) {
-        store_abort(tier->store, &fetch->draft);
-        status = STATUS_NO_MEMORY;
-    }
-    if (status != STATUS_OK) { /* a job makes it, has made it, or everything here is worth more */
-        fail(tier, fetch, status == STATUS_CONFLICT ? MISS_UNFINISHED : MISS_NO_ROOM);
-        return true;
     }
     XXH3_64bits_reset(fetch->hash);
+    landing->taken = true;
+    landing->place = (struct fabric_place){.peer = fetch->holder,
+                                           .kind = TICKET_ITEM,
+                                           .context = fetch->number,
+                                           .bytes = landing->draft.bytes,
+                                           .size = fetch->bytes};
+    fabric_offer(landing->fabric, &landing->place);
+    fetch->landing = landing;
+    return true;
+}
+
+/* Room for it, and the holder is told to send. Does nothing while there are no credits. */
+static void begin_moving(struct tier *tier, struct tier_fetch *fetch, int64_t now_ns)
+{
+    struct tier_landing *landing = free_landing(tier);
+    enum miss reason;
+    if (!landing || !fabric_has_credits(tier->engine->fabric, fetch->holder, TIER_CREDITS) ||
+        !free_question(tier))
+        return;
+    if (!make_landing(tier, fetch, landing, &reason)) {
+        fail(tier, fetch, reason);
+        return;
+    }
     fetch->state = FETCH_MOVING;
     fetch->received = 0;
     fetch->moved_ns = now_ns;
     if (!ask_holder(tier, fetch, now_ns)) fail(tier, fetch, MISS_LOST);
-    return true;
 }
 
 /* All parts are here. */
@@ -165,9 +218,12 @@ static void complete(struct tier *tier, struct tier_fetch *fetch)
     enum miss reason;
     struct error error;
     uint64_t hash = XXH3_64bits_digest(fetch->hash);
+    struct draft draft = fetch->landing->draft;
     XXH3_freeState(fetch->hash);
     report_ended(tier, fetch, false);
-    if (store_commit_hashed(tier->store, &fetch->draft, hash, &fetch->xxh3, &error) != STATUS_OK) {
+    fabric_withdraw(fetch->landing->fabric, &fetch->landing->place); /* full: nothing else lands there */
+    *fetch->landing = (struct tier_landing){.taken = false};
+    if (store_commit_hashed(tier->store, &draft, hash, &fetch->xxh3, &error) != STATUS_OK) {
         log_line(LOG_WARN, "%s", error.text);
         tier_fetch_miss(tier, fetch, MISS_SPOILED);
     } else if (store_fetched(tier->store, &fetch->key, LEVEL_HOST, &view, &reason) == STATUS_OK) {
@@ -194,12 +250,13 @@ static void take_part(struct tier *tier, const struct fabric_event *event)
     const struct ticket *t = &event->ticket;
     struct tier_fetch *fetch = moving(tier, event);
     if (!fetch) return;
-    if (t->trace != fetch->received || t->bytes == 0 || t->bytes > fetch->bytes - fetch->received) {
+    const uint8_t *place = (const uint8_t *)fetch->landing->draft.bytes + fetch->received;
+    /* What is not in its place did not come next, or does not fit. */
+    if (t->trace != fetch->received || t->bytes == 0 || t->bytes > fetch->bytes - fetch->received ||
+        event->payload != place) {
         fail(tier, fetch, MISS_TORN);
         return;
     }
-    /* Hashed while it is in the processor's cache. */
-    memcpy((uint8_t *)fetch->draft.bytes + fetch->received, event->payload, t->bytes);
     XXH3_64bits_update(fetch->hash, event->payload, t->bytes);
     fetch->received += t->bytes;
     fetch->moved_ns = clock_now_ns();
@@ -384,6 +441,7 @@ static void move_servings(struct tier *tier, int64_t now_ns, int64_t *deadline_n
 
 void tier_move(struct tier *tier, int64_t now_ns, int64_t *deadline_ns)
 {
+    tier_settle_landings(tier);
     if (!tier->engine) return;
     move_fetches(tier, now_ns, deadline_ns);
     move_servings(tier, now_ns, deadline_ns);
