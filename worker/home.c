@@ -739,7 +739,7 @@ bool home_tend(struct home *home)
         moved |= tend(home, slot);
         if (!has_turns(slot)) continue;
         job_tend(slot->job);
-        save_checkpoint(home, slot, false); /* all steps may have been there: others can go on from this job all the same */
+        save_checkpoint(home, slot, false); /* all steps may have been there: others can go on from it all the same */
     }
     return moved;
 }
