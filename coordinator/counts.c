@@ -52,9 +52,11 @@ static struct counted_policy *place_of(struct counts *counts, const struct polic
     return NULL;
 }
 
+/* taken: steps that an equal run had made. A report is about the run, and was counted with the job that made it. */
 static void count_policy(struct counts *counts, const Refrain__JobSpec *spec,
-                         const Refrain__CacheReport *report)
+                         const Refrain__CacheReport *report, uint32_t taken)
 {
+    uint32_t own = spec->steps - spec->at_step;
     struct cache_settings settings = {0};
     if (!spec->cache || cache_settings_read(spec->cache, &settings, NULL) != STATUS_OK)
         settings.policy = NULL;
@@ -62,8 +64,8 @@ static void count_policy(struct counts *counts, const Refrain__JobSpec *spec,
     if (!place) return;
     place->jobs++;
     if (!settings.policy) {
-        place->branch_steps[0] += (uint64_t)(spec->steps - spec->at_step) * (spec->guidance > 1 ? 2 : 1);
-    } else if (report) {
+        place->branch_steps[0] += (uint64_t)(own > taken ? own - taken : 0) * (spec->guidance > 1 ? 2 : 1);
+    } else if (report && !taken) {
         place->branch_steps[0] += report->computed;
         place->branch_steps[1] += report->reused;
         place->branch_steps[2] += report->forecast;
@@ -75,7 +77,7 @@ void counts_completed(struct counts *counts, const Refrain__JobSpec *spec, const
                       const Refrain__CacheReport *report)
 {
     counts->frames += spec->frames;
-    count_policy(counts, spec, report);
+    count_policy(counts, spec, report, times ? times->steps_reused : 0);
     if (!times) return;
     const double seconds[COUNTED_PHASES] = {times->text, times->denoise, times->decode, times->encode};
     for (int i = 0; i < COUNTED_PHASES; i++) add_seconds(&counts->phase_seconds[i], seconds[i]);
@@ -84,6 +86,7 @@ void counts_completed(struct counts *counts, const Refrain__JobSpec *spec, const
     counts->texts_reused += times->texts_reused;
     counts->first_steps_reused += times->first_steps_reused;
     counts->steps_taken_over += times->steps_taken_over;
+    counts->steps_reused += times->steps_reused;
     add_seconds(&counts->reused_seconds, times->reused_seconds);
 }
 

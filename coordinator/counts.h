@@ -34,7 +34,7 @@ struct counts {
         finish_error; /* of finish times told at half of the steps, as a share of what was left */
     double phase_seconds[COUNTED_PHASES]; /* of completed jobs */
     uint64_t steps;                       /* made, as ranks told of them: also such as were lost again */
-    uint64_t frames, steps_taken_over, texts_reused, first_steps_reused;
+    uint64_t frames, steps_taken_over, steps_reused, texts_reused, first_steps_reused;
     double reused_seconds;
     struct counted_policy policies[COUNTED_POLICIES]; /* place 0: without */
 };

@@ -139,9 +139,12 @@ static void write_reuse(const struct counts *counts, struct exposition *out)
             (double)counts->texts_reused);
     counter(out, "refrain_reused_first_steps_total",
             "First steps that completed jobs took from the cache tier.", (double)counts->first_steps_reused);
-    counter(out, "refrain_reused_steps_total", "Steps that completed jobs took over from another job.",
+    counter(out, "refrain_reused_steps_total", "Steps of completed jobs that an equal run had made.",
+            (double)counts->steps_reused);
+    counter(out, "refrain_continued_steps_total",
+            "Steps that completed jobs took over from the job they went on from.",
             (double)counts->steps_taken_over);
-    counter(out, "refrain_reused_seconds_total", "What making those texts and first steps had taken.",
+    counter(out, "refrain_reused_seconds_total", "What making those texts, first steps and runs had taken.",
             counts->reused_seconds);
 }
 

@@ -152,6 +152,13 @@ static const struct tally_family tally_families[] = {
      "level", LEVELS, level_name},
 };
 
+/* A level that a rank does not have stays away from its figures. */
+static bool is_possible(const struct shown *shown, const struct tally_family *family, int number)
+{
+    bool by_level = family->number_name == level_name;
+    return !by_level || (shown->member && shown->member->tier_limit[number] > 0);
+}
+
 static void write_numbers(const struct rank_view *view, const struct tally_family *family,
                           const struct shown *shown, int kind)
 {
@@ -162,7 +169,7 @@ static void write_numbers(const struct rank_view *view, const struct tally_famil
         if (!family->label)
             exposition_value(view->out, (double)numbers[i],
                              LABELS({"group", shown->group}, {"rank", shown->rank}, {"kind", name}));
-        else if (numbers[i] || family->type == EXPOSED_COUNTER)
+        else if (numbers[i] || is_possible(shown, family, i))
             exposition_value(view->out, (double)numbers[i],
                              LABELS({"group", shown->group}, {"rank", shown->rank}, {"kind", name},
                                     {family->label, family->number_name(i)}));

@@ -133,6 +133,16 @@ static void numbers_that_no_rank_can_mean_are_not_added(void **state)
     assert_int_equal(counts.policies[1].jobs, 1);
     assert_int_equal(counts.policies[1].branch_steps[1], 6);
     assert_true(counts.policies[1].seconds_saved == 0);
+    spec.cache = (char *)"dbcache:F1B0,threshold=0.12";
+    times.steps_reused = 10, times.reused_seconds = 1.5; /* whose report is another job's */
+    counts_completed(&counts, &spec, &times, &report);
+    spec.cache = (char *)"off";
+    counts_completed(&counts, &spec, &times, NULL);
+    assert_int_equal(counts.policies[1].jobs, 2);
+    assert_int_equal(counts.policies[1].branch_steps[1], 6);
+    assert_int_equal(counts.policies[0].branch_steps[0], 40);
+    assert_int_equal(counts.steps_reused, 20);
+    assert_true(counts.reused_seconds == 3);
     counts_foretold(&counts, 900, 1000);
     counts_foretold(&counts, 0, 1000);
     assert_true(fabs(counts.finish_error.sum - 0.1) < 1e-12);
@@ -500,6 +510,33 @@ static void many_at_once_are_all_answered(void **state)
     rig_stop(&rig);
 }
 
+/* Whatever was open when it died: the next one has the port, and counts from zero. */
+static void after_a_kill_the_port_is_there_again(void **state)
+{
+    (void)state;
+    struct rig rig = {0};
+    struct fake_worker worker;
+    void *client;
+    uint64_t job;
+    uint32_t attempt;
+    char address[160];
+    submit_and_begin(&rig, &client, &worker, &job, &attempt);
+    scraped_free(await_value(rig.metrics, "refrain_jobs_submitted_total", 1));
+    int open = http_connect(rig.metrics);
+    snprintf(address, sizeof address, "%s", rig.metrics + strlen("http://"));
+    *strchr(address, '/') = '\0';
+    const char *const again[] = {"--metrics", address, NULL};
+    rig_kill(&rig);
+    rig.options = again;
+    rig_restart(&rig);
+    struct scraped *seen = scraped_get(rig.metrics);
+    expect(seen, "refrain_jobs_submitted_total", 0);
+    expect(seen, "refrain_jobs{state=\"running\"}", 1); /* as the store says, until its rank is back */
+    scraped_free(seen);
+    close(open);
+    end(&rig, client, &worker);
+}
+
 /* The loop's part is played by the test: it says nothing, then something, then ends while somebody waits. */
 static void who_asks_waits_for_the_loop_and_not_for_ever(void **state)
 {
@@ -570,6 +607,7 @@ int main(void)
         cmocka_unit_test(garbage_does_no_harm),
         cmocka_unit_test(slow_ones_keep_nobody_out),
         cmocka_unit_test(many_at_once_are_all_answered),
+        cmocka_unit_test(after_a_kill_the_port_is_there_again),
         cmocka_unit_test(who_asks_waits_for_the_loop_and_not_for_ever),
         cmocka_unit_test(addresses_that_are_none_are_refused_with_a_sentence),
     };
