@@ -232,7 +232,7 @@ struct refrain_job {
     uint64_t submitted_ms, started_ms, finished_ms; /* wall clock since 1970; 0: not yet */
     uint64_t finish_ms;  /* when it is expected to be done, by the coordinator's wall clock; 0: unknown */
     const char *warning; /* of a submission: what speaks against its deadline; NULL: nothing */
-    unsigned ahead;                                 /* jobs before it, while queued */
+    unsigned ahead;      /* jobs before it, while queued */
     struct refrain_times times;
     const char *plan;                         /* how it ran, for people; NULL: not known yet */
     const struct refrain_cache_report *cache; /* once completed, if caching was on; else NULL */
@@ -296,7 +296,7 @@ struct refrain_running {
 
 /* A link between two ranks of a group. */
 struct refrain_link {
-    unsigned rank, peer; /* the smaller number first */
+    unsigned rank, peer;              /* the smaller number first */
     double bytes_per_second, latency; /* latency: seconds of an empty message, one way */
 };
 
@@ -484,6 +484,7 @@ struct refrain_cache_figure {
     unsigned rank;
     uint64_t items, bytes[REFRAIN_CACHE_LEVELS]; /* now */
     uint64_t published, refused, fetched, lent;  /* fetched: hits on other ranks; lent: theirs here */
+    uint64_t copied;                             /* taken in as second copies of other ranks' items */
     uint64_t hits[REFRAIN_CACHE_LEVELS], evictions[REFRAIN_CACHE_LEVELS];
     const uint64_t *misses; /* [miss_count], by reason: refrain_cache_miss */
     size_t miss_count;

@@ -60,6 +60,7 @@ static void group_free(struct group *group)
     for (uint32_t rank = 0; rank < group->ranks; rank++) close_pidfd(&group->members[rank]);
     directory_close(group->directory);
     figures_free(&group->figures);
+    free(group->copies);
     links_close(&group->links);
     free(group->members);
     free(group);
