@@ -81,6 +81,7 @@ static json_t *spec_json(const struct refrain_spec *spec)
         set_whole(object, "at_step", spec->at_step);
     }
     if (spec->preview_every) set_whole(object, "preview_every", spec->preview_every);
+    if (spec->recompute) json_object_set_new(object, "recompute", json_true());
     return object;
 }
 
@@ -148,6 +149,7 @@ static json_t *cache_json(const struct refrain_cache_report *report)
     if (report->changes) json_object_set_new(object, "changes", verdicts_json(report, change_json));
     if (report->computed_seconds > 0) set_real(object, "computed_seconds", report->computed_seconds);
     if (report->reused_seconds > 0) set_real(object, "reused_seconds", report->reused_seconds);
+    if (report->run_seconds > 0) set_real(object, "run_seconds", report->run_seconds);
     if (isfinite(report->seconds_saved)) /* less than 0: it did not pay */
         json_object_set_new(object, "seconds_saved", json_real(report->seconds_saved));
     set_whole(object, "bytes", report->bytes);
@@ -176,6 +178,7 @@ static json_t *times_json(const struct refrain_times *times)
     set_whole(object, "first_steps_reused", times->first_steps_reused);
     set_real(object, "reused_seconds", times->reused_seconds);
     set_whole(object, "steps_taken_over", times->steps_taken_over);
+    set_whole(object, "steps_reused", times->steps_reused);
     return object;
 }
 
@@ -203,6 +206,10 @@ static void set_progress(json_t *object, const struct refrain_progress *progress
     set_real(object, "seconds_left", progress->seconds_left);
     if (progress->step_seconds > 0) set_real(object, "step_seconds", progress->step_seconds);
     if (progress->preview_bytes) set_whole(object, "preview_step", progress->preview_step);
+    if (progress->steps_reused) {
+        set_whole(object, "steps_reused", progress->steps_reused);
+        set_real(object, "reused_seconds", progress->reused_seconds);
+    }
     if (progress->action_count == 0) return;
     json_t *actions = json_array();
     for (size_t i = 0; i < progress->action_count; i++)

@@ -62,21 +62,24 @@ bool copies_next(struct copies *c, const struct directory *directory, const stru
     if (c->under_way && !is_over(c, directory, now_ns)) return false;
     c->under_way = false;
     if (now_ns < c->next_ns) return false;
-    for (; c->count; c->count--, c->first = (c->first + 1) % COPIES_WANTED) {
-        const struct key *key = &c->wanted[c->first];
+    for (uint32_t left = c->count; left > 0; left--) {
+        struct key key = c->wanted[c->first];
         uint32_t holders[2];
         uint64_t bytes;
-        if (directory_holders(directory, key, holders, 2, &bytes) != 1) continue;
+        c->first = (c->first + 1) % COPIES_WANTED;
+        c->count--;
+        if (directory_holders(directory, &key, holders, 2, &bytes) != 1) continue;
         uint32_t rank = choose_rank(ranks, count, holders[0], bytes);
-        if (rank == count) continue;
-        *order = (struct copies_order){.key = *key, .rank = rank};
-        c->key = *key;
+        if (rank == count) { /* none now; perhaps later */
+            copies_want(c, &key);
+            continue;
+        }
+        *order = (struct copies_order){.key = key, .rank = rank};
+        c->key = key;
         c->seat = ranks[rank].seat;
         c->until_ns = now_ns + COPIES_PATIENCE_NS;
         c->next_ns = now_ns + (int64_t)((double)bytes / COPIES_BYTES_PER_SECOND * 1e9);
         c->under_way = true;
-        c->count--;
-        c->first = (c->first + 1) % COPIES_WANTED;
         return true;
     }
     return false;

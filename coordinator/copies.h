@@ -9,7 +9,7 @@
  * One item of a group is on its way at a time, until the directory knows of the copy or COPIES_PATIENCE_NS have passed, and no
  * more than COPIES_BYTES_PER_SECOND on average: what nobody waits for takes next to nothing of the links. The rank with the
  * most room is told, on another host than the holder's if there is one; whether it lets the item in is its store's to say. What is
- * not copied then is wanted again when it is used again. Nothing here has to be right, or to survive.
+ * not let in is wanted again when it is used again. Nothing here has to be right, or to survive.
  *
  * A plain value; zero at first. The loop thread.
  */

@@ -100,7 +100,7 @@ static void another_host_goes_before_more_room(void **state)
     assert_int_equal(next(here, 0, &number), 1);
 }
 
-static void what_two_have_or_nobody_or_does_not_fit_is_not_copied(void **state)
+static void what_two_have_or_nobody_is_not_copied_and_what_fits_nowhere_waits(void **state)
 {
     struct here *here = *state;
     uint64_t number;
@@ -113,6 +113,10 @@ static void what_two_have_or_nobody_or_does_not_fit_is_not_copied(void **state)
     for (int i = 0; i < RANKS; i++) here->ranks[i].limit_bytes = 0; /* their tiers are off */
     want(here, 0, 3, MB);
     assert_int_equal(next(here, 0, &number), -1);
+    assert_int_equal(here->copies.count, 2);
+    here->ranks[1].limit_bytes = 10 * MB; /* one has said what it may keep */
+    assert_int_equal(next(here, 0, &number), 1);
+    assert_int_equal(number, 3);
 }
 
 /* Holder and target may go at any time. */
@@ -151,7 +155,7 @@ int main(void)
         TEST(the_rank_with_the_most_room_is_told_and_one_item_at_a_time),
         TEST(no_more_than_so_many_bytes_a_second_are_copied),
         TEST(another_host_goes_before_more_room),
-        TEST(what_two_have_or_nobody_or_does_not_fit_is_not_copied),
+        TEST(what_two_have_or_nobody_is_not_copied_and_what_fits_nowhere_waits),
         TEST(ranks_that_go_do_not_hold_up_others_items),
         TEST(more_than_are_remembered_drop_the_oldest_and_none_stands_twice),
     };
