@@ -66,6 +66,7 @@ static void group_free(struct group *group)
     for (uint32_t rank = 0; rank < people(group); rank++) close_pidfd(&group->members[rank]);
     directory_close(group->directory);
     figures_free(&group->figures);
+    free(group->copies);
     links_close(&group->links);
     free(group->members);
     free(group);

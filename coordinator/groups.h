@@ -135,7 +135,8 @@ struct group {
     int suspect;         /* the rank the others lost; -1 */
     struct directory *directory; /* of its ranks' items of the cache tier; NULL: nothing was noted */
     struct figures figures;
-    struct links links; /* between its ranks, by seats */
+    struct copies *copies; /* second copies of such items; NULL: none was wanted */
+    struct links links;    /* between its ranks, by seats */
 };
 
 struct group_limits {
