@@ -278,6 +278,7 @@ static void report_tally(struct fake_worker *worker, uint64_t tenant, uint32_t k
     SET(tally, refused, 6 * factor);
     SET(tally, fetched, 8 * factor);
     SET(tally, lent, 9 * factor);
+    SET(tally, copied, 11 * factor);
     SET(tally, seconds_saved, 0.25 * (double)factor);
     tally.bytes = bytes, tally.hits = hits, tally.evictions = evictions;
     tally.n_bytes = tally.n_hits = tally.n_evictions = 3;
@@ -311,6 +312,7 @@ static void expect_figure(const struct scraped *seen, const Refrain__CacheFigure
                 (double)tally->evictions[1]);
     assert_true(tier_value(seen, "fetched_total", figure, "") == (double)tally->fetched);
     assert_true(tier_value(seen, "lent_total", figure, "") == (double)tally->lent);
+    assert_true(tier_value(seen, "copied_total", figure, "") == (double)tally->copied);
     assert_true(tier_value(seen, "published_total", figure, "") == (double)tally->published);
     assert_true(tier_value(seen, "refused_total", figure, "") == (double)tally->refused);
     assert_true(tier_value(seen, "saved_seconds_total", figure, "") == tally->seconds_saved);
