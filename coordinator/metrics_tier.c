@@ -53,10 +53,10 @@ static void look(const struct server *server, struct rank_view *view)
         for (uint32_t rank = 0; rank < group->ranks; rank++) {
             struct shown *shown = shown_at(view, at + rank);
             bool others = at + rank >= METRICS_RANKS;
-            shown->group = others ? "others" : group->name;
+            shown->group = others ? "(others)" : group->name;
             shown->member = others ? NULL : &group->members[rank];
             snprintf(shown->rank, sizeof shown->rank, "%u", group->members[rank].seat);
-            if (others) strcpy(shown->rank, "others");
+            if (others) strcpy(shown->rank, "(others)");
         }
         add_figures(view, group, at);
         at += group->ranks;
