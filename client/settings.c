@@ -97,7 +97,7 @@ static const struct option_spec specs[] = {
      "while the job is watched, the first frame as the video looks so far, anew with every preview",
      .groups = MAKES_ONE | VERB_WATCH},
 
-    {.type = OPTION_HEADING, .help = "The job", .groups = MAKES_ONE},
+    {.type = OPTION_HEADING, .help = "The job", .groups = MAKES},
     {"wait", 'w', OPTION_FLAG, AT(wait), .help = "show progress until the job has ended",
      .groups = VERB_SUBMIT},
     {"priority", 0, OPTION_CHOICE, AT(priority), .choices = "low|normal|high",
@@ -128,6 +128,9 @@ static const struct option_spec specs[] = {
      "(default: 5 "
      "with --preview, else none)",
      .min = 0, .max = LIMIT_STEPS, .groups = MAKES_ONE},
+    {"recompute", 0, OPTION_FLAG, AT(recompute), .env = "REFRAIN_RECOMPUTE",
+     .help = "make every step anew, also those that a job equal in everything has made before: for measuring",
+     .groups = MAKES},
     {"label", 0, OPTION_TEXT, AT(label), "TEXT", "a note of yours, shown by `refrain status` and --json",
      .groups = MAKES_ONE},
     {"idempotency-key", 0, OPTION_TEXT, AT(idempotency_key), "TEXT",
@@ -369,6 +372,7 @@ status_t settings_spec(const struct settings *settings, const struct options *op
     made.compare = settings->compare;
     if (options_given(options, "checkpoint-every")) made.checkpoint_every = (int)settings->checkpoint_every;
     made.resume_from = settings->resume_from;
+    made.recompute = settings->recompute;
     made.preview_every = (unsigned)settings->preview_every;
     if (settings->preview && !options_given(options, "preview-every")) made.preview_every = PREVIEW_STANDARD;
     status = read_step(settings, &made.at_step, field, error);

@@ -66,6 +66,7 @@ static void group_free(struct group *group)
     for (uint32_t rank = 0; rank < people(group); rank++) close_pidfd(&group->members[rank]);
     directory_close(group->directory);
     figures_free(&group->figures);
+    free(group->copies);
     links_close(&group->links);
     free(group->members);
     free(group);
@@ -582,6 +583,7 @@ static void fill_member(const struct groups *groups, struct group *group, struct
     member->threads = hello->threads;
     member->memory_bytes = hello->memory_bytes;
     member->decode_memory = hello->decode_memory;
+    member->tier_device = hello->tier_device < hello->memory_bytes ? hello->tier_device : 0;
     snprintf(member->gpu, sizeof member->gpu, "%s", hello->gpu ? hello->gpu : "");
     member->epoch = hello->epoch;
     member->heard_ns = now_ns;

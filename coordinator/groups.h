@@ -53,6 +53,7 @@ struct member {
     struct wire_peer peer;
     uint32_t pid, threads, first_block, blocks;
     uint64_t decode_memory;                     /* the most its decoder takes; 0: unknown */
+    uint64_t tier_device;                       /* of its GPU's memory, taken by its cache tier */
     uint64_t weight_bytes, memory_bytes, epoch; /* epoch: the one its last Hello named */
     uint64_t last_epoch;                        /* the latest its process was ever in */
     int64_t heard_ns;                           /* monotonic */
@@ -134,7 +135,8 @@ struct group {
     int suspect;         /* the rank the others lost; -1 */
     struct directory *directory; /* of its ranks' items of the cache tier; NULL: nothing was noted */
     struct figures figures;
-    struct links links; /* between its ranks, by seats */
+    struct copies *copies; /* second copies of such items; NULL: none was wanted */
+    struct links links;    /* between its ranks, by seats */
 };
 
 struct group_limits {

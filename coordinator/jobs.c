@@ -129,6 +129,7 @@ void jobs_note_progress(struct job *job, const Refrain__Progress *progress)
     Refrain__Progress fitting = *progress;
     if (!actions_fit(&progress->cache_actions)) fitting.has_cache_actions = 0;
     if (!isfinite(progress->largest_reused)) fitting.has_largest_reused = 0;
+    if (!isfinite(progress->reused_seconds)) fitting.has_steps_reused = fitting.has_reused_seconds = 0;
     clear_progress(job);
     copy_progress(&job->progress, &fitting);
     uint64_t reached = (uint64_t)fitting.phase << 32 | fitting.step;
@@ -482,7 +483,8 @@ static int in_turn(const void *a, const void *b)
     uintptr_t p = (uintptr_t)(*x)->share, q = (uintptr_t)(*y)->share;
     bool again = (*x)->attempt > 0;
     if (again != ((*y)->attempt > 0)) return again ? -1 : 1;
-    if (!again && p != q) return p < q ? -1 : 1; /* tenants apart; jobs that lost their ranks go by themselves */
+    if (!again && p != q)
+        return p < q ? -1 : 1; /* tenants apart; jobs that lost their ranks go by themselves */
     return before(*x, *y) ? -1 : 1;
 }
 
@@ -493,7 +495,8 @@ struct run {
 
 /* One priority, sorted in_turn, into `order`: those that lost their ranks, then of the tenant served least its next.
  * runs: room for `count`. */
-static size_t merge_tenants(struct job **sorted, size_t count, struct run *runs, struct job **order, size_t most)
+static size_t merge_tenants(struct job **sorted, size_t count, struct run *runs, struct job **order,
+                            size_t most)
 {
     size_t made = 0, tenants = 0, at = 0;
     while (at < count && sorted[at]->attempt > 0 && made < most) order[made++] = sorted[at++];

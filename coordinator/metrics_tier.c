@@ -144,6 +144,8 @@ static const struct tally_family tally_families[] = {
      NULL},
     {"refrain_tier_lent_total", "Items that other ranks found here.", EXPOSED_COUNTER, OF(lent), NULL, 1,
      NULL},
+    {"refrain_tier_copied_total", "Second copies of other ranks' items taken in.", EXPOSED_COUNTER,
+     OF(copied), NULL, 1, NULL},
     {"refrain_tier_misses_total", "Items asked for in vain, by why.", EXPOSED_COUNTER, OF(misses), "reason",
      MISSES, reason_name},
     {"refrain_tier_published_total", "Items made here.", EXPOSED_COUNTER, OF(published), NULL, 1, NULL},

@@ -278,6 +278,8 @@ static const Refrain__CacheReport *learn(struct server *server, const struct sen
     status_t status = STATUS_AGAIN; /* nothing to keep */
     if (done->cache && caching_on(stored->spec))
         status = caching_check_report(done->cache, stored->spec, &error);
+    known =
+        known && !(done->times && done->times->steps_reused); /* what it took says nothing of a job like it */
     if (status == STATUS_OK && known) hitrates_learn(&server->rates, stored->spec, model->card, done->cache);
     if (known) learn_home_work(server, sender->group, slot, stored->spec, model->card, done->times);
     if (known) foresight_learn(server, sender->group, job, stored->spec, model->card, done->times);

@@ -20,6 +20,7 @@
 #include "coordinator/orders.h"
 #include "coordinator/repair.h"
 #include "coordinator/server.h"
+#include "coordinator/wiring.h"
 #include "proto/caching.h"
 
 #define WORTH_A_LOAD 0.9              /* of the time now: another layout costs a pause and a load */
@@ -121,7 +122,7 @@ static uint64_t make_of(const struct member *member)
 static uint64_t memory_of(const struct group *group, const struct member *member)
 {
     uint64_t count = 0;
-    if (member->gpu[0]) return member->memory_bytes;
+    if (member->gpu[0]) return member->memory_bytes - member->tier_device;
     for (uint32_t rank = 0; rank < group->ranks; rank++)
         count += strcmp(group->members[rank].host, member->host) == 0;
     return member->memory_bytes / (count ? count : 1);
@@ -389,22 +390,24 @@ static bool much_better(const struct server *server, const struct group *group,
 {
     bool settled = server->now_ns - group->laid_ns > server->settings->settle_ms * MILLISECOND_NS;
     if (!settled || plan_equal(plan, &group->plan)) return false;
-    return plan_chains(plan) != plan_chains(&group->plan) ||
+    return plan_chains(plan) != plan_chains(&group->plan) || plan_width(plan) != plan_width(&group->plan) ||
            plan->cycle < WORTH_A_LOAD * plan_cycle(&group->plan, request);
 }
 
 /* What a layout has to serve: this job and those behind it. */
 static struct layout_load describe_load(const struct server *server, const struct group *group,
-                                        const struct job *job, bool loaded)
+                                        const Refrain__ModelCard *card, const struct job *job, bool loaded)
 {
     size_t jobs = jobs_count(server->jobs);
     double left = (double)(job->deadline_at_ms - server->now_ms) / 1000;
-    return (struct layout_load){.jobs = jobs < GROUP_SLOTS ? (double)jobs : GROUP_SLOTS,
-                                .steps = job->outlook.steps,
-                                .block_seconds = foresight_block(group, &job->outlook),
-                                .move_seconds = loaded ? group->load_seconds : 0,
-                                .least_seconds = (double)server->settings->settle_ms / 2000,
-                                .deadline = job->deadline_at_ms && left > 0 ? left : 0};
+    struct layout_load load = {.jobs = jobs < GROUP_SLOTS ? (double)jobs : GROUP_SLOTS,
+                               .steps = job->outlook.steps,
+                               .block_seconds = foresight_block(group, &job->outlook),
+                               .move_seconds = loaded ? group->load_seconds : 0,
+                               .least_seconds = (double)server->settings->settle_ms / 2000,
+                               .deadline = job->deadline_at_ms && left > 0 ? left : 0};
+    wiring_describe(group, card, &job->outlook, &load);
+    return load;
 }
 
 /* The plan was chosen for the jobs that were moved, all of them together: they are not asked one by one whether it suits them.
@@ -431,14 +434,17 @@ static status_t prepare_layout(struct server *server, struct group *group, const
     request.mix = job->outlook.mix;
     /* What an operator wished for is judged by the model alone: it must not be refused for a measurement. */
     if (loaded && !wished(request.wish)) request.mix.home_work = group->home_work;
-    if ((*fits = keep_planned(group, job, &request))) return STATUS_OK;
-    struct layout_load load = describe_load(server, group, job, loaded);
+    struct layout_load load = describe_load(server, group, model->card, job, loaded);
+    bool takes = request.wish->width > 1 || layout_takes(&group->plan, &request, &load);
+    bool stands = keep_planned(group, job, &request);
+    if ((*fits = stands && takes)) return STATUS_OK;
+    if (group->pace_ns > 0 && known) load.block_seconds = layout_block_seconds(&group->plan, &request, &load);
     status_t status = layout_choose(&request, &load, loaded && known ? &group->plan : NULL, &plan, error);
     if (status == STATUS_NO_MEMORY) name_sizes(group, model->card, spec, error);
     if (status != STATUS_OK) return status;
     bool busy = group_in_flight(group) > 0;
     /* While it works, whether another layout pays is move.c's question, for all its jobs and not this one. */
-    bool good = known && plan_check(&group->plan, &request, &request.mix, NULL) == STATUS_OK &&
+    bool good = known && takes && plan_check(&group->plan, &request, &request.mix, NULL) == STATUS_OK &&
                 (busy || !much_better(server, group, &request, &plan));
     *fits = loaded && (good || (busy && !known));
     if (*fits || busy) return STATUS_OK;

@@ -163,6 +163,9 @@ static void report_progress(struct home *home, struct slot *slot, Refrain__Phase
     progress.step_seconds = now->step_seconds;
     progress.has_seconds_left = now->seconds_left >= 0;
     progress.seconds_left = now->seconds_left;
+    progress.has_steps_reused = progress.has_reused_seconds = now->steps_reused > 0;
+    progress.steps_reused = (uint32_t)now->steps_reused;
+    progress.reused_seconds = now->reused_seconds;
     uint8_t strip[CACHE_STEPS];
     caching_progress(slot->job, strip, &progress);
     add_preview(slot, &progress);
@@ -198,11 +201,12 @@ static void report_done(struct home *home, struct slot *slot)
     times.has_home = 1;
     times.home = (double)slot->home_ns / (double)SECOND_NS;
     times.has_texts_reused = times.has_first_steps_reused = times.has_reused_seconds =
-        times.has_steps_taken_over = 1;
+        times.has_steps_taken_over = times.has_steps_reused = 1;
     times.texts_reused = (uint32_t)status->texts_reused;
     times.first_steps_reused = (uint32_t)status->first_steps_reused;
     times.reused_seconds = status->reused_seconds;
     times.steps_taken_over = (uint32_t)status->steps_taken_over;
+    times.steps_reused = (uint32_t)status->steps_reused;
     times.total = (double)(clock_now_ns() - slot->began_ns) / (double)SECOND_NS;
     done.times = &times;
     struct caching_report caching;
@@ -298,6 +302,7 @@ static status_t read_order(const Refrain__Assign *assign, const struct model *mo
                                                                : REFRAIN__PRIORITY__PRIORITY_NORMAL,
                                 .deadline_ms = (int64_t)assign->deadline_at_ms,
                                 .preview_every = (int)spec->preview_every,
+                                .recompute = spec->recompute,
                                 .origin = spec->resume_from,
                                 .origin_step = (int)spec->at_step,
                                 .checkpoint_every = spec->has_checkpoint_every ? (int)spec->checkpoint_every
@@ -511,10 +516,9 @@ static bool advance_upload(struct home *home, struct slot *slot)
 static void save_checkpoint(struct home *home, struct slot *slot, bool now)
 {
     int step;
-    const struct job_status *status = job_status(slot->job);
     if (!slot->every || !job_between_steps(slot->job, &step) || step == slot->sent) return;
     if (step == slot->saved && !now) return;
-    bool last = step == status->of, mark = now || (slot->mark && (last || step % slot->mark == 0));
+    bool last = step == job_steps(slot->job), mark = now || (slot->mark && (last || step % slot->mark == 0));
     if (step % slot->every != 0 && !last && !mark) return;
     slot->saved = step;
     size_t bytes = job_save_bytes(slot->job);
@@ -733,7 +737,9 @@ bool home_tend(struct home *home)
         struct slot *slot = &home->slots[i];
         if (!slot->job) continue;
         moved |= tend(home, slot);
-        if (has_turns(slot)) job_tend(slot->job);
+        if (!has_turns(slot)) continue;
+        job_tend(slot->job);
+        save_checkpoint(home, slot, false); /* all steps may have been there: others can go on from it all the same */
     }
     return moved;
 }
