@@ -17,7 +17,7 @@
 /* Of a best at least so many runs, and as many more as take a moment. */
 enum { LINE_BYTES = 1024, BEST_OF = 3, BEST_OF_MOST = 50 };
 #define BEST_IN_SECONDS 0.5
-#define PATIENCE_NS (3600 * SECOND_NS)
+#define PATIENCE_NS     (3600 * SECOND_NS)
 
 struct stopwatch {
     int ranks, threads;
@@ -55,7 +55,8 @@ static status_t read_line(struct rank *r, char line[LINE_BYTES], struct error *e
         }
         struct pollfd item = {.fd = r->output, .events = POLLIN};
         int64_t left_ms = (until_ns - clock_now_ns()) / MILLISECOND_NS;
-        if (left_ms <= 0) return error_set(error, STATUS_DEADLINE, "measure: the worker did not answer within an hour");
+        if (left_ms <= 0)
+            return error_set(error, STATUS_DEADLINE, "measure: the worker did not answer within an hour");
         if (poll(&item, 1, (int)left_ms) < 0 && errno != EINTR)
             return error_set(error, STATUS_IO, "measure: the worker cannot be read: %m");
         ssize_t got = read(r->output, r->text + r->length, sizeof r->text - r->length);
@@ -86,7 +87,8 @@ static status_t start(const struct stopwatch_options *o, struct stopwatch *w, st
     const char *argv[] = {o->worker, "--bench", o->model, "--size", size, "--threads", threads, NULL};
     struct rank *r = &w->rank[w->ranks];
     status_t status = child_start(
-        argv, &(struct child_options){.input = &r->input, .output = &r->output, .last_signal = SIGKILL}, &r->child, error);
+        argv, &(struct child_options){.input = &r->input, .output = &r->output, .last_signal = SIGKILL},
+        &r->child, error);
     w->ranks += status == STATUS_OK;
     return status;
 }
@@ -149,11 +151,13 @@ static status_t ask(struct rank *r, const char *what, struct error *error)
     return error_set(error, STATUS_IO, "measure: the worker takes no orders: %m");
 }
 
-status_t stopwatch_time(struct stopwatch *w, const char *what, int ranks, double *seconds, struct error *error)
+status_t stopwatch_time(struct stopwatch *w, const char *what, int ranks, double *seconds,
+                        struct error *error)
 {
     status_t status = STATUS_OK;
     double sum = 0;
-    if (ranks < 1 || ranks > w->ranks) return error_set(error, STATUS_INVALID, "ranks %d of %d", ranks, w->ranks);
+    if (ranks < 1 || ranks > w->ranks)
+        return error_set(error, STATUS_INVALID, "ranks %d of %d", ranks, w->ranks);
     for (int i = 0; status == STATUS_OK && i < ranks; i++) status = ask(&w->rank[i], what, error);
     for (int i = 0; status == STATUS_OK && i < ranks; i++) {
         json_t *object;
@@ -164,18 +168,21 @@ status_t stopwatch_time(struct stopwatch *w, const char *what, int ranks, double
         if (json_is_number(took))
             sum += json_number_value(took);
         else
-            status = error_set(error, STATUS_INVALID, "measure: %.400s", failure ? failure : "no time came back");
+            status =
+                error_set(error, STATUS_INVALID, "measure: %.400s", failure ? failure : "no time came back");
         json_decref(object);
     }
     if (status == STATUS_OK) *seconds = sum / ranks;
     return status;
 }
 
-status_t stopwatch_best(struct stopwatch *w, const char *what, int ranks, double *seconds, struct error *error)
+status_t stopwatch_best(struct stopwatch *w, const char *what, int ranks, double *seconds,
+                        struct error *error)
 {
     double took, best = 0, all = 0;
     status_t status = stopwatch_time(w, what, ranks, &took, error);
-    for (int i = 0; status == STATUS_OK && (i < BEST_OF || (all < BEST_IN_SECONDS && i < BEST_OF_MOST)); i++) {
+    for (int i = 0; status == STATUS_OK && (i < BEST_OF || (all < BEST_IN_SECONDS && i < BEST_OF_MOST));
+         i++) {
         status = stopwatch_time(w, what, ranks, &took, error);
         if (i == 0 || took < best) best = took;
         all += took;

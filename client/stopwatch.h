@@ -28,7 +28,8 @@ struct stopwatch_options {
 struct stopwatch;
 
 /* Until all have loaded. INVALID or IO, in the worker's own words. */
-status_t stopwatch_open(const struct stopwatch_options *options, struct stopwatch **watch, struct error *error);
+status_t stopwatch_open(const struct stopwatch_options *options, struct stopwatch **watch,
+                        struct error *error);
 void stopwatch_close(struct stopwatch *watch); /* NULL is fine; ends the processes */
 
 int stopwatch_threads(const struct stopwatch *watch);
@@ -36,8 +37,10 @@ const char *stopwatch_backend(const struct stopwatch *watch);
 
 /* "text", "forward", "blocks" or "decode" (worker/bench.h), on the first `ranks` of them at once. *seconds: the mean of what each
  * took. DEADLINE after an hour. */
-status_t stopwatch_time(struct stopwatch *watch, const char *what, int ranks, double *seconds, struct error *error);
+status_t stopwatch_time(struct stopwatch *watch, const char *what, int ranks, double *seconds,
+                        struct error *error);
 /* The least of some such times, after one that warms caches and is not counted: what disturbs a run makes it slower. */
-status_t stopwatch_best(struct stopwatch *watch, const char *what, int ranks, double *seconds, struct error *error);
+status_t stopwatch_best(struct stopwatch *watch, const char *what, int ranks, double *seconds,
+                        struct error *error);
 
 #endif

@@ -29,7 +29,8 @@ static bool take_links(const struct refrain_stats *stats, struct planner_links *
 {
     for (size_t g = 0; g < stats->group_count; g++) {
         const struct refrain_group *group = &stats->groups[g];
-        if (group->rank_count < 2 || group->link_count < group->rank_count * (group->rank_count - 1) / 2) continue;
+        if (group->rank_count < 2 || group->link_count < group->rank_count * (group->rank_count - 1) / 2)
+            continue;
         for (size_t i = 0; i < group->link_count; i++) {
             const struct refrain_link *l = &group->links[i];
             bool same_host = strcmp(host_of(group, l->rank), host_of(group, l->peer)) == 0;
@@ -51,7 +52,8 @@ static status_t wait_for_links(struct cli *cli, struct planner_links *links, str
         if (status != STATUS_OK || known) return status;
         if (clock_now_ns() > until_ns)
             return error_set(error, STATUS_DEADLINE,
-                             "measure: no group's links were all measured within %d s: ranks that work, or are missing, are not measured",
+                             "measure: no group's links were all measured within %d s: ranks that work, or "
+                             "are missing, are not measured",
                              LINKS_MS / 1000);
         struct pollfd signal = {.fd = cli->signal_fd, .events = POLLIN};
         if (poll(&signal, 1, LOOK_MS) > 0) return error_set(error, STATUS_ABORTED, "stopped");
@@ -118,8 +120,8 @@ static status_t measure_size(const struct cli *cli, const char *worker, struct p
 
 static void print_time(const struct planmodel_time *time)
 {
-    printf("%ux%ux%u: text %.4g s, a forward pass %.4g s, its blocks %.4g s", time->width, time->height, time->frames,
-           time->text, time->forward, time->blocks);
+    printf("%ux%ux%u: text %.4g s, a forward pass %.4g s, its blocks %.4g s", time->width, time->height,
+           time->frames, time->text, time->forward, time->blocks);
     if (time->crowded > 0) printf(" (%.4g s while %d ranks compute)", time->crowded, time->ranks);
     printf(", decode %.4g s (%s, %d thread%s)\n", time->decode, time->backend, time->threads,
            time->threads == 1 ? "" : "s");

@@ -55,23 +55,25 @@ static void wait_for_link(const struct bench_service *service, struct planner_li
     exit(1);
 }
 
-static void time_round(struct stopwatch *watch, const struct bench_service *services, const struct refrain_spec *spec,
-                       int round, struct times *t)
+static void time_round(struct stopwatch *watch, const struct bench_service *services,
+                       const struct refrain_spec *spec, int round, struct times *t)
 {
     struct error error;
     must(stopwatch_time(watch, "forward", 1, &t->forward[round], &error), &error);
     must(stopwatch_time(watch, "blocks", 1, &t->blocks[round], &error), &error);
     must(stopwatch_time(watch, "blocks", RANKS, &t->crowded[round], &error), &error);
-    for (int i = 0; i < STANDS; i++) t->step[i][round] = bench_service_steps(&services[i], spec) / spec->steps;
-    printf("round %d: blocks %.3f s alone, %.3f s at once; a step", round + 1, t->blocks[round], t->crowded[round]);
+    for (int i = 0; i < STANDS; i++)
+        t->step[i][round] = bench_service_steps(&services[i], spec) / spec->steps;
+    printf("round %d: blocks %.3f s alone, %.3f s at once; a step", round + 1, t->blocks[round],
+           t->crowded[round]);
     for (int i = 0; i < STANDS; i++) printf("%s %.3f s", i ? "," : "", t->step[i][round]);
     printf("\n");
     fflush(stdout);
 }
 
 /* Of a step alone, as `refrain plan --measured` would say. */
-static double predict(const struct planner_model *model, const struct planner_job *job, const struct planner_machine *machine,
-                      const struct planner_layout *layout)
+static double predict(const struct planner_model *model, const struct planner_job *job,
+                      const struct planner_machine *machine, const struct planner_layout *layout)
 {
     struct planner_request request = {.model = *model, .job = *job, .machine = *machine, .load = {.jobs = 1}};
     struct planner_option option;
@@ -79,8 +81,8 @@ static double predict(const struct planner_model *model, const struct planner_jo
     return option.step_seconds;
 }
 
-static void compare(const struct planner_model *model, const struct refrain_spec *spec, const struct planner_links *links,
-                    struct times *t, int rounds)
+static void compare(const struct planner_model *model, const struct refrain_spec *spec,
+                    const struct planner_links *links, struct times *t, int rounds)
 {
     struct error error;
     struct planner_job job;
@@ -97,11 +99,14 @@ static void compare(const struct planner_model *model, const struct refrain_spec
                                       .state_bytes = 4};
     planner_take_links(links, &machine);
     printf("\na block %.1f ms, %.3f times as long beside another; ends %.1f ms; link %.2f GB/s, %.0f us\n",
-           1e3 * machine.block_seconds, machine.crowd, 1e3 * machine.ends_seconds, links->inside / 1e9, 1e6 * links->latency);
+           1e3 * machine.block_seconds, machine.crowd, 1e3 * machine.ends_seconds, links->inside / 1e9,
+           1e6 * links->latency);
     printf("%-22s %12s %12s %11s\n", "A STEP", "PREDICTED", "MEASURED", "DIFFERENCE");
     for (int i = 0; i < STANDS; i++) {
-        double predicted = predict(model, &job, &machine, &stands[i].planned), measured = bench_median(t->step[i], rounds);
-        printf("%-22s %10.3f s %10.3f s %+9.1f %%\n", stands[i].name, predicted, measured, 100 * (predicted / measured - 1));
+        double predicted = predict(model, &job, &machine, &stands[i].planned),
+               measured = bench_median(t->step[i], rounds);
+        printf("%-22s %10.3f s %10.3f s %+9.1f %%\n", stands[i].name, predicted, measured,
+               100 * (predicted / measured - 1));
     }
 }
 
