@@ -92,7 +92,7 @@ static void add_waiting(struct server *server, const struct group *group, struct
         bool waits = job->state == REFRAIN__JOB_STATE__JOB_QUEUED && strcmp(job->model, group->model) == 0;
         if (!waits || job->outlook.tokens <= 0 || !is_ours(server, group, turn++)) continue;
         jobs->ids[jobs->count] = job->id;
-        jobs->jobs[jobs->count++] = (struct move_job){.steps = job->outlook.steps,
+        jobs->jobs[jobs->count++] = (struct move_job){.steps = fmax(0, job->outlook.steps - (double)job->kept),
                                                       .block = foresight_block(group, &job->outlook),
                                                       .branches = job->outlook.mix.branches,
                                                       .deadline = deadline_of(server, job)};

@@ -43,14 +43,15 @@ struct job *server_slot_job(const struct server *server, const struct slot *slot
     return live ? job : NULL;
 }
 
-/* What a loss costs: the steps after the checkpoint that the next attempt begins from. */
-static void count_repeated(struct server *server, const struct job *job)
+/* The step that the job's next attempt begins after; what it made beyond that is the cost of a loss. */
+static uint32_t count_repeated(struct server *server, const struct job *job)
 {
     struct checkpoint checkpoint = {0};
-    if (job->progress.phase != REFRAIN__PHASE__PHASE_DENOISE) return;
     if (server->vault && !vault_latest(server->vault, job->id, &checkpoint))
         vault_origin(server->vault, job->id, &checkpoint);
-    if (job->progress.step > checkpoint.step) server->steps_repeated += job->progress.step - checkpoint.step;
+    bool steps = job->progress.phase == REFRAIN__PHASE__PHASE_DENOISE && job->progress.step > checkpoint.step;
+    if (steps) server->steps_repeated += job->progress.step - checkpoint.step;
+    return checkpoint.step;
 }
 
 void server_give_back(struct server *server, struct slot *slot, enum jobs_loss loss, const char *why)
@@ -60,7 +61,7 @@ void server_give_back(struct server *server, struct slot *slot, enum jobs_loss l
     if (slot->job) results_drop(server->results, slot->job);
     if (job) {
         log_line(LOG_WARN, "job %" PRIu64 ": back in the queue: %s", job->id, why);
-        count_repeated(server, job);
+        job->kept = count_repeated(server, job);
         if (server->vault) vault_forbid(server->vault, job->id);
         if (!slot->assigned) loss = LOSS_NONE; /* the ranks never heard of it */
         if (jobs_requeue(server->jobs, job, loss, why, server->now_ms, &error) != STATUS_OK)
@@ -409,14 +410,14 @@ static struct layout_load describe_load(const struct server *server, const struc
     return load;
 }
 
-/* The group was laid out for the jobs that it was moved with, and this is the first of them: the plan stands. */
-static bool keep_planned(struct group *group, const struct plan_request *request)
+/* The plan was chosen for the jobs that were moved, all of them together: they are not asked one by one whether it suits them.
+ * That is over when somebody else comes to an empty group. */
+static bool keep_planned(struct group *group, const struct job *job, const struct plan_request *request)
 {
-    bool stands = group->planned && !group->model[0] && group_in_flight(group) == 0 && group->plan.ranks == group->ranks &&
-                  group->plan.layers == request->layers &&
-                  plan_check(&group->plan, request, &request->mix, NULL) == STATUS_OK;
-    group->planned = false;
-    return stands;
+    bool here = !group->model[0] || strcmp(group->model, job->model) == 0;
+    bool stands = group->plan.ranks == group->ranks && group->plan.layers == request->layers;
+    if (group->planned && (!stands || (job->attempt == 0 && group_in_flight(group) == 0))) group->planned = false;
+    return group->planned && here && job->attempt > 0;
 }
 
 /* The layout for this job: the one that is there, unless it is of another model, unknown (ranks that outlived
@@ -435,7 +436,7 @@ static status_t prepare_layout(struct server *server, struct group *group, const
     if (loaded && !wished(request.wish)) request.mix.home_work = group->home_work;
     struct layout_load load = describe_load(server, group, model->card, job, loaded);
     bool takes = request.wish->width > 1 || layout_takes(&group->plan, &request, &load);
-    bool stands = keep_planned(group, &request);
+    bool stands = keep_planned(group, job, &request);
     if ((*fits = stands && takes)) return STATUS_OK;
     if (group->pace_ns > 0 && known) load.block_seconds = layout_block_seconds(&group->plan, &request, &load);
     status_t status = layout_choose(&request, &load, loaded && known ? &group->plan : NULL, &plan, error);
