@@ -16,7 +16,7 @@
 #include "tests/tier_ranks.h"
 #include "tests/tier_rig.h"
 
-enum { MB = 1 << 20, ANN = 1, BOB = 2, LONG_MS = 20000, LARGE = 5 * MB + 77 };
+enum { MB = 1 << 20, ANN = 1, BOB = 2, LONG_MS = 20000, LARGE = 9 * MB + 77 };
 
 static struct key key_of(uint64_t number)
 {
@@ -191,9 +191,21 @@ static bool is_part(const struct fabric_event *event)
     return event->kind == FABRIC_RECEIVED && event->ticket.kind == TICKET_ITEM;
 }
 
+static void flip_in_store(void *context, const struct store_entry *entry)
+{
+    struct store *store = context;
+    struct view view;
+    if (store_try(store, &entry->key, LEVEL_HOST, &view, NULL) != STATUS_OK) return;
+    ((uint8_t *)(uintptr_t)view.bytes)[view.size / 2] ^= 4;
+    store_release(store, &view);
+}
+
+/* At the holder, just before it sends. */
 static bool flip_a_bit(struct tier_ranks *g, int rank, struct fabric_event *event)
 {
-    if (is_part(event)) ((uint8_t *)(uintptr_t)event->payload)[event->ticket.bytes / 2] ^= 4;
+    struct store *store = tier_store(g->rank[rank].engine.tier);
+    if (event->kind == FABRIC_RECEIVED && event->ticket.kind == TICKET_FETCH)
+        store_list(store, &(struct store_match){0}, flip_in_store, store);
     return false;
 }
 
