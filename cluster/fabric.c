@@ -570,6 +570,11 @@ const char *fabric_address(const struct fabric *fabric)
     return fabric->address;
 }
 
+uint64_t fabric_largest(const struct fabric *fabric)
+{
+    return fabric->max_bytes;
+}
+
 void fabric_traffic(const struct fabric *fabric, struct fabric_traffic *traffic)
 {
     *traffic = (struct fabric_traffic){

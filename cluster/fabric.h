@@ -92,6 +92,8 @@ void fabric_close(struct fabric *fabric);
 
 /* What other members need to reach this one. Valid until close. */
 const char *fabric_address(const struct fabric *fabric);
+/* The largest payload that can be sent, as the configuration says: members are started alike. */
+uint64_t fabric_largest(const struct fabric *fabric);
 
 /* Connects to every member and returns when all answered, or fails by `deadline_ns`: STATUS_DEADLINE names
  * who did not answer, STATUS_PEER_LOST one that did and then went away, STATUS_UNSUPPORTED says that only a

@@ -68,7 +68,7 @@ void figures_free(struct figures *figures)
     *figures = (struct figures){0};
 }
 
-static void add(struct tally *sum, const struct tally *one)
+void figures_add(struct tally *sum, const struct tally *one)
 {
     sum->items += one->items;
     sum->published += one->published;
@@ -91,7 +91,7 @@ bool figures_sum(const struct figures *figures, uint32_t rank, uint32_t kind, co
     for (uint32_t i = 0; i < figures->count; i++) {
         const struct figure *one = &figures->list[i];
         if (one->rank != rank || one->kind != kind || (tenant && *tenant != one->tenant)) continue;
-        add(sum, &one->tally);
+        figures_add(sum, &one->tally);
         some = true;
     }
     return some;

@@ -141,8 +141,11 @@ void jobs_decorate(const struct jobs *jobs, Refrain__Job *job); /* the same for 
 /* Takes the calibration tables out of a job's spec: lists and live progress do without their bulk. */
 void jobs_drop_tables(Refrain__Job *job);
 
-/* Numbers of jobs that changed state since the last call, for whoever tells watchers. The array is valid
- * until the next change. */
+/* Numbers of jobs that changed state since the last call, for whoever tells watchers: call it after each commit. The array
+ * is valid until the next change. */
 size_t jobs_take_changed(struct jobs *jobs, const uint64_t **ids);
+
+/* How often a job came into each state since jobs_open, [JOB_STATES]; what a failed commit undid is not counted. */
+const uint64_t *jobs_entered(const struct jobs *jobs);
 
 #endif

@@ -558,6 +558,7 @@ status_t caching_check_report(Refrain__CacheReport *report, const Refrain__JobSp
         wrong = "blocks";
     else if (!seconds_fit(report->has_computed_seconds, report->computed_seconds) ||
              !seconds_fit(report->has_reused_seconds, report->reused_seconds) ||
+             !seconds_fit(report->has_run_seconds, report->run_seconds) ||
              (report->has_seconds_saved && !isfinite(report->seconds_saved)))
         wrong = "seconds";
     else if (report->comparison && !comparison_fits(report->comparison))

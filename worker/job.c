@@ -195,6 +195,7 @@ void job_begin_pass(struct job *j, int pass)
 {
     job_enter_pass(j, pass);
     j->step = 0;
+    j->run_seconds = 0;
     j->pass_began_ns = clock_now_ns();
     noise_fill(j->order.seed, j->latent, j->latent_count);
 }
@@ -442,6 +443,8 @@ static enum job_result advance_text(struct job *j)
 {
     struct error error = {0};
     bool done, asked = j->asked;
+    job_tend(j);
+    if (j->life != LIFE_TEXT) return JOB_ADVANCED; /* there is nothing left to make */
     status_t status = job_encode_text(j, &done, &error);
     if (status == STATUS_AGAIN) return asked ? JOB_WAITS : JOB_ADVANCED;
     if (status != STATUS_OK) return job_fail(j, &error);
@@ -546,7 +549,7 @@ enum job_piece job_next(const struct job *j)
     if (waited_long(j) || (j->cancelled && between(j))) return PIECE_SEND;
     switch (j->life) {
     case LIFE_TEXT:
-        return job_text_waits(j) ? PIECE_NONE : PIECE_TEXT;
+        return job_reuse_waits(j) ? PIECE_NONE : PIECE_TEXT;
     case LIFE_OPEN:
     case LIFE_CLOSE: {
         int at = told_next(j);
@@ -660,6 +663,10 @@ const char *job_tenant(const struct job *job)
 uint64_t job_work(const struct job *job)
 {
     return job->work;
+}
+int job_steps(const struct job *job)
+{
+    return job->order.steps * job->passes;
 }
 bool job_settled(const struct job *job)
 {

@@ -103,9 +103,10 @@ struct run_facts {
     double shift;
     uint32_t steps;
     double guidance, guidance_2; /* guidance_2: of a second expert's steps; 0: there is none */
-    const char *policy;       /* complete text of cache/settings.h, "" for none */
-    uint64_t tables;          /* that the policy decides by */
-    const struct key *origin; /* the checkpoint it went on from with other facts; NULL: it began with noise */
+    const char *policy;          /* complete text of cache/settings.h, "" for none */
+    uint64_t tables;             /* that the policy decides by */
+    const struct key *
+        origin; /* the run (its latent's key) that it went on from with other facts; NULL: it began with noise */
     uint32_t origin_step;
     uint32_t element;
 };

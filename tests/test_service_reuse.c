@@ -1,0 +1,167 @@
+/*
+ * test_service_reuse.c - the same request again, as a person sends it: coordinator, ranks under mpirun and the client as
+ * real processes. What has been made is not made again, the files are the same, and it is said.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <cmocka.h>
+
+#include "tests/service_jobs.h"
+
+enum { STEPS = 10 };
+#define TEN SMALL "--steps 10 --guidance 4 "
+
+static void add_model(void)
+{
+    shell_run(stand_text, "refrain models add ref models/reference");
+}
+
+static void expect_latents(const char *a, const char *b)
+{
+    if (!latents_are_equal(a, b)) fail_msg("%s and %s differ: %s", a, b, stand_text);
+}
+
+/* How many of its steps a job says that an equal run had made. */
+static int steps_reused(int number)
+{
+    json_t *job = stand_job(number);
+    const json_t *times = json_object_get(job, "times");
+    int steps = (int)number_at(times, "steps_reused");
+    if (steps) assert_true(number_at(times, "reused_seconds") > 0);
+    json_decref(job);
+    return steps;
+}
+
+/* Items, hits of any rank, and the sum of the seconds they saved, of a kind. */
+static double cache_figure(const char *kind, const char *key)
+{
+    double sum = 0;
+    shell_run(stand_text, "refrain cache --json");
+    json_t *all = stand_object(), *figures = json_object_get(all, "figures");
+    for (size_t i = 0; i < json_array_size(figures); i++) {
+        const json_t *figure = json_array_get(figures, i);
+        json_t *value = json_object_get(figure, key);
+        if (strcmp(string_at(figure, "kind"), kind) != 0) continue;
+        if (json_is_number(value)) sum += json_number_value(value);
+        for (void *at = json_object_iter(value); at; at = json_object_iter_next(value, at)) /* by level */
+            sum += json_number_value(json_object_iter_value(at));
+    }
+    json_decref(all);
+    return sum;
+}
+
+/* Ranks tell their figures once a second. */
+static void expect_figure(const char *kind, const char *key, double least)
+{
+    for (int i = 0; i < 100; i++, usleep(50000))
+        if (cache_figure(kind, key) >= least) return;
+    fail_msg("%s of kind %s: %g", key, kind, cache_figure(kind, key));
+}
+
+static void an_equal_request_makes_no_step_and_says_so(void **state)
+{
+    struct stand s;
+    char words[128];
+    unsetenv("REFRAIN_RECOMPUTE");
+    stand_start(&s, "again", 2, "--threads 1");
+    add_model();
+    int first = stand_make("first", TEN "--cache balanced");
+    assert_int_equal(steps_reused(first), 0);
+    int second = stand_make("second", TEN "--cache balanced");
+    assert_int_equal(steps_reused(second), STEPS);
+    expect_latents("first", "second");
+    json_t *a = stand_report(first), *b = stand_report(second);
+    expect_equal_verdicts(a, b, "the report is the run's");
+    json_decref(a);
+    json_decref(b);
+    snprintf(words, sizeof words, "refrain status %d", second);
+    shell_run(stand_text, "%s", words);
+    assert_true(stand_says("10 steps of an equal run ("));
+    assert_true(stand_says("in the run it was taken from"));
+    /* other files of the same run */
+    shell_run(stand_text,
+              "refrain submit --wait --model ref " TEN "--cache balanced --fps 30 --output %s/third.mp4 "
+              "--save-frames %s/frames.safetensors",
+              stand_directory, stand_directory);
+    assert_true(stand_says("10 steps of an equal run ("));
+    assert_true(stand_says("saved)"));
+    expect_figure("latent", "items", 1);
+    expect_figure("latent", "hits", 2);
+    expect_figure("latent", "seconds_saved", 1e-6);
+    /* one fact is another, or it is to be computed */
+    assert_int_equal(steps_reused(stand_make("seed", TEN "--cache balanced --seed 6")), 0);
+    assert_int_equal(steps_reused(stand_make("anew", TEN "--cache balanced --recompute")), 0);
+    expect_latents("first", "anew");
+    stand_stop(&s);
+    setenv("REFRAIN_RECOMPUTE", "1", 1);
+}
+
+/* The uncached run is made once, whatever it is compared with. */
+static void policies_are_compared_with_one_uncached_run(void **state)
+{
+    struct stand s;
+    unsetenv("REFRAIN_RECOMPUTE");
+    stand_start(&s, "compared", 2, "--threads 1");
+    add_model();
+    stand_make("uncached", TEN);
+    shell_run(stand_text, "refrain compare --model ref " TEN "--cache balanced --json --output %s/a.mp4",
+              stand_directory);
+    int balanced = stand_make("balanced", TEN "--cache balanced");
+    assert_int_equal(steps_reused(balanced), STEPS);
+    assert_int_equal(steps_reused(balanced - 1), STEPS); /* of twice as many */
+    stand_stop(&s);
+    setenv("REFRAIN_RECOMPUTE", "1", 1);
+}
+
+/* Whose key it is decides whose run it is. */
+static void tenants_take_nothing_from_each_other(void **state)
+{
+    struct stand s;
+    char keys[PATH_BYTES + 16], options[PATH_BYTES + 64], key[PATH_BYTES + 64];
+    unsetenv("REFRAIN_RECOMPUTE");
+    snprintf(keys, sizeof keys, "%s/keys", stand_directory);
+    static const char *const people[][2] = {
+        {"ann", "client"}, {"bob", "client"}, {"boss", "admin"}, {"node", "worker"}};
+    for (size_t i = 0; i < 4; i++)
+        shell_run(stand_text, "refrain-coordinator --keys %s --make-key %s --role %s", keys, people[i][0],
+                  people[i][1]);
+    snprintf(options, sizeof options, "--threads 1 --keys %s", keys);
+    stand_start(&s, "tenants", 2, options);
+#define BE(who) (snprintf(key, sizeof key, "%s/%s.secret", keys, who), setenv("REFRAIN_KEY", key, 1))
+    BE("boss");
+    add_model();
+    BE("ann");
+    stand_make("ann", TEN);
+    BE("bob");
+    int job = stand_make("bob", TEN);
+    json_t *stored = stand_job(job);
+    const json_t *times = json_object_get(stored, "times");
+    assert_int_equal((int)number_at(times, "steps_reused"), 0);
+    assert_int_equal((int)number_at(times, "first_steps_reused"), 0);
+    assert_int_equal((int)number_at(times, "texts_reused"), 0);
+    json_decref(stored);
+    expect_latents("ann", "bob");
+    expect_figure("latent", "items", 1);
+    assert_int_equal((int)cache_figure("latent", "items"), 1); /* his own */
+    assert_int_equal(steps_reused(stand_make("bob2", TEN)), STEPS);
+    BE("ann");
+    assert_int_equal(steps_reused(stand_make("ann2", TEN)), STEPS);
+    unsetenv("REFRAIN_KEY");
+    stand_stop(&s);
+    setenv("REFRAIN_RECOMPUTE", "1", 1);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(an_equal_request_makes_no_step_and_says_so),
+        cmocka_unit_test(policies_are_compared_with_one_uncached_run),
+        cmocka_unit_test(tenants_take_nothing_from_each_other),
+    };
+    return cmocka_run_group_tests(tests, stand_set_up, stand_tear_down);
+}
