@@ -24,10 +24,14 @@ enum {
     TIER_LANDINGS = 8,                    /* items that come in, or stand still, or were given up half-way */
     TIER_QUESTION_BYTES = KEY_BYTES + 24, /* key, hash u64, size u64, patience in ms u64 */
     TIER_TRIES = 3,                       /* holders, one after the other, for one fetch */
+    TIER_COPY_MS = 30000,                 /* for a second copy, of which nobody waits */
     TIER_STALL_MS = 50,                   /* a transfer that makes no way lets the next one begin */
     TIER_TELL_MS = 1000,                  /* between figures; changes are told at once */
     TIER_PART = 4 << 20,                  /* bytes of an item in one ticket */
     TIER_PARTS = 2, /* of them posted at once, to all others together: one moves, the next is there */
+    TIER_SPARE_PART =
+        64
+        << 10, /* of a second copy, which is sent where nothing else of the tier is on the way: one at a time */
     TIER_CREDITS =
         3, /* a ticket of the tier is posted while there are so many: two are left for hops, of which the last
                          one is kept for their way home (worker/engine.h) */
@@ -83,6 +87,7 @@ struct tier_fetch {
     struct view view;
     enum miss reason;
     bool counted;     /* MISSED: in the statistics */
+    bool spare;       /* a second copy, that no job waits for */
     int64_t until_ns; /* HERE, MISSED: then it is forgotten; else: then it ends */
     uint64_t number;  /* of the question, and of the transfer */
     uint64_t lease;   /* 0: none */
@@ -109,6 +114,7 @@ struct tier_serving {
     int peer;
     uint64_t transfer, sent;
     int parts;            /* under way */
+    bool spare;           /* a second copy */
     uint64_t bytes, xxh3; /* that the asker expects */
     struct view view;     /* SENDING, ENDING */
     enum miss reason;     /* REFUSING */
