@@ -477,6 +477,12 @@ bench-service: ## the queue, jobs in flight, checkpoints and recovery (6 minutes
 	@$(BUILD)/tools/bench_finish $(abspath $(BUILD)) $(abspath models/reference) 2 24
 	@tools/bench_recovery.sh $(BUILD) models/reference
 
+.PHONY: bench-plan
+bench-plan: ## the planner's predictions beside what one and two ranks of this machine take (5 minutes; needs a quiet machine)
+	@tools/deps.sh $(PACKAGES) python3-venv
+	@$(MAKE) --no-print-directory -j$(CORES) all $(BUILD)/tools/bench_plan
+	@tools/bench_plan.sh $(BUILD)
+
 .PHONY: bench-gpu
 bench-gpu: ## this machine's GPUs: ops against peak, attention against cuDNN; MODEL=DIR [SIZE=WxHxF]: forwards, scaling
 	@tools/deps.sh $(PACKAGES)
