@@ -348,7 +348,8 @@ $(foreach variant,asan tsan,$(eval $(call cusim_checked_test,$(variant))))
 SIM_REPLACED := $(BUILD)/base/clock.o $(BUILD)/base/log.o $(BUILD)/worker/control.o $(BUILD)/worker/video.o $(patsubst %.c,$(BUILD)/%.o,\
   $(wildcard cluster/fabric*.c worker/courier*.c coordinator/vault*.c))
 SIM_OBJS     := $(call room,tools/sim) $(filter-out $(SIM_REPLACED),$(ALL_OBJS))
-WRAPPED      := denoiser_blocks denoiser_embed denoiser_output text_encoder_layer vae_decode results_chunk
+WRAPPED      := denoiser_blocks denoiser_embed denoiser_output text_encoder_layer vae_decode results_chunk ulysses_give ulysses_heads \
+  ulysses_rows
 SIM_LIBS     := $(patsubst %,-Wl$(comma)--wrap=%,$(WRAPPED)) $(CLIENT_LIBS) $(COORDINATOR_LIBS) $(WORKER_LIBS)
 
 $(BUILD)/tests/test_sim_%: $(BUILD)/tests/test_sim_%.o $(SIM_OBJS)
