@@ -97,6 +97,11 @@ double foresight_block(const struct group *group, const struct outlook *o)
     return gflops > 0 ? o->block_flops / (FIRST_GUESS * gflops * 1e9) : 0;
 }
 
+double foresight_tail(struct server *server, const struct outlook *o)
+{
+    return find_learnt(server, o->model)->home_token_seconds * o->tokens;
+}
+
 /* ---------------------------------------------------------------------------------------------------- costs */
 
 struct prospect {
@@ -143,7 +148,7 @@ static void lay_costs(struct prospect *v, int g, const struct outlook *o, struct
     *cost = (struct finish_cost){0};
     if (!find_request(v, g, o->model, &request)) return;
     double block = foresight_block(group, o), homes = 1;
-    double tail = find_learnt(v->server, o->model)->home_token_seconds * o->tokens;
+    double tail = foresight_tail(v->server, o);
     double branch_steps = fmax(1, (double)o->steps * o->mix.branches);
     request.mix = o->mix;
     request.mix.home_work = block > 0 ? tail / block / branch_steps : 0;
@@ -237,7 +242,7 @@ static void add_running(struct prospect *v, struct job *job, int group)
     const Refrain__Progress *p = &job->progress;
     struct finish_job *f = &v->finishes[v->count];
     struct outlook *o = &job->outlook;
-    double done = p->has_phase && p->phase == REFRAIN__PHASE__PHASE_DENOISE ? p->step : 0, tail = 1;
+    double done = p->has_phase && p->phase == REFRAIN__PHASE__PHASE_DENOISE ? p->step : job->kept, tail = 1;
     if (p->has_phase && p->phase > REFRAIN__PHASE__PHASE_DENOISE) done = o->steps;
     if (p->has_phase && p->phase == REFRAIN__PHASE__PHASE_DECODE && p->steps > 0)
         tail = 1 - (double)p->step / p->steps;
@@ -257,7 +262,7 @@ static void add_waiting(struct prospect *v, struct job *job)
 {
     const struct outlook *o = &job->outlook;
     v->finishes[v->count] = (struct finish_job){
-        .group = -1, .priority = job->priority, .model = o->model, .steps = o->steps, .tail = 1};
+        .group = -1, .priority = job->priority, .model = o->model, .steps = fmax(0, o->steps - (double)job->kept), .tail = 1};
     v->jobs[v->count++] = job;
 }
 
@@ -391,6 +396,7 @@ void foresight_learn(struct server *server, struct group *group, const struct jo
     double told = (double)(job->foretold_ms - job->middle_ms),
            took = (double)(server->now_ms - job->middle_ms);
     if (job->foretold_ms == 0 || told <= 0 || took <= 0) return;
+    counts_foretold(&server->counts, told, took);
     double ratio = fmin(2, fmax(0.5, took / told));
     double weight = fmax(CORRECTION, 1.0 / (4 + group->stretched++)); /* the first ones say most */
     group->stretch = fmin(4, fmax(0.25, (group->stretch > 0 ? group->stretch : 1) * pow(ratio, weight)));

@@ -55,7 +55,8 @@ struct field {
     uint32_t group;     /* ranks of a replica */
     uint32_t rows;      /* tokens of one of a stage's ranks, at most */
     double state_bytes; /* of a whole hidden state on the wire */
-    double block;       /* seconds of a block on a stage: computing and exchange */
+    double alone;       /* seconds of a block on one rank */
+    double block;       /* ... and on a stage: computing and exchange */
     double exchange;    /* of that */
 };
 
@@ -114,7 +115,15 @@ static void make_field(const struct planner_request *r, const struct planner_lay
     f->state_bytes = (double)r->job.tokens * hidden_of(&r->model) * r->machine.state_bytes;
     for (uint32_t first = 0; first < f->group; first += layout->width)
         f->exchange = fmax(f->exchange, exchange_seconds(f, first));
-    f->block = block_seconds(r) * f->rows / r->job.tokens + f->exchange;
+    f->alone = block_seconds(r);
+    f->block = f->alone * f->rows / r->job.tokens + f->exchange;
+}
+
+double planner_exchange(const struct planner_request *r, uint32_t width, uint32_t count)
+{
+    struct field f;
+    make_field(r, &(struct planner_layout){.ways = 1, .stages = {count / width, 0}, .width = width}, &f);
+    return f.exchange;
 }
 
 /* -------------------------------------------------------------------------------------------------- the links */
@@ -122,8 +131,10 @@ static void make_field(const struct planner_request *r, const struct planner_lay
 /* What a step of one job in every replica sends: on all links, and out of each node. */
 struct traffic {
     double hops, exchanges;
-    double node[PLANNER_MAX_RANKS], rank[PLANNER_MAX_RANKS]; /* bytes out of each node, and of each rank inside its node */
-    double between, count; /* hops between nodes, and all from stage to stage or, where they are one rank wide, of a ring */
+    double node[PLANNER_MAX_RANKS],
+        rank[PLANNER_MAX_RANKS]; /* bytes out of each node, and of each rank inside its node */
+    double between,
+        count; /* hops between nodes, and all from stage to stage or, where they are one rank wide, of a ring */
 };
 
 static void send_bytes(const struct field *f, struct traffic *t, uint32_t from, uint32_t to, double bytes)
@@ -177,7 +188,8 @@ static void exchange_all(const struct field *f, struct traffic *t, uint32_t firs
             end = end_in_node(f, at, stop);
             double here = (double)(end - at) / (stop - begin);
             t->node[at / f->request->machine.per_node] += times / stages * bytes * here * (1 - here);
-            for (uint32_t i = at; i < end; i++) t->rank[i] += times / stages * bytes * (end - at - 1) / (u * u);
+            for (uint32_t i = at; i < end; i++)
+                t->rank[i] += times / stages * bytes * (end - at - 1) / (u * u);
         }
 }
 
@@ -356,7 +368,7 @@ static double home_work(const struct field *f, bool all)
 {
     const struct planner_request *r = f->request;
     double steps = steps_of(r) * r->job.branches;
-    return (r->machine.ends_seconds + (all ? r->machine.home_seconds / steps : 0)) / f->block;
+    return (r->machine.ends_seconds + (all ? r->machine.home_seconds / steps : 0)) / f->alone;
 }
 
 static void seat_all(struct plan_seat *seats, uint32_t count, double bytes)
@@ -381,7 +393,8 @@ static struct plan_mix mix_of(const struct field *f, double hop)
                              .head = r->load.head,
                              .tail = r->load.tail,
                              .hit_rate = r->load.hit_rate,
-                             .hop = hop / f->block};
+                             .hop = hop / f->alone,
+                             .exchange = f->exchange / f->alone};
 }
 
 /* Home's own blocks go to its oldest jobs, hops at a stage to who came first: so a chain from home on is filled by groups of
@@ -405,14 +418,15 @@ static void limit_hops(const struct field *f, double hop, struct planner_pace *p
                         (r->model.layers * f->block + (f->layout->stages[e] + 1) * hop);
 }
 
-/* Seconds of each expert's steps where they have pools, otherwise of all. */
+/* Seconds of a step of all, and of each expert's where they have pools. asked: the request, whose mix is changed. */
 static void set_pace(const struct field *f, double hop, struct plan_request *asked, const struct plan *plan,
                      struct chains *c)
 {
     const struct planner_request *r = f->request;
-    double unit = f->block * f->layout->width, steps = steps_of(r);
-    double jam = (1 - r->load.hit_rate) * r->job.branches / f->layout->ways;
+    double unit = f->alone, steps = steps_of(r);
+    double hops = (1 - r->load.hit_rate) * r->job.branches / f->layout->ways;
     bool pools = f->layout->stages[1] > 0;
+    c->cycle = plan_cycle(plan, asked) * unit + hops * jam_seconds(f, 0);
     c->pace = (struct planner_pace){.steps = {steps}};
     share_ranks(f->layout, &c->pace);
     limit_hops(f, hop, &c->pace);
@@ -421,15 +435,15 @@ static void set_pace(const struct field *f, double hop, struct plan_request *ask
             c->pace.steps[e] = r->job.steps[e];
             asked->mix.first_share = e == 0;
         }
-        asked->mix.home_work = home_work(f, true);
-        c->pace.cycle[e] = plan_cycle(plan, asked) * unit + jam * jam_seconds(f, e);
-        asked->mix.home_work = home_work(f, false);
+        if (!r->real) asked->mix.home_work = home_work(f, true);
+        c->pace.cycle[e] = plan_cycle(plan, asked) * unit + hops * jam_seconds(f, e);
+        if (!r->real) asked->mix.home_work = home_work(f, false);
         c->pace.alone[e] = plan_alone(plan, asked) * unit + wide_seconds(f, hop, e);
         c->alone += c->pace.steps[e] / steps * c->pace.alone[e];
     }
 }
 
-/* Dealt by plan.h, whose unit for wide stages is a block on one rank. */
+/* Dealt by plan.h. */
 static void lay_chains(const struct field *f, double hop, uint32_t jobs, struct chains *c, struct plan *plan)
 {
     const struct planner_request *r = f->request;
@@ -439,11 +453,11 @@ static void lay_chains(const struct field *f, double hop, uint32_t jobs, struct 
                              .layout = kind_of(l),
                              .width = l->width,
                              .pool = l->stages[1] > 0 ? l->stages[0] * l->ways * l->width : 0};
-    uint32_t ranks = f->group, homes = l->floating ? ranks : 1;
+    uint32_t homes = l->floating ? f->group : 1;
     double memory = (double)r->machine.memory_bytes - work_bytes(f) - buffer_bytes(f);
-    if (r->machine.memory_bytes) seat_all(seats, ranks, memory);
+    if (r->machine.memory_bytes) seat_all(seats, f->group, memory);
     struct plan_request asked = {.layers = r->model.layers,
-                                 .ranks = ranks,
+                                 .ranks = f->group,
                                  .seats = r->machine.memory_bytes ? seats : NULL,
                                  .mix = mix_of(f, hop),
                                  .wish = &wish,
@@ -453,10 +467,8 @@ static void lay_chains(const struct field *f, double hop, uint32_t jobs, struct 
     asked.mix.home_work = home_work(f, true);
     *c = (struct chains){.possible = plan_make(&asked, plan, NULL) == STATUS_OK};
     if (!c->possible) return;
-    c->cycle = plan->cycle * f->block * l->width +
-               (1 - r->load.hit_rate) * r->job.branches / l->ways * jam_seconds(f, 0);
     set_pace(f, hop, &asked, plan, c);
-    for (uint32_t i = 0; i < ranks; i++) {
+    for (uint32_t i = 0; i < f->group; i++) {
         uint32_t blocks = plan_blocks(plan, i), *most = i < homes ? &c->home_blocks : &c->blocks;
         if (blocks > *most) *most = blocks;
         if (l->floating && blocks > c->blocks) c->blocks = blocks;
@@ -467,9 +479,7 @@ static void count_memory(const struct field *f, const struct chains *c, struct p
 {
     double beside = work_bytes(f) + buffer_bytes(f), block = held_bytes(f, o->in_flight);
     uint32_t homes = f->layout->floating ? f->layout->stages[0] : 1;
-    uint32_t blocks = c->blocks;
-    if (f->layout->width > 1 && c->home_blocks > blocks) blocks = c->home_blocks;
-    o->stage_bytes = blocks ? (uint64_t)(beside + blocks * block) : 0;
+    o->stage_bytes = c->blocks ? (uint64_t)(beside + c->blocks * block) : 0;
     o->memory_bytes =
         (uint64_t)(beside + c->home_blocks * block + home_bytes(f, (o->in_flight + homes - 1) / homes));
     if (o->stage_bytes > o->memory_bytes) o->memory_bytes = o->stage_bytes;
@@ -494,11 +504,25 @@ static double unsteady(const struct field *f, double j)
     return f->layout->floating ? 1 + UNSTEADY * rate * rate / (each * each * each) : 1;
 }
 
+/* Ranks of a node share its memory and its power: how much longer blocks take while, in the mean of a time, so many jobs' steps
+ * are computed in it. */
+static double crowded(const struct field *f, double jobs, double seconds)
+{
+    const struct planner_request *r = f->request;
+    uint32_t ranks = f->layout->replicas * f->group, node = smaller(ranks, r->machine.per_node);
+    double ring = r->model.layers - r->load.head - r->load.tail;
+    double blocks = r->job.branches * (r->model.layers - r->load.hit_rate * ring);
+    if (r->machine.crowd <= 1 || node < 2 || seconds <= 0) return 1;
+    double busy = f->layout->replicas * jobs * blocks * f->alone / seconds / ranks * node;
+    return 1 + (r->machine.crowd - 1) * fmin(1, fmax(0, (busy - 1) / (node - 1)));
+}
+
 /* j jobs of a replica: the walk of one alone, or the busiest rank, whichever takes longer. */
 static double many_seconds(const struct field *f, const struct chains *c, double j, double link)
 {
     double steps = steps_of(f->request), cycle = fmax(c->cycle, link) * unsteady(f, j);
-    return fmax(steps * c->alone + f->request->machine.home_seconds, j * steps * cycle);
+    double slower = crowded(f, j, fmax(c->alone, j * cycle));
+    return fmax(steps * c->alone * slower + f->request->machine.home_seconds, j * steps * cycle * slower);
 }
 
 /* One pool rests while the other works: the busiest rank is busier than a mean one would be by more than a block. */
@@ -560,10 +584,15 @@ static double all_seconds(const struct field *f, const struct chains *c, double 
                           double in_flight, double loaded)
 {
     struct planner_pace pace = c->pace;
+    if (f->request->real) return loaded * fmax(1, jobs / in_flight); /* jobs of any length */
     if (f->layout->floating)
         return loaded * fmax(1, jobs / in_flight) + planner_load_apart(&pace, (uint32_t)in_flight);
-    for (int e = 0; e < PLANNER_PHASES; e++)
-        if (pace.steps[e] > 0) pace.cycle[e] = fmax(pace.cycle[e], link);
+    double slower = crowded(f, in_flight, fmax(c->alone, in_flight * fmax(c->cycle, link)));
+    for (int e = 0; e < PLANNER_PHASES; e++) {
+        pace.alone[e] *= slower;
+        pace.away[e] *= slower;
+        pace.cycle[e] = fmax(pace.cycle[e], pace.steps[e] > 0 ? link : 0) * slower;
+    }
     return planner_load_seconds(&pace, (uint32_t)jobs, (uint32_t)in_flight);
 }
 
@@ -571,14 +600,37 @@ static void predict_times(const struct field *f, const struct chains *c, double 
                           uint32_t most, struct planner_option *o)
 {
     const struct planner_request *r = f->request;
-    double steps = steps_of(r), home = r->machine.home_seconds, n = o->in_flight;
-    double least = fmax(link, away_seconds(f, &c->pace)), per_job = steps * fmax(c->cycle, least);
+    double steps = steps_of(r), home = r->machine.home_seconds, n = fmin(jobs, o->in_flight);
+    double least = fmax(link, away_seconds(f, &c->pace)), cycle = fmax(c->cycle, least);
+    double per_job = steps * cycle * crowded(f, 1, cycle);
     o->job_seconds = many_seconds(f, c, 1, link);
     o->step_seconds = (o->job_seconds - home) / steps;
     o->loaded_seconds = many_seconds(f, c, n, least);
     o->all_seconds = home + all_seconds(f, c, link, jobs, n, o->loaded_seconds - home);
     o->jobs_per_hour = f->layout->replicas * 3600 / fmax(per_job, o->job_seconds / (n < jobs ? n : most));
-    o->busy = fmin(1, jobs * steps * c->cycle / o->all_seconds);
+    o->busy = fmin(1, jobs * per_job * c->cycle / cycle / o->all_seconds);
+}
+
+/* How many jobs there are at once, and what that brings. */
+static void predict(const struct field *f, struct chains *c, struct plan *ring, double hop,
+                    const struct traffic *traffic, struct planner_option *o)
+{
+    const struct planner_request *r = f->request;
+    double jobs = ceil((double)r->load.jobs / f->layout->replicas);
+    if (r->real && r->load.unequal_jobs > 0) jobs = r->load.unequal_jobs;
+    o->node_bytes = most_of(traffic->node, PLANNER_MAX_RANKS);
+    o->hop_bytes = traffic->hops;
+    o->exchange_bytes = traffic->exchanges;
+    double link = fmax(o->node_bytes / r->machine.between,
+                       most_of(traffic->rank, PLANNER_MAX_RANKS) / r->machine.inside);
+    o->saturate = wanted_jobs(c, ring, f, many_seconds(f, c, 1, link));
+    uint32_t most = f->group == 1 ? 1 : o->saturate + 1;
+    if (r->real)
+        o->in_flight = jobs < most ? (uint32_t)ceil(jobs) : most;
+    else
+        lay_for_jobs(f, hop, jobs, most, c, ring, o);
+    predict_times(f, c, link, jobs, most, o);
+    o->bound = find_bound(f, c, link, jobs < o->saturate ? (uint32_t)jobs : o->saturate, o);
 }
 
 void planner_predict(const struct planner_request *r, const struct planner_layout *layout,
@@ -590,7 +642,7 @@ void planner_predict(const struct planner_request *r, const struct planner_layou
     struct plan ring;
     make_field(r, layout, &f);
     count_traffic(&f, &traffic);
-    double hop = hop_seconds(&f, &traffic), jobs = ceil((double)r->load.jobs / layout->replicas);
+    double hop = hop_seconds(&f, &traffic);
     *o = (struct planner_option){.layout = *layout, .ranks = layout->replicas * f.group};
     lay_chains(&f, hop, 1, &c, &ring);
     o->possible = c.possible;
@@ -598,15 +650,48 @@ void planner_predict(const struct planner_request *r, const struct planner_layou
         predict_roomy(r, layout, o);
         return;
     }
-    o->node_bytes = most_of(traffic.node, PLANNER_MAX_RANKS);
-    o->hop_bytes = traffic.hops;
-    o->exchange_bytes = traffic.exchanges;
-    double link = fmax(o->node_bytes / r->machine.between,
-                       most_of(traffic.rank, PLANNER_MAX_RANKS) / r->machine.inside);
-    o->saturate = wanted_jobs(&c, &ring, &f, many_seconds(&f, &c, 1, link));
-    uint32_t most = f.group == 1 ? 1 : o->saturate + 1;
-    lay_for_jobs(&f, hop, jobs, most, &c, &ring, o);
-    predict_times(&f, &c, link, jobs, most, o);
-    o->bound = find_bound(&f, &c, link, jobs < o->saturate ? (uint32_t)jobs : o->saturate, o);
+    predict(&f, &c, &ring, hop, &traffic, o);
     if (plan) *plan = ring;
+}
+
+/* --------------------------------------------------------------------------------------------- plans that are there */
+
+/* Ranks that have blocks of an expert's chains, as stages of one. */
+static uint32_t stages_in(const struct plan *plan, uint32_t expert)
+{
+    uint32_t ranks = 0, width = plan_width(plan),
+             ways = plan->chain[expert][0] != plan->chain[expert][1] ? PLAN_BRANCHES : 1;
+    for (uint32_t i = 0; i < plan->ranks; i++)
+        ranks += i == 0 || plan_run(plan, plan->chain[expert][0], i) > 0 ||
+                 plan_run(plan, plan->chain[expert][1], i) > 0;
+    return (ranks + ways * width - 1) / (ways * width);
+}
+
+static struct planner_layout layout_of(const struct plan *plan)
+{
+    bool pools = plan->chain[0][0] != plan->chain[1][0];
+    return (struct planner_layout){.replicas = 1,
+                                   .ways = plan->chain[0][0] != plan->chain[0][1] ? PLAN_BRANCHES : 1,
+                                   .width = plan_width(plan),
+                                   .stages = {stages_in(plan, 0), pools ? stages_in(plan, 1) : 0},
+                                   .floating = plan->floating};
+}
+
+void planner_rate(const struct planner_request *r, const struct plan *plan, struct planner_option *o)
+{
+    struct field f;
+    struct traffic traffic;
+    struct plan ring = *plan;
+    struct planner_layout layout = layout_of(plan);
+    struct plan_request asked = *r->real;
+    make_field(r, &layout, &f);
+    f.group = plan->ranks;
+    count_traffic(&f, &traffic);
+    asked.mix.hop = hop_seconds(&f, &traffic) / f.alone;
+    asked.mix.exchange = f.exchange / f.alone;
+    struct chains c = {.possible = true};
+    set_pace(&f, asked.mix.hop * f.alone, &asked, plan, &c);
+    *o = (struct planner_option){.layout = layout, .ranks = plan->ranks};
+    o->possible = o->fits = c.cycle > 0 && c.alone > 0;
+    if (o->possible) predict(&f, &c, &ring, 0, &traffic, o);
 }

@@ -103,8 +103,7 @@ static struct formula formula(const struct planner_request *r, double p, double 
     double stage = (block / u + exchange) * 40 / p, hop = state / u / NVLINK + l;
     double path = (p + branches - 1) * stage + (p > 1 || !own ? p + !own : 0) * hop;
     double dealt = state * ((u - 1) / u + !own);
-    if (u > 1)
-        path += (dealt + state / u) / NVLINK + (own ? 2 : 3) * l - (own ? (p > 1 ? 1 : 0) : 2) * hop;
+    if (u > 1) path += (dealt + state / u) / NVLINK + (own ? 2 : 3) * l - (own ? (p > 1 ? 1 : 0) : 2) * hop;
     return (struct formula){path, branches * stage};
 }
 

@@ -88,10 +88,11 @@ static void expect_good(const struct load *load)
     }
     planner_free(&answer);
     if (taken > AS_GOOD * best)
-        fail_msg("%u ranks, %u a node, %u jobs of %u branches, links %g and %g, latency %g: %s take %.4f s, %s "
-                 "%.4f",
-                 load->ranks, load->per_node, load->jobs, load->branches, load->inside, load->between,
-                 load->latency, chosen, taken, better, best);
+        fail_msg(
+            "%u ranks, %u a node, %u jobs of %u branches, links %g and %g, latency %g: %s take %.4f s, %s "
+            "%.4f",
+            load->ranks, load->per_node, load->jobs, load->branches, load->inside, load->between,
+            load->latency, chosen, taken, better, best);
 }
 
 /* Fast: an exchange is 1 % of a block; medium: a third; slow: as long as the block. */

@@ -147,7 +147,8 @@ static void a_nodes_members_share_its_way_to_other_nodes(void **state)
 static void let_time_go_on(void *context, int64_t deadline_ns)
 {
     int before = woken;
-    while (woken == before && world_now_ns() < deadline_ns && world_step()) {}
+    while (woken == before && world_now_ns() < deadline_ns && world_step()) {
+    }
 }
 
 static void who_waits_is_woken_by_what_arrives_or_at_the_deadline(void **state)

@@ -117,25 +117,27 @@ static void latency_counts_twice_a_block(void **state)
 
 static void many_wide_stages_take_what_is_predicted(void **state)
 {
-    static const struct row rows[] = {{1, {4}, 2, 1, .inside = MEDIUM, .between = MEDIUM},
-                                      {1, {4}, 2, 6, .inside = FAST, .between = FAST},
-                                      {1, {8}, 8, 1, .inside = MEDIUM, .between = MEDIUM, .steps = 6},
-                                      {1, {8}, 8, 6, .inside = FAST, .between = FAST, .steps = 6, .within = 0.1},
-                                      {1, {4}, 8, 1, .inside = FAST, .between = SLOW, .per_node = 8, .within = 0.1}};
+    static const struct row rows[] = {
+        {1, {4}, 2, 1, .inside = MEDIUM, .between = MEDIUM},
+        {1, {4}, 2, 6, .inside = FAST, .between = FAST},
+        {1, {8}, 8, 1, .inside = MEDIUM, .between = MEDIUM, .steps = 6},
+        {1, {8}, 8, 6, .inside = FAST, .between = FAST, .steps = 6, .within = 0.1},
+        {1, {4}, 8, 1, .inside = FAST, .between = SLOW, .per_node = 8, .within = 0.1}};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) expect_predicted(&rows[i]);
 }
 
 /* Nodes of two ranks: width inside of them, or across. */
 static void links_between_nodes_take_what_is_predicted(void **state)
 {
-    static const struct row rows[] = {{1, {2}, 2, 1, .inside = FAST, .between = MEDIUM, .per_node = 2},
-                                      {1, {2}, 2, 4, .inside = FAST, .between = SLOW, .per_node = 2},
-                                      {1, {1}, 4, 1, .inside = FAST, .between = MEDIUM, .per_node = 2, .within = 0.1},
-                                      {1, {1}, 4, 3, .inside = FAST, .between = FAST, .per_node = 1},
-                                      {2, {1}, 2, 1, .inside = FAST, .between = SLOW, .per_node = 2},
-                                      {2, {1}, 2, 3, .inside = FAST, .between = MEDIUM, .per_node = 2},
-                                      {2, {2}, 2, 1, .inside = FAST, .between = MEDIUM, .per_node = 4},
-                                      {1, {4}, 1, 4, .inside = FAST, .between = SLOW, .per_node = 2}};
+    static const struct row rows[] = {
+        {1, {2}, 2, 1, .inside = FAST, .between = MEDIUM, .per_node = 2},
+        {1, {2}, 2, 4, .inside = FAST, .between = SLOW, .per_node = 2},
+        {1, {1}, 4, 1, .inside = FAST, .between = MEDIUM, .per_node = 2, .within = 0.1},
+        {1, {1}, 4, 3, .inside = FAST, .between = FAST, .per_node = 1},
+        {2, {1}, 2, 1, .inside = FAST, .between = SLOW, .per_node = 2},
+        {2, {1}, 2, 3, .inside = FAST, .between = MEDIUM, .per_node = 2},
+        {2, {2}, 2, 1, .inside = FAST, .between = MEDIUM, .per_node = 4},
+        {1, {4}, 1, 4, .inside = FAST, .between = SLOW, .per_node = 2}};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) expect_predicted(&rows[i]);
 }
 
@@ -163,15 +165,12 @@ static void pools_take_what_is_predicted_with_one_job_and_with_many(void **state
 
 static void wide_pools_and_pools_of_branches_take_what_is_predicted(void **state)
 {
-    static const struct row rows[] = {{1, {2, 2}, 2, 1, .inside = MEDIUM},
-                                      {1, {2, 2}, 2, 4, .inside = FREE, .steps = 20},
-                                      {1, {1, 1}, 4, 1, .inside = MEDIUM},
-                                      {1, {1, 1}, 4, 3, .inside = FAST},
-                                      {1, {5, 3}, 2, 1, .layers = 40},
-                                      {2, {1, 1}, 2, 1, .inside = MEDIUM},
-                                      {2, {1, 1}, 2, 3, .inside = FAST},
-                                      {2, {2, 2}, 1, 3, .inside = FAST},
-                                      {2, {2, 2}, 2, 1, .inside = FAST}};
+    static const struct row rows[] = {
+        {1, {2, 2}, 2, 1, .inside = MEDIUM}, {1, {2, 2}, 2, 4, .inside = FREE, .steps = 20},
+        {1, {1, 1}, 4, 1, .inside = MEDIUM}, {1, {1, 1}, 4, 3, .inside = FAST},
+        {1, {5, 3}, 2, 1, .layers = 40},     {2, {1, 1}, 2, 1, .inside = MEDIUM},
+        {2, {1, 1}, 2, 3, .inside = FAST},   {2, {2, 2}, 1, 3, .inside = FAST},
+        {2, {2, 2}, 2, 1, .inside = FAST}};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) expect_predicted(&rows[i]);
 }
 

@@ -55,7 +55,7 @@ struct fabric {
     struct message *early; /* arrived for an epoch that is not joined here yet, newest first */
     struct message *held;  /* it would have sent them, but was stopped; newest first */
     struct fabric_traffic traffic;
-    int64_t free_ns;                       /* when what was posted so far to its own node has left */
+    int64_t free_ns;                      /* when what was posted so far to its own node has left */
     struct network_traffic to[MAX_PORTS]; /* each port */
 };
 
@@ -64,7 +64,7 @@ static struct network {
     struct fabric *ports[MAX_PORTS];
     int count;
     int64_t free_ns[MAX_PORTS]; /* of each node: when what was posted so far to others has left */
-    struct message *messages; /* those with holders */
+    struct message *messages;   /* those with holders */
 } network;
 
 status_t network_open(const struct network_config *config, struct error *error)
@@ -363,8 +363,8 @@ static int64_t occupy(const struct message *m)
     bool near = node_of(m->from) == node_of(m->to);
     double rate = near ? network.config.bytes_per_second : network.config.node_bytes_per_second;
     int64_t *free_ns = near ? &m->from->free_ns : &network.free_ns[node_of(m->from)];
-    double bytes = network.config.weigh ? network.config.weigh(&m->ticket)
-                                        : (double)(m->ticket.bytes + TICKET_BYTES);
+    double bytes =
+        network.config.weigh ? network.config.weigh(&m->ticket) : (double)(m->ticket.bytes + TICKET_BYTES);
     double seconds = rate > 0 ? bytes / rate : 0;
     int64_t begin_ns = world_now_ns() > *free_ns ? world_now_ns() : *free_ns;
     *free_ns = begin_ns + (int64_t)(seconds * (double)SECOND_NS);
@@ -494,9 +494,22 @@ status_t fabric_wait(struct fabric *f, int64_t deadline_ns, struct error *error)
     return error_set(error, STATUS_DEADLINE, "fabric: nothing came before the deadline");
 }
 
+/* Messages lie in memory of their own here, as they may (cluster/fabric.h). */
+void fabric_offer(struct fabric *f, struct fabric_place *place) {}
+
+bool fabric_withdraw(struct fabric *f, struct fabric_place *place)
+{
+    return true;
+}
+
 int fabric_descriptor(const struct fabric *f)
 {
     return f->descriptor;
+}
+
+uint64_t fabric_largest(const struct fabric *f)
+{
+    return f->max_bytes;
 }
 
 void fabric_traffic(const struct fabric *f, struct fabric_traffic *traffic)

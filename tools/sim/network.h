@@ -19,9 +19,10 @@
 #include "cluster/fabric.h"
 
 struct network_config {
-    int per_node; /* ports of a node; 0: all stand in one */
-    int64_t latency_ns, node_latency_ns;             /* inside a node; between nodes */
-    double bytes_per_second, node_bytes_per_second; /* of a port inside its node; of a node; 0: no time at all */
+    int per_node;                        /* ports of a node; 0: all stand in one */
+    int64_t latency_ns, node_latency_ns; /* inside a node; between nodes */
+    double bytes_per_second,
+        node_bytes_per_second; /* of a port inside its node; of a node; 0: no time at all */
     /* Bytes that a message counts as; NULL: those of its ticket and its payload. */
     double (*weigh)(const struct ticket *ticket);
     int64_t death_ns; /* until a killed member's connections are seen to end */
