@@ -14,6 +14,7 @@
 void tierdesk_changes(struct server *server, struct group *group, uint32_t rank,
                       const Refrain__TierChanges *changes);
 void tierdesk_ask(struct server *server, struct group *group, uint32_t rank, const Refrain__TierAsk *ask);
+void tierdesk_seek(struct server *server, struct group *group, uint32_t rank, const Refrain__TierSeek *seek);
 void tierdesk_ended(struct group *group, const Refrain__TierEnded *ended);
 void tierdesk_figures(struct server *server, struct group *group, uint32_t rank,
                       const Refrain__TierFigures *figures);

@@ -118,6 +118,44 @@ static void policies_are_compared_with_one_uncached_run(void **state)
     setenv("REFRAIN_RECOMPUTE", "1", 1);
 }
 
+/* Nothing is in any rank's store any more: the vault has the last latent, and of a job that was cancelled its marks. */
+static void the_vault_answers_when_all_ranks_were_started_anew(void **state)
+{
+    struct stand s;
+    unsetenv("REFRAIN_RECOMPUTE");
+    stand_start(&s, "vault", 2, "--threads 1");
+    add_model();
+    int first = stand_make("kept", TEN "--cache balanced");
+    pid_t waiting = stand_begin("cancelled", LARGE "--steps 400 --guidance 4");
+    int cancelled = stand_begun("cancelled");
+    stand_wait_step(cancelled, 90); /* two marks: every fortieth step is one */
+    shell_run(stand_text, "refrain cancel %d", cancelled);
+    program_wait(waiting, 60);
+    stand_stop(&s);
+    stand_start(&s, "vault", 2, "--threads 1");
+    int again = stand_make("kept2", TEN "--cache balanced");
+    assert_int_equal(steps_reused(again), STEPS);
+    expect_latents("kept", "kept2");
+    json_t *a = stand_report(first), *b = stand_report(again);
+    expect_equal_verdicts(a, b, "the report is the run's");
+    json_decref(a);
+    json_decref(b);
+    expect_figure("latent", "items", 1); /* it is an item again */
+    expect_figure("latent", "fetched", 1);
+    waiting = stand_begin("rest", LARGE "--steps 400 --guidance 4");
+    int rest = stand_begun("rest");
+    stand_wait_step(rest, 81); /* at once */
+    shell_run(stand_text, "refrain status %d --json", rest);
+    json_t *job = stand_object();
+    assert_true(number_at(job, "steps_reused") >= 80);
+    json_decref(job);
+    shell_run(stand_text, "refrain cancel %d", rest);
+    program_wait(waiting, 60);
+    shell_run(stand_text, "refrain delete %d", first);
+    stand_stop(&s);
+    setenv("REFRAIN_RECOMPUTE", "1", 1);
+}
+
 /* Whose key it is decides whose run it is. */
 static void tenants_take_nothing_from_each_other(void **state)
 {
@@ -161,6 +199,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(an_equal_request_makes_no_step_and_says_so),
         cmocka_unit_test(policies_are_compared_with_one_uncached_run),
+        cmocka_unit_test(the_vault_answers_when_all_ranks_were_started_anew),
         cmocka_unit_test(tenants_take_nothing_from_each_other),
     };
     return cmocka_run_group_tests(tests, stand_set_up, stand_tear_down);

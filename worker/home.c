@@ -46,6 +46,7 @@ struct slot {
     int saved;            /* the step of the last checkpoint made, or gone on from */
     int mark;      /* checkpoints of steps that it divides are made beside the courier's pace; 0: none */
     bool fetching; /* a checkpoint to go on from is on its way */
+    bool taking;   /* ... that another job made, and this one can do without */
     struct checkpoint_name resume, origin; /* origin.bytes 0: it has none */
     int64_t began_ns, load_ns;
     int64_t marks_until_ns; /* all else is done; 0: not yet */
@@ -393,7 +394,7 @@ void home_cancel(struct home *home, uint64_t job, uint32_t attempt)
 {
     struct slot *slot = slot_of(home, job, attempt);
     if (!slot) return;
-    slot->fetching = false;
+    slot->fetching = slot->taking = false;
     job_cancel(slot->job);
 }
 
@@ -421,7 +422,7 @@ void home_welcome(struct home *home, const Refrain__Welcome *welcome)
         if (!adopted) {
             s->dropped = true;
             s->over |= s->ending != ENDING_NONE;
-            s->fetching = false;
+            s->fetching = s->taking = false;
             job_cancel(s->job);
         } else if (s->ending != ENDING_NONE) {
             report_ending(home, s);
@@ -517,9 +518,11 @@ static void save_checkpoint(struct home *home, struct slot *slot)
     struct checkpoint_name name = {.job = job_number(slot->job),
                                    .attempt = job_attempt(slot->job),
                                    .step = (uint32_t)step,
-                                   .bytes = bytes};
+                                   .bytes = bytes,
+                                   .point = job_run_point(slot->job)};
     if (job_save(slot->job, buffer, bytes, NULL) != STATUS_OK) return; /* the epoch ends, worker/engine.h */
     courier_send(home->courier, buffer, &name);
+    if (mark) job_give_checkpoint(slot->job);
 }
 
 static struct slot *slot_fetching(struct home *home, const struct checkpoint_name *name)
@@ -566,13 +569,35 @@ static void resume(struct home *home, struct slot *slot, const struct courier_ar
     }
 }
 
+/* Of an equal run. */
+static void fetch_wanted(struct home *home, struct slot *slot)
+{
+    const struct checkpoint_name *wanted = job_wants(slot->job);
+    if (!wanted) return;
+    if (!home->courier) {
+        job_bring(slot->job, NULL, 0);
+        return;
+    }
+    slot->taking = true;
+    fetch_checkpoint(home, slot, wanted);
+}
+
+static void end_taking(struct slot *slot, const void *bytes, size_t size)
+{
+    slot->fetching = slot->taking = false;
+    job_bring(slot->job, bytes, size);
+}
+
 static bool take_arrivals(struct home *home)
 {
     struct courier_arrival arrival;
     bool took = false;
     while (home->courier && courier_take(home->courier, &arrival)) {
         struct slot *slot = slot_fetching(home, &arrival.name);
-        if (slot) resume(home, slot, &arrival);
+        if (slot && slot->taking)
+            end_taking(slot, arrival.bytes, arrival.name.bytes);
+        else if (slot)
+            resume(home, slot, &arrival);
         courier_free(&arrival);
         took = true;
     }
@@ -654,9 +679,10 @@ static void list_choices(const struct home *home, struct choice *choice, int64_t
         const struct slot *s = &home->slots[i];
         if (s->job && s->marks_until_ns && s->ending == ENDING_NONE && s->marks_until_ns < *deadline_ns)
             *deadline_ns = s->marks_until_ns;
-        if (!has_turns(s)) continue;
+        if (!has_turns(s) && !s->taking) continue;
         int64_t deadline = job_deadline_ns(s->job);
         if (deadline < *deadline_ns) *deadline_ns = deadline;
+        if (s->taking) continue;
         add_choice(choice, home, i, job_next(s->job), false);
         add_choice(choice, home, i, job_preview_waits(s->job) ? PIECE_DECODE : PIECE_NONE, true);
     }
@@ -675,8 +701,10 @@ bool home_tend(struct home *home)
         struct slot *slot = &home->slots[i];
         if (!slot->job) continue;
         moved |= tend(home, slot);
+        if (slot->taking && clock_now_ns() >= job_deadline_ns(slot->job)) end_taking(slot, NULL, 0);
         if (!has_turns(slot)) continue;
         job_tend(slot->job);
+        fetch_wanted(home, slot);
         save_checkpoint(
             home, slot); /* all steps may have been there: others can go on from this job all the same */
     }
