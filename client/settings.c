@@ -97,7 +97,7 @@ static const struct option_spec specs[] = {
      "while the job is watched, the first frame as the video looks so far, anew with every preview",
      .groups = MAKES_ONE | VERB_WATCH},
 
-    {.type = OPTION_HEADING, .help = "The job", .groups = MAKES_ONE},
+    {.type = OPTION_HEADING, .help = "The job", .groups = MAKES},
     {"wait", 'w', OPTION_FLAG, AT(wait), .help = "show progress until the job has ended",
      .groups = VERB_SUBMIT},
     {"priority", 0, OPTION_CHOICE, AT(priority), .choices = "low|normal|high",
@@ -130,7 +130,7 @@ static const struct option_spec specs[] = {
      .min = 0, .max = LIMIT_STEPS, .groups = MAKES_ONE},
     {"recompute", 0, OPTION_FLAG, AT(recompute), .env = "REFRAIN_RECOMPUTE",
      .help = "make every step anew, also those that a job equal in everything has made before: for measuring",
-     .groups = MAKES_ONE},
+     .groups = MAKES},
     {"label", 0, OPTION_TEXT, AT(label), "TEXT", "a note of yours, shown by `refrain status` and --json",
      .groups = MAKES_ONE},
     {"idempotency-key", 0, OPTION_TEXT, AT(idempotency_key), "TEXT",

@@ -36,9 +36,15 @@ static bool is_away(const struct refrain_rank *rank)
     return strcmp(rank->state, "drained") == 0 || strcmp(rank->state, "returning") == 0;
 }
 
+/* It is there, and at the next step of the jobs in flight it is not any more, or one of the ranks. */
+static bool is_moving(const struct refrain_rank *rank)
+{
+    return strcmp(rank->state, "leaving") == 0 || strcmp(rank->state, "joining") == 0;
+}
+
 static const char *health_of(const struct refrain_rank *rank)
 {
-    if (is_missing(rank) || is_away(rank)) return rank->state;
+    if (is_missing(rank) || is_away(rank) || is_moving(rank)) return rank->state;
     if (rank->seconds_since_heard > SILENT_SECONDS) return "silent";
     if (rank->seconds_since_progress >= 0 && rank->seconds_since_progress < FRESH_SECONDS) return "computing";
     return "idle";

@@ -97,6 +97,11 @@ double foresight_block(const struct group *group, const struct outlook *o)
     return gflops > 0 ? o->block_flops / (FIRST_GUESS * gflops * 1e9) : 0;
 }
 
+double foresight_tail(struct server *server, const struct outlook *o)
+{
+    return find_learnt(server, o->model)->home_token_seconds * o->tokens;
+}
+
 /* ---------------------------------------------------------------------------------------------------- costs */
 
 struct prospect {
@@ -143,7 +148,7 @@ static void lay_costs(struct prospect *v, int g, const struct outlook *o, struct
     *cost = (struct finish_cost){0};
     if (!find_request(v, g, o->model, &request)) return;
     double block = foresight_block(group, o), homes = 1;
-    double tail = find_learnt(v->server, o->model)->home_token_seconds * o->tokens;
+    double tail = foresight_tail(v->server, o);
     double branch_steps = fmax(1, (double)o->steps * o->mix.branches);
     request.mix = o->mix;
     request.mix.home_work = block > 0 ? tail / block / branch_steps : 0;

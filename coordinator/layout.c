@@ -4,10 +4,6 @@
 #include <math.h>
 #include "coordinator/planner.h"
 
-/* Another layout than the simplest is for work that is worth waiting for: with less than this to gain, jobs come and go faster
- * than layouts should. */
-#define LEAST_MOVE_SECONDS 5.0
-
 double layout_seconds(const struct plan *plan, const struct plan_request *request,
                       const struct layout_load *load)
 {
@@ -21,12 +17,11 @@ static bool is_late(double seconds, const struct layout_load *load)
     return load->deadline > 0 && seconds > load->deadline;
 }
 
-/* Is `then` worth more than `now`? Both in seconds for all jobs. */
-static bool is_better(double now, double then, const struct layout_load *load)
+bool layout_pays(double now, double then, const struct layout_load *load)
 {
     if (now <= 0) return then > 0; /* nothing is known of it */
     if (is_late(now, load) && !is_late(then + load->move_seconds, load)) return true;
-    return planner_worth_moving(now, then, fmax(load->move_seconds, LEAST_MOVE_SECONDS));
+    return planner_worth_moving(now, then, fmax(load->move_seconds, load->least_seconds));
 }
 
 status_t layout_choose(const struct plan_request *request, const struct layout_load *load,
@@ -45,7 +40,7 @@ status_t layout_choose(const struct plan_request *request, const struct layout_l
     /* Which of the single chains is better is for what was measured to say (schedule.c). */
     double least = layout_seconds(&best, request, load);
     double here = now && plan_chains(now) > 1 ? layout_seconds(now, request, load) : 0;
-    if (here > 0 && !is_better(here, least, load)) {
+    if (here > 0 && !layout_pays(here, least, load)) {
         best = *now;
         least = here;
     }
@@ -57,7 +52,7 @@ status_t layout_choose(const struct plan_request *request, const struct layout_l
         wish.layout = others[i];
         if (!parts || request->ranks < 2 || plan_make(&asked, &made, NULL) != STATUS_OK) continue;
         double seconds = layout_seconds(&made, request, load);
-        if (seconds <= 0 || !is_better(least, seconds, load)) continue;
+        if (seconds <= 0 || !layout_pays(least, seconds, load)) continue;
         best = made;
         least = seconds;
     }

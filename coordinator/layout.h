@@ -17,17 +17,22 @@
 #include "coordinator/plan.h"
 
 struct layout_load {
-    uint32_t jobs; /* that wait, this one included */
-    double steps;  /* of one */
+    double jobs;  /* that are to be done, this one included; of unequal ones, all together in this one's work */
+    double steps; /* of one, that are left */
     double
         block_seconds; /* one branch through one block on the fastest rank; 0: unknown, the pipeline is taken */
-    double move_seconds; /* to load another layout */
+    double move_seconds;  /* to load another layout, and what a running job has to do again */
+    double least_seconds; /* what a layout must bring, in the same way, however little moving costs */
     double deadline;     /* seconds that this job has left; 0: none */
 };
 
 /* Seconds until the last of the jobs is done on a layout; 0: it is of another model, or nothing is known. */
 double layout_seconds(const struct plan *plan, const struct plan_request *request,
                       const struct layout_load *load);
+
+/* Is `then` worth more than `now`? Both in seconds until all jobs are done, `then` without the move; now 0: nothing is known of
+ * it. */
+bool layout_pays(double now, double then, const struct layout_load *load);
 
 /* As plan_make. The request's wish is the operator's: what it leaves open is chosen. now: the layout there is, of this model
  * and these ranks; NULL: none. The plan is `now` where that is good enough. */

@@ -152,6 +152,9 @@ double plan_wide_alone(const struct plan *plan, const struct plan_request *reque
 /* The same layout with each stage as one rank. */
 struct plan plan_wide_stages(const struct plan *plan);
 
+/* "pipeline", "cfg", "pools", "cfg-pools": which chains it has, as --layout names them. */
+const char *plan_kind(const struct plan *plan);
+
 /* "HEAD,TAIL", "B0,B1,…" and "auto|fixed|floating" of the command line. */
 status_t plan_read_fold(const char *text, struct plan_wish *wish, struct error *error);
 status_t plan_read_split(const char *text, struct plan_wish *wish, struct error *error);

@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "coordinator/foresight.h"
+#include "coordinator/move.h"
 #include "coordinator/orders.h"
 #include "coordinator/repair.h"
 #include "coordinator/server.h"
@@ -78,6 +79,7 @@ static void welcome(struct server *server, struct group *group, uint32_t rank, c
         if (adopt(server, group, rank, hello->running[i])) adopted[body.n_adopted++] = hello->running[i];
     miss_jobs(server, group, rank, hello);
     order_welcome(server->outbox, &group->members[rank].peer, &body);
+    move_retell(server, group, rank);
 }
 
 /* Who is sent away is told why, in the words its log will show. */
@@ -217,6 +219,12 @@ void server_file_finished(struct server *server, const struct finished_file *fil
         order_upload_ack(server->outbox, group, slot, file->name, file->bytes);
     else
         fail_upload(server, job, &error);
+}
+
+static void take_rested(const struct sender *sender, const Refrain__Rested *rested)
+{
+    struct slot *slot = reported_slot(sender, rested->job, rested->attempt);
+    if (slot) move_take_rested(slot, rested);
 }
 
 /* --------------------------------------------------------------------------------------------- ended jobs */
@@ -382,10 +390,18 @@ static void take_goodbye(struct server *server, const struct sender *sender, con
                  goodbye->message ? ": " : "", goodbye->message ? goodbye->message : "");
 }
 
+/* A rank that waits to be let in is in no epoch and has no jobs. */
+static bool is_for_guests(Refrain__WorkerReport__BodyCase kind)
+{
+    return kind == REFRAIN__WORKER_REPORT__BODY_HEARTBEAT || kind == REFRAIN__WORKER_REPORT__BODY_GOODBYE ||
+           kind == REFRAIN__WORKER_REPORT__BODY_TIER_CHANGES || kind == REFRAIN__WORKER_REPORT__BODY_TIER_FIGURES;
+}
+
 /* What does not fit the present state is ignored inside each function; what is unknown is counted. */
 static void dispatch(struct server *server, const struct sender *sender, const Refrain__WorkerReport *report)
 {
     struct group *group = sender->group;
+    if (sender->rank >= group->ranks && !is_for_guests(report->body_case)) return;
     switch (report->body_case) {
     case REFRAIN__WORKER_REPORT__BODY_EPOCH_READY:
         group_epoch_ready(group, sender->rank, report->epoch_ready->epoch, server->now_ns);
@@ -401,6 +417,9 @@ static void dispatch(struct server *server, const struct sender *sender, const R
         break;
     case REFRAIN__WORKER_REPORT__BODY_HEARTBEAT:
         group_heartbeat(group, sender->rank, report->heartbeat, server->now_ns);
+        break;
+    case REFRAIN__WORKER_REPORT__BODY_RESTED:
+        take_rested(sender, report->rested);
         break;
     case REFRAIN__WORKER_REPORT__BODY_PROGRESS:
         take_progress(server, sender, report->progress);

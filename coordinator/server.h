@@ -110,6 +110,9 @@ uint32_t server_mark_every(const struct server *server, const Refrain__JobSpec *
 void server_file_finished(struct server *server, const struct finished_file *file);
 /* schedule.c: a slot's job, if it still counts, waits in the queue again; the slot is free. */
 void server_give_back(struct server *server, struct slot *slot, enum jobs_loss loss, const char *why);
+/* schedule.c: the slot's job, as long as its attempt is the one that counts; NULL once it expired or was moved on, or the slot
+ * is free. */
+struct job *server_slot_job(const struct server *server, const struct slot *slot);
 /* schedule.c: jobs a group takes at once. */
 int server_flight_limit(const struct server *server, const struct group *group);
 /* schedule.c: what is known of a group's ranks and a model, for plans; the mix is the caller's to fill in.

@@ -69,6 +69,8 @@ static const struct option_spec specs[] = {
     {"stage-width", 0, OPTION_INT, AT(stage_width), "N", .standard = "1", .min = 1, .max = 64,
      .help = "ranks that hold the same blocks and share the tokens of each job, and in attention its heads: "
              "good for a job alone, not for a queue"},
+    {"settle", 0, OPTION_DURATION, AT(settle_ms), "TIME", .standard = "10s", .max = 86400000,
+     .help = "a layout lasts at least so long, and another one must bring at least three quarters of it"},
     {"tie", 0, OPTION_FLAG, AT(tie),
      .help = "end with the process that started this one, and end the ranks with us"},
 

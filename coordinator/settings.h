@@ -24,7 +24,7 @@ struct settings {
     const char *config;
     int64_t launch, threads, stage_width, max_jobs, result_limit, cache_memory;
     int64_t in_flight, flight_memory, checkpoint_limit, checkpoint_keep, mark_limit, marks;
-    int64_t heartbeat_ms, silence_ms, gather_ms, join_ms, hang_ms, reconnect_ms;
+    int64_t heartbeat_ms, silence_ms, gather_ms, join_ms, hang_ms, reconnect_ms, settle_ms;
     int fabric, role, home, layout; /* indices of their choices */
     bool tie, help, version;
 

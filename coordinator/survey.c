@@ -42,6 +42,14 @@ static uint64_t epoch_of(const struct group *group, const struct member *member)
     return member->here && in ? group->epoch : 0;
 }
 
+/* Guests wait behind the ranks (groups.h). */
+static const char *state_of(const struct group *group, uint32_t rank)
+{
+    const struct member *member = &group->members[rank];
+    if (rank >= group->ranks) return "joining";
+    return !member->here ? "missing" : member->leaves ? "leaving" : "here";
+}
+
 /* A seat that nobody sits on has a number and a state, and nothing else that is true. */
 static void fill_rank(const struct server *server, Refrain__RankInfo *info, const struct group *group,
                       uint32_t rank)
@@ -50,7 +58,7 @@ static void fill_rank(const struct server *server, Refrain__RankInfo *info, cons
     refrain__rank_info__init(info);
     SET(*info, rank, member->seat);
     SET(*info, replaced, member->replaced);
-    info->state = (char *)(member->here ? "here" : "missing");
+    info->state = (char *)state_of(group, rank);
     if (!member->here) return;
     SET(*info, pid, member->pid);
     SET(*info, threads, member->threads);
@@ -58,7 +66,7 @@ static void fill_rank(const struct server *server, Refrain__RankInfo *info, cons
     SET(*info, blocks, member->blocks);
     SET(*info, weight_bytes, member->weight_bytes);
     SET(*info, seconds_since_heard, seconds_since(server, member->heard_ns));
-    SET(*info, epoch, epoch_of(group, member));
+    SET(*info, epoch, rank < group->ranks ? epoch_of(group, member) : 0);
     SET(*info, compute_progress, member->compute_progress);
     if (member->gflops > 0) SET(*info, gflops, member->gflops);
     if (member->progress_ns) SET(*info, seconds_since_progress, seconds_since(server, member->progress_ns));
@@ -109,7 +117,7 @@ static void survey_jobs(struct survey *survey, const struct group *group, Refrai
 
 /* ------------------------------------------------------------------------------------------------- groups */
 
-static const char *group_state_text(const struct group *group)
+const char *survey_state(const struct group *group)
 {
     static const char *const names[] = {[GROUP_GATHERING] = "gathering",
                                         [GROUP_COMPLETE] = "complete",
@@ -118,6 +126,7 @@ static const char *group_state_text(const struct group *group)
                                         [GROUP_LOADING] = "loading",
                                         [GROUP_BROKEN] = "broken",
                                         [GROUP_LOST] = "lost"};
+    if (group->state == GROUP_READY && group->move.resting) return "moving";
     return group->state == GROUP_READY && group_in_flight(group) ? "running" : names[group->state];
 }
 
@@ -144,8 +153,10 @@ static void survey_ranks(struct survey *survey, const struct group *group, Refra
     info->ranks = survey->rank_list + survey->rank_count;
     for (uint32_t seat = 0, rank; seat < group->seats && survey->rank_count < survey->seats; seat++) {
         Refrain__RankInfo *entry = &survey->ranks[survey->rank_count];
-        bool serves = group_rank_of(group, seat, &rank);
-        if (serves)
+        bool serves = group_rank_of(group, seat, &rank), waits = !serves && group_guest_of(group, seat, &rank);
+        bool free = !serves && !waits && groups_seat(survey->server->groups, group->name, seat) == SEAT_SERVES;
+        if (free) continue; /* of a rank that came beside those it was started with, and is gone */
+        if (serves || waits)
             fill_rank(survey->server, entry, group, rank);
         else
             fill_drained(survey->server, entry, group, seat);
@@ -205,9 +216,10 @@ static void survey_group(struct survey *survey, const struct group *group)
     char *plan = survey->plans[survey->group_count];
     refrain__group_info__init(info);
     info->name = (char *)group->name;
-    info->state = (char *)group_state_text(group);
+    info->state = (char *)survey_state(group);
     info->fabric = (char *)group->fabric;
     if (group->failure[0]) info->message = (char *)group->failure;
+    if (group->move.wanted) info->message = (char *)group->move.why;
     SET(*info, epoch, group->epoch);
     SET(*info, repairable, group->repairable);
     if (group->model[0]) {

@@ -17,7 +17,7 @@ static struct directory *directory_of(struct group *group)
 {
     struct error error;
     if (!group->directory &&
-        directory_open(group->seats, DIRECTORY_ITEMS, &group->directory, &error) != STATUS_OK)
+        directory_open(DIRECTORY_RANKS_MAX, DIRECTORY_ITEMS, &group->directory, &error) != STATUS_OK)
         log_line(LOG_ERROR, "group %.8s: %s", group->name, error.text);
     return group->directory;
 }

@@ -368,6 +368,9 @@ void fake_worker_hello(struct fake_worker *worker)
     hello.fabric = (char *)"zmq";
     hello.fabric_address = address;
     hello.model = (char *)worker->model;
+    hello.gpu = (char *)worker->gpu;
+    SET(hello, memory_bytes, worker->memory);
+    SET(hello, tier_device, worker->tier_device);
     SET(running, job, worker->running_job);
     SET(running, attempt, worker->running_attempt);
     hello.n_running = worker->running_job ? 1 : 0;

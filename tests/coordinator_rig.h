@@ -57,6 +57,8 @@ struct fake_worker {
     uint64_t epoch, last_epoch, running_job; /* what its Hello says */
     uint32_t running_attempt;
     const char *model;
+    const char *gpu; /* NULL: none */
+    uint64_t memory, tier_device;
 };
 void fake_worker_open(struct fake_worker *worker, struct rig *rig, const char *group, uint32_t rank,
                       uint32_t ranks);

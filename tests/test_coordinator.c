@@ -735,6 +735,56 @@ static Refrain__Reply *submit_branch(void *client, uint64_t job)
     return rig_call(client, &request);
 }
 
+static void say_hello_again(struct fake_worker *worker)
+{
+    fake_worker_hello(worker);
+    Refrain__WorkerOrder *order = fake_worker_order(worker, REFRAIN__WORKER_ORDER__BODY_WELCOME, 5000);
+    assert_non_null(order);
+    refrain__worker_order__free_unpacked(order, NULL);
+}
+
+/* A card that says 400 MB for the backend, and a GPU of 600 MB: with and without 300 MB of it for the cache tier. */
+static void what_a_rank_s_cache_tier_holds_of_its_gpu_is_no_job_s(void **state)
+{
+    struct rig rig = {
+        .worker_script =
+            "#!/bin/sh\n"
+            "echo '{\"pipeline\":\"WanPipeline\",\"layers\":8,\"heads\":3,\"head_dim\":40,\"ffn_dim\":256,"
+            "\"size_multiple\":16,\"frame_multiple\":4,\"text_length\":512,\"solver\":\"unipc\",\"shift\":3."
+            "0,"
+            "\"parameter_count\":1000,\"weight_bytes\":4000,\"default_width\":64,\"default_height\":64,"
+            "\"default_frames\":17,\"max_position\":1024,\"vae_scale\":8,\"patch\":2,\"latent_channels\":16,"
+            "\"need_block\":1000,\"need_home\":1000,\"need_backend\":400000000,\"need_work\":1000}'\n"};
+    struct fake_worker worker;
+    Refrain__JobSpec spec = REFRAIN__JOB_SPEC__INIT;
+    Refrain__Submit submit = REFRAIN__SUBMIT__INIT;
+    Refrain__Request request = REFRAIN__REQUEST__INIT;
+    rig_start(&rig, (const char *[]){NULL});
+    rig_add_model(&rig, "ref");
+    void *client = rig_client(&rig);
+    fake_worker_open(&worker, &rig, "gpus", 0, 1);
+    fake_workers_join(&worker, 1);
+    worker.gpu = "a GPU";
+    worker.memory = 600000000;
+    worker.tier_device = 300000000;
+    say_hello_again(&worker);
+    spec.prompt = (char *)"a red star";
+    SET(spec, steps, 3);
+    submit.spec = &spec;
+    request.body_case = REFRAIN__REQUEST__BODY_SUBMIT;
+    request.submit = &submit;
+    Refrain__Reply *reply = rig_call(client, &request);
+    assert_int_equal(reply->body_case, REFRAIN__REPLY__BODY_ERROR);
+    if (!strstr(reply->error->message, "of 0.3 GB a rank")) fail_msg("%s", reply->error->message);
+    refrain__reply__free_unpacked(reply, NULL);
+    worker.tier_device = 0;
+    say_hello_again(&worker);
+    rig_submit(client, "a red star");
+    fake_worker_close(&worker);
+    zmq_close(client);
+    rig_stop(&rig);
+}
+
 static void a_key_is_a_tenant_and_tenants_do_not_see_each_other(void **state)
 {
     struct rig rig = {0};
@@ -915,6 +965,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(nonsense_is_refused_with_a_sentence_and_the_service_stays),
         cmocka_unit_test(a_model_that_cannot_be_read_gives_the_worker_s_sentence),
         cmocka_unit_test(a_full_disk_fails_the_job_with_a_sentence),
+        cmocka_unit_test(what_a_rank_s_cache_tier_holds_of_its_gpu_is_no_job_s),
         cmocka_unit_test(a_key_is_a_tenant_and_tenants_do_not_see_each_other),
         cmocka_unit_test(without_keys_other_machines_are_not_served),
         cmocka_unit_test(a_second_coordinator_on_the_same_data_is_refused),

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <signal.h>
 #include <unistd.h>
 #include <cmocka.h>
 
@@ -194,6 +195,73 @@ static void tenants_take_nothing_from_each_other(void **state)
     setenv("REFRAIN_RECOMPUTE", "1", 1);
 }
 
+/* Tables are made from what a calibration measured: twice the same, also by somebody else, measures once. */
+#define CALIBRATE                                                                                            \
+    "timeout 280 refrain calibrate --model ref --kind magcache --steps 6 --width 32 --height 32 --frames 5 " \
+    "--quiet "
+
+/* The latest jobs, `count` of them: how many of their steps were made before. */
+static int latest_reused(int count)
+{
+    int steps = 0;
+    shell_run(stand_text, "refrain list --json --limit 1");
+    json_t *newest = stand_object();
+    int number = (int)number_at(newest, "job");
+    json_decref(newest);
+    assert_true(number >= count);
+    for (int i = 0; i < count; i++) steps += steps_reused(number - i);
+    return steps;
+}
+
+static void a_calibration_is_measured_once_for_everybody(void **state)
+{
+    enum { PROMPTS = 4, CALIBRATION_STEPS = 6 };
+    struct stand s;
+    char keys[PATH_BYTES + 16], options[PATH_BYTES + 64], key[PATH_BYTES + 64], tables[4][PATH_BYTES + 32];
+    unsetenv("REFRAIN_RECOMPUTE");
+    snprintf(keys, sizeof keys, "%s/calibrators", stand_directory);
+    for (int i = 0; i < 4; i++) snprintf(tables[i], sizeof tables[i], "%s/tables%d.json", stand_directory, i);
+    static const char *const people[][2] = {
+        {"ann", "client"}, {"bob", "client"}, {"boss", "admin"}, {"node", "worker"}};
+    for (size_t i = 0; i < 4; i++)
+        shell_run(stand_text, "refrain-coordinator --keys %s --make-key %s --role %s", keys, people[i][0],
+                  people[i][1]);
+    snprintf(options, sizeof options, "--threads 1 --keys %s", keys);
+    stand_start(&s, "calibrated", 2, options);
+    BE("boss");
+    add_model();
+    BE("ann");
+    shell_run(stand_text, CALIBRATE "--coordinator %s --output %s", s.endpoint, tables[0]);
+    assert_int_equal(latest_reused(PROMPTS), 0);
+    BE("bob"); /* the same bits of everybody's, and of his own words nothing */
+    shell_run(stand_text, CALIBRATE "--coordinator %s --output %s", s.endpoint, tables[1]);
+    assert_int_equal(latest_reused(PROMPTS), PROMPTS * CALIBRATION_STEPS);
+    expect_equal_files(tables[0], tables[1]);
+    expect_figure("table", "items", PROMPTS);
+    expect_figure("table", "hits", PROMPTS);
+    expect_figure("table", "seconds_saved", 1e-6);
+    shell_run(stand_text,
+              "printf 'a secret of bob\\n' > %s/words; " CALIBRATE
+              "--coordinator %s --prompts %s/words --output %s",
+              stand_directory, s.endpoint, stand_directory, tables[2]);
+    assert_int_equal(latest_reused(1), 0);
+    BE("ann");
+    shell_run(stand_text, CALIBRATE "--coordinator %s --prompts %s/words --output %s.ann", s.endpoint,
+              stand_directory, tables[2]);
+    assert_int_equal(latest_reused(1), 0);
+    /* the rank that has them dies: measured again, to the same bits */
+    kill(stand_last_rank(), SIGKILL);
+    BE("boss");
+    shell_run(stand_text, "refrain cache flush table --all");
+    BE("bob");
+    shell_run(stand_text, CALIBRATE "--recompute --coordinator %s --output %s", s.endpoint, tables[3]);
+    assert_int_equal(latest_reused(PROMPTS), 0);
+    expect_equal_files(tables[0], tables[3]);
+    unsetenv("REFRAIN_KEY");
+    stand_stop(&s);
+    setenv("REFRAIN_RECOMPUTE", "1", 1);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -201,6 +269,7 @@ int main(void)
         cmocka_unit_test(policies_are_compared_with_one_uncached_run),
         cmocka_unit_test(the_vault_answers_when_all_ranks_were_started_anew),
         cmocka_unit_test(tenants_take_nothing_from_each_other),
+        cmocka_unit_test(a_calibration_is_measured_once_for_everybody),
     };
     return cmocka_run_group_tests(tests, stand_set_up, stand_tear_down);
 }

@@ -106,7 +106,6 @@ static void what_cannot_be_is_refused_with_a_sentence(void **state)
         {{100, INFINITY}, LEVEL_HOST, "saves inf seconds"},
         {{100000, 1e-6}, LEVEL_HOST, "sooner computed than copied"},
         {{100, 1}, LEVEL_DISK, "where no memory is"},
-        {{100, 1}, LEVEL_DEVICE, "where no memory is"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         assert_int_equal(store_reserve(rig.store, &key, &cases[i].item, cases[i].level, &draft, &error),
@@ -376,6 +375,57 @@ static void a_device_s_item_is_copied_down_and_comes_back_to_the_device(void **s
     tier_rig_close(&rig);
 }
 
+static enum level level_got(struct tier_rig *rig, const struct key *key, enum level wanted, status_t expected)
+{
+    struct view view;
+    enum miss reason;
+    assert_int_equal(store_try(rig->store, key, wanted, &view, &reason), expected);
+    if (expected != STATUS_OK) return LEVELS;
+    enum level level = view.level;
+    store_release(rig->store, &view);
+    return level;
+}
+
+/* Nothing is copied while somebody who does not wait looks; what he wanted elsewhere is there the next time. */
+static void who_does_not_wait_copies_nothing_between_memories(void **state)
+{
+    struct tier_rig rig = {.config.limit_bytes = {[LEVEL_DEVICE] = 60 * KB, [LEVEL_HOST] = 100 * KB}};
+    tier_rig_open(&rig);
+    struct key hosts = tier_rig_key(0, ITEM_TEXT, 1), devices = tier_rig_key(1, ITEM_TEXT, 1);
+    assert_int_equal(tier_rig_put(&rig, &hosts, 20 * KB, 10), STATUS_OK);
+    assert_int_equal(tier_rig_put_at(&rig, &devices, 20 * KB, 10, LEVEL_DEVICE), STATUS_OK);
+    int copies = rig.device.copies;
+    assert_int_equal(level_got(&rig, &devices, LEVEL_DEVICE, STATUS_OK), LEVEL_DEVICE);
+    level_got(&rig, &devices, LEVEL_HOST, STATUS_AGAIN);
+    assert_int_equal(level_got(&rig, &hosts, LEVEL_DEVICE, STATUS_OK), LEVEL_HOST);
+    assert_int_equal(level_got(&rig, &hosts, LEVEL_DEVICE, STATUS_OK), LEVEL_HOST);
+    assert_int_equal(rig.device.copies, copies);
+    store_settle(rig.store);
+    assert_int_equal(rig.device.copies, copies + 2);
+    assert_int_equal(level_got(&rig, &hosts, LEVEL_DEVICE, STATUS_OK), LEVEL_DEVICE);
+    assert_int_equal(level_got(&rig, &devices, LEVEL_HOST, STATUS_OK), LEVEL_HOST);
+    tier_rig_close(&rig);
+}
+
+/* It is as well on the host; and forgotten, evicted or asked for by one who waits while it is to be lifted. */
+static void what_the_device_has_no_room_for_is_born_on_the_host(void **state)
+{
+    struct tier_rig rig = {.config.limit_bytes = {[LEVEL_DEVICE] = 30 * KB, [LEVEL_HOST] = 70 * KB}};
+    tier_rig_open(&rig);
+    struct key large = tier_rig_key(0, ITEM_TEXT, 1), small = tier_rig_key(1, ITEM_TEXT, 1);
+    assert_int_equal(tier_rig_put_at(&rig, &large, 40 * KB, 10, LEVEL_DEVICE), STATUS_OK);
+    assert_int_equal(tier_rig_copies(&rig, &large), 1 << LEVEL_HOST);
+    assert_int_equal(level_got(&rig, &large, LEVEL_DEVICE, STATUS_OK), LEVEL_HOST);
+    assert_int_equal(tier_rig_put(&rig, &small, 10 * KB, 10), STATUS_OK);
+    assert_int_equal(level_got(&rig, &small, LEVEL_DEVICE, STATUS_OK), LEVEL_HOST);
+    assert_int_equal(tier_rig_get(&rig, &small, LEVEL_DEVICE), MISSES); /* sooner than the background */
+    assert_int_equal(tier_rig_copies(&rig, &small), 1 << LEVEL_HOST | 1 << LEVEL_DEVICE);
+    assert_int_equal(store_forget(rig.store, &(struct store_match){.key = &large}), 1);
+    store_settle(rig.store);
+    assert_int_equal(tier_rig_copies(&rig, &large), 0);
+    tier_rig_close(&rig);
+}
+
 static void a_device_that_does_not_answer_costs_a_miss_or_the_way_over_the_host(void **state)
 {
     struct tier_rig rig = {.config.limit_bytes = {[LEVEL_DEVICE] = 40 * KB, [LEVEL_HOST] = 100 * KB}};
@@ -493,6 +543,8 @@ int main(void)
         cmocka_unit_test(items_go_down_to_disk_in_the_background_and_come_back_when_asked_for),
         cmocka_unit_test(the_disk_has_a_limit_too),
         cmocka_unit_test(a_device_s_item_is_copied_down_and_comes_back_to_the_device),
+        cmocka_unit_test(who_does_not_wait_copies_nothing_between_memories),
+        cmocka_unit_test(what_the_device_has_no_room_for_is_born_on_the_host),
         cmocka_unit_test(a_device_that_does_not_answer_costs_a_miss_or_the_way_over_the_host),
         cmocka_unit_test(nothing_of_one_tenant_is_seen_by_another),
         cmocka_unit_test(what_came_and_went_is_told_once_and_in_order),

@@ -156,7 +156,8 @@ status_t tier_rig_put_at(struct tier_rig *rig, const struct key *key, uint64_t b
     if (status != STATUS_OK) return status;
     assert_int_equal(draft.size, bytes);
     assert_int_equal((uintptr_t)draft.bytes % 256, 0);
-    tier_rig_fill(key, level == LEVEL_DEVICE ? shadow_of(&rig->device, draft.bytes) : draft.bytes, bytes);
+    tier_rig_fill(key, draft.level == LEVEL_DEVICE ? shadow_of(&rig->device, draft.bytes) : draft.bytes,
+                  bytes);
     return store_commit(rig->store, &draft, NULL, NULL);
 }
 

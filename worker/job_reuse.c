@@ -73,6 +73,7 @@ static void begin_ask(struct job *j, struct ask *one, status_t keyed)
     one->keyed = keyed == STATUS_OK && key_tenant(j->tenant, &one->query.tenant, NULL) == STATUS_OK;
     if (!one->keyed) return;
     one->query.deadline_ns = clock_now_ns() + patience_ns(j->engine);
+    one->query.device = true; /* ops alone read it */
     one->state = ASK_WAITS;
 }
 
@@ -149,7 +150,7 @@ static status_t give(struct job *j, const struct ask *ask, const void *tensor, s
     struct engine *e = j->engine;
     struct draft draft;
     if (!ask->keyed ||
-        tier_reserve(e->tier, ask->query.tenant, &ask->query.key, bytes, seconds, &draft, NULL))
+        tier_reserve_device(e->tier, ask->query.tenant, &ask->query.key, bytes, seconds, &draft, NULL))
         return STATUS_OK;
     e->ops->copy(e->team, draft.bytes, tensor, bytes);
     status_t status = engine_wait(e, error);

@@ -6,14 +6,18 @@
  * job that does not compare. It is named by the key of its last latent, which holds everything it depends on: texts, size,
  * noise, solver, steps, guidance, policy, weights, numerics (cache/tier/key.h). A job that goes on from another's
  * checkpoint with nothing changed is that one's run; with something changed it is a run that depends on that one and the
- * step, and on noise no more.
+ * step, and on noise no more. A run that calibrates is of a kind of its own, `table`, which can be everybody's.
  *
  * The items are checkpoints (job_save.c): of all steps the last latent, before that those of marks. Beside the latent they
  * have verdicts and times, so that what a job reports of its caching is what the run did. Before its text is encoded a job
  * asks the coordinator how far somebody has come, and takes that: out of its rank's store or another's, or from the vault
  * (home brings it). Every wait has an end; what fails is as if nobody had anything.
  */
+#include <string.h>
+#include <xxhash.h>
+
 #include "base/log.h"
+#include "cache/calibration.h"
 #include "worker/job_state.h"
 #include "worker/model/noise.h"
 
@@ -54,6 +58,50 @@ static struct run_facts run_facts(const struct job *j, int pass)
                               .element = ELEMENT_F32};
 }
 
+/* Every step computed and measured: what `refrain calibrate` has made. */
+static bool calibrates(const struct job *j, int pass)
+{
+    return j->cache && pass + 1 == j->passes && reuse_plan(j->cache)->policy.trace;
+}
+
+/* Texts, noise, and what made rows of the texts. */
+static status_t prompts_of(const struct run_facts *facts, uint64_t *prompts)
+{
+    struct {
+        struct key positive, negative;
+        struct noise_facts noise;
+    } all;
+    memset(&all, 0, sizeof all); /* gaps are hashed, too */
+    status_t status = key_of_text(NULL, &facts->positive, &all.positive, NULL);
+    if (status == STATUS_OK && facts->guidance > 1)
+        status = key_of_text(NULL, &facts->negative, &all.negative, NULL);
+    all.noise.seed = facts->noise.seed;
+    all.noise.generator = facts->noise.generator;
+    *prompts = XXH3_64bits(&all, sizeof all);
+    return status;
+}
+
+/* With the standard prompts it depends on the model and on numbers, and is everybody's; with words of somebody's own it
+ * is his. */
+static status_t name_calibration(const struct job *j, const struct run_facts *facts, struct key *key)
+{
+    bool guided = facts->guidance > 1; /* otherwise how little does not matter */
+    struct table_facts table = {.weights = facts->weights,
+                                .adapters = facts->adapters,
+                                .numerics = facts->numerics,
+                                .method = facts->policy,
+                                .picture = facts->picture,
+                                .solver = facts->solver,
+                                .order = facts->order,
+                                .steps = facts->steps,
+                                .shift = facts->shift,
+                                .guidance = guided ? facts->guidance : 1,
+                                .guidance_2 = guided ? facts->guidance_2 : 0};
+    bool standard = calibration_is_standard(j->prompt[0], j->prompt[1], facts->noise.seed);
+    status_t status = prompts_of(facts, &table.prompts);
+    return status == STATUS_OK ? key_of_table(standard ? NULL : j->tenant, &table, key, NULL) : status;
+}
+
 /* The pass that the job was restored into goes on with the run it came from, or depends on it. What was made with other
  * numerics, or is not known, leaves a run without a name. */
 static void name_run(struct job *j, int pass)
@@ -70,7 +118,9 @@ static void name_run(struct job *j, int pass)
         facts.origin = &j->from_run.key;
         facts.origin_step = (uint32_t)j->resume_step;
     }
-    run->keyed = key_of_latent(j->tenant, &facts, &run->key, NULL) == STATUS_OK;
+    status_t status = calibrates(j, pass) && !restored ? name_calibration(j, &facts, &run->key)
+                                                       : key_of_latent(j->tenant, &facts, &run->key, NULL);
+    run->keyed = status == STATUS_OK;
 }
 
 static void name_runs(struct job *j)
@@ -95,10 +145,11 @@ static void begin_seeking(struct job *j, bool durable)
 {
     const struct run *run = &j->run[j->pass];
     struct tier_seek *seek = &j->seek;
+    uint64_t tenant;
     j->taking = TAKING_NOTHING;
-    if (j->order.recompute || !run->keyed) return;
+    if (j->order.recompute || !run->keyed || key_tenant(j->tenant, &tenant, NULL) != STATUS_OK) return;
     *seek = (struct tier_seek){.run = run->key,
-                               .tenant = run->key.tenant,
+                               .tenant = tenant,
                                .after = (uint32_t)(j->resumed ? j->resume_step : 0),
                                .steps = (uint32_t)j->order.steps,
                                .durable = durable,

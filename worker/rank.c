@@ -31,6 +31,7 @@ struct rank {
     struct stage *stage; /* in an epoch, on every other member; where homes float, on every member */
     char model_name[72], model_directory[4096];
     uint64_t last_epoch; /* the latest it was told to enter */
+    uint32_t seats;      /* of the group, as that said; 0: not yet */
     struct share share;  /* of home and stage, on a rank that is both */
     struct probe probe;  /* of the link to another member */
     bool joined, stop;
@@ -62,7 +63,7 @@ static uint32_t block_count(const struct model *m)
 
 static void present(struct rank *r)
 {
-    struct presence p = {.epoch = r->engine->epoch, .last_epoch = r->last_epoch};
+    struct presence p = {.epoch = r->engine->epoch, .last_epoch = r->last_epoch, .ranks = r->seats};
     const struct model *m = r->engine->model;
     if (m) {
         memcpy(p.model, r->model_name, sizeof p.model);
@@ -163,6 +164,7 @@ static void enter_epoch(struct rank *r, const Refrain__Epoch *order)
     leave_epoch(r);
     r->engine->epoch = order->epoch;
     if (order->epoch > r->last_epoch) r->last_epoch = order->epoch;
+    if (order->has_seats && order->seats <= FABRIC_MAX_MEMBERS) r->seats = order->seats;
     status_t status = join(r, order, &error);
     if (status == STATUS_ABORTED) { /* by an order that waits: it ends this epoch, nothing is lost */
         leave_epoch(r);
@@ -297,6 +299,9 @@ static void serve_order(struct rank *r, const Refrain__WorkerOrder *order)
         break;
     case REFRAIN__WORKER_ORDER__BODY_CANCEL:
         if (r->home) home_cancel(r->home, order->cancel->job, order->cancel->attempt);
+        break;
+    case REFRAIN__WORKER_ORDER__BODY_REST:
+        if (r->home) home_rest(r->home, order->rest);
         break;
     case REFRAIN__WORKER_ORDER__BODY_NOTED:
         if (r->home) home_noted(r->home, order->noted->job, order->noted->attempt);

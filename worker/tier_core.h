@@ -114,6 +114,7 @@ struct tier_serving {
 
 struct tier {
     struct store *store;
+    struct level_memory device; /* the store's, if it has such a level */
     uint64_t numerics;
     int arrived; /* eventfd: tier_tend has something */
     int tasks;   /* given to the thread and not taken back */

@@ -65,7 +65,8 @@ void tier_seek_end(struct tier *tier, struct tier_seek *seek)
 
 status_t tier_seek(struct tier *tier, struct tier_seek *seek)
 {
-    if (!tier || seek->run.tenant != seek->tenant) return STATUS_NOT_FOUND;
+    bool foreign = seek->run.tenant != seek->tenant && seek->run.tenant != KEY_PUBLIC;
+    if (!tier || foreign) return STATUS_NOT_FOUND;
     if (seek->state == SEEK_NEW) {
         seek->step = 0;
         seek->seconds = 0;

@@ -244,6 +244,7 @@ status_t key_of_table(const char *tenant, const struct table_facts *facts, struc
     put_range(&list, "steps", facts->steps, 1, KEY_STEPS_MAX);
     put_number(&list, "shift", facts->shift);
     put_number(&list, "guidance", facts->guidance);
+    put_number(&list, "guidance_2", facts->guidance_2);
     return finish(&list, ITEM_TABLE, tenant, key);
 }
 
@@ -251,7 +252,7 @@ status_t key_of_table(const char *tenant, const struct table_facts *facts, struc
 
 bool key_is_run(const struct key *key)
 {
-    return key->kind == ITEM_LATENT && key->format == KEY_FORMAT;
+    return (key->kind == ITEM_LATENT || key->kind == ITEM_TABLE) && key->format == KEY_FORMAT;
 }
 
 bool key_equal(const struct key *a, const struct key *b)

@@ -22,7 +22,7 @@
  * statistics; it is held for look-ups and accounting, never while bytes are copied, hashed, read, written or compared,
  * and nothing is waited for under it but the end of another thread's fetching of the same item. `duty` is held by
  * whoever settles: one thread at a time writes and removes files. Order: duty, then lock. store_get touches the disk
- * when the item is only there (store_try does not); reserve, commit, abort, release, pin, forget, stats and changes never
+ * when the item is only there, and copies between memories (store_try does neither); reserve, commit, abort, release, pin, forget, stats and changes never
  * do. With `thread`, the store settles in a thread of its own; without, when it is told to.
  *
  * Nothing is allocated after store_open.
@@ -85,9 +85,9 @@ struct draft {
     uint32_t slot;
 };
 
-/* level: LEVEL_HOST, or LEVEL_DEVICE if there is one. STATUS_CONFLICT: it is here, or being published;
- * STATUS_INVALID: larger than the level, or sooner computed than copied; STATUS_NO_MEMORY: what would have to go is
- * worth more, or is in use. All of them mean: go on without. */
+/* level: LEVEL_HOST, or LEVEL_DEVICE: there, or on the host where no device has room (draft->level). STATUS_CONFLICT: it
+ * is here, or being published; STATUS_INVALID: larger than the level, or sooner computed than copied; STATUS_NO_MEMORY: what
+ * would have to go is worth more, or is in use. All of them mean: go on without. */
 status_t store_reserve(struct store *store, const struct key *key, const struct item *item, enum level level,
                        struct draft *draft, struct error *error);
 /* announced: the hash that the sender told; NULL: the bytes were made here. STATUS_CORRUPT: they do not fit it. Either
@@ -115,7 +115,8 @@ status_t store_get(struct store *store, const struct key *key, enum level level,
                    enum miss *reason);
 void store_release(struct store *store, struct view *view);
 
-/* As store_get, but neither touches the disk nor waits: STATUS_AGAIN where it would have to. Only a hit counts, because
+/* As store_get, but nothing is copied, read from disk or waited for: STATUS_AGAIN where that has to be. (An item wanted on
+ * the device that is on the host is lifted in the background, for the next time.) Only a hit counts, because
  * who gets no hit may look elsewhere: that ends with store_missed, or with an item that is committed and store_fetched. */
 status_t store_try(struct store *store, const struct key *key, enum level level, struct view *view,
                    enum miss *reason);
@@ -160,7 +161,7 @@ status_t store_pin(struct store *store, const struct key *key, bool pinned, stru
 /* Nobody finds them from now on, views stay; files are gone after the next store_settle. Drafts are not touched.
  * Returns how many. */
 size_t store_forget(struct store *store, const struct store_match *match);
-/* Copies downwards what is new, and removes files: all there is to do. */
+/* Copies downwards what is new, to the device what was wanted there, and removes files: all there is to do. */
 void store_settle(struct store *store);
 
 /* -------------------------------------------------------------------------------------------------- figures */
