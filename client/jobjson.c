@@ -335,8 +335,8 @@ static json_t *links_json(const struct refrain_link *links, size_t count)
     json_t *array = json_array();
     for (size_t i = 0; i < count; i++)
         json_array_append_new(array, json_pack("{s:i,s:i,s:f,s:f}", "rank", (int)links[i].rank, "peer",
-                                               (int)links[i].peer, "bytes_per_second", links[i].bytes_per_second,
-                                               "latency", links[i].latency));
+                                               (int)links[i].peer, "bytes_per_second",
+                                               links[i].bytes_per_second, "latency", links[i].latency));
     return array;
 }
 
@@ -425,6 +425,7 @@ static json_t *cache_figure_json(const struct refrain_cache_figure *figure)
     json_object_set_new(object, "hits", levels_json(figure->hits));
     set_whole(object, "fetched", figure->fetched);
     set_whole(object, "lent", figure->lent);
+    set_whole(object, "copied", figure->copied);
     for (size_t i = 0; i < figure->miss_count; i++)
         if (figure->misses[i]) set_whole(misses, refrain_cache_miss(i), figure->misses[i]);
     json_object_set_new(object, "misses", misses);

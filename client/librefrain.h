@@ -301,7 +301,7 @@ struct refrain_running {
 
 /* A link between two ranks of a group. */
 struct refrain_link {
-    unsigned rank, peer; /* the smaller number first */
+    unsigned rank, peer;              /* the smaller number first */
     double bytes_per_second, latency; /* latency: seconds of an empty message, one way */
 };
 
@@ -489,6 +489,7 @@ struct refrain_cache_figure {
     unsigned rank;
     uint64_t items, bytes[REFRAIN_CACHE_LEVELS]; /* now */
     uint64_t published, refused, fetched, lent;  /* fetched: hits on other ranks; lent: theirs here */
+    uint64_t copied;                             /* taken in as second copies of other ranks' items */
     uint64_t hits[REFRAIN_CACHE_LEVELS], evictions[REFRAIN_CACHE_LEVELS];
     const uint64_t *misses; /* [miss_count], by reason: refrain_cache_miss */
     size_t miss_count;

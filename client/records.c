@@ -614,6 +614,7 @@ static void figure_of(const Refrain__CacheFigure *wire, struct refrain_cache_fig
                                             .refused = tally->refused,
                                             .fetched = tally->fetched,
                                             .lent = tally->lent,
+                                            .copied = tally->copied,
                                             .misses = tally->misses,
                                             .miss_count = tally->n_misses,
                                             .seconds_saved = tally->seconds_saved};

@@ -1,8 +1,8 @@
 /*
  * verb_cache.c - `refrain cache`: what the ranks keep for later jobs.
  *
- *      RANK  KIND        SCOPE    ITEMS      HERE      DISK   HITS  FETCHED  MISSES     SAVED  EVICTED
- *         0  text        own          3    2.1 MB    2.1 MB     12        1       3    14.2 s        0   absent 3
+ *      RANK  KIND        SCOPE    ITEMS    MEMORY      DISK    HITS  FETCHED  COPIED  MISSES     SAVED  EVICTED
+ *         0  text        own          3    2.1 MB    2.1 MB      12        1       2       3    14.2 s        0   absent 3
  *
  * Main thread.
  */
@@ -46,16 +46,16 @@ static void print_figures(const struct cli *cli, const struct refrain_cache *cac
     bool gpus = has_device(cache);
     printf("%s %4s  %-10s  %-6s %7s", show_colour(&cli->style, SHOW_DIM), "RANK", "KIND", "SCOPE", "ITEMS");
     if (gpus) printf(" %9s", "GPU");
-    printf(" %9s %9s %7s %8s %7s %9s %8s%s\n", "MEMORY", "DISK", "HITS", "FETCHED", "MISSES", "SAVED",
-           "EVICTED", show_colour(&cli->style, SHOW_PLAIN));
+    printf(" %9s %9s %7s %8s %7s %7s %9s %8s%s\n", "MEMORY", "DISK", "HITS", "FETCHED", "COPIED", "MISSES",
+           "SAVED", "EVICTED", show_colour(&cli->style, SHOW_PLAIN));
     for (size_t i = 0; i < cache->figure_count; i++) {
         const struct refrain_cache_figure *one = &cache->figures[i];
         printf(" %4u  %-10s  %-6s %7" PRIu64, one->rank, one->kind, one->scope, one->items);
         if (gpus) printf(" %9s", show_bytes(one->bytes[DEVICE], device));
-        printf(" %9s %9s %7" PRIu64 " %8" PRIu64 " %7" PRIu64 " %9s %8" PRIu64,
+        printf(" %9s %9s %7" PRIu64 " %8" PRIu64 " %7" PRIu64 " %7" PRIu64 " %9s %8" PRIu64,
                show_bytes(one->bytes[HOST], here), show_bytes(one->bytes[DISK], disk),
-               sum(one->hits, REFRAIN_CACHE_LEVELS), one->fetched, sum(one->misses, one->miss_count),
-               show_duration(&cli->style, one->seconds_saved, saved),
+               sum(one->hits, REFRAIN_CACHE_LEVELS), one->fetched, one->copied,
+               sum(one->misses, one->miss_count), show_duration(&cli->style, one->seconds_saved, saved),
                sum(one->evictions, REFRAIN_CACHE_LEVELS));
         print_reasons(one);
         putchar('\n');

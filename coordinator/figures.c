@@ -46,6 +46,7 @@ bool figures_take(struct figures *figures, uint32_t rank, const Refrain__TierTal
     tally->refused = told->refused;
     tally->fetched = told->fetched;
     tally->lent = told->lent;
+    tally->copied = told->copied;
     tally->seconds_saved = told->seconds_saved;
     copy(tally->bytes, LEVELS, told->bytes, told->n_bytes);
     copy(tally->hits, LEVELS, told->hits, told->n_hits);
@@ -75,6 +76,7 @@ void figures_add(struct tally *sum, const struct tally *one)
     sum->refused += one->refused;
     sum->fetched += one->fetched;
     sum->lent += one->lent;
+    sum->copied += one->copied;
     sum->seconds_saved += one->seconds_saved;
     for (int i = 0; i < LEVELS; i++) {
         sum->bytes[i] += one->bytes[i];

@@ -206,16 +206,24 @@ static void tend_visits(struct scrape *scrape)
     }
 }
 
+/* After a visit the daemon has to be run once more: with all its places taken it does not listen, and it is only when it
+ * is run again that it sees that some are free. */
+static int patience_ms(const struct scrape *scrape, bool visited)
+{
+    MHD_UNSIGNED_LONG_LONG left_ms;
+    if (!visited && !scrape->visits) return -1;
+    if (MHD_get_timeout(scrape->daemon, &left_ms) == MHD_YES && left_ms < TICK_MS) return (int)left_ms;
+    return TICK_MS;
+}
+
 static void *serve(void *argument)
 {
     struct scrape *scrape = argument;
     const union MHD_DaemonInfo *info = MHD_get_daemon_info(scrape->daemon, MHD_DAEMON_INFO_EPOLL_FD);
     struct pollfd ready[2] = {{.fd = info->epoll_fd, .events = POLLIN},
                               {.fd = scrape->given, .events = POLLIN}};
-    /* After a visit the daemon has to be run once more: with all its places taken it does not listen, and it is only when it
-     * is run again that it sees that some are free. */
     for (bool visited = false; !scrape->ends;) {
-        poll(ready, 2, visited || scrape->visits ? TICK_MS : -1);
+        poll(ready, 2, patience_ms(scrape, visited));
         if (ready[1].revents) clear_event(scrape->given);
         take_given(scrape);
         tend_visits(scrape);

@@ -23,6 +23,7 @@
 #include "coordinator/drain.h"
 #include "coordinator/metrics.h"
 #include "coordinator/scrape.h"
+#include "coordinator/tierdesk.h"
 
 enum {
     TURN_MESSAGES = 2048,  /* taken from a socket before a commit */
@@ -472,6 +473,7 @@ void server_end_turn(struct server *server)
     if (server->now_ns - server->before_ns > HELD_UP_NS) forgive(server);
     foresight_look(server, false);
     if (!server->stopping) server_schedule(server);
+    if (!server->stopping) tierdesk_copy(server);
     commit(server);
 }
 

@@ -262,6 +262,58 @@ static void a_calibration_is_measured_once_for_everybody(void **state)
     setenv("REFRAIN_RECOMPUTE", "1", 1);
 }
 
+/* One bit in the middle of every file of an item. */
+static void damage_items(const char *directory)
+{
+    int files = 0;
+    char path[PATH_BYTES + 64];
+    shell_run(stand_text, "find %s -type f -name '*-*-*'", directory);
+    for (char *line = strtok(stand_text, "\n"); line; line = strtok(NULL, "\n"), files++) {
+        snprintf(path, sizeof path, "%s", line);
+        FILE *file = fopen(path, "r+");
+        assert_non_null(file);
+        fseek(file, 0, SEEK_END);
+        long at = ftell(file) / 2;
+        fseek(file, at, SEEK_SET);
+        int byte = fgetc(file);
+        fseek(file, at, SEEK_SET);
+        fputc(byte ^ 16, file);
+        assert_int_equal(fclose(file), 0);
+    }
+    assert_true(files > 0);
+}
+
+static void a_calibration_outlives_a_restart_and_a_damaged_one_is_made_again(void **state)
+{
+    enum { PROMPTS = 4, CALIBRATION_STEPS = 6 };
+    struct stand s;
+    char disk[PATH_BYTES + 16], tables[3][PATH_BYTES + 32];
+    unsetenv("REFRAIN_RECOMPUTE");
+    snprintf(disk, sizeof disk, "%s/items", stand_directory);
+    for (int i = 0; i < 3; i++) snprintf(tables[i], sizeof tables[i], "%s/kept%d.json", stand_directory, i);
+    setenv("REFRAIN_TIER_DISK", disk, 1);
+    stand_start(&s, "kept", 1, "--threads 1");
+    add_model();
+    shell_run(stand_text, CALIBRATE "--coordinator %s --output %s", s.endpoint, tables[0]);
+    stand_stop(&s); /* writes what is to be on disk */
+    stand_start(&s, "kept", 1, "--threads 1");
+    shell_run(stand_text, CALIBRATE "--coordinator %s --output %s", s.endpoint, tables[1]);
+    assert_int_equal(latest_reused(PROMPTS), PROMPTS * CALIBRATION_STEPS);
+    expect_equal_files(tables[0], tables[1]);
+    stand_stop(&s);
+    damage_items(disk);
+    stand_start(&s, "kept", 1, "--threads 1 --checkpoint-limit 0"); /* the vault would have them, too */
+    shell_run(stand_text, CALIBRATE "--coordinator %s --output %s", s.endpoint, tables[2]);
+    assert_int_equal(latest_reused(PROMPTS), 0);
+    expect_equal_files(tables[0], tables[2]);
+    expect_figure("table", "misses", PROMPTS);
+    shell_run(stand_text, "refrain cache");
+    assert_true(stand_says("damaged"));
+    stand_stop(&s);
+    unsetenv("REFRAIN_TIER_DISK");
+    setenv("REFRAIN_RECOMPUTE", "1", 1);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -270,6 +322,7 @@ int main(void)
         cmocka_unit_test(the_vault_answers_when_all_ranks_were_started_anew),
         cmocka_unit_test(tenants_take_nothing_from_each_other),
         cmocka_unit_test(a_calibration_is_measured_once_for_everybody),
+        cmocka_unit_test(a_calibration_outlives_a_restart_and_a_damaged_one_is_made_again),
     };
     return cmocka_run_group_tests(tests, stand_set_up, stand_tear_down);
 }

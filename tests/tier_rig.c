@@ -197,7 +197,7 @@ struct tally tier_rig_sum(struct tier_rig *rig)
     for (int kind = 0; kind < ITEM_KINDS; kind++) {
         const struct tally *one = &stats.kinds[kind];
         sum.items += one->items, sum.published += one->published, sum.refused += one->refused;
-        sum.spoiled += one->spoiled, sum.seconds_saved += one->seconds_saved;
+        sum.spoiled += one->spoiled, sum.copied += one->copied, sum.seconds_saved += one->seconds_saved;
         for (int i = 0; i < LEVELS; i++) {
             sum.bytes[i] += one->bytes[i], sum.hits[i] += one->hits[i];
             sum.evictions[i] += one->evictions[i];

@@ -18,6 +18,7 @@
 
 enum {
     WAIT_LEAST_MS = 10,
+    WAIT_UNKNOWN_MS = 100, /* nothing was encoded yet */
     WAIT_MOST_MS = 2000,
 };
 
@@ -55,6 +56,7 @@ static int64_t patience_ns(const struct engine *e)
 {
     int64_t tenth = (int64_t)(e->text_seconds / 10 * (double)SECOND_NS);
     int64_t least = WAIT_LEAST_MS * MILLISECOND_NS, most = WAIT_MOST_MS * MILLISECOND_NS;
+    if (!(e->text_seconds > 0)) return WAIT_UNKNOWN_MS * MILLISECOND_NS;
     return tenth < least ? least : tenth > most ? most : tenth;
 }
 

@@ -245,6 +245,8 @@ static void describe(const struct settings *settings, const struct place *place,
     hello->has_rank = hello->has_ranks = hello->has_pid = hello->has_threads = hello->has_memory_bytes = 1;
     hello->group = (char *)(uintptr_t)place->group;
     hello->rank = (uint32_t)place->rank;
+    hello->has_alone = 1;
+    hello->alone = settings->seat != NULL;
     hello->ranks = (uint32_t)place->ranks;
     hello->host = (char *)(uintptr_t)place->host;
     hello->pid = (uint32_t)getpid();

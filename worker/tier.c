@@ -204,7 +204,7 @@ struct tier_fetch *tier_fetch_new(struct tier *tier, const struct key *key)
 
 void tier_fetch_miss(struct tier *tier, struct tier_fetch *fetch, enum miss reason)
 {
-    fetch->state = FETCH_MISSED;
+    fetch->state = fetch->spare ? FETCH_FREE : FETCH_MISSED;
     fetch->reason = reason;
     fetch->until_ns = clock_now_ns() + TIER_ABSENT_MS * MILLISECOND_NS;
 }
@@ -300,6 +300,7 @@ status_t tier_ask(struct tier *tier, struct tier_query *query, struct view *view
         fetch->state = FETCH_FREE;
         return STATUS_OK;
     }
+    if (fetch) fetch->spare = false; /* somebody waits for it now */
     if (fetch && fetch->state != FETCH_MISSED)
         return late ? miss(tier, query, MISS_LATE, false) : STATUS_AGAIN;
     status_t status =
@@ -336,13 +337,15 @@ static status_t reserve(struct tier *tier, uint64_t tenant, const struct key *ke
 status_t tier_reserve(struct tier *tier, uint64_t tenant, const struct key *key, uint64_t bytes,
                       double seconds, struct draft *draft, struct error *error)
 {
-    return reserve(tier, tenant, key, &(struct item){bytes, seconds}, LEVEL_HOST, draft, error);
+    return reserve(tier, tenant, key, &(struct item){.bytes = bytes, .seconds = seconds}, LEVEL_HOST, draft,
+                   error);
 }
 
 status_t tier_reserve_device(struct tier *tier, uint64_t tenant, const struct key *key, uint64_t bytes,
                              double seconds, struct draft *draft, struct error *error)
 {
-    return reserve(tier, tenant, key, &(struct item){bytes, seconds}, LEVEL_DEVICE, draft, error);
+    return reserve(tier, tenant, key, &(struct item){.bytes = bytes, .seconds = seconds}, LEVEL_DEVICE, draft,
+                   error);
 }
 
 void tier_commit(struct tier *tier, struct draft *draft)
@@ -365,6 +368,18 @@ void tier_abort(struct tier *tier, struct draft *draft)
 
 /* -------------------------------------------------------------------------------------------------- commands */
 
+/* The coordinator wants a second copy of what another rank has. */
+static void copy(struct tier *tier, const struct key *key)
+{
+    struct store_match match = {.key = key};
+    if (!tier_reaches_others(tier) || find_fetch(tier, key) || store_list(tier->store, &match, NULL, NULL))
+        return;
+    struct tier_fetch *fetch = tier_fetch_new(tier, key);
+    if (!fetch) return;
+    fetch->spare = true;
+    tier_begin_asking(tier, fetch, clock_now_ns() + TIER_COPY_MS * MILLISECOND_NS);
+}
+
 void tier_command(struct tier *tier, const Refrain__TierCommand *command)
 {
     struct key key;
@@ -382,6 +397,8 @@ void tier_command(struct tier *tier, const Refrain__TierCommand *command)
         size_t count = store_forget(tier->store, &match);
         if (count) log_line(LOG_INFO, "cache: %zu items were forgotten, as told", count);
         tier_tell(tier);
+    } else if (command->verb == REFRAIN__TIER_VERB__TIER_COPY) {
+        if (command->has_key) copy(tier, &key);
     } else if (command->has_key) {
         bool pin = command->verb == REFRAIN__TIER_VERB__TIER_PIN;
         status_t status = store_pin(tier->store, &key, pin, &error);

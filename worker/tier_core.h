@@ -23,11 +23,14 @@ enum {
     TIER_LANDINGS = 8,                    /* items that come in, or stand still, or were given up half-way */
     TIER_QUESTION_BYTES = KEY_BYTES + 24, /* key, hash u64, size u64, patience in ms u64 */
     TIER_TRIES = 3,                       /* holders, one after the other, for one fetch */
+    TIER_COPY_MS = 30000,                 /* for a second copy, of which nobody waits */
     TIER_STALL_MS = 50,                   /* a transfer that makes no way lets the next one begin */
     TIER_TELL_MS = 1000,                  /* between figures; changes are told at once */
     TIER_PART = 512 << 10,                /* bytes of an item in one ticket */
     TIER_PARTS =
         2, /* of them under way at once, to all others together: a chunk of 1 MiB, a millisecond at 1 GB/s */
+    TIER_SPARE_PART =
+        64 << 10, /* of a second copy, which is sent where nothing else is on the way: one at a time */
     TIER_CREDITS =
         3, /* a ticket of the tier is posted while there are so many: two are left for hops, of which the last
                          one is kept for their way home (worker/engine.h) */
@@ -80,6 +83,7 @@ struct tier_fetch {
     struct view view;
     enum miss reason;
     bool counted;     /* MISSED: in the statistics */
+    bool spare;       /* a second copy, that no job waits for */
     int64_t until_ns; /* HERE, MISSED: then it is forgotten; else: then it ends */
     uint64_t number;  /* of the question, and of the transfer */
     uint64_t lease;   /* 0: none */
@@ -106,6 +110,7 @@ struct tier_serving {
     int peer;
     uint64_t transfer, sent;
     int parts;            /* under way */
+    bool spare;           /* a second copy */
     uint64_t bytes, xxh3; /* that the asker expects */
     struct view view;     /* SENDING, ENDING */
     enum miss reason;     /* REFUSING */

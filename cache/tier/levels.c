@@ -35,6 +35,7 @@ void *level_address(const struct store *store, enum level level, const struct en
 static uint16_t list_of(const struct store *store, const struct entry *entry)
 {
     double factor = worth_factor(&store->worth, habit_of(&entry->key, entry->uses));
+    if (entry->spare) factor /= STORE_SPARE;
     double density =
         2 * log2((double)entry->seconds * factor / (double)entry->bytes) + 2 * 38; /* from 2^-38 on */
     int cut = density > 0 ? (density < DENSITIES - 1 ? (int)density : DENSITIES - 1) : 0;
@@ -190,8 +191,9 @@ void entry_leave(struct store *store, uint32_t slot)
 
 double level_worth(struct store *store, const struct entry *entry, double now)
 {
-    return (double)entry->seconds *
-           worth_rate(&store->worth, habit_of(&entry->key, entry->uses), now - entry->last);
+    double worth = (double)entry->seconds *
+                   worth_rate(&store->worth, habit_of(&entry->key, entry->uses), now - entry->last);
+    return entry->spare ? worth / STORE_SPARE : worth;
 }
 
 /* What letting this copy go costs, in seconds per second: the whole item, or only fetching it from further down. */

@@ -254,6 +254,7 @@ static status_t make_draft(struct store *store, const struct key *key, const str
 {
     const char *kind = item_kind_name((enum item_kind)key->kind);
     double worth = item->seconds * worth_rate(&store->worth, habit_of(key, uses), 0);
+    if (item->spare) worth /= STORE_SPARE;
     if (item->seconds * store->config.bytes_per_second[level] < MARGIN * (double)item->bytes)
         return error_set(error, STATUS_INVALID,
                          "cache: an item of kind %s has %" PRIu64
@@ -279,6 +280,7 @@ static status_t make_draft(struct store *store, const struct key *key, const str
     entry->bytes = item->bytes;
     entry->seconds = (float)item->seconds;
     entry->uses = uses;
+    entry->spare = item->spare;
     entry->extent[level] = extent;
     entry->state = ENTRY_DRAFT;
     entry->tenant = tally_slot(store, key->tenant);
@@ -372,6 +374,7 @@ static status_t commit(struct store *store, struct draft *draft, status_t status
         level_add(store, draft->level, draft->slot);
         worth_waited(&store->worth, habit_of(&entry->key, entry->uses), 0, &entry->counted);
         tally->published++;
+        tally->copied += entry->spare;
         store->drafts--;
         change_note(store, draft->slot);
         if (store->disk.root >= 0 || draft->level == LEVEL_DEVICE) queue_add(store, LEVEL_DISK, draft->slot);
@@ -480,8 +483,12 @@ static void count_use(struct store *store, uint32_t slot, enum purpose purpose, 
     if (purpose != FOR_LENT) tally->seconds_saved += (double)entry->seconds;
     if (purpose != FOR_FETCHED)
         worth_reused(&store->worth, habit_of(&entry->key, entry->uses), now - entry->last, &entry->counted);
+    bool more = worth_class(entry->uses + 1) > worth_class(entry->uses);
     entry->uses++;
-    if (entry->state == ENTRY_HERE) level_touch(store, slot, now);
+    entry->spare = false;
+    if (entry->state != ENTRY_HERE) return;
+    level_touch(store, slot, now);
+    if (more) change_note(store, slot);
 }
 
 static void count_miss(struct store *store, const struct key *key, enum miss why, double now)

@@ -46,6 +46,7 @@ enum eviction {
     EVICT_OLDEST,      /* least recently used, everything is let in: what benchmarks compare with */
 };
 
+enum { STORE_SPARE = 16 };
 enum { STORE_ITEMS = 65536, STORE_ITEMS_MAX = 1 << 24, STORE_HOST_LEAST = 1 << 16 };
 enum {
     STORE_TENANTS = 1024,
@@ -76,6 +77,7 @@ void store_close(struct store *store);
 struct item {
     uint64_t bytes;
     double seconds; /* of a processor's time that a hit saves */
+    bool spare;     /* another rank has it: it is worth a STORE_SPARE-th here, until it is used */
 };
 
 struct draft {
@@ -146,12 +148,14 @@ struct store_entry {
     uint32_t uses, readers;
     uint8_t copies; /* bit 1 << level; 0: it has gone */
     bool pinned;
+    bool
+        dear; /* pinned; or used again, and worth its way to another rank: it should not be lost with this one */
 };
 
 /* Calls told() for committed items, without a lock; returns how many. */
 size_t store_list(struct store *store, const struct store_match *match,
                   void (*told)(void *context, const struct store_entry *entry), void *context);
-/* What came and went since the last call, in order, at most `most`; returns how many. *lost: there was more than is
+/* What came and went, or became dear, since the last call, in order, at most `most`; returns how many. *lost: there was more than is
  * remembered, ask store_list. For one caller: the directory's messenger. */
 size_t store_changes(struct store *store, struct store_entry *changes, size_t most, bool *lost);
 
@@ -172,6 +176,7 @@ struct tally {
     uint64_t spoiled;              /* did not fit the announced hash */
     uint64_t hits[LEVELS];         /* by where they were found */
     uint64_t fetched, lent;        /* hits on other ranks; other ranks' hits here */
+    uint64_t copied;               /* published as spare */
     uint64_t misses[MISSES];
     uint64_t evictions[LEVELS]; /* copies */
     double seconds_saved;

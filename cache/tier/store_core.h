@@ -41,7 +41,7 @@ struct entry {
         newer[LEVELS]; /* in its list at each level; unused entries: older[0] is the next one */
     uint16_t list, tenant;
     uint8_t copies, queued, state, counted; /* bits of levels, the first two; counted: worth.h */
-    bool pinned, fetching;
+    bool pinned, fetching, spare;
 };
 
 struct level_room {
@@ -124,7 +124,7 @@ void level_drop(struct store *store, enum level level, uint32_t slot);
  * and host. What is given is counted as used. */
 bool level_make_room(struct store *store, enum level level, uint64_t bytes, double worth, uint32_t *extent);
 void level_give_back(struct store *store, enum level level, uint64_t bytes, uint32_t extent);
-/* Seconds saved per second of keeping it. */
+/* Seconds saved per second of keeping it; of a spare copy, a part of that. */
 double level_worth(struct store *store, const struct entry *entry, double now);
 /* One item less, whatever its levels, if one can go. */
 void level_evict_any(struct store *store);
