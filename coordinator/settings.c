@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#include "coordinator/scrape.h"
 
 #define AT(field) offsetof(struct settings, field)
 
@@ -180,7 +181,7 @@ static status_t check_together(const struct settings *settings, struct error *er
         return error_set(error, STATUS_INVALID, "--hostfile: needs --launch N");
     if (settings->hostfile && access(settings->hostfile, R_OK) != 0)
         return error_set(error, STATUS_INVALID, "--hostfile %s: %m", settings->hostfile);
-    return STATUS_OK;
+    return settings->metrics ? scrape_check(settings->metrics, error) : STATUS_OK;
 }
 
 /* Pools are a layout, so naming them asks for it. */
