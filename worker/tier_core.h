@@ -131,10 +131,11 @@ struct tier {
     struct tier_serving servings[TIER_SERVINGS];
     struct tier_question questions[TIER_QUESTIONS];
     struct tier_landing landings[TIER_LANDINGS];
-    struct engine *engine; /* NULL: not in an epoch with others */
-    int serving;           /* whose part was posted last */
-    int parts;             /* posted and not SENT yet */
-    uint64_t numbers;      /* of fetches, so far */
+    struct engine *engine;   /* NULL: not in an epoch with others */
+    int serving;             /* whose part was posted last */
+    int parts;               /* posted and not SENT yet */
+    uint64_t numbers;        /* of fetches and questions, so far */
+    struct tier_seek *seeks; /* asked and not answered: the jobs' */
     pthread_t thread;
     bool thread_runs;
     uint64_t *told; /* the thread's: hashes of the figures told last */
