@@ -57,6 +57,14 @@ void move_take_rested(struct slot *slot, const Refrain__Rested *rested)
     slot->rested_at = rested->step;
 }
 
+/* What an operator wished for is of so many ranks, or of whole stages. */
+static bool guests_fit(const struct server *server, const struct group *group, uint32_t leaving)
+{
+    const struct plan_wish *wish = &server->settings->wish;
+    uint32_t ranks = group->ranks - leaving + group->guests;
+    return (!wish->runs || wish->runs == ranks) && (wish->width < 2 || ranks % wish->width == 0);
+}
+
 /* -------------------------------------------------------------------------------------------------- the move */
 
 /* Every job in flight can be taken away: it rests, and its checkpoint is durable; or it has none to make. */
@@ -129,7 +137,8 @@ static void carry_out(struct server *server, struct group *group)
     repair_give_back(server, group, move.why);
     snprintf(group->failure, sizeof group->failure, "%s", move.why);
     send_away(server, group);
-    group_admit(server->groups, group, server->now_ns);
+    if (guests_fit(server, group, 0)) group_admit(server->groups, group, server->now_ns);
+    group->planned = false;
     if (move.planned && at_work) {
         group->plan = move.plan;
         group->planned = true;
@@ -184,12 +193,12 @@ static void name_ranks(const struct group *group, uint32_t from, uint32_t to, bo
     if (used < bytes) snprintf(text + used, bytes - used, "%s %s", named < count ? "..." : "", what);
 }
 
-static void want_change(struct server *server, struct group *group, uint32_t leaving)
+static void want_change(struct server *server, struct group *group, uint32_t leaving, bool joins)
 {
     char gone[96], came[96], why[sizeof group->move.why];
     name_ranks(group, 0, group->ranks, true, leaving == 1 ? "was drained" : "were drained", gone, sizeof gone);
     name_ranks(group, group->ranks, group->ranks + group->guests, false, "joined", came, sizeof came);
-    if (leaving && group->guests)
+    if (leaving && joins)
         snprintf(why, sizeof why, "%.60s, %.60s", gone, came);
     else
         snprintf(why, sizeof why, "%s", leaving ? gone : came);
@@ -270,13 +279,13 @@ static void send_guests_away(struct server *server, struct group *group)
 static void look_for_reasons(struct server *server, struct group *group, uint32_t leaving)
 {
     struct move *move = &group->move;
-    bool changes = leaving || group->guests;
+    bool fit = group->guests && guests_fit(server, group, leaving), changes = leaving || fit;
     if (move->wanted && (move->planned ? changes || !is_at_work(group) : !changes)) {
         if (move->resting && is_at_work(group)) tell_homes(server, group, 0);
         *move = (struct move){0};
     }
-    if (leaving || (group->guests && guests_may_join(server, group)))
-        want_change(server, group, leaving);
+    if (leaving || (fit && guests_may_join(server, group)))
+        want_change(server, group, leaving, fit);
     else if (!changes && !move->wanted)
         want_layout(server, group);
 }
@@ -286,6 +295,7 @@ void move_turn(struct server *server, struct group *group)
     struct move *move = &group->move;
     if (group->state == GROUP_LOST || group->state == GROUP_BROKEN) return; /* who lives is not known yet */
     send_guests_away(server, group);
+    group_forget_seats(server->groups, group);
     uint32_t leaving = count_leaving(server, group);
     look_for_reasons(server, group, leaving);
     if (!move->wanted) return;

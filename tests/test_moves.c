@@ -258,6 +258,9 @@ static void a_rank_more_than_there_were_joins_and_may_go_again(void **state)
     struct fake_worker more[RANKS + 1];
     begin(&b);
     memcpy(more, b.ranks, sizeof b.ranks);
+    fake_worker_open(&more[RANKS], &b.rig, "one", RANKS + 1, RANKS + 2); /* seats have no gaps */
+    expect(&more[RANKS], ORDER(SHUTDOWN), ANSWER_MS);
+    fake_worker_close(&more[RANKS]);
     fake_worker_open(&more[RANKS], &b.rig, "one", RANKS, RANKS + 1);
     expect_rest(&b, true, ANSWER_MS);
     say_rested(&b, 1);
