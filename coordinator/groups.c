@@ -561,7 +561,8 @@ static status_t check_place(const struct group *group, const Refrain__Hello *hel
         return error_set(error, STATUS_CONFLICT, "rank %u says %u ranks on fabric %s, the group has %u on %s",
                          hello->rank, hello->ranks, hello->fabric, group->seats, group->fabric);
     if (!is_next_seat(group, hello->rank))
-        return error_set(error, STATUS_CONFLICT, "rank %u: the next one of this group is rank %u", hello->rank, group->seats);
+        return error_set(error, STATUS_CONFLICT, "rank %u: the next one of this group is rank %u",
+                         hello->rank, group->seats);
     if (member && member->here && member->pid != hello->pid)
         return error_set(error, STATUS_CONFLICT, "rank %u is taken by process %u on %s", hello->rank,
                          member->pid, member->host);

@@ -21,9 +21,12 @@ static char text[TEXT_BYTES];
 /* Guided jobs whose state is of every sort: none, rings, blocks, two passes. */
 static const char *const kinds[KINDS] = {
     "--steps 220 --width 96 --height 64 --frames 17 --guidance 4 --seed 3 --prompt 'a blue disc falling'",
-    "--steps 60 --width 64 --height 64 --frames 17 --guidance 4 --seed 4 --cache balanced --prompt 'a red ring rising'",
-    "--steps 40 --width 64 --height 64 --frames 9 --guidance 4 --seed 5 --cache dbprune:F=1,threshold=0.1 --prompt 'a star'",
-    "--steps 30 --width 64 --height 64 --frames 9 --guidance 4 --seed 6 --cache fast --preview-every 5 --prompt 'a ring'",
+    "--steps 60 --width 64 --height 64 --frames 17 --guidance 4 --seed 4 --cache balanced --prompt 'a red "
+    "ring rising'",
+    "--steps 40 --width 64 --height 64 --frames 9 --guidance 4 --seed 5 --cache dbprune:F=1,threshold=0.1 "
+    "--prompt 'a star'",
+    "--steps 30 --width 64 --height 64 --frames 9 --guidance 4 --seed 6 --cache fast --preview-every 5 "
+    "--prompt 'a ring'",
 };
 
 static void begin_job(int kind, char number[16])
@@ -102,9 +105,10 @@ static void a_rank_that_comes_by_hand_joins_the_job_that_runs(void **state)
     wait_for_step(number, 3);
     shell_run(text, "refrain ranks --json | sed 's/.*\"group\":\"\\([0-9a-f]*\\)\".*/\\1/'");
     snprintf(group, sizeof group, "%.*s", (int)strcspn(text, "\n"), text);
-    program_start("mpirun -np 1 refrain-worker --coordinator ipc://%s.worker --group %s --seat 1/2 --threads 1 "
-                  ">>%s.log 2>&1",
-                  s.data, group, s.data);
+    program_start(
+        "mpirun -np 1 refrain-worker --coordinator ipc://%s.worker --group %s --seat 1/2 --threads 1 "
+        ">>%s.log 2>&1",
+        s.data, group, s.data);
     wait_for_ranks("here", 2);
     wait_for_step(number, 4);
     assert_non_null(strstr(text, "2 ranks"));
