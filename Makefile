@@ -274,8 +274,14 @@ ALL_OBJS := $(sort $(OBJS_client) $(OBJS_coordinator) $(OBJS_launcher) $(WORKER_
 $(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(TEST_SUPPORT) $(ALL_OBJS)
 	$(CC) $(LDFLAGS) -o $@ $^ $(CLIENT_LIBS) $(COORDINATOR_LIBS) $(WORKER_LIBS) $(call pkg,--libs,cmocka)
 
+# Preloaded into services whose ranks are to die at a certain message.
+$(BUILD)/tests/libdeadly.so: tests/faults/deadly.c
+	@mkdir -p $(@D)
+	$(CC) $(PLAIN_CFLAGS) -shared -o $@ $< -ldl
+$(BUILD)/tests/test_service_fetch: | $(BUILD)/tests/libdeadly.so
+
 # What finds the stand-ins at run time.
-$(patsubst %,$(BUILD)/tests/%,test_fabric test_circle test_fabric_nccl test_fabric_nccl_loss test_fabric_place test_fakenccl test_tier_fabrics): | $(patsubst %,$(BUILD)/fakegpu/%,libcudart.so.13 libnccl.so.2)
+$(patsubst %,$(BUILD)/tests/%,test_fabric test_circle test_fabric_nccl test_fabric_nccl_loss test_fabric_place test_fabric_yields test_fakenccl test_tier_fabrics): | $(patsubst %,$(BUILD)/fakegpu/%,libcudart.so.13 libnccl.so.2)
 
 # Our own statement of CUDA's interface beside the real headers, and the stand-ins compiled against these, where they are.
 CUDA_REAL := $(wildcard $(CUDA_HOME)/include/cublasLt.h)
@@ -472,6 +478,12 @@ bench-service: ## the queue, jobs in flight, checkpoints and recovery (6 minutes
 	@$(BUILD)/tools/bench_flight $(BUILD) models/reference
 	@$(BUILD)/tools/bench_finish $(abspath $(BUILD)) $(abspath models/reference) 2 24
 	@tools/bench_recovery.sh $(BUILD) models/reference
+
+.PHONY: bench-plan
+bench-plan: ## the planner's predictions beside what one and two ranks of this machine take (5 minutes; needs a quiet machine)
+	@tools/deps.sh $(PACKAGES) python3-venv
+	@$(MAKE) --no-print-directory -j$(CORES) all $(BUILD)/tools/bench_plan
+	@tools/bench_plan.sh $(BUILD)
 
 .PHONY: bench-gpu
 bench-gpu: ## this machine's GPUs: ops against peak, attention against cuDNN; MODEL=DIR [SIZE=WxHxF]: forwards, scaling

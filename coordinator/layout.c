@@ -86,8 +86,9 @@ bool layout_pays(double now, double then, const struct layout_load *load)
 static bool may_be_wide(const struct plan_request *request, const struct layout_load *load, uint32_t width)
 {
     bool known = load->links.inside > 0 || load->links.between > 0;
-    return known && request->heads > 0 && request->heads % width == 0 && request->ranks % width == 0 &&
-           load->head_dim > 0 && load->operand_bytes > 0 && fewest_tokens(load) >= LEAST_ROWS * width;
+    return known && request->heads > 0 && request->heads % width == 0 &&
+           request->ranks % width == 0 && load->head_dim > 0 && load->operand_bytes > 0 &&
+           fewest_tokens(load) >= LEAST_ROWS * width;
 }
 
 static bool makes_sense(enum plan_layout layout, const struct plan_mix *mix)

@@ -452,6 +452,78 @@ static void moving_must_pay(void **state)
     }
 }
 
+/* ------------------------------------------------------------------------------------------ ranks that are there */
+
+/* Blocks take half as long again while both ranks compute: all the time where each has a branch, never on one rank, and in the
+ * pipeline two thirds of what would be all of the time, as long as links cost nothing. */
+static void ranks_that_compute_beside_each_other_are_slower(void **state)
+{
+    struct planner_request r = wan("wan2.1-t2v-14b", 2);
+    r.machine.inside = r.machine.between = 1e15;
+    r.machine.latency = 0;
+    const struct planner_layout one = {.replicas = 1, .ways = 1, .stages = {1, 0}, .width = 1},
+                                stages = {.replicas = 1, .ways = 1, .stages = {2, 0}, .width = 1},
+                                branches = {.replicas = 1, .ways = 2, .stages = {1, 0}, .width = 1},
+                                wide = {.replicas = 1, .ways = 1, .stages = {1, 0}, .width = 2};
+    double before[4] = {predicted(&r, one).step_seconds, predicted(&r, stages).step_seconds,
+                        predicted(&r, branches).step_seconds, predicted(&r, wide).step_seconds};
+    r.machine.crowd = 1.5;
+    expect_near(predicted(&r, one).step_seconds, before[0], 1e-9, "one rank");
+    expect_near(predicted(&r, branches).step_seconds, 1.5 * before[2], 1e-3, "branches");
+    expect_near(predicted(&r, wide).step_seconds, 1.5 * before[3], 1e-3, "one stage");
+    /* 8 quarters of work in 6 quarters of time: 4/3 ranks at work. */
+    expect_near(predicted(&r, stages).step_seconds, (1 + 0.5 / 3) * before[1], 1e-3, "pipeline");
+    r.machine.per_node = 1; /* of hosts of their own nobody shares anything */
+    expect_near(predicted(&r, branches).step_seconds, before[2], 1e-3, "two hosts");
+}
+
+static void measured_links_are_the_slowest_of_their_kind(void **state)
+{
+    struct planner_links links = {0};
+    struct planner_machine machine = {.inside = 1, .between = 2, .latency = 3, .per_node = 4};
+    assert_false(planner_take_links(&links, &machine));
+    assert_true(machine.inside == 1 && machine.between == 2 && machine.latency == 3 && machine.per_node == 4);
+    planner_add_link(&links, false, 2e9, 60e-6);
+    planner_add_link(&links, false, 1e9, 50e-6);
+    assert_true(planner_take_links(&links, &machine));
+    assert_true(machine.inside == 1e9 && machine.between == 1e9 && machine.latency == 60e-6);
+    planner_add_link(&links, true, 9e9, 10e-6);
+    planner_add_link(&links, true, 8e9, 10e-6);
+    links.per_node = 2;
+    assert_true(planner_take_links(&links, &machine));
+    assert_true(machine.inside == 8e9 && machine.between == 1e9 && machine.per_node == 2);
+}
+
+/* What the planner makes up, handed to it as a plan of real ranks: the same seconds. */
+static void a_plan_of_real_ranks_is_rated_as_the_layout_it_is(void **state)
+{
+    for (uint32_t ranks = 2; ranks <= 8; ranks *= 2)
+        for (uint32_t ways = 1; ways <= 2; ways++)
+            for (uint32_t width = 1; width * ways <= ranks; width *= 2)
+                for (uint32_t jobs = 1; jobs <= 16; jobs *= 4) {
+                    struct planner_request r = wan("wan2.1-t2v-14b", ranks);
+                    struct planner_layout layout = {
+                        .replicas = 1, .ways = ways, .stages = {ranks / ways / width, 0}, .width = width};
+                    struct plan_request real = {.layers = r.model.layers, .ranks = ranks, .heads = r.model.heads};
+                    struct planner_option rated, made;
+                    struct plan plan;
+                    r.load.jobs = jobs;
+                    planner_predict(&r, &layout, &made, &plan);
+                    assert_true(made.possible);
+                    real.mix.branches = 2;
+                    r.real = &real;
+                    planner_rate(&r, &plan, &rated);
+                    assert_true(rated.possible);
+                    expect_near(rated.all_seconds, made.all_seconds, 1e-9, "all jobs");
+                    expect_near(rated.step_seconds, made.step_seconds, 1e-9, "a step");
+                    assert_true(rated.layout.ways == ways && rated.layout.width == width &&
+                                rated.layout.stages[0] == layout.stages[0]);
+                    real.layers = 17; /* another model's */
+                    planner_rate(&r, &plan, &rated);
+                    assert_false(rated.possible);
+                }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -475,6 +547,9 @@ int main(void)
         cmocka_unit_test(what_does_not_fit_says_by_how_much),
         cmocka_unit_test(memory_is_what_was_counted_within_a_tenth),
         cmocka_unit_test(moving_must_pay),
+        cmocka_unit_test(ranks_that_compute_beside_each_other_are_slower),
+        cmocka_unit_test(measured_links_are_the_slowest_of_their_kind),
+        cmocka_unit_test(a_plan_of_real_ranks_is_rated_as_the_layout_it_is),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
