@@ -270,7 +270,7 @@ static void a_block_timed_in_a_wide_stage_is_put_right(void **state)
     struct plan wide = choose(&request, load, NULL), plain;
     assert_true(plan_width(&wide) > 1);
     double width = plan_width(&wide), state_bytes = 4.0 * 75600 * 5120 * 2;
-    double exchange = state_bytes * (width - 1) / (width * width) / 0.5e9 + 4 * 20e-6;
+    double exchange = state_bytes * (width - 1) / (width * width) / 0.5e9 + 2 * 20e-6;
     load.block_seconds = width * (11 / width + exchange);
     assert_true(fabs(layout_block_seconds(&wide, &request, &load) - 11) < 1e-6);
     assert_int_equal(plan_make(&request, &plain, NULL), STATUS_OK);
