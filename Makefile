@@ -68,7 +68,7 @@ OBJS_tier        := $(call room,cache/tier)
 OBJS_policies    := $(filter-out $(CACHE_TENSORS),$(OBJS_cache))
 OBJS_coordinator := $(call room,coordinator)
 # Plans are values, and so is what a model's JSON files say: the client plans with the coordinator's own code.
-OBJS_planner     := $(patsubst %,$(BUILD)/%.o,coordinator/plan coordinator/plan_wide coordinator/planner coordinator/planner_cost coordinator/planner_load worker/model/config worker/model/json_fields)
+OBJS_planner     := $(patsubst %,$(BUILD)/%.o,coordinator/plan coordinator/plan_wide coordinator/planner coordinator/planner_cost coordinator/planner_load coordinator/planner_memory coordinator/needs coordinator/card worker/model/config worker/model/json_fields)
 
 # Of the tier, programs that hold no items know keys and reasons alone.
 OBJS_keys        := $(patsubst %,$(BUILD)/cache/tier/%.o,key miss)

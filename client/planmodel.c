@@ -227,8 +227,9 @@ static status_t read_links(const json_t *root, struct planner_machine *machine, 
     const double values[] = {links.inside, links.between, links.latency};
     for (int i = 0; i < 3; i++)
         if (!(values[i] >= 0 && values[i] < 1e16))
-            return error_set(error, STATUS_INVALID,
-                             "measured: links: inside, between and latency must be bytes a second and seconds");
+            return error_set(
+                error, STATUS_INVALID,
+                "measured: links: inside, between and latency must be bytes a second and seconds");
     planner_take_links(&links, machine);
     return STATUS_OK;
 }
@@ -301,9 +302,9 @@ status_t planmodel_write(const char *path, const struct planner_model *model,
 {
     json_t *list = json_array();
     for (size_t i = 0; i < count; i++) json_array_append_new(list, time_json(&times[i]));
-    json_t *root = json_pack("{s:s,s:i,s:i,s:i,s:i,s:o,s:o}", "model", model->name, "layers", (int)model->layers,
-                             "heads", (int)model->heads, "head_dim", (int)model->head_dim, "ffn", (int)model->ffn,
-                             "times", list, "links", links_json(links));
+    json_t *root = json_pack("{s:s,s:i,s:i,s:i,s:i,s:o,s:o}", "model", model->name, "layers",
+                             (int)model->layers, "heads", (int)model->heads, "head_dim", (int)model->head_dim,
+                             "ffn", (int)model->ffn, "times", list, "links", links_json(links));
     status_t status = STATUS_OK;
     if (!root)
         status = error_set(error, STATUS_NO_MEMORY, "no memory for the times");

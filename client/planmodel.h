@@ -36,8 +36,8 @@ status_t planmodel_times(const char *path, const struct planner_model *model, co
 struct planmodel_time {
     uint32_t width, height, frames;
     double text, forward, decode; /* seconds, of one rank */
-    double blocks;  /* of a forward pass, its blocks alone; 0: unknown */
-    double crowded; /* the same while so many ranks of the machine compute; 0: unknown */
+    double blocks;                /* of a forward pass, its blocks alone; 0: unknown */
+    double crowded;               /* the same while so many ranks of the machine compute; 0: unknown */
     int ranks;
     char backend[64];
     int threads;

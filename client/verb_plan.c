@@ -2,6 +2,7 @@
 #include "client/cli.h"
 #include "client/jobjson.h"
 #include "client/planmodel.h"
+#include "client/planneeds.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -85,8 +86,9 @@ static void print_inputs(const struct planner_request *r)
     else
         printf("text, decoding  not counted: nothing is measured (--measured)\n");
     printf("weights         %.3g GB a block and expert, %u expert%s; %.3g GB at a home\n",
-           (double)planner_block_bytes(&r->model) / 1e9, r->model.experts, r->model.experts > 1 ? "s" : "",
-           (double)r->model.home_bytes / 1e9);
+           (double)(r->needs ? r->needs->block : planner_block_bytes(&r->model)) / 1e9, r->model.experts,
+           r->model.experts > 1 ? "s" : "", (double)(r->needs ? r->needs->home : r->model.home_bytes) / 1e9);
+    printf("memory          %s\n", r->needs ? "as this model was measured on paper" : "by formulas: within a tenth");
     printf("a hidden state  %.3g GB\n",
            (double)r->job.tokens * r->model.heads * r->model.head_dim * r->machine.state_bytes / 1e9);
 }
@@ -149,8 +151,12 @@ int verb_plan(struct cli *cli)
     struct error error;
     struct planner_request request = {0};
     struct planner_answer answer;
+    struct needs needs;
     status_t status = cli_operands(cli, 0, 0, "", &error);
     if (status == STATUS_OK) status = read_request(cli, &request, &error);
+    if (status == STATUS_OK && !planner_preset(cli->settings.model) &&
+        planneeds_find(cli->settings.model, &request.job, &request.machine, &needs, NULL) == STATUS_OK)
+        request.needs = &needs;
     if (status == STATUS_OK) status = planner_choose(&request, &answer, &error);
     if (status != STATUS_OK) return cli_fail(cli, status, &error);
     if (cli->settings.json)

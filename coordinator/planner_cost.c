@@ -9,15 +9,7 @@
 #include <string.h>
 #include "coordinator/planner.h"
 #include "coordinator/planner_load.h"
-
-/* The worker's own sizes, as `refrain-worker --plan-memory` counts them (docs/gpu.md), for the hidden state in float32. */
-enum {
-    STATE_BYTES = 4,
-    JOB_STATES = 1,   /* hidden states kept at home, per branch */
-    STAGE_STATES = 4, /* a stage's buffers and what lands, of whole hops */
-    CACHE_STATES = 4, /* what a policy keeps per branch: a residual, its history and the probe's */
-    KEYS_VALUES = 2,  /* of the text, per branch and block */
-};
+#include "coordinator/planner_memory.h"
 
 #define UNSTEADY 0.16
 
@@ -304,55 +296,6 @@ static double wide_seconds(const struct field *f, double hop, int expert)
     return (1 - rate) * ends + (caps > 0 ? rate * (ends + caps * f->block) : 0);
 }
 
-/* --------------------------------------------------------------------------------------------------- memory */
-
-/* What a rank of a stage needs beside weights of blocks. */
-static double work_bytes(const struct field *f)
-{
-    const struct planner_model *m = &f->request->model;
-    return (double)f->rows * (m->ffn + 2.5 * hidden_of(m)) * f->request->machine.operand_bytes;
-}
-
-static double buffer_bytes(const struct field *f)
-{
-    return f->group > f->layout->width
-               ? STAGE_STATES * (double)f->rows * hidden_of(&f->request->model) * STATE_BYTES
-               : 0;
-}
-
-/* One job at its home: a state of each branch, and what its policy keeps. */
-static double job_bytes(const struct field *f)
-{
-    const struct planner_request *r = f->request;
-    double states = JOB_STATES + (r->load.hit_rate > 0 ? CACHE_STATES : 0);
-    return r->job.branches * states * (double)f->rows * hidden_of(&r->model) * STATE_BYTES;
-}
-
-/* Keys and values of the text, of one job in one block. */
-static double text_bytes(const struct field *f)
-{
-    const struct planner_request *r = f->request;
-    return (double)r->job.branches * KEYS_VALUES * r->model.text_tokens * hidden_of(&r->model) *
-           r->machine.operand_bytes;
-}
-
-static double decode_bytes(const struct planner_request *r)
-{
-    return (double)r->model.decode_bytes * r->job.width * r->job.height;
-}
-
-/* Of a block: weights of the experts that are held, and the text of all jobs in flight. */
-static double held_bytes(const struct field *f, uint32_t jobs)
-{
-    uint32_t experts = f->layout->stages[1] > 0 ? 1 : f->request->model.experts;
-    return experts * (double)planner_block_bytes(&f->request->model) + jobs * text_bytes(f);
-}
-
-static double home_bytes(const struct field *f, uint32_t jobs)
-{
-    return (double)f->request->model.home_bytes + decode_bytes(f->request) + jobs * job_bytes(f);
-}
-
 /* -------------------------------------------------------------------------------------------------- the rings */
 
 /* All chains' times, means over a job's steps: of one job alone, and the busiest rank's, in seconds. */
@@ -371,10 +314,14 @@ static double home_work(const struct field *f, bool all)
     return (r->machine.ends_seconds + (all ? r->machine.home_seconds / steps : 0)) / f->alone;
 }
 
-static void seat_all(struct plan_seat *seats, uint32_t count, double bytes)
+/* Of ranks that are all alike, what is left for weights. Where homes float, all are stages as well. */
+static void seat_all(const struct field *f, const struct planner_room *room, struct plan_seat *seats)
 {
-    for (uint32_t i = 0; i < count; i++)
-        seats[i] = (struct plan_seat){.speed = 1, .make = 1, .memory_bytes = (uint64_t)fmax(1, bytes)};
+    for (uint32_t i = 0; i < f->group; i++) {
+        double taken = room->work + (i > 0 || f->layout->floating ? room->buffers : 0);
+        double left = (double)f->request->machine.memory_bytes - taken;
+        seats[i] = (struct plan_seat){.speed = 1, .make = 1, .memory_bytes = (uint64_t)fmax(1, left)};
+    }
 }
 
 static enum plan_layout kind_of(const struct planner_layout *l)
@@ -454,16 +401,17 @@ static void lay_chains(const struct field *f, double hop, uint32_t jobs, struct 
                              .width = l->width,
                              .pool = l->stages[1] > 0 ? l->stages[0] * l->ways * l->width : 0};
     uint32_t homes = l->floating ? f->group : 1;
-    double memory = (double)r->machine.memory_bytes - work_bytes(f) - buffer_bytes(f);
-    if (r->machine.memory_bytes) seat_all(seats, f->group, memory);
+    struct planner_room room;
+    planner_room_of(r, l, jobs, &room);
+    if (r->machine.memory_bytes) seat_all(f, &room, seats);
     struct plan_request asked = {.layers = r->model.layers,
                                  .ranks = f->group,
                                  .seats = r->machine.memory_bytes ? seats : NULL,
                                  .mix = mix_of(f, hop),
                                  .wish = &wish,
                                  .heads = r->model.heads,
-                                 .block_bytes = (uint64_t)held_bytes(f, jobs),
-                                 .home_bytes = (uint64_t)home_bytes(f, (jobs + homes - 1) / homes)};
+                                 .block_bytes = (uint64_t)room.block,
+                                 .home_bytes = (uint64_t)room.home};
     asked.mix.home_work = home_work(f, true);
     *c = (struct chains){.possible = plan_make(&asked, plan, NULL) == STATUS_OK};
     if (!c->possible) return;
@@ -477,11 +425,11 @@ static void lay_chains(const struct field *f, double hop, uint32_t jobs, struct 
 
 static void count_memory(const struct field *f, const struct chains *c, struct planner_option *o)
 {
-    double beside = work_bytes(f) + buffer_bytes(f), block = held_bytes(f, o->in_flight);
-    uint32_t homes = f->layout->floating ? f->layout->stages[0] : 1;
-    o->stage_bytes = c->blocks ? (uint64_t)(beside + c->blocks * block) : 0;
-    o->memory_bytes =
-        (uint64_t)(beside + c->home_blocks * block + home_bytes(f, (o->in_flight + homes - 1) / homes));
+    struct planner_room room;
+    planner_room_of(f->request, f->layout, o->in_flight, &room);
+    double at_home = room.work + (f->layout->floating ? room.buffers : 0) + room.home;
+    o->stage_bytes = c->blocks ? (uint64_t)(room.work + room.buffers + c->blocks * room.block) : 0;
+    o->memory_bytes = (uint64_t)(at_home + c->home_blocks * room.block);
     if (o->stage_bytes > o->memory_bytes) o->memory_bytes = o->stage_bytes;
     o->fits = f->request->machine.memory_bytes == 0 || o->memory_bytes <= f->request->machine.memory_bytes;
 }
