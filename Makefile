@@ -362,6 +362,7 @@ SIM_LIBS     := $(patsubst %,-Wl$(comma)--wrap=%,$(WRAPPED)) $(CLIENT_LIBS) $(CO
 
 $(BUILD)/tests/test_sim_%: $(BUILD)/tests/test_sim_%.o $(SIM_OBJS)
 	$(CC) $(LDFLAGS) -o $@ $^ $(SIM_LIBS) $(call pkg,--libs,cmocka)
+$(BUILD)/tests/test_ulysses: $(BUILD)/tools/sim/tiny.o
 .PHONY: simulate
 simulate: $(BUILD)/simulate ## build/simulate: the service on a virtual clock (docs/simulation.md)
 $(BUILD)/simulate: $(BUILD)/tools/simulate.o $(SIM_OBJS)

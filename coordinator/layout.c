@@ -63,10 +63,10 @@ static uint32_t fewest_tokens(const struct layout_load *load)
     return load->fewest_tokens > 0 && load->fewest_tokens < load->tokens ? load->fewest_tokens : load->tokens;
 }
 
-bool layout_takes(const struct plan *plan, const struct plan_request *request, const struct layout_load *load)
+bool layout_takes(const struct plan *plan, const struct layout_load *load)
 {
     uint32_t width = plan_width(plan);
-    return width == 1 || (!request->mix.by_blocks && fewest_tokens(load) >= width);
+    return width == 1 || fewest_tokens(load) >= width;
 }
 
 /* One job, with so many others at once as there are. */
@@ -86,7 +86,7 @@ bool layout_pays(double now, double then, const struct layout_load *load)
 static bool may_be_wide(const struct plan_request *request, const struct layout_load *load, uint32_t width)
 {
     bool known = load->links.inside > 0 || load->links.between > 0;
-    return known && !request->mix.by_blocks && request->heads > 0 && request->heads % width == 0 &&
+    return known && request->heads > 0 && request->heads % width == 0 &&
            request->ranks % width == 0 && load->head_dim > 0 && load->operand_bytes > 0 &&
            fewest_tokens(load) >= LEAST_ROWS * width;
 }
@@ -167,7 +167,7 @@ status_t layout_choose(const struct plan_request *request, const struct layout_l
         !wish || (wish->layout == PLAN_LAYOUT_AUTO && wish->runs == 0 && wish->width <= 1 && !wish->has_fold);
     if (!open || load->block_seconds <= 0 || request->ranks < 2) return STATUS_OK;
     /* Which of the single chains is better is for what was measured to say (schedule.c). */
-    bool other = now && (plan_chains(now) > 1 || plan_width(now) > 1) && layout_takes(now, request, load);
+    bool other = now && (plan_chains(now) > 1 || plan_width(now) > 1) && layout_takes(now, load);
     double least = layout_seconds(&simple, request, load),
            here = other ? layout_seconds(now, request, load) : 0;
     double found = find_best(request, load, &best);
