@@ -112,6 +112,12 @@ void home_destroy(struct home *home)
     free(home);
 }
 
+void home_keep(struct home *home)
+{
+    for (int i = 0; home && i < HOME_SLOTS; i++)
+        if (home->slots[i].job && !home->slots[i].over) job_keep_residuals(home->slots[i].job);
+}
+
 /* ---------------------------------------------------------------------------------------------- reporting */
 
 static void report_failed(struct home *home, uint64_t job, uint32_t attempt, const struct error *why)

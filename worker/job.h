@@ -161,6 +161,10 @@ status_t job_save_run(const struct job *job, void *bytes, size_t size, struct er
  * it reports of its caching is the run's. Nothing is changed on failure, as with job_restore. */
 status_t job_adopt(struct job *job, const void *bytes, size_t size, struct error *error);
 
+/* The epoch ends, and this rank lives: what the job's caching keeps of computed steps goes into the rank's store, for
+ * whoever goes on with the job. Also in the middle of a step. */
+void job_keep_residuals(struct job *job);
+
 /* A checkpoint in the vault that the job waits for, of whatever job; NULL: none. It is brought with job_bring, or NULL
  * where it is not to be had (in time: job_deadline_ns). */
 const struct checkpoint_name *job_wants(const struct job *job);

@@ -141,6 +141,8 @@ static void enter_span(struct job *j, int index)
         reuse_apply(j->reuse, team, index, x);
         reuse_tail_begin(j->reuse, team, index, x);
         b->at = j->span_end;
+    } else if (j->replaying && job_take_residual(j, index)) {
+        finish_branch(j, index);
     } else {
         reuse_enter(j->reuse, team, index, x);
         b->inside = true;
@@ -353,6 +355,7 @@ static status_t finish_step(struct job *j, struct error *error)
     status_t status;
     if (j->replaying) {
         status = engine_wait(e, error);
+        job_residuals_used(j);
         if (status == STATUS_OK) job_replayed(j);
         return status;
     }
