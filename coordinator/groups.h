@@ -27,10 +27,11 @@
 #include "base/status.h"
 #include "coordinator/figures.h"
 #include "coordinator/needs.h"
+#include "coordinator/pace.h"
 #include "coordinator/plan.h"
 #include "proto/wire.h"
 
-enum { GROUP_NAME_BYTES = 65, MEMBER_TEXT_BYTES = 257, GROUP_SLOTS = 64 };
+enum { GROUP_NAME_BYTES = 65, MEMBER_TEXT_BYTES = 257, GROUP_SLOTS = 64, GROUP_RATIOS = 24 };
 
 enum group_state {
     GROUP_GATHERING, /* waiting for Hello from every rank */
@@ -54,6 +55,7 @@ struct member {
     int64_t heard_ns;                           /* monotonic */
     uint64_t compute_progress;
     double block_token_ns; /* mean time of one block and token; 0: unknown */
+    struct paces paces;    /* the same, by size */
     double gflops;         /* measured by it; 0: unknown */
     int pidfd;             /* of a process on this host; -1 */
     uint64_t tier_limit[LEVELS], tier_used[LEVELS], tier_pinned; /* bytes of its store (cache/tier) */
@@ -94,10 +96,8 @@ struct group {
     double load_seconds; /* the latest load */
     double home_work;    /* mean over the model's jobs: plan_mix; 0: unknown */
     int64_t laid_ns;     /* since when the plan is this one */
-    double pace_ns;      /* of a block and token, a mean over ranks and seconds (foresight.c); 0: unknown */
-    int64_t paced_ns;    /* when that was last looked at */
-    double stretch;      /* how much longer jobs took than was foretold, a mean; 0: unknown */
-    uint32_t stretched;  /* jobs that is the mean of */
+    double ratio[GROUP_RATIOS]; /* of its latest jobs: how much longer the second half took than was foreseen (lessons.c) */
+    uint32_t ratios;            /* that there were */
     struct slot slots[GROUP_SLOTS];
     uint64_t launch;     /* launch_number() of the launcher of ours it came from; 0: somebody else's */
     int64_t progress_ns; /* when any compute_progress last grew */

@@ -11,11 +11,11 @@
 
 /* ------------------------------------------------------------------------------------------- what is kept */
 
-/* The number of steps belongs to it: warm-up weighs more in a short job. */
-static uint64_t key_of(const Refrain__JobSpec *spec)
+/* The number of steps belongs to it: warm-up weighs more in a short job. 0: any number. */
+static uint64_t key_of(const Refrain__JobSpec *spec, uint32_t steps)
 {
     const char *model = spec->model ? spec->model : "";
-    uint64_t key = XXH64(model, strlen(model), spec->steps);
+    uint64_t key = XXH64(model, strlen(model), steps);
     key = XXH64(spec->cache, strlen(spec->cache), key);
     return key ? key : 1;
 }
@@ -47,14 +47,15 @@ static double over_passes(const Refrain__JobSpec *spec, double rate)
     return spec->compare ? rate / 2 : rate;
 }
 
-void hitrates_of(struct hitrates *rates, const Refrain__JobSpec *spec, const Refrain__ModelCard *card,
+bool hitrates_of(struct hitrates *rates, const Refrain__JobSpec *spec, const Refrain__ModelCard *card,
                  struct plan_mix *mix)
 {
     struct caching_outlook outlook;
     if (caching_foresee(spec, card, &outlook, NULL) != STATUS_OK)
         outlook = (struct caching_outlook){.branches = spec->guidance > 1 ? 2 : 1, .certain = true};
     if (!outlook.certain) {
-        const struct hitrate *learnt = find(rates, key_of(spec));
+        const struct hitrate *learnt = find(rates, key_of(spec, spec->steps));
+        if (!learnt) learnt = find(rates, key_of(spec, 0));
         outlook.share = learnt ? learnt->rate : TYPICAL_RATE;
     }
     mix->branches = (uint32_t)outlook.branches;
@@ -63,6 +64,7 @@ void hitrates_of(struct hitrates *rates, const Refrain__JobSpec *spec, const Ref
     mix->hit_rate = over_passes(spec, outlook.share);
     mix->experts = card->experts > 1 ? 2 : 1;
     mix->first_share = spec->steps ? (double)caching_switch(spec, card) / spec->steps : 1;
+    return outlook.certain;
 }
 
 /* Branch-steps that were skipped, of all; where blocks were decided by themselves, of those that might have
@@ -81,6 +83,15 @@ static double rate_of(const Refrain__CacheReport *report, const struct caching_o
     return all > 0 ? reused / all : -1;
 }
 
+static void follow(struct hitrates *rates, uint64_t key, double rate)
+{
+    struct hitrate *learnt = find(rates, key);
+    if (learnt)
+        learnt->rate += NEWEST_SHARE * (rate - learnt->rate);
+    else
+        add(rates, key, rate);
+}
+
 void hitrates_learn(struct hitrates *rates, const Refrain__JobSpec *spec, const Refrain__ModelCard *card,
                     const Refrain__CacheReport *report)
 {
@@ -88,11 +99,7 @@ void hitrates_learn(struct hitrates *rates, const Refrain__JobSpec *spec, const 
     if (spec->at_step) return; /* how it began would be missing */
     if (!report || caching_foresee(spec, card, &outlook, NULL) != STATUS_OK || outlook.certain) return;
     double rate = rate_of(report, &outlook);
-    uint64_t key = key_of(spec);
-    struct hitrate *learnt = find(rates, key);
     if (rate < 0) return;
-    if (learnt)
-        learnt->rate += NEWEST_SHARE * (rate - learnt->rate);
-    else
-        add(rates, key, rate);
+    follow(rates, key_of(spec, spec->steps), rate);
+    follow(rates, key_of(spec, 0), rate);
 }

@@ -29,9 +29,9 @@ struct hitrates {
     uint64_t uses;
 };
 
-/* Sets branches, head, tail and hit_rate; the rest of *mix stays. spec: complete, as it is stored; one that
- * its model does not allow any more counts as uncached. */
-void hitrates_of(struct hitrates *rates, const Refrain__JobSpec *spec, const Refrain__ModelCard *card,
+/* Sets branches, head, tail, hit_rate, experts and first_share; the rest of *mix stays. spec: complete, as it is stored; one that
+ * its model does not allow any more counts as uncached. True: the rate is exact. */
+bool hitrates_of(struct hitrates *rates, const Refrain__JobSpec *spec, const Refrain__ModelCard *card,
                  struct plan_mix *mix);
 
 /* report: checked (caching_check_report); NULL is fine. */

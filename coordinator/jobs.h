@@ -22,6 +22,7 @@
 #include <stdint.h>
 #include "base/status.h"
 #include "coordinator/jobstore.h"
+#include "coordinator/pace.h"
 #include "coordinator/plan.h"
 #include "coordinator/tenants.h"
 
@@ -34,9 +35,12 @@ struct outlook {
     uint64_t model; /* by number */
     uint32_t steps;
     struct plan_mix mix;
-    double tokens, block_flops; /* tokens 0: nothing is known */
-    bool hits_known;            /* while it runs: */
-    double hits_left;           /* share of hits of the steps that are left */
+    uint32_t first_steps;     /* that the first of two experts makes; `steps`: there is one */
+    double tokens;            /* 0: nothing is known */
+    double flops[PACE_TERMS]; /* of a block (pace.h) */
+    uint32_t latent_frames, frames;
+    uint32_t begins; /* steps that it takes over from another job */
+    bool certain; /* mix.hit_rate is what will be, to the step */
 };
 
 struct job {

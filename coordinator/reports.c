@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "coordinator/foresight.h"
+#include "coordinator/lessons.h"
 #include "coordinator/orders.h"
 #include "coordinator/repair.h"
 #include "coordinator/server.h"
@@ -270,7 +271,7 @@ static const Refrain__CacheReport *learn(struct server *server, const struct sen
         status = caching_check_report(done->cache, stored->spec, &error);
     if (status == STATUS_OK && known) hitrates_learn(&server->rates, stored->spec, model->card, done->cache);
     if (known) learn_home_work(server, sender->group, slot, stored->spec, model->card, done->times);
-    if (known) foresight_learn(server, sender->group, job, stored->spec, model->card, done->times);
+    if (known) lessons_take(server, sender->group, job, stored->spec, done->times);
     refrain__job__free_unpacked(stored, NULL);
     if (status == STATUS_CORRUPT) log_line(LOG_WARN, "job %" PRIu64 ": %s", job->id, error.text);
     return status == STATUS_OK ? done->cache : NULL;

@@ -161,6 +161,7 @@ static status_t take_submit(struct call *call, struct error *error)
     if (status == STATUS_OK) status = complete_spec(call, submit->spec, error);
     if (status == STATUS_OK) status = check_deadline(call, submit->spec, warning, error);
     if (status == STATUS_OK) status = jobs_submit(server->jobs, &submission, server->now_ms, &id, error);
+    if (status == STATUS_OK) stream_note(&server->stream, server->now_ns);
     if (status == STATUS_OK) status = branch_lend(server, id, submit->spec, error);
     return status == STATUS_OK ? reply_job_with(call, id, warning, error) : status;
 }

@@ -26,6 +26,7 @@
 #include "coordinator/outbox.h"
 #include "coordinator/results.h"
 #include "coordinator/settings.h"
+#include "coordinator/stream.h"
 #include "coordinator/vault.h"
 #include "coordinator/watches.h"
 
@@ -35,7 +36,11 @@ enum { SERVER_LEARNT = 32 };
 struct learnt {
     uint64_t model; /* by number; 0: free */
     int64_t used_ns;
-    double home_token_seconds; /* text, decoding, files, a token; 0: unknown */
+    bool known;
+    double text;   /* seconds of a branch's */
+    double step;   /* of a branch of a step and a token: before and after the blocks */
+    double decode; /* of a token */
+    double files;  /* of a token */
 };
 
 struct server {
@@ -65,6 +70,7 @@ struct server {
     uint64_t ranks_replaced, steps_repeated;
     struct hitrates rates;
     struct learnt learnt[SERVER_LEARNT];
+    struct stream stream; /* of submissions */
     int64_t foreseen_ns; /* when finish times were last predicted; 0: never */
     uint64_t refused;       /* messages that made no sense */
     int64_t store_retry_ns; /* after a failed commit: nothing new is begun before */

@@ -34,12 +34,19 @@ static int64_t for_rows(int64_t ns, const struct denoiser_work *work)
     return costs.rows ? ns * work->rows / costs.rows : ns;
 }
 
+/* Each row looks at all tokens. */
+static int64_t attention_ns(const struct denoiser_work *work)
+{
+    int64_t tokens = (int64_t)work->grid.frames * work->grid.height * work->grid.width;
+    return costs.rows ? for_rows(costs.square_ns, work) * tokens / costs.rows : costs.square_ns;
+}
+
 void __wrap_denoiser_blocks(const struct denoiser *denoiser, struct team *team,
                             const struct denoiser_work *work, const struct denoiser_context *context,
                             const float *modulation, float *x, int first, int count,
                             _Atomic uint64_t *progress)
 {
-    world_charge(for_rows(costs.block_ns, work) * count);
+    world_charge((for_rows(costs.block_ns, work) + attention_ns(work)) * count);
     __real_denoiser_blocks(denoiser, team, work, context, modulation, x, first, count, progress);
 }
 
