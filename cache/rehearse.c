@@ -78,7 +78,7 @@ static bool block_is_reused(struct rehearsal *r, int step, int block)
 }
 
 bool cache_rehearse(const struct cache_settings *settings, const struct cache_plan *plan,
-                    const struct policy_job *job, double *share)
+                    const struct policy_job *job, unsigned char *skips, double *share)
 {
     const struct policy_plan *p = &plan->policy;
     bool by_block = p->site == SITE_BLOCKS;
@@ -99,7 +99,9 @@ bool cache_rehearse(const struct cache_settings *settings, const struct cache_pl
         struct rehearsal r = {.settings = settings, .job = &known, .slots = by_block ? 1 : plan->slots};
         for (int step = 0; step < job->steps; step++, asked++) {
             begin_step(&r, step);
-            reused += by_block ? block_is_reused(&r, step, i) : step_is_reused(&r, step);
+            bool skipped = by_block ? block_is_reused(&r, step, i) : step_is_reused(&r, step);
+            skips[step] = skipped && !by_block;
+            reused += skipped;
         }
     }
     *share = asked > 0 ? (double)reused / (double)asked : 0;

@@ -2,7 +2,8 @@
  * rehearse.h - what a policy that measures nothing will do, known before the job runs.
  *
  *     double share;
- *     if (cache_rehearse(&settings, &plan, &job, &share)) ...    0.66 of its work will be skipped, exactly
+ *     unsigned char skips[CACHE_STEPS];
+ *     if (cache_rehearse(&settings, &plan, &job, skips, &share)) ...    0.66 of its work will be skipped, exactly
  *
  * Intervals, masks, tables and patterns of blocks decide by the number of the step alone: their hooks are
  * asked step by step as the engine would (cache/reuse.h, cache/blocks.h), without a tensor. Policies that
@@ -15,8 +16,8 @@
 
 /* *share: of the job's branch-steps those that are reused or forecast; with SITE_BLOCKS, of the steps of all
  * blocks that are not protected. plan must be the one that cache_settings_plan made of settings and job.
- * False: only measuring will tell. job->sigmas may be NULL. */
+ * skips: [job->steps], 1 for each of those steps; with SITE_BLOCKS all 0. False: only measuring will tell. job->sigmas may be NULL. */
 bool cache_rehearse(const struct cache_settings *settings, const struct cache_plan *plan,
-                    const struct policy_job *job, double *share);
+                    const struct policy_job *job, unsigned char *skips, double *share);
 
 #endif

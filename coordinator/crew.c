@@ -13,6 +13,8 @@
 enum { BRANCHES = 2, PRIORITIES = 3, HOPS = BRANCHES * CREW_JOBS, WIDE_HOPS = 4, OWN_PARTS = 16 };
 
 #define NANOSECONDS 1e9
+#define LEAST       1e-9 /* seconds of a piece: what takes no time ends none */
+#define FINE        0.01 /* of the time so far that a step takes by itself: finer than that is not played */
 
 /* ---------------------------------------------------------------------------------------------- what there is */
 
@@ -29,22 +31,36 @@ struct job {
     struct crew_job of; /* number 0: none is here */
     uint64_t arrival;
     int account;
+    uint32_t frames;       /* latent ones, in all */
     bool begun;            /* a step is */
     uint32_t made, missed; /* steps that this one stands for; of them, those that are computed */
     double owed;           /* computed steps beyond those that were */
     struct branch branch[BRANCHES];
 };
 
-/* What home can do for a job. */
-enum act { ACT_STEP, ACT_BEGIN, ACT_ENTER, ACT_BLOCKS, ACT_SEND, ACT_LEAVE, ACT_OUTPUT, ACT_FINISH, ACT_PIECE };
+/* What home can do for a job; and what that takes, of the one that is chosen. */
+enum act {
+    ACT_STEP,
+    ACT_BEGIN,
+    ACT_ENTER,
+    ACT_BLOCKS,
+    ACT_SEND,
+    ACT_LEAVE,
+    ACT_OUTPUT,
+    ACT_FINISH,
+    ACT_PIECE
+};
 
 struct move {
     enum job_piece piece;
     enum act act;
-    int job, branch;
-    uint32_t blocks;
+    int branch;
+};
+
+struct effort {
     double seconds;
     uint64_t work;
+    uint32_t blocks;
 };
 
 struct hop {
@@ -55,15 +71,19 @@ struct rank {
     double pace;
     bool home, stage, busy;
     struct share share;
-    struct turn *turn; /* of a home */
-    int decodes;       /* the job that has the decoder; -1: none */
+    struct turn *turn;          /* of a home */
+    uint8_t at_home[CREW_JOBS]; /* [jobs], in no order */
+    int jobs;
+    int decodes; /* the job that has the decoder; -1: none */
     uint32_t out[PLAN_CHAINS][PRIORITIES];
     struct hop queue[HOPS]; /* the oldest first */
     int queued;
     uint32_t coming; /* hops on their way to the queue */
     bool at_stage;   /* what it is busy with: a hop, or a move */
     struct hop hop;
+    int job;
     struct move move;
+    uint32_t blocks; /* of the move */
 };
 
 enum event_kind { AT_STAGE, AT_HOME, FREE };
@@ -200,7 +220,8 @@ static uint32_t blocks_to_hop(const struct crew *c, const struct job *j, int bra
     const struct branch *b = &j->branch[branch];
     uint32_t chain = chain_of(c, j, branch), home = (uint32_t)j->of.home, from = b->state == NEW ? 0 : b->at;
     uint32_t block = from > c->plan.head ? from : c->plan.head, end = c->plan.layers - c->plan.tail;
-    if (block >= run_begin(c, chain, home) && block < run_end(c, chain, home)) block = run_end(c, chain, home);
+    if (block >= run_begin(c, chain, home) && block < run_end(c, chain, home))
+        block = run_end(c, chain, home);
     return block < end && from < end ? block - from : c->plan.layers;
 }
 
@@ -222,62 +243,37 @@ static bool window_open(const struct crew *c, const struct job *j, uint32_t chai
     return out < HOPS_PER_STAGE * stages;
 }
 
-static struct move own_blocks(const struct crew *c, const struct job *j, int branch, uint32_t end,
-                              enum job_piece piece)
+static struct move branch_act(int branch, enum job_piece piece, enum act act)
 {
-    uint32_t at = j->branch[branch].at, most = c->plan.layers / OWN_PARTS + 1;
-    if (end - at > most) end = at + most;
-    return (struct move){.piece = piece,
-                         .act = ACT_BLOCKS,
-                         .branch = branch,
-                         .blocks = end - at,
-                         .seconds = blocks_seconds(c, j, at, end) * c->ranks[j->of.home].pace,
-                         .work = (uint64_t)j->of.tokens * (end - at) * j->made};
-}
-
-static uint64_t small_work(const struct job *j)
-{
-    return ((uint64_t)j->of.tokens / SMALL_PARTS + 1) * j->made;
+    return (struct move){.piece = piece, .act = act, .branch = branch};
 }
 
 /* Of a branch whose next block is for the stages. */
 static struct move away_move(const struct crew *c, const struct job *j, int branch)
 {
     const struct branch *b = &j->branch[branch];
-    uint32_t chain = chain_of(c, j, branch), holder = holder_of(c, chain, b->at);
-    uint32_t spare_end = run_end(c, chain, 0) + c->plan.spare;
-    bool spare = c->plan.spare > 0 && j->of.home == 0 && b->at < spare_end;
-    const struct rank *stage = &c->ranks[holder];
-    struct move send = {.piece = PIECE_SEND, .act = ACT_SEND, .branch = branch};
-    bool full = stage->coming + (uint32_t)stage->queued >= SPARE_QUEUE, open = window_open(c, j, chain);
-    if (spare && (full || !open)) return own_blocks(c, j, branch, b->at + 1, PIECE_SPARE);
-    if (!open) send.piece = PIECE_NONE;
-    return send;
-}
-
-/* The small things, which take next to no time but are turns, too. */
-static struct move light_move(const struct job *j, int branch, enum act act, double seconds)
-{
-    return (struct move){
-        .piece = PIECE_LIGHT, .act = act, .branch = branch, .seconds = seconds * j->made, .work = small_work(j)};
+    uint32_t chain = chain_of(c, j, branch);
+    bool open = window_open(c, j, chain);
+    if (c->plan.spare > 0 && b->at < run_end(c, chain, 0) + c->plan.spare) {
+        const struct rank *stage = &c->ranks[holder_of(c, chain, b->at)];
+        bool full = stage->coming + (uint32_t)stage->queued >= SPARE_QUEUE;
+        if (full || !open) return branch_act(branch, PIECE_SPARE, ACT_BLOCKS);
+    }
+    return branch_act(branch, open ? PIECE_SEND : PIECE_NONE, ACT_SEND);
 }
 
 static struct move branch_move(const struct crew *c, const struct job *j, int branch)
 {
     const struct branch *b = &j->branch[branch];
-    uint32_t chain = chain_of(c, j, branch), stop = next_stop(c, j, b->at), end;
-    if (b->state == AWAY || b->state == DONE) return (struct move){.piece = PIECE_NONE};
-    if (b->state == NEW) return light_move(j, branch, ACT_BEGIN, j->of.begin);
-    if (b->inside && b->at == span_end(c, j)) return light_move(j, branch, ACT_LEAVE, 0);
-    if (b->at == c->plan.layers) return light_move(j, branch, ACT_OUTPUT, j->of.end);
-    if (has_span(c, j) && b->at == j->of.head && !b->asked) return light_move(j, branch, ACT_ENTER, 0);
-    if (is_hop(c, chain, b->at, (uint32_t)j->of.home)) return away_move(c, j, branch);
-    bool always = has_span(c, j) && (b->at < j->of.head || b->at >= span_end(c, j));
-    if (!is_cap(c, b->at))
-        end = run_end(c, chain, (uint32_t)j->of.home);
-    else
-        end = b->at < c->plan.head ? c->plan.head : c->plan.layers;
-    return own_blocks(c, j, branch, smaller(stop, end), always ? PIECE_LIGHT : PIECE_BLOCKS);
+    if (b->state == AWAY || b->state == DONE) return branch_act(branch, PIECE_NONE, ACT_SEND);
+    if (b->state == NEW) return branch_act(branch, PIECE_LIGHT, ACT_BEGIN);
+    if (b->inside && b->at == span_end(c, j)) return branch_act(branch, PIECE_LIGHT, ACT_LEAVE);
+    if (b->at == c->plan.layers) return branch_act(branch, PIECE_LIGHT, ACT_OUTPUT);
+    bool span = has_span(c, j);
+    if (span && b->at == j->of.head && !b->asked) return branch_act(branch, PIECE_LIGHT, ACT_ENTER);
+    if (is_hop(c, chain_of(c, j, branch), b->at, (uint32_t)j->of.home)) return away_move(c, j, branch);
+    bool always = span && (b->at < j->of.head || b->at >= span_end(c, j));
+    return branch_act(branch, always ? PIECE_LIGHT : PIECE_BLOCKS, ACT_BLOCKS);
 }
 
 /* worker/job_step.c, urgency: what brings a hop to another rank nearest. */
@@ -290,10 +286,14 @@ static uint32_t urgency(const struct crew *c, const struct job *j, const struct 
 static struct move step_move(const struct crew *c, const struct job *j)
 {
     struct move best = {.piece = PIECE_NONE};
-    uint32_t most = 0, done = 0;
-    if (!j->begun) return light_move(j, 0, ACT_STEP, 0);
-    for (uint32_t b = 0; b < j->of.branches; b++) done += j->branch[b].state == DONE;
-    if (done == j->of.branches) return light_move(j, 0, ACT_FINISH, 0);
+    uint32_t most = 0, done = 0, away = 0;
+    if (!j->begun) return branch_act(0, PIECE_LIGHT, ACT_STEP);
+    for (uint32_t b = 0; b < j->of.branches; b++) {
+        done += j->branch[b].state == DONE;
+        away += j->branch[b].state == AWAY;
+    }
+    if (done == j->of.branches) return branch_act(0, PIECE_LIGHT, ACT_FINISH);
+    if (away + done == j->of.branches) return best;
     for (uint32_t b = 0; b < j->of.branches; b++) {
         struct move move = branch_move(c, j, (int)b);
         uint32_t wanted = urgency(c, j, &move);
@@ -302,53 +302,79 @@ static struct move step_move(const struct crew *c, const struct job *j)
     return best;
 }
 
-/* A frame, or some of a film: what worker/job_finish.c charges. */
-static uint64_t frame_work(const struct crew *c, const struct job *j)
-{
-    uint32_t frames = j->of.frames.count > 0 ? j->of.frames.count : 1;
-    return (uint64_t)FRAME_PASSES * (j->of.tokens / frames + 1) * c->plan.layers;
-}
-
 static struct move job_move(const struct crew *c, const struct job *j)
 {
-    const struct rank *home = &c->ranks[j->of.home];
-    int self = (int)(j - c->jobs), other = home->decodes;
-    struct move move = {.act = ACT_PIECE, .work = frame_work(c, j)};
+    int other = c->ranks[j->of.home].decodes;
     switch (j->of.phase) {
     case CREW_TEXT:
-        move.piece = PIECE_TEXT;
-        move.seconds = j->of.text.seconds;
-        move.work = 1;
-        return move;
+        return branch_act(0, PIECE_TEXT, ACT_PIECE);
     case CREW_STEPS:
         return step_move(c, j);
     case CREW_DECODE: {
-        bool free = other < 0 || other == self || j->of.priority > c->jobs[other].of.priority;
-        move.piece = free ? PIECE_DECODE : PIECE_NONE;
-        move.seconds = j->of.frames.seconds;
-        return move;
+        bool free = other < 0 || &c->jobs[other] == j || j->of.priority > c->jobs[other].of.priority;
+        return branch_act(0, free ? PIECE_DECODE : PIECE_NONE, ACT_PIECE);
     }
     default:
-        move.piece = PIECE_FILES;
-        move.seconds = j->of.files.seconds;
-        return move;
+        return branch_act(0, PIECE_FILES, ACT_PIECE);
     }
 }
 
-/* The next piece at home; PIECE_NONE: its jobs wait. */
-static struct move choose_move(const struct crew *c, const struct rank *rank, uint32_t number,
+/* How far home takes a branch in one piece. */
+static uint32_t own_end(const struct crew *c, const struct job *j, const struct move *move)
+{
+    uint32_t at = j->branch[move->branch].at, end = at + c->plan.layers / OWN_PARTS + 1;
+    if (move->piece == PIECE_SPARE) return at + 1;
+    if (!is_cap(c, at))
+        end = smaller(end, run_end(c, chain_of(c, j, move->branch), (uint32_t)j->of.home));
+    else
+        end = smaller(end, at < c->plan.head ? c->plan.head : c->plan.layers);
+    return smaller(end, next_stop(c, j, at));
+}
+
+/* A frame, or some of a film: what worker/job_finish.c charges. */
+static uint64_t frame_work(const struct crew *c, const struct job *j)
+{
+    return (uint64_t)FRAME_PASSES * (j->of.tokens / j->frames) * c->plan.layers;
+}
+
+static struct effort effort_of(const struct crew *c, const struct job *j, const struct move *move)
+{
+    const struct branch *b = &j->branch[move->branch];
+    uint64_t small = ((uint64_t)j->of.tokens / SMALL_PARTS + 1) * j->made;
+    switch (move->act) {
+    case ACT_BEGIN:
+        return (struct effort){.seconds = j->of.begin * j->made, .work = small};
+    case ACT_OUTPUT:
+        return (struct effort){.seconds = j->of.end * j->made, .work = small};
+    case ACT_BLOCKS: {
+        uint32_t end = own_end(c, j, move);
+        return (struct effort){.seconds = blocks_seconds(c, j, b->at, end) * c->ranks[j->of.home].pace,
+                               .blocks = end - b->at,
+                               .work = (uint64_t)j->of.tokens * (end - b->at) * j->made};
+    }
+    case ACT_PIECE:
+        if (move->piece == PIECE_TEXT) return (struct effort){.seconds = j->of.text.seconds, .work = 1};
+        return (struct effort){.seconds =
+                                   move->piece == PIECE_DECODE ? j->of.frames.seconds : j->of.files.seconds,
+                               .work = frame_work(c, j)};
+    default: /* next to nothing */
+        return (struct effort){.work = small};
+    }
+}
+
+/* The next piece at home, of job *job; PIECE_NONE: its jobs wait. */
+static struct move choose_move(const struct crew *c, const struct rank *rank, int *job,
                                struct candidate *chosen)
 {
     struct candidate candidates[CREW_JOBS];
     struct move moves[CREW_JOBS];
-    int count = 0;
-    for (int i = 0; i < CREW_JOBS; i++) {
-        const struct job *j = &c->jobs[i];
-        if (j->of.number == 0 || j->of.home != (int)number) continue;
+    int jobs[CREW_JOBS], count = 0;
+    for (int i = 0; i < rank->jobs; i++) {
+        const struct job *j = &c->jobs[rank->at_home[i]];
         struct move move = job_move(c, j);
         if (move.piece == PIECE_NONE) continue;
-        move.job = i;
         moves[count] = move;
+        jobs[count] = rank->at_home[i];
         candidates[count++] =
             (struct candidate){.piece = move.piece,
                                .priority = j->of.priority,
@@ -359,20 +385,44 @@ static struct move choose_move(const struct crew *c, const struct rank *rank, ui
     int best = turn_choose(rank->turn, candidates, count);
     if (best < 0) return (struct move){.piece = PIECE_NONE};
     *chosen = candidates[best];
+    *job = jobs[best];
     return moves[best];
 }
 
 /* --------------------------------------------------------------------------------------------------- a job goes on */
 
+static uint32_t count_missed(const struct job *j)
+{
+    uint32_t missed = 0;
+    for (uint32_t i = j->of.done; i < j->of.done + j->made; i++) missed += !(j->of.skips[i / 8] >> i % 8 & 1);
+    return missed;
+}
+
+/* Spread evenly; but at first there is nothing to reuse. */
+static uint32_t guess_missed(struct job *j, uint32_t expert)
+{
+    j->owed += j->made * (1 - j->of.hits[expert]);
+    uint32_t missed = (uint32_t)fmax(j->of.done == 0, fmin(j->made, floor(j->owed + 0.5)));
+    j->owed -= missed;
+    return missed;
+}
+
+/* The later it is, the less a step is of the time that it took to come there. */
+static uint32_t grain_of(const struct crew *c, const struct job *j)
+{
+    double step = j->of.block * c->plan.layers * j->of.branches;
+    double fine = step > 0 ? FINE * c->now / step : 0;
+    return c->grain > fine ? c->grain : (uint32_t)fmin(fine, 1000);
+}
+
 /* As many steps as the grain has, and of one expert. */
 static void begin_step(const struct crew *c, struct job *j)
 {
-    uint32_t expert = expert_of(j), left = (expert ? j->of.steps : smaller(j->of.first_steps, j->of.steps)) - j->of.done;
-    j->made = smaller(left, c->grain);
-    j->owed += j->made * (1 - (j->of.cached ? j->of.hits[expert] : 0));
-    j->missed = (uint32_t)fmin(j->made, floor(j->owed + 0.5));
-    if (j->of.done == 0 && j->missed == 0) j->missed = 1; /* there is nothing yet to reuse */
-    j->owed -= j->missed;
+    uint32_t expert = expert_of(j),
+             left = (expert ? j->of.steps : smaller(j->of.first_steps, j->of.steps)) - j->of.done;
+    j->made = smaller(left, grain_of(c, j));
+    j->missed = j->made;
+    if (j->of.cached) j->missed = j->of.skips ? count_missed(j) : guess_missed(j, expert);
     j->begun = true;
     for (uint32_t b = 0; b < j->of.branches; b++) j->branch[b] = (struct branch){.state = NEW};
 }
@@ -413,7 +463,11 @@ static bool end_piece(struct crew *c, struct job *j)
 
 static void leave(struct crew *c, struct job *j)
 {
-    turn_leave(c->ranks[j->of.home].turn, j->account);
+    struct rank *home = &c->ranks[j->of.home];
+    int at = 0;
+    turn_leave(home->turn, j->account);
+    while (home->at_home[at] != j - c->jobs) at++;
+    home->at_home[at] = home->at_home[--home->jobs];
     j->of.number = 0;
     c->count--;
 }
@@ -426,35 +480,38 @@ static void send(struct crew *c, struct hop hop, uint32_t from, uint32_t to)
     put_event(c, from == to ? 0 : c->hop, AT_STAGE, to, hop);
 }
 
-static void send_first(struct crew *c, const struct move *move, struct candidate *chosen)
+static void send_first(struct crew *c, int job, const struct move *move, struct candidate *chosen)
 {
-    struct job *j = &c->jobs[move->job];
+    struct job *j = &c->jobs[job];
     struct branch *b = &j->branch[move->branch];
     uint32_t chain = chain_of(c, j, move->branch), home = (uint32_t)j->of.home;
     b->until = smaller(next_stop(c, j, b->at), c->plan.layers - c->plan.tail);
     b->state = AWAY;
     c->ranks[home].out[chain][j->of.priority]++;
     turn_charge(c->ranks[home].turn, chosen, (uint64_t)j->of.tokens * (b->until - b->at) * j->made);
-    send(c, (struct hop){(uint8_t)move->job, (uint8_t)move->branch}, home, holder_of(c, chain, b->at));
+    send(c, (struct hop){(uint8_t)job, (uint8_t)move->branch}, home, holder_of(c, chain, b->at));
 }
 
 static bool end_move(struct crew *c, struct rank *r, uint64_t *ended);
 
 /* What takes no time is done at once. */
-static void begin_move(struct crew *c, struct rank *r, uint32_t number, const struct move *move,
+static void begin_move(struct crew *c, struct rank *r, uint32_t number, int job, const struct move *move,
                        struct candidate *chosen)
 {
-    if (move->piece == PIECE_DECODE) r->decodes = move->job;
-    turn_charge(r->turn, chosen, move->work);
-    share_charge_home(&r->share, move->piece, (int64_t)(NANOSECONDS * move->seconds));
+    struct effort effort = effort_of(c, &c->jobs[job], move);
+    if (move->piece == PIECE_DECODE) r->decodes = job;
+    turn_charge(r->turn, chosen, effort.work);
+    share_charge_home(&r->share, move->piece, (int64_t)(NANOSECONDS * effort.seconds));
+    r->job = job;
     r->move = *move;
-    if (move->seconds <= 0) {
+    r->blocks = effort.blocks;
+    if (effort.seconds <= 0) {
         end_move(c, r, NULL);
         return;
     }
     r->busy = true;
     r->at_stage = false;
-    put_event(c, move->seconds, FREE, number, (struct hop){0});
+    put_event(c, effort.seconds, FREE, number, (struct hop){0});
 }
 
 /* The highest priority, of it the oldest. */
@@ -462,7 +519,8 @@ static int next_hop(const struct crew *c, const struct rank *r)
 {
     int best = -1;
     for (int i = 0; i < r->queued; i++)
-        if (best < 0 || c->jobs[r->queue[i].job].of.priority > c->jobs[r->queue[best].job].of.priority) best = i;
+        if (best < 0 || c->jobs[r->queue[i].job].of.priority > c->jobs[r->queue[best].job].of.priority)
+            best = i;
     return best;
 }
 
@@ -487,14 +545,16 @@ static void go_on(struct crew *c, uint32_t number)
     while (!r->busy) {
         struct candidate chosen;
         struct move move = {.piece = PIECE_NONE};
-        if (r->home) move = choose_move(c, r, number, &chosen);
+        int job = 0;
+        if (r->home) move = choose_move(c, r, &job, &chosen);
         int hop = next_hop(c, r), at_stage = hop < 0 ? -1 : c->jobs[r->queue[hop].job].of.priority;
         if (move.piece == PIECE_NONE || at_stage < 0) share_settle(&r->share);
-        if (share_home_first(&r->share, move.piece, move.piece == PIECE_NONE ? 0 : chosen.priority, at_stage)) {
+        if (share_home_first(&r->share, move.piece, move.piece == PIECE_NONE ? 0 : chosen.priority,
+                             at_stage)) {
             if (move.act == ACT_SEND)
-                send_first(c, &move, &chosen);
+                send_first(c, job, &move, &chosen);
             else
-                begin_move(c, r, number, &move, &chosen);
+                begin_move(c, r, number, job, &move, &chosen);
         } else if (at_stage >= 0) {
             begin_hop(c, r, number, hop);
         } else {
@@ -520,7 +580,7 @@ static void end_hop(struct crew *c, struct rank *r, uint32_t number)
 static bool end_move(struct crew *c, struct rank *r, uint64_t *ended)
 {
     struct move *move = &r->move;
-    struct job *j = &c->jobs[move->job];
+    struct job *j = &c->jobs[r->job];
     struct branch *b = &j->branch[move->branch];
     switch (move->act) {
     case ACT_STEP:
@@ -533,7 +593,7 @@ static bool end_move(struct crew *c, struct rank *r, uint64_t *ended)
         enter_span(c, j, b);
         return false;
     case ACT_BLOCKS:
-        b->at += move->blocks;
+        b->at += r->blocks;
         return false;
     case ACT_LEAVE:
         b->inside = false;
@@ -639,9 +699,7 @@ static int choose_home(const struct crew *c)
 {
     uint32_t best = 0, least = UINT32_MAX;
     for (uint32_t rank = 0; c->plan.floating && rank < c->plan.ranks; rank++) {
-        uint32_t jobs = 0;
-        for (int i = 0; i < CREW_JOBS; i++)
-            jobs += c->jobs[i].of.number != 0 && c->jobs[i].of.home == (int)rank;
+        uint32_t jobs = (uint32_t)c->ranks[rank].jobs;
         if (jobs < least) best = rank, least = jobs;
     }
     return (int)best;
@@ -654,13 +712,20 @@ bool crew_add(struct crew *c, const struct crew_job *job, double now)
         if (c->jobs[i].of.number == 0) j = &c->jobs[i];
     if (!j) return false;
     c->now = now;
-    *j = (struct job){.of = *job, .arrival = ++c->arrivals};
+    *j = (struct job){
+        .of = *job, .arrival = ++c->arrivals, .frames = job->frames.count > 0 ? job->frames.count : 1};
     struct crew_job *of = &j->of;
-    if (of->home < 0 || (uint32_t)of->home >= c->plan.ranks || !c->ranks[of->home].home) of->home = choose_home(c);
+    if (of->home < 0 || (uint32_t)of->home >= c->plan.ranks || !c->ranks[of->home].home)
+        of->home = choose_home(c);
     of->priority = of->priority < 0 ? 0 : of->priority < PRIORITIES ? of->priority : PRIORITIES - 1;
     of->branches = of->branches < BRANCHES ? 1 : BRANCHES;
     of->head = smaller(of->head, c->plan.layers);
     of->tail = smaller(of->tail, c->plan.layers - of->head);
+    struct rank *home = &c->ranks[of->home];
+    home->at_home[home->jobs++] = (uint8_t)(j - c->jobs);
+    of->text.seconds = fmax(of->text.seconds, LEAST);
+    of->frames.seconds = fmax(of->frames.seconds, LEAST);
+    of->files.seconds = fmax(of->files.seconds, LEAST);
     j->account = turn_join(c->ranks[of->home].turn, job->tenant ? job->tenant : "");
     c->count++;
     enter_phase(j);

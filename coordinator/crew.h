@@ -49,8 +49,9 @@ struct crew_job {
     uint32_t done, steps;  /* steps, done and in all */
     uint32_t first_steps;  /* that the first of two experts makes; `steps`: there is one */
     bool cached;
-    uint32_t head, tail;    /* blocks that its policy runs at every step */
-    double hits[2];         /* of the steps left of each expert, the share that skips what is between them */
+    uint32_t head, tail;  /* blocks that its policy runs at every step */
+    const uint8_t *skips; /* a bit for each step that skips what is between them; NULL: it is known only: */
+    double hits[2];       /* of the steps left of each expert, their share */
     double block, begin, end; /* of one block; of home before and after the blocks: for a branch */
     struct crew_pieces text, frames, files;
 };

@@ -55,7 +55,8 @@ static bool has_place(const struct stand *s, const struct finish_job *job)
 
 static bool takes(struct play *play, struct stand *s, const struct finish_job *job)
 {
-    if (s->ready > play->now || !has_place(s, job) || (in_flight(s) > 0 && s->model != job->model)) return false;
+    if (s->ready > play->now || !has_place(s, job) || (in_flight(s) > 0 && s->model != job->model))
+        return false;
     if (s->model != job->model) { /* loads first, and is laid out for it */
         crew_close(s->crew);
         s->crew = NULL;

@@ -20,7 +20,10 @@
 #include <stdint.h>
 #include "coordinator/crew.h"
 
-enum { FINISH_GROUPS = 64, FINISH_PLAYED = 192 }; /* groups at most; jobs that are played, those in flight included */
+enum {
+    FINISH_GROUPS = 64,
+    FINISH_PLAYED = 192
+}; /* groups at most; jobs that are played, those in flight included */
 
 struct finish_group {
     uint32_t limit; /* jobs at once */

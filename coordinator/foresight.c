@@ -14,10 +14,13 @@
 
 /* MOST_JOBS: predicted at once; those behind them are not. LOOK_NS: a queue may be long. */
 enum { MOST_JOBS = 4096, FEW_JOBS = 256, MOST_EXPECTED = 48 };
-#define LOOK_NS     (100 * MILLISECOND_NS)
-#define FIRST_GUESS 0.5  /* of the speed that a matrix product was measured at: blocks before any was timed */
-#define HOP_SECONDS 1e-4 /* of a message between two ranks, as it is on one host */
+/* MOST_TAKES: plays of a queue, if it has few moves. REST: so many times as long as a look takes the next one waits. */
+enum { MOST_TAKES = 5, MOST_MOVES = 8000, REST = 10 };
+#define LOOK_NS         (100 * MILLISECOND_NS)
+#define FIRST_GUESS     0.5 /* of the speed that a matrix product was measured at: blocks before any was timed */
+#define HOP_SECONDS     1e-4 /* of a message between two ranks, as it is on one host */
 #define NEXT_TO_NOTHING 1e-6
+#define UNSURE          0.05 /* of a block's time: how much plays differ in it */
 
 /* ------------------------------------------------------------------------------------------------ what is known */
 
@@ -35,7 +38,8 @@ static void find_flops(const Refrain__ModelCard *card, double flops[PACE_TERMS])
                                   .head_dim = card->head_dim,
                                   .ffn = card->ffn_dim,
                                   .text_tokens = card->text_length};
-    double none = planner_block_flops(&shape, 0), one = planner_block_flops(&shape, 1), two = planner_block_flops(&shape, 2);
+    double none = planner_block_flops(&shape, 0), one = planner_block_flops(&shape, 1),
+           two = planner_block_flops(&shape, 2);
     flops[0] = none;
     flops[2] = (two - 2 * one + none) / 2;
     flops[1] = one - none - flops[2];
@@ -51,7 +55,11 @@ void foresight_note(struct server *server, struct job *job, const Refrain__JobSp
                           .frames = spec->frames,
                           .begins = spec->at_step,
                           .latent_frames = passes * ((spec->frames - 1) / card->frame_multiple + 1)};
-    o->certain = hitrates_of(&server->rates, spec, card, &o->mix);
+    struct caching_outlook caching;
+    o->certain = hitrates_of(&server->rates, spec, card, &o->mix, &caching);
+    o->by_step = caching.by_step && !spec->compare;
+    for (uint32_t i = 0; o->by_step && i < spec->steps; i++)
+        o->skips[i / 8] |= (uint8_t)(caching.skips[i] << i % 8);
     o->first_steps = o->mix.experts > 1 && !spec->compare ? caching_switch(spec, card) : o->steps;
     o->tokens = (double)caching_tokens(spec, card);
     find_flops(card, o->flops);
@@ -74,15 +82,16 @@ static bool know(struct server *server, struct job *job)
 /* Seconds of a block on one rank: what it measured; before any of its group did, half of the speed of a matrix product. */
 static double block_on(const struct member *member, const struct outlook *o, bool measured)
 {
-    if (measured) return paces_block(&member->paces, o->tokens, o->flops) / SECOND_NS;
+    double ns = paces_block(&member->paces, o->tokens, o->flops);
+    if (ns <= 0) ns = member->block_token_ns * o->tokens;
+    if (measured) return ns / SECOND_NS;
     return member->gflops > 0 ? pace_flops(o->flops, o->tokens) / (FIRST_GUESS * member->gflops * 1e9) : 0;
 }
 
 static bool has_measured(const struct group *group)
 {
     for (uint32_t rank = 0; rank < group->ranks; rank++)
-        for (int i = 0; i < PACES_KEPT; i++)
-            if (group->members[rank].paces.kept[i].tokens) return true;
+        if (group->members[rank].block_token_ns > 0) return true;
     return false;
 }
 
@@ -123,6 +132,7 @@ struct prospect {
     struct finish_job *finishes; /* [count] */
     size_t count;                /* of them, those behind `known` are only expected */
     size_t known;
+    uint32_t take; /* of the plays */
 };
 
 static const struct model *find_model(const struct server *server, uint64_t name)
@@ -201,6 +211,7 @@ static void describe_whole(struct prospect *v, int g, const struct outlook *o, s
     work->head = o->mix.head;
     work->tail = o->mix.tail;
     work->hits[0] = work->hits[1] = o->mix.hit_rate;
+    work->skips = o->by_step ? o->skips : NULL;
     work->block = v->laid[g].block * stretch;
     work->begin = work->end = fmax(step / 2, NEXT_TO_NOTHING);
     work->text = pieces(o->mix.branches, l->text * o->mix.branches * stretch);
@@ -215,10 +226,12 @@ static double hits_left(const struct job *job, uint32_t done)
     const struct outlook *o = &job->outlook;
     const Refrain__Progress *p = &job->progress;
     uint32_t hits = 0;
-    if (o->mix.hit_rate <= 0 || !p->has_cache_actions || done == 0 || done >= o->steps) return o->mix.hit_rate;
+    if (o->mix.hit_rate <= 0 || !p->has_cache_actions || done == 0 || done >= o->steps)
+        return o->mix.hit_rate;
     for (size_t i = 0; i < p->cache_actions.len; i++) {
         uint8_t action = p->cache_actions.data[i];
-        hits += action == REFRAIN__CACHE_ACTION__CACHE_REUSED || action == REFRAIN__CACHE_ACTION__CACHE_FORECAST;
+        hits +=
+            action == REFRAIN__CACHE_ACTION__CACHE_REUSED || action == REFRAIN__CACHE_ACTION__CACHE_FORECAST;
     }
     double foreseen = fmax(0, (o->mix.hit_rate * o->steps - hits) / (o->steps - done));
     double seen = (double)hits / done;
@@ -257,13 +270,14 @@ static bool describe(void *context, size_t index, int g, struct crew_layout *lay
     if (s->model != o->model) lay(v, g, o);
     if (!s->good) return false;
     if (s->tokens != o->tokens) find_paces(v, g, o);
-    *layout = (struct crew_layout){
-        .plan = &s->plan, .wide = s->width > 1, .pace = s->pace, .hop = HOP_SECONDS};
+    *layout =
+        (struct crew_layout){.plan = &s->plan, .wide = s->width > 1, .pace = s->pace, .hop = HOP_SECONDS};
     describe_whole(v, g, o, work);
     if (slot) {
         work->home = (int)slot->home;
         describe_progress(job, work);
     }
+    if (v->take) work->block *= 1 + UNSURE * (XXH64(&job->id, sizeof job->id, v->take) % 1001 / 500.0 - 1);
     work->tenant = job->tenant;
     work->due = job->deadline_at_ms ? fmax(0, (double)(job->deadline_at_ms - v->server->now_ms) / 1000) : 0;
     return s->block > 0;
@@ -389,23 +403,50 @@ static bool is_measured(struct prospect *v, const struct outlook *o)
     return timed && lessons_of(v->server, o->model)->known;
 }
 
+/* Which job gets ahead of which may hang on next to nothing: who is done first leaves its home to the next. What would come of slightly other
+ * times is as likely, and the mean of all is nearer to each of them than another one is. */
+static void play(struct prospect *v)
+{
+    double moves = 1, *sum = calloc(v->count + 1, sizeof *sum);
+    if (!sum) return; /* never done */
+    for (size_t i = 0; i < v->count; i++) moves += v->finishes[i].moves;
+    uint32_t takes = (uint32_t)fmin(MOST_TAKES, 1 + MOST_MOVES / moves);
+    for (v->take = 0; v->take < takes; v->take++) {
+        finish_play(v->stand, v->groups, v->finishes, v->count, describe, v);
+        for (size_t i = 0; i < v->count; i++) sum[i] += v->finishes[i].done / takes;
+    }
+    for (size_t i = 0; i < v->count; i++) v->finishes[i].done = sum[i];
+    free(sum);
+}
+
+/* A prediction that is asked for is made anew, unless there is one of a moment ago, so that looking takes little of the loop's time however often one
+ * asks; but a job that has come since must have one. */
+static int64_t pause_before(const struct server *server, bool fresh)
+{
+    size_t jobs = jobs_count(server->jobs);
+    int64_t pause_ns = LOOK_NS * (1 + (int64_t)jobs / FEW_JOBS);
+    if (!fresh || jobs > FEW_JOBS) return pause_ns;
+    if (server->stream.last_ns > server->foreseen_ns) return 0;
+    return REST * server->look_ns < pause_ns ? REST * server->look_ns : pause_ns;
+}
+
 void foresight_look(struct server *server, bool fresh)
 {
     struct prospect v;
-    size_t jobs = jobs_count(server->jobs);
-    int64_t pause_ns = fresh && jobs <= FEW_JOBS ? 0 : LOOK_NS * (1 + (int64_t)jobs / FEW_JOBS);
-    if (server->foreseen_ns && server->now_ns - server->foreseen_ns < pause_ns) return;
+    int64_t began_ns = clock_now_ns();
+    if (server->foreseen_ns && server->now_ns - server->foreseen_ns < pause_before(server, fresh)) return;
     server->foreseen_ns = server->now_ns;
     for (size_t i = 0; jobs_at(server->jobs, i); i++) jobs_at(server->jobs, i)->finish_ms = 0;
     jobs_foreseen(server->jobs, server->now_ms);
     if (!jobs_at(server->jobs, 0) || !open_prospect(server, NULL, &v)) return;
-    finish_play(v.stand, v.groups, v.finishes, v.count, describe, &v);
+    play(&v);
     for (size_t i = 0; i < v.known; i++) {
         struct job *job = v.jobs[i];
         if (isfinite(v.finishes[i].done)) job->finish_ms = server->now_ms + llrint(1000 * v.finishes[i].done);
         job->measured = job->finish_ms > 0 && is_measured(&v, &job->outlook);
     }
     close_prospect(&v);
+    server->look_ns = clock_now_ns() - began_ns;
 }
 
 double foresight_ask(struct server *server, const char *tenant, const Refrain__JobSpec *spec,
@@ -417,7 +458,7 @@ double foresight_ask(struct server *server, const char *tenant, const Refrain__J
     if (!extra) return -1;
     foresight_note(server, extra, spec, card);
     if (open_prospect(server, extra, &v)) {
-        finish_play(v.stand, v.groups, v.finishes, v.count, describe, &v);
+        play(&v);
         for (size_t i = 0; i < v.count; i++)
             if (v.jobs[i] == extra && isfinite(v.finishes[i].done)) seconds = v.finishes[i].done;
         close_prospect(&v);

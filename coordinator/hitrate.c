@@ -48,7 +48,7 @@ static double over_passes(const Refrain__JobSpec *spec, double rate)
 }
 
 bool hitrates_of(struct hitrates *rates, const Refrain__JobSpec *spec, const Refrain__ModelCard *card,
-                 struct plan_mix *mix)
+                 struct plan_mix *mix, struct caching_outlook *out)
 {
     struct caching_outlook outlook;
     if (caching_foresee(spec, card, &outlook, NULL) != STATUS_OK)
@@ -64,6 +64,7 @@ bool hitrates_of(struct hitrates *rates, const Refrain__JobSpec *spec, const Ref
     mix->hit_rate = over_passes(spec, outlook.share);
     mix->experts = card->experts > 1 ? 2 : 1;
     mix->first_share = spec->steps ? (double)caching_switch(spec, card) / spec->steps : 1;
+    if (out) *out = outlook;
     return outlook.certain;
 }
 

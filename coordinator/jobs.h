@@ -25,6 +25,7 @@
 #include "coordinator/pace.h"
 #include "coordinator/plan.h"
 #include "coordinator/tenants.h"
+#include "proto/validate.h"
 
 /* Ranks a job may lose in a row without getting any further, before it fails. The last ones it must lose while
  * nothing runs beside it, so that no job fails for what another did, or for bad luck. */
@@ -40,7 +41,9 @@ struct outlook {
     double flops[PACE_TERMS]; /* of a block (pace.h) */
     uint32_t latent_frames, frames;
     uint32_t begins; /* steps that it takes over from another job */
-    bool certain; /* mix.hit_rate is what will be, to the step */
+    bool certain; /* mix.hit_rate is what will be, */
+    bool by_step; /* and these are the steps: a bit each */
+    uint8_t skips[(LIMIT_STEPS + 7) / 8];
 };
 
 struct job {

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include "coordinator/foresight.h"
 
-#define NEWEST     0.25 /* of a mean of what was learnt */
+#define NEWEST 0.25    /* of a mean of what was learnt */
 enum { BELIEVED = 4 }; /* jobs that took as long as was foreseen, before there were any */
 
 /* Added where there is none, in place of the one that was used least recently. */
@@ -59,7 +59,8 @@ static void learn_home(struct server *server, const struct group *group, const s
     double beside = times->home_text + times->home_decode + times->home_files;
     double steps = times->home - beside - caps * block * made * o->mix.branches;
     follow(l->known, &l->text, times->home_text / o->mix.branches);
-    if (caps == 0 || l->step <= 0) follow(l->step > 0, &l->step, steps / (made * o->mix.branches * o->tokens));
+    if (caps == 0 || l->step <= 0)
+        follow(l->step > 0, &l->step, steps / (made * o->mix.branches * o->tokens));
     follow(l->known, &l->decode, times->home_decode / o->tokens);
     follow(l->known, &l->files, times->home_files / o->tokens);
     l->known = true;

@@ -21,7 +21,7 @@ enum { PACES_KEPT = 16, PACE_TERMS = 3 };
 
 struct paces {
     struct pace {
-        uint32_t tokens, times; /* tokens 0: free; times it was told */
+        uint32_t tokens, times;   /* tokens 0: free; times it was told */
         double block_ns, told_ns; /* told_ns: what was told last */
         int64_t heard_ns;
     } kept[PACES_KEPT];

@@ -22,11 +22,20 @@
 #define WAN_HOME_BYTES   10000000000u
 #define WAN_DECODE_BYTES 16800
 
+#define WAN_SCHEDULE(flow_shift)                                                                             \
+    {                                                                                                        \
+        .kind = SCHEDULE_UNIPC, .shift = flow_shift, .train_steps = 1000                                     \
+    }
+
 static const struct planner_model presets[] = {
-    {"wan2.1-t2v-1.3b", 30, 12, 128, 8960, 1, 512, 16, 4, 3, 0, 2, WAN_HOME_BYTES, WAN_DECODE_BYTES},
-    {"wan2.1-t2v-14b", 40, 40, 128, 13824, 1, 512, 16, 4, 3, 0, 2, WAN_HOME_BYTES, WAN_DECODE_BYTES},
-    {"wan2.2-t2v-a14b", 40, 40, 128, 13824, 2, 512, 16, 4, 12, 0.875, 2, WAN_HOME_BYTES, WAN_DECODE_BYTES},
-    {"wan2.2-i2v-a14b", 40, 40, 128, 13824, 2, 512, 16, 4, 5, 0.9, 2, WAN_HOME_BYTES, WAN_DECODE_BYTES},
+    {"wan2.1-t2v-1.3b", 30, 12, 128, 8960, 1, 512, 16, 4, WAN_SCHEDULE(3), 0, 2, WAN_HOME_BYTES,
+     WAN_DECODE_BYTES},
+    {"wan2.1-t2v-14b", 40, 40, 128, 13824, 1, 512, 16, 4, WAN_SCHEDULE(3), 0, 2, WAN_HOME_BYTES,
+     WAN_DECODE_BYTES},
+    {"wan2.2-t2v-a14b", 40, 40, 128, 13824, 2, 512, 16, 4, WAN_SCHEDULE(12), 0.875, 2, WAN_HOME_BYTES,
+     WAN_DECODE_BYTES},
+    {"wan2.2-i2v-a14b", 40, 40, 128, 13824, 2, 512, 16, 4, WAN_SCHEDULE(5), 0.9, 2, WAN_HOME_BYTES,
+     WAN_DECODE_BYTES},
 };
 
 const struct planner_model *planner_preset_at(size_t index)
@@ -69,15 +78,10 @@ status_t planner_size(const struct planner_model *m, uint32_t width, uint32_t he
     return STATUS_OK;
 }
 
-/* Sigmas as diffusers' UniPC makes them with use_flow_sigmas: from 1 - 1/1000 evenly to 0, shifted. */
 void planner_steps(const struct planner_model *m, uint32_t steps, uint32_t branches, struct planner_job *job)
 {
-    uint32_t first = 0;
-    for (uint32_t i = 0; i < steps; i++) {
-        double even = 0.999 * (steps - i) / steps, sigma = m->shift * even / (1 + (m->shift - 1) * even);
-        first += sigma >= m->boundary;
-    }
-    if (m->experts < 2) first = steps;
+    uint32_t first = steps;
+    if (m->experts > 1) first = (uint32_t)schedule_switch(&m->schedule, m->boundary, (int)steps);
     job->steps[0] = first;
     job->steps[1] = steps - first;
     job->branches = branches;
@@ -304,7 +308,7 @@ static void say_bound(struct line *line, const struct planner_request *r, const 
         break;
     case BOUND_FILL:
         line_put(line, ": it takes %u jobs to keep %s busy", o->layout.replicas * o->saturate,
-            o->layout.replicas > 1 ? "them" : "it");
+                 o->layout.replicas > 1 ? "them" : "it");
         break;
     case BOUND_POOLS:
         line_put(line, ": one pool waits for the other");
@@ -320,7 +324,7 @@ static void explain_loser(const struct planner_request *r, bool late, const stru
     struct line line = {o->why, sizeof o->why, 0};
     if (!o->fits) {
         line_put(&line, "does not fit: %.1f of %.1f GB", gb((double)o->memory_bytes),
-            gb((double)r->machine.memory_bytes));
+                 gb((double)r->machine.memory_bytes));
     } else if (!late && is_late(r, o)) {
         line_put(&line, "late: a job takes %.4g s, it has %.4g", o->loaded_seconds, r->load.deadline);
         say_bound(&line, r, o);
@@ -334,13 +338,13 @@ static void explain_loser(const struct planner_request *r, bool late, const stru
         say_bound(&line, r, o);
     } else if (o->node_bytes > best->node_bytes) {
         line_put(&line, "as fast, but %.2f GB a step leave a node instead of %.2f", gb(o->node_bytes),
-            gb(best->node_bytes));
+                 gb(best->node_bytes));
     } else if (o->hop_bytes + o->exchange_bytes > best->hop_bytes + best->exchange_bytes) {
-        line_put(&line, "as fast, but sends %.2f GB a step instead of %.2f", gb(o->hop_bytes + o->exchange_bytes),
-            gb(best->hop_bytes + best->exchange_bytes));
+        line_put(&line, "as fast, but sends %.2f GB a step instead of %.2f",
+                 gb(o->hop_bytes + o->exchange_bytes), gb(best->hop_bytes + best->exchange_bytes));
     } else {
         line_put(&line, "as fast, but holds %.1f GB a rank instead of %.1f", gb((double)o->memory_bytes),
-            gb((double)best->memory_bytes));
+                 gb((double)best->memory_bytes));
     }
 }
 
@@ -352,18 +356,20 @@ static void explain_choice(const struct planner_request *r, bool late, const str
     for (size_t i = 0; i < list->count; i++) fit += list->option[i].fits;
     if (late)
         line_put(&line, "no layout keeps the deadline of %.4g s; this one comes nearest with %.4g s",
-            r->load.deadline, o->loaded_seconds);
+                 r->load.deadline, o->loaded_seconds);
     else if (fit == 1)
         line_put(&line, "the only layout that fits");
     else if (r->load.deadline > 0)
-        line_put(&line, "of the layouts that keep the deadline of %.4g s the one that is done first with %u job%s",
-            r->load.deadline, r->load.jobs, r->load.jobs == 1 ? "" : "s");
+        line_put(&line,
+                 "of the layouts that keep the deadline of %.4g s the one that is done first with %u job%s",
+                 r->load.deadline, r->load.jobs, r->load.jobs == 1 ? "" : "s");
     else
         line_put(&line, "latency: nothing is done sooner with %u job%s", r->load.jobs,
-            r->load.jobs == 1 ? "" : "s");
+                 r->load.jobs == 1 ? "" : "s");
     if (!late && r->load.deadline <= 0 && o->busy > 0.9 && r->load.jobs > 1) {
         line.used = 0;
-        line_put(&line,
+        line_put(
+            &line,
             "throughput: %u jobs keep the busiest rank at work for %.0f %% of the time, and nothing is done "
             "sooner",
             r->load.jobs, 100 * o->busy);

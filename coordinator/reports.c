@@ -245,7 +245,7 @@ static void learn_home_work(struct server *server, struct group *group, const st
                             const Refrain__JobTimes *times)
 {
     struct plan_mix mix = {0};
-    hitrates_of(&server->rates, spec, card, &mix);
+    hitrates_of(&server->rates, spec, card, &mix, NULL);
     double block_ns = group->members[slot->home].block_token_ns * (double)caching_tokens(spec, card);
     double branch_steps = (spec->steps - spec->at_step) * (spec->guidance > 1 ? 2.0 : 1.0);
     if (branch_steps <= 0) return; /* it only made files */

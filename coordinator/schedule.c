@@ -473,7 +473,7 @@ status_t server_check_room(struct server *server, const Refrain__ModelCard *card
         struct plan plan;
         if (group->here != group->ranks) continue;
         struct plan_request request = server_describe_layout(server, group, card, spec, seats);
-        hitrates_of(&server->rates, spec, card, &request.mix);
+        hitrates_of(&server->rates, spec, card, &request.mix, NULL);
         status = plan_make(&request, &plan, error);
         if (status != STATUS_NO_MEMORY) return STATUS_OK; /* what else is wrong shows when it is its turn */
         name_sizes(group, card, spec, error);

@@ -71,7 +71,7 @@ struct server {
     struct hitrates rates;
     struct learnt learnt[SERVER_LEARNT];
     struct stream stream; /* of submissions */
-    int64_t foreseen_ns; /* when finish times were last predicted; 0: never */
+    int64_t foreseen_ns, look_ns; /* when finish times were last predicted, 0: never; and how long that took */
     uint64_t refused;       /* messages that made no sense */
     int64_t store_retry_ns; /* after a failed commit: nothing new is begun before */
     uint64_t *deleted;      /* [deleted_count]: jobs whose files go once the commit is done */

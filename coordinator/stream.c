@@ -19,17 +19,20 @@ void stream_note(struct stream *s, int64_t now_ns)
 {
     int64_t gap_ns = now_ns - s->last_ns;
     bool goes_on = s->count > 0 && gap_ns <= LONGEST_NS && (s->count == 1 || gap_ns <= patience(s));
-    if (!goes_on)
-        *s = (struct stream){.count = 1};
-    else if (s->count++ == 1)
-        s->gap_ns = gap_ns;
-    else
-        s->gap_ns += (gap_ns - s->gap_ns) / NEWEST;
+    if (!goes_on) {
+        if (s->count) s->usual = s->usual > 0 ? (s->usual + s->count) / 2 : s->count;
+        s->count = 1;
+    } else {
+        s->gap_ns = s->count == 1 ? gap_ns : s->gap_ns + (gap_ns - s->gap_ns) / NEWEST;
+        s->count++;
+    }
     s->last_ns = now_ns;
 }
 
 uint32_t stream_expected(const struct stream *s, int64_t now_ns, int64_t *gap_ns)
 {
     *gap_ns = s->gap_ns;
-    return s->count > 1 && now_ns - s->last_ns <= patience(s) ? s->count - 1 : 0;
+    if (s->count == 0 || now_ns - s->last_ns > patience(s)) return 0;
+    double usual = s->usual - s->count;
+    return usual > s->count - 1 ? (uint32_t)usual : s->count - 1;
 }

@@ -288,7 +288,9 @@ status_t caching_foresee(const Refrain__JobSpec *spec, const Refrain__ModelCard 
         outlook->head = p->head;
         outlook->tail = p->tail;
     }
-    outlook->certain = cache_rehearse(&caching.settings, &caching.plan, &caching.job, &outlook->share);
+    outlook->certain =
+        cache_rehearse(&caching.settings, &caching.plan, &caching.job, outlook->skips, &outlook->share);
+    outlook->by_step = outlook->certain && p->site != SITE_BLOCKS;
     return STATUS_OK;
 }
 

@@ -58,7 +58,7 @@ static struct plan_mix foresee(const char *cache, uint32_t steps)
     Refrain__JobSpec spec = job_of(cache, steps);
     Refrain__ModelCard card = reference_card();
     struct plan_mix mix = {.home_work = 0.25, .hop = 0.125};
-    hitrates_of(&rates, &spec, &card, &mix);
+    hitrates_of(&rates, &spec, &card, &mix, NULL);
     assert_true(mix.home_work == 0.25 && mix.hop == 0.125);
     return mix;
 }
@@ -164,7 +164,10 @@ static void a_rate_that_only_measuring_tells_is_learnt(void **state)
     expect(text, 50, 1, 0, 0.45);
     for (int i = 0; i < 40; i++) learn(text, 50, 20, 80, 0);
     assert_true(fabs(foresee(text, 50).hit_rate - 0.8) < 1e-4);
-    expect(text, 20, 1, 0, 0.5);                          /* another length */
+    assert_true(fabs(foresee(text, 20).hit_rate - 0.8) < 1e-4); /* another length, as long as nothing is known of that */
+    learn(text, 20, 50, 50, 0);
+    expect(text, 20, 1, 0, 0.5);
+    assert_true(fabs(foresee(text, 50).hit_rate - 0.8) < 1e-4);
     expect("dbcache:F1B0,threshold=0.13", 50, 1, 0, 0.5); /* another setting */
 }
 
@@ -190,7 +193,7 @@ static void a_comparison_runs_once_without_its_cache(void **state)
     struct plan_mix mix = {0};
     SET(spec, compare, 1);
     SET(spec, guidance, 1);
-    hitrates_of(&rates, &spec, &card, &mix);
+    hitrates_of(&rates, &spec, &card, &mix, NULL);
     assert_int_equal(mix.branches, 1);
     assert_true(fabs(mix.hit_rate - 0.25) < 1e-9);
 }
@@ -198,7 +201,7 @@ static void a_comparison_runs_once_without_its_cache(void **state)
 static void what_was_not_used_for_longest_is_forgotten_first(void **state)
 {
     char text[64];
-    for (int i = 0; i < HITRATES_KEPT + 1; i++) {
+    for (int i = 0; i < HITRATES_KEPT / 2 + 2; i++) { /* each is kept for its steps, and for any */
         snprintf(text, sizeof text, "dbcache:F1B0,threshold=0.%04d", i + 1000);
         learn(text, 50, 0, 100, 0);
         expect("dbcache:F1B0,threshold=0.1000", 50, 1, 0, 1); /* used all the time */

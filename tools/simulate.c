@@ -193,7 +193,8 @@ static status_t simulate_flight(struct lab *lab, const struct settings *s, struc
 
 static void list_foretold(const struct foretold_found *f)
 {
-    puts("   job priority steps frames branches  cache                seconds   errors: submission  all there    quarter       half");
+    puts("   job priority steps frames branches  cache                seconds   errors: submission  all "
+         "there    quarter       half");
     for (int i = 0; i < f->jobs; i++) {
         const struct rehearsal_job *job = &f->job[i];
         printf("   %3d %8d %5d %6d %8d  %-18s %9.3f  ", i + 1, (int)f->priority[i], job->steps, f->frames[i],
@@ -215,7 +216,8 @@ static status_t foretold_row(struct lab *lab, const struct settings *s, const ch
     static struct foretold_found found;
     status_t status = foretold_run(lab, c, &found, error);
     if (status != STATUS_OK) return status;
-    printf(s->csv ? "%s,%d,%s,%d" : "%-34s %5d %8s %4d", name, c->ranks, c->home ? c->home : "chosen", c->jobs);
+    printf(s->csv ? "%s,%d,%s,%d" : "%-34s %5d %8s %4d", name, c->ranks, c->home ? c->home : "chosen",
+           c->jobs);
     for (int m = 0; m < FORETOLD_MOMENTS; m++)
         printf(s->csv ? ",%.4f,%.4f,%.4f" : "   %5.1f %+5.1f %5.1f",
                100 * foretold_error(&found, (enum foretold_moment)m, false),
@@ -233,30 +235,36 @@ static status_t simulate_finish(struct lab *lab, const struct settings *s, struc
     static const struct {
         const char *name;
         struct foretold_case of;
-    } queues[] = {{"mixed", {.jobs = 24}},
-                  {"12 jobs", {.jobs = 12}},
-                  {"40 jobs", {.jobs = 40}},
-                  {"one kind", {.jobs = 24, .one_kind = true}},
-                  {"policies that measure", {.jobs = 24, .measured = true}},
-                  {"priorities", {.jobs = 24, .priorities = true}},
-                  {"6 to 12 steps", {.jobs = 24, .least_steps = 6, .most_steps = 12}},
-                  {"50 to 100 steps", {.jobs = 24, .least_steps = 50, .most_steps = 100}},
-                  {"one each 0.3 s", {.jobs = 24, .gap_ns = 300 * MILLISECOND_NS}},
-                  {"one each 1 s", {.jobs = 24, .gap_ns = 1000 * MILLISECOND_NS}},
-                  {"attention is half", {.jobs = 24, .curve = 0.5}},
-                  {"everything", {.jobs = 40, .measured = true, .priorities = true, .curve = 0.5, .gap_ns = 300 * MILLISECOND_NS}}};
+    } queues[] = {
+        {"mixed", {.jobs = 24}},
+        {"12 jobs", {.jobs = 12}},
+        {"40 jobs", {.jobs = 40}},
+        {"one kind", {.jobs = 24, .one_kind = true}},
+        {"policies that measure", {.jobs = 24, .measured = true}},
+        {"priorities", {.jobs = 24, .priorities = true}},
+        {"6 to 12 steps", {.jobs = 24, .least_steps = 6, .most_steps = 12}},
+        {"50 to 100 steps", {.jobs = 24, .least_steps = 50, .most_steps = 100}},
+        {"one each 0.3 s", {.jobs = 24, .gap_ns = 300 * MILLISECOND_NS}},
+        {"one each 1 s", {.jobs = 24, .gap_ns = 1000 * MILLISECOND_NS}},
+        {"attention is half", {.jobs = 24, .curve = 0.5}},
+        {"everything",
+         {.jobs = 40, .measured = true, .priorities = true, .curve = 0.5, .gap_ns = 300 * MILLISECOND_NS}}};
     static const struct {
         int ranks;
         const char *home, *layout;
-    } places[] = {{1, NULL, NULL}, {2, NULL, NULL}, {2, "floating", NULL}, {2, "fixed", NULL}, {2, NULL, "cfg"}, {4, "floating", NULL}, {4, "fixed", NULL}};
+    } places[] = {{1, NULL, NULL},  {2, NULL, NULL},       {2, "floating", NULL}, {2, "fixed", NULL},
+                  {2, NULL, "cfg"}, {4, "floating", NULL}, {4, "fixed", NULL}};
     status_t status = STATUS_OK;
-    puts(s->csv ? "queue,ranks,home,jobs,submission,bias,rest,there,bias,rest,quarter,bias,rest,half,bias,rest"
-                : "queue                              ranks     home jobs   at submission       once all there      "
-                  "at a quarter        at half");
+    puts(s->csv
+             ? "queue,ranks,home,jobs,submission,bias,rest,there,bias,rest,quarter,bias,rest,half,bias,rest"
+             : "queue                              ranks     home jobs   at submission       once all there  "
+               "    "
+               "at a quarter        at half");
     for (size_t q = 0; q < sizeof queues / sizeof *queues; q++)
         for (size_t p = 0; p < sizeof places / sizeof *places && status == STATUS_OK; p++) {
             struct foretold_case c = queues[q].of;
-            if ((s->ranks && s->ranks != places[p].ranks) || (s->home && (!places[p].home || strcmp(s->home, places[p].home) != 0)))
+            if ((s->ranks && s->ranks != places[p].ranks) ||
+                (s->home && (!places[p].home || strcmp(s->home, places[p].home) != 0)))
                 continue;
             if (s->seed != 1 && (size_t)s->seed != q + 2) continue;
             c.ranks = places[p].ranks;

@@ -2,7 +2,8 @@
 #include "worker/heartbeat.h"
 
 /* An entry that changes hands while it is read is left out: its time belongs to one of two sizes. */
-void heartbeat_paces(const struct engine_pace *engine, struct heartbeat_paces *paces, Refrain__Heartbeat *heartbeat)
+void heartbeat_paces(const struct engine_pace *engine, struct heartbeat_paces *paces,
+                     Refrain__Heartbeat *heartbeat)
 {
     heartbeat->paces = paces->list;
     heartbeat->n_paces = 0;

@@ -15,6 +15,7 @@ struct heartbeat_paces {
 };
 
 /* engine: [ENGINE_PACES], written meanwhile by the compute thread; NULL: nothing is said. Any thread. */
-void heartbeat_paces(const struct engine_pace *engine, struct heartbeat_paces *paces, Refrain__Heartbeat *heartbeat);
+void heartbeat_paces(const struct engine_pace *engine, struct heartbeat_paces *paces,
+                     Refrain__Heartbeat *heartbeat);
 
 #endif

@@ -13,9 +13,11 @@ enum { LAYERS = 8, ROWS = 20, SHORT_FRAMES = 9, LONG_FRAMES = 17, LEAST_STEPS = 
 #define MICROSECOND_NS (MILLISECOND_NS / 1000)
 #define BLOCK_NS       (1750 * MICROSECOND_NS)
 #define LIMIT_NS       (10000 * SECOND_NS)
+#define SETTLED_NS     (50 * MILLISECOND_NS)
 
 /* The times of the reference model on one core. */
-static status_t begin(struct lab *lab, const struct foretold_case *w, struct rehearsal **r, struct error *error)
+static status_t begin(struct lab *lab, const struct foretold_case *w, struct rehearsal **r,
+                      struct error *error)
 {
     char model[PATH_MAX], in_flight[16];
     struct rehearsal_config config = {.model = model,
@@ -47,7 +49,8 @@ static status_t begin(struct lab *lab, const struct foretold_case *w, struct reh
 /* Steps that do not repeat soon: the golden section of the range. */
 static uint32_t steps_of(const struct foretold_case *w, int index)
 {
-    int least = w->least_steps ? w->least_steps : LEAST_STEPS, most = w->most_steps ? w->most_steps : MOST_STEPS;
+    int least = w->least_steps ? w->least_steps : LEAST_STEPS,
+        most = w->most_steps ? w->most_steps : MOST_STEPS;
     double part = index * 0.6180339887498949;
     return (uint32_t)(least + (int)((part - floor(part)) * (most - least + 1)));
 }
@@ -84,6 +87,7 @@ static status_t run_queue(struct rehearsal *r, const struct foretold_case *w, in
         if (status != STATUS_OK) return status;
         if (w->gap_ns && i + 1 < first + count) rehearsal_run(r, rehearsal_now_ns(r) + w->gap_ns);
     }
+    rehearsal_run(r, rehearsal_now_ns(r) + SETTLED_NS); /* nobody expects more of them */
     for (int i = first; i < first + count; i++) rehearsal_ask(r, i);
     return rehearsal_finish(r, LIMIT_NS, error);
 }
@@ -126,10 +130,14 @@ status_t foretold_run(struct lab *lab, const struct foretold_case *wanted, struc
 static const struct rehearsal_told *told_at(const struct rehearsal_job *job, enum foretold_moment moment)
 {
     switch (moment) {
-    case FORETOLD_ONCE_ALL_ARE_THERE: return &job->asked;
-    case FORETOLD_AT_A_QUARTER: return &job->told[1];
-    case FORETOLD_AT_HALF: return &job->told[2];
-    default: return &job->told[0];
+    case FORETOLD_ONCE_ALL_ARE_THERE:
+        return &job->asked;
+    case FORETOLD_AT_A_QUARTER:
+        return &job->told[1];
+    case FORETOLD_AT_HALF:
+        return &job->told[2];
+    default:
+        return &job->told[0];
     }
 }
 
