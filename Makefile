@@ -18,7 +18,7 @@ endif
 # ---------------------------------------------------------------------------------------------------- dependencies
 
 PACKAGES := gcc make pkg-config openmpi-bin libopenmpi-dev libzmq3-dev libprotobuf-c-dev protobuf-c-compiler \
-  protobuf-compiler libsqlite3-dev libjansson-dev libutf8proc-dev libxxhash-dev \
+  protobuf-compiler libsqlite3-dev libjansson-dev libutf8proc-dev libxxhash-dev libmicrohttpd-dev \
   libavcodec-dev libavformat-dev libavutil-dev libswscale-dev
 
 .PHONY: deps
@@ -27,7 +27,7 @@ deps:
 
 # ---------------------------------------------------------------------------------------------------------- flags
 
-PKGS := libzmq libprotobuf-c sqlite3 jansson libutf8proc libxxhash libavformat libavcodec libswscale libavutil
+PKGS := libzmq libprotobuf-c sqlite3 jansson libutf8proc libxxhash libmicrohttpd libavformat libavcodec libswscale libavutil
 pkg = $(shell pkg-config $(1) $(2) 2>/dev/null)
 
 WARN   := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wwrite-strings -Wundef \
@@ -81,7 +81,7 @@ LAUNCHER_OBJS    := $(OBJS_launcher) $(OBJS_policies) $(OBJS_proto) $(OBJS_base)
 WORKER_OBJS      := $(OBJS_worker) $(OBJS_model) $(OBJS_cache) $(OBJS_tier) $(OBJS_cluster) $(OBJS_kernels) $(OBJS_proto) $(OBJS_base)
 
 CLIENT_LIBS      := $(call pkg,--libs,libzmq libprotobuf-c jansson libxxhash) -lm
-COORDINATOR_LIBS := $(call pkg,--libs,libzmq libprotobuf-c sqlite3 jansson libxxhash) -lm
+COORDINATOR_LIBS := $(call pkg,--libs,libzmq libprotobuf-c sqlite3 jansson libxxhash libmicrohttpd) -lm
 LAUNCHER_LIBS    := $(call pkg,--libs,libzmq libprotobuf-c jansson) -lm
 WORKER_LIBS      := $(call pkg,--libs,libzmq libprotobuf-c jansson libutf8proc libxxhash libavformat libavcodec libswscale libavutil) $(MPI_LIBS) -lm
 
@@ -277,7 +277,7 @@ $(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(TEST_SUPPORT) $(ALL_OBJS)
 	$(CC) $(LDFLAGS) -o $@ $^ $(CLIENT_LIBS) $(COORDINATOR_LIBS) $(WORKER_LIBS) $(call pkg,--libs,cmocka)
 
 # What finds the stand-ins at run time.
-$(patsubst %,$(BUILD)/tests/%,test_fabric test_circle test_fabric_nccl test_fabric_nccl_loss test_fakenccl test_tier_fabrics): | $(patsubst %,$(BUILD)/fakegpu/%,libcudart.so.13 libnccl.so.2)
+$(patsubst %,$(BUILD)/tests/%,test_fabric test_circle test_fabric_nccl test_fabric_nccl_loss test_fabric_place test_fakenccl test_tier_fabrics): | $(patsubst %,$(BUILD)/fakegpu/%,libcudart.so.13 libnccl.so.2)
 
 # Our own statement of CUDA's interface beside the real headers, and the stand-ins compiled against these, where they are.
 CUDA_REAL := $(wildcard $(CUDA_HOME)/include/cublasLt.h)

@@ -412,6 +412,12 @@ bool options_given(const struct options *options, const char *name)
     return index >= 0 && options->given[index];
 }
 
+bool options_flagged(const struct options *options, const char *name)
+{
+    int index = find_option(options->table, name);
+    return index >= 0 && options->flags[index];
+}
+
 int options_operand_count(const struct options *options)
 {
     return options->operand_count;

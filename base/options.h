@@ -82,6 +82,8 @@ void options_destroy(struct options *options); /* NULL is fine */
 
 /* True when a flag, the environment or a file said it. False for a name the table does not have. */
 bool options_given(const struct options *options, const char *name);
+/* True when a flag did: for what a person asks for here and now, whatever the environment is set to. */
+bool options_flagged(const struct options *options, const char *name);
 
 int options_operand_count(const struct options *options);
 const char *options_operand(const struct options *options, int index); /* borrowed from argv */

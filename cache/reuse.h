@@ -115,7 +115,7 @@ status_t reuse_restore(struct reuse *reuse, struct team *team, int steps, const 
                        struct error *error);
 /* Instead of that: the steps before `step` were made by another job, with other settings. Nothing of them is known here,
  * and they count as neither computed nor reused: the next steps are computed until there is something to reuse. Also
- * before the reuse_restore of a checkpoint of a job that began so. */
+ * before the reuse_restore of a checkpoint of a job that began so, or in place of one that was restored before. */
 void reuse_begin_at(struct reuse *reuse, int step);
 int reuse_first(const struct reuse *reuse); /* that step; 0: it began at the beginning */
 /* The next step after `after` that must be made again. The restored one: no more, hooks decide again. */

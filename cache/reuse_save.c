@@ -410,6 +410,7 @@ static bool states_are_sound(const struct reuse *r)
 void reuse_begin_at(struct reuse *r, int step)
 {
     int branches = r->shape.job.branches;
+    forget(r);
     r->first = r->restored = step;
     memset(r->actions, REUSE_COMPUTED, (size_t)(step * branches));
     memset(r->reasons, REASON_ORIGIN, (size_t)(step * branches));

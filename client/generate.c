@@ -7,8 +7,8 @@
  *              text ok  denoise ######################## 30/30  18.2 ms a step   decode ok
  *     done     runs/1.mp4  runs/1.png   1.4 s
  *
- * Where it runs is host.c's: `compare` takes a coordinator that is there if one is named. Everything that can
- * be refused without starting anything is refused first. Main thread.
+ * Where it runs is host.c's: both take a coordinator that is there if one is named, and `generate` to go on from a job
+ * there. Everything that can be refused without starting anything is refused first. Main thread.
  */
 #include "client/cli.h"
 #include "client/comparison.h"
@@ -42,8 +42,9 @@ static status_t check_request(struct generation *run, struct cli *cli, bool own,
 static status_t submit_and_follow(struct generation *run, struct cli *cli, struct error *error)
 {
     struct refrain_job *submitted;
-    run->spec.model = run->host.model;
-    status_t status = refrain_submit(cli->refrain, &run->spec, NULL, CALL_MS, &submitted, error);
+    run->spec.model = *run->host.model ? run->host.model : NULL;
+    status_t status =
+        refrain_submit(cli->refrain, &run->spec, cli->settings.idempotency_key, CALL_MS, &submitted, error);
     if (status) return status;
     if (!cli->settings.json && !cli->settings.quiet)
         progress_header(&cli->style, submitted->number, &submitted->spec);
@@ -83,7 +84,7 @@ static int run_verb(struct cli *cli, bool own)
 
 int verb_generate(struct cli *cli)
 {
-    return run_verb(cli, true);
+    return run_verb(cli, host_is_own(cli));
 }
 
 int verb_compare(struct cli *cli)

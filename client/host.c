@@ -43,10 +43,31 @@ static status_t find_model(struct host *host, struct error *error)
     return STATUS_OK;
 }
 
+bool host_is_own(const struct cli *cli)
+{
+    return !options_flagged(cli->options, "coordinator") && !cli->settings.resume_from;
+}
+
+/* Nothing that was said is left out silently. */
+static status_t check_meaning(const struct cli *cli, bool own, struct error *error)
+{
+    static const char *const of_queues[] = {"priority", "strict", "idempotency-key", NULL},
+                             *const of_ranks[] = {"ranks", "threads", "fabric", NULL};
+    for (const char *const *name = own ? of_queues : of_ranks; *name; name++) {
+        if (!options_flagged(cli->options, *name)) continue;
+        if (own)
+            return error_set(error, STATUS_INVALID, "--%s: there is no queue here; name a --coordinator",
+                             *name);
+        return error_set(error, STATUS_INVALID, "--%s: the coordinator's ranks are there already", *name);
+    }
+    return STATUS_OK;
+}
+
 status_t host_plan(struct host *host, struct cli *cli, bool own, struct error *error)
 {
     *host = (struct host){.cli = cli, .own = own, .stop_fd = -1};
-    return own ? find_model(host, error) : STATUS_OK;
+    status_t status = check_meaning(cli, own, error);
+    return status || !own ? status : find_model(host, error);
 }
 
 /* ------------------------------------------------------------------------------------ opening */
@@ -111,8 +132,9 @@ status_t host_open(struct host *host, struct error *error)
     host->log_helps = true;
     status_t status = host->own ? start_service(host, error) : cli_connect(cli, error);
     if (status) return status;
-    return host->own ? add_model(host, error)
-                     : modelname_resolve(cli, cli->settings.model, host->model, error);
+    if (host->own) return add_model(host, error);
+    if (cli->settings.resume_from && !cli->settings.model) return STATUS_OK;
+    return modelname_resolve(cli, cli->settings.model, host->model, error);
 }
 
 /* ---------------------------------------------------------------------------------- following */

@@ -22,7 +22,7 @@
 
 struct host {
     struct cli *cli;
-    char model[MODEL_NAME_BYTES]; /* the coordinator's name for it */
+    char model[MODEL_NAME_BYTES]; /* the coordinator's name for it; "": that of the job that is gone on from */
     bool own;
     char model_directory[PATH_MAX]; /* own */
     struct service *service;
@@ -31,7 +31,12 @@ struct host {
     bool log_helps;              /* what the service logged may explain the failure */
 };
 
-/* own: start a coordinator and ranks as the options say. INVALID: no such model here. */
+/* Is a coordinator of our own to be started? Not where one is named, nor for a job that goes on from another, which
+ * a coordinator has. */
+bool host_is_own(const struct cli *cli);
+
+/* own: start a coordinator and ranks as the options say. INVALID: no such model here, or an option that means nothing
+ * there. */
 status_t host_plan(struct host *host, struct cli *cli, bool own, struct error *error);
 
 /* Connects, starting what there is to start, and makes the model known. */

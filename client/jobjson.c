@@ -81,6 +81,7 @@ static json_t *spec_json(const struct refrain_spec *spec)
         set_whole(object, "at_step", spec->at_step);
     }
     if (spec->preview_every) set_whole(object, "preview_every", spec->preview_every);
+    if (spec->recompute) json_object_set_new(object, "recompute", json_true());
     return object;
 }
 
@@ -148,6 +149,7 @@ static json_t *cache_json(const struct refrain_cache_report *report)
     if (report->changes) json_object_set_new(object, "changes", verdicts_json(report, change_json));
     if (report->computed_seconds > 0) set_real(object, "computed_seconds", report->computed_seconds);
     if (report->reused_seconds > 0) set_real(object, "reused_seconds", report->reused_seconds);
+    if (report->run_seconds > 0) set_real(object, "run_seconds", report->run_seconds);
     if (isfinite(report->seconds_saved)) /* less than 0: it did not pay */
         json_object_set_new(object, "seconds_saved", json_real(report->seconds_saved));
     set_whole(object, "bytes", report->bytes);
@@ -176,6 +178,7 @@ static json_t *times_json(const struct refrain_times *times)
     set_whole(object, "first_steps_reused", times->first_steps_reused);
     set_real(object, "reused_seconds", times->reused_seconds);
     set_whole(object, "steps_taken_over", times->steps_taken_over);
+    set_whole(object, "steps_reused", times->steps_reused);
     return object;
 }
 
@@ -203,6 +206,10 @@ static void set_progress(json_t *object, const struct refrain_progress *progress
     set_real(object, "seconds_left", progress->seconds_left);
     if (progress->step_seconds > 0) set_real(object, "step_seconds", progress->step_seconds);
     if (progress->preview_bytes) set_whole(object, "preview_step", progress->preview_step);
+    if (progress->steps_reused) {
+        set_whole(object, "steps_reused", progress->steps_reused);
+        set_real(object, "reused_seconds", progress->reused_seconds);
+    }
     if (progress->action_count == 0) return;
     json_t *actions = json_array();
     for (size_t i = 0; i < progress->action_count; i++)
@@ -323,6 +330,16 @@ static json_t *running_json(const struct refrain_running *running)
     return object;
 }
 
+static json_t *links_json(const struct refrain_link *links, size_t count)
+{
+    json_t *array = json_array();
+    for (size_t i = 0; i < count; i++)
+        json_array_append_new(array, json_pack("{s:i,s:i,s:f,s:f}", "rank", (int)links[i].rank, "peer",
+                                               (int)links[i].peer, "bytes_per_second",
+                                               links[i].bytes_per_second, "latency", links[i].latency));
+    return array;
+}
+
 static json_t *group_json(const struct refrain_group *group)
 {
     json_t *object = json_object(), *jobs = json_array();
@@ -339,6 +356,7 @@ static json_t *group_json(const struct refrain_group *group)
     for (size_t i = 0; i < group->job_count; i++) json_array_append_new(jobs, running_json(&group->jobs[i]));
     json_object_set_new(object, "jobs", jobs);
     json_object_set_new(object, "ranks", ranks_json(group->ranks, group->rank_count));
+    json_object_set_new(object, "links", links_json(group->links, group->link_count));
     return object;
 }
 
@@ -407,6 +425,7 @@ static json_t *cache_figure_json(const struct refrain_cache_figure *figure)
     json_object_set_new(object, "hits", levels_json(figure->hits));
     set_whole(object, "fetched", figure->fetched);
     set_whole(object, "lent", figure->lent);
+    set_whole(object, "copied", figure->copied);
     for (size_t i = 0; i < figure->miss_count; i++)
         if (figure->misses[i]) set_whole(misses, refrain_cache_miss(i), figure->misses[i]);
     json_object_set_new(object, "misses", misses);

@@ -119,6 +119,7 @@ struct refrain_spec {
                              is as there; model, seed, steps, size, solver and shift cannot be others. 0: none */
     unsigned at_step;       /* 0: all steps are taken over, only the files are made */
     unsigned preview_every; /* steps between previews; 0: none */
+    bool recompute;         /* make every step, also those that a job equal in everything has made before */
 };
 
 #define REFRAIN_GUIDANCE_DEFAULT   (-1.0)
@@ -174,6 +175,8 @@ struct refrain_progress {
         *preview; /* [preview_bytes] PNG: the first frame as the video looks after preview_step steps; */
     size_t preview_bytes; /* in the one event that brings it; 0: none */
     unsigned preview_step;
+    unsigned steps_reused; /* that a run equal in everything had made; then */
+    double reused_seconds; /* what all that was not made again had taken */
 };
 
 struct refrain_file {
@@ -186,7 +189,8 @@ struct refrain_file {
 struct refrain_times {
     double queued, load, text, denoise, decode, encode, total;
     unsigned texts_reused, first_steps_reused; /* branches whose text, first step others had made before */
-    double reused_seconds;                     /* what that had taken them */
+    unsigned steps_reused;                     /* of all passes: that a run equal in everything had made */
+    double reused_seconds;                     /* what all that had taken them */
     unsigned steps_taken_over;                 /* of the job it went on from */
 };
 
@@ -211,6 +215,7 @@ struct refrain_cache_report {
     double computed_seconds, reused_seconds; /* mean time of a wholly computed, of a wholly reused step; 0:
                                                 there was none */
     double seconds_saved;                    /* estimate: denoising without caching minus with it */
+    double run_seconds;                      /* of denoising with it, whoever made the steps; 0: not told */
     uint64_t bytes;                          /* of features kept, over all ranks */
     unsigned
         switch_at; /* the first step of the second of two experts, where caching began anew; 0: there was none */
@@ -232,7 +237,7 @@ struct refrain_job {
     uint64_t submitted_ms, started_ms, finished_ms; /* wall clock since 1970; 0: not yet */
     uint64_t finish_ms;  /* when it is expected to be done, by the coordinator's wall clock; 0: unknown */
     const char *warning; /* of a submission: what speaks against its deadline; NULL: nothing */
-    unsigned ahead;                                 /* jobs before it, while queued */
+    unsigned ahead;      /* jobs before it, while queued */
     struct refrain_times times;
     const char *plan;                         /* how it ran, for people; NULL: not known yet */
     const struct refrain_cache_report *cache; /* once completed, if caching was on; else NULL */
@@ -294,6 +299,12 @@ struct refrain_running {
     double step_seconds; /* 0: unknown */
 };
 
+/* A link between two ranks of a group. */
+struct refrain_link {
+    unsigned rank, peer;              /* the smaller number first */
+    double bytes_per_second, latency; /* latency: seconds of an empty message, one way */
+};
+
 /* Ranks that share the layers of a model. */
 struct refrain_group {
     const char *name;
@@ -310,6 +321,8 @@ struct refrain_group {
     size_t job_count;
     unsigned jobs_in_flight, jobs_limit; /* everybody's */
     bool repairable;                     /* a launcher can start replacements */
+    const struct refrain_link *links;    /* those that were measured, the slowest first */
+    size_t link_count;
 };
 
 struct refrain_stats {
@@ -476,6 +489,7 @@ struct refrain_cache_figure {
     unsigned rank;
     uint64_t items, bytes[REFRAIN_CACHE_LEVELS]; /* now */
     uint64_t published, refused, fetched, lent;  /* fetched: hits on other ranks; lent: theirs here */
+    uint64_t copied;                             /* taken in as second copies of other ranks' items */
     uint64_t hits[REFRAIN_CACHE_LEVELS], evictions[REFRAIN_CACHE_LEVELS];
     const uint64_t *misses; /* [miss_count], by reason: refrain_cache_miss */
     size_t miss_count;

@@ -20,10 +20,12 @@ struct verb {
 static const struct verb verbs[] = {
     {"generate", "", VERB_GENERATE, verb_generate,
      "one prompt to one video on this machine; nothing else has to run",
-     "Starts a coordinator and MPI ranks of its own, makes one video, and stops everything again.\n"
+     "Starts a coordinator and MPI ranks of its own, makes one video, and stops everything again. On a coordinator that\n"
+     "is named, or to go on from a job there, it is submit --wait with a file at the end.\n"
      "\n"
      "  refrain generate --prompt \"a large red star spinning on a navy background\" --seed 7\n"
-     "  refrain generate --model ./Wan2.1-T2V-1.3B --ranks 4 --prompt @prompt.txt --output storm.mp4\n"},
+     "  refrain generate --model ./Wan2.1-T2V-1.3B --ranks 4 --prompt @prompt.txt --output storm.mp4\n"
+     "  refrain generate --resume-from 7 --at-step 20 --guidance 6 --output variation.mp4\n"},
     {"compare", "", VERB_COMPARE, verb_compare,
      "the same video with caching and without, and how they differ",
      "Makes one video twice, with --cache (default: balanced) and without, and prints how far apart they are "

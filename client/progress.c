@@ -32,10 +32,13 @@ struct progress {
     unsigned steps;   /* of the denoising, once known */
     unsigned step;    /* of the denoising, the latest */
     double step_seconds;
+    unsigned steps_reused; /* of an equal run; then what they, and other things not made again, had taken */
+    double reused_seconds;
     enum refrain_phase reached;    /* the latest phase of this attempt */
     enum refrain_state told_state; /* pipe: what the latest line was about */
     enum refrain_phase told_phase;
     unsigned told_part; /* and how many tenths of that phase */
+    bool told_reused;
     struct strip strip; /* what caching made of the steps so far; the last notes may come without it */
 };
 
@@ -93,8 +96,8 @@ static void note(struct progress *progress, const struct refrain_job *job)
     const struct refrain_progress *now = &job->progress;
     if (job->attempt != progress->attempt) {
         progress->attempt = job->attempt;
-        progress->reached = REFRAIN_PHASE_NONE;
-        progress->step = 0;
+        progress->reached = REFRAIN_PHASE_NONE; /* the steps stay until the new attempt says where it goes on */
+        progress->steps_reused = 0;
         progress->strip.count = 0;
     }
     struct strip strip = strip_of(job);
@@ -103,6 +106,10 @@ static void note(struct progress *progress, const struct refrain_job *job)
     if (job->state != REFRAIN_RUNNING && job->state != REFRAIN_CANCELLING && job->state != REFRAIN_COMPLETED)
         return;
     if (now->phase > progress->reached) progress->reached = now->phase;
+    if (now->steps_reused) {
+        progress->steps_reused = now->steps_reused;
+        progress->reused_seconds = now->reused_seconds;
+    }
     if (now->phase == REFRAIN_PHASE_DENOISE) {
         progress->step = now->step;
         if (now->steps) progress->steps = now->steps;
@@ -112,8 +119,10 @@ static void note(struct progress *progress, const struct refrain_job *job)
     /* The final record is exact where the last live note was an estimate. */
     progress->reached = REFRAIN_PHASE_UPLOAD;
     progress->step = progress->steps;
-    if (progress->steps && job->times.denoise > 0)
-        progress->step_seconds = job->times.denoise / progress->steps;
+    progress->steps_reused = job->times.steps_reused;
+    progress->reused_seconds = job->times.reused_seconds;
+    if (progress->steps > progress->steps_reused && job->times.denoise > 0)
+        progress->step_seconds = job->times.denoise / (progress->steps - progress->steps_reused);
 }
 
 /* Where a job is that waits or has ended without completing. */
@@ -134,16 +143,27 @@ static const char *tick(const struct progress *progress)
     return progress->style.unicode ? "✓" : "ok";
 }
 
+static char *describe_reused(const struct progress *progress, char *at)
+{
+    char seconds[SHOW_BYTES];
+    return at + sprintf(at, "%u step%s of an equal run (%s saved)", progress->steps_reused,
+                        progress->steps_reused > 1 ? "s" : "",
+                        show_duration(&progress->style, progress->reused_seconds, seconds));
+}
+
 /* The part of the line about one phase, if it was reached. `cells` of bar, 0: none. */
 static char *describe_denoise(const struct progress *progress, int cells, char *at)
 {
     char bar[4 * SHOW_BYTES], time[SHOW_BYTES];
     at += sprintf(at, "  denoise ");
+    if (progress->steps_reused && progress->step_seconds <= 0) return describe_reused(progress, at);
     if (cells > 0)
         at += sprintf(at, "%s ", show_bar(&progress->style, progress->step, progress->steps, cells, bar));
     at += sprintf(at, "%u/%u", progress->step, progress->steps);
     show_step_time(progress->step_seconds, time);
-    return at + sprintf(at, "%s%s", *time ? "  " : "", time);
+    at += sprintf(at, "%s%s", *time ? "  " : "", time);
+    if (!progress->steps_reused) return at;
+    return describe_reused(progress, at + sprintf(at, ", "));
 }
 
 static void describe_phases(const struct progress *progress, const struct refrain_job *job, int cells,
@@ -159,7 +179,7 @@ static void describe_phases(const struct progress *progress, const struct refrai
     if (reached >= REFRAIN_PHASE_TEXT)
         at += sprintf(at, "text%s%s", reached > REFRAIN_PHASE_TEXT ? " " : "",
                       reached > REFRAIN_PHASE_TEXT ? tick(progress) : "");
-    if (reached >= REFRAIN_PHASE_DENOISE) at = describe_denoise(progress, cells, at);
+    if (reached >= REFRAIN_PHASE_DENOISE || progress->step) at = describe_denoise(progress, cells, at);
     if (reached >= REFRAIN_PHASE_DECODE) at += sprintf(at, "   decode");
     if (reached == REFRAIN_PHASE_DECODE && now->steps)
         at +=
@@ -254,6 +274,11 @@ static void tell(struct progress *progress, const struct refrain_job *job)
     progress->told_phase = now->phase;
     if (part > progress->told_part) progress->told_part = part;
     if (job->state == REFRAIN_RUNNING && now->phase == REFRAIN_PHASE_NONE) return; /* no news in it yet */
+    if (progress->steps_reused && !progress->told_reused) {
+        describe_reused(progress, line);
+        printf("%*sdenoise %s\n", INDENT, "", line);
+        progress->told_reused = true;
+    }
     describe_moment(progress, job, line);
     printf("%*s%s\n", INDENT, "", line);
     int count = job->state == REFRAIN_COMPLETED ? describe_caching(progress, PIPE_COLUMNS, caching) : 0;

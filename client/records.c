@@ -121,6 +121,7 @@ static const struct refrain_cache_report *report_of(const Refrain__CacheReport *
         .computed_seconds = wire->computed_seconds,
         .reused_seconds = wire->reused_seconds,
         .seconds_saved = wire->seconds_saved,
+        .run_seconds = wire->run_seconds,
         .bytes = wire->bytes,
         .switch_at = wire->switch_at,
         .comparison = comparison_of(wire->comparison, room),
@@ -166,6 +167,7 @@ static struct refrain_spec spec_of(const Refrain__JobSpec *wire, struct room *ro
         .resume_from = wire->resume_from,
         .at_step = wire->at_step,
         .preview_every = wire->preview_every,
+        .recompute = wire->recompute,
     };
 }
 
@@ -184,6 +186,8 @@ static struct refrain_progress progress_of(const Refrain__Progress *wire)
         .preview = wire->preview.data,
         .preview_bytes = wire->preview.len,
         .preview_step = wire->preview_step,
+        .steps_reused = wire->steps_reused,
+        .reused_seconds = wire->reused_seconds,
     };
 }
 
@@ -202,6 +206,7 @@ static struct refrain_times times_of(const Refrain__JobTimes *wire)
         .first_steps_reused = wire->first_steps_reused,
         .reused_seconds = wire->reused_seconds,
         .steps_taken_over = wire->steps_taken_over,
+        .steps_reused = wire->steps_reused,
     };
 }
 
@@ -350,6 +355,7 @@ status_t record_spec_to_wire(const struct refrain_spec *spec, Refrain__JobSpec *
     wire->resume_from = spec->resume_from, wire->has_resume_from = spec->resume_from != 0;
     wire->at_step = spec->at_step, wire->has_at_step = spec->at_step != 0;
     wire->preview_every = spec->preview_every, wire->has_preview_every = spec->preview_every != 0;
+    wire->recompute = wire->has_recompute = spec->recompute;
     return tables_to_wire(spec, wire, error);
 }
 
@@ -400,6 +406,17 @@ static const struct refrain_running *running_of(Refrain__RunningJob *const *wire
     return jobs;
 }
 
+static const struct refrain_link *links_of(Refrain__LinkInfo *const *wire, size_t count, struct room *room)
+{
+    struct refrain_link *links = take(room, count, sizeof *links);
+    for (size_t i = 0; i < count; i++)
+        links[i] = (struct refrain_link){.rank = wire[i]->rank,
+                                         .peer = wire[i]->peer,
+                                         .bytes_per_second = wire[i]->bytes_per_second,
+                                         .latency = wire[i]->latency};
+    return links;
+}
+
 static struct refrain_group group_of(const Refrain__GroupInfo *wire, struct room *room)
 {
     return (struct refrain_group){
@@ -417,6 +434,8 @@ static struct refrain_group group_of(const Refrain__GroupInfo *wire, struct room
         .jobs_in_flight = wire->jobs_in_flight,
         .jobs_limit = wire->jobs_limit,
         .repairable = wire->repairable,
+        .links = links_of(wire->links, wire->n_links, room),
+        .link_count = wire->n_links,
     };
 }
 
@@ -427,7 +446,8 @@ static size_t stats_room(const Refrain__StatsReply *wire)
         wire->n_ranks * sizeof(struct refrain_rank) + wire->n_groups * sizeof(struct refrain_group);
     for (size_t i = 0; i < wire->n_groups; i++)
         bytes += wire->groups[i]->n_ranks * sizeof(struct refrain_rank) +
-                 wire->groups[i]->n_jobs * sizeof(struct refrain_running);
+                 wire->groups[i]->n_jobs * sizeof(struct refrain_running) +
+                 wire->groups[i]->n_links * sizeof(struct refrain_link);
     return bytes;
 }
 
@@ -594,6 +614,7 @@ static void figure_of(const Refrain__CacheFigure *wire, struct refrain_cache_fig
                                             .refused = tally->refused,
                                             .fetched = tally->fetched,
                                             .lent = tally->lent,
+                                            .copied = tally->copied,
                                             .misses = tally->misses,
                                             .miss_count = tally->n_misses,
                                             .seconds_saved = tally->seconds_saved};

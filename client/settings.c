@@ -20,10 +20,10 @@ enum {
     MAKES = MAKES_ONE | VERB_CALIBRATE,                     /* videos */
     SAVES = MAKES_ONE | VERB_RESULT,                        /* files of a job */
     PLANS = VERB_PLAN | VERB_MEASURE,                       /* asks no coordinator */
-    STARTS =
-        VERB_GENERATE | VERB_COMPARE | VERB_CALIBRATE, /* a coordinator of its own, the last two if need be */
-    TALKS = ~(VERB_GENERATE | VERB_KEYGEN | VERB_POLICIES | VERB_PLAN |
-              VERB_MEASURE), /* to a coordinator that is there already */
+    STARTS = VERB_GENERATE | VERB_COMPARE | VERB_CALIBRATE, /* a coordinator of its own, if none is named */
+    TALKS = ~(VERB_KEYGEN | VERB_POLICIES | VERB_PLAN |
+              VERB_MEASURE),                /* to a coordinator that is there already */
+    BRANCHES = VERB_GENERATE | VERB_SUBMIT, /* goes on from another job */
     SHOWS = ~0,
 };
 
@@ -97,17 +97,17 @@ static const struct option_spec specs[] = {
      "while the job is watched, the first frame as the video looks so far, anew with every preview",
      .groups = MAKES_ONE | VERB_WATCH},
 
-    {.type = OPTION_HEADING, .help = "The job", .groups = MAKES_ONE},
+    {.type = OPTION_HEADING, .help = "The job", .groups = MAKES},
     {"wait", 'w', OPTION_FLAG, AT(wait), .help = "show progress until the job has ended",
      .groups = VERB_SUBMIT},
     {"priority", 0, OPTION_CHOICE, AT(priority), .choices = "low|normal|high",
-     .help = "who goes first in the queue", .standard = "normal", .groups = VERB_SUBMIT},
+     .help = "who goes first in the queue", .standard = "normal", .groups = MAKES_ONE},
     {"deadline", 0, OPTION_DURATION, AT(deadline_ms), "TIME",
      "give the job up if it has not finished by then, such as 90s, 10m, 1h30m (default: never)", .min = 1,
      .max = LIMIT_DEADLINE_MS, .groups = MAKES_ONE | VERB_PLAN},
     {"strict", 0, OPTION_FLAG, AT(strict),
      .help = "with --deadline: have the job refused if it is not expected to be done by then",
-     .groups = VERB_SUBMIT},
+     .groups = MAKES_ONE},
     {"checkpoint-every", 0, OPTION_INT, AT(checkpoint_every), "N",
      "keep a checkpoint every so many steps, from which the job goes on when ranks are lost; 0: none "
      "(default 1)",
@@ -115,22 +115,26 @@ static const struct option_spec specs[] = {
     {"resume-from", 0, OPTION_UINT64, AT(resume_from), "JOB",
      "go on from a checkpoint of a job of yours: what is not said is as there, and model, seed, steps, size, "
      "solver and "
-     "shift cannot be others; prompt, guidance and --cache hold for the steps after it",
-     .groups = VERB_SUBMIT},
+     "shift cannot be others; prompt, guidance and --cache hold for the steps after it; generate: on the "
+     "coordinator that has it",
+     .groups = BRANCHES},
     {"at-step", 0, OPTION_TEXT, AT(at_step), "K",
      "so many steps are that job's; END: all, and only the files are made, with other --fps, --save-frames "
      "... (default "
      "END)",
-     .groups = VERB_SUBMIT},
+     .groups = BRANCHES},
     {"preview-every", 0, OPTION_INT, AT(preview_every), "N",
      "steps between previews for those who watch the job; costs a decoded frame each, and changes no bit "
      "(default: 5 "
      "with --preview, else none)",
      .min = 0, .max = LIMIT_STEPS, .groups = MAKES_ONE},
+    {"recompute", 0, OPTION_FLAG, AT(recompute), .env = "REFRAIN_RECOMPUTE",
+     .help = "make every step anew, also those that a job equal in everything has made before: for measuring",
+     .groups = MAKES},
     {"label", 0, OPTION_TEXT, AT(label), "TEXT", "a note of yours, shown by `refrain status` and --json",
      .groups = MAKES_ONE},
     {"idempotency-key", 0, OPTION_TEXT, AT(idempotency_key), "TEXT",
-     "submitting twice with the same key makes one job", .groups = VERB_SUBMIT},
+     "submitting twice with the same key makes one job", .groups = MAKES_ONE},
 
     {.type = OPTION_HEADING, .help = "The load", .groups = VERB_PLAN},
     {"jobs", 0, OPTION_INT, AT(jobs), "N", "jobs at once, all alike", .standard = "1", .min = 1,
@@ -368,6 +372,7 @@ status_t settings_spec(const struct settings *settings, const struct options *op
     made.compare = settings->compare;
     if (options_given(options, "checkpoint-every")) made.checkpoint_every = (int)settings->checkpoint_every;
     made.resume_from = settings->resume_from;
+    made.recompute = settings->recompute;
     made.preview_every = (unsigned)settings->preview_every;
     if (settings->preview && !options_given(options, "preview-every")) made.preview_every = PREVIEW_STANDARD;
     status = read_step(settings, &made.at_step, field, error);

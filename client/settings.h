@@ -57,6 +57,7 @@ struct settings {
     int64_t checkpoint_every; /* look at options_given */
     uint64_t resume_from;
     const char *at_step; /* a number or END */
+    bool recompute;
     int64_t preview_every;
     const char *preview; /* where the newest goes */
     const char *label, *idempotency_key;

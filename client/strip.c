@@ -26,6 +26,7 @@ static void add_report(struct strip *strip, const struct refrain_job *job)
 {
     const struct refrain_cache_report *report = job->cache;
     size_t branches = report->branches;
+    double run = report->run_seconds > 0 ? report->run_seconds : job->times.denoise;
     for (size_t step = 0; step < report->steps; step++) {
         const unsigned char *of = report->actions + step * branches;
         unsigned char action = of[0];
@@ -40,8 +41,8 @@ static void add_report(struct strip *strip, const struct refrain_job *job)
     strip->measured = both && both->cached_seconds > 0 && both->uncached_seconds > 0;
     if (strip->measured)
         strip->faster = both->uncached_seconds / both->cached_seconds;
-    else if (job->times.denoise > 0)
-        strip->faster = (job->times.denoise + report->seconds_saved) / job->times.denoise;
+    else if (run > 0)
+        strip->faster = (run + report->seconds_saved) / run;
 }
 
 struct strip strip_of(const struct refrain_job *job)

@@ -1,8 +1,8 @@
 /*
  * verb_cache.c - `refrain cache`: what the ranks keep for later jobs.
  *
- *      RANK  KIND        SCOPE    ITEMS      HERE      DISK   HITS  FETCHED  MISSES     SAVED  EVICTED
- *         0  text        own          3    2.1 MB    2.1 MB     12        1       3    14.2 s        0   absent 3
+ *      RANK  KIND        SCOPE    ITEMS    MEMORY      DISK    HITS  FETCHED  COPIED  MISSES     SAVED  EVICTED
+ *         0  text        own          3    2.1 MB    2.1 MB      12        1       2       3    14.2 s        0   absent 3
  *
  * Main thread.
  */
@@ -13,7 +13,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { HOST = 1, DISK = 2 };
+enum { DEVICE, HOST, DISK };
 
 static uint64_t sum(const uint64_t *values, size_t count)
 {
@@ -32,19 +32,30 @@ static void print_reasons(const struct refrain_cache_figure *figure)
     }
 }
 
+/* Nobody is told of GPUs where there are none. */
+static bool has_device(const struct refrain_cache *cache)
+{
+    for (size_t i = 0; i < cache->rank_count; i++)
+        if (cache->ranks[i].limit_bytes[DEVICE]) return true;
+    return false;
+}
+
 static void print_figures(const struct cli *cli, const struct refrain_cache *cache)
 {
-    char here[SHOW_BYTES], disk[SHOW_BYTES], saved[SHOW_BYTES];
-    printf("%s %4s  %-10s  %-6s %7s %9s %9s %7s %8s %7s %9s %8s%s\n", show_colour(&cli->style, SHOW_DIM),
-           "RANK", "KIND", "SCOPE", "ITEMS", "MEMORY", "DISK", "HITS", "FETCHED", "MISSES", "SAVED",
-           "EVICTED", show_colour(&cli->style, SHOW_PLAIN));
+    char device[SHOW_BYTES], here[SHOW_BYTES], disk[SHOW_BYTES], saved[SHOW_BYTES];
+    bool gpus = has_device(cache);
+    printf("%s %4s  %-10s  %-6s %7s", show_colour(&cli->style, SHOW_DIM), "RANK", "KIND", "SCOPE", "ITEMS");
+    if (gpus) printf(" %9s", "GPU");
+    printf(" %9s %9s %7s %8s %7s %7s %9s %8s%s\n", "MEMORY", "DISK", "HITS", "FETCHED", "COPIED", "MISSES",
+           "SAVED", "EVICTED", show_colour(&cli->style, SHOW_PLAIN));
     for (size_t i = 0; i < cache->figure_count; i++) {
         const struct refrain_cache_figure *one = &cache->figures[i];
-        printf(" %4u  %-10s  %-6s %7" PRIu64 " %9s %9s %7" PRIu64 " %8" PRIu64 " %7" PRIu64 " %9s %8" PRIu64,
-               one->rank, one->kind, one->scope, one->items,
-               show_bytes(one->bytes[0] + one->bytes[HOST], here), show_bytes(one->bytes[DISK], disk),
-               sum(one->hits, REFRAIN_CACHE_LEVELS), one->fetched, sum(one->misses, one->miss_count),
-               show_duration(&cli->style, one->seconds_saved, saved),
+        printf(" %4u  %-10s  %-6s %7" PRIu64, one->rank, one->kind, one->scope, one->items);
+        if (gpus) printf(" %9s", show_bytes(one->bytes[DEVICE], device));
+        printf(" %9s %9s %7" PRIu64 " %8" PRIu64 " %7" PRIu64 " %7" PRIu64 " %9s %8" PRIu64,
+               show_bytes(one->bytes[HOST], here), show_bytes(one->bytes[DISK], disk),
+               sum(one->hits, REFRAIN_CACHE_LEVELS), one->fetched, one->copied,
+               sum(one->misses, one->miss_count), show_duration(&cli->style, one->seconds_saved, saved),
                sum(one->evictions, REFRAIN_CACHE_LEVELS));
         print_reasons(one);
         putchar('\n');
@@ -53,7 +64,8 @@ static void print_figures(const struct cli *cli, const struct refrain_cache *cac
 
 static void print_limits(const struct refrain_cache *cache)
 {
-    char memory[SHOW_BYTES], disk[SHOW_BYTES], used[SHOW_BYTES], written[SHOW_BYTES], pinned[SHOW_BYTES];
+    char device[SHOW_BYTES], memory[SHOW_BYTES], disk[SHOW_BYTES], used[SHOW_BYTES], written[SHOW_BYTES],
+        pinned[SHOW_BYTES];
     for (size_t i = 0; i < cache->rank_count; i++) {
         const struct refrain_cache_rank *one = &cache->ranks[i];
         if (!sum(one->limit_bytes, REFRAIN_CACHE_LEVELS)) {
@@ -61,12 +73,16 @@ static void print_limits(const struct refrain_cache *cache)
                    one->rank);
             continue;
         }
-        printf(" rank %-7u may keep %s in memory, %s on disk", one->rank,
-               show_bytes(one->limit_bytes[0] + one->limit_bytes[HOST], memory),
+        printf(" rank %-7u may keep ", one->rank);
+        if (one->limit_bytes[DEVICE]) printf("%s on its GPU, ", show_bytes(one->limit_bytes[DEVICE], device));
+        printf("%s in memory, %s on disk", show_bytes(one->limit_bytes[HOST], memory),
                show_bytes(one->limit_bytes[DISK], disk));
-        if (one->has_used)
-            printf("; %s and %s are in use, %s pinned",
-                   show_bytes(one->used_bytes[0] + one->used_bytes[HOST], used),
+        if (one->has_used && one->limit_bytes[DEVICE])
+            printf("; in use %s, %s and %s, %s pinned", show_bytes(one->used_bytes[DEVICE], device),
+                   show_bytes(one->used_bytes[HOST], used), show_bytes(one->used_bytes[DISK], written),
+                   show_bytes(one->pinned_bytes, pinned));
+        else if (one->has_used)
+            printf("; %s and %s are in use, %s pinned", show_bytes(one->used_bytes[HOST], used),
                    show_bytes(one->used_bytes[DISK], written), show_bytes(one->pinned_bytes, pinned));
         putchar('\n');
     }

@@ -123,6 +123,11 @@ static void print_reused(const struct cli *cli, const struct refrain_job *job)
                                  times->first_steps_reused, times->first_steps_reused > 1 ? "es" : "");
         between = ", ";
     }
+    if (times->steps_reused) {
+        used += (size_t)snprintf(text + used, sizeof text - used, "%s%u step%s of an equal run", between,
+                                 times->steps_reused, times->steps_reused > 1 ? "s" : "");
+        between = ", ";
+    }
     if (*between)
         used += (size_t)snprintf(text + used, sizeof text - used, " (%s)",
                                  show_duration(&cli->style, times->reused_seconds, seconds));
@@ -175,6 +180,8 @@ static void print_cache(const struct cli *cli, const struct refrain_job *job)
     struct strip strip = strip_of(job);
     if (strip.count) {
         strip_words(&cli->style, &strip, words);
+        if (job->times.steps_reused)
+            strncat(words, ", in the run it was taken from", sizeof words - strlen(words) - 1);
         int room = (cli->style.terminal ? cli->style.columns : STRIP_CELLS) - 16 - show_width(words);
         if (room < 16) room = 16;
         size_t used = (size_t)snprintf(text, sizeof text, "%s   %s",
@@ -337,8 +344,8 @@ static void print_row(const struct cli *cli, const struct refrain_job *job)
     char state[SHOW_BYTES], bar[4 * SHOW_BYTES], count[SHOW_BYTES] = "", left[SHOW_BYTES];
     char policy[SHOW_BYTES], cache[SHOW_TEXT_BYTES];
     char state_column[SHOW_TEXT_BYTES], model[SHOW_TEXT_BYTES], prompt[SHOW_TEXT_BYTES];
-    bool moving = job->state == REFRAIN_RUNNING && job->progress.phase == REFRAIN_PHASE_DENOISE;
-    unsigned steps = job->spec.steps, step = moving ? job->progress.step : 0;
+    /* One that was queued again has steps as well, and while its text is encoded. */
+    unsigned steps = job->spec.steps, step = refrain_state_is_final(job->state) ? 0 : job->progress.step;
     /* After the denoising the bar is full; what is left is decoding. */
     if (job->state == REFRAIN_COMPLETED || job->progress.phase > REFRAIN_PHASE_DENOISE) step = steps;
     if (!refrain_state_is_final(job->state)) snprintf(count, sizeof count, "%u/%u", step, steps);

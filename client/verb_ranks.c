@@ -3,6 +3,7 @@
  *
  *     group 3fa9c2e1   running, epoch 12, over zmq, 3 of 8 jobs in flight; lost ranks are replaced
  *     layout           reference: 2 ranks, blocks 4+4, cpu-avx512
+ *     links            2.1 GB/s and 34 us between 0 and 1
  *      RANK  STATE      HOST      PID  BACKEND    THREADS  BLOCKS  WEIGHTS  GFLOP/S  HEARD  COMPUTED REPLACED
  *         0  computing  node1   41207  cpu-avx512       8  0...3   31.2 MB      412  0.1 s     0.1 s        0
  *         1  missing    -
@@ -35,9 +36,15 @@ static bool is_away(const struct refrain_rank *rank)
     return strcmp(rank->state, "drained") == 0 || strcmp(rank->state, "returning") == 0;
 }
 
+/* It is there, and at the next step of the jobs in flight it is not any more, or one of the ranks. */
+static bool is_moving(const struct refrain_rank *rank)
+{
+    return strcmp(rank->state, "leaving") == 0 || strcmp(rank->state, "joining") == 0;
+}
+
 static const char *health_of(const struct refrain_rank *rank)
 {
-    if (is_missing(rank) || is_away(rank)) return rank->state;
+    if (is_missing(rank) || is_away(rank) || is_moving(rank)) return rank->state;
     if (rank->seconds_since_heard > SILENT_SECONDS) return "silent";
     if (rank->seconds_since_progress >= 0 && rank->seconds_since_progress < FRESH_SECONDS) return "computing";
     return "idle";
@@ -60,6 +67,24 @@ static void print_named(const struct cli *cli, const char *name, const char *tex
            show_colour(&cli->style, SHOW_PLAIN), show_fit(&cli->style, text, room > 20 ? room : 20, fitted));
 }
 
+static void describe_link(const struct refrain_link *link, char *text, size_t bytes)
+{
+    double us = 1e6 * link->latency;
+    snprintf(text, bytes, "%.3g GB/s and %.*f us between %u and %u", link->bytes_per_second / 1e9, us < 10,
+             us, link->rank, link->peer);
+}
+
+/* All of them: --json. */
+static void print_links(const struct cli *cli, const struct refrain_group *group)
+{
+    char text[SHOW_TEXT_BYTES], slowest[96], fastest[96];
+    describe_link(&group->links[0], slowest, sizeof slowest);
+    describe_link(&group->links[group->link_count - 1], fastest, sizeof fastest);
+    snprintf(text, sizeof text, "%s%s%s", slowest, group->link_count > 1 ? " to " : "",
+             group->link_count > 1 ? fastest : "");
+    print_named(cli, "links", text);
+}
+
 static void print_heading(const struct cli *cli, const struct refrain_group *group)
 {
     char name[32], text[SHOW_TEXT_BYTES];
@@ -72,6 +97,7 @@ static void print_heading(const struct cli *cli, const struct refrain_group *gro
         snprintf(text, sizeof text, "%s: %s", group->model, group->plan);
         print_named(cli, "layout", text);
     }
+    if (group->link_count) print_links(cli, group);
     if (group->message) print_named(cli, "because", group->message);
 }
 

@@ -83,13 +83,12 @@ static void give_landed(struct fabric *fabric, struct parcel *parcel)
 
 void fabric_give_parcel(struct fabric *fabric, struct parcel *parcel)
 {
-    if (!parcel->on_device) {
-        parcel_give(&fabric->shelf, parcel);
-        return;
-    }
+    bool on_device = parcel->on_device; /* once it is given, it is somebody else's */
     pthread_mutex_lock(&fabric->lock);
-    give_landed(fabric, parcel);
+    fabric_place_done(parcel);
+    if (on_device) give_landed(fabric, parcel);
     pthread_mutex_unlock(&fabric->lock);
+    if (!on_device) parcel_give(&fabric->shelf, parcel);
 }
 
 /* A SENT event's record has done its work once the event is taken. Lock held. */
@@ -566,6 +565,11 @@ void fabric_close(struct fabric *fabric)
 const char *fabric_address(const struct fabric *fabric)
 {
     return fabric->address;
+}
+
+uint64_t fabric_largest(const struct fabric *fabric)
+{
+    return fabric->max_bytes;
 }
 
 void fabric_traffic(const struct fabric *fabric, struct fabric_traffic *traffic)

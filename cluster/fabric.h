@@ -77,7 +77,7 @@ struct fabric_event {
     uint64_t cookie;      /* SENT: what fabric_post was given; the payload is the caller's again */
     struct ticket ticket; /* RECEIVED */
     const void *payload;  /* RECEIVED: ticket.bytes bytes, 64-byte aligned; valid until fabric_release. With
-                             TICKET_ON_DEVICE an address there */
+                             TICKET_ON_DEVICE an address there; in a place (fabric_offer) as it comes there */
     void *hold;           /* the fabric's own */
 };
 
@@ -88,6 +88,8 @@ void fabric_close(struct fabric *fabric);
 
 /* What other members need to reach this one. Valid until close. */
 const char *fabric_address(const struct fabric *fabric);
+/* The largest payload that can be sent, as the configuration says: members are started alike. */
+uint64_t fabric_largest(const struct fabric *fabric);
 
 /* Connects to every member and returns when all answered, or fails by `deadline_ns`: STATUS_DEADLINE names
  * who did not answer, STATUS_PEER_LOST one that did and then went away, STATUS_UNSUPPORTED says that only a
@@ -127,6 +129,38 @@ int fabric_descriptor(const struct fabric *fabric);
 /* Any thread, any time: the owner gets an ABORTED event and every call of this epoch, a join under way
  * included, fails with STATUS_ABORTED. Without an epoch it does nothing. */
 void fabric_abort(struct fabric *fabric);
+
+/*
+ * Memory of the owner's that the messages of one peer, of one kind and context, land in, one behind the other, in place of
+ * memory of the fabric's:
+ *
+ *     struct fabric_place place = {.peer = 2, .kind = TICKET_ITEM, .context = 7, .bytes = draft, .size = n};
+ *     fabric_offer(fabric, &place);
+ *     ... RECEIVED events whose payload lies there; release them as any ...
+ *     while (!fabric_withdraw(fabric, &place)) ... later ...
+ *
+ * A message lands there if its ticket's `trace` says that it begins where the one before it ends, and if it fits. Any other one lies
+ * in the fabric's memory as always (its payload says so); so nothing is written twice, and what has come stays as it is.
+ * The struct and its memory are the owner's, and stay until fabric_withdraw says true. Payloads in device memory never land there.
+ */
+struct fabric_place {
+    int peer;
+    uint16_t kind; /* of the ticket, as `context` */
+    uint64_t context;
+    uint8_t *bytes; /* [size], the host's */
+    uint64_t size;
+    /* The fabric's own. */
+    uint64_t epoch, begun; /* begun: bytes that messages were given room for */
+    int landing;           /* messages that are not complete yet */
+    struct fabric_place *next;
+};
+
+/* In an epoch, which it lasts for; peer, kind, context, bytes and size are set. */
+void fabric_offer(struct fabric *fabric, struct fabric_place *place);
+/* No further message lands there. True: nothing is written there any more, place and memory are the owner's again.
+ * False: a message has begun to arrive there. Its RECEIVED event, or the end of the epoch, is when to ask again; after
+ * fabric_leave it is false only where MPI was given up with it (then the memory has to stay until the process ends). Any number of times. */
+bool fabric_withdraw(struct fabric *fabric, struct fabric_place *place);
 
 struct fabric_traffic {
     uint64_t messages_sent, messages_received, bytes_sent, bytes_received;

@@ -4,6 +4,7 @@
  *     fabric.c                          the owner's thread: the functions of fabric.h
  *     fabric_io.c                       the I/O thread: its loop, heartbeats and silence
  *     fabric_send.c, fabric_receive.c   the I/O thread: in and out
+ *     fabric_place.c                    both: memory of the owner's that payloads land in
  *     fabric_zmq.c, fabric_mpi.c        the transports, called by the I/O thread
  *     fabric_nccl.c                     the I/O thread: payloads in device memory, beside the zmq transport
  *     fabric_lane.c                     the thread that makes NCCL's calls for it
@@ -122,6 +123,7 @@ struct fabric {
     int in_transit;                          /* lock: outgoing messages with holders */
     struct event_node abort_note;            /* lock: used once per epoch */
     struct parcel *landed;                   /* lock: device memory the owner has released */
+    struct fabric_place *places;             /* lock: of the owner's, that are offered */
 
     uint64_t epoch; /* of the latest join; the owner writes it while idle, as the next three */
     const struct fabric_membership *membership; /* the owner's, during join only */
@@ -206,6 +208,13 @@ void fabric_give_parcel(struct fabric *fabric, struct parcel *parcel);
 void fabric_push_event(struct fabric *fabric, struct event_node *node); /* lock held */
 void fabric_signal_owner(struct fabric *fabric);                        /* lock held */
 void fabric_drop_events(struct fabric *fabric); /* lock held; of an epoch that is left */
+
+/* ------------------------------------------------------------------------------- fabric_place.c, I/O thread */
+
+/* Room for the payload of a message of `peer` in memory of the owner's; false: it belongs in none. */
+bool fabric_place_take(struct fabric *fabric, int peer, const struct ticket *ticket,
+                       struct fabric_place **place, uint8_t **bytes);
+void fabric_place_done(struct parcel *parcel); /* lock held: nothing more is written there for this message */
 
 /* ------------------------------------------- fabric_io.c, fabric_send.c, fabric_receive.c, for each other */
 

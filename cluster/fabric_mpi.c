@@ -372,19 +372,25 @@ static void link_part(void *argument, int peer, const uint8_t *farewell, size_t 
     if (parting->silent) link->broken = true;
 }
 
-/* Sends to members that live: they take in what is under way, wanted or not. */
-static bool chunks_to_living(const struct link *link)
+/* Does MPI write into memory of the owner's for it, which cannot be given back before? */
+static bool lands_in_place(const struct transfer *transfer)
+{
+    return transfer->kind == RECEIVE_CHUNK && transfer->parcel && transfer->parcel->place;
+}
+
+/* Chunks that a living member will move: sends, which it takes in, wanted or not, and what it sends into a place. */
+static bool chunks_of_living(const struct link *link)
 {
     for (int i = 0; i < link->count; i++) {
         const struct transfer *transfer = &link->transfers[i];
-        if (transfer->kind != SEND_CHUNK) continue;
+        if (transfer->kind != SEND_CHUNK && !lands_in_place(transfer)) continue;
         const struct peer *peer = &link->fabric->peers[transfer->peer];
         if (!peer->silent) return true;
     }
     return false;
 }
 
-/* MPI cannot take back a send. One that does not complete in time ends the use of MPI: then nobody here reads
+/* MPI cannot take back a send, or a receive that has begun. One that does not complete in time ends the use of MPI: then nobody here reads
  * the memory any more, and a peer that still might is not of this epoch's concern. */
 static void link_leave(void *argument)
 {
@@ -393,7 +399,7 @@ static void link_leave(void *argument)
     bool was_broken = link->broken; /* by a lost member: MPI may still serve the others for this last time */
     link->broken = false;
     link->busy_ns = clock_now_ns();
-    while (!link->broken && chunks_to_living(link)) {
+    while (!link->broken && chunks_of_living(link)) {
         /* The others drain, too: what they send has to be taken. */
         if (!test_transfers(link) && !link->broken && !test_heads(link)) nanosleep(&pause, NULL);
         if (clock_now_ns() - link->busy_ns > DRAIN_MS * MILLISECOND_NS) break;
@@ -405,6 +411,7 @@ static void link_leave(void *argument)
             was_broken = true;
             continue;
         }
+        if (lands_in_place(&link->transfers[i])) was_broken = true; /* nothing completes it any more */
         link->requests[kept] = link->requests[i];
         link->transfers[kept++] = link->transfers[i];
     }

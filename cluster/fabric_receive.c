@@ -117,6 +117,7 @@ static void deliver(struct fabric *fabric, int index)
         atomic_fetch_add_explicit(&fabric->messages_received, 1, memory_order_relaxed);
         atomic_fetch_add_explicit(&fabric->bytes_received, parcel->filled, memory_order_relaxed);
         pthread_mutex_lock(&fabric->lock);
+        fabric_place_done(parcel);
         fabric_push_event(fabric, &parcel->note);
         pthread_mutex_unlock(&fabric->lock);
     }
@@ -149,11 +150,29 @@ static bool place_chunk(struct peer *from, size_t chunk_bytes, struct parcel **p
 {
     struct parcel *open = from->open;
     *parcel = open;
-    *place = open->bytes + open->placed;
+    *place = open->target + open->placed;
     open->placed += chunk_bytes;
     open->pending++;
     if (open->placed == open->note.event.ticket.bytes) from->open = NULL;
     return true;
+}
+
+/* Memory for a message: in a place of the owner's, or the fabric's own. NULL: there is none. */
+static struct parcel *find_memory(struct fabric *fabric, int peer, const struct ticket *ticket)
+{
+    struct fabric_place *place = NULL;
+    uint8_t *bytes = NULL;
+    bool placed = fabric_place_take(fabric, peer, ticket, &place, &bytes);
+    struct parcel *parcel = parcel_take(&fabric->shelf, placed ? 0 : ticket->bytes);
+    if (parcel && placed) {
+        parcel->place = place;
+        parcel->target = bytes;
+    } else if (placed) {
+        pthread_mutex_lock(&fabric->lock);
+        place->landing--;
+        pthread_mutex_unlock(&fabric->lock);
+    }
+    return parcel;
 }
 
 static bool take_data(struct fabric *fabric, int index, const uint8_t *head, size_t bytes, size_t chunk_bytes,
@@ -169,7 +188,7 @@ static bool take_data(struct fabric *fabric, int index, const uint8_t *head, siz
             fabric_io_lose(fabric, index, "there is no memory for its message");
         return false;
     }
-    struct parcel *parcel = wrong ? NULL : parcel_take(&fabric->shelf, ticket.bytes);
+    struct parcel *parcel = wrong ? NULL : find_memory(fabric, index, &ticket);
     if (!wrong && !parcel) wrong = "there is no memory for its payload";
     if (wrong) {
         fabric_io_lose(fabric, index, "%s", wrong);
@@ -177,7 +196,7 @@ static bool take_data(struct fabric *fabric, int index, const uint8_t *head, siz
     }
     parcel->epoch = fabric->epoch;
     parcel->note.event = (struct fabric_event){
-        .kind = FABRIC_RECEIVED, .peer = index, .ticket = ticket, .payload = parcel->bytes, .hold = parcel};
+        .kind = FABRIC_RECEIVED, .peer = index, .ticket = ticket, .payload = parcel->target, .hold = parcel};
     atomic_fetch_add(&from->used, 1);
     *from->arriving_end = parcel;
     from->arriving_end = &parcel->next;
@@ -185,7 +204,7 @@ static bool take_data(struct fabric *fabric, int index, const uint8_t *head, siz
         from->open = parcel;
         return place_chunk(from, chunk_bytes, out, place);
     }
-    memcpy(parcel->bytes, head + ENVELOPE_BYTES + TICKET_BYTES, ticket.bytes);
+    memcpy(parcel->target, head + ENVELOPE_BYTES + TICKET_BYTES, ticket.bytes);
     parcel->placed = parcel->filled = ticket.bytes;
     deliver(fabric, index);
     return false;

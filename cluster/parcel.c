@@ -80,7 +80,7 @@ struct parcel *parcel_take(struct parcel_shelf *shelf, uint64_t bytes)
         pthread_mutex_unlock(&shelf->lock);
         return NULL;
     }
-    *parcel = (struct parcel){.capacity = parcel->capacity, .bytes = parcel->bytes};
+    *parcel = (struct parcel){.capacity = parcel->capacity, .bytes = parcel->bytes, .target = parcel->bytes};
     return parcel;
 }
 

@@ -26,12 +26,14 @@ struct parcel {
     struct event_node note; /* its RECEIVED event; first, so that one cast leads back */
     struct parcel *next;    /* in the shelf, or among those of a peer that still arrive */
     uint64_t epoch;
-    uint64_t placed; /* bytes that have been given a place; I/O thread only, as the next three */
-    uint64_t filled; /* bytes that are there */
-    int pending;     /* places given and not filled yet */
-    bool orphan;     /* its epoch is over: give it back as soon as nothing is pending */
-    size_t capacity; /* of bytes */
-    uint8_t *bytes;  /* [capacity], 64-byte aligned */
+    uint64_t placed;            /* bytes that have been given a place; I/O thread only, as the next three */
+    uint64_t filled;            /* bytes that are there */
+    int pending;                /* places given and not filled yet */
+    bool orphan;                /* its epoch is over: give it back as soon as nothing is pending */
+    size_t capacity;            /* of bytes */
+    uint8_t *bytes;             /* [capacity], 64-byte aligned */
+    uint8_t *target;            /* where the payload goes: bytes, or in `place` */
+    struct fabric_place *place; /* of the owner's; fabric->lock. NULL: it is not there, or is complete */
     /* fabric nccl: then it lies on no shelf, but with cluster/fabric_nccl.c */
     bool on_device;
     struct crossing crossing;

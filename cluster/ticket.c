@@ -77,7 +77,9 @@ static status_t check_values(const struct ticket *ticket, struct error *error)
 {
     bool work = ticket->kind >= TICKET_OPEN && ticket->kind <= TICKET_TURN;
     bool item = ticket->kind >= TICKET_FETCH && ticket->kind <= TICKET_STOP;
-    if (!work && !item) return error_set(error, STATUS_CORRUPT, "ticket of unknown kind %u", ticket->kind);
+    bool probe = ticket->kind == TICKET_PROBE || ticket->kind == TICKET_PROBED;
+    if (!work && !item && !probe)
+        return error_set(error, STATUS_CORRUPT, "ticket of unknown kind %u", ticket->kind);
     if (ticket->dtype > TICKET_RAW)
         return error_set(error, STATUS_CORRUPT, "ticket of unknown dtype %u", ticket->dtype);
     if (ticket->dtype == TICKET_NO_DATA && ticket->bytes > 0)

@@ -30,6 +30,9 @@ enum ticket_kind {
     TICKET_GONE =
         18, /* holder -> asker: there will be no (more) parts; step: why, enum miss of cache/tier/store.h */
     TICKET_STOP = 19, /* asker -> holder: no more parts are wanted */
+    /* How fast a link is (worker/probe.h). context: of the measurement; step: of the message. */
+    TICKET_PROBE = 24,
+    TICKET_PROBED = 25, /* the same bytes back; trace: pieces of work the sender has done */
 };
 
 enum ticket_dtype { TICKET_NO_DATA = 0, TICKET_F32 = 1, TICKET_BF16 = 2, TICKET_TEXT = 3, TICKET_RAW = 4 };

@@ -402,7 +402,8 @@ static uint32_t count_missed(const struct job *j)
 static uint32_t guess_missed(struct job *j, uint32_t expert)
 {
     j->owed += j->made * (1 - j->of.hits[expert]);
-    uint32_t missed = (uint32_t)fmax(j->of.done == 0, fmin(j->made, floor(j->owed + 0.5)));
+    uint32_t missed = (uint32_t)fmax(j->of.done == 0 || j->of.done == j->of.first_steps,
+                                     fmin(j->made, floor(j->owed + 0.5)));
     j->owed -= missed;
     return missed;
 }

@@ -230,12 +230,14 @@ void directory_stats(const struct directory *d, struct directory_stats *stats)
                                       .overwritten = d->overwritten};
 }
 
-int directory_holders(const struct directory *d, const struct key *key, uint32_t *ranks, int most)
+int directory_holders(const struct directory *d, const struct key *key, uint32_t *ranks, int most,
+                      uint64_t *bytes)
 {
     const struct noted *entry = find(d, key);
     int count = 0;
     for (int i = 0; entry && i < DIRECTORY_HOLDERS && count < most && entry->holders[i] != NOBODY; i++)
         ranks[count++] = entry->holders[i];
+    if (count && bytes) *bytes = entry->bytes;
     return count;
 }
 

@@ -69,20 +69,32 @@ static bool means_member(const struct aim *aim, const struct group *group, const
 
 /* ------------------------------------------------------------------------------------------------------- drain */
 
-static uint32_t choose(const struct aim *aim, const struct group *group, bool *leaves)
+/* leaves: [ranks + guests]: who is meant and was not drained before. */
+static uint32_t choose(const struct server *server, const struct aim *aim, const struct group *group, bool *leaves)
 {
     uint32_t count = 0;
-    for (uint32_t rank = 0; rank < group->ranks; rank++) {
-        leaves[rank] = means_member(aim, group, &group->members[rank]);
+    for (uint32_t rank = 0; rank < group->ranks + group->guests; rank++) {
+        const struct member *member = &group->members[rank];
+        leaves[rank] = means_member(aim, group, member) &&
+                       groups_seat(server->groups, group->name, member->seat) != SEAT_DRAINED;
         count += leaves[rank];
     }
     return count;
 }
 
-/* Can the group go on without them, or end? */
-static status_t check(const struct server *server, const struct group *group, const bool *leaves, uint32_t count,
+/* Can the group go on without them, and those that are about to leave already, or end? *ends: it ends. */
+static status_t check(const struct server *server, const struct group *group, const bool *leaves, bool *ends,
                       struct error *error)
 {
+    bool gone[PLAN_MAX_RANKS];
+    uint32_t count = 0, new = 0;
+    for (uint32_t rank = 0; rank < group->ranks; rank++) {
+        gone[rank] = leaves[rank] || groups_seat(server->groups, group->name, group->members[rank].seat) == SEAT_DRAINED;
+        count += gone[rank];
+        new += leaves[rank];
+    }
+    if (new == 0) return STATUS_OK; /* guests need no leave */
+    *ends |= count == group->ranks;
     if (count < group->ranks && strcmp(group->fabric, "mpi") == 0)
         return error_set(error, STATUS_UNSUPPORTED,
                          "group %.*s: over the fabric mpi its %u ranks go on together or not at all", SHOWN_LETTERS,
@@ -92,23 +104,19 @@ static status_t check(const struct server *server, const struct group *group, co
                          "group %.*s: these are all the ranks that the coordinator was told to launch, and it would "
                          "start them again; end it, or leave one",
                          SHOWN_LETTERS, group->name);
-    return count < group->ranks ? server_check_without(server, group, leaves, error) : STATUS_OK;
+    return count < group->ranks ? server_check_without(server, group, gone, error) : STATUS_OK;
 }
 
-static status_t dismiss(struct server *server, struct group *group, const bool *leaves, struct error *error)
+/* What follows is move.c's business: it goes by the marks. */
+static status_t mark(struct server *server, struct group *group, const bool *leaves, struct error *error)
 {
     status_t status = STATUS_OK;
-    group->blameless = true;
-    repair_give_back(server, group, "ranks were drained");
-    for (uint32_t rank = group->ranks; rank-- > 0 && status == STATUS_OK;) {
+    for (uint32_t rank = 0; rank < group->ranks + group->guests && status == STATUS_OK; rank++) {
         const struct member *member = &group->members[rank];
         if (!leaves[rank]) continue;
         status = jobstore_drain_seat(server->store, group->name, member->seat, member->host, error);
         if (status == STATUS_OK)
             status = groups_mark_seat(server->groups, group->name, member->seat, SEAT_DRAINED, member->host, error);
-        if (status != STATUS_OK) break;
-        if (member->here) order_shutdown(server->outbox, &member->peer, "this rank was drained");
-        group_dismiss(group, rank, server->now_ns);
     }
     return status;
 }
@@ -116,28 +124,41 @@ static status_t dismiss(struct server *server, struct group *group, const bool *
 status_t drain_ranks(struct server *server, const char *who, char *text, size_t bytes, struct error *error)
 {
     struct aim aim;
-    bool leaves[PLAN_MAX_RANKS];
+    bool leaves[PLAN_MAX_RANKS], ends = false;
     struct group *group;
-    uint32_t count, ranks = 0, groups = 0;
+    uint32_t count, ranks = 0;
     status_t status = read_aim(server, who, &aim, error);
     for (size_t i = 0; status == STATUS_OK && (group = groups_at(server->groups, i)); i++) {
-        if ((count = choose(&aim, group, leaves)) == 0) continue;
-        status = check(server, group, leaves, count, error);
+        if ((count = choose(server, &aim, group, leaves)) == 0) continue;
+        status = check(server, group, leaves, &ends, error);
         ranks += count;
-        groups++;
     }
     if (status != STATUS_OK) return status;
     if (ranks == 0)
         return error_set(error, STATUS_NOT_FOUND, aim.host ? "who %s: no rank is on a host of that name" :
                          "who %s: is drained already", who);
     for (size_t i = 0; status == STATUS_OK && (group = groups_at(server->groups, i)); i++)
-        if (choose(&aim, group, leaves)) status = dismiss(server, group, leaves, error);
-    snprintf(text, bytes, "%u rank%s drained; the jobs in flight go on from their checkpoints", ranks,
-             ranks == 1 ? " is" : "s are");
+        if (choose(server, &aim, group, leaves)) status = mark(server, group, leaves, error);
+    const char *verb = ranks == 1 ? " is" : "s are", *whom = ranks == 1 ? "it" : "them";
+    if (ends)
+        snprintf(text, bytes, "%u rank%s drained, the last of a group: it ends, and its jobs wait for another", ranks, verb);
+    else
+        snprintf(text, bytes, "%u rank%s drained; the jobs in flight go on without %s after the steps they are at", ranks, verb,
+                 whom);
     return status;
 }
 
 /* -------------------------------------------------------------------------------------------------------- undo */
+
+/* Its rank has not left yet, and need not. */
+static status_t keep_seat(struct server *server, const struct group *group, uint32_t seat, char *text, size_t bytes,
+                          struct error *error)
+{
+    status_t status = jobstore_serve_seat(server->store, group->name, seat, error);
+    if (status == STATUS_OK) status = groups_mark_seat(server->groups, group->name, seat, SEAT_SERVES, "", error);
+    if (status == STATUS_OK) snprintf(text, bytes, "rank %u stays: it had not left yet", seat);
+    return status;
+}
 
 /* One seat that is to be filled again; without a launcher by whoever reads the sentence. */
 static status_t bring_back(struct server *server, const struct group *group, uint32_t seat, char *text, size_t bytes,
@@ -145,7 +166,12 @@ static status_t bring_back(struct server *server, const struct group *group, uin
 {
     const struct launcher *launcher = launchers_of(server->launchers, group->name);
     char host[MEMBER_TEXT_BYTES];
-    uint32_t threads = group->ranks ? group->members[0].threads : 0;
+    uint32_t rank, threads = group->ranks ? group->members[0].threads : 0;
+    if (group_rank_of(group, seat, &rank)) return keep_seat(server, group, seat, text, bytes, error);
+    if (group_guest_of(group, seat, &rank)) {
+        snprintf(text, bytes, "rank %u is back already, and joins at the next step of the jobs in flight", seat);
+        return STATUS_OK;
+    }
     snprintf(host, sizeof host, "%s", groups_seat_host(server->groups, group->name, seat));
     status_t status = jobstore_serve_seat(server->store, group->name, seat, error);
     if (status == STATUS_OK)

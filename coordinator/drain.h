@@ -5,8 +5,8 @@
  *     drain_ranks(server, "node2", text, sizeof text, &error);     "rank 1 of group 3fa9c2e1 is drained: ..."
  *     drain_undo(server, "3fa9/1", text, sizeof text, &error);
  *
- * A drained rank is told to end; its group goes on without it, in a new epoch and a new layout, and the jobs in flight go
- * on from their checkpoints. That is no loss of theirs. What is drained stays so over a restart, until it is undone or
+ * A drained rank is told to end when the jobs in flight have come to the end of their steps (move.h); its group goes on without
+ * it, in a new epoch and a new layout, and the jobs from their checkpoints. That is no loss of theirs. What is drained stays so over a restart, until it is undone or
  * its group has ended. The loop thread.
  */
 #ifndef REFRAIN_COORDINATOR_DRAIN_H

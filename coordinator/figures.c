@@ -46,6 +46,7 @@ bool figures_take(struct figures *figures, uint32_t rank, const Refrain__TierTal
     tally->refused = told->refused;
     tally->fetched = told->fetched;
     tally->lent = told->lent;
+    tally->copied = told->copied;
     tally->seconds_saved = told->seconds_saved;
     copy(tally->bytes, LEVELS, told->bytes, told->n_bytes);
     copy(tally->hits, LEVELS, told->hits, told->n_hits);
@@ -68,13 +69,14 @@ void figures_free(struct figures *figures)
     *figures = (struct figures){0};
 }
 
-static void add(struct tally *sum, const struct tally *one)
+void figures_add(struct tally *sum, const struct tally *one)
 {
     sum->items += one->items;
     sum->published += one->published;
     sum->refused += one->refused;
     sum->fetched += one->fetched;
     sum->lent += one->lent;
+    sum->copied += one->copied;
     sum->seconds_saved += one->seconds_saved;
     for (int i = 0; i < LEVELS; i++) {
         sum->bytes[i] += one->bytes[i];
@@ -91,7 +93,7 @@ bool figures_sum(const struct figures *figures, uint32_t rank, uint32_t kind, co
     for (uint32_t i = 0; i < figures->count; i++) {
         const struct figure *one = &figures->list[i];
         if (one->rank != rank || one->kind != kind || (tenant && *tenant != one->tenant)) continue;
-        add(sum, &one->tally);
+        figures_add(sum, &one->tally);
         some = true;
     }
     return some;

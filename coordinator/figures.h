@@ -35,6 +35,7 @@ bool figures_take(struct figures *figures, uint32_t rank, const Refrain__TierTal
 void figures_drop(struct figures *figures, uint32_t rank);
 void figures_free(struct figures *figures);
 
+void figures_add(struct tally *sum, const struct tally *one);
 /* tenant: NULL: all of them. Adds to *sum; false: there was nothing. */
 bool figures_sum(const struct figures *figures, uint32_t rank, uint32_t kind, const uint64_t *tenant,
                  struct tally *sum);

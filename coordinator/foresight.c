@@ -88,7 +88,7 @@ static double block_on(const struct member *member, const struct outlook *o, boo
     return member->gflops > 0 ? pace_flops(o->flops, o->tokens) / (FIRST_GUESS * member->gflops * 1e9) : 0;
 }
 
-static bool has_measured(const struct group *group)
+bool foresight_measured(const struct group *group)
 {
     for (uint32_t rank = 0; rank < group->ranks; rank++)
         if (group->members[rank].block_token_ns > 0) return true;
@@ -99,7 +99,7 @@ double foresight_block(const struct group *group, const struct outlook *o)
 {
     double sum = 0;
     uint32_t known = 0;
-    bool measured = has_measured(group);
+    bool measured = foresight_measured(group);
     for (uint32_t rank = 0; rank < group->ranks; rank++) {
         double block = block_on(&group->members[rank], o, measured);
         sum += block;
@@ -107,6 +107,12 @@ double foresight_block(const struct group *group, const struct outlook *o)
     }
     /* What ranks of a wide stage measured is of their part. */
     return known ? sum / known * (measured ? plan_width(&group->plan) : 1) : 0;
+}
+
+double foresight_tail(struct server *server, const struct outlook *o)
+{
+    const struct learnt *l = lessons_of(server, o->model);
+    return l->text * o->mix.branches + (l->decode + l->files) * o->tokens;
 }
 
 /* ---------------------------------------------------------------------------------------------------- crews */
@@ -175,7 +181,7 @@ static void find_paces(struct prospect *v, int g, const struct outlook *o)
     struct stage_plan *s = &v->laid[g];
     const struct group *group = v->group[g];
     uint32_t width = s->width, stages = s->plan.ranks;
-    bool measured = has_measured(group);
+    bool measured = foresight_measured(group);
     double sum = 0;
     s->tokens = o->tokens;
     s->block = foresight_block(group, o) / width;
@@ -195,9 +201,17 @@ static struct crew_pieces pieces(uint32_t count, double seconds)
     return (struct crew_pieces){count, fmax(seconds / count, NEXT_TO_NOTHING)};
 }
 
-/* What a job is made of, from its beginning. */
-static void describe_whole(struct prospect *v, int g, const struct outlook *o, struct crew_job *work)
+/* Steps that it takes over from another job, or has kept from an earlier attempt. */
+static uint32_t begins_after(const struct job *job)
 {
+    uint32_t kept = job->kept > job->outlook.begins ? job->kept : job->outlook.begins;
+    return kept < job->outlook.steps ? kept : job->outlook.steps;
+}
+
+/* What a job is made of, from its beginning. */
+static void describe_whole(struct prospect *v, int g, const struct job *job, struct crew_job *work)
+{
+    const struct outlook *o = &job->outlook;
     const struct learnt *l = lessons_of(v->server, o->model);
     double stretch = lessons_stretch(v->group[g]);
     double step = l->step * o->tokens * stretch;
@@ -205,12 +219,13 @@ static void describe_whole(struct prospect *v, int g, const struct outlook *o, s
     work->tokens = (uint32_t)o->tokens;
     work->branches = o->mix.branches;
     work->steps = o->steps;
-    work->done = o->begins;
+    work->done = begins_after(job);
     work->first_steps = o->first_steps;
     work->cached = o->mix.hit_rate > 0;
     work->head = o->mix.head;
     work->tail = o->mix.tail;
-    work->hits[0] = work->hits[1] = o->mix.hit_rate;
+    bool apart = o->mix.experts > 1 && (o->mix.expert_hits[0] > 0 || o->mix.expert_hits[1] > 0);
+    for (int e = 0; e < PLAN_EXPERTS; e++) work->hits[e] = apart ? o->mix.expert_hits[e] : o->mix.hit_rate;
     work->skips = o->by_step ? o->skips : NULL;
     work->block = v->laid[g].block * stretch;
     work->begin = work->end = fmax(step / 2, NEXT_TO_NOTHING);
@@ -219,23 +234,22 @@ static void describe_whole(struct prospect *v, int g, const struct outlook *o, s
     work->files = pieces(films, l->files * o->tokens * stretch);
 }
 
-/* Hits come as policies have them: as many as were foreseen, or as many as there were so far; the truth is between. Where they were foreseen exactly,
- * what is left of them is left. */
-static double hits_left(const struct job *job, uint32_t done)
+/* Hits come as policies have them: as many as were foreseen, or as many as there were so far; the truth is between. Where
+ * they were foreseen exactly there is nothing to correct. Each expert's by as much as those that were its own. */
+static void correct_hits(const struct job *job, struct crew_job *work)
 {
-    const struct outlook *o = &job->outlook;
     const Refrain__Progress *p = &job->progress;
-    uint32_t hits = 0;
-    if (o->mix.hit_rate <= 0 || !p->has_cache_actions || done == 0 || done >= o->steps)
-        return o->mix.hit_rate;
-    for (size_t i = 0; i < p->cache_actions.len; i++) {
+    uint32_t expert = work->done >= work->first_steps, from = expert ? work->first_steps : 0, hits = 0;
+    if (!work->cached || job->outlook.certain || !p->has_cache_actions) return;
+    for (size_t i = from; i < p->cache_actions.len && i < work->done; i++) {
         uint8_t action = p->cache_actions.data[i];
         hits +=
             action == REFRAIN__CACHE_ACTION__CACHE_REUSED || action == REFRAIN__CACHE_ACTION__CACHE_FORECAST;
     }
-    double foreseen = fmax(0, (o->mix.hit_rate * o->steps - hits) / (o->steps - done));
-    double seen = (double)hits / done;
-    return fmin(1, o->certain ? foreseen : (foreseen + seen) / 2);
+    double done = work->done - from, all = (expert ? work->steps : work->first_steps) - from;
+    if (done < 1 || done >= all) return;
+    double foreseen = fmax(0, (work->hits[expert] * all - hits) / (all - done)), seen = hits / done;
+    work->hits[expert] = fmin(1, (foreseen + seen) / 2);
 }
 
 /* Where a job that runs stands. */
@@ -246,7 +260,7 @@ static void describe_progress(const struct job *job, struct crew_job *work)
     work->phase = CREW_STEPS;
     if (p->phase == REFRAIN__PHASE__PHASE_DENOISE) {
         work->done = p->step < work->steps ? p->step : work->steps;
-        work->hits[0] = work->hits[1] = hits_left(job, work->done);
+        correct_hits(job, work);
         return;
     }
     work->done = work->steps;
@@ -272,7 +286,7 @@ static bool describe(void *context, size_t index, int g, struct crew_layout *lay
     if (s->tokens != o->tokens) find_paces(v, g, o);
     *layout =
         (struct crew_layout){.plan = &s->plan, .wide = s->width > 1, .pace = s->pace, .hop = HOP_SECONDS};
-    describe_whole(v, g, o, work);
+    describe_whole(v, g, job, work);
     if (slot) {
         work->home = (int)slot->home;
         describe_progress(job, work);
@@ -316,7 +330,7 @@ static void add_group(struct prospect *v, struct group *group)
 static void add_job(struct prospect *v, struct job *job, int group)
 {
     const struct outlook *o = &job->outlook;
-    double moves = (double)(o->steps - o->begins) * o->mix.branches;
+    double moves = (double)(o->steps - begins_after(job)) * o->mix.branches;
     v->finishes[v->count] = (struct finish_job){.group = group,
                                                 .priority = job->priority,
                                                 .model = o->model,
@@ -399,7 +413,7 @@ static bool open_prospect(struct server *server, struct job *extra, struct prosp
 static bool is_measured(struct prospect *v, const struct outlook *o)
 {
     bool timed = false;
-    for (int g = 0; g < v->groups; g++) timed |= has_measured(v->group[g]);
+    for (int g = 0; g < v->groups; g++) timed |= foresight_measured(v->group[g]);
     return timed && lessons_of(v->server, o->model)->known;
 }
 

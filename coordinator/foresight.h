@@ -23,6 +23,12 @@ void foresight_note(struct server *server, struct job *job, const Refrain__JobSp
 /* Seconds of a block for such a job on one of the group's ranks; 0: nothing is known of them. */
 double foresight_block(const struct group *group, const struct outlook *outlook);
 
+/* Ranks of the group have timed blocks. */
+bool foresight_measured(const struct group *group);
+
+/* Seconds of text, decoding and files of such a job at home; 0: no job of its model has ended yet. */
+double foresight_tail(struct server *server, const struct outlook *outlook);
+
 /* fresh: at once, unless there are many jobs. */
 void foresight_look(struct server *server, bool fresh);
 

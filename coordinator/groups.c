@@ -55,11 +55,19 @@ static void close_pidfd(struct member *member)
     member->pidfd = -1;
 }
 
+/* Ranks and guests. */
+static uint32_t people(const struct group *group)
+{
+    return group->ranks + group->guests;
+}
+
 static void group_free(struct group *group)
 {
-    for (uint32_t rank = 0; rank < group->ranks; rank++) close_pidfd(&group->members[rank]);
+    for (uint32_t rank = 0; rank < people(group); rank++) close_pidfd(&group->members[rank]);
     directory_close(group->directory);
     figures_free(&group->figures);
+    free(group->copies);
+    links_close(&group->links);
     free(group->members);
     free(group);
 }
@@ -99,10 +107,26 @@ static bool worth_repairing(const struct group *group)
     return group->repairable && 2 * group->here >= group->ranks && group->here > 0;
 }
 
+/* The group never counted on it. */
+static void lose_guest(struct group *group, uint32_t rank)
+{
+    struct member *guest = &group->members[rank];
+    log_line(LOG_WARN, "group %.8s: rank %u, which was to join it, is gone", group->name, guest->seat);
+    close_pidfd(guest);
+    if (group->directory) directory_drop(group->directory, guest->seat);
+    figures_drop(&group->figures, guest->seat);
+    group->guests--;
+    memmove(guest, guest + 1, (people(group) - rank) * sizeof *guest);
+}
+
 void group_vacate(struct group *group, uint32_t rank, int64_t now_ns, const char *format, ...)
 {
     struct member *member = &group->members[rank];
     va_list arguments;
+    if (rank >= group->ranks) {
+        lose_guest(group, rank);
+        return;
+    }
     if (group->state == GROUP_LOST || !member->here) return;
     va_start(arguments, format);
     vsnprintf(group->failure, sizeof group->failure, format, arguments);
@@ -121,7 +145,9 @@ void group_vacate(struct group *group, uint32_t rank, int64_t now_ns, const char
     group->here--;
     group->disturbed = true;
     group->suspect = -1;
-    group_enter(group, worth_repairing(group) ? GROUP_GATHERING : GROUP_LOST, now_ns);
+    /* One that was about to leave need not be replaced. */
+    bool goes_on = worth_repairing(group) || (member->leaves && group->here > 0);
+    group_enter(group, goes_on ? GROUP_GATHERING : GROUP_LOST, now_ns);
 }
 
 struct slot *group_slot(struct group *group, uint64_t job)
@@ -172,6 +198,19 @@ void group_epoch_lost(struct group *group, uint32_t rank, const Refrain__EpochLo
     group_enter(group, GROUP_BROKEN, now_ns);
 }
 
+/* The first load of a model reads all of it; later ones may find most of it in place, and say nothing. */
+static void learn_load(struct group *group)
+{
+    uint32_t most = 1;
+    for (uint32_t rank = 0; rank < group->ranks; rank++)
+        if (plan_blocks(&group->plan, rank) > most) most = plan_blocks(&group->plan, rank);
+    double seconds = group->load_seconds / most;
+    bool same = strcmp(group->load_model, group->model) == 0;
+    if (same && seconds <= group->load_block_seconds) return;
+    memcpy(group->load_model, group->model, sizeof group->load_model);
+    group->load_block_seconds = seconds;
+}
+
 /* LOADING is over when everybody answered, well or badly: only then may the next order be given. */
 static void load_answered(struct group *group, uint32_t rank, int64_t now_ns)
 {
@@ -179,6 +218,8 @@ static void load_answered(struct group *group, uint32_t rank, int64_t now_ns)
     if (!all_answered(group)) return;
     double seconds = (double)(now_ns - group->since_ns) / SECOND_NS;
     group->load_seconds = seconds;
+    group->loaded_ns = now_ns;
+    if (group->load_status == STATUS_OK) learn_load(group);
     if (group->load_status == STATUS_OK)
         log_line(LOG_INFO, "group %.8s: model %s loaded in %.2f s", group->name, group->model, seconds);
     else
@@ -236,7 +277,7 @@ static bool process_gone(const struct member *member)
 void groups_drop_dead(struct groups *groups, int64_t now_ns)
 {
     for (size_t i = 0; i < groups->count; i++)
-        for (uint32_t rank = 0; rank < groups->list[i]->ranks; rank++)
+        for (uint32_t rank = people(groups->list[i]); rank-- > 0;) /* guests leave the list */
             if (process_gone(&groups->list[i]->members[rank]))
                 group_vacate(groups->list[i], rank, now_ns, "rank %u died",
                              groups->list[i]->members[rank].seat);
@@ -246,7 +287,7 @@ int groups_descriptors(const struct groups *groups, int *descriptors, int most)
 {
     int count = 0;
     for (size_t i = 0; i < groups->count; i++)
-        for (uint32_t rank = 0; rank < groups->list[i]->ranks && count < most; rank++) {
+        for (uint32_t rank = 0; rank < people(groups->list[i]) && count < most; rank++) {
             int pidfd = groups->list[i]->members[rank].pidfd;
             if (pidfd >= 0) descriptors[count++] = pidfd;
         }
@@ -268,7 +309,7 @@ void groups_forgive(struct groups *groups, int64_t now_ns)
 {
     for (size_t i = 0; i < groups->count; i++) {
         groups->list[i]->progress_ns = now_ns;
-        for (uint32_t rank = 0; rank < groups->list[i]->ranks; rank++)
+        for (uint32_t rank = 0; rank < people(groups->list[i]); rank++)
             groups->list[i]->members[rank].heard_ns = now_ns;
     }
 }
@@ -276,7 +317,7 @@ void groups_forgive(struct groups *groups, int64_t now_ns)
 /* Silence is the one sign of loss that works across hosts, for hung hosts and for stopped processes. */
 static void check_members(const struct groups *groups, struct group *group, int64_t now_ns)
 {
-    for (uint32_t rank = 0; rank < group->ranks; rank++) {
+    for (uint32_t rank = people(group); rank-- > 0;) { /* guests leave the list */
         const struct member *member = &group->members[rank];
         if (member->here && now_ns - member->heard_ns > groups->limits.silence_ns)
             group_vacate(group, rank, now_ns, "rank %u on %s said nothing for %.1f s", member->seat,
@@ -433,15 +474,41 @@ static status_t check_hello(const Refrain__Hello *hello, struct error *error)
     return STATUS_OK;
 }
 
+bool group_guest_of(const struct group *group, uint32_t seat, uint32_t *rank)
+{
+    for (uint32_t i = group->ranks; i < people(group); i++) {
+        if (group->members[i].seat != seat) continue;
+        *rank = i;
+        return true;
+    }
+    return false;
+}
+
 /* A vacant seat, in its place among the others. */
-static void add_member(struct group *group, uint32_t seat, int64_t now_ns)
+static void add_member(struct group *group, const struct member *added)
 {
     uint32_t rank = 0;
-    while (rank < group->ranks && group->members[rank].seat < seat) rank++;
+    while (rank < group->ranks && group->members[rank].seat < added->seat) rank++;
     struct member *member = &group->members[rank];
-    memmove(member + 1, member, (group->ranks - rank) * sizeof *member);
-    *member = (struct member){.seat = seat, .pidfd = -1, .vacant_ns = now_ns, .ask_ns = CLOCK_NEVER};
+    memmove(member + 1, member, (people(group) - rank) * sizeof *member);
+    *member = *added;
     group->ranks++;
+}
+
+static struct member vacant(uint32_t seat, int64_t now_ns)
+{
+    return (struct member){.seat = seat, .pidfd = -1, .vacant_ns = now_ns, .ask_ns = CLOCK_NEVER};
+}
+
+/* Room for a seat that it did not have. */
+static status_t grow(struct group *group, uint32_t seats, struct error *error)
+{
+    struct member *more = realloc(group->members, seats * sizeof *more);
+    if (!more) return error_set(error, STATUS_NO_MEMORY, "no memory for a group of %u ranks", seats);
+    group->members = more;
+    group->seats = seats;
+    links_close(&group->links); /* kept by so many seats; measured anew */
+    return STATUS_OK;
 }
 
 static status_t make_group(struct groups *groups, const Refrain__Hello *hello, int64_t now_ns,
@@ -460,19 +527,32 @@ static status_t make_group(struct groups *groups, const Refrain__Hello *hello, i
     made->seats = hello->ranks;
     made->suspect = -1;
     for (uint32_t seat = 0; seat < made->seats; seat++)
-        if (groups_seat(groups, made->name, seat) == SEAT_SERVES) add_member(made, seat, now_ns);
+        if (groups_seat(groups, made->name, seat) == SEAT_SERVES) {
+            struct member member = vacant(seat, now_ns);
+            add_member(made, &member);
+        }
     group_enter(made, GROUP_GATHERING, now_ns);
     groups->list[groups->count++] = made;
     *group = made;
     return STATUS_OK;
 }
 
+/* Before a group was complete all its ranks must agree how many they are. Later others may come; those that were there before
+ * a restart of ours may not know that yet. */
+static bool has_lived(const struct group *group, const Refrain__Hello *hello)
+{
+    bool lived = group->formed || hello->last_epoch > 0;
+    for (uint32_t rank = 0; rank < group->ranks; rank++) lived |= group->members[rank].last_epoch > 0;
+    return lived && strcmp(group->fabric, "mpi") != 0;
+}
+
 /* Does this rank fit into the group it names? */
 static status_t check_place(const struct group *group, const Refrain__Hello *hello, struct error *error)
 {
     uint32_t rank;
-    const struct member *member = group_rank_of(group, hello->rank, &rank) ? &group->members[rank] : NULL;
-    if (hello->ranks != group->seats || strcmp(hello->fabric, group->fabric) != 0)
+    bool known = group_rank_of(group, hello->rank, &rank) || group_guest_of(group, hello->rank, &rank);
+    const struct member *member = known ? &group->members[rank] : NULL;
+    if ((hello->ranks != group->seats && !has_lived(group, hello)) || strcmp(hello->fabric, group->fabric) != 0)
         return error_set(error, STATUS_CONFLICT, "rank %u says %u ranks on fabric %s, the group has %u on %s",
                          hello->rank, hello->ranks, hello->fabric, group->seats, group->fabric);
     if (member && member->here && member->pid != hello->pid)
@@ -490,18 +570,21 @@ static int watch_process(const struct groups *groups, const Refrain__Hello *hell
     return ours ? (int)syscall(SYS_pidfd_open, (pid_t)hello->pid, 0) : -1;
 }
 
-static void fill_member(const struct groups *groups, struct member *member, const struct wire_peer *peer,
-                        const Refrain__Hello *hello, int64_t now_ns)
+static void fill_member(const struct groups *groups, struct group *group, struct member *member,
+                        const struct wire_peer *peer, const Refrain__Hello *hello, int64_t now_ns)
 {
+    if (strcmp(member->host, hello->host) != 0) links_forget(&group->links, member->seat);
     if (!member->here) member->pidfd = watch_process(groups, hello);
     member->here = true;
     member->gflops = hello->gflops > 0 && isfinite(hello->gflops) ? hello->gflops : 0;
     member->last_epoch = hello->last_epoch;
+    member->alone = hello->alone;
     member->peer = *peer;
     member->pid = hello->pid;
     member->threads = hello->threads;
     member->memory_bytes = hello->memory_bytes;
     member->decode_memory = hello->decode_memory;
+    member->tier_device = hello->tier_device < hello->memory_bytes ? hello->tier_device : 0;
     snprintf(member->gpu, sizeof member->gpu, "%s", hello->gpu ? hello->gpu : "");
     member->epoch = hello->epoch;
     member->heard_ns = now_ns;
@@ -560,14 +643,13 @@ static void all_here(struct group *group, int64_t now_ns)
 void group_dismiss(struct group *group, uint32_t rank, int64_t now_ns)
 {
     struct member *member = &group->members[rank];
-    snprintf(group->failure, sizeof group->failure, "rank %u was drained", member->seat);
-    log_line(LOG_INFO, "group %.8s: %s", group->name, group->failure);
+    log_line(LOG_INFO, "group %.8s: goes on without rank %u", group->name, member->seat);
     close_pidfd(member);
     if (group->directory) directory_drop(group->directory, member->seat);
     figures_drop(&group->figures, member->seat);
     group->here -= member->here;
     group->ranks--;
-    memmove(member, member + 1, (group->ranks - rank) * sizeof *member);
+    memmove(member, member + 1, (people(group) - rank) * sizeof *member);
     group->suspect = -1;
     for (uint32_t i = 0; i < group->ranks; i++) group->members[i].epoch = 0;
     if (group->state == GROUP_LOST) return;
@@ -591,16 +673,33 @@ static bool lost_touch(const struct group *group, const struct member *member, c
            (joined && hello->epoch != group->epoch);
 }
 
-/* A drained seat is taken again: the epoch of those who were there meanwhile ends. */
-static void take_back(struct groups *groups, struct group *group, uint32_t seat, int64_t now_ns)
+/* Somebody comes to a seat that was drained, or that there was none of. */
+static status_t add_guest(struct group *group, uint32_t seat, int64_t now_ns, struct error *error)
 {
-    groups_mark_seat(groups, group->name, seat, SEAT_SERVES, "", NULL);
-    add_member(group, seat, now_ns);
-    group->disturbed = group->blameless = true;
+    status_t status = seat >= group->seats ? grow(group, seat + 1, error) : STATUS_OK;
+    if (status != STATUS_OK) return status;
+    group->members[people(group)] = vacant(seat, now_ns);
+    group->guests++;
+    group->guest_ns = now_ns;
+    log_line(LOG_INFO, "group %.8s: rank %u came, and joins it at the next occasion", group->name, seat);
+    return STATUS_OK;
+}
+
+void group_admit(struct groups *groups, struct group *group, int64_t now_ns)
+{
+    if (group->guests == 0 || group->state == GROUP_LOST) return;
+    while (group->guests > 0) {
+        struct member guest = group->members[people(group) - 1];
+        group->guests--;
+        groups_mark_seat(groups, group->name, guest.seat, SEAT_SERVES, "", NULL);
+        add_member(group, &guest);
+        group->here++;
+        log_line(LOG_INFO, "group %.8s: rank %u joins it", group->name, guest.seat);
+    }
+    for (uint32_t rank = 0; rank < group->ranks; rank++) group->members[rank].epoch = 0;
     group->suspect = -1;
-    snprintf(group->failure, sizeof group->failure, "rank %u came back", seat);
-    log_line(LOG_INFO, "group %.8s: %s", group->name, group->failure);
     group_enter(group, GROUP_GATHERING, now_ns);
+    if (group->here == group->ranks) all_here(group, now_ns);
 }
 
 status_t groups_hello(struct groups *groups, const struct wire_peer *peer, const Refrain__Hello *hello,
@@ -618,21 +717,21 @@ status_t groups_hello(struct groups *groups, const struct wire_peer *peer, const
     if (status != STATUS_OK) return status;
 
     uint32_t place;
-    bool returns = !group_rank_of(found, hello->rank, &place);
-    if (returns) {
-        take_back(groups, found, hello->rank, now_ns);
-        group_rank_of(found, hello->rank, &place);
+    bool member_of = group_rank_of(found, hello->rank, &place);
+    if (!member_of && !group_guest_of(found, hello->rank, &place)) {
+        if ((status = add_guest(found, hello->rank, now_ns, error)) != STATUS_OK) return status;
+        place = people(found) - 1;
     }
     struct member *member = &found->members[place];
-    bool new_here = !member->here;
-    bool again = !new_here && lost_touch(found, member, peer, hello);
-    if (new_here && found->formed && !returns) {
+    bool new_here = member_of && !member->here;
+    bool again = member_of && !new_here && lost_touch(found, member, peer, hello);
+    if (new_here && found->formed) {
         member->replaced++;
         log_line(LOG_INFO, "group %.8s: rank %u is taken by process %u on %s, %.0f ms after it was lost",
                  found->name, hello->rank, hello->pid, hello->host,
                  (double)(now_ns - member->vacant_ns) / MILLISECOND_NS);
     }
-    fill_member(groups, member, peer, hello, now_ns);
+    fill_member(groups, found, member, peer, hello, now_ns);
     found->here += new_here;
     if (new_here && found->here == found->ranks) all_here(found, now_ns);
     if (again) group_enter(found, GROUP_COMPLETE, now_ns);
@@ -645,7 +744,7 @@ status_t groups_hello(struct groups *groups, const struct wire_peer *peer, const
 bool groups_find(struct groups *groups, const struct wire_peer *peer, struct group **group, uint32_t *rank)
 {
     for (size_t i = 0; i < groups->count; i++)
-        for (uint32_t r = 0; r < groups->list[i]->ranks; r++) {
+        for (uint32_t r = 0; r < people(groups->list[i]); r++) {
             const struct member *member = &groups->list[i]->members[r];
             if (!member->here || !wire_peer_equal(&member->peer, peer)) continue;
             *group = groups->list[i];

@@ -13,7 +13,8 @@
  * still lives shortly after, it is COMPLETE again. A rank that died, fell silent or left vacates its seat:
  * the group is GATHERING again, the others keep their weights, and a launcher is asked for a replacement;
  * where nobody can make one, or most ranks are gone, the group is LOST, which is final. A seat can be drained: the group
- * goes on in a new epoch of fewer ranks, and grows again when the seat is taken once more.
+ * goes on in a new epoch of fewer ranks. Whoever comes later, to such a seat or to one that the group did not have, is its
+ * guest until a new epoch begins (move.h).
  *
  * Plain state, no sockets: what is to be sent is decided in schedule.c from the states. One thread (the
  * loop). Pointers to groups are valid until groups_remove.
@@ -26,6 +27,7 @@
 #include <stdint.h>
 #include "base/status.h"
 #include "coordinator/figures.h"
+#include "coordinator/links.h"
 #include "coordinator/needs.h"
 #include "coordinator/pace.h"
 #include "coordinator/plan.h"
@@ -46,10 +48,13 @@ enum group_state {
 struct member {
     uint32_t seat; /* the number it was started with, as people and launchers know it */
     bool here;     /* said Hello; false: the seat is vacant */
+    bool alone;    /* started by an mpirun of its own */
+    bool leaves;   /* its seat was drained: the next epoch is without it */
     bool answered; /* what the state waits for: EpochReady, Loaded, LoadFailed */
     struct wire_peer peer;
     uint32_t pid, threads, first_block, blocks;
     uint64_t decode_memory;                     /* the most its decoder takes; 0: unknown */
+    uint64_t tier_device;                       /* of its GPU's memory, taken by its cache tier */
     uint64_t weight_bytes, memory_bytes, epoch; /* epoch: the one its last Hello named */
     uint64_t last_epoch;                        /* the latest its process was ever in */
     int64_t heard_ns;                           /* monotonic */
@@ -77,16 +82,31 @@ struct slot {
     uint32_t home;    /* member where its loop lives */
     bool assigned;    /* home was told */
     bool cancel_told; /* ... and told to stop */
+    uint32_t from;    /* the step that this attempt began after */
+    bool rested;      /* home said that it begins no other step, */
+    uint32_t rested_at; /* and which one its last checkpoint is of; 0: there is none */
     struct needs needs;
+};
+
+/* A group that is to be laid out anew while it works (move.h). */
+struct move {
+    bool wanted;  /* for `why` */
+    bool resting; /* the jobs were told to rest, until until_ns */
+    bool planned; /* `plan` was chosen for what runs; otherwise other ranks are to be laid out as they come */
+    int64_t since_ns, until_ns;
+    struct plan plan;
+    char why[128]; /* a sentence for people */
 };
 
 struct group {
     char name[GROUP_NAME_BYTES], fabric[16];
     enum group_state state;
     int64_t since_ns;               /* of the state */
-    uint32_t seats;                 /* ranks it was started with */
+    uint32_t seats;                 /* ranks it was started with, and those that came since */
     uint32_t ranks, here;           /* of them, those not drained; ranks that said Hello */
-    struct member *members;         /* [ranks], by seat: a rank is its place here; 0 is home */
+    uint32_t guests;                /* ranks that came while it works and wait for the next epoch */
+    int64_t guest_ns;               /* when the latest of them came */
+    struct member *members;         /* [ranks], by seat: a rank is its place here; 0 is home. Behind them [guests] */
     uint64_t epoch;                 /* 0: none yet */
     int broken_epochs;              /* in a row without a finished job */
     char model[65];                 /* loaded on every rank, or being loaded; "" none */
@@ -94,8 +114,15 @@ struct group {
     char failure[ERROR_TEXT_BYTES]; /* why it is LOST or BROKEN, or why the load failed */
     status_t load_status;
     double load_seconds; /* the latest load */
+    int64_t loaded_ns;   /* when it was over */
     double home_work;    /* mean over the model's jobs: plan_mix; 0: unknown */
     int64_t laid_ns;     /* since when the plan is this one */
+    struct move move;
+    int64_t weighed_ns;  /* when it was last asked whether a move pays */
+    int64_t still_ns;    /* until then no move is begun that jobs could do without: one could not be made */
+    bool planned;        /* the plan was chosen for the jobs that were moved, and is not chosen again for one of them */
+    char load_model[65]; /* of load_block_seconds */
+    double load_block_seconds; /* the longest load of that model, for each block of the fullest rank; 0: unknown */
     double ratio[GROUP_RATIOS]; /* of its latest jobs: how much longer the second half took than was foreseen (lessons.c) */
     uint32_t ratios;            /* that there were */
     struct slot slots[GROUP_SLOTS];
@@ -108,6 +135,8 @@ struct group {
     int suspect;         /* the rank the others lost; -1 */
     struct directory *directory; /* of its ranks' items of the cache tier; NULL: nothing was noted */
     struct figures figures;
+    struct copies *copies; /* second copies of such items; NULL: none was wanted */
+    struct links links;    /* between its ranks, by seats */
 };
 
 struct group_limits {
@@ -130,7 +159,7 @@ void groups_close(struct groups *groups); /* NULL is fine */
 status_t groups_hello(struct groups *groups, const struct wire_peer *peer, const Refrain__Hello *hello,
                       int64_t now_ns, struct group **group, uint32_t *rank, struct error *error);
 
-/* Whose connection it is; false: nobody's. */
+/* Whose connection it is, a rank's or a guest's (*rank >= group->ranks); false: nobody's. */
 bool groups_find(struct groups *groups, const struct wire_peer *peer, struct group **group, uint32_t *rank);
 struct group *groups_at(struct groups *groups, size_t index); /* NULL past the end */
 /* The slot that holds a job, and its group; NULL: nobody works on it. */
@@ -145,11 +174,15 @@ const char *groups_seat_host(const struct groups *groups, const char *name,
 status_t groups_mark_seat(struct groups *groups, const char *name, uint32_t seat, enum seat_state state,
                           const char *host, struct error *error);
 void groups_serve_all(struct groups *groups); /* forgets all marks */
-/* The group goes on without that rank, whose seat was marked, in a new epoch; the jobs in flight are the caller's to give
- * back. Ranks behind it move up. With the last one the group is LOST. */
+/* The group goes on without that rank in a new epoch; the jobs in flight are the caller's to give back. Ranks behind it
+ * move up. With the last one the group is LOST. */
 void group_dismiss(struct group *group, uint32_t rank, int64_t now_ns);
-/* The rank that sits there, or would; false: there is none, the seat is drained. */
+/* Its guests are ranks from now on, in a new epoch; the jobs in flight are the caller's to give back. */
+void group_admit(struct groups *groups, struct group *group, int64_t now_ns);
+/* The rank that sits there, or would; false: there is none, the seat is drained or free. */
 bool group_rank_of(const struct group *group, uint32_t seat, uint32_t *rank);
+/* The same of a guest: *rank is at least group->ranks. */
+bool group_guest_of(const struct group *group, uint32_t seat, uint32_t *rank);
 /* Ends a LOST group; its name is remembered, so that stragglers are not taken for a new one. */
 void groups_remove(struct groups *groups, struct group *group);
 /* Every rank of this host whose process is gone vacates its seat at once. */
@@ -164,7 +197,8 @@ void groups_forgive(struct groups *groups, int64_t now_ns);
 void group_enter(struct group *group, enum group_state state, int64_t now_ns);
 void group_lose(struct group *group, int64_t now_ns, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
-/* The rank is gone: its seat is vacant, or the group LOST if it cannot be repaired. The sentence: why. */
+/* The rank is gone: its seat is vacant, or the group LOST if it cannot be repaired; of a guest nothing stays. The sentence:
+ * why. */
 void group_vacate(struct group *group, uint32_t rank, int64_t now_ns, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
 struct slot *group_slot(struct group *group, uint64_t job); /* 0: a free one; NULL: none */

@@ -26,14 +26,13 @@ struct hitrates {
     struct hitrate {
         uint64_t key;  /* of model, policy's complete text and steps; 0: free */
         uint64_t used; /* larger: later */
-        double rate;
+        double rate, expert[PLAN_EXPERTS]; /* expert: of the steps of each; of one alone the first counts */
     } kept[HITRATES_KEPT];
     uint64_t uses;
 };
 
-/* Sets branches, head, tail, hit_rate, experts and first_share; the rest of *mix stays. spec: complete, as it is stored; one that
- * its model does not allow any more counts as uncached. outlook: what it was made from;
- * NULL is fine. True: the rate is exact. */
+/* Sets branches, head, tail, the experts' shares and hit rates; the rest of *mix stays. spec: complete, as it is stored; one that
+ * its model does not allow any more counts as uncached. outlook: what it was made from; NULL is fine. True: the rate is exact. */
 bool hitrates_of(struct hitrates *rates, const Refrain__JobSpec *spec, const Refrain__ModelCard *card,
                  struct plan_mix *mix, struct caching_outlook *outlook);
 

@@ -27,6 +27,7 @@ struct jobs {
     size_t changed_count, changed_taken, changed_capacity;
     int64_t next_deadline_ms; /* not later than the earliest */
     int64_t foreseen_ms; /* when the jobs' finish_ms were predicted */
+    uint64_t entered[JOB_STATES], settled[JOB_STATES]; /* how often; as of the last commit */
 };
 
 /* -------------------------------------------------------------------------------------------- transitions */
@@ -84,7 +85,13 @@ size_t jobs_take_changed(struct jobs *jobs, const uint64_t **ids)
     size_t count = jobs->changed_taken ? 0 : jobs->changed_count;
     *ids = jobs->changed;
     jobs->changed_taken = jobs->changed_count;
+    memcpy(jobs->settled, jobs->entered, sizeof jobs->settled);
     return count;
+}
+
+const uint64_t *jobs_entered(const struct jobs *jobs)
+{
+    return jobs->settled;
 }
 
 static void clear_progress(struct job *job)
@@ -122,6 +129,7 @@ void jobs_note_progress(struct job *job, const Refrain__Progress *progress)
     Refrain__Progress fitting = *progress;
     if (!actions_fit(&progress->cache_actions)) fitting.has_cache_actions = 0;
     if (!isfinite(progress->largest_reused)) fitting.has_largest_reused = 0;
+    if (!isfinite(progress->reused_seconds)) fitting.has_steps_reused = fitting.has_reused_seconds = 0;
     clear_progress(job);
     copy_progress(&job->progress, &fitting);
     uint64_t reached = (uint64_t)fitting.phase << 32 | fitting.step;
@@ -139,6 +147,7 @@ static void job_free(struct jobs *jobs, struct job *job)
 {
     if (!job) return;
     clear_progress(job);
+    free(job->again);
     tenants_leave(&jobs->tenants, job->share);
     free(job->model);
     free(job);
@@ -184,13 +193,14 @@ static status_t move(struct jobs *jobs, struct job *job, Refrain__JobState state
     joblist_remove(queue, job);
     if (state == REFRAIN__JOB_STATE__JOB_QUEUED) joblist_insert(queue, job);
     note_changed(jobs, job->id);
+    jobs->entered[state]++;
     return STATUS_OK;
 }
 
 /* The start is what counts as an attempt, so a job that never ran has 0. Who pays: the tenant, once. */
 status_t jobs_start(struct jobs *jobs, struct job *job, const char *plan, int64_t now_ms, struct error *error)
 {
-    struct job_change change = {.plan = plan};
+    struct job_change change = {.plan = plan, .message = job->again};
     status_t status = move(jobs, job, REFRAIN__JOB_STATE__JOB_RUNNING, &change, now_ms, error);
     if (status == STATUS_OK && job->attempt == 1) tenants_charge(job->share, job->work);
     if (status == STATUS_OK) job->middle_ms = job->foretold_ms = 0;
@@ -228,8 +238,11 @@ status_t jobs_requeue(struct jobs *jobs, struct job *job, enum jobs_loss loss, c
     if (job->state == REFRAIN__JOB_STATE__JOB_CANCELLING)
         return jobs_finish(jobs, job, REFRAIN__JOB_STATE__JOB_CANCELLED, NULL, NULL, now_ms, error);
     status_t status = jobstore_drop_files(jobs->store, job->id, error);
-    return status != STATUS_OK ? status
-                               : move(jobs, job, REFRAIN__JOB_STATE__JOB_QUEUED, &change, now_ms, error);
+    if (status == STATUS_OK) status = move(jobs, job, REFRAIN__JOB_STATE__JOB_QUEUED, &change, now_ms, error);
+    if (status != STATUS_OK) return status;
+    free(job->again);
+    job->again = strdup(message); /* NULL, without memory, is only less to read */
+    return STATUS_OK;
 }
 
 /* Asking twice is no error: the client may have missed the answer. */
@@ -326,6 +339,7 @@ status_t jobs_reload(struct jobs *jobs, struct error *error)
 {
     forget_all(jobs);
     jobs->changed_count = jobs->changed_taken = 0;
+    memcpy(jobs->entered, jobs->settled, sizeof jobs->entered);
     status_t status = jobstore_active(jobs->store, adopt, jobs, error);
     if (status == STATUS_NO_MEMORY) error_set(error, status, "no memory for the list of jobs");
     return status;
@@ -417,6 +431,7 @@ status_t jobs_submit(struct jobs *jobs, const struct submission *submission, int
     };
     if ((status = adopt(jobs, &stored)) != STATUS_OK)
         return error_set(error, status, "no memory for the job");
+    jobs->entered[REFRAIN__JOB_STATE__JOB_ACCEPTED]++;
     struct job_change change = {0};
     struct job *job = jobs_find(jobs, made);
     if ((status = move(jobs, job, REFRAIN__JOB_STATE__JOB_QUEUED, &change, now_ms, error)) != STATUS_OK)
@@ -468,7 +483,8 @@ static int in_turn(const void *a, const void *b)
     uintptr_t p = (uintptr_t)(*x)->share, q = (uintptr_t)(*y)->share;
     bool again = (*x)->attempt > 0;
     if (again != ((*y)->attempt > 0)) return again ? -1 : 1;
-    if (!again && p != q) return p < q ? -1 : 1; /* tenants apart; jobs that lost their ranks go by themselves */
+    if (!again && p != q)
+        return p < q ? -1 : 1; /* tenants apart; jobs that lost their ranks go by themselves */
     return before(*x, *y) ? -1 : 1;
 }
 
@@ -479,7 +495,8 @@ struct run {
 
 /* One priority, sorted in_turn, into `order`: those that lost their ranks, then of the tenant served least its next.
  * runs: room for `count`. */
-static size_t merge_tenants(struct job **sorted, size_t count, struct run *runs, struct job **order, size_t most)
+static size_t merge_tenants(struct job **sorted, size_t count, struct run *runs, struct job **order,
+                            size_t most)
 {
     size_t made = 0, tenants = 0, at = 0;
     while (at < count && sorted[at]->attempt > 0 && made < most) order[made++] = sorted[at++];
@@ -568,6 +585,15 @@ bool jobs_use_model(const struct jobs *jobs, const char *model)
     return false;
 }
 
+/* Of a job that goes on where it was: it has made these steps, also before it says so itself. */
+static void decorate_kept(const struct job *job, Refrain__Progress *out)
+{
+    if (!job->kept || (out->has_phase && out->phase >= REFRAIN__PHASE__PHASE_DENOISE)) return;
+    out->has_step = out->has_steps = 1;
+    out->step = job->kept;
+    out->steps = job->outlook.steps;
+}
+
 /* Older moments of a history, and finished jobs, stay as they were stored. */
 void jobs_decorate(const struct jobs *jobs, Refrain__Job *out)
 {
@@ -582,9 +608,10 @@ void jobs_decorate(const struct jobs *jobs, Refrain__Job *out)
         out->has_finish_ms = 1;
         out->finish_ms = (uint64_t)job->finish_ms;
     }
-    if (job->finish_ms <= 0 && !job->progress.has_phase) return;
+    if (job->finish_ms <= 0 && !job->progress.has_phase && !job->kept) return;
     if (!(out->progress = malloc(sizeof *out->progress))) return; /* only a courtesy */
     copy_progress(out->progress, &job->progress);
+    decorate_kept(job, out->progress);
     if (job->finish_ms > 0) {
         out->progress->has_seconds_left = 1;
         out->progress->seconds_left = fmax(0, (double)(job->finish_ms - jobs->foreseen_ms) / 1000);

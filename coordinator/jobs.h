@@ -58,6 +58,8 @@ struct job {
     int64_t submitted_ms, started_ms, deadline_at_ms; /* wall clock; 0: none */
     double work;                                      /* jobstore_work */
     Refrain__Progress progress; /* of the running attempt; not stored. Set by jobs_note_progress, owned */
+    uint32_t kept;   /* steps that its checkpoint holds, from when it was queued again; not stored */
+    char *again;     /* why it was; NULL: it was not. Owned, not stored */
     uint64_t reached,
         loss_reached; /* the furthest this attempt came, and any attempt that was lost: phase and step */
     struct outlook outlook;
@@ -148,8 +150,11 @@ void jobs_decorate(const struct jobs *jobs, Refrain__Job *job); /* the same for 
 /* Takes the calibration tables out of a job's spec: lists and live progress do without their bulk. */
 void jobs_drop_tables(Refrain__Job *job);
 
-/* Numbers of jobs that changed state since the last call, for whoever tells watchers. The array is valid
- * until the next change. */
+/* Numbers of jobs that changed state since the last call, for whoever tells watchers: call it after each commit. The array
+ * is valid until the next change. */
 size_t jobs_take_changed(struct jobs *jobs, const uint64_t **ids);
+
+/* How often a job came into each state since jobs_open, [JOB_STATES]; what a failed commit undid is not counted. */
+const uint64_t *jobs_entered(const struct jobs *jobs);
 
 #endif

@@ -52,7 +52,8 @@ static uint32_t caps_at_home(const struct plan *plan, const struct plan_mix *mix
 static void learn_home(struct server *server, const struct group *group, const struct outlook *o,
                        const Refrain__JobSpec *spec, const Refrain__JobTimes *times)
 {
-    double block = foresight_block(group, o), made = spec->steps - spec->at_step;
+    double block = foresight_block(group, o), made = (double)spec->steps - spec->at_step;
+    if (times) made -= times->steps_reused;
     uint32_t caps = caps_at_home(&group->plan, &o->mix);
     struct learnt *l = lessons_of(server, o->model);
     if (!times || !(times->home > 0) || block <= 0 || made < 1) return;
@@ -94,5 +95,6 @@ void lessons_take(struct server *server, struct group *group, const struct job *
     double told = (double)(job->foretold_ms - job->middle_ms),
            took = (double)(server->now_ms - job->middle_ms);
     if (job->foretold_ms == 0 || told <= 0 || took <= 0) return;
+    counts_foretold(&server->counts, told, took);
     group->ratio[group->ratios++ % GROUP_RATIOS] = fmin(4, fmax(0.25, lessons_stretch(group) * took / told));
 }

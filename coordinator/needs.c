@@ -27,6 +27,13 @@ static void weights_as_stored(const Refrain__ModelCard *card, struct needs *n)
     n->home = (uint64_t)fmax(0, (double)card->weight_bytes - card->layers * block * n->experts);
 }
 
+/* Of one that compares: the encoder's weights, and two streams of it within the limit. */
+static uint64_t encode_of(const Refrain__ModelCard *card, uint64_t pixels, const struct needs_rank *rank)
+{
+    uint64_t streams = card->need_encode_pixel * pixels;
+    return card->need_encode + (rank->decode_memory ? smaller(streams, rank->decode_memory) : streams);
+}
+
 static void job_of(const Refrain__ModelCard *card, const Refrain__JobSpec *spec,
                    const struct needs_rank *rank, struct needs *n)
 {
@@ -39,7 +46,7 @@ static void job_of(const Refrain__ModelCard *card, const Refrain__JobSpec *spec,
     n->text = operands * n->branches * card->need_text;
     n->hop = card->need_hop_token * tokens;
     n->finish = rank->decode_memory ? smaller(decode, rank->decode_memory) : decode;
-    if (spec->compare) n->finish = larger(n->finish, card->need_encode + card->need_encode_pixel * pixels);
+    if (spec->compare) n->finish = larger(n->finish, encode_of(card, pixels, rank));
 }
 
 void needs_of(const Refrain__ModelCard *card, const Refrain__JobSpec *spec, const struct needs_rank *rank,

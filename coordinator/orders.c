@@ -29,7 +29,7 @@ void order_shutdown(struct outbox *outbox, const struct wire_peer *peer, const c
 
 void order_shutdown_group(struct outbox *outbox, const struct group *group, const char *reason)
 {
-    for (uint32_t rank = 0; rank < group->ranks; rank++)
+    for (uint32_t rank = 0; rank < group->ranks + group->guests; rank++)
         if (group->members[rank].here) order_shutdown(outbox, &group->members[rank].peer, reason);
 }
 
@@ -63,6 +63,7 @@ void order_epoch(struct outbox *outbox, const struct group *group)
         Refrain__Epoch body = REFRAIN__EPOCH__INIT;
         SET(body, epoch, group->epoch);
         SET(body, self, rank);
+        SET(body, seats, group->seats);
         SET(body, token, ((ProtobufCBinaryData){sizeof token, token}));
         body.n_members = group->ranks;
         body.members = pointers;
@@ -132,6 +133,14 @@ void order_cancel(struct outbox *outbox, const struct group *group, const struct
     SEND(outbox, &group->members[slot->home].peer, CANCEL, cancel, &body);
 }
 
+void order_rest(struct outbox *outbox, const struct group *group, uint32_t rank, uint32_t patience_ms)
+{
+    Refrain__Rest body = REFRAIN__REST__INIT;
+    SET(body, epoch, group->epoch);
+    SET(body, patience_ms, patience_ms);
+    SEND(outbox, &group->members[rank].peer, REST, rest, &body);
+}
+
 void order_upload_ack(struct outbox *outbox, const struct group *group, const struct slot *slot,
                       const char *file, uint64_t held)
 {
@@ -170,6 +179,14 @@ void order_noted(struct outbox *outbox, const struct wire_peer *peer, uint64_t j
     SET(body, job, job);
     SET(body, attempt, attempt);
     SEND(outbox, peer, NOTED, noted, &body);
+}
+
+void order_probe(struct outbox *outbox, const struct group *group, uint32_t rank, uint32_t peer)
+{
+    Refrain__Probe body = REFRAIN__PROBE__INIT;
+    SET(body, epoch, group->epoch);
+    SET(body, peer, peer);
+    SEND(outbox, &group->members[rank].peer, PROBE, probe, &body);
 }
 
 void order_tier_lease(struct outbox *outbox, const struct wire_peer *peer, Refrain__TierLease *lease)

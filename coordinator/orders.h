@@ -31,11 +31,16 @@ struct beginning {
 /* To the home of a slot's job. spec: borrowed. */
 void order_assign(struct outbox *outbox, const struct group *group, const struct slot *slot,
                   const struct job *job, Refrain__JobSpec *spec, const struct beginning *beginning);
+/* To a home: its jobs are to rest for so long; 0: they may go on. */
+void order_rest(struct outbox *outbox, const struct group *group, uint32_t rank, uint32_t patience_ms);
 void order_cancel(struct outbox *outbox, const struct group *group, const struct slot *slot);
 void order_upload_ack(struct outbox *outbox, const struct group *group, const struct slot *slot,
                       const char *file, uint64_t held);
 /* "It is written down": home may forget the job. */
 void order_noted(struct outbox *outbox, const struct wire_peer *peer, uint64_t job, uint32_t attempt);
+
+/* To a rank: how fast is its link to that one? */
+void order_probe(struct outbox *outbox, const struct group *group, uint32_t rank, uint32_t peer);
 
 /* Of the cache tier (tierdesk.c). */
 void order_tier_lease(struct outbox *outbox, const struct wire_peer *peer, Refrain__TierLease *lease);

@@ -74,10 +74,13 @@ struct plan_mix {
     uint32_t experts;    /* that a job's steps are shared by: 2, or else one */
     double first_share;  /* 0..1: of the steps, those that the first of two makes */
     uint32_t head, tail; /* blocks a hit still runs, F and B */
+    bool by_blocks;      /* the caching decides block by block, which wide stages do not do */
     double hit_rate;     /* 0..1: of branch-steps that skip the ring; 0: not cached */
+    double expert_hits[PLAN_EXPERTS]; /* the same of each expert's, whose mean over its steps that is; both 0: unknown */
     double home_work; /* further work at home per branch-step, in block times: embedding, output, a share of
                          text and decoding */
     double hop;       /* time of one hop, in block times */
+    double exchange;  /* what the ranks of a wide stage give each other in a block, likewise */
 };
 
 /* An operator's wish; each part may be absent. */
@@ -151,6 +154,9 @@ double plan_wide_cycle(const struct plan *plan, const struct plan_request *reque
 double plan_wide_alone(const struct plan *plan, const struct plan_request *request);
 /* The same layout with each stage as one rank. */
 struct plan plan_wide_stages(const struct plan *plan);
+
+/* "pipeline", "cfg", "pools", "cfg-pools": which chains it has, as --layout names them. */
+const char *plan_kind(const struct plan *plan);
 
 /* "HEAD,TAIL", "B0,B1,…" and "auto|fixed|floating" of the command line. */
 status_t plan_read_fold(const char *text, struct plan_wish *wish, struct error *error);

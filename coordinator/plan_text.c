@@ -69,6 +69,12 @@ static void describe_chains(const struct plan *plan, struct line *line)
     }
 }
 
+const char *plan_kind(const struct plan *plan)
+{
+    bool branches = plan->chain[0][0] != plan->chain[0][1], experts = plan->chain[0][0] != plan->chain[1][0];
+    return branches && experts ? "cfg-pools" : branches ? "cfg" : experts ? "pools" : "pipeline";
+}
+
 void plan_describe(const struct plan *plan, const char *backend, char *text, size_t bytes)
 {
     struct line line = {text, bytes, 0};

@@ -107,7 +107,7 @@ static status_t check_above(const char *field, double value, double most, struct
     return error_set(error, STATUS_INVALID, "%s %g: must be above 0 and at most %g", field, value, most);
 }
 
-status_t planner_check(const struct planner_request *r, struct error *error)
+static status_t check_request(const struct planner_request *r, struct error *error)
 {
     const struct planner_model *m = &r->model;
     const struct planner_machine *a = &r->machine;
@@ -139,7 +139,29 @@ status_t planner_check(const struct planner_request *r, struct error *error)
     if (status == STATUS_OK) status = check_above("link between nodes", a->between, 1e16, error);
     if (status == STATUS_OK && a->block_seconds <= 0) status = check_above("FLOP/s", a->flops, 1e21, error);
     if (status == STATUS_OK) status = check_real("block seconds", a->block_seconds, 1e6, error);
+    if (status == STATUS_OK) status = check_real("crowd", a->crowd, 1000, error);
     return status;
+}
+
+/* ---------------------------------------------------------------------------------------------------- links */
+
+void planner_add_link(struct planner_links *links, bool same_host, double bytes_per_second, double latency)
+{
+    double *slowest = same_host ? &links->inside : &links->between;
+    if (*slowest == 0 || bytes_per_second < *slowest) *slowest = bytes_per_second;
+    links->latency = fmax(links->latency, latency);
+}
+
+bool planner_take_links(const struct planner_links *links, struct planner_machine *machine)
+{
+    double inside = links->inside > 0 ? links->inside : links->between,
+           between = links->between > 0 ? links->between : links->inside;
+    if (inside <= 0) return false;
+    machine->inside = inside;
+    machine->between = between;
+    machine->latency = links->latency;
+    if (links->per_node > 0) machine->per_node = links->per_node;
+    return true;
 }
 
 /* ----------------------------------------------------------------------------------------------- candidates */
@@ -396,7 +418,7 @@ status_t planner_choose(const struct planner_request *r, struct planner_answer *
 {
     struct list list = {.request = r};
     bool late;
-    status_t status = planner_check(r, error);
+    status_t status = check_request(r, error);
     if (status != STATUS_OK) return status;
     list_all(&list);
     size_t best = choose(r, &list, &late);

@@ -51,7 +51,8 @@ struct field {
     uint32_t group;     /* ranks of a replica */
     uint32_t rows;      /* tokens of one of a stage's ranks, at most */
     double state_bytes; /* of a whole hidden state on the wire */
-    double block;       /* seconds of a block on a stage: computing and exchange */
+    double alone;       /* seconds of a block on one rank */
+    double block;       /* ... and on a stage: computing and exchange */
     double exchange;    /* of that */
 };
 
@@ -104,7 +105,15 @@ static void make_field(const struct planner_request *r, const struct planner_lay
     f->state_bytes = (double)r->job.tokens * hidden_of(&r->model) * r->machine.state_bytes;
     for (uint32_t first = 0; first < f->group; first += layout->width)
         f->exchange = fmax(f->exchange, exchange_seconds(f, first));
-    f->block = block_seconds(r) * f->rows / r->job.tokens + f->exchange;
+    f->alone = block_seconds(r);
+    f->block = f->alone * f->rows / r->job.tokens + f->exchange;
+}
+
+double planner_exchange(const struct planner_request *r, uint32_t width, uint32_t count)
+{
+    struct field f;
+    make_field(r, &(struct planner_layout){.ways = 1, .stages = {count / width, 0}, .width = width}, &f);
+    return f.exchange;
 }
 
 /* -------------------------------------------------------------------------------------------------- the links */
@@ -264,7 +273,7 @@ static double home_work(const struct field *f, bool all)
 {
     const struct planner_request *r = f->request;
     double steps = steps_of(r) * r->job.branches;
-    return (r->machine.ends_seconds + (all ? r->machine.home_seconds / steps : 0)) / f->block;
+    return (r->machine.ends_seconds + (all ? r->machine.home_seconds / steps : 0)) / f->alone;
 }
 
 static void seat_all(struct plan_seat *seats, uint32_t count, double bytes)
@@ -289,10 +298,11 @@ static struct plan_mix mix_of(const struct field *f, double hop)
                              .head = r->load.head,
                              .tail = r->load.tail,
                              .hit_rate = r->load.hit_rate,
-                             .hop = hop / f->block};
+                             .hop = hop / f->alone,
+                             .exchange = f->exchange / f->alone};
 }
 
-/* Dealt by plan.h, to stages as if each were one rank. */
+/* Dealt by plan.h. */
 static void lay_chains(const struct field *f, double hop, uint32_t jobs, struct chains *c, struct plan *plan)
 {
     const struct planner_request *r = f->request;
@@ -300,24 +310,26 @@ static void lay_chains(const struct field *f, double hop, uint32_t jobs, struct 
     struct plan_seat seats[PLAN_MAX_RANKS];
     struct plan_wish wish = {.home = l->floating ? PLAN_HOME_FLOATING : PLAN_HOME_FIXED,
                              .layout = kind_of(l),
-                             .pool = l->stages[1] > 0 ? l->stages[0] * l->ways : 0};
-    uint32_t ranks = l->ways * stages_of(l), homes = l->floating ? ranks : 1;
+                             .width = l->width,
+                             .pool = l->stages[1] > 0 ? l->stages[0] * l->ways * l->width : 0};
+    uint32_t homes = l->floating ? f->group : 1;
     double memory = (double)r->machine.memory_bytes - work_bytes(f) - buffer_bytes(f);
-    if (r->machine.memory_bytes) seat_all(seats, ranks, memory);
+    if (r->machine.memory_bytes) seat_all(seats, f->group, memory);
     struct plan_request asked = {.layers = r->model.layers,
-                                 .ranks = ranks,
+                                 .ranks = f->group,
                                  .seats = r->machine.memory_bytes ? seats : NULL,
                                  .mix = mix_of(f, hop),
                                  .wish = &wish,
+                                 .heads = r->model.heads,
                                  .block_bytes = (uint64_t)held_bytes(f, jobs),
                                  .home_bytes = (uint64_t)home_bytes(f, (jobs + homes - 1) / homes)};
     asked.mix.home_work = home_work(f, true);
     *c = (struct chains){.possible = plan_make(&asked, plan, NULL) == STATUS_OK};
     if (!c->possible) return;
-    c->cycle = plan->cycle * f->block;
+    c->cycle = plan->cycle * f->alone;
     asked.mix.home_work = home_work(f, false);
-    c->alone = plan_alone(plan, &asked) * f->block;
-    for (uint32_t i = 0; i < ranks; i++) {
+    c->alone = plan_alone(plan, &asked) * f->alone;
+    for (uint32_t i = 0; i < f->group; i++) {
         uint32_t blocks = plan_blocks(plan, i), *most = i < homes ? &c->home_blocks : &c->blocks;
         if (blocks > *most) *most = blocks;
         if (l->floating && blocks > c->blocks) c->blocks = blocks;
@@ -328,9 +340,7 @@ static void count_memory(const struct field *f, const struct chains *c, struct p
 {
     double beside = work_bytes(f) + buffer_bytes(f), block = held_bytes(f, o->in_flight);
     uint32_t homes = f->layout->floating ? f->layout->stages[0] : 1;
-    uint32_t blocks = c->blocks;
-    if (f->layout->width > 1 && c->home_blocks > blocks) blocks = c->home_blocks;
-    o->stage_bytes = blocks ? (uint64_t)(beside + blocks * block) : 0;
+    o->stage_bytes = c->blocks ? (uint64_t)(beside + c->blocks * block) : 0;
     o->memory_bytes =
         (uint64_t)(beside + c->home_blocks * block + home_bytes(f, (o->in_flight + homes - 1) / homes));
     if (o->stage_bytes > o->memory_bytes) o->memory_bytes = o->stage_bytes;
@@ -355,11 +365,25 @@ static double unsteady(const struct field *f, double j)
     return f->layout->floating ? 1 + UNSTEADY * rate * rate / (each * each * each) : 1;
 }
 
+/* Ranks of a node share its memory and its power: how much longer blocks take while, in the mean of a time, so many jobs' steps
+ * are computed in it. */
+static double crowded(const struct field *f, double jobs, double seconds)
+{
+    const struct planner_request *r = f->request;
+    uint32_t ranks = f->layout->replicas * f->group, node = smaller(ranks, r->machine.per_node);
+    double ring = r->model.layers - r->load.head - r->load.tail;
+    double blocks = r->job.branches * (r->model.layers - r->load.hit_rate * ring);
+    if (r->machine.crowd <= 1 || node < 2 || seconds <= 0) return 1;
+    double busy = f->layout->replicas * jobs * blocks * f->alone / seconds / ranks * node;
+    return 1 + (r->machine.crowd - 1) * fmin(1, fmax(0, (busy - 1) / (node - 1)));
+}
+
 /* j jobs of a replica: the walk of one alone, or the busiest rank, whichever takes longer. */
 static double many_seconds(const struct field *f, const struct chains *c, double j, double link)
 {
     double steps = steps_of(f->request), cycle = fmax(c->cycle, link) * unsteady(f, j);
-    return fmax(steps * c->alone + f->request->machine.home_seconds, j * steps * cycle);
+    double slower = crowded(f, j, fmax(c->alone, j * cycle));
+    return fmax(steps * c->alone * slower + f->request->machine.home_seconds, j * steps * cycle * slower);
 }
 
 /* One pool rests while the other works: the busiest rank is busier than a mean one would be by more than a block. */
@@ -409,14 +433,35 @@ static void predict_times(const struct field *f, const struct chains *c, double 
                           uint32_t most, struct planner_option *o)
 {
     const struct planner_request *r = f->request;
-    double steps = steps_of(r), home = r->machine.home_seconds, n = o->in_flight;
-    double per_job = steps * fmax(c->cycle, link);
+    double steps = steps_of(r), home = r->machine.home_seconds, n = fmin(jobs, o->in_flight);
+    double cycle = fmax(c->cycle, link), per_job = steps * cycle * crowded(f, 1, cycle);
     o->job_seconds = many_seconds(f, c, 1, link);
     o->step_seconds = (o->job_seconds - home) / steps;
     o->loaded_seconds = many_seconds(f, c, n, link);
     o->all_seconds = home + (o->loaded_seconds - home) * fmax(1, jobs / n);
     o->jobs_per_hour = f->layout->replicas * 3600 / fmax(per_job, o->job_seconds / (n < jobs ? n : most));
-    o->busy = fmin(1, jobs * steps * c->cycle / o->all_seconds);
+    o->busy = fmin(1, jobs * per_job * c->cycle / cycle / o->all_seconds);
+}
+
+/* How many jobs there are at once, and what that brings. */
+static void predict(const struct field *f, struct chains *c, struct plan *ring, double hop,
+                    const struct traffic *traffic, struct planner_option *o)
+{
+    const struct planner_request *r = f->request;
+    double jobs = ceil((double)r->load.jobs / f->layout->replicas);
+    if (r->real && r->load.unequal_jobs > 0) jobs = r->load.unequal_jobs;
+    o->node_bytes = busiest_node(traffic);
+    o->hop_bytes = traffic->hops;
+    o->exchange_bytes = traffic->exchanges;
+    double link = fmax(o->node_bytes / r->machine.between, traffic->rank / r->machine.inside);
+    o->saturate = wanted_jobs(c, ring, f, many_seconds(f, c, 1, link));
+    uint32_t most = f->group == 1 ? 1 : o->saturate + 1;
+    if (r->real)
+        o->in_flight = jobs < most ? (uint32_t)ceil(jobs) : most;
+    else
+        lay_for_jobs(f, hop, jobs, most, c, ring, o);
+    predict_times(f, c, link, jobs, most, o);
+    o->bound = find_bound(f, c, link, jobs < o->saturate ? (uint32_t)jobs : o->saturate, o);
 }
 
 void planner_predict(const struct planner_request *r, const struct planner_layout *layout,
@@ -428,7 +473,7 @@ void planner_predict(const struct planner_request *r, const struct planner_layou
     struct plan ring;
     make_field(r, layout, &f);
     count_traffic(&f, &traffic);
-    double hop = hop_seconds(&f, &traffic), jobs = ceil((double)r->load.jobs / layout->replicas);
+    double hop = hop_seconds(&f, &traffic);
     *o = (struct planner_option){.layout = *layout, .ranks = layout->replicas * f.group};
     lay_chains(&f, hop, 1, &c, &ring);
     o->possible = c.possible;
@@ -436,14 +481,49 @@ void planner_predict(const struct planner_request *r, const struct planner_layou
         predict_roomy(r, layout, o);
         return;
     }
-    o->node_bytes = busiest_node(&traffic);
-    o->hop_bytes = traffic.hops;
-    o->exchange_bytes = traffic.exchanges;
-    double link = fmax(o->node_bytes / r->machine.between, traffic.rank / r->machine.inside);
-    o->saturate = wanted_jobs(&c, &ring, &f, many_seconds(&f, &c, 1, link));
-    uint32_t most = f.group == 1 ? 1 : o->saturate + 1;
-    lay_for_jobs(&f, hop, jobs, most, &c, &ring, o);
-    predict_times(&f, &c, link, jobs, most, o);
-    o->bound = find_bound(&f, &c, link, jobs < o->saturate ? (uint32_t)jobs : o->saturate, o);
+    predict(&f, &c, &ring, hop, &traffic, o);
     if (plan) *plan = ring;
+}
+
+/* --------------------------------------------------------------------------------------------- plans that are there */
+
+/* Ranks that have blocks of an expert's chains, as stages of one. */
+static uint32_t stages_in(const struct plan *plan, uint32_t expert)
+{
+    uint32_t ranks = 0, width = plan_width(plan),
+             ways = plan->chain[expert][0] != plan->chain[expert][1] ? PLAN_BRANCHES : 1;
+    for (uint32_t i = 0; i < plan->ranks; i++)
+        ranks += i == 0 || plan_run(plan, plan->chain[expert][0], i) > 0 ||
+                 plan_run(plan, plan->chain[expert][1], i) > 0;
+    return (ranks + ways * width - 1) / (ways * width);
+}
+
+static struct planner_layout layout_of(const struct plan *plan)
+{
+    bool pools = plan->chain[0][0] != plan->chain[1][0];
+    return (struct planner_layout){.replicas = 1,
+                                   .ways = plan->chain[0][0] != plan->chain[0][1] ? PLAN_BRANCHES : 1,
+                                   .width = plan_width(plan),
+                                   .stages = {stages_in(plan, 0), pools ? stages_in(plan, 1) : 0},
+                                   .floating = plan->floating};
+}
+
+void planner_rate(const struct planner_request *r, const struct plan *plan, struct planner_option *o)
+{
+    struct field f;
+    struct traffic traffic;
+    struct plan ring = *plan;
+    struct planner_layout layout = layout_of(plan);
+    struct plan_request asked = *r->real;
+    make_field(r, &layout, &f);
+    f.group = plan->ranks;
+    count_traffic(&f, &traffic);
+    asked.mix.hop = hop_seconds(&f, &traffic) / f.alone;
+    asked.mix.exchange = f.exchange / f.alone;
+    struct chains c = {.possible = true,
+                       .cycle = plan_cycle(plan, &asked) * f.alone,
+                       .alone = plan_alone(plan, &asked) * f.alone};
+    *o = (struct planner_option){.layout = layout, .ranks = plan->ranks};
+    o->possible = o->fits = c.cycle > 0 && c.alone > 0;
+    if (o->possible) predict(&f, &c, &ring, 0, &traffic, o);
 }

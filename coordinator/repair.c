@@ -26,7 +26,7 @@ void repair_give_back(struct server *server, struct group *group, const char *wh
     enum jobs_loss loss = group->blameless              ? LOSS_NONE
                           : group_in_flight(group) == 1 ? LOSS_ALONE
                                                         : LOSS_COMPANY;
-    snprintf(text, sizeof text, "%s: %s", group->blameless ? "the ranks changed" : "the ranks were lost", why);
+    snprintf(text, sizeof text, "%s%s", group->blameless ? "" : "the ranks were lost: ", why);
     for (int i = 0; i < GROUP_SLOTS; i++)
         if (group->slots[i].job) server_give_back(server, &group->slots[i], loss, text);
     group->disturbed = group->blameless = false;
@@ -101,6 +101,10 @@ void repair_seats(struct server *server, struct group *group)
     for (uint32_t rank = 0; rank < group->ranks; rank++) {
         struct member *member = &group->members[rank];
         if (member->here) continue;
+        if (launcher && member->seat >= launcher->ranks) { /* came by itself: nobody can start it again */
+            group_dismiss(group, rank, server->now_ns);
+            return;
+        }
         if (member->ask_ns == CLOCK_NEVER && was_formed(group)) member->ask_ns = group->since_ns + RETURN_NS;
         if (server->now_ns < member->ask_ns) continue;
         if (member->asked >= MOST_ASKS) {
@@ -144,7 +148,7 @@ static void group_ended(struct server *server, struct group *group)
     group->blameless = strcmp(group->fabric, "zmq") == 0; /* there one dead rank does not end the others */
     if (!group->formed) group_lose(group, server->now_ns, "mpirun ended");
     for (uint32_t rank = 0; rank < group->ranks; rank++)
-        if (group->members[rank].here && group->members[rank].replaced == 0)
+        if (group->members[rank].here && group->members[rank].replaced == 0 && !group->members[rank].alone)
             group_vacate(group, rank, server->now_ns, "rank %u ended with its mpirun",
                          group->members[rank].seat);
 }

@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "coordinator/foresight.h"
 #include "coordinator/lessons.h"
+#include "coordinator/move.h"
 #include "coordinator/orders.h"
 #include "coordinator/repair.h"
 #include "coordinator/server.h"
@@ -79,6 +80,7 @@ static void welcome(struct server *server, struct group *group, uint32_t rank, c
         if (adopt(server, group, rank, hello->running[i])) adopted[body.n_adopted++] = hello->running[i];
     miss_jobs(server, group, rank, hello);
     order_welcome(server->outbox, &group->members[rank].peer, &body);
+    move_retell(server, group, rank);
 }
 
 /* Who is sent away is told why, in the words its log will show. */
@@ -137,6 +139,7 @@ static void take_progress(struct server *server, const struct sender *sender,
     struct job *job = reported_job(server, sender, report->job, report->attempt);
     if (!job || !report->progress) return;
     Refrain__Progress *progress = &job->progress;
+    counts_progress(&server->counts, job, report->progress);
     jobs_note_progress(job, report->progress);
     if (progress->has_step_seconds && progress->step_seconds > 0)
         server->mean_step_seconds = progress->step_seconds;
@@ -219,6 +222,12 @@ void server_file_finished(struct server *server, const struct finished_file *fil
         fail_upload(server, job, &error);
 }
 
+static void take_rested(const struct sender *sender, const Refrain__Rested *rested)
+{
+    struct slot *slot = reported_slot(sender, rested->job, rested->attempt);
+    if (slot) move_take_rested(slot, rested);
+}
+
 /* --------------------------------------------------------------------------------------------- ended jobs */
 
 /* Everything home says it made is here, as it says. */
@@ -256,9 +265,10 @@ static void learn_home_work(struct server *server, struct group *group, const st
 }
 
 /* What the job's policy did, if it had one and the report can be believed. A video is not thrown away for
- * numbers about it that make no sense. What it teaches is kept for later plans. */
+ * numbers about it that make no sense. What it teaches is kept for later plans, and counted. times: of the whole job. */
 static const Refrain__CacheReport *learn(struct server *server, const struct sender *sender,
-                                         const struct job *job, const Refrain__JobDone *done)
+                                         const struct job *job, const Refrain__JobDone *done,
+                                         const Refrain__JobTimes *times)
 {
     Refrain__Job *stored;
     struct error error;
@@ -269,9 +279,12 @@ static const Refrain__CacheReport *learn(struct server *server, const struct sen
     status_t status = STATUS_AGAIN; /* nothing to keep */
     if (done->cache && caching_on(stored->spec))
         status = caching_check_report(done->cache, stored->spec, &error);
+    known =
+        known && !(done->times && done->times->steps_reused); /* what it took says nothing of a job like it */
     if (status == STATUS_OK && known) hitrates_learn(&server->rates, stored->spec, model->card, done->cache);
     if (known) learn_home_work(server, sender->group, slot, stored->spec, model->card, done->times);
     if (known) lessons_take(server, sender->group, job, stored->spec, done->times);
+    counts_completed(&server->counts, stored->spec, times, status == STATUS_OK ? done->cache : NULL);
     refrain__job__free_unpacked(stored, NULL);
     if (status == STATUS_CORRUPT) log_line(LOG_WARN, "job %" PRIu64 ": %s", job->id, error.text);
     return status == STATUS_OK ? done->cache : NULL;
@@ -288,6 +301,14 @@ static void complete(struct server *server, struct job *job, const Refrain__JobT
         log_line(LOG_ERROR, "%s", error.text);
 }
 
+/* Seconds in which a job that had been started waited for its group to load the model. */
+static double load_of(const struct server *server, const struct group *group, const struct job *job)
+{
+    double loaded = (double)(server->now_ns - group->loaded_ns) / SECOND_NS; /* seconds ago, as all here */
+    double started = (double)(server->now_ms - job->started_ms) / 1000;
+    return fmax(0, fmin(started - loaded, group->load_seconds));
+}
+
 /* Completed only if everything it names is here; a result one cannot fetch is no result. */
 static void take_done(struct server *server, const struct sender *sender, const Refrain__JobDone *done)
 {
@@ -298,15 +319,12 @@ static void take_done(struct server *server, const struct sender *sender, const 
     } else if (job) {
         Refrain__JobTimes times = REFRAIN__JOB_TIMES__INIT;
         if (done->times) times = *done->times;
-        times.has_queued = 1;
+        times.has_queued = times.has_load = 1;
+        times.load = load_of(server, sender->group, job);
         times.queued = (double)(job->started_ms - job->submitted_ms) / 1000;
-        if (!times.has_load || times.load < sender->group->load_seconds) {
-            times.has_load = 1;
-            times.load = sender->group->load_seconds;
-        }
         if (!times.has_total) times.total = (double)(server->now_ms - job->started_ms) / 1000;
         times.has_total = 1;
-        complete(server, job, &times, learn(server, sender, job, done));
+        complete(server, job, &times, learn(server, sender, job, done, &times));
         sender->group->broken_epochs = 0;
     }
 }
@@ -373,10 +391,18 @@ static void take_goodbye(struct server *server, const struct sender *sender, con
                  goodbye->message ? ": " : "", goodbye->message ? goodbye->message : "");
 }
 
+/* A rank that waits to be let in is in no epoch and has no jobs. */
+static bool is_for_guests(Refrain__WorkerReport__BodyCase kind)
+{
+    return kind == REFRAIN__WORKER_REPORT__BODY_HEARTBEAT || kind == REFRAIN__WORKER_REPORT__BODY_GOODBYE ||
+           kind == REFRAIN__WORKER_REPORT__BODY_TIER_CHANGES || kind == REFRAIN__WORKER_REPORT__BODY_TIER_FIGURES;
+}
+
 /* What does not fit the present state is ignored inside each function; what is unknown is counted. */
 static void dispatch(struct server *server, const struct sender *sender, const Refrain__WorkerReport *report)
 {
     struct group *group = sender->group;
+    if (sender->rank >= group->ranks && !is_for_guests(report->body_case)) return;
     switch (report->body_case) {
     case REFRAIN__WORKER_REPORT__BODY_EPOCH_READY:
         group_epoch_ready(group, sender->rank, report->epoch_ready->epoch, server->now_ns);
@@ -393,6 +419,9 @@ static void dispatch(struct server *server, const struct sender *sender, const R
     case REFRAIN__WORKER_REPORT__BODY_HEARTBEAT:
         group_heartbeat(group, sender->rank, report->heartbeat, server->now_ns);
         break;
+    case REFRAIN__WORKER_REPORT__BODY_RESTED:
+        take_rested(sender, report->rested);
+        break;
     case REFRAIN__WORKER_REPORT__BODY_PROGRESS:
         take_progress(server, sender, report->progress);
         break;
@@ -406,6 +435,11 @@ static void dispatch(struct server *server, const struct sender *sender, const R
         break;
     case REFRAIN__WORKER_REPORT__BODY_GOODBYE:
         take_goodbye(server, sender, report->goodbye);
+        break;
+    case REFRAIN__WORKER_REPORT__BODY_LINK_MEASURED:
+        if (report->link_measured->epoch == group->links.epoch)
+            links_answer(&group->links, sender->rank, report->link_measured->peer,
+                         report->link_measured->bytes_per_second, report->link_measured->latency);
         break;
     case REFRAIN__WORKER_REPORT__BODY_TIER_CHANGES:
         tierdesk_changes(server, group, sender->rank, report->tier_changes);

@@ -16,12 +16,13 @@
 #include "coordinator/drain.h"
 #include "coordinator/foresight.h"
 #include "coordinator/layout.h"
+#include "coordinator/move.h"
 #include "coordinator/orders.h"
 #include "coordinator/repair.h"
 #include "coordinator/server.h"
+#include "coordinator/wiring.h"
 #include "proto/caching.h"
 
-#define SETTLE_NS    (10 * SECOND_NS) /* a layout lasts at least so long */
 #define WORTH_A_LOAD 0.9              /* of the time now: another layout costs a pause and a load */
 
 /* -------------------------------------------------------------------------------------------- small steps */
@@ -33,7 +34,7 @@ static void log_failed(const char *what, const struct error *error)
 
 /* The job in a slot, as long as the slot's attempt is the one that counts; NULL once it expired or was moved
  * on. */
-static struct job *slot_job(const struct server *server, const struct slot *slot)
+struct job *server_slot_job(const struct server *server, const struct slot *slot)
 {
     struct job *job = slot->job ? jobs_find(server->jobs, slot->job) : NULL;
     bool live =
@@ -42,24 +43,25 @@ static struct job *slot_job(const struct server *server, const struct slot *slot
     return live ? job : NULL;
 }
 
-/* What a loss costs: the steps after the checkpoint that the next attempt begins from. */
-static void count_repeated(struct server *server, const struct job *job)
+/* The step that the job's next attempt begins after; what it made beyond that is the cost of a loss. */
+static uint32_t count_repeated(struct server *server, const struct job *job)
 {
     struct checkpoint checkpoint = {0};
-    if (job->progress.phase != REFRAIN__PHASE__PHASE_DENOISE) return;
     if (server->vault && !vault_latest(server->vault, job->id, &checkpoint))
         vault_origin(server->vault, job->id, &checkpoint);
-    if (job->progress.step > checkpoint.step) server->steps_repeated += job->progress.step - checkpoint.step;
+    bool steps = job->progress.phase == REFRAIN__PHASE__PHASE_DENOISE && job->progress.step > checkpoint.step;
+    if (steps) server->steps_repeated += job->progress.step - checkpoint.step;
+    return checkpoint.step;
 }
 
 void server_give_back(struct server *server, struct slot *slot, enum jobs_loss loss, const char *why)
 {
     struct error error;
-    struct job *job = slot_job(server, slot);
+    struct job *job = server_slot_job(server, slot);
     if (slot->job) results_drop(server->results, slot->job);
     if (job) {
         log_line(LOG_WARN, "job %" PRIu64 ": back in the queue: %s", job->id, why);
-        count_repeated(server, job);
+        job->kept = count_repeated(server, job);
         if (server->vault) vault_forbid(server->vault, job->id);
         if (!slot->assigned) loss = LOSS_NONE; /* the ranks never heard of it */
         if (jobs_requeue(server->jobs, job, loss, why, server->now_ms, &error) != STATUS_OK)
@@ -120,7 +122,7 @@ static uint64_t make_of(const struct member *member)
 static uint64_t memory_of(const struct group *group, const struct member *member)
 {
     uint64_t count = 0;
-    if (member->gpu[0]) return member->memory_bytes;
+    if (member->gpu[0]) return member->memory_bytes - member->tier_device;
     for (uint32_t rank = 0; rank < group->ranks; rank++)
         count += strcmp(group->members[rank].host, member->host) == 0;
     return member->memory_bytes / (count ? count : 1);
@@ -223,6 +225,7 @@ static void assign(struct server *server, struct group *group, struct slot *slot
     refrain__job__free_unpacked(stored, NULL);
     group->progress_ns = server->now_ns;
     const struct checkpoint *from = beginning.resume ? beginning.resume : beginning.origin;
+    slot->from = from ? from->step : 0;
     if (from)
         log_line(LOG_INFO, "job %" PRIu64 ": attempt %u on group %.8s, from step %u", job->id, job->attempt,
                  group->name, from->step);
@@ -234,7 +237,7 @@ static void assign(struct server *server, struct group *group, struct slot *slot
 static void advance_waiting(struct server *server, struct group *group, struct slot *slot)
 {
     struct error error;
-    struct job *job = slot_job(server, slot);
+    struct job *job = server_slot_job(server, slot);
     if (!job) { /* expired meanwhile */
         *slot = (struct slot){0};
     } else if (job->state == REFRAIN__JOB_STATE__JOB_CANCELLING) {
@@ -257,10 +260,10 @@ static void advance_waiting(struct server *server, struct group *group, struct s
 static void advance_slot(struct server *server, struct group *group, struct slot *slot)
 {
     if (!slot->assigned) {
-        advance_waiting(server, group, slot);
+        if (!group->move.resting) advance_waiting(server, group, slot);
         return;
     }
-    const struct job *job = slot_job(server, slot);
+    const struct job *job = server_slot_job(server, slot);
     if (slot->cancel_told || (job && job->state == REFRAIN__JOB_STATE__JOB_RUNNING)) return;
     order_cancel(server->outbox, group,
                  slot); /* cancelled, or expired: home stops at the next step and says so */
@@ -385,23 +388,36 @@ static bool wished(const struct plan_wish *wish)
 static bool much_better(const struct server *server, const struct group *group,
                         const struct plan_request *request, const struct plan *plan)
 {
-    bool settled = server->now_ns - group->laid_ns > SETTLE_NS;
+    bool settled = server->now_ns - group->laid_ns > server->settings->settle_ms * MILLISECOND_NS;
     if (!settled || plan_equal(plan, &group->plan)) return false;
-    return plan_chains(plan) != plan_chains(&group->plan) ||
+    return plan_chains(plan) != plan_chains(&group->plan) || plan_width(plan) != plan_width(&group->plan) ||
            plan->cycle < WORTH_A_LOAD * plan_cycle(&group->plan, request);
 }
 
 /* What a layout has to serve: this job and those behind it. */
 static struct layout_load describe_load(const struct server *server, const struct group *group,
-                                        const struct job *job, bool loaded)
+                                        const Refrain__ModelCard *card, const struct job *job, bool loaded)
 {
     size_t jobs = jobs_count(server->jobs);
     double left = (double)(job->deadline_at_ms - server->now_ms) / 1000;
-    return (struct layout_load){.jobs = jobs < GROUP_SLOTS ? (uint32_t)jobs : GROUP_SLOTS,
-                                .steps = job->outlook.steps,
-                                .block_seconds = foresight_block(group, &job->outlook),
-                                .move_seconds = loaded ? group->load_seconds : 0,
-                                .deadline = job->deadline_at_ms && left > 0 ? left : 0};
+    struct layout_load load = {.jobs = jobs < GROUP_SLOTS ? (double)jobs : GROUP_SLOTS,
+                               .steps = job->outlook.steps,
+                               .block_seconds = foresight_block(group, &job->outlook),
+                               .move_seconds = loaded ? group->load_seconds : 0,
+                               .least_seconds = (double)server->settings->settle_ms / 2000,
+                               .deadline = job->deadline_at_ms && left > 0 ? left : 0};
+    wiring_describe(group, card, &job->outlook, &load);
+    return load;
+}
+
+/* The plan was chosen for the jobs that were moved, all of them together: they are not asked one by one whether it suits them.
+ * That is over when somebody else comes to an empty group. */
+static bool keep_planned(struct group *group, const struct job *job, const struct plan_request *request)
+{
+    bool here = !group->model[0] || strcmp(group->model, job->model) == 0;
+    bool stands = group->plan.ranks == group->ranks && group->plan.layers == request->layers;
+    if (group->planned && (!stands || (job->attempt == 0 && group_in_flight(group) == 0))) group->planned = false;
+    return group->planned && here && job->attempt > 0;
 }
 
 /* The layout for this job: the one that is there, unless it is of another model, unknown (ranks that outlived
@@ -418,13 +434,18 @@ static status_t prepare_layout(struct server *server, struct group *group, const
     request.mix = job->outlook.mix;
     /* What an operator wished for is judged by the model alone: it must not be refused for a measurement. */
     if (loaded && !wished(request.wish)) request.mix.home_work = group->home_work;
-    struct layout_load load = describe_load(server, group, job, loaded);
+    struct layout_load load = describe_load(server, group, model->card, job, loaded);
+    bool takes = request.wish->width > 1 || layout_takes(&group->plan, &request, &load);
+    bool stands = keep_planned(group, job, &request);
+    if ((*fits = stands && takes)) return STATUS_OK;
+    if (foresight_measured(group) && known) load.block_seconds = layout_block_seconds(&group->plan, &request, &load);
     status_t status = layout_choose(&request, &load, loaded && known ? &group->plan : NULL, &plan, error);
     if (status == STATUS_NO_MEMORY) name_sizes(group, model->card, spec, error);
     if (status != STATUS_OK) return status;
     bool busy = group_in_flight(group) > 0;
-    bool good = known && plan_check(&group->plan, &request, &request.mix, NULL) == STATUS_OK &&
-                !much_better(server, group, &request, &plan);
+    /* While it works, whether another layout pays is move.c's question, for all its jobs and not this one. */
+    bool good = known && takes && plan_check(&group->plan, &request, &request.mix, NULL) == STATUS_OK &&
+                (busy || !much_better(server, group, &request, &plan));
     *fits = loaded && (good || (busy && !known));
     if (*fits || busy) return STATUS_OK;
     if (!plan_equal(&plan, &group->plan)) group->model[0] = '\0'; /* to be loaded */
@@ -488,7 +509,7 @@ static bool take_next(struct server *server, struct group *group)
     struct error error;
     const struct model *model;
     Refrain__Job *stored = NULL;
-    struct job *job = server->stopping ? NULL : choose_job(server, group);
+    struct job *job = server->stopping || group->move.resting ? NULL : choose_job(server, group);
     struct slot *slot = group_slot(group, 0);
     if (!job || !slot) return false;
     status_t status = models_find(server->models, job->model, &model, &error);
@@ -526,9 +547,27 @@ static void serve(struct server *server, struct group *group)
 
 /* ----------------------------------------------------------------------------------------------- the turn */
 
+/* Links are measured while nobody waits for anything. */
+static void measure_links(struct server *server, struct group *group)
+{
+    struct error error;
+    uint32_t seat[PLAN_MAX_RANKS], peer;
+    bool ready = group->state == GROUP_READY;
+    if (ready && group->links.epoch != group->epoch) {
+        for (uint32_t rank = 0; rank < group->ranks; rank++) seat[rank] = group->members[rank].seat;
+        if (links_begin(&group->links, group->seats, seat, group->ranks, group->epoch, server->now_ns, &error) !=
+            STATUS_OK)
+            log_failed("links", &error);
+    }
+    if (!links_turn(&group->links, ready && group_in_flight(group) == 0, server->now_ns)) return;
+    for (uint32_t rank = 0; rank < group->ranks; rank++)
+        if (links_asks(&group->links, rank, &peer)) order_probe(server->outbox, group, rank, peer);
+}
+
 static void drive(struct server *server, struct group *group)
 {
     if (group->disturbed) repair_give_back(server, group, group->failure);
+    move_turn(server, group);
     switch (group->state) {
     case GROUP_GATHERING:
         repair_seats(server, group);
@@ -541,11 +580,13 @@ static void drive(struct server *server, struct group *group)
     case GROUP_READY:
         repair_settled(server, group);
         serve(server, group);
+        measure_links(server, group);
         break;
     case GROUP_LOST:
         repair_end_group(server, group);
         break; /* frees it */
     default:
+        measure_links(server, group);
         break;
     }
 }
@@ -639,6 +680,7 @@ void server_recover(struct server *server)
         for (int k = 0; k < GROUP_SLOTS; k++)
             if (group->slots[k].job) results_drop(server->results, group->slots[k].job);
         memset(group->slots, 0, sizeof group->slots);
+        group->move = (struct move){0};
         group_enter(group, GROUP_COMPLETE, server->now_ns);
     }
     if (jobs_reload(server->jobs, &error) != STATUS_OK ||

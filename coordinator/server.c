@@ -21,6 +21,9 @@
 #include "coordinator/foresight.h"
 #include "base/signals.h"
 #include "coordinator/drain.h"
+#include "coordinator/metrics.h"
+#include "coordinator/scrape.h"
+#include "coordinator/tierdesk.h"
 
 enum {
     TURN_MESSAGES = 2048,  /* taken from a socket before a commit */
@@ -209,8 +212,9 @@ static status_t write_endpoint_file(const struct server *server, struct error *e
     char temporary[PATH_MAX];
     if (!path) return STATUS_OK;
     snprintf(temporary, sizeof temporary, "%.*s.new", PATH_MAX - 8, path);
-    json_t *object = json_pack("{s:s, s:s, s:i}", "endpoint", server->endpoint, "worker_endpoint",
-                               server->worker_endpoint, "pid", (int)getpid());
+    json_t *object = json_pack("{s:s, s:s, s:i, s:s*}", "endpoint", server->endpoint, "worker_endpoint",
+                               server->worker_endpoint, "pid", (int)getpid(), "metrics",
+                               server->scrape ? scrape_url(server->scrape) : NULL);
     bool written =
         object && json_dump_file(object, temporary, JSON_COMPACT) == 0 && rename(temporary, path) == 0;
     json_decref(object);
@@ -236,6 +240,8 @@ static struct server *make_server(const struct settings *settings)
     made->signals = made->data_lock = -1;
     made->now_ns = made->started_ns = clock_now_ns();
     made->orphans_until_ns = CLOCK_NEVER;
+    counts_open(&made->counts);
+    made->settled = made->counts;
     return made;
 }
 
@@ -266,6 +272,8 @@ status_t server_open(const struct settings *settings, struct server **server, st
     if (status == STATUS_OK) status = open_store(made, error);
     if (status == STATUS_OK) status = open_sockets(made, error);
     if (status == STATUS_OK) status = server_open_vault(made, error);
+    if (status == STATUS_OK && settings->metrics)
+        status = scrape_open(settings->metrics, &made->scrape, error);
     if (status == STATUS_OK) status = open_ranks(made, error);
     if (status == STATUS_OK) status = write_endpoint_file(made, error);
     if (status != STATUS_OK) {
@@ -275,6 +283,7 @@ status_t server_open(const struct settings *settings, struct server **server, st
     expect_ranks(made);
     log_line(LOG_INFO, "serving clients on %s, workers on %s, data in %s", made->endpoint,
              made->worker_endpoint, settings->data_path);
+    if (made->scrape) log_line(LOG_INFO, "metrics at %s", scrape_url(made->scrape));
     *server = made;
     return STATUS_OK;
 }
@@ -292,6 +301,7 @@ void server_close(struct server *server)
 {
     if (!server) return;
     if (server->stopping && server->settings->endpoint_file) unlink(server->settings->endpoint_file);
+    scrape_close(server->scrape);
     launch_close(server->launch);
     launchers_close(server->launchers);
     vault_close(server->vault);
@@ -339,7 +349,7 @@ static long poll_timeout_ms(const struct server *server)
 static bool wait_for_events(const struct server *server)
 {
     enum { CLIENTS, WORKERS, SIGNALS, RESULTS, LAUNCH, MODELS, RANKS = MODELS + MODELS_POLL_ITEMS };
-    enum { ITEMS = RANKS + MOST_WATCHED };
+    enum { ITEMS = RANKS + MOST_WATCHED + 1 };
     int ranks[MOST_WATCHED];
     zmq_pollitem_t items[ITEMS] = {
         [CLIENTS] = {.socket = server->clients, .events = ZMQ_POLLIN},
@@ -354,6 +364,8 @@ static bool wait_for_events(const struct server *server)
     int count = MODELS + models_poll(server->models, items + MODELS);
     int watched = groups_descriptors(server->groups, ranks, MOST_WATCHED);
     for (int i = 0; i < watched; i++) items[count++] = (zmq_pollitem_t){.fd = ranks[i], .events = ZMQ_POLLIN};
+    if (server->scrape)
+        items[count++] = (zmq_pollitem_t){.fd = scrape_descriptor(server->scrape), .events = ZMQ_POLLIN};
     zmq_poll(items, count,
              poll_timeout_ms(server)); /* what it says about sockets is found out by receiving */
     return launch_descriptor(server->launch) >= 0 && (items[LAUNCH].revents & ZMQ_POLLIN);
@@ -412,9 +424,11 @@ static void commit(struct server *server)
     if (jobstore_commit(server->store, &error) != STATUS_OK) {
         log_line(LOG_ERROR, "%s", error.text);
         outbox_refuse(server->outbox, &error);
+        server->counts = server->settled;
         server_recover(server);
         return;
     }
+    server->settled = server->counts;
     outbox_flush(server->outbox);
     for (size_t i = 0; i < server->deleted_count; i++) {
         results_delete(server->results, server->deleted[i]);
@@ -459,6 +473,7 @@ void server_end_turn(struct server *server)
     if (server->now_ns - server->before_ns > HELD_UP_NS) forgive(server);
     foresight_look(server, false);
     if (!server->stopping) server_schedule(server);
+    if (!server->stopping) tierdesk_copy(server);
     commit(server);
 }
 
@@ -479,6 +494,7 @@ status_t server_run(struct server *server, struct error *error)
         take_messages(server, server->workers, server_report);
         take_messages(server, server->clients, server_request);
         server_end_turn(server);
+        metrics_tend(server);
         if (server->stopping && stopped(server)) return STATUS_OK;
     }
 }

@@ -12,10 +12,12 @@
  *     jobstore  what must survive    jobs     unfinished jobs, in memory         groups  ranks and epochs
  *     models    names and cards      results  files                              launch  our own launcher
  *     watches   who wants to know    outbox   messages waiting for the commit    curve   keys and tenants
+ *     counts    what jobs did        scrape   the port that metrics are fetched from
  */
 #ifndef REFRAIN_COORDINATOR_SERVER_H
 #define REFRAIN_COORDINATOR_SERVER_H
 
+#include "coordinator/counts.h"
 #include "coordinator/curve.h"
 #include "coordinator/groups.h"
 #include "coordinator/hitrate.h"
@@ -57,6 +59,7 @@ struct server {
     struct watches *watches;
     struct outbox *outbox;
     struct curve *curve; /* NULL: no keys */
+    struct scrape *scrape; /* NULL: no --metrics */
     int signals;         /* signalfd */
     int data_lock;       /* one coordinator per data directory */
     char endpoint[256], worker_endpoint[256], vault_endpoint[256], worker_key[PATH_MAX];
@@ -68,6 +71,7 @@ struct server {
                                  are none */
     double mean_step_seconds;
     uint64_t ranks_replaced, steps_repeated;
+    struct counts counts, settled; /* settled: as of the last commit */
     struct hitrates rates;
     struct learnt learnt[SERVER_LEARNT];
     struct stream stream; /* of submissions */
@@ -112,6 +116,9 @@ uint32_t server_mark_every(const struct server *server, const Refrain__JobSpec *
 void server_file_finished(struct server *server, const struct finished_file *file);
 /* schedule.c: a slot's job, if it still counts, waits in the queue again; the slot is free. */
 void server_give_back(struct server *server, struct slot *slot, enum jobs_loss loss, const char *why);
+/* schedule.c: the slot's job, as long as its attempt is the one that counts; NULL once it expired or was moved on, or the slot
+ * is free. */
+struct job *server_slot_job(const struct server *server, const struct slot *slot);
 /* schedule.c: jobs a group takes at once. */
 int server_flight_limit(const struct server *server, const struct group *group);
 /* schedule.c: what is known of a group's ranks and a model, for plans; the mix is the caller's to fill in.

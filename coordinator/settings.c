@@ -35,6 +35,9 @@ static const struct option_spec specs[] = {
      .help = "for workers' checkpoints (default: beside the worker endpoint, on a free port)"},
     {"endpoint-file", 0, OPTION_TEXT, AT(endpoint_file), "FILE",
      .help = "once ready, write both endpoints there as JSON"},
+    {"metrics", 0, OPTION_TEXT, AT(metrics), "ADDRESS:PORT",
+     .help = "tell a Prometheus about queue, ranks and caches at http://ADDRESS:PORT/metrics (default: no; without ADDRESS "
+             "this machine only)"},
     {"keys", 0, OPTION_TEXT, AT(keys), "DIR",
      .help = "allow only the CURVE keys in DIR, one tenant each; without it only this machine is served"},
     {"make-key", 0, OPTION_TEXT, AT(make_key), "NAME",
@@ -66,6 +69,8 @@ static const struct option_spec specs[] = {
     {"stage-width", 0, OPTION_INT, AT(stage_width), "N", .standard = "1", .min = 1, .max = 64,
      .help = "ranks that hold the same blocks and share the tokens of each job, and in attention its heads: "
              "good for a job alone, not for a queue"},
+    {"settle", 0, OPTION_DURATION, AT(settle_ms), "TIME", .standard = "10s", .max = 86400000,
+     .help = "a layout lasts at least so long, and another one must bring at least three quarters of it"},
     {"tie", 0, OPTION_FLAG, AT(tie),
      .help = "end with the process that started this one, and end the ranks with us"},
 

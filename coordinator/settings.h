@@ -20,11 +20,11 @@
 struct settings {
     /* as given; strings are borrowed from argv, the environment or `options` */
     const char *data, *endpoint, *worker_endpoint, *vault_endpoint, *endpoint_file, *worker_binary,
-        *launch_binary, *hostfile, *fold_text, *split_text, *keys, *make_key;
+        *launch_binary, *hostfile, *fold_text, *split_text, *keys, *make_key, *metrics;
     const char *config;
     int64_t launch, threads, stage_width, max_jobs, result_limit, cache_memory;
     int64_t in_flight, flight_memory, checkpoint_limit, checkpoint_keep, mark_limit, marks;
-    int64_t heartbeat_ms, silence_ms, gather_ms, join_ms, hang_ms, reconnect_ms;
+    int64_t heartbeat_ms, silence_ms, gather_ms, join_ms, hang_ms, reconnect_ms, settle_ms;
     int fabric, role, home, layout; /* indices of their choices */
     bool tie, help, version;
 

@@ -8,7 +8,8 @@
 #include "base/clock.h"
 
 /* SEATS_MOST: of all groups together in one answer, so that it fits a frame even with the longest names. */
-enum { SEATS_MOST = 4 * PLAN_MAX_RANKS, PLAN_TEXT_BYTES = 256 };
+/* LINKS_MOST: of a group in one answer, those of 64 ranks; of more the slowest and the fastest half. */
+enum { SEATS_MOST = 4 * PLAN_MAX_RANKS, PLAN_TEXT_BYTES = 256, LINKS_MOST = 64 * 63 / 2 };
 
 /* As many entries as there are seats, groups and slots now. */
 struct survey {
@@ -20,6 +21,7 @@ struct survey {
     Refrain__RunningJob *jobs, **job_list; /* [slots] */
     Refrain__GroupInfo *groups, **group_list;
     char (*plans)[PLAN_TEXT_BYTES]; /* [groups] */
+    Refrain__LinkInfo **links;      /* [groups]: of each, its list; NULL: none is known */
     size_t seats, rank_count, here_count, job_count, group_count;
 };
 
@@ -40,6 +42,14 @@ static uint64_t epoch_of(const struct group *group, const struct member *member)
     return member->here && in ? group->epoch : 0;
 }
 
+/* Guests wait behind the ranks (groups.h). */
+static const char *state_of(const struct group *group, uint32_t rank)
+{
+    const struct member *member = &group->members[rank];
+    if (rank >= group->ranks) return "joining";
+    return !member->here ? "missing" : member->leaves ? "leaving" : "here";
+}
+
 /* A seat that nobody sits on has a number and a state, and nothing else that is true. */
 static void fill_rank(const struct server *server, Refrain__RankInfo *info, const struct group *group,
                       uint32_t rank)
@@ -48,7 +58,7 @@ static void fill_rank(const struct server *server, Refrain__RankInfo *info, cons
     refrain__rank_info__init(info);
     SET(*info, rank, member->seat);
     SET(*info, replaced, member->replaced);
-    info->state = (char *)(member->here ? "here" : "missing");
+    info->state = (char *)state_of(group, rank);
     if (!member->here) return;
     SET(*info, pid, member->pid);
     SET(*info, threads, member->threads);
@@ -56,7 +66,7 @@ static void fill_rank(const struct server *server, Refrain__RankInfo *info, cons
     SET(*info, blocks, member->blocks);
     SET(*info, weight_bytes, member->weight_bytes);
     SET(*info, seconds_since_heard, seconds_since(server, member->heard_ns));
-    SET(*info, epoch, epoch_of(group, member));
+    SET(*info, epoch, rank < group->ranks ? epoch_of(group, member) : 0);
     SET(*info, compute_progress, member->compute_progress);
     if (member->gflops > 0) SET(*info, gflops, member->gflops);
     if (member->progress_ns) SET(*info, seconds_since_progress, seconds_since(server, member->progress_ns));
@@ -107,7 +117,7 @@ static void survey_jobs(struct survey *survey, const struct group *group, Refrai
 
 /* ------------------------------------------------------------------------------------------------- groups */
 
-static const char *group_state_text(const struct group *group)
+const char *survey_state(const struct group *group)
 {
     static const char *const names[] = {[GROUP_GATHERING] = "gathering",
                                         [GROUP_COMPLETE] = "complete",
@@ -116,6 +126,7 @@ static const char *group_state_text(const struct group *group)
                                         [GROUP_LOADING] = "loading",
                                         [GROUP_BROKEN] = "broken",
                                         [GROUP_LOST] = "lost"};
+    if (group->state == GROUP_READY && group->move.resting) return "moving";
     return group->state == GROUP_READY && group_in_flight(group) ? "running" : names[group->state];
 }
 
@@ -142,8 +153,10 @@ static void survey_ranks(struct survey *survey, const struct group *group, Refra
     info->ranks = survey->rank_list + survey->rank_count;
     for (uint32_t seat = 0, rank; seat < group->seats && survey->rank_count < survey->seats; seat++) {
         Refrain__RankInfo *entry = &survey->ranks[survey->rank_count];
-        bool serves = group_rank_of(group, seat, &rank);
-        if (serves)
+        bool serves = group_rank_of(group, seat, &rank), waits = !serves && group_guest_of(group, seat, &rank);
+        bool free = !serves && !waits && groups_seat(survey->server->groups, group->name, seat) == SEAT_SERVES;
+        if (free) continue; /* of a rank that came beside those it was started with, and is gone */
+        if (serves || waits)
             fill_rank(survey->server, entry, group, rank);
         else
             fill_drained(survey->server, entry, group, seat);
@@ -154,15 +167,59 @@ static void survey_ranks(struct survey *survey, const struct group *group, Refra
     }
 }
 
+/* ------------------------------------------------------------------------------------------------- links */
+
+static int slowest_first(const void *a, const void *b)
+{
+    const Refrain__LinkInfo *x = a, *y = b;
+    return (x->bytes_per_second > y->bytes_per_second) - (x->bytes_per_second < y->bytes_per_second);
+}
+
+static size_t list_links(const struct group *group, Refrain__LinkInfo *list)
+{
+    size_t count = 0;
+    struct link link;
+    for (uint32_t a = 0; a < group->ranks; a++)
+        for (uint32_t b = a + 1; b < group->ranks; b++) {
+            uint32_t seat = group->members[a].seat, other = group->members[b].seat;
+            if (!links_find(&group->links, seat, other, &link)) continue;
+            Refrain__LinkInfo *info = &list[count++];
+            refrain__link_info__init(info);
+            SET(*info, rank, seat);
+            SET(*info, peer, other);
+            SET(*info, bytes_per_second, (double)link.bytes_per_second);
+            SET(*info, latency, (double)link.latency);
+        }
+    qsort(list, count, sizeof *list, slowest_first);
+    return count;
+}
+
+/* Without memory for them there are none to see. */
+static void survey_links(struct survey *survey, const struct group *group, Refrain__GroupInfo *info)
+{
+    size_t pairs = (size_t)group->ranks * group->ranks / 2 + 1, shown;
+    if (!group->links.link || group->ranks < 2) return;
+    Refrain__LinkInfo *list = calloc(pairs, sizeof *list + sizeof(Refrain__LinkInfo *));
+    if (!list) return;
+    Refrain__LinkInfo **pointers = (Refrain__LinkInfo **)(void *)(list + pairs);
+    size_t count = list_links(group, list);
+    shown = count < LINKS_MOST ? count : LINKS_MOST;
+    for (size_t i = 0; i < shown; i++) pointers[i] = &list[i < shown / 2 ? i : count - shown + i];
+    info->links = pointers;
+    info->n_links = shown;
+    survey->links[survey->group_count] = list;
+}
+
 static void survey_group(struct survey *survey, const struct group *group)
 {
     Refrain__GroupInfo *info = &survey->groups[survey->group_count];
     char *plan = survey->plans[survey->group_count];
     refrain__group_info__init(info);
     info->name = (char *)group->name;
-    info->state = (char *)group_state_text(group);
+    info->state = (char *)survey_state(group);
     info->fabric = (char *)group->fabric;
     if (group->failure[0]) info->message = (char *)group->failure;
+    if (group->move.wanted) info->message = (char *)group->move.why;
     SET(*info, epoch, group->epoch);
     SET(*info, repairable, group->repairable);
     if (group->model[0]) {
@@ -172,6 +229,7 @@ static void survey_group(struct survey *survey, const struct group *group)
     }
     survey_ranks(survey, group, info);
     survey_jobs(survey, group, info);
+    survey_links(survey, group, info);
     survey->group_list[survey->group_count++] = info;
 }
 
@@ -227,8 +285,9 @@ static struct survey *survey_room(const struct server *server)
     survey->groups = calloc(groups, sizeof *survey->groups);
     survey->group_list = calloc(groups, sizeof(Refrain__GroupInfo *));
     survey->plans = calloc(groups, sizeof *survey->plans);
+    survey->links = calloc(groups, sizeof(Refrain__LinkInfo *));
     if (survey->ranks && survey->rank_list && survey->here && survey->jobs && survey->job_list &&
-        survey->groups && survey->group_list && survey->plans)
+        survey->groups && survey->group_list && survey->plans && survey->links)
         return survey;
     survey_free(survey);
     return NULL;
@@ -286,6 +345,8 @@ Refrain__StatsReply *survey_stats(struct survey *survey)
 void survey_free(struct survey *survey)
 {
     if (!survey) return;
+    for (size_t i = 0; survey->links && i < survey->group_count; i++) free(survey->links[i]);
+    free(survey->links);
     free(survey->ranks);
     free(survey->rank_list);
     free(survey->here);

@@ -22,4 +22,7 @@ status_t survey_make(struct server *server, const char *tenant, struct survey **
 Refrain__StatsReply *survey_stats(struct survey *survey);
 void survey_free(struct survey *survey); /* NULL is fine */
 
+/* What the group does, in a word: "gathering", "running", "moving", ... */
+const char *survey_state(const struct group *group);
+
 #endif

@@ -3,9 +3,11 @@
 #include "coordinator/tierdesk.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 #include "base/clock.h"
 #include "base/log.h"
+#include "coordinator/copies.h"
 #include "coordinator/directory.h"
 #include "coordinator/orders.h"
 
@@ -16,7 +18,7 @@ static struct directory *directory_of(struct group *group)
 {
     struct error error;
     if (!group->directory &&
-        directory_open(group->seats, DIRECTORY_ITEMS, &group->directory, &error) != STATUS_OK)
+        directory_open(DIRECTORY_RANKS_MAX, DIRECTORY_ITEMS, &group->directory, &error) != STATUS_OK)
         log_line(LOG_ERROR, "group %.8s: %s", group->name, error.text);
     return group->directory;
 }
@@ -25,6 +27,12 @@ static bool read_key(const ProtobufCBinaryData *bytes, struct key *key)
 {
     struct error error;
     return bytes->len == KEY_BYTES && key_decode(bytes->data, key, &error) == STATUS_OK;
+}
+
+static void want_copy(struct group *group, const struct key *key)
+{
+    if (!group->copies) group->copies = calloc(1, sizeof *group->copies);
+    if (group->copies) copies_want(group->copies, key);
 }
 
 void tierdesk_changes(struct server *server, struct group *group, uint32_t rank,
@@ -47,6 +55,7 @@ void tierdesk_changes(struct server *server, struct group *group, uint32_t rank,
             directory_gone(directory, seat, &item.key);
         else
             directory_note(directory, seat, &item);
+        if (told->dear && !told->gone) want_copy(group, &item.key);
     }
 }
 
@@ -80,6 +89,35 @@ void tierdesk_ask(struct server *server, struct group *group, uint32_t rank, con
 void tierdesk_ended(struct group *group, const Refrain__TierEnded *ended)
 {
     if (group->directory) directory_end(group->directory, ended->lease, ended->stale);
+}
+
+static void copy_group(struct server *server, struct group *group)
+{
+    struct copies_rank ranks[DIRECTORY_RANKS_MAX];
+    struct copies_order order;
+    uint8_t wire[KEY_BYTES];
+    if (!group->copies || !group->directory || group->ranks > DIRECTORY_RANKS_MAX) return;
+    for (uint32_t i = 0; i < group->ranks; i++)
+        ranks[i] = (struct copies_rank){.seat = group->members[i].seat,
+                                        .host = group->members[i].host,
+                                        .limit_bytes = group->members[i].tier_limit[LEVEL_HOST],
+                                        .used_bytes = group->members[i].tier_used[LEVEL_HOST]};
+    if (copies_next(group->copies, group->directory, ranks, group->ranks, server->now_ns, &order)) {
+        Refrain__TierCommand command = REFRAIN__TIER_COMMAND__INIT;
+        key_encode(&order.key, wire);
+        command.has_verb = command.has_key = 1;
+        command.verb = REFRAIN__TIER_VERB__TIER_COPY;
+        command.key = (ProtobufCBinaryData){KEY_BYTES, wire};
+        order_tier_command(server->outbox, &group->members[order.rank].peer, &command);
+    }
+}
+
+void tierdesk_copy(struct server *server)
+{
+    for (size_t i = 0; groups_at(server->groups, i); i++) {
+        struct group *group = groups_at(server->groups, i);
+        if (group->state == GROUP_READY || group->state == GROUP_LOADING) copy_group(server, group);
+    }
 }
 
 void tierdesk_figures(struct server *server, struct group *group, uint32_t rank,

@@ -90,6 +90,12 @@ void local_zero(struct team *team, void *memory, size_t bytes)
     memset(memory, 0, bytes);
 }
 
+status_t local_copy_now(void *to, const void *from, size_t bytes, struct error *error)
+{
+    memcpy(to, from, bytes);
+    return STATUS_OK;
+}
+
 /* ------------------------------------------------------------------------------------------------ patches */
 
 /* Strides of a latent whose rows are contiguous, and where a token's patch begins. */

@@ -173,6 +173,10 @@ struct ops {
                       size_t row_bytes, int64_t rows);
     void (*zero)(struct team *team, void *memory, size_t bytes);
 
+    /* Outside any team's order, and done when it returns: for memory that no op writes meanwhile, nor reads if it is `to`.
+     * Either side may be any memory. Any thread, while a team is open; a device's error as of `wait`. */
+    status_t (*copy_now)(void *to, const void *from, size_t bytes, struct error *error);
+
     /* --- dense layers ----------------------------------------------------------------------------------- */
 
     /* Takes a copy of w [n, k] and bias [n] (any dtype of `struct matrix`; NULL for none; bias->rows must be

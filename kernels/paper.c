@@ -89,6 +89,11 @@ static void paper_copy_rows(struct team *team, void *to, size_t to_stride, const
 
 static void paper_zero(struct team *team, void *memory, size_t bytes) {}
 
+static status_t paper_copy_now(void *to, const void *from, size_t bytes, struct error *error)
+{
+    return STATUS_OK;
+}
+
 /* ------------------------------------------------------------------------------------------------------------ weights */
 
 static status_t paper_linear_create(const struct matrix *w, const struct matrix *bias, struct linear **linear,
@@ -221,6 +226,7 @@ const struct ops *paper_ops(void)
         .copy = paper_copy,
         .copy_rows = paper_copy_rows,
         .zero = paper_zero,
+        .copy_now = paper_copy_now,
         .linear_create = paper_linear_create,
         .linear_destroy = paper_linear_destroy,
         .linear_bytes = paper_linear_bytes,

@@ -113,6 +113,8 @@ static void read_endpoints(struct rig *rig, const char *path)
     snprintf(rig->endpoint, sizeof rig->endpoint, "%s", json_string_value(json_object_get(note, "endpoint")));
     snprintf(rig->worker_endpoint, sizeof rig->worker_endpoint, "%s",
              json_string_value(json_object_get(note, "worker_endpoint")));
+    const char *metrics = json_string_value(json_object_get(note, "metrics"));
+    snprintf(rig->metrics, sizeof rig->metrics, "%s", metrics ? metrics : "");
     json_decref(note);
 }
 
@@ -366,6 +368,9 @@ void fake_worker_hello(struct fake_worker *worker)
     hello.fabric = (char *)"zmq";
     hello.fabric_address = address;
     hello.model = (char *)worker->model;
+    hello.gpu = (char *)worker->gpu;
+    SET(hello, memory_bytes, worker->memory);
+    SET(hello, tier_device, worker->tier_device);
     SET(running, job, worker->running_job);
     SET(running, attempt, worker->running_attempt);
     hello.n_running = worker->running_job ? 1 : 0;

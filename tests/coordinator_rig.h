@@ -26,6 +26,7 @@ struct rig {
     pid_t coordinator;
     char directory[64]; /* holds data/, the endpoint file and the stand-in for refrain-worker */
     char endpoint[128], worker_endpoint[128];
+    char metrics[128]; /* the URL of --metrics; "": there is none */
     const char *const *options; /* borrowed: used again by rig_restart */
     const char *worker_script;  /* shell text of refrain-worker */
     bool small_disk;            /* data/ is a file system of 40 MiB (needs privileges) */
@@ -56,6 +57,8 @@ struct fake_worker {
     uint64_t epoch, last_epoch, running_job; /* what its Hello says */
     uint32_t running_attempt;
     const char *model;
+    const char *gpu; /* NULL: none */
+    uint64_t memory, tier_device;
 };
 void fake_worker_open(struct fake_worker *worker, struct rig *rig, const char *group, uint32_t rank,
                       uint32_t ranks);

@@ -195,6 +195,10 @@ static void answer_submit(struct fake *fake, const struct wire_peer *peer, uint6
     snprintf(fake->seen.key, sizeof fake->seen.key, "%s", submit->idempotency_key);
     snprintf(fake->seen.prompt, sizeof fake->seen.prompt, "%s", submit->spec->prompt);
     snprintf(fake->seen.model, sizeof fake->seen.model, "%s", submit->spec->model ? submit->spec->model : "");
+    fake->seen.has_model = submit->spec->model != NULL;
+    fake->seen.resume_from = submit->spec->resume_from;
+    fake->seen.at_step = submit->spec->at_step;
+    fake->seen.priority = submit->spec->priority;
     fake->seen.has_guidance = submit->spec->has_guidance;
     fake->seen.guidance = submit->spec->guidance;
     fake->seen.has_steps = submit->spec->has_steps;
@@ -285,6 +289,7 @@ struct fake_groups {
     Refrain__GroupInfo groups[FAKE_GROUPS], *group_list[FAKE_GROUPS];
     Refrain__RankInfo ranks[FAKE_GROUPS][FAKE_RANKS], *rank_list[FAKE_GROUPS][FAKE_RANKS];
     Refrain__RunningJob jobs[FAKE_GROUPS][FAKE_RANKS], *job_list[FAKE_GROUPS][FAKE_RANKS];
+    Refrain__LinkInfo links[FAKE_GROUPS][FAKE_RANKS], *link_list[FAKE_GROUPS][FAKE_RANKS];
 };
 
 #define GIVE(message, field, number) ((message)->has_##field = 1, (message)->field = (number))
@@ -321,6 +326,15 @@ static void give_job(Refrain__RunningJob *wire, const struct refrain_running *jo
     GIVE(wire, step_seconds, job->step_seconds);
 }
 
+static void give_link(Refrain__LinkInfo *wire, const struct refrain_link *link)
+{
+    refrain__link_info__init(wire);
+    GIVE(wire, rank, link->rank);
+    GIVE(wire, peer, link->peer);
+    GIVE(wire, bytes_per_second, link->bytes_per_second);
+    GIVE(wire, latency, link->latency);
+}
+
 static void give_group(struct fake_groups *all, size_t index, const struct refrain_group *group)
 {
     Refrain__GroupInfo *wire = all->group_list[index] = &all->groups[index];
@@ -337,6 +351,9 @@ static void give_group(struct fake_groups *all, size_t index, const struct refra
     GIVE(wire, jobs_limit, group->jobs_limit);
     wire->ranks = all->rank_list[index], wire->n_ranks = group->rank_count;
     wire->jobs = all->job_list[index], wire->n_jobs = group->job_count;
+    wire->links = all->link_list[index], wire->n_links = group->link_count;
+    for (size_t i = 0; i < group->link_count; i++)
+        give_link(all->link_list[index][i] = &all->links[index][i], &group->links[i]);
     for (size_t i = 0; i < group->rank_count; i++)
         give_rank(all->rank_list[index][i] = &all->ranks[index][i], &group->ranks[i]);
     for (size_t i = 0; i < group->job_count; i++)

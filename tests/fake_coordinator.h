@@ -54,7 +54,9 @@ struct fake_seen {
     uint64_t watch_from; /* from_sequence of the latest Watch */
     uint64_t first_fetch_offset;
     char key[129], prompt[256], model[65], directory[512];
-    bool has_guidance, has_steps;
+    uint64_t resume_from;
+    uint32_t at_step, priority;
+    bool has_model, has_guidance, has_steps;
     double guidance;
     unsigned width;
     char cache[256], table_kind[32];

@@ -392,6 +392,25 @@ static void zero(struct team *team, void *memory, size_t bytes)
     guarded_enqueue(lane, z);
 }
 
+/* Outside the lanes' order: what an op that waits is still to write is not there yet. */
+static status_t copy_now(void *to, const void *from, size_t bytes, struct error *error)
+{
+    pthread_mutex_lock(&lock);
+    const struct block *source = block_of(from), *target = block_of(to);
+    bool dead = failed;
+    if ((source && source->kind != MEMORY_DEVICE) || (target && target->kind != MEMORY_DEVICE))
+        guarded_die("copy_now", "shared memory, which the host can read and write itself");
+    if ((source && bytes > source->bytes - (size_t)((const char *)from - source->given)) ||
+        (target && bytes > target->bytes - (size_t)((char *)to - target->given)))
+        guarded_die("copy_now", "an argument is larger than its memory");
+    if (source) from = source->real + ((const char *)from - source->given);
+    if (target) to = target->real + ((char *)to - target->given);
+    pthread_mutex_unlock(&lock);
+    if (dead) return error_set(error, STATUS_INTERNAL, "%s", guarded_sentence);
+    memcpy(to, from, bytes);
+    return STATUS_OK;
+}
+
 /* ----------------------------------------------------------------------------------------------------- table */
 
 const struct ops *guarded_ops(dtype_t operand)
@@ -410,6 +429,7 @@ const struct ops *guarded_ops(dtype_t operand)
         ops->copy = copy;
         ops->copy_rows = copy_rows;
         ops->zero = zero;
+        ops->copy_now = copy_now;
         ops->name = operand == DTYPE_F32 ? "guarded" : "guarded-bf16";
     }
     pthread_mutex_unlock(&lock);

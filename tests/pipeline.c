@@ -20,6 +20,7 @@
 #include "tests/golden.h"
 #include "tests/guarded.h"
 #include "worker/stage.h"
+#include "worker/tier.h"
 #include "worker/turn.h"
 #include "worker/upload.h"
 
@@ -49,6 +50,7 @@ static void set_up(struct member *m)
     m->engine.ops = m->run->ops ? m->run->ops : guarded_or(NULL);
     m->engine.epoch = 1;
     m->engine.decode_memory = m->run->decode_memory;
+    if (m->engine.self == 0) m->engine.tier = m->run->tier;
     if (status == STATUS_OK)
         status = team_create(m->run->threads ? m->run->threads : 1, &m->engine.team, &m->error);
     if (status == STATUS_OK) status = m->engine.ops->open(m->engine.team, &m->error);
@@ -191,7 +193,9 @@ static void run_home(struct member *m)
     jobs.open = jobs.count;
     int64_t began_ns = clock_now_ns(), deadline_ns = began_ns + 120 * SECOND_NS;
     while (jobs.open && clock_now_ns() < deadline_ns && !atomic_load(m->finished)) {
+        int64_t ignored = CLOCK_NEVER;
         arrive(&jobs, m);
+        tier_tend(m->engine.tier, &ignored);
         if (jobs.open && !advance(&jobs) && m->engine.fabric)
             fabric_wait(m->engine.fabric, clock_now_ns() + 20 * MILLISECOND_NS, NULL);
         deliver(&jobs, &m->engine);

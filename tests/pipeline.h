@@ -24,6 +24,7 @@ struct pipeline_run {
     struct split split;          /* members 0: one member with all blocks */
     int threads;                 /* of each member; 0: 1 */
     size_t decode_memory;        /* as engine.decode_memory */
+    struct tier *tier;           /* of home, the caller's; NULL: off */
     int cancel_at;               /* steps after which the job is cancelled; 0: it is not */
     int begins_at;               /* steps of the first job of the list after which this one comes */
     struct pipeline_run *beside; /* a further job on the same ranks, its pieces between those of this one; its

@@ -18,7 +18,7 @@
 enum { STEPS = 14, MOST_STEPS = 2 * STEPS, SAVED_RINGS = 3, SAVED_SETTINGS = 36 };
 
 /* Places in a checkpoint: the head's length; what is in it. */
-enum { HEAD = 128, FORMAT_AT = 4, HASH_AT = 16, HASHED_FROM = 24, DENOISE_AT = 64, PASS_AT = 80 };
+enum { HEAD = 176, FORMAT_AT = 4, HASH_AT = 16, HASHED_FROM = 24, DENOISE_AT = 64, PASS_AT = 80 };
 
 /* Of 1, 2 and 3 members; for cmocka's group. */
 extern struct ring *saved_rings[SAVED_RINGS];

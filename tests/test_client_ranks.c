@@ -45,6 +45,11 @@ static const struct refrain_running one_job[] = {{.job = 4126,
                                                   .step = 31,
                                                   .steps = 40,
                                                   .step_seconds = 0.0182}};
+static const struct refrain_link three_links[] = {
+    {.rank = 0, .peer = 2, .bytes_per_second = 1.21e9, .latency = 85e-6},
+    {.rank = 1, .peer = 2, .bytes_per_second = 3e9, .latency = 20e-6},
+    {.rank = 0, .peer = 1, .bytes_per_second = 1.2e10, .latency = 4.2e-6},
+};
 static const struct refrain_group two_groups[] = {
     {.name = "3fa9c2e1d00d",
      .state = "gathering",
@@ -59,6 +64,8 @@ static const struct refrain_group two_groups[] = {
      .job_count = 1,
      .jobs_in_flight = 5,
      .jobs_limit = 8,
+     .links = three_links,
+     .link_count = 3,
      .repairable = true},
     {.name = "b",
      .state = "ready",
@@ -115,6 +122,10 @@ static void groups_come_back_as_plain_numbers(void **state)
     assert_string_equal(group->ranks[1].state, "missing");
     assert_true(group->ranks[2].seconds_since_progress < 0);
     assert_null(stats->groups[1].message);
+    assert_int_equal(group->link_count, 3);
+    assert_int_equal(group->links[1].peer, 2);
+    assert_true(group->links[2].bytes_per_second == 1.2e10 && group->links[2].latency == 4.2e-6);
+    assert_int_equal(stats->groups[1].link_count, 0);
     assert_int_equal(stats->groups[1].job_count, 0);
     refrain_free(stats);
     refrain_close(refrain);
@@ -138,6 +149,7 @@ static void a_table_shows_who_computes_and_who_is_missing(void **state)
     expect_part(text, "denoise 31/40, 18.2 ms a step, home on rank 2, attempt 2");
     expect_part(text, "nobody replaces lost ranks");
     expect_part(text, "because");
+    expect_part(text, "links            1.21 GB/s and 85 us between 0 and 2 to 12 GB/s and 4.2 us between 0 and 1\n");
     assert_null(strchr(text, '\033')); /* what a rank said does not reach the terminal as it is */
 }
 
@@ -148,6 +160,9 @@ static void scripts_get_one_object(void **state)
     json_t *group = json_array_get(json_object_get(object, "groups"), 0),
            *ranks = json_object_get(group, "ranks");
     assert_int_equal(json_array_size(json_object_get(object, "groups")), 2);
+    const json_t *link = json_array_get(json_object_get(group, "links"), 1);
+    assert_int_equal(json_integer_value(json_object_get(link, "rank")), 1);
+    assert_true(json_real_value(json_object_get(link, "bytes_per_second")) == 3e9);
     assert_int_equal(json_array_size(ranks), 3);
     assert_string_equal(json_string_value(json_object_get(json_array_get(ranks, 1), "state")), "missing");
     assert_null(json_object_get(json_array_get(ranks, 1), "host"));

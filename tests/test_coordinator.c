@@ -194,6 +194,37 @@ static void a_job_runs_on_two_ranks_and_its_file_comes_back_whole(void **state)
     rig_stop(&rig);
 }
 
+static void a_load_counts_for_the_job_that_waited_for_it(void **state)
+{
+    enum { LOAD_MS = 300 };
+    struct rig rig = {0};
+    struct fake_worker workers[2];
+    double loads[2];
+    rig_start(&rig, NULL);
+    rig_add_model(&rig, "small");
+    void *client = rig_client(&rig);
+    open_ranks(&rig, workers, "one");
+    for (int i = 0; i < 2; i++) {
+        uint64_t job = rig_submit(client, "x"), assigned;
+        uint32_t attempt;
+        if (i == 0) {
+            usleep(LOAD_MS * 1000);
+            fake_workers_load(workers, 2);
+        }
+        fake_worker_take(&workers[0], &assigned, &attempt);
+        run_job(&workers[0], job, attempt);
+        rig_await(client, job, STATE(COMPLETED));
+        Refrain__Reply *reply = rig_status(client, job);
+        loads[i] = reply->job->times->load;
+        refrain__reply__free_unpacked(reply, NULL);
+    }
+    assert_true(loads[0] >= LOAD_MS / 1000.0 - 0.05 && loads[0] < 5);
+    assert_true(loads[1] == 0);
+    close_ranks(workers);
+    zmq_close(client);
+    rig_stop(&rig);
+}
+
 static void a_watch_continues_from_a_sequence_number_also_after_the_end(void **state)
 {
     struct rig rig = {0};
@@ -704,6 +735,56 @@ static Refrain__Reply *submit_branch(void *client, uint64_t job)
     return rig_call(client, &request);
 }
 
+static void say_hello_again(struct fake_worker *worker)
+{
+    fake_worker_hello(worker);
+    Refrain__WorkerOrder *order = fake_worker_order(worker, REFRAIN__WORKER_ORDER__BODY_WELCOME, 5000);
+    assert_non_null(order);
+    refrain__worker_order__free_unpacked(order, NULL);
+}
+
+/* A card that says 400 MB for the backend, and a GPU of 600 MB: with and without 300 MB of it for the cache tier. */
+static void what_a_rank_s_cache_tier_holds_of_its_gpu_is_no_job_s(void **state)
+{
+    struct rig rig = {
+        .worker_script =
+            "#!/bin/sh\n"
+            "echo '{\"pipeline\":\"WanPipeline\",\"layers\":8,\"heads\":3,\"head_dim\":40,\"ffn_dim\":256,"
+            "\"size_multiple\":16,\"frame_multiple\":4,\"text_length\":512,\"solver\":\"unipc\",\"shift\":3."
+            "0,"
+            "\"parameter_count\":1000,\"weight_bytes\":4000,\"default_width\":64,\"default_height\":64,"
+            "\"default_frames\":17,\"max_position\":1024,\"vae_scale\":8,\"patch\":2,\"latent_channels\":16,"
+            "\"need_block\":1000,\"need_home\":1000,\"need_backend\":400000000,\"need_work\":1000}'\n"};
+    struct fake_worker worker;
+    Refrain__JobSpec spec = REFRAIN__JOB_SPEC__INIT;
+    Refrain__Submit submit = REFRAIN__SUBMIT__INIT;
+    Refrain__Request request = REFRAIN__REQUEST__INIT;
+    rig_start(&rig, (const char *[]){NULL});
+    rig_add_model(&rig, "ref");
+    void *client = rig_client(&rig);
+    fake_worker_open(&worker, &rig, "gpus", 0, 1);
+    fake_workers_join(&worker, 1);
+    worker.gpu = "a GPU";
+    worker.memory = 600000000;
+    worker.tier_device = 300000000;
+    say_hello_again(&worker);
+    spec.prompt = (char *)"a red star";
+    SET(spec, steps, 3);
+    submit.spec = &spec;
+    request.body_case = REFRAIN__REQUEST__BODY_SUBMIT;
+    request.submit = &submit;
+    Refrain__Reply *reply = rig_call(client, &request);
+    assert_int_equal(reply->body_case, REFRAIN__REPLY__BODY_ERROR);
+    if (!strstr(reply->error->message, "of 0.3 GB a rank")) fail_msg("%s", reply->error->message);
+    refrain__reply__free_unpacked(reply, NULL);
+    worker.tier_device = 0;
+    say_hello_again(&worker);
+    rig_submit(client, "a red star");
+    fake_worker_close(&worker);
+    zmq_close(client);
+    rig_stop(&rig);
+}
+
 static void a_key_is_a_tenant_and_tenants_do_not_see_each_other(void **state)
 {
     struct rig rig = {0};
@@ -869,6 +950,7 @@ int main(int argc, char **argv)
     if (getenv("REFRAIN_TEST_RANK")) return be_a_rank(argc, argv);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_job_runs_on_two_ranks_and_its_file_comes_back_whole),
+        cmocka_unit_test(a_load_counts_for_the_job_that_waited_for_it),
         cmocka_unit_test(a_watch_continues_from_a_sequence_number_also_after_the_end),
         cmocka_unit_test(cancelling_a_running_job_waits_for_its_step),
         cmocka_unit_test(higher_priority_runs_first_and_deadlines_expire),
@@ -883,6 +965,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(nonsense_is_refused_with_a_sentence_and_the_service_stays),
         cmocka_unit_test(a_model_that_cannot_be_read_gives_the_worker_s_sentence),
         cmocka_unit_test(a_full_disk_fails_the_job_with_a_sentence),
+        cmocka_unit_test(what_a_rank_s_cache_tier_holds_of_its_gpu_is_no_job_s),
         cmocka_unit_test(a_key_is_a_tenant_and_tenants_do_not_see_each_other),
         cmocka_unit_test(without_keys_other_machines_are_not_served),
         cmocka_unit_test(a_second_coordinator_on_the_same_data_is_refused),

@@ -45,7 +45,7 @@ static int holders(const struct directory *d, uint64_t number)
 {
     struct key key = item_of(number).key;
     uint32_t ranks[DIRECTORY_HOLDERS];
-    return directory_holders(d, &key, ranks, DIRECTORY_HOLDERS);
+    return directory_holders(d, &key, ranks, DIRECTORY_HOLDERS, NULL);
 }
 
 static bool lease_of(struct directory *d, uint64_t number, uint32_t asker, int64_t now_ns,

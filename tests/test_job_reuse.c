@@ -8,48 +8,16 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 #include <cmocka.h>
 
-#include "tests/saved_run.h"
+#include "tests/saved_tier.h"
 
 enum { MEMORY = 16 << 20, GUIDED = 2 };
 
-/* All rings of this process ask one tier: what one home made, the next finds. */
-static struct tier *tier;
-
-static void open_tier(void)
+/* Jobs that find their last latent ask for nothing else: that is tests/test_job_run.c's. */
+static void forget_latents(void)
 {
-    struct error error;
-    struct tier_config config = {.memory_bytes = MEMORY, .ops = ring_engine(saved_rings[0])->ops};
-    if (tier_open(&config, &tier, &error) != STATUS_OK) fail_msg("%s", error.text);
-    for (int i = 0; i < SAVED_RINGS; i++) ring_engine(saved_rings[i])->tier = tier;
-}
-
-static void close_tier(void)
-{
-    for (int i = 0; i < SAVED_RINGS; i++) ring_engine(saved_rings[i])->tier = NULL;
-    tier_close(tier);
-    tier = NULL;
-}
-
-static size_t count_items(enum item_kind kind)
-{
-    struct store_match match = {.by_kind = true, .kind = kind};
-    return store_list(tier_store(tier), &match, NULL, NULL);
-}
-
-/* Large items become whole on the tier's own thread. */
-static void await_whole(void)
-{
-    struct store_stats stats;
-    int64_t ignored = CLOCK_NEVER;
-    for (int i = 0; i < 2000; i++, usleep(1000)) {
-        tier_tend(tier, &ignored);
-        store_stats(tier_store(tier), NULL, &stats);
-        if (stats.drafts == 0) return;
-    }
-    fail_msg("%lu items are not whole", (unsigned long)stats.drafts);
+    if (saved_tier) saved_tier_forget(ITEM_LATENT);
 }
 
 struct counted {
@@ -72,7 +40,8 @@ static struct counted run(struct ring *ring, const struct job_order *order)
     counted.steps = job->status.first_steps_reused;
     saved_take(job, &counted.run);
     saved_discard(ring, job);
-    if (tier) await_whole();
+    if (saved_tier) saved_tier_settle();
+    forget_latents();
     return counted;
 }
 
@@ -80,13 +49,10 @@ static struct counted run(struct ring *ring, const struct job_order *order)
 static struct counted run_exact(const char *name, const struct job_order *order, int ring)
 {
     struct counted made = run(saved_rings[ring], order);
-    struct tier *kept = tier;
     int other = (ring + 1) % SAVED_RINGS;
-    tier = NULL;
-    ring_engine(saved_rings[other])->tier = NULL;
+    saved_tier_use(other, false);
     struct counted alone = run(saved_rings[other], order);
-    tier = kept;
-    ring_engine(saved_rings[other])->tier = tier;
+    saved_tier_use(other, true);
     assert_int_equal(alone.encoded, order->guidance > 1 ? GUIDED : 1);
     saved_expect_same(name, 0, &alone.run, &made.run);
     saved_free(&alone.run);
@@ -112,11 +78,11 @@ static struct job_order order_now(const char *cache)
 
 static void what_was_made_is_not_made_again(void **state)
 {
-    open_tier();
+    saved_tier_open(MEMORY);
     struct job_order order = order_now(NULL), other;
     EXPECT("first", order, 0, 2, 0, 0);
-    assert_int_equal(count_items(ITEM_TEXT), 2);
-    assert_int_equal(count_items(ITEM_FIRST_STEP), 2);
+    assert_int_equal(saved_tier_count(ITEM_TEXT), 2);
+    assert_int_equal(saved_tier_count(ITEM_FIRST_STEP), 2);
     EXPECT("again", order, 1, 0, 2, 2);
     other = order, other.seed = 4;
     EXPECT("another seed", other, 2, 0, 2, 0);
@@ -130,23 +96,23 @@ static void what_was_made_is_not_made_again(void **state)
     EXPECT("another negative", other, 0, 1, 1, 1);
     other = order, other.prompt = order.negative, other.negative = order.prompt;
     EXPECT("branches exchanged", other, 1, 0, 2, 2); /* which branch it is does not matter */
-    close_tier();
+    saved_tier_close();
 }
 
 /* The first sigma and time step are asked for, not how many there are. */
 static void as_many_steps_as_begin_alike_share_their_first(void **state)
 {
-    open_tier();
+    saved_tier_open(MEMORY);
     struct job_order order = order_now(NULL), fewer;
     EXPECT("14 steps", order, 0, 2, 0, 0);
     fewer = order, fewer.steps = 7;
     EXPECT("7 steps", fewer, 1, 0, 2, 2);
-    close_tier();
+    saved_tier_close();
 }
 
 static void one_fact_that_differs_is_a_miss(void **state)
 {
-    open_tier();
+    saved_tier_open(MEMORY);
     struct job_order order = order_now(NULL), other;
     EXPECT("first", order, 0, 2, 0, 0);
 #define NO_STEP(...)                                                                                         \
@@ -172,12 +138,12 @@ static void one_fact_that_differs_is_a_miss(void **state)
     model->identity.tokenizer++;
     EXPECT("another tokenizer", order, 0, 2, 0, 0);
     model->identity.tokenizer = 0; /* it cannot be told: nothing is asked for or given */
-    size_t texts = count_items(ITEM_TEXT);
+    size_t texts = saved_tier_count(ITEM_TEXT);
     EXPECT("an unknown tokenizer", order, 0, 2, 0, 0);
-    assert_int_equal(count_items(ITEM_TEXT), texts);
+    assert_int_equal(saved_tier_count(ITEM_TEXT), texts);
     model->identity = ring_engine(saved_rings[1])->model->identity;
     EXPECT("the first one again", order, 0, 0, 2, 2);
-    close_tier();
+    saved_tier_close();
 }
 
 /* Policies need what was not computed; but they compute the first step, and others may have that. */
@@ -187,14 +153,14 @@ static void runs_with_caching_give_their_first_step_and_take_none(void **state)
                                            "zeus:first=3,late=0", "layers:every=3,begin=2,end=6"};
     for (size_t i = 0; i < sizeof settings / sizeof *settings; i++) {
         struct job_order order = order_now(settings[i]), plain = order_now(NULL);
-        open_tier();
+        saved_tier_open(MEMORY);
         EXPECT(settings[i], order, 0, 2, 0, 0);
-        assert_int_equal(count_items(ITEM_FIRST_STEP), 2);
+        assert_int_equal(saved_tier_count(ITEM_FIRST_STEP), 2);
         EXPECT("off", plain, 1, 0, 2, 2);
         EXPECT(settings[i], order, 2, 0, 2, 0);
         order.compare = true;
         EXPECT("compare", order, 1, 0, 2, 2); /* its first run has no caching */
-        close_tier();
+        saved_tier_close();
     }
 }
 
@@ -203,7 +169,7 @@ static void a_job_that_goes_on_takes_text_alone(void **state)
 {
     struct job_order order = order_now(NULL), branch;
     struct saved_run whole = saved_run(saved_rings[0], &order, NULL, true);
-    open_tier();
+    saved_tier_open(MEMORY);
     EXPECT("first", order, 0, 2, 0, 0);
     branch = order, branch.job = 8, branch.origin = order.job, branch.origin_step = 3;
     struct job *job = saved_create(saved_rings[1], &branch);
@@ -217,34 +183,30 @@ static void a_job_that_goes_on_takes_text_alone(void **state)
     saved_take(job, &rest);
     saved_expect_same("branch", 3, &whole, &rest);
     saved_discard(saved_rings[1], job);
-    assert_int_equal(count_items(ITEM_FIRST_STEP), 2);
+    assert_int_equal(saved_tier_count(ITEM_FIRST_STEP), 2);
     saved_free(&whole);
     saved_free(&rest);
-    close_tier();
+    saved_tier_close();
 }
 
 /* Items under the right names that cannot be what they should be. */
 static void items_of_another_size_are_not_used(void **state)
 {
     struct job_order order = order_now(NULL);
-    open_tier();
+    saved_tier_open(MEMORY);
     struct job *job = saved_create(saved_rings[0], &order);
     job_tend(job); /* makes the keys */
     const struct ask *asks[] = {&job->text_ask[0], &job->text_ask[1], &job->step_ask[0], &job->step_ask[1]};
     static const uint64_t sizes[] = {7, 16 << 20 >> 2, 4, 1 << 20};
     for (int i = 0; i < 4; i++) {
-        struct draft draft;
-        struct error error;
+        void *zeros = calloc(1, sizes[i]);
         assert_true(asks[i]->keyed);
-        if (tier_reserve(tier, asks[i]->query.tenant, &asks[i]->query.key, sizes[i], 1000, &draft, &error))
-            fail_msg("%s", error.text);
-        memset(draft.bytes, 0, sizes[i]);
-        tier_commit(tier, &draft);
+        saved_tier_put(&asks[i]->query.key, zeros, sizes[i]);
+        free(zeros);
     }
-    await_whole();
     saved_discard(saved_rings[0], job);
     EXPECT("forged", order, 0, 2, 0, 0);
-    close_tier();
+    saved_tier_close();
 }
 
 /* In any piece of its text and of its first step. */
@@ -252,19 +214,15 @@ static void a_job_that_ends_anywhere_leaves_no_item_half_made(void **state)
 {
     struct job_order order = order_now(NULL);
     for (int pieces = 0; pieces < 60; pieces += 3) {
-        struct store_stats stats;
-        open_tier();
+        saved_tier_open(MEMORY);
         for (int again = 0; again < 2; again++) {
             struct job *job = saved_create(saved_rings[1], &order);
             for (int i = 0; i < pieces * (again + 1) && job->life < LIFE_DECODE; i++)
                 ring_deliver(saved_rings[1], job, job_advance(job) == JOB_WAITS);
             saved_discard(saved_rings[1], job);
-            await_whole();
+            saved_tier_settle();
         }
-        store_stats(tier_store(tier), NULL, &stats);
-        assert_int_equal(stats.views, 0);
-        assert_int_equal(stats.drafts, 0);
-        close_tier();
+        saved_tier_close();
     }
 }
 

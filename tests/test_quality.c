@@ -16,6 +16,7 @@
 #include "tests/golden.h"
 #include "tests/trial.h"
 #include "worker/comparison.h"
+#include "worker/model/vae_distance.h"
 #include "worker/quality.h"
 
 static const char *const NAMES[] = {"noise", "odd", "dark", "single", "film"};
@@ -229,13 +230,43 @@ static void results_have_the_same_bits_with_any_number_of_threads(void **state)
     vae_destroy(vae);
 }
 
+static void the_distance_has_the_same_bits_within_any_memory(void **state)
+{
+    enum { LATENT_FRAMES = 2 };
+    static const struct video_size tall = {1 + 4 * (LATENT_FRAMES - 1), 16, 560, 16};
+    struct vae *vae = load_vae("auto", VAE_ENCODER);
+    int64_t floats = (int64_t)3 * tall.frames * tall.width * tall.height;
+    float *frames = random_floats(floats, 1, 3), *other = random_floats(floats, 1, 4);
+    struct quality first = measure(vae, trial_team(0), &tall, frames, other), q;
+    size_t whole = vae_distance_bytes(vae, tall.height / 8, tall.width / 8, LATENT_FRAMES);
+    struct error error = {0};
+    struct quality_run *run;
+    int most = LATENT_FRAMES;
+    for (int percent = 100; percent >= 40; percent -= 20) {
+        bool done = false;
+        if (quality_open(vae, &tall, frames, other, whole * (size_t)percent / 100, &run, &error) != STATUS_OK)
+            fail_msg("%s", error.text);
+        int steps = quality_steps(run);
+        assert_true(steps >= most && steps % LATENT_FRAMES == 0);
+        assert_true((percent == 100) == (steps == LATENT_FRAMES));
+        most = steps;
+        while (!done) assert_int_equal(quality_step(run, trial_team(1), &done, &q, NULL), STATUS_OK);
+        assert_memory_equal(&q, &first, sizeof q);
+        quality_close(run);
+    }
+    assert_int_equal(quality_open(vae, &tall, frames, other, 100000, &run, &error), STATUS_NO_MEMORY);
+    assert_non_null(strstr(error.text, "encoding a latent of 2 x 70 takes"));
+    free(frames), free(other);
+    vae_destroy(vae);
+}
+
 static void a_step_is_one_latent_frame_and_the_last_one_says_so(void **state)
 {
     struct vae *vae = load_vae("auto", VAE_ENCODER);
     float *frames = random_floats(FLOATS, 1, 3);
     struct quality q = {.ssim = 7};
     struct quality_run *run;
-    assert_int_equal(quality_open(vae, &film, frames, frames, &run, NULL), STATUS_OK);
+    assert_int_equal(quality_open(vae, &film, frames, frames, 0, &run, NULL), STATUS_OK);
     assert_int_equal(quality_steps(run), 1 + (FRAMES - 1) / 4);
     bool done = false;
     for (int i = 1; i < quality_steps(run); i++) {
@@ -248,7 +279,7 @@ static void a_step_is_one_latent_frame_and_the_last_one_says_so(void **state)
     assert_true(q.ssim == 1);
     quality_close(run);
 
-    assert_int_equal(quality_open(vae, &film, frames, frames, &run, NULL), STATUS_OK);
+    assert_int_equal(quality_open(vae, &film, frames, frames, 0, &run, NULL), STATUS_OK);
     assert_int_equal(quality_step(run, trial_team(1), &done, &q, NULL), STATUS_OK);
     assert_false(done);
     quality_close(run); /* given up half-way */
@@ -268,10 +299,9 @@ static void sizes_the_encoder_does_not_take_and_a_missing_encoder_are_refused(vo
     struct error error = {0};
     float *frames = random_floats(FLOATS, 1, 3);
     for (int i = 0; i < 5; i++)
-        assert_int_equal(quality_open(vae, &wrong[i], frames, frames, &run, &error), STATUS_INVALID);
-    assert_int_equal(quality_open(decoder, &film, frames, frames, &run, &error), STATUS_CONFLICT);
+        assert_int_equal(quality_open(vae, &wrong[i], frames, frames, 0, &run, &error), STATUS_INVALID);
+    assert_int_equal(quality_open(decoder, &film, frames, frames, 0, &run, &error), STATUS_CONFLICT);
     assert_null(run);
-    assert_true(quality_bytes(vae, &film) > quality_bytes(NULL, &film));
     free(frames);
     vae_destroy(vae);
     vae_destroy(decoder);
@@ -367,6 +397,7 @@ int main(void)
         cmocka_unit_test(equal_videos_do_not_differ_and_neither_comes_first),
         cmocka_unit_test(one_bad_frame_shows_in_the_worst_and_little_in_the_whole),
         cmocka_unit_test(results_have_the_same_bits_with_any_number_of_threads),
+        cmocka_unit_test(the_distance_has_the_same_bits_within_any_memory),
         cmocka_unit_test(a_step_is_one_latent_frame_and_the_last_one_says_so),
         cmocka_unit_test(sizes_the_encoder_does_not_take_and_a_missing_encoder_are_refused),
         cmocka_unit_test(frames_smaller_than_the_window_have_no_ssim),

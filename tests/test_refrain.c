@@ -44,6 +44,60 @@ static void submit_with_an_output_waits_shows_plain_lines_and_writes_the_video(v
     for (const char *c = output; *c; c++) assert_true((unsigned char)*c >= 0x20 || *c == '\n'); /* a pipe */
 }
 
+/* With the same options as submit, and a file at the end as ever. */
+static void generate_goes_on_from_a_job_where_that_is(void **state)
+{
+    struct client_fixture *fixture = *state;
+    struct fake_script script = client_script(fixture);
+    struct fake *fake = fake_start(fixture->endpoint, &script);
+    char output[4096], video[128];
+    snprintf(video, sizeof video, "%s/other.mp4", fixture->directory);
+    const char *words[] = {"--resume-from", "7",        "--at-step",  "2",        "--guidance", "6",
+                           "--priority",    "high",     "--idempotency-key", "k", "--output",   video,
+                           NULL};
+    assert_int_equal(client_run_verb(verb_generate, VERB_GENERATE, fixture, output, sizeof output, words),
+                     EXIT_CODE_OK);
+    struct fake_seen seen = fake_stop(fake);
+    client_assert_file(video, fixture->video, CLIENT_VIDEO_BYTES);
+    assert_int_equal(seen.submits, 1);
+    assert_int_equal(seen.resume_from, 7);
+    assert_int_equal(seen.at_step, 2);
+    assert_true(seen.has_guidance && seen.guidance == 6);
+    assert_false(seen.has_model); /* the other job's */
+    assert_int_equal(seen.priority, 2);
+    assert_string_equal(seen.key, "k");
+    assert_non_null(strstr(output, "denoise"));
+}
+
+/* Nothing of it is left out silently. */
+static void generate_says_what_means_nothing_where_it_runs(void **state)
+{
+    struct client_fixture *fixture = *state;
+    char output[4096];
+    static const char *const named[][5] = {{"--resume-from", "7", "--ranks", "3", NULL},
+                                           {"--prompt", "x", "--threads", "2", NULL},
+                                           {"--prompt", "x", "--fabric", "mpi", NULL}};
+    for (size_t i = 0; i < sizeof named / sizeof *named; i++)
+        assert_int_equal(client_run_verb(verb_generate, VERB_GENERATE, fixture, output, sizeof output, named[i]),
+                         EXIT_CODE_USAGE);
+    static const char *const own[][8] = {{"refrain", "--prompt", "x", "--priority", "high", NULL},
+                                         {"refrain", "--prompt", "x", "--idempotency-key", "k", NULL},
+                                         {"refrain", "--prompt", "x", "--deadline", "9m", "--strict", NULL},
+                                         {"refrain", "--prompt", "x", "--at-step", "3", NULL}};
+    setenv("REFRAIN_COORDINATOR", fixture->endpoint, 1); /* that alone does not send it there */
+    for (size_t i = 0; i < sizeof own / sizeof *own; i++) {
+        struct cli cli = {.signal_fd = -1};
+        int count = 0;
+        while (own[i][count]) count++;
+        assert_int_equal(options_parse(settings_table(), VERB_GENERATE, count, (char **)(uintptr_t)own[i],
+                                       &cli.settings, &cli.options, &fixture->error),
+                         STATUS_OK);
+        assert_int_equal(verb_generate(&cli), EXIT_CODE_USAGE);
+        options_destroy(cli.options);
+    }
+    unsetenv("REFRAIN_COORDINATOR");
+}
+
 static void submit_json_is_an_object_on_each_line(void **state)
 {
     struct client_fixture *fixture = *state;
@@ -289,6 +343,8 @@ int main(void)
 #define TEST(name) cmocka_unit_test_setup_teardown(name, client_set_up, client_tear_down)
     const struct CMUnitTest tests[] = {
         TEST(submit_with_an_output_waits_shows_plain_lines_and_writes_the_video),
+        TEST(generate_goes_on_from_a_job_where_that_is),
+        TEST(generate_says_what_means_nothing_where_it_runs),
         TEST(submit_json_is_an_object_on_each_line),
         TEST(a_model_directory_is_added_under_its_name_or_with_a_hash),
         TEST(list_has_a_row_for_each_job),

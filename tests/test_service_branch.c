@@ -56,6 +56,12 @@ static void a_branch_is_the_job_it_came_from_until_something_is_changed(void **s
     expect_latents("source", "same");
     int other = branch("other", source, "--at-step 4 --guidance 6 --prompt 'a blue ring'");
     assert_false(latents_are_equal("source", "other"));
+    shell_run(stand_text,
+              "timeout 240 refrain generate --resume-from %d --at-step 4 --guidance 6 --prompt 'a blue ring' "
+              "--quiet "
+              "--output %s/made.mp4 --save-latents %s/made.safetensors",
+              source, stand_directory, stand_directory);
+    expect_latents("other", "made");
     json_t *job = stand_job(other);
     const json_t *request = json_object_get(job, "spec");
     assert_int_equal((int)number_at(request, "resume_from"), source);
@@ -155,18 +161,22 @@ static void a_prompt_is_encoded_once_for_all_ranks(void **state)
     char name[32], words[256];
     stand_start(&s, "texts", 2, "--threads 1");
     add_model();
+    unsetenv("REFRAIN_RECOMPUTE");
     stand_make("text0", TEN);
     for (int i = 1; i <= 4; i++) {
         snprintf(name, sizeof name, "text%d", i);
-        snprintf(words, sizeof words, TEN "%s", i % 2 ? "--seed 9" : "--guidance 7");
+        snprintf(words, sizeof words, TEN "%s %s", i % 2 ? "--seed 9" : "--guidance 7",
+                 i > 2 ? "--cache interval:N=99,first=99" : ""); /* computes everything, and is another run */
         json_t *job = stand_job(stand_make(name, "%s", words));
         const json_t *times = json_object_get(job, "times");
         assert_int_equal((int)number_at(times, "texts_reused"), 2);
-        /* the same seed and size, and later those of job 1 */
-        assert_int_equal((int)number_at(times, "first_steps_reused"), i == 1 ? 0 : 2);
+        assert_int_equal((int)number_at(times, "first_steps_reused"),
+                         i == 2 ? 2 : 0); /* the same seed and size */
+        assert_int_equal((int)number_at(times, "steps_reused"), 0);
         assert_true(number_at(times, "reused_seconds") > 0);
         json_decref(job);
     }
+    setenv("REFRAIN_RECOMPUTE", "1", 1);
     expect_latents("text1", "text3");
     expect_latents("text2", "text4");
     /* computed by ranks that have nothing */
@@ -179,6 +189,69 @@ static void a_prompt_is_encoded_once_for_all_ranks(void **state)
 }
 
 /* The one who watches sees pictures, the video is that of the job without. */
+/* How many of the texts two ranks have; *maker: a rank that has the first of them. */
+static int texts_of_two(int *maker)
+{
+    int count = 0;
+    shell_run(stand_text, "refrain cache list text --json");
+    json_t *object = stand_object(), *items = json_object_get(object, "items");
+    for (size_t i = 0; i < json_array_size(items); i++) {
+        json_t *ranks = json_object_get(json_array_get(items, i), "ranks");
+        count += json_array_size(ranks) == 2;
+        if (i == 0) *maker = (int)json_integer_value(json_array_get(ranks, 0));
+    }
+    json_decref(object);
+    return count;
+}
+
+static int pid_of(int rank)
+{
+    shell_run(stand_text, "refrain stats --json");
+    json_t *object = stand_object(), *one;
+    json_t *ranks = json_object_get(json_array_get(json_object_get(object, "groups"), 0), "ranks");
+    int pid = 0;
+    size_t i;
+    json_array_foreach(ranks, i, one) if ((int)number_at(one, "rank") == rank) pid =
+        (int)number_at(one, "pid");
+    json_decref(object);
+    assert_true(pid > 1);
+    return pid;
+}
+
+static int copied(void)
+{
+    int count = 0;
+    shell_run(stand_text, "refrain cache --json");
+    json_t *object = stand_object(), *figures = json_object_get(object, "figures"), *one;
+    size_t i;
+    json_array_foreach(figures, i, one) count += (int)number_at(one, "copied");
+    json_decref(object);
+    return count;
+}
+
+/* One home alone makes jobs, so only it asks; what it used again goes to the other rank by itself. */
+static void a_prompt_outlives_the_rank_that_encoded_it(void **state)
+{
+    struct stand s;
+    int maker = -1, other;
+    stand_start(&s, "copies", 2, "--threads 1 --home fixed");
+    add_model();
+    stand_make("kept0", TEN);
+    json_decref(stand_job(stand_make("kept1", TEN "--seed 9")));
+    for (int i = 0; i < 300 && texts_of_two(&maker) < 2; i++) usleep(100000);
+    assert_int_equal(texts_of_two(&maker), 2);
+    for (int i = 0; i < 50 && copied() < 2; i++) usleep(100000); /* figures come once a second */
+    assert_true(copied() >= 2);
+    assert_int_equal(maker, 0);
+    kill(pid_of(maker), SIGKILL);
+    json_t *job = stand_job(stand_make("kept2", TEN "--seed 11"));
+    assert_int_equal((int)number_at(json_object_get(job, "times"), "texts_reused"), 2);
+    json_decref(job);
+    for (int i = 0; i < 100 && texts_of_two(&other) < 2; i++) usleep(100000);
+    assert_int_equal(texts_of_two(&other), 2); /* the one that is home now has them again */
+    stand_stop(&s);
+}
+
 static void who_watches_sees_the_video_come(void **state)
 {
     struct stand s;
@@ -215,6 +288,7 @@ int main(void)
         cmocka_unit_test(a_finished_job_is_made_into_other_files_without_a_step),
         cmocka_unit_test(a_branch_outlives_its_ranks_and_the_job_it_came_from),
         cmocka_unit_test(a_prompt_is_encoded_once_for_all_ranks),
+        cmocka_unit_test(a_prompt_outlives_the_rank_that_encoded_it),
         cmocka_unit_test(who_watches_sees_the_video_come),
     };
     return cmocka_run_group_tests(tests, stand_set_up, stand_tear_down);

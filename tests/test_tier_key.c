@@ -89,6 +89,7 @@ static void fill(struct facts *facts, int garbage)
     facts->table.steps = 50;
     facts->table.shift = 5;
     facts->table.guidance = 5;
+    facts->table.guidance_2 = 4;
     memset(&facts->origin, 0, sizeof facts->origin);
     facts->origin.tenant = 5, facts->origin.low = 6, facts->origin.high = 7;
     facts->origin.kind = ITEM_CHECKPOINT, facts->origin.format = KEY_FORMAT;
@@ -207,6 +208,7 @@ static const struct {
     {FIELD(table.steps), ADD_ONE, TABLE},
     {FIELD(table.shift), ADD_DOUBLE, TABLE},
     {FIELD(table.guidance), ADD_DOUBLE, TABLE},
+    {FIELD(table.guidance_2), ADD_DOUBLE, TABLE},
 };
 enum { FIELDS = sizeof fields / sizeof *fields };
 
@@ -221,7 +223,7 @@ _Static_assert(sizeof(struct run_facts) ==
                    3 * 8 + 2 * 48 + 24 + 16 + 2 * 4 + 8 + 4 + 4 + 2 * 8 + 8 + 8 + 8 + 2 * 4,
                "a field of run_facts is not in the list");
 _Static_assert(sizeof(struct residual_facts) == 5 * 4, "a field of residual_facts is not in the list");
-_Static_assert(sizeof(struct table_facts) == 3 * 8 + 8 + 8 + 24 + 3 * 4 + 4 + 2 * 8, "one of table_facts");
+_Static_assert(sizeof(struct table_facts) == 3 * 8 + 8 + 8 + 24 + 3 * 4 + 4 + 3 * 8, "one of table_facts");
 
 static void change(struct facts *facts, int field)
 {

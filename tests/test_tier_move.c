@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "base/clock.h"
+#include "cluster/fabric_core.h"
 #include "tests/tier_ranks.h"
 #include "tests/tier_rig.h"
 
@@ -340,6 +341,38 @@ static void a_holder_that_does_nothing_costs_the_deadline_and_no_more(void **sta
     assert_int_equal(tier_ranks_get(g, 1, &key, LARGE, LONG_MS), MISSES);
 }
 
+/* As if the fabric had begun to write a part there, or had ended it. */
+static void write_half_way(struct tier_ranks *g, struct tier_landing *landing, int change)
+{
+    pthread_mutex_lock(&g->rank[1].engine.fabric->lock);
+    landing->place.landing += change;
+    pthread_mutex_unlock(&g->rank[1].engine.fabric->lock);
+}
+
+static void a_draft_is_given_back_when_nothing_is_written_to_it_any_more(void **state)
+{
+    struct tier_ranks *g = ranks_of(state);
+    struct key key = put(g, 1, 20 * MB);
+    struct tier_query query = begin(g, &key, LONG_MS);
+    struct tier *tier = g->rank[1].engine.tier;
+    struct store_stats stats;
+    advance(g, FETCH_MOVING, 1);
+    write_half_way(g, tier->fetches[0].landing, 1);
+    g->tamper = send_nothing;
+    assert_int_equal(finish(g, &query), MISS_TORN); /* is told at once */
+    g->tamper = NULL;
+    pause_for(g, TIER_ABSENT_MS + 10);
+    store_stats(tier_store(tier), NULL, &stats);
+    assert_int_equal(stats.drafts, 1);
+    query.deadline_ns = clock_now_ns() + LONG_MS * MILLISECOND_NS;
+    assert_int_equal(finish(g, &query), MISS_UNFINISHED); /* its place is taken as long */
+    write_half_way(g, &tier->landings[0], -1);
+    tier_ranks_await_idle(g);
+    assert_false(tier->landings[0].taken);
+    pause_for(g, TIER_ABSENT_MS + 10);
+    assert_int_equal(tier_ranks_get(g, 1, &key, 20 * MB, LONG_MS), MISSES);
+}
+
 static void a_holder_that_stands_still_does_not_hold_up_others(void **state)
 {
     struct tier_ranks *g = ranks_of(state);
@@ -433,12 +466,87 @@ static void a_restarted_coordinator_hears_everything_anew(void **state)
     g->deaf = true;
     assert_int_equal(tier_ranks_get(g, 1, &keys[4], 4096, 50), MISS_LATE);
     tier_ranks_restart(g);
-    assert_int_equal(directory_holders(g->book, &keys[0], holders, TIER_RANKS), 0);
+    assert_int_equal(directory_holders(g->book, &keys[0], holders, TIER_RANKS, NULL), 0);
     for (int i = 0; i < 20; i++) tier_ranks_await(g, &keys[i], i == 3 ? 2 : 1);
     for (int i = 5; i < 20; i++) assert_int_equal(tier_ranks_get(g, 1, &keys[i], 4096, LONG_MS), MISSES);
 }
 
 /* ---------------------------------------------------------------------------------------------------- tenants */
+
+/* -------------------------------------------------------------------------------------------- second copies */
+
+/* Used here once more: the coordinator hears that it is dear. */
+static void use(struct tier_ranks *g, const struct key *key, uint64_t bytes)
+{
+    int before = g->dear;
+    assert_int_equal(tier_ranks_get(g, 0, key, bytes, 0), MISSES);
+    for (int64_t until = clock_now_ns() + LONG_MS * MILLISECOND_NS; g->dear == before;) {
+        assert_true(clock_now_ns() < until);
+        tier_ranks_turn(g);
+    }
+}
+
+static void a_second_copy_outlives_the_rank_that_made_it(void **state)
+{
+    struct tier_ranks *g = ranks_of(state);
+    struct key key = put(g, 1, LARGE);
+    assert_int_equal(g->dear, 0);
+    use(g, &key, LARGE);
+    tier_ranks_copy(g, 1, &key);
+    tier_ranks_await(g, &key, 2);
+    tier_ranks_copy(g, 1, &key); /* it is there already */
+    tier_ranks_await_idle(g);
+    struct tally tally = tier_ranks_tally(g, 1, ANN, ITEM_CHECKPOINT);
+    assert_int_equal(tally.copied, 1);
+    assert_int_equal(tally.fetched + tally.hits[LEVEL_HOST], 0);
+    assert_int_equal(tally.misses[MISS_ABSENT] + tally.misses[MISS_LATE], 0);
+    tier_ranks_kill(g, 0);
+    assert_int_equal(tier_ranks_get(g, 1, &key, LARGE, 0), MISSES);
+    assert_int_equal(tier_ranks_tally(g, 1, ANN, ITEM_CHECKPOINT).hits[LEVEL_HOST], 1);
+}
+
+static void a_second_copy_waits_behind_what_jobs_ask_for(void **state)
+{
+    struct tier_ranks *g = ranks_of(state);
+    struct key spare = put(g, 1, LARGE), wanted = put(g, 2, MB);
+    tier_ranks_copy(g, 1, &spare);
+    advance(g, FETCH_MOVING, 1);
+    assert_int_equal(tier_ranks_get(g, 1, &wanted, MB, LONG_MS), MISSES);
+    const struct tier_fetch *fetch = &g->rank[1].engine.tier->fetches[0];
+    assert_true(fetch->state == FETCH_MOVING && fetch->spare && fetch->received < LARGE / 2);
+    tier_ranks_await(g, &spare, 2);
+}
+
+/* From then on it is an item like any: the job gets it, and it counts as one from another rank. */
+static void a_job_takes_over_a_second_copy_on_its_way(void **state)
+{
+    struct tier_ranks *g = ranks_of(state);
+    struct key key = put(g, 1, LARGE);
+    tier_ranks_copy(g, 1, &key);
+    advance(g, FETCH_MOVING, 1);
+    assert_int_equal(tier_ranks_get(g, 1, &key, LARGE, LONG_MS), MISSES);
+    assert_int_equal(tier_ranks_tally(g, 1, ANN, ITEM_CHECKPOINT).fetched, 1);
+    assert_int_equal(g->asks, 1);
+}
+
+/* Nobody has it, it is not let in, its holder goes: no job ever hears of it. */
+static void a_second_copy_that_fails_is_no_miss(void **state)
+{
+    struct tier_ranks *g = ranks_of(state);
+    struct key none = key_of(77), key = put(g, 1, LARGE);
+    tier_ranks_copy(g, 1, &none);
+    while (g->asks == 0) tier_ranks_turn(g);
+    tier_ranks_copy(g, 1, &key);
+    advance(g, FETCH_MOVING, 1);
+    tier_ranks_kill(g, 0);
+    while (!g->rank[1].lost) tier_ranks_turn(g);
+    tier_ranks_await_idle(g);
+    for (int i = 0; i < TIER_FETCHES; i++)
+        assert_int_equal(g->rank[1].engine.tier->fetches[i].state, FETCH_FREE);
+    struct tally tally = tier_ranks_tally(g, 1, ANN, ITEM_CHECKPOINT);
+    for (int i = 0; i < MISSES; i++) assert_int_equal(tally.misses[i], 0);
+    assert_int_equal(tally.copied, 0);
+}
 
 static void one_tenant_s_items_are_never_found_by_another_and_public_ones_by_all(void **state)
 {
@@ -492,6 +600,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(small_items_are_checked_as_well, setup, teardown),
         cmocka_unit_test_setup_teardown(a_holder_that_does_nothing_costs_the_deadline_and_no_more, setup,
                                         teardown),
+        cmocka_unit_test_setup_teardown(a_draft_is_given_back_when_nothing_is_written_to_it_any_more, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(a_holder_that_stands_still_does_not_hold_up_others, setup_three,
                                         teardown),
         cmocka_unit_test(the_holder_s_end_in_every_phase_is_a_miss),
@@ -501,6 +611,10 @@ int main(void)
         cmocka_unit_test_setup_teardown(
             without_a_coordinator_asking_ends_by_the_deadline_and_what_is_leased_comes, setup, teardown),
         cmocka_unit_test_setup_teardown(a_restarted_coordinator_hears_everything_anew, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_second_copy_outlives_the_rank_that_made_it, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_second_copy_waits_behind_what_jobs_ask_for, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_job_takes_over_a_second_copy_on_its_way, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_second_copy_that_fails_is_no_miss, setup, teardown),
         cmocka_unit_test_setup_teardown(one_tenant_s_items_are_never_found_by_another_and_public_ones_by_all,
                                         setup, teardown),
     };

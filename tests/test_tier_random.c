@@ -66,7 +66,8 @@ static void reserve(struct model *model)
     if (status != STATUS_OK) return;
     model->draft_of[place] = number;
     model->bytes[number] = 0; /* what was there has been evicted */
-    tier_rig_fill(&model->key[number], touchable(model, level, model->draft[place].bytes), item.bytes);
+    tier_rig_fill(&model->key[number], touchable(model, model->draft[place].level, model->draft[place].bytes),
+                  item.bytes);
 }
 
 static void commit(struct model *model)

@@ -99,14 +99,13 @@ static void what_cannot_be_is_refused_with_a_sentence(void **state)
         enum level level;
         const char *says;
     } cases[] = {
-        {{0, 1}, LEVEL_HOST, "has 0 bytes: 1 to 1048576 are allowed"},
-        {{MB + 1, 1}, LEVEL_HOST, "has 1048577 bytes"},
-        {{UINT64_MAX, 1}, LEVEL_HOST, "bytes: 1 to 1048576"},
-        {{100, -1}, LEVEL_HOST, "saves -1 seconds"},
-        {{100, INFINITY}, LEVEL_HOST, "saves inf seconds"},
-        {{100000, 1e-6}, LEVEL_HOST, "sooner computed than copied"},
-        {{100, 1}, LEVEL_DISK, "where no memory is"},
-        {{100, 1}, LEVEL_DEVICE, "where no memory is"},
+        {{.bytes = 0, .seconds = 1}, LEVEL_HOST, "has 0 bytes: 1 to 1048576 are allowed"},
+        {{.bytes = MB + 1, .seconds = 1}, LEVEL_HOST, "has 1048577 bytes"},
+        {{.bytes = UINT64_MAX, .seconds = 1}, LEVEL_HOST, "bytes: 1 to 1048576"},
+        {{.bytes = 100, .seconds = -1}, LEVEL_HOST, "saves -1 seconds"},
+        {{.bytes = 100, .seconds = INFINITY}, LEVEL_HOST, "saves inf seconds"},
+        {{.bytes = 100000, .seconds = 1e-6}, LEVEL_HOST, "sooner computed than copied"},
+        {{.bytes = 100, .seconds = 1}, LEVEL_DISK, "where no memory is"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         assert_int_equal(store_reserve(rig.store, &key, &cases[i].item, cases[i].level, &draft, &error),
@@ -114,7 +113,8 @@ static void what_cannot_be_is_refused_with_a_sentence(void **state)
         if (!strstr(error.text, cases[i].says)) fail_msg("'%s' does not say '%s'", error.text, cases[i].says);
     }
     key.kind = 99;
-    assert_int_equal(store_reserve(rig.store, &key, &(struct item){100, 1}, LEVEL_HOST, &draft, &error),
+    assert_int_equal(store_reserve(rig.store, &key, &(struct item){.bytes = 100, .seconds = 1}, LEVEL_HOST,
+                                   &draft, &error),
                      STATUS_INVALID);
     assert_int_equal(tier_rig_get(&rig, &key, LEVEL_HOST), MISS_ABSENT);
     struct store_config config = rig.config;
@@ -169,7 +169,8 @@ static void an_item_worth_less_than_what_would_have_to_go_is_not_let_in(void **s
         assert_int_equal(tier_rig_put(&rig, &key, 10 * KB, 10), STATUS_OK);
     }
     struct key late = tier_rig_key(99, ITEM_CHECKPOINT, 1);
-    assert_int_equal(store_reserve(rig.store, &late, &(struct item){50 * KB, 20}, LEVEL_HOST, &draft, &error),
+    assert_int_equal(store_reserve(rig.store, &late, &(struct item){.bytes = 50 * KB, .seconds = 20},
+                                   LEVEL_HOST, &draft, &error),
                      STATUS_NO_MEMORY);
     assert_non_null(strstr(error.text, "what is worth more would have to go"));
     assert_int_equal(tier_rig_sum(&rig).items, 10);
@@ -256,9 +257,9 @@ static void what_is_in_use_is_not_evicted_and_then_there_is_no_room(void **state
         assert_int_equal(store_get(rig.store, &key, LEVEL_HOST, &views[i], NULL), STATUS_OK);
     }
     struct key late = tier_rig_key(99, ITEM_TEXT, 1);
-    assert_int_equal(
-        store_reserve(rig.store, &late, &(struct item){10 * KB, 1e6}, LEVEL_HOST, &draft, &error),
-        STATUS_NO_MEMORY);
+    assert_int_equal(store_reserve(rig.store, &late, &(struct item){.bytes = 10 * KB, .seconds = 1e6},
+                                   LEVEL_HOST, &draft, &error),
+                     STATUS_NO_MEMORY);
     store_release(rig.store, &views[7]);
     assert_int_equal(tier_rig_put(&rig, &late, 10 * KB, 1e6), STATUS_OK);
     for (uint64_t i = 0; i < 10; i++) {
@@ -345,6 +346,64 @@ static void the_disk_has_a_limit_too(void **state)
     tier_rig_close(&rig);
 }
 
+/* Another rank has it: it goes before anything else, but what is used again is as good as any. */
+static void a_spare_item_is_worth_a_part_until_it_is_used(void **state)
+{
+    struct tier_rig rig = {.config.limit_bytes[LEVEL_HOST] = 100 * KB};
+    struct draft draft;
+    tier_rig_open(&rig);
+    struct key spare = tier_rig_key(0, ITEM_TEXT, 1), used = tier_rig_key(1, ITEM_TEXT, 1);
+    const struct item item = {.bytes = 20 * KB, .seconds = 40, .spare = true};
+    const struct key *keys[] = {&spare, &used};
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(store_reserve(rig.store, keys[i], &item, LEVEL_HOST, &draft, NULL), STATUS_OK);
+        tier_rig_fill(keys[i], draft.bytes, item.bytes);
+        assert_int_equal(store_commit(rig.store, &draft, NULL, NULL), STATUS_OK);
+    }
+    assert_int_equal(tier_rig_sum(&rig).copied, 2);
+    assert_int_equal(tier_rig_get(&rig, &used, LEVEL_HOST), MISSES);
+    for (uint64_t i = 2; i < 7; i++) { /* each worth a quarter of what that saves */
+        struct key other = tier_rig_key(i, ITEM_TEXT, 1);
+        assert_int_equal(tier_rig_put(&rig, &other, 20 * KB, 10), STATUS_OK);
+    }
+    assert_int_equal(tier_rig_copies(&rig, &spare), 0);
+    assert_int_equal(tier_rig_copies(&rig, &used), 1 << LEVEL_HOST);
+    /* ... and is not let in at the cost of something that is worth more */
+    struct item cheap = item;
+    cheap.seconds = 10;
+    assert_int_equal(store_reserve(rig.store, &spare, &cheap, LEVEL_HOST, &draft, NULL), STATUS_NO_MEMORY);
+    tier_rig_close(&rig);
+}
+
+static struct store_entry last_change(struct tier_rig *rig)
+{
+    struct store_entry changes[16] = {0};
+    bool lost;
+    size_t count = store_changes(rig->store, changes, 16, &lost);
+    return count ? changes[count - 1] : (struct store_entry){0};
+}
+
+/* So that the coordinator hears of it once, and again when uses have doubled. */
+static void an_item_that_is_used_again_is_dear_if_fetching_it_saves_something(void **state)
+{
+    struct tier_rig rig = {.config.limit_bytes[LEVEL_HOST] = 1000 * KB};
+    tier_rig_open(&rig);
+    struct key key = tier_rig_key(0, ITEM_TEXT, 1), cheap = tier_rig_key(1, ITEM_TEXT, 1);
+    assert_int_equal(tier_rig_put(&rig, &key, 100 * KB, 1), STATUS_OK);
+    assert_false(last_change(&rig).dear);
+    static const bool told[] = {true, true, false, true, false}; /* 1, 2, 3, 4, 5 uses */
+    for (size_t i = 0; i < sizeof told / sizeof *told; i++) {
+        assert_int_equal(tier_rig_get(&rig, &key, LEVEL_HOST), MISSES);
+        assert_int_equal(last_change(&rig).dear, told[i]);
+    }
+    assert_int_equal(tier_rig_put(&rig, &cheap, 100 * KB, 1e-4), STATUS_OK);
+    assert_int_equal(tier_rig_get(&rig, &cheap, LEVEL_HOST), MISSES);
+    assert_false(last_change(&rig).dear);
+    assert_int_equal(store_pin(rig.store, &cheap, true, NULL), STATUS_OK);
+    assert_true(last_change(&rig).dear);
+    tier_rig_close(&rig);
+}
+
 static void a_device_s_item_is_copied_down_and_comes_back_to_the_device(void **state)
 {
     struct tier_rig rig = {
@@ -373,6 +432,57 @@ static void a_device_s_item_is_copied_down_and_comes_back_to_the_device(void **s
     uint64_t before = tier_rig_sum(&rig).hits[LEVEL_DEVICE];
     assert_int_equal(tier_rig_get(&rig, &key, LEVEL_DEVICE), MISSES);
     assert_int_equal(tier_rig_sum(&rig).hits[LEVEL_DEVICE], before + 1);
+    tier_rig_close(&rig);
+}
+
+static enum level level_got(struct tier_rig *rig, const struct key *key, enum level wanted, status_t expected)
+{
+    struct view view;
+    enum miss reason;
+    assert_int_equal(store_try(rig->store, key, wanted, &view, &reason), expected);
+    if (expected != STATUS_OK) return LEVELS;
+    enum level level = view.level;
+    store_release(rig->store, &view);
+    return level;
+}
+
+/* Nothing is copied while somebody who does not wait looks; what he wanted elsewhere is there the next time. */
+static void who_does_not_wait_copies_nothing_between_memories(void **state)
+{
+    struct tier_rig rig = {.config.limit_bytes = {[LEVEL_DEVICE] = 60 * KB, [LEVEL_HOST] = 100 * KB}};
+    tier_rig_open(&rig);
+    struct key hosts = tier_rig_key(0, ITEM_TEXT, 1), devices = tier_rig_key(1, ITEM_TEXT, 1);
+    assert_int_equal(tier_rig_put(&rig, &hosts, 20 * KB, 10), STATUS_OK);
+    assert_int_equal(tier_rig_put_at(&rig, &devices, 20 * KB, 10, LEVEL_DEVICE), STATUS_OK);
+    int copies = rig.device.copies;
+    assert_int_equal(level_got(&rig, &devices, LEVEL_DEVICE, STATUS_OK), LEVEL_DEVICE);
+    level_got(&rig, &devices, LEVEL_HOST, STATUS_AGAIN);
+    assert_int_equal(level_got(&rig, &hosts, LEVEL_DEVICE, STATUS_OK), LEVEL_HOST);
+    assert_int_equal(level_got(&rig, &hosts, LEVEL_DEVICE, STATUS_OK), LEVEL_HOST);
+    assert_int_equal(rig.device.copies, copies);
+    store_settle(rig.store);
+    assert_int_equal(rig.device.copies, copies + 2);
+    assert_int_equal(level_got(&rig, &hosts, LEVEL_DEVICE, STATUS_OK), LEVEL_DEVICE);
+    assert_int_equal(level_got(&rig, &devices, LEVEL_HOST, STATUS_OK), LEVEL_HOST);
+    tier_rig_close(&rig);
+}
+
+/* It is as well on the host; and forgotten, evicted or asked for by one who waits while it is to be lifted. */
+static void what_the_device_has_no_room_for_is_born_on_the_host(void **state)
+{
+    struct tier_rig rig = {.config.limit_bytes = {[LEVEL_DEVICE] = 30 * KB, [LEVEL_HOST] = 70 * KB}};
+    tier_rig_open(&rig);
+    struct key large = tier_rig_key(0, ITEM_TEXT, 1), small = tier_rig_key(1, ITEM_TEXT, 1);
+    assert_int_equal(tier_rig_put_at(&rig, &large, 40 * KB, 10, LEVEL_DEVICE), STATUS_OK);
+    assert_int_equal(tier_rig_copies(&rig, &large), 1 << LEVEL_HOST);
+    assert_int_equal(level_got(&rig, &large, LEVEL_DEVICE, STATUS_OK), LEVEL_HOST);
+    assert_int_equal(tier_rig_put(&rig, &small, 10 * KB, 10), STATUS_OK);
+    assert_int_equal(level_got(&rig, &small, LEVEL_DEVICE, STATUS_OK), LEVEL_HOST);
+    assert_int_equal(tier_rig_get(&rig, &small, LEVEL_DEVICE), MISSES); /* sooner than the background */
+    assert_int_equal(tier_rig_copies(&rig, &small), 1 << LEVEL_HOST | 1 << LEVEL_DEVICE);
+    assert_int_equal(store_forget(rig.store, &(struct store_match){.key = &large}), 1);
+    store_settle(rig.store);
+    assert_int_equal(tier_rig_copies(&rig, &large), 0);
     tier_rig_close(&rig);
 }
 
@@ -492,7 +602,11 @@ int main(void)
         cmocka_unit_test(a_pinned_item_stays_and_pins_have_a_limit),
         cmocka_unit_test(items_go_down_to_disk_in_the_background_and_come_back_when_asked_for),
         cmocka_unit_test(the_disk_has_a_limit_too),
+        cmocka_unit_test(a_spare_item_is_worth_a_part_until_it_is_used),
+        cmocka_unit_test(an_item_that_is_used_again_is_dear_if_fetching_it_saves_something),
         cmocka_unit_test(a_device_s_item_is_copied_down_and_comes_back_to_the_device),
+        cmocka_unit_test(who_does_not_wait_copies_nothing_between_memories),
+        cmocka_unit_test(what_the_device_has_no_room_for_is_born_on_the_host),
         cmocka_unit_test(a_device_that_does_not_answer_costs_a_miss_or_the_way_over_the_host),
         cmocka_unit_test(nothing_of_one_tenant_is_seen_by_another),
         cmocka_unit_test(what_came_and_went_is_told_once_and_in_order),

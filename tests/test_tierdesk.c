@@ -25,6 +25,8 @@ enum { ANSWER_MS = 5000, RANKS = 2 };
 
 /* -------------------------------------------------------------------------------------------------- ranks */
 
+static bool are_dear; /* what is reported from now on */
+
 static void report_items(struct fake_worker *worker, const struct key *keys, size_t count, bool whole,
                          bool gone)
 {
@@ -40,6 +42,7 @@ static void report_items(struct fake_worker *worker, const struct key *keys, siz
         SET(items[i], xxh3, 5);
         SET(items[i], seconds, 2.5);
         SET(items[i], gone, gone);
+        SET(items[i], dear, are_dear);
         pointers[i] = &items[i];
     }
     SET(changes, whole, whole);
@@ -259,6 +262,35 @@ static void after_a_restart_nothing_is_known_until_ranks_say_it_again(void **sta
     rig_stop(&rig);
 }
 
+/* To the rank that does not have it, once it has said what it may keep. */
+static void another_rank_is_told_to_fetch_what_is_dear(void **state)
+{
+    struct rig rig = {0};
+    struct fake_worker workers[RANKS];
+    struct key key = tier_rig_key(1, ITEM_TEXT, 7), got;
+    rig_start(&rig, (const char *[]){NULL});
+    open_ranks(&rig, workers);
+    report_tally(&workers[0], 7, ITEM_TEXT, 1, 1);
+    are_dear = true;
+    report_items(&workers[1], &key, 1, false, false);
+    are_dear = false;
+    Refrain__WorkerOrder *order =
+        fake_worker_order(&workers[0], REFRAIN__WORKER_ORDER__BODY_TIER_COMMAND, ANSWER_MS);
+    assert_non_null(order);
+    assert_int_equal(order->tier_command->verb, REFRAIN__TIER_VERB__TIER_COPY);
+    assert_int_equal(order->tier_command->key.len, KEY_BYTES);
+    assert_int_equal(key_decode(order->tier_command->key.data, &got, NULL), STATUS_OK);
+    assert_true(key_equal(&got, &key));
+    refrain__worker_order__free_unpacked(order, NULL);
+    report_items(&workers[0], &key, 1, false, false); /* it has come */
+    are_dear = true;
+    report_items(&workers[1], &key, 1, false, false); /* used again: two have it */
+    are_dear = false;
+    assert_null(fake_worker_order(&workers[0], REFRAIN__WORKER_ORDER__BODY_TIER_COMMAND, 500));
+    for (int i = 0; i < RANKS; i++) fake_worker_close(&workers[i]);
+    rig_stop(&rig);
+}
+
 static void garbage_in_reports_is_counted_and_does_no_harm(void **state)
 {
     struct rig rig;
@@ -426,6 +458,7 @@ int main(void)
         cmocka_unit_test(a_rank_is_told_who_has_what_another_said_it_has),
         cmocka_unit_test(another_epoch_s_question_is_answered_with_nobody),
         cmocka_unit_test(after_a_restart_nothing_is_known_until_ranks_say_it_again),
+        cmocka_unit_test(another_rank_is_told_to_fetch_what_is_dear),
         cmocka_unit_test(garbage_in_reports_is_counted_and_does_no_harm),
         cmocka_unit_test(tenants_see_and_touch_their_own_and_public_items_and_admins_all),
     };

@@ -109,7 +109,7 @@ static float *decode_within(const struct fixture *f, int latent_frames, const st
     assert_int_equal(
         vae_stream_open_within(f->vae, VAE_DECODER, f->latent_height, f->latent_width, limits, &stream, NULL),
         STATUS_OK);
-    int pieces = vae_decode_pieces(stream, latent_frames);
+    int pieces = vae_pieces(stream, latent_frames);
     if (bands) *bands = pieces / latent_frames;
     for (int i = 0; i < pieces; i++) {
         bool first = i < latent_frames, last = i >= pieces - latent_frames;
@@ -140,15 +140,18 @@ static float *make_pattern(const struct fixture *f)
     return frames;
 }
 
-static float *encode_batched(const struct fixture *f, size_t batch_bytes)
+/* In *bands if that is not NULL; the caller frees. */
+static float *encode_within(const struct fixture *f, const struct vae_limits *limits, int *bands)
 {
     float *frames = make_pattern(f), *latents = new_floats(latent_floats(f, f->latent_frames));
     struct vae_stream *stream;
-    assert_int_equal(vae_stream_open_within(f->vae, VAE_ENCODER, f->latent_height, f->latent_width,
-                                            &(struct vae_limits){.batch = batch_bytes}, &stream, NULL),
-                     STATUS_OK);
-    for (int t = 0; t < f->latent_frames; t++)
-        assert_int_equal(vae_encode(stream, f->team, frames, f->latent_frames, t, latents, NULL), STATUS_OK);
+    assert_int_equal(
+        vae_stream_open_within(f->vae, VAE_ENCODER, f->latent_height, f->latent_width, limits, &stream, NULL),
+        STATUS_OK);
+    int pieces = vae_pieces(stream, f->latent_frames);
+    for (int i = 0; i < pieces; i++)
+        assert_int_equal(vae_encode(stream, f->team, frames, f->latent_frames, i, latents, NULL), STATUS_OK);
+    if (bands) *bands = pieces / f->latent_frames;
     vae_stream_close(stream);
     free(frames);
     return latents;
@@ -156,7 +159,7 @@ static float *encode_batched(const struct fixture *f, size_t batch_bytes)
 
 static float *encode(const struct fixture *f)
 {
-    return encode_batched(f, SIZE_MAX);
+    return encode_within(f, &(struct vae_limits){.batch = SIZE_MAX}, NULL);
 }
 
 /* ---------------------------------------------------------------------------------------- the reference */
@@ -283,7 +286,7 @@ static void bits_do_not_depend_on_how_many_frames_a_pass_takes(void **state)
         for (size_t count = 1; count <= 3; count++) {
             float *other_frames =
                 decode_within(&f, f.latent_frames, &(struct vae_limits){.batch = count * finest}, NULL);
-            float *other_latents = encode_batched(&f, count * finest);
+            float *other_latents = encode_within(&f, &(struct vae_limits){.batch = count * finest}, NULL);
             assert_memory_equal(other_frames, frames, (size_t)(f.frames * frame_floats(&f)) * sizeof *frames);
             assert_memory_equal(other_latents, latents,
                                 (size_t)latent_floats(&f, f.latent_frames) * sizeof *latents);
@@ -317,56 +320,88 @@ static void frames_have_the_same_bits_in_any_number_of_bands(void **state)
         }
 }
 
-/* A video of noise with more rows than convolutions see beyond a band, decoded in bands. */
-static float *decode_tall(struct vae *vae, struct team *team, int rows, const struct vae_limits *limits,
-                          int *bands, size_t *bytes)
+static void latents_have_the_same_bits_in_any_number_of_bands(void **state)
 {
-    enum { COLUMNS = 3, LATENT_FRAMES = 3 };
-    const struct vae_config *c = &vae->config;
-    int64_t count = (int64_t)c->latent_channels * LATENT_FRAMES * rows * COLUMNS;
-    int64_t pixels = (int64_t)3 * rows * COLUMNS * c->scale_y * c->scale_y;
-    float *latents = new_floats(count), *frames = new_floats((1 + (LATENT_FRAMES - 1) * c->scale_t) * pixels);
+    for (const struct ops *const *ops = guarded_or_all(); *ops; ops++)
+        for (int i = 0; i < NAME_COUNT; i++) {
+            struct fixture f;
+            if (takes_too_long(*ops, NAMES[i])) continue;
+            open_fixture(NAMES[i], *ops, 2, &f);
+            float *latents = encode(&f);
+            for (int bands = 2; bands <= (f.latent_height + 1) / VAE_BAND_ROWS; bands++) {
+                int made;
+                struct vae_limits limits = {.batch = SIZE_MAX, .bands = bands, .frames = f.latent_frames};
+                float *other = encode_within(&f, &limits, &made);
+                assert_int_equal(made, bands);
+                assert_memory_equal(other, latents,
+                                    (size_t)latent_floats(&f, f.latent_frames) * sizeof *latents);
+                free(other);
+            }
+            free(latents);
+            close_fixture(&f);
+        }
+}
+
+/* Noise with more rows than convolutions see beyond a band, decoded or encoded in bands. The caller frees. */
+static float *code_tall(const struct fixture *f, enum vae_part part, const struct vae_limits *limits,
+                        int *bands, size_t *bytes)
+{
     struct vae_stream *stream;
     struct error error;
-    for (int64_t i = 0; i < count; i++) latents[i] = (float)(i * 7919 % 4001) / 1000 - 2;
-    if (vae_stream_open_within(vae, VAE_DECODER, rows, COLUMNS, limits, &stream, &error) != STATUS_OK)
+    status_t status = STATUS_OK;
+    int64_t count = part == VAE_DECODER ? latent_floats(f, f->latent_frames) : f->frames * frame_floats(f);
+    float *in = new_floats(count);
+    float *out =
+        new_floats(part == VAE_DECODER ? f->frames * frame_floats(f) : latent_floats(f, f->latent_frames));
+    for (int64_t i = 0; i < count; i++)
+        in[i] =
+            (float)(i * 7919 % 4001) / 4001 * (part == VAE_DECODER ? 4 : 1) - (part == VAE_DECODER ? 2 : 0);
+    if (vae_stream_open_within(f->vae, part, f->latent_height, f->latent_width, limits, &stream, &error) !=
+        STATUS_OK)
         fail_msg("%s", error.text);
-    int pieces = vae_decode_pieces(stream, LATENT_FRAMES);
-    for (int i = 0; i < pieces; i++)
-        assert_int_equal(vae_decode(stream, team, latents, LATENT_FRAMES, i, frames, NULL), STATUS_OK);
-    *bands = pieces / LATENT_FRAMES;
+    int pieces = vae_pieces(stream, f->latent_frames);
+    for (int i = 0; i < pieces && status == STATUS_OK; i++)
+        status = part == VAE_DECODER ? vae_decode(stream, f->team, in, f->latent_frames, i, out, NULL)
+                                     : vae_encode(stream, f->team, in, f->latent_frames, i, out, NULL);
+    assert_int_equal(status, STATUS_OK);
+    *bands = pieces / f->latent_frames;
     *bytes = stream->arena.size + stream->shared.size;
     vae_stream_close(stream);
-    free(latents);
-    return frames;
+    free(in);
+    return out;
+}
+
+static void check_tall(const char *name, enum vae_part part)
+{
+    struct fixture f;
+    int bands = 1, most = 0;
+    size_t whole, bytes;
+    open_fixture(name, guarded_or(NULL), 2, &f);
+    f.latent_frames = 3, f.latent_height = 71, f.latent_width = 3;
+    f.frames = 1 + (f.latent_frames - 1) * f.config.scale_t;
+    f.height = f.latent_height * f.config.scale_y, f.width = f.latent_width * f.config.scale_y;
+    struct vae_limits limits = {.batch = 1 << 18, .frames = f.latent_frames};
+    float *first = code_tall(&f, part, &limits, &bands, &whole);
+    assert_int_equal(bands, 1);
+    int64_t floats = part == VAE_DECODER ? f.frames * frame_floats(&f) : latent_floats(&f, f.latent_frames);
+    for (int tenths = 8; tenths >= (part == VAE_DECODER ? 2 : 4); tenths -= 2) {
+        limits.stream = whole / 10 * (size_t)tenths;
+        float *other = code_tall(&f, part, &limits, &bands, &bytes);
+        print_message("  %-10s %d bands: %zu of %zu bytes\n", name, bands, bytes, whole);
+        assert_true(bands > 1 && bands >= most && bytes <= limits.stream);
+        assert_memory_equal(other, first, (size_t)floats * sizeof *first);
+        most = bands;
+        free(other);
+    }
+    free(first);
+    close_fixture(&f);
 }
 
 static void a_tall_video_has_the_same_bits_within_any_memory_and_takes_less(void **state)
 {
-    enum { ROWS = 71 };
     static const char *const names[] = {"narrow", "shallow", "uneven", "reference"};
-    for (int i = 0; i < 4; i++) {
-        struct fixture f;
-        int bands = 1, most = 0;
-        size_t whole, bytes;
-        open_fixture(names[i], guarded_or(NULL), 2, &f);
-        float *frames =
-            decode_tall(f.vae, f.team, ROWS, &(struct vae_limits){.batch = 1 << 18}, &bands, &whole);
-        assert_int_equal(bands, 1);
-        int64_t floats =
-            (1 + 2 * (int64_t)f.config.scale_t) * 3 * ROWS * 3 * f.config.scale_y * f.config.scale_y;
-        for (int part = 2; part <= 5; part++) {
-            struct vae_limits limits = {.batch = 1 << 18, .stream = whole / 10 * (size_t)(12 - 2 * part)};
-            float *other = decode_tall(f.vae, f.team, ROWS, &limits, &bands, &bytes);
-            print_message("  %-10s %d bands: %zu of %zu bytes\n", names[i], bands, bytes, whole);
-            assert_true(bands > 1 && bands >= most && bytes <= limits.stream);
-            assert_memory_equal(other, frames, (size_t)floats * sizeof *frames);
-            most = bands;
-            free(other);
-        }
-        free(frames);
-        close_fixture(&f);
-    }
+    for (int i = 0; i < 4; i++) check_tall(names[i], VAE_DECODER);
+    for (int i = 0; i < 4; i++) check_tall(names[i], VAE_ENCODER);
 }
 
 static void a_limit_below_the_narrowest_bands_is_refused_with_both_sizes(void **state)
@@ -460,6 +495,7 @@ int main(void)
         cmocka_unit_test(bits_do_not_depend_on_threads_and_a_shorter_video_is_the_beginning_of_a_longer),
         cmocka_unit_test(bits_do_not_depend_on_how_many_frames_a_pass_takes),
         cmocka_unit_test(frames_have_the_same_bits_in_any_number_of_bands),
+        cmocka_unit_test(latents_have_the_same_bits_in_any_number_of_bands),
         cmocka_unit_test(a_tall_video_has_the_same_bits_within_any_memory_and_takes_less),
         cmocka_unit_test(a_limit_below_the_narrowest_bands_is_refused_with_both_sizes),
         cmocka_unit_test(a_stream_uses_exactly_the_bytes_it_announces),

@@ -54,6 +54,7 @@ static void take_changes(struct tier_ranks *g, int rank, const Refrain__TierChan
             directory_gone(g->book, (uint32_t)rank, &item.key);
         else
             directory_note(g->book, (uint32_t)rank, &item);
+        g->dear += told->dear;
     }
 }
 
@@ -311,6 +312,17 @@ void tier_ranks_close(struct tier_ranks *g)
     scratch_close(&g->scratch);
 }
 
+void tier_ranks_copy(struct tier_ranks *g, int rank, const struct key *key)
+{
+    Refrain__TierCommand command = REFRAIN__TIER_COMMAND__INIT;
+    uint8_t wire[KEY_BYTES];
+    key_encode(key, wire);
+    command.has_verb = command.has_key = 1;
+    command.verb = REFRAIN__TIER_VERB__TIER_COPY;
+    command.key = (ProtobufCBinaryData){KEY_BYTES, wire};
+    send_order(g, rank, REFRAIN__WORKER_ORDER__BODY_TIER_COMMAND, &command);
+}
+
 /* --------------------------------------------------------------------------------------------------- items */
 
 void tier_ranks_put(struct tier_ranks *g, int rank, const struct key *key, uint64_t bytes)
@@ -343,11 +355,11 @@ void tier_ranks_await(struct tier_ranks *g, const struct key *key, int holders)
 {
     uint32_t ranks[TIER_RANKS];
     for (int64_t until = clock_now_ns() + PATIENCE_MS * MILLISECOND_NS; clock_now_ns() < until;) {
-        if (directory_holders(g->book, key, ranks, TIER_RANKS) == holders) return;
+        if (directory_holders(g->book, key, ranks, TIER_RANKS, NULL) == holders) return;
         tier_ranks_turn(g);
     }
     fail_msg("the directory knows of %d holders, not of %d",
-             directory_holders(g->book, key, ranks, TIER_RANKS), holders);
+             directory_holders(g->book, key, ranks, TIER_RANKS, NULL), holders);
 }
 
 void tier_ranks_await_idle(struct tier_ranks *g)

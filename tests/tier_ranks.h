@@ -38,8 +38,8 @@ struct tier_ranks {
     uint64_t memory, disk; /* bytes; 0: TIER_RANK_BYTES, none */
     /* Looks at an event before the tier does, and may change it; true: it is not told. */
     bool (*tamper)(struct tier_ranks *ranks, int rank, struct fabric_event *event);
-    bool deaf; /* the coordinator neither hears nor speaks */
-    int asks, ends, stale, welcomes;
+    bool deaf;                             /* the coordinator neither hears nor speaks */
+    int asks, ends, stale, welcomes, dear; /* dear: items that ranks called so */
     uint64_t epoch;
     struct directory *book;
     struct scratch scratch;
@@ -54,6 +54,8 @@ void tier_ranks_join(struct tier_ranks *ranks); /* the next epoch, of all */
 void tier_ranks_kill(struct tier_ranks *ranks, int rank);
 /* A coordinator that was restarted: it knows nothing, and asks who is there. */
 void tier_ranks_restart(struct tier_ranks *ranks);
+/* The coordinator wants a second copy there. */
+void tier_ranks_copy(struct tier_ranks *ranks, int rank, const struct key *key);
 /* Everything that has come, once; sleeps a little if there is nothing. */
 void tier_ranks_turn(struct tier_ranks *ranks);
 

@@ -156,7 +156,8 @@ status_t tier_rig_put_at(struct tier_rig *rig, const struct key *key, uint64_t b
     if (status != STATUS_OK) return status;
     assert_int_equal(draft.size, bytes);
     assert_int_equal((uintptr_t)draft.bytes % 256, 0);
-    tier_rig_fill(key, level == LEVEL_DEVICE ? shadow_of(&rig->device, draft.bytes) : draft.bytes, bytes);
+    tier_rig_fill(key, draft.level == LEVEL_DEVICE ? shadow_of(&rig->device, draft.bytes) : draft.bytes,
+                  bytes);
     return store_commit(rig->store, &draft, NULL, NULL);
 }
 
@@ -196,7 +197,7 @@ struct tally tier_rig_sum(struct tier_rig *rig)
     for (int kind = 0; kind < ITEM_KINDS; kind++) {
         const struct tally *one = &stats.kinds[kind];
         sum.items += one->items, sum.published += one->published, sum.refused += one->refused;
-        sum.spoiled += one->spoiled, sum.seconds_saved += one->seconds_saved;
+        sum.spoiled += one->spoiled, sum.copied += one->copied, sum.seconds_saved += one->seconds_saved;
         for (int i = 0; i < LEVELS; i++) {
             sum.bytes[i] += one->bytes[i], sum.hits[i] += one->hits[i];
             sum.evictions[i] += one->evictions[i];

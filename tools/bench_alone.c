@@ -39,6 +39,7 @@ int main(int argc, char **argv)
     spec.steps = (unsigned)steps;
     spec.guidance = 4;
     spec.checkpoint_every = 0;
+    spec.recompute = true;
     bench_service_open();
     for (int i = 0; i < STANDS; i++) {
         bench_service_start(&services[i], argv[1], model, stands[i].ranks,

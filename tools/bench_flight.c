@@ -35,6 +35,7 @@ int main(int argc, char **argv)
         return 2;
     }
     spec.model = "ref";
+    spec.recompute = true;
     spec.prompt = "a large red star spinning on a navy background";
     spec.width = spec.height = 64;
     spec.frames = 17;

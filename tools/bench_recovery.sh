@@ -33,7 +33,7 @@ strike() {
 printf '%-28s %12s %16s\n' "$ranks ranks" "stands still" "steps made twice"
 for fault in "SIGKILL of the last rank" "SIGKILL of home" "SIGKILL of two ranks" "SIGSTOP of a rank" "SIGKILL of mpirun" \
     "SIGKILL of refrain-launch" "SIGKILL of the coordinator"; do
-    job=$(refrain submit --prompt "a red star" --width 64 --height 64 --frames 17 --steps 400 | grep -o '[0-9]*' | head -1)
+    job=$(refrain submit --prompt "a red star" --width 64 --height 64 --frames 17 --steps 400 --recompute | grep -o '[0-9]*' | head -1)
     while [ "$(field step)" = "" ] || [ "$(field step)" -lt 40 ]; do sleep 0.1; done
     repeated=$(refrain stats --json | grep -o '"steps_repeated":[0-9]*' | cut -d: -f2)
     at=$(field step) began=$(now)

@@ -77,6 +77,7 @@ int main(int argc, char **argv)
     plan.spec.steps = (unsigned)steps;
     plan.spec.guidance = 4;
     plan.spec.checkpoint_every = 0;
+    plan.spec.recompute = true;
     for (int ranks = 2; ranks <= gpus && count + 2 <= MOST_STANDS; ranks *= 2)
         for (int nccl = 0; nccl < 2; nccl++)
             stands[count++] = (struct stand){.ranks = ranks, .fabric = nccl ? "nccl" : "zmq"};

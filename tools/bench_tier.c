@@ -55,7 +55,8 @@ static bool put(struct store *store, uint64_t number, const void *bytes, size_t 
 {
     struct draft draft;
     struct key key = key_number(number);
-    if (store_reserve(store, &key, &(struct item){size, seconds}, LEVEL_HOST, &draft, NULL) != STATUS_OK)
+    if (store_reserve(store, &key, &(struct item){.bytes = size, .seconds = seconds}, LEVEL_HOST, &draft,
+                      NULL) != STATUS_OK)
         return false;
     memcpy(draft.bytes, bytes, size);
     return store_commit(store, &draft, NULL, NULL) == STATUS_OK;

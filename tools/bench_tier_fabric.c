@@ -17,6 +17,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -162,7 +163,10 @@ static void open_rank(int index, const char *scratch, const char *coordinator)
     struct control_config control = {.coordinator = coordinator, .orphan_ns = 60 * SECOND_NS};
     Refrain__Hello *hello = &control.hello;
     r->engine.members = 1;
-    r->bytes = calloc(1, LARGE);
+    r->bytes = malloc(LARGE);
+    if (!r->bytes) exit(1);
+    memset(r->bytes, 1,
+           LARGE); /* or all of it would be the system's one page of zeros, which is always in the cache */
     if (mkdir(r->directory, 0700) != 0 || ops_choose("ref", &r->engine.ops, &error) != STATUS_OK ||
         fabric_open(&fabric, &r->engine.fabric, &error) != STATUS_OK)
         stop("open", &error);
@@ -237,6 +241,14 @@ static bool fetch(struct rank *r, uint64_t number, double *asked, double *leased
     return true;
 }
 
+static double cpu_seconds(void)
+{
+    struct rusage used;
+    getrusage(RUSAGE_SELF, &used);
+    return (double)used.ru_utime.tv_sec + (double)used.ru_utime.tv_usec * 1e-6 +
+           (double)used.ru_stime.tv_sec + (double)used.ru_stime.tv_usec * 1e-6;
+}
+
 static double message(struct rank *r, uint64_t there, uint64_t back)
 {
     int64_t began_ns = clock_now_ns();
@@ -258,35 +270,47 @@ static double median(double *values, int count)
     return count ? values[count / 2] : 0;
 }
 
-static double beside_messages(struct rank *r, uint64_t bytes, bool there, int rounds, const char *name)
+/* What one round took: seconds, and the processor's time of both ranks. Turn and turn about, so that what else runs on the machine
+ * disturbs both alike; ratios are those of the medians. */
+struct round {
+    double message, message_cpu, asked, leased, item_cpu;
+};
+
+static double median_of(const struct round *rounds, int count, size_t field)
 {
-    static double asked[MOST], leased[MOST], messages[MOST];
+    static double values[MOST];
+    for (int i = 0; i < count; i++) values[i] = *(const double *)((const char *)&rounds[i] + field);
+    return median(values, count);
+}
+
+static double beside_messages(struct rank *r, uint64_t bytes, bool there, int count, const char *name)
+{
+    static struct round rounds[MOST];
     int got = 0;
-    for (int i = 0; i < rounds && i < MOST; i++) {
-        messages[i] = there ? message(r, bytes, 0) : message(r, 64, bytes);
-        got += fetch(r, bytes, &asked[got], &leased[got]);
+    for (int i = 0; i < count && i < MOST; i++) {
+        struct round *one = &rounds[got];
+        double cpu = cpu_seconds();
+        one->message = there ? message(r, bytes, 0) : message(r, 64, bytes);
+        one->message_cpu = cpu_seconds() - cpu;
+        cpu = cpu_seconds();
+        got += fetch(r, bytes, &one->asked, &one->leased);
+        one->item_cpu = cpu_seconds() - cpu;
     }
-    double round_trip = median(messages, rounds), whole = median(asked, got), held = median(leased, got);
-    printf("%s: %d of %d fetched\n", name, got, rounds);
-    printf("  the fabric's own           %9.1f us %7.2f GB/s\n", round_trip * 1e6,
-           (double)bytes / round_trip * 1e-9);
+#define MEDIAN(field) median_of(rounds, got, offsetof(struct round, field))
+    double round_trip = MEDIAN(message), whole = MEDIAN(asked), held = MEDIAN(leased);
+    printf("%s: %d of %d fetched\n", name, got, count);
+    printf("  the fabric's own           %9.1f us %7.2f GB/s   %.3f ms of CPU\n", round_trip * 1e6,
+           (double)bytes / round_trip * 1e-9, MEDIAN(message_cpu) * 1e3);
     printf(
         "  with a lease in hand       %9.1f us %7.2f GB/s   %.2f times the time, %.0f %% of the bandwidth\n",
         held * 1e6, (double)bytes / held * 1e-9, held / round_trip, 100 * round_trip / held);
-    printf("  with the directory asked   %9.1f us %7.2f GB/s   %.2f times\n", whole * 1e6,
-           (double)bytes / whole * 1e-9, whole / round_trip);
+    printf("  with the directory asked   %9.1f us %7.2f GB/s   %.2f times; %.3f ms of CPU, %.2f times\n",
+           whole * 1e6, (double)bytes / whole * 1e-9, whole / round_trip, MEDIAN(item_cpu) * 1e3,
+           MEDIAN(item_cpu) / MEDIAN(message_cpu));
     return (double)bytes / round_trip;
 }
 
 /* --------------------------------------------------------------------------------------------------- slowdown */
-
-static double cpu_seconds(void)
-{
-    struct rusage used;
-    getrusage(RUSAGE_SELF, &used);
-    return (double)used.ru_utime.tv_sec + (double)used.ru_utime.tv_usec * 1e-6 +
-           (double)used.ru_stime.tv_sec + (double)used.ru_stime.tv_usec * 1e-6;
-}
 
 /* Hops a second; items of LARGE bytes come in at `rate` bytes a second meanwhile. */
 static double ring(struct rank *r, double seconds, double rate, double *fetched)

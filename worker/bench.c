@@ -77,7 +77,7 @@ static status_t time_decode(struct bench *b, struct error *error)
     b->decoder = NULL;
     status_t status = vae_stream_open(b->engine.model->vae, VAE_DECODER, b->latent_height, b->latent_width,
                                       b->config.decode_memory, &b->decoder, error);
-    for (int i = 0; status == STATUS_OK && i < vae_decode_pieces(b->decoder, b->latent_frames); i++)
+    for (int i = 0; status == STATUS_OK && i < vae_pieces(b->decoder, b->latent_frames); i++)
         status = vae_decode(b->decoder, b->engine.team, b->latent, b->latent_frames, i, b->frames, error);
     return status;
 }

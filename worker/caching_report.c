@@ -42,6 +42,8 @@ Refrain__CacheReport *caching_report(const struct job *job, struct caching_repor
     m->has_reused_seconds = cache.reused_seconds > 0;
     m->reused_seconds = cache.reused_seconds;
     m->has_seconds_saved = m->has_bytes = 1;
+    m->has_run_seconds = cache.cached_seconds > 0;
+    m->run_seconds = cache.cached_seconds;
     m->seconds_saved = cache.seconds_saved;
     m->bytes = cache.bytes;
     m->has_switch_at = r->switch_at > 0 && r->switch_at < r->steps;

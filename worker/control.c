@@ -71,6 +71,7 @@ static void send_hello(struct control *c)
     hello.has_epoch = hello.has_last_epoch = 1;
     hello.epoch = now.epoch;
     hello.last_epoch = now.last_epoch;
+    if (now.ranks) hello.ranks = now.ranks;
     hello.model = now.model[0] ? now.model : NULL;
     hello.has_first_block = hello.has_blocks = hello.has_weight_bytes = now.model[0] != 0;
     hello.first_block = now.first_block;

@@ -42,6 +42,7 @@ struct control_config {
 /* What changes: copied. */
 struct presence {
     uint64_t epoch, last_epoch; /* now, 0 for none; the latest it ever was in */
+    uint32_t ranks;             /* of the group, as the latest epoch said; 0: as it was started */
     char model[72];               /* "" for none */
     uint32_t first_block, blocks; /* held of it */
     uint64_t weight_bytes;

@@ -261,7 +261,8 @@ static status_t post_to_self(struct engine *e, const struct ticket *ticket, cons
 status_t engine_post(struct engine *e, int peer, struct ticket *ticket, const void *payload, uint64_t cookie,
                      struct error *error)
 {
-    bool cargo = ticket->bytes > 0 && (ticket->kind == TICKET_HOP || ticket->kind == TICKET_OPEN);
+    bool probe = ticket->kind == TICKET_PROBE || ticket->kind == TICKET_PROBED;
+    bool cargo = ticket->bytes > 0 && (ticket->kind == TICKET_HOP || ticket->kind == TICKET_OPEN || probe);
     ticket->epoch = e->epoch;
     ticket->sequence = e->sequence + 1;
     ticket->flags &= ~(uint32_t)TICKET_ON_DEVICE;

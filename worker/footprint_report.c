@@ -60,12 +60,12 @@ static size_t landing_bytes(const struct footprint_wish *wish, const struct mode
 
 /* What there is beside what was measured. */
 struct beside {
-    size_t own, landing, shared;
+    size_t own, landing, tier, shared;
 };
 
 static size_t total_of(const struct footprint *f, const struct beside *beside)
 {
-    return f->most.most_device + beside->own + beside->landing;
+    return f->most.most_device + beside->own + beside->landing + beside->tier;
 }
 
 static double gb(size_t bytes)
@@ -79,15 +79,16 @@ static void print_table(const struct footprint_wish *wish, const struct split *s
     printf("%dx%dx%d, %d job%s in flight, caching %s: GB of the GPU, and of the host's pinned memory\n",
            wish->width, wish->height, wish->frames, wish->jobs, wish->jobs == 1 ? "" : "s",
            wish->cache && *wish->cache ? wish->cache : "off");
-    printf("rank  blocks  weights    work    jobs  caching  buffers    text  decode  landing  backend    "
+    printf("rank  blocks  weights    work    jobs  caching  buffers    text  decode  landing    tier  "
+           "backend    "
            "most%s  pinned\n",
            wish->memory ? "  fits" : "");
     for (int i = 0; i < split->members; i++) {
         const struct footprint *f = &ranks[i];
-        printf("%4d  %6d  %7.3f %7.3f %7.3f  %7.3f  %7.3f %7.3f %7.3f  %7.3f  %7.3f %7.3f", i, f->blocks,
-               gb(f->weights.device), gb(f->work.device), gb(f->jobs.device - f->caching.device),
+        printf("%4d  %6d  %7.3f %7.3f %7.3f  %7.3f  %7.3f %7.3f %7.3f  %7.3f %7.3f  %7.3f %7.3f", i,
+               f->blocks, gb(f->weights.device), gb(f->work.device), gb(f->jobs.device - f->caching.device),
                gb(f->caching.device), gb(f->buffers.device), gb(f->text.device), gb(f->decode.device),
-               gb(beside->landing), gb(beside->own), gb(total_of(f, beside)));
+               gb(beside->landing), gb(beside->tier), gb(beside->own), gb(total_of(f, beside)));
         if (wish->memory) printf("  %4s", total_of(f, beside) <= wish->memory ? "yes" : "no");
         printf("  %6.3f\n", gb(f->most.most_shared + beside->shared));
     }
@@ -103,12 +104,14 @@ static json_t *rank_json(const struct footprint_wish *wish, const struct footpri
 {
     struct footprint_part jobs = {f->jobs.device - f->caching.device, f->jobs.shared - f->caching.shared};
     struct footprint_part landing = {beside->landing, 0}, own = {beside->own, beside->shared},
+                          tier = {beside->tier, 0},
                           most = {total_of(f, beside), f->most.most_shared + beside->shared};
-    json_t *rank = json_pack("{s:i,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o}", "blocks", f->blocks, "weights",
-                             part_json(&f->weights), "work", part_json(&f->work), "jobs", part_json(&jobs),
-                             "caching", part_json(&f->caching), "buffers", part_json(&f->buffers), "text",
-                             part_json(&f->text), "decode", part_json(&f->decode), "landing",
-                             part_json(&landing), "backend", part_json(&own), "most", part_json(&most));
+    json_t *rank =
+        json_pack("{s:i,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o}", "blocks", f->blocks, "weights",
+                  part_json(&f->weights), "work", part_json(&f->work), "jobs", part_json(&jobs), "caching",
+                  part_json(&f->caching), "buffers", part_json(&f->buffers), "text", part_json(&f->text),
+                  "decode", part_json(&f->decode), "landing", part_json(&landing), "tier", part_json(&tier),
+                  "backend", part_json(&own), "most", part_json(&most));
     if (rank && wish->memory) json_object_set_new(rank, "fits", json_boolean(most.device <= wish->memory));
     return rank;
 }
@@ -147,13 +150,14 @@ static status_t report(const struct footprint_wish *wish, const struct job_order
     struct split split;
     struct beside beside = {.own = paper_own_bytes(MEMORY_DEVICE),
                             .landing = landing_bytes(wish, config, wish->ranks == 0 ? 2 : wish->ranks),
+                            .tier = wish->tier_device,
                             .shared = paper_own_bytes(MEMORY_SHARED)};
     const struct footprint_task task = {
         .order = order,
         .jobs = wish->jobs,
         .decode_memory = wish->decode_memory ? wish->decode_memory : wish->memory / ENGINE_DECODE_PARTS};
     status_t status = footprint_split(wish->directory, &task, wish->ranks, wish->memory,
-                                      beside.own + beside.landing, &split, error);
+                                      beside.own + beside.landing + beside.tier, &split, error);
     if (status != STATUS_OK) return status;
     beside.landing = landing_bytes(wish, config, split.members);
     struct footprint *ranks = calloc((size_t)split.members, sizeof *ranks);

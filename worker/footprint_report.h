@@ -14,6 +14,7 @@ struct footprint_wish {
     int jobs;               /* in flight at once */
     uint64_t memory;        /* of a GPU; 0: not said */
     uint64_t decode_memory; /* as engine.decode_memory; 0: a quarter of `memory`, or no limit */
+    uint64_t tier_device;   /* of the cache tier's level on the GPU */
     bool lands;             /* hops land on the GPU (fabric nccl) */
     bool json;
 };

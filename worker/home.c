@@ -43,7 +43,9 @@ struct slot {
     uint64_t arrival;     /* earlier is smaller */
     int account;          /* of its tenant, in home's turn */
     int every;            /* steps between checkpoints; 0: none are made */
-    int saved;            /* the step of the last checkpoint made, or gone on from */
+    int saved;            /* the step of the last checkpoint made or left out, or gone on from */
+    int sent;             /* the step of the last one that the courier has, or gone on from */
+    bool rested;          /* said so */
     int mark;      /* checkpoints of steps that it divides are made beside the courier's pace; 0: none */
     bool fetching; /* a checkpoint to go on from is on its way */
     struct checkpoint_name resume, origin; /* origin.bytes 0: it has none */
@@ -61,6 +63,7 @@ struct home {
     const char *directory;
     struct turn turn;
     uint64_t arrivals;
+    int64_t rest_until_ns; /* until then no job begins a step; 0: they may */
     struct slot slots[HOME_SLOTS];
 };
 
@@ -101,7 +104,11 @@ static void slot_free(struct home *home, struct slot *slot)
 void home_destroy(struct home *home)
 {
     if (!home) return;
-    for (int i = 0; i < HOME_SLOTS; i++) slot_free(home, &home->slots[i]);
+    for (int i = 0; i < HOME_SLOTS; i++) {
+        struct slot *slot = &home->slots[i];
+        if (slot->job && home->courier) courier_forget(home->courier, job_number(slot->job));
+        slot_free(home, slot);
+    }
     free(home);
 }
 
@@ -157,6 +164,9 @@ static void report_progress(struct home *home, struct slot *slot, Refrain__Phase
     progress.step_seconds = now->step_seconds;
     progress.has_seconds_left = now->seconds_left >= 0;
     progress.seconds_left = now->seconds_left;
+    progress.has_steps_reused = progress.has_reused_seconds = now->steps_reused > 0;
+    progress.steps_reused = (uint32_t)now->steps_reused;
+    progress.reused_seconds = now->reused_seconds;
     uint8_t strip[CACHE_STEPS];
     caching_progress(slot->job, strip, &progress);
     add_preview(slot, &progress);
@@ -196,11 +206,12 @@ static void report_done(struct home *home, struct slot *slot)
     times.home_decode = (double)slot->decode_ns / (double)SECOND_NS;
     times.home_files = (double)slot->files_ns / (double)SECOND_NS;
     times.has_texts_reused = times.has_first_steps_reused = times.has_reused_seconds =
-        times.has_steps_taken_over = 1;
+        times.has_steps_taken_over = times.has_steps_reused = 1;
     times.texts_reused = (uint32_t)status->texts_reused;
     times.first_steps_reused = (uint32_t)status->first_steps_reused;
     times.reused_seconds = status->reused_seconds;
     times.steps_taken_over = (uint32_t)status->steps_taken_over;
+    times.steps_reused = (uint32_t)status->steps_reused;
     times.total = (double)(clock_now_ns() - slot->began_ns) / (double)SECOND_NS;
     done.times = &times;
     struct caching_report caching;
@@ -296,6 +307,7 @@ static status_t read_order(const Refrain__Assign *assign, const struct model *mo
                                                                : REFRAIN__PRIORITY__PRIORITY_NORMAL,
                                 .deadline_ms = (int64_t)assign->deadline_at_ms,
                                 .preview_every = (int)spec->preview_every,
+                                .recompute = spec->recompute,
                                 .origin = spec->resume_from,
                                 .origin_step = (int)spec->at_step,
                                 .checkpoint_every = spec->has_checkpoint_every ? (int)spec->checkpoint_every
@@ -411,6 +423,7 @@ void home_ack(struct home *home, const Refrain__UploadAck *ack)
 
 void home_welcome(struct home *home, const Refrain__Welcome *welcome)
 {
+    home->rest_until_ns = 0; /* whoever asked for it may be gone; it asks again */
     for (int i = 0; i < HOME_SLOTS; i++) {
         struct slot *s = &home->slots[i];
         bool adopted = false;
@@ -503,13 +516,14 @@ static bool advance_upload(struct home *home, struct slot *slot)
 
 /* -------------------------------------------------------------------------------------------- checkpoints */
 
-/* Hands what the job needs to go on from here to the courier, which carries it while the job does. */
-static void save_checkpoint(struct home *home, struct slot *slot)
+/* Hands what the job needs to go on from here to the courier, which carries it while the job does. now: whatever the
+ * step and the courier's pace. */
+static void save_checkpoint(struct home *home, struct slot *slot, bool now)
 {
     int step;
-    const struct job_status *status = job_status(slot->job);
-    if (!slot->every || !job_between_steps(slot->job, &step) || step == slot->saved) return;
-    bool last = step == status->of, mark = slot->mark && (last || step % slot->mark == 0);
+    if (!slot->every || !job_between_steps(slot->job, &step) || step == slot->sent) return;
+    if (step == slot->saved && !now) return;
+    bool last = step == job_steps(slot->job), mark = now || (slot->mark && (last || step % slot->mark == 0));
     if (step % slot->every != 0 && !last && !mark) return;
     slot->saved = step;
     size_t bytes = job_save_bytes(slot->job);
@@ -521,6 +535,7 @@ static void save_checkpoint(struct home *home, struct slot *slot)
                                    .bytes = bytes};
     if (job_save(slot->job, buffer, bytes, NULL) != STATUS_OK) return; /* the epoch ends, worker/engine.h */
     courier_send(home->courier, buffer, &name);
+    slot->sent = step;
 }
 
 static struct slot *slot_fetching(struct home *home, const struct checkpoint_name *name)
@@ -560,7 +575,7 @@ static void resume(struct home *home, struct slot *slot, const struct courier_ar
                                      : STATUS_NOT_FOUND;
     slot->fetching = false;
     if (status == STATUS_OK) {
-        slot->saved = (int)slot->resume.step;
+        slot->saved = slot->sent = (int)slot->resume.step;
         log_line(LOG_INFO, "job %lu: goes on after step %d", (unsigned long)slot->resume.job, slot->saved);
     } else {
         begin_elsewhere(home, slot, &error);
@@ -578,6 +593,55 @@ static bool take_arrivals(struct home *home)
         took = true;
     }
     return took;
+}
+
+/* ------------------------------------------------------------------------------------------------- resting */
+
+static bool is_resting(const struct home *home)
+{
+    return home->rest_until_ns && clock_now_ns() < home->rest_until_ns;
+}
+
+/* Between two steps, and another attempt could go on from here: where caching by blocks cannot be saved it goes on until
+ * it can. One that never makes checkpoints begins anew wherever it stops. */
+static bool rests(const struct home *home, const struct slot *slot)
+{
+    int step;
+    if (!is_resting(home) || !job_between_steps(slot->job, &step)) return false;
+    return step < job_status(slot->job)->of && (step == 0 || !slot->every || job_save_bytes(slot->job) > 0);
+}
+
+/* All steps are made: what follows goes on, for the ranks may stay as they are until it is done. */
+static bool is_past_steps(const struct slot *slot)
+{
+    int step;
+    const struct job_status *status = job_status(slot->job);
+    return status->phase > JOB_PHASE_DENOISE || (job_between_steps(slot->job, &step) && step == status->of);
+}
+
+static void rest(struct home *home, struct slot *slot)
+{
+    Refrain__Rested rested = REFRAIN__RESTED__INIT;
+    if (!is_resting(home) || slot->rested || slot->ending != ENDING_NONE || slot->fetching) return;
+    if (!rests(home, slot) && !is_past_steps(slot)) return;
+    save_checkpoint(home, slot, true);
+    rested.has_job = rested.has_attempt = rested.has_step = 1;
+    rested.job = job_number(slot->job);
+    rested.attempt = job_attempt(slot->job);
+    rested.step = (uint32_t)slot->sent;
+    slot->rested = true;
+    control_report(home->control, REFRAIN__WORKER_REPORT__BODY_RESTED, &rested);
+}
+
+void home_rest(struct home *home, const Refrain__Rest *order)
+{
+    if (order->epoch != home->engine->epoch) return;
+    int64_t patience_ns = (int64_t)order->patience_ms * MILLISECOND_NS;
+    home->rest_until_ns = patience_ns ? clock_now_ns() + patience_ns : 0;
+    for (int i = 0; i < HOME_SLOTS; i++) {
+        home->slots[i].rested = false;
+        if (home->slots[i].job && !home->slots[i].over) rest(home, &home->slots[i]);
+    }
 }
 
 /* -------------------------------------------------------------------------------------------------- turns */
@@ -623,7 +687,8 @@ static void advance_job(struct home *home, struct slot *slot, const struct candi
         return;
     }
     if (slot->dropped) return;
-    save_checkpoint(home, slot);
+    save_checkpoint(home, slot, false);
+    rest(home, slot);
     if (job_status(slot->job)->revision != slot->revision)
         report_progress(home, slot, (Refrain__Phase)job_status(slot->job)->phase);
 }
@@ -665,9 +730,10 @@ static void list_choices(const struct home *home, struct choice *choice, int64_t
         if (s->job && s->marks_until_ns && s->ending == ENDING_NONE && s->marks_until_ns < *deadline_ns)
             *deadline_ns = s->marks_until_ns;
         if (!has_turns(s)) continue;
-        int64_t deadline = job_deadline_ns(s->job);
+        bool resting = rests(home, s);
+        int64_t deadline = resting ? home->rest_until_ns : job_deadline_ns(s->job);
         if (deadline < *deadline_ns) *deadline_ns = deadline;
-        add_choice(choice, home, i, job_next(s->job), false);
+        add_choice(choice, home, i, resting ? PIECE_NONE : job_next(s->job), false);
         add_choice(choice, home, i, job_preview_waits(s->job) ? PIECE_DECODE : PIECE_NONE, true);
     }
 }
@@ -685,7 +751,9 @@ bool home_tend(struct home *home)
         struct slot *slot = &home->slots[i];
         if (!slot->job) continue;
         moved |= tend(home, slot);
-        if (has_turns(slot)) job_tend(slot->job);
+        if (!has_turns(slot)) continue;
+        job_tend(slot->job);
+        save_checkpoint(home, slot, false); /* all steps may have been there: others can go on from it all the same */
     }
     return moved;
 }

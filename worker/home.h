@@ -33,6 +33,8 @@ void home_ack(struct home *home, const Refrain__UploadAck *ack);
 /* A coordinator that restarted: keeps the jobs it adopts, drops the others, offers finished files and
  * reports of their end again. */
 void home_welcome(struct home *home, const Refrain__Welcome *welcome);
+/* No job begins a step, each leaves a checkpoint and says so: the ranks are about to change. */
+void home_rest(struct home *home, const Refrain__Rest *order);
 void home_event(struct home *home, struct fabric_event *event);
 
 /* Takes in what came from elsewhere: checkpoints, answers about files and ends. True if there was something; next to

@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "worker/model/noise.h"
+#include "worker/model/vae_distance.h"
 #include "worker/ulysses.h"
 
 /* ----------------------------------------------------------------------------------------------- creation */
@@ -194,8 +195,26 @@ void job_begin_pass(struct job *j, int pass)
 {
     job_enter_pass(j, pass);
     j->step = 0;
+    j->run_seconds = 0;
     j->pass_began_ns = clock_now_ns();
     noise_fill(j->order.seed, j->latent, j->latent_count);
+}
+
+/* The encoder of one that compares is loaded here, so that a lack of it is said before the steps and not after. */
+static status_t check_coders(const struct job *j, struct error *error)
+{
+    const struct engine *e = j->engine;
+    struct vae *encoder;
+    status_t status =
+        vae_stream_fits(e->model->vae, j->latent_height, j->latent_width, e->decode_memory, error);
+    if (status != STATUS_OK || !j->order.compare) return status;
+    status = model_encoder(e->model, &encoder, error);
+    if (status != STATUS_OK) return status;
+    status = vae_distance_fits(encoder, j->latent_height, j->latent_width, j->latent_frames, e->decode_memory,
+                               error);
+    if (status != STATUS_OK)
+        error_prefix(error, "comparing takes two encoders, half of --decode-memory each");
+    return status;
 }
 
 status_t job_create(struct engine *engine, const struct job_order *order, const char *directory,
@@ -224,8 +243,7 @@ status_t job_create(struct engine *engine, const struct job_order *order, const 
     share_steps(j);
     status = create_cache(j, error);
     if (status != STATUS_OK) goto err_job;
-    status =
-        vae_stream_fits(engine->model->vae, j->latent_height, j->latent_width, engine->decode_memory, error);
+    status = check_coders(j, error);
     if (status == STATUS_OK) status = allocate(j, error);
     if (status != STATUS_OK) goto err_job;
     j->prompt[0] = strdup(order->prompt ? order->prompt : "");
@@ -425,6 +443,8 @@ static enum job_result advance_text(struct job *j)
 {
     struct error error = {0};
     bool done, asked = j->asked;
+    job_tend(j);
+    if (j->life != LIFE_TEXT) return JOB_ADVANCED; /* there is nothing left to make */
     status_t status = job_encode_text(j, &done, &error);
     if (status == STATUS_AGAIN) return asked ? JOB_WAITS : JOB_ADVANCED;
     if (status != STATUS_OK) return job_fail(j, &error);
@@ -529,7 +549,7 @@ enum job_piece job_next(const struct job *j)
     if (waited_long(j) || (j->cancelled && between(j))) return PIECE_SEND;
     switch (j->life) {
     case LIFE_TEXT:
-        return job_text_waits(j) ? PIECE_NONE : PIECE_TEXT;
+        return job_reuse_waits(j) ? PIECE_NONE : PIECE_TEXT;
     case LIFE_OPEN:
     case LIFE_CLOSE: {
         int at = told_next(j);
@@ -643,6 +663,10 @@ const char *job_tenant(const struct job *job)
 uint64_t job_work(const struct job *job)
 {
     return job->work;
+}
+int job_steps(const struct job *job)
+{
+    return job->order.steps * job->passes;
 }
 bool job_settled(const struct job *job)
 {

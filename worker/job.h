@@ -46,6 +46,7 @@ struct job_order {
     int64_t deadline_ms;  /* wall clock; 0: none */
     int checkpoint_every; /* steps; 0: never */
     int preview_every;    /* steps; 0: none are made */
+    bool recompute;       /* takes no steps from others; gives its own all the same */
     uint64_t origin;      /* the job from whose checkpoint it begins; 0: it begins with noise */
     int origin_step;      /* of that job: finished when the checkpoint was made */
 };
@@ -64,6 +65,7 @@ struct job_status {
     double seconds_left; /* negative while unknown */
     double text_seconds, denoise_seconds, decode_seconds, encode_seconds;
     int texts_reused, first_steps_reused; /* branches whose text, first step came from the cache tier */
+    int steps_reused;                     /* steps, over all passes, that an equal run had made */
     double reused_seconds;                /* that making those took somebody else */
     int steps_taken_over;                 /* made by the job that this one went on from */
 };
@@ -115,6 +117,8 @@ uint64_t job_work(const struct job *job);
 
 /* ---------------------------------------------------------------------------------------- checkpoints */
 
+/* Of all passes. */
+int job_steps(const struct job *job);
 /* True between two steps: then *step is how many have been finished, over all passes, and job_save may be
  * called. After the last step it stays true until decoding begins. A restored job gets there once it has made
  * again what its checkpoint left out; *step is then the checkpoint's. */
@@ -138,6 +142,15 @@ status_t job_save(const struct job *job, void *bytes, size_t size, struct error 
  * history are taken over and what caching knows is not: its rings begin empty, as if this were the first step, and the
  * next steps are computed. Times are this job's own. */
 status_t job_restore(struct job *job, const void *bytes, size_t size, struct error *error);
+
+/* The same of the pass at work alone, as a job that does not compare has it: for whoever makes that run again. */
+size_t job_save_run_bytes(const struct job *job);
+status_t job_save_run(const struct job *job, void *bytes, size_t size, struct error *error);
+/* The checkpoint of a run that is this job's, in its name and hence in everything that changes a bit, made by whatever
+ * job; before the text is encoded. It must be further than the job is. The job is then as if it had made those steps: what
+ * it reports of its caching is the run's. Nothing is changed on failure, as with job_restore, but where all of a job's
+ * caching had been restored before: then STATUS_CORRUPT leaves a job that must end. */
+status_t job_adopt(struct job *job, const void *bytes, size_t size, struct error *error);
 
 /* A SENT or RECEIVED event whose cookie or ticket names this job's context. A received payload is copied: the
  * caller releases it. */

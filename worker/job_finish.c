@@ -28,7 +28,7 @@ static status_t decode(struct job *j, int *pieces, struct error *error)
         engine_decoder(e, j, j->order.priority, j->latent_height, j->latent_width, &stream, &fresh, error);
     if (status != STATUS_OK) return status;
     if (fresh) j->decoded = 0;
-    *pieces = vae_decode_pieces(stream, j->latent_frames);
+    *pieces = vae_pieces(stream, j->latent_frames);
     return vae_decode(stream, e->team, uncached ? j->uncached_latent : j->latent, j->latent_frames,
                       j->decoded, uncached ? j->uncached_frames : j->frames, error);
 }
@@ -129,7 +129,8 @@ static status_t advance_quality(struct job *j, struct error *error)
     if (!j->quality) {
         status = model_encoder(j->engine->model, &encoder, error);
         if (status == STATUS_OK)
-            status = quality_open(encoder, &size, j->uncached_frames, j->frames, &j->quality, error);
+            status = quality_open(encoder, &size, j->uncached_frames, j->frames, j->engine->decode_memory,
+                                  &j->quality, error);
     }
     if (status == STATUS_OK)
         status = quality_step(j->quality, j->engine->team, &j->report.compared, &j->report.quality, error);

@@ -74,7 +74,7 @@ void job_preview_make(struct job *j)
     p->waiting = 0;
     status_t status = vae_stream_open(e->model->vae, VAE_DECODER, j->latent_height, j->latent_width,
                                       e->decode_memory, &stream, &error);
-    for (int i = 0; status == STATUS_OK && i < vae_decode_pieces(stream, 1); i++)
+    for (int i = 0; status == STATUS_OK && i < vae_pieces(stream, 1); i++)
         status = vae_decode(stream, e->team, p->latent, 1, i, p->pixels, &error);
     vae_stream_close(stream);
     if (status == STATUS_OK) status = thumbnail_make(&size, p->pixels, &png, &bytes, &error);

@@ -1,9 +1,10 @@
 /*
- * job_reuse.c - what a job takes from the cache tier and gives to it. Home's compute thread.
+ * job_reuse.c - texts and first steps that a job takes from the cache tier and gives to it. Home's compute thread.
  *
- * Two kinds, both exact: the text encoder's answer to a prompt, and what the model makes of the first step, which depends
+ * Both are exact: the text encoder's answer to a prompt, and what the model makes of the first step, which depends
  * on noise and the branch's text but neither on how many steps there are, nor on guidance, nor on which branch it is.
- * A job asks for all of it when it begins; while an answer is on its way, and may come in time, its text waits.
+ * A job asks for all of it when it begins, unless its steps are there as a whole (job_run.c); while an answer is on its
+ * way, and may come in time, its text waits.
  *
  * A first step is only taken by a run without caching: a policy wants to see hidden states that were not computed. It is
  * given by every run, because no policy skips a first step.
@@ -12,17 +13,18 @@
 #include <string.h>
 
 #include "worker/job_state.h"
+#include "worker/model/noise.h"
 #include "worker/tier.h"
 
 enum {
-    NOISE_GENERATOR = 1, /* torch's CPU generator, worker/model/noise.h */
     WAIT_LEAST_MS = 10,
+    WAIT_UNKNOWN_MS = 100, /* nothing was encoded yet */
     WAIT_MOST_MS = 2000,
 };
 
 /* ----------------------------------------------------------------------------------------------------- keys */
 
-static struct text_facts text_facts(const struct job *j, int branch)
+struct text_facts job_text_facts(const struct job *j, int branch)
 {
     const struct model *m = j->engine->model;
     return (struct text_facts){.encoder = m->identity.text_encoder,
@@ -39,7 +41,7 @@ static struct first_step_facts first_step_facts(const struct job *j, int branch)
     const struct job_order *o = &j->order;
     return (struct first_step_facts){.weights = j->engine->model->identity.rest,
                                      .numerics = tier_numerics(j->engine->tier),
-                                     .text = text_facts(j, branch),
+                                     .text = job_text_facts(j, branch),
                                      .picture = {.width = (uint32_t)o->width,
                                                  .height = (uint32_t)o->height,
                                                  .frames = (uint32_t)o->frames},
@@ -54,6 +56,7 @@ static int64_t patience_ns(const struct engine *e)
 {
     int64_t tenth = (int64_t)(e->text_seconds / 10 * (double)SECOND_NS);
     int64_t least = WAIT_LEAST_MS * MILLISECOND_NS, most = WAIT_MOST_MS * MILLISECOND_NS;
+    if (!(e->text_seconds > 0)) return WAIT_UNKNOWN_MS * MILLISECOND_NS;
     return tenth < least ? least : tenth > most ? most : tenth;
 }
 
@@ -72,6 +75,7 @@ static void begin_ask(struct job *j, struct ask *one, status_t keyed)
     one->keyed = keyed == STATUS_OK && key_tenant(j->tenant, &one->query.tenant, NULL) == STATUS_OK;
     if (!one->keyed) return;
     one->query.deadline_ns = clock_now_ns() + patience_ns(j->engine);
+    one->query.device = true; /* ops alone read it */
     one->state = ASK_WAITS;
 }
 
@@ -80,10 +84,10 @@ static void begin_asking(struct job *j)
 {
     const struct model *m = j->engine->model;
     bool known = j->engine->tier && m->identity.text_encoder && m->identity.tokenizer && m->identity.rest;
-    bool takes_step = !j->resumed && (j->passes > 1 || !j->cache);
+    bool takes_step = !j->order.recompute && !j->resumed && (j->passes > 1 || !j->cache);
     j->asked = true;
     for (int b = 0; b < j->branches; b++) {
-        struct text_facts text = text_facts(j, b);
+        struct text_facts text = job_text_facts(j, b);
         struct first_step_facts step = first_step_facts(j, b);
         struct ask *of_text = &j->text_ask[b], *of_step = &j->step_ask[b];
         begin_ask(j, of_text,
@@ -98,6 +102,8 @@ static void begin_asking(struct job *j)
 void job_tend(struct job *j)
 {
     if (j->life != LIFE_TEXT) return;
+    job_tend_run(j);
+    if (j->life != LIFE_TEXT || job_run_waits(j)) return;
     if (!j->asked) begin_asking(j);
     for (int b = 0; b < j->branches; b++) {
         ask(j, &j->text_ask[b]);
@@ -105,15 +111,21 @@ void job_tend(struct job *j)
     }
 }
 
-bool job_text_waits(const struct job *j)
+static bool text_waits(const struct job *j)
 {
     return j->asked && !j->text_run && !j->text_rows && j->text_ask[j->text_branch].state == ASK_WAITS;
 }
 
+bool job_reuse_waits(const struct job *j)
+{
+    return job_run_waits(j) || text_waits(j);
+}
+
 int64_t job_reuse_deadline_ns(const struct job *j)
 {
-    return j->life == LIFE_TEXT && job_text_waits(j) ? j->text_ask[j->text_branch].query.deadline_ns
-                                                     : CLOCK_NEVER;
+    if (j->life != LIFE_TEXT) return CLOCK_NEVER;
+    if (job_run_waits(j)) return j->latent_ask.query.deadline_ns;
+    return text_waits(j) ? j->text_ask[j->text_branch].query.deadline_ns : CLOCK_NEVER;
 }
 
 static void let_go(struct job *j, struct ask *ask)
@@ -128,6 +140,7 @@ void job_reuse_end(struct job *j)
         let_go(j, &j->text_ask[b]);
         let_go(j, &j->step_ask[b]);
     }
+    job_run_end(j);
 }
 
 /* ------------------------------------------------------------------------------------------------ what is made */
@@ -139,7 +152,7 @@ static status_t give(struct job *j, const struct ask *ask, const void *tensor, s
     struct engine *e = j->engine;
     struct draft draft;
     if (!ask->keyed ||
-        tier_reserve(e->tier, ask->query.tenant, &ask->query.key, bytes, seconds, &draft, NULL))
+        tier_reserve_device(e->tier, ask->query.tenant, &ask->query.key, bytes, seconds, &draft, NULL))
         return STATUS_OK;
     e->ops->copy(e->team, draft.bytes, tensor, bytes);
     status_t status = engine_wait(e, error);

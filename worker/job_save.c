@@ -7,6 +7,9 @@
  * this runs on have them. The hash finds what broke on the way; what it does not find (a checkpoint of
  * another build, say) is checked as well.
  *
+ * A run's checkpoint is the same of one pass alone. It is taken over by any job for which that pass is the same run
+ * (worker/job_run.c): what the job is called, and whether it compares, does not matter then.
+ *
  * A restored job encodes its text and opens its contexts as every job does, then makes those steps again
  * whose hidden states its caching kept, through the ordinary step loop, and goes on. One whose steps are all
  * done needs neither and goes to the decoder. Times are those that an undisturbed run would have measured.
@@ -17,7 +20,7 @@
 
 #include "worker/job_state.h"
 
-enum { FORMAT = 3 };
+enum { FORMAT = 4 };
 
 struct head {
     char magic[4];
@@ -33,8 +36,12 @@ struct head {
     uint32_t first;     /* steps before it were another job's and are unknown to caching; 0: none */
     uint16_t passes;    /* of that job: 2 if it compares */
     uint16_t inherited; /* steps of it that its origin made */
+    uint8_t
+        run[KEY_BYTES]; /* the key of this pass's last latent, which names the run; zeros: it is not known */
+    uint64_t numerics;  /* that all of its steps were made with; 0: it is not known */
+    double run_seconds; /* that the run's steps took, whoever made them */
 };
-_Static_assert(sizeof(struct head) == 128 && CACHE_STEPS <= UINT16_MAX, "no padding");
+_Static_assert(sizeof(struct head) == 176 && CACHE_STEPS <= UINT16_MAX, "no padding");
 
 static const char magic[4] = {'R', 'F', 'C', 'K'};
 enum { HASHED_FROM = 24 };
@@ -116,6 +123,13 @@ static void mix_table(uint64_t *hash, const struct cache_table *t)
     mix(hash, t->values, (size_t)t->count * sizeof *t->values);
 }
 
+uint64_t job_tables_hash(const struct job *j)
+{
+    uint64_t hash = 0;
+    for (int i = 0; i < j->order.table_count; i++) mix_table(&hash, &j->tables[i]);
+    return hash;
+}
+
 /* What stays when a job goes on from another's checkpoint: the latent's shape and meaning, and how steps are taken.
  * Backends of one kind ("cpu-avx2", "cpu-avx512") agree with each other (kernels/ops.h). */
 static uint64_t frame_hash(const struct job *j)
@@ -161,7 +175,8 @@ static size_t plain_bytes(const struct job *j, int pass, int step)
 
 bool job_between_steps(const struct job *j, int *step)
 {
-    bool between = j->life == LIFE_CLOSE || (j->life == LIFE_STEP && !j->step_begun && !j->replaying);
+    bool between = j->life == LIFE_CLOSE || (j->life == LIFE_STEP && !j->step_begun && !j->replaying) ||
+                   (j->life == LIFE_DECODE && !j->lean);
     if (!between || j->cancelled || j->failure.status != STATUS_OK) return false;
     *step = j->pass * j->order.steps + j->step;
     return true;
@@ -173,7 +188,8 @@ size_t job_save_bytes(const struct job *j)
     return j->reuse && !caching ? 0 : plain_bytes(j, j->pass, j->step) + caching;
 }
 
-static struct head make_head(const struct job *j, size_t bytes)
+/* alone: as a job that does not compare would have saved the pass at work. */
+static struct head make_head(const struct job *j, bool alone, size_t bytes)
 {
     struct head head = {.format = FORMAT,
                         .bytes = bytes,
@@ -181,37 +197,43 @@ static struct head make_head(const struct job *j, size_t bytes)
                         .order = order_hash(j),
                         .frame = frame_hash(j),
                         .first = (uint32_t)(j->reuse ? reuse_first(j->reuse) : 0),
-                        .passes = (uint16_t)j->passes,
+                        .passes = (uint16_t)(alone ? 1 : j->passes),
                         .inherited = (uint16_t)j->inherited,
-                        .pass = (uint32_t)j->pass,
+                        .pass = (uint32_t)(alone ? 0 : j->pass),
                         .step = (uint32_t)j->step,
                         .computed_steps = (uint32_t)j->computed_steps,
                         .reused_steps = (uint32_t)j->reused_steps,
                         .text_seconds = j->status.text_seconds,
-                        .denoise_seconds = job_seconds_since(j->phase_began_ns),
+                        .denoise_seconds = j->life == LIFE_DECODE ? j->status.denoise_seconds
+                                                                  : job_seconds_since(j->phase_began_ns),
                         .step_seconds = j->status.step_seconds,
                         .computed_seconds = j->report.computed_seconds,
-                        .reused_seconds = j->report.reused_seconds};
+                        .reused_seconds = j->report.reused_seconds,
+                        .run_seconds = j->run_seconds};
     memcpy(head.magic, magic, sizeof magic);
-    for (int i = 0; i <= j->pass; i++) {
-        bool over = i < j->pass || j->life == LIFE_CLOSE;
-        head.pass_seconds[i] = over ? j->pass_seconds[i] : job_seconds_since(j->pass_began_ns);
+    if (j->run[j->pass].keyed) {
+        key_encode(&j->run[j->pass].key, head.run);
+        head.numerics = tier_numerics(j->engine->tier);
+    }
+    for (int i = alone ? j->pass : 0; i <= j->pass; i++) {
+        bool over = i < j->pass || j->life != LIFE_STEP;
+        head.pass_seconds[alone ? 0 : i] = over ? j->pass_seconds[i] : job_seconds_since(j->pass_began_ns);
     }
     return head;
 }
 
 /* Latents are shared and at rest between steps; what else is kept on the device comes with the wait. */
-status_t job_save(const struct job *j, void *bytes, size_t size, struct error *error)
+static status_t save(const struct job *j, bool alone, void *bytes, size_t size, struct error *error)
 {
     struct engine *e = j->engine;
-    struct head head = make_head(j, size);
+    struct head head = make_head(j, alone, size);
     unsigned char *at = (unsigned char *)bytes + sizeof head;
-    size_t latent = latent_bytes(j), plain = plain_bytes(j, j->pass, j->step);
+    size_t latent = latent_bytes(j), plain = plain_bytes(j, (int)head.pass, j->step);
     memcpy(bytes, &head, sizeof head);
     memcpy(at, j->latent, latent);
-    if (j->pass > 0) memcpy(at + latent, j->uncached_latent, latent);
+    if (head.pass > 0) memcpy(at + latent, j->uncached_latent, latent);
     if (j->step < j->order.steps)
-        solver_save(j->solver[j->pass], e->team, j->step, at + latent * (j->pass > 0 ? 2 : 1));
+        solver_save(j->solver[j->pass], e->team, j->step, at + latent * (head.pass > 0 ? 2 : 1));
     if (j->reuse) reuse_save(j->reuse, e->team, j->step, (unsigned char *)bytes + plain);
     status_t status = engine_wait(e, error);
     if (status != STATUS_OK) return status;
@@ -220,13 +242,29 @@ status_t job_save(const struct job *j, void *bytes, size_t size, struct error *e
     return STATUS_OK;
 }
 
+status_t job_save(const struct job *j, void *bytes, size_t size, struct error *error)
+{
+    return save(j, false, bytes, size, error);
+}
+
+size_t job_save_run_bytes(const struct job *j)
+{
+    size_t all = job_save_bytes(j);
+    return all ? all - plain_bytes(j, j->pass, j->step) + plain_bytes(j, 0, j->step) : 0;
+}
+
+status_t job_save_run(const struct job *j, void *bytes, size_t size, struct error *error)
+{
+    return save(j, true, bytes, size, error);
+}
+
 /* ------------------------------------------------------------------------------------------------ restore */
 
 static bool times_are_sound(const struct head *head)
 {
     const double seconds[] = {head->text_seconds,    head->denoise_seconds, head->step_seconds,
                               head->pass_seconds[0], head->pass_seconds[1], head->computed_seconds,
-                              head->reused_seconds};
+                              head->reused_seconds,  head->run_seconds};
     for (size_t i = 0; i < sizeof seconds / sizeof *seconds; i++)
         if (!(seconds[i] >= 0 && seconds[i] < 1e9)) return false; /* as nanoseconds they must fit */
     return true;
@@ -249,11 +287,22 @@ static status_t check(const void *bytes, size_t size, struct head *head, struct 
     return STATUS_OK;
 }
 
+static status_t check_numbers(const struct job *j, const struct head *head, struct error *error)
+{
+    uint32_t step = head->step;
+    if (head->pass < head->passes && head->passes <= PASSES && step <= (uint32_t)j->order.steps &&
+        head->computed_steps <= step && head->reused_steps <= step && head->first <= step &&
+        head->inherited <= step && times_are_sound(head))
+        return STATUS_OK;
+    return error_set(error, STATUS_CORRUPT, "the checkpoint's step %u of pass %u, or a time of it, cannot be",
+                     step, head->pass);
+}
+
 /* Of this job: everything fits it. Of its origin: what cannot be changed is the same, and it is the step that was asked
  * for. Then head->pass and head->step are within it. */
 static status_t check_order(const struct job *j, const struct head *head, struct error *error)
 {
-    bool own = head->job == j->order.job, steps = head->step <= (uint32_t)j->order.steps;
+    bool own = head->job == j->order.job;
     if (!own && (!j->order.origin || head->job != j->order.origin))
         return error_set(error, STATUS_CONFLICT, "the checkpoint is of job %lu, not %lu",
                          (unsigned long)head->job, (unsigned long)j->order.job);
@@ -266,13 +315,7 @@ static status_t check_order(const struct job *j, const struct head *head, struct
     if (!own && (head->pass + 1 != head->passes || head->step != (uint32_t)j->order.origin_step))
         return error_set(error, STATUS_CONFLICT, "the checkpoint of job %lu is of step %u, not %d",
                          (unsigned long)head->job, head->step, j->order.origin_step);
-    if (head->pass >= head->passes || head->passes > PASSES || !steps || head->computed_steps > head->step ||
-        head->reused_steps > head->step || head->first > head->step || head->inherited > head->step ||
-        !times_are_sound(head))
-        return error_set(error, STATUS_CORRUPT,
-                         "the checkpoint's step %u of pass %u, or a time of it, cannot be", head->step,
-                         head->pass);
-    return STATUS_OK;
+    return check_numbers(j, head, error);
 }
 
 /* Does the job go on as it, or its origin, would have? Otherwise something after this step is another. */
@@ -281,16 +324,16 @@ static bool continues(const struct job *j, const struct head *head)
     return head->order == order_hash(j);
 }
 
-/* What caching knows, the only part that can be wrong in itself, is read first. */
-static status_t read_body(struct job *j, const struct head *head, const void *bytes, size_t size,
-                          struct error *error)
+/* Becomes pass `pass` of the job; whole: with what caching knows, the only part that can be wrong in itself, and so is
+ * read first. both: the first pass's latent as well. */
+static status_t read_body(struct job *j, const struct head *head, int pass, bool whole, bool both,
+                          const void *bytes, size_t size, struct error *error)
 {
-    bool own = head->job == j->order.job;
-    int pass = own ? (int)head->pass : 0, step = (int)head->step;
+    int step = (int)head->step;
     const unsigned char *at = bytes;
     size_t latent = latent_bytes(j), latents = head->pass > 0 ? 2 : 1;
     size_t plain = plain_bytes(j, (int)head->pass, step);
-    bool cached = j->cache && pass + 1 == j->passes, whole = continues(j, head);
+    bool cached = j->cache && pass + 1 == j->passes;
     if (size < plain || (!cached && whole && size != plain))
         return error_set(error, STATUS_CORRUPT, "a checkpoint of step %d must have %zu bytes, not %zu", step,
                          plain, size);
@@ -301,7 +344,7 @@ static status_t read_body(struct job *j, const struct head *head, const void *by
     }
     at += sizeof *head;
     memcpy(j->latent, at, latent);
-    if (pass > 0) memcpy(j->uncached_latent, at + latent, latent);
+    if (both) memcpy(j->uncached_latent, at + latent, latent);
     if (step < j->order.steps) solver_restore(j->solver[pass], j->engine->team, step, at + latent * latents);
     return engine_wait(j->engine, error);
 }
@@ -319,6 +362,31 @@ static void take_times(struct job *j, const struct head *head)
     j->reused_steps = (int)head->reused_steps;
 }
 
+/* Which run the steps to come belong to (worker/job_run.c). */
+static void note_run(struct job *j, const struct head *head, bool whole)
+{
+    bool same = head->numerics && head->numerics == tier_numerics(j->engine->tier);
+    j->from_run.known = same && key_decode(head->run, &j->from_run.key, NULL) == STATUS_OK;
+    j->from_run.changed = !whole;
+    j->run_seconds = whole ? head->run_seconds : 0;
+}
+
+/* Where the job is now: the steps of pass `pass` before `step` are made. */
+static void go_on_from(struct job *j, int pass, int step)
+{
+    j->resumed = true;
+    j->resume_step = step;
+    job_enter_pass(j, pass);
+    j->step = step;
+    bool across = j->reuse && reuse_plan(j->reuse)->policy.trace; /* it makes steps of both again */
+    if (j->pass + 1 == j->passes && j->step >= j->switch_at && !across)
+        j->first_expert = j->last_expert; /* the other is done */
+    if (j->pass + 1 < j->passes || j->step < j->order.steps) return;
+    j->status.text_seconds = j->resumed_text;
+    j->status.denoise_seconds = j->resumed_denoise;
+    job_enter_phase(j, LIFE_DECODE, JOB_PHASE_DECODE, j->latent_frames * j->passes);
+}
+
 status_t job_restore(struct job *j, const void *bytes, size_t size, struct error *error)
 {
     struct head head = {0};
@@ -326,24 +394,72 @@ status_t job_restore(struct job *j, const void *bytes, size_t size, struct error
         return error_set(error, STATUS_CONFLICT, "job %lu has begun already", (unsigned long)j->order.job);
     status_t status = check(bytes, size, &head, error);
     if (status == STATUS_OK) status = check_order(j, &head, error);
-    if (status == STATUS_OK) status = read_body(j, &head, bytes, size, error);
     if (status != STATUS_OK) return status;
-    bool own = head.job == j->order.job;
-    j->resumed = true;
-    j->resume_step = (int)head.step;
-    j->inherited = own ? (int)head.inherited : j->resume_step;
+    bool own = head.job == j->order.job, whole = continues(j, &head);
+    int pass = own ? (int)head.pass : 0;
+    status = read_body(j, &head, pass, whole, pass > 0, bytes, size, error);
+    if (status != STATUS_OK) return status;
+    j->inherited = own ? (int)head.inherited : (int)head.step;
     j->status.steps_taken_over = j->inherited;
     if (own) take_times(j, &head);
     j->status.step_seconds = head.step_seconds;
-    job_enter_pass(j, own ? (int)head.pass : 0);
-    j->step = j->resume_step;
-    bool across = j->reuse && reuse_plan(j->reuse)->policy.trace; /* it makes steps of both again */
-    if (j->pass + 1 == j->passes && j->step >= j->switch_at && !across)
-        j->first_expert = j->last_expert; /* the other is done */
-    if (j->pass + 1 < j->passes || j->step < j->order.steps) return STATUS_OK;
-    j->status.text_seconds = j->resumed_text;
-    j->status.denoise_seconds = j->resumed_denoise;
-    job_enter_phase(j, LIFE_DECODE, JOB_PHASE_DECODE, j->latent_frames * j->passes);
+    note_run(j, &head, whole);
+    go_on_from(j, pass, (int)head.step);
+    return STATUS_OK;
+}
+
+/* -------------------------------------------------------------------------------------------------- adopt */
+
+/* Of the run that the pass at work is, and further than the job is. */
+static status_t check_run(const struct job *j, const struct head *head, struct error *error)
+{
+    uint8_t run[KEY_BYTES];
+    key_encode(&j->run[j->pass].key, run);
+    if (memcmp(head->run, run, sizeof run) != 0 || head->frame != frame_hash(j))
+        return error_set(error, STATUS_CONFLICT, "it is of another run");
+    if ((int)head->step <= j->resume_step)
+        return error_set(error, STATUS_CONFLICT, "it is of step %u, and the job is at step %d already",
+                         head->step, j->resume_step);
+    return check_numbers(j, head, error);
+}
+
+/* The report is about the run, whoever made its steps; what this job's own part of it took is told apart. */
+static void take_report(struct job *j, const struct head *head)
+{
+    j->status.steps_reused += (int)head->step - j->resume_step;
+    if (head->run_seconds > j->run_seconds) j->status.reused_seconds += head->run_seconds - j->run_seconds;
+    j->run_seconds = head->run_seconds;
+    j->inherited = (int)head->inherited;
+    j->resumed_pass = j->pass_seconds[j->pass] = head->pass_seconds[head->pass];
+    if ((int)head->step < j->order.steps) j->status.step_seconds = head->step_seconds;
+    if (j->pass + 1 < j->passes) return;
+    j->report.computed_seconds = head->computed_seconds;
+    j->report.reused_seconds = head->reused_seconds;
+    j->computed_steps = (int)head->computed_steps;
+    j->reused_steps = (int)head->reused_steps;
+}
+
+status_t job_adopt(struct job *j, const void *bytes, size_t size, struct error *error)
+{
+    struct head head = {0};
+    int pass = j->pass;
+    if (j->life != LIFE_TEXT || !j->run[pass].keyed)
+        return error_set(error, STATUS_CONFLICT, "job %lu takes no steps now", (unsigned long)j->order.job);
+    status_t status = check(bytes, size, &head, error);
+    if (status == STATUS_OK) status = check_run(j, &head, error);
+    if (status == STATUS_OK) status = read_body(j, &head, pass, true, false, bytes, size, error);
+    if (status != STATUS_OK) return status;
+    take_report(j, &head);
+    j->status.revision++;
+    if ((int)head.step < j->order.steps || pass + 1 == j->passes) {
+        go_on_from(j, pass, (int)head.step);
+        return STATUS_OK;
+    }
+    memcpy(j->uncached_latent, j->latent, latent_bytes(j));
+    job_begin_pass(j, pass + 1);
+    j->resumed_pass = 0;
+    j->inherited = 0;
+    go_on_from(j, pass + 1, 0);
     return STATUS_OK;
 }
 

@@ -1,7 +1,7 @@
 /*
  * job_state.h - the inside of a job, shared by the files that advance it: job.c (its life), job_text.c
- * (text), job_step.c (the step loop), job_finish.c (decode and files), job_save.c (checkpoints). Compute
- * thread of home.
+ * (text), job_step.c (the step loop), job_finish.c (decode and files), job_save.c (checkpoints), job_run.c and job_reuse.c
+ * (what others have made). Compute thread of home.
  */
 #ifndef REFRAIN_WORKER_JOB_STATE_H
 #define REFRAIN_WORKER_JOB_STATE_H
@@ -62,6 +62,12 @@ struct ask {
     struct view view; /* ASK_HERE: the job's */
 };
 
+/* What one pass of a job is, whoever makes it: job_run.c. */
+struct run {
+    bool keyed;     /* it has a name */
+    struct key key; /* its last latent's, which names it */
+};
+
 /* job_preview.c. Steps are counted as finished ones; 0: none. */
 struct preview {
     float *clean;           /* shared, [latent]: predicted at the step at work, if `predicted` */
@@ -109,8 +115,16 @@ struct job {
     void *text_rows;           /* [ids, width], on the device */
     int text_branch;
 
+    struct run run[PASSES];
+    struct {
+        bool known; /* with these numerics */
+        struct key key;
+        bool changed;   /* not everything is as in that run */
+    } from_run;         /* of the checkpoint that the job was restored from */
+    double run_seconds; /* that the steps of the pass took so far, whoever made them */
+    struct ask latent_ask;
     struct ask text_ask[BRANCHES], step_ask[BRANCHES];
-    bool asked;
+    bool named, asked;     /* its runs; for texts and first steps */
     int64_t text_began_ns; /* of text_branch */
     struct preview preview;
     /* After the steps. */
@@ -228,8 +242,21 @@ void job_replayed(struct job *job);
 /* job_text.c: a layer of the text encoder, or what follows the last one. *done: it was the last branch's. */
 status_t job_encode_text(struct job *job, bool *done, struct error *error);
 
-/* job_reuse.c. An answer about the text of text_branch may still come in time; when that is over. */
-bool job_text_waits(const struct job *job);
+/* job_run.c: names the runs, asks for what has been made of them, and takes it. Waits: an answer may still come in time;
+ * when that is over. */
+void job_tend_run(struct job *job);
+bool job_run_waits(const struct job *job);
+void job_run_end(struct job *job);
+/* What a text of the job depends on. */
+struct text_facts job_text_facts(const struct job *job, int branch);
+/* The pass's last latent, for others. */
+void job_give_latent(struct job *job);
+
+/* job_save.c: what caching decides by, as a number. 0: nothing. */
+uint64_t job_tables_hash(const struct job *job);
+
+/* job_reuse.c. An answer about the run, or about the text of text_branch, may still come in time; when that is over. */
+bool job_reuse_waits(const struct job *job);
 int64_t job_reuse_deadline_ns(const struct job *job);
 /* True: the answer is there and text_rows is on its way, or *status says why not. job_text_used: nothing reads the
  * answer any more. */

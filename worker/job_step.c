@@ -340,6 +340,7 @@ static void tell_progress(struct job *j)
     j->step_ended_ns = clock_now_ns();
     s->step_seconds = s->done == 0 ? seconds : 0.8 * s->step_seconds + 0.2 * seconds;
     s->done++;
+    j->run_seconds += seconds;
     s->seconds_left = s->step_seconds * (s->of - s->done);
     s->revision++;
 }
@@ -389,6 +390,7 @@ static void finish_pass(struct job *j)
     j->pass_seconds[j->pass] = job_seconds_since(j->pass_began_ns);
     j->status.denoise_seconds = job_seconds_since(j->phase_began_ns);
     job_forget_hops(j);
+    if (!j->cancelled) job_give_latent(j);
     if (!j->cancelled && j->pass + 1 < j->passes) {
         memcpy(j->uncached_latent, j->latent, (size_t)j->latent_count * sizeof *j->latent);
         job_begin_pass(j, j->pass + 1);

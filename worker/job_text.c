@@ -64,8 +64,7 @@ status_t job_encode_text(struct job *j, bool *done, struct error *error)
     struct branch *b = &j->branch[j->text_branch];
     status_t status = STATUS_OK;
     *done = false;
-    job_tend(j);
-    if (job_text_waits(j)) return STATUS_AGAIN;
+    if (job_reuse_waits(j)) return STATUS_AGAIN;
     if (j->text_run) {
         bool last = text_encoder_layer(j->text_run, j->engine->team);
         j->work += (uint64_t)b->ids;

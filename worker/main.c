@@ -35,7 +35,7 @@ struct settings {
     const char *coordinator, *group, *seat, *bind, *scratch, *key, *inspect, *bench, *measure, *size,
         *plan_memory, *cache;
     const char *tier_disk;
-    int64_t tier_memory, tier_disk_bytes;
+    int64_t tier_memory, tier_device, tier_disk_bytes; /* tier_device: -1 is not said */
     int64_t threads, orphan_ms, join_ms, largest_hop, ranks, jobs, steps, memory, decode_memory;
     int fabric, backend;
     bool json, version, help;
@@ -92,6 +92,9 @@ static const struct option_spec specs[] = {
     {"tier-memory", 0, OPTION_BYTES, offsetof(struct settings, tier_memory), "BYTES",
      .help = "host memory of this rank for the cache tier; 0: no cache tier", .standard = "256M", .min = 0,
      .max = 1e12, .env = "REFRAIN_TIER_MEMORY"},
+    {"tier-device", 0, OPTION_BYTES, offsetof(struct settings, tier_device), "BYTES",
+     .help = "memory of this rank's GPU for the cache tier; 0: none; by default a 128th of it", .min = 0,
+     .max = 1e12, .env = "REFRAIN_TIER_DEVICE"},
     {"tier-disk", 0, OPTION_TEXT, offsetof(struct settings, tier_disk), "DIR",
      .help = "where items that memory has no room for are kept, also over restarts; each rank makes a folder "
              "there",
@@ -202,12 +205,23 @@ static size_t decode_memory(const struct settings *settings, const struct place 
     return location.memory_bytes / ENGINE_DECODE_PARTS;
 }
 
+static uint64_t tier_device(const struct settings *settings, const struct engine *engine)
+{
+    struct location location;
+    if (settings->tier_device >= 0) return (uint64_t)settings->tier_device;
+    if (!engine->ops->locate || settings->tier_memory == 0) return 0;
+    engine->ops->locate(engine->team, &location);
+    uint64_t bytes = location.memory_bytes / TIER_DEVICE_PARTS;
+    return bytes < TIER_MEMORY_LEAST ? 0 : bytes;
+}
+
 /* A rank that is started again finds what it kept: its folder has its number. */
 static status_t open_tier(const struct settings *settings, const struct place *place, struct engine *engine,
                           struct error *error)
 {
     char directory[PATH_MAX];
     struct tier_config config = {.memory_bytes = (uint64_t)settings->tier_memory,
+                                 .device_bytes = tier_device(settings, engine),
                                  .disk_bytes = (uint64_t)settings->tier_disk_bytes,
                                  .ops = engine->ops,
                                  .team = engine->team};
@@ -231,6 +245,8 @@ static void describe(const struct settings *settings, const struct place *place,
     hello->has_rank = hello->has_ranks = hello->has_pid = hello->has_threads = hello->has_memory_bytes = 1;
     hello->group = (char *)(uintptr_t)place->group;
     hello->rank = (uint32_t)place->rank;
+    hello->has_alone = 1;
+    hello->alone = settings->seat != NULL;
     hello->ranks = (uint32_t)place->ranks;
     hello->host = (char *)(uintptr_t)place->host;
     hello->pid = (uint32_t)getpid();
@@ -248,6 +264,8 @@ static void describe(const struct settings *settings, const struct place *place,
     hello->software = (char *)(uintptr_t)REFRAIN_VERSION;
     hello->has_decode_memory = 1;
     hello->decode_memory = engine->decode_memory;
+    hello->has_tier_device = 1;
+    hello->tier_device = tier_device(settings, engine);
     hello->has_gflops = speed_measure(engine->ops, engine->team, &hello->gflops, NULL) == STATUS_OK;
     config->coordinator = settings->coordinator;
     config->orphan_ns = settings->orphan_ms * MILLISECOND_NS;
@@ -345,6 +363,9 @@ static status_t plan_memory(const struct settings *settings, struct error *error
                                   .jobs = (int)settings->jobs,
                                   .memory = (uint64_t)settings->memory,
                                   .decode_memory = (uint64_t)settings->decode_memory,
+                                  .tier_device = settings->tier_device >= 0
+                                                     ? (uint64_t)settings->tier_device
+                                                     : (uint64_t)settings->memory / TIER_DEVICE_PARTS,
                                   .lands = settings->fabric == FABRIC_NCCL,
                                   .json = settings->json};
     if (sscanf(settings->size, "%dx%dx%d", &wish.width, &wish.height, &wish.frames) != 3)
@@ -415,7 +436,7 @@ static status_t take_place(const struct settings *settings, const struct place_w
 
 int main(int argc, char **argv)
 {
-    struct settings settings = {0};
+    struct settings settings = {.tier_device = -1};
     struct options *options;
     struct place_wish wish;
     struct place place = {0};

@@ -22,7 +22,7 @@ struct quality_run {
     const float *reference, *video;
     struct vae_distance *distance; /* NULL: none */
     int per_step;                  /* frames of a step after the first, which has one */
-    int step, steps, frame;        /* done; in all; the next one's first frame */
+    int step, steps, frame;        /* done; that see frames; the next one's first frame */
     double window[WINDOW];         /* adds up to 1 */
     uint8_t *a, *b;                /* [per_step, 3, height, width] of this step */
     double *ssim;                  /* [per_step, 3, height], sums over a row */
@@ -69,18 +69,8 @@ static status_t check_size(const struct vae *vae, const struct video_size *size,
     return STATUS_OK;
 }
 
-size_t quality_bytes(const struct vae *vae, const struct video_size *size)
-{
-    size_t rows = (size_t)frames_per_step(vae) * CHANNELS * (size_t)size->height;
-    size_t bytes = rows * (2 * (size_t)size->width + sizeof(double) + sizeof(int64_t));
-    if (!vae) return bytes;
-    const struct vae_config *c = &vae->config;
-    return bytes + vae_distance_bytes(vae, size->height / c->scale_y, size->width / c->scale_y,
-                                      1 + (size->frames - 1) / c->scale_t);
-}
-
 status_t quality_open(struct vae *vae, const struct video_size *size, const float *reference,
-                      const float *video, struct quality_run **run, struct error *error)
+                      const float *video, size_t limit, struct quality_run **run, struct error *error)
 {
     status_t status = check_size(vae, size, error);
     if (status != STATUS_OK) return status;
@@ -102,7 +92,7 @@ status_t quality_open(struct vae *vae, const struct video_size *size, const floa
     }
     if (vae)
         status = vae_distance_open(vae, size->height / vae->config.scale_y, size->width / vae->config.scale_y,
-                                   q->steps, &q->distance, error);
+                                   q->steps, limit, &q->distance, error);
     if (status != STATUS_OK) goto err_run;
     *run = q;
     return STATUS_OK;
@@ -124,7 +114,7 @@ void quality_close(struct quality_run *q)
 
 int quality_steps(const struct quality_run *q)
 {
-    return q->steps;
+    return q->distance ? vae_distance_pieces(q->distance) : q->steps;
 }
 
 /* ------------------------------------------------------------------------------------------------ rows */
@@ -229,18 +219,24 @@ static void finish(const struct quality_run *q, struct quality *quality)
     quality->perceptual = q->distance ? vae_distance_mean(q->distance) : NAN;
 }
 
-status_t quality_step(struct quality_run *q, struct team *team, bool *done, struct quality *quality,
-                      struct error *error)
+/* Of the frames of a latent frame. */
+static void compare_pixels(struct quality_run *q, struct team *team)
 {
     int count = q->step == 0 ? 1 : q->per_step, rows = count * CHANNELS * q->size.height;
     team_run(team, rows, round_row, q);
     for (int row = 0; row < rows; row++) q->ssim[row] = 0;
     if (holds_window(&q->size)) team_run(team, rows, ssim_row, q);
     for (int frame = 0; frame < count; frame++) add_frame(q, frame);
-    status_t status = STATUS_OK;
-    if (q->distance) status = vae_distance_step(q->distance, team, q->reference, q->video, q->step, error);
     q->frame += count;
-    *done = status == STATUS_OK && ++q->step == q->steps;
+}
+
+status_t quality_step(struct quality_run *q, struct team *team, bool *done, struct quality *quality,
+                      struct error *error)
+{
+    status_t status = STATUS_OK;
+    if (q->step < q->steps) compare_pixels(q, team);
+    if (q->distance) status = vae_distance_step(q->distance, team, q->reference, q->video, q->step, error);
+    *done = status == STATUS_OK && ++q->step == quality_steps(q);
     if (*done) finish(q, quality);
     return status;
 }
@@ -250,7 +246,7 @@ status_t quality_measure(struct vae *vae, struct team *team, const float *refere
 {
     struct quality_run *run = NULL;
     struct video_size size = {.frames = frames, .width = width, .height = height};
-    status_t status = quality_open(vae, &size, reference, video, &run, error);
+    status_t status = quality_open(vae, &size, reference, video, 0, &run, error);
     if (!run) return status;
     for (bool done = false; status == STATUS_OK && !done;)
         status = quality_step(run, team, &done, quality, error);

@@ -1,9 +1,9 @@
 /*
  * quality.h - how close one video is to another: PSNR, SSIM and a perceptual distance.
  *
- *     quality_open(vae, &(struct video_size){17, 64, 64, 16}, reference, video, &run, &error);
- *     do quality_step(run, team, &done, &quality, &error); while (!done);   a latent frame a call: work of
- *                                                                           others fits between
+ *     quality_open(vae, &(struct video_size){17, 64, 64, 16}, reference, video, limit, &run, &error);
+ *     do quality_step(run, team, &done, &quality, &error); while (!done);   a latent frame (of a band) a call: work
+ *                                                                           of others fits between
  *     quality_close(run);
  *
  * PSNR and SSIM are those of the pictures a person gets: values are clamped and rounded to 256 levels as
@@ -30,15 +30,13 @@ struct quality {
 struct quality_run;
 
 /* vae: holds its encoder, and the sizes are those it makes (STATUS_INVALID otherwise); NULL: no perceptual
- * distance. reference, video: [size->frames, 3, height, width]. */
+ * distance. reference, video: [size->frames, 3, height, width]. limit: bytes of the encoders (vae_distance_open). */
 status_t quality_open(struct vae *vae, const struct video_size *size, const float *reference,
-                      const float *video, struct quality_run **run, struct error *error);
+                      const float *video, size_t limit, struct quality_run **run, struct error *error);
 void quality_close(struct quality_run *run); /* NULL is fine */
-/* What quality_open would allocate, about. */
-size_t quality_bytes(const struct vae *vae, const struct video_size *size);
 
-/* Measures the frames of one latent frame (without a VAE: one frame). *done: it was the last; *quality is
- * written then. */
+/* Measures a piece: the frames of one latent frame (without a VAE: one frame), and the encoders' rows of one band.
+ * *done: it was the last; *quality is written then. */
 status_t quality_step(struct quality_run *run, struct team *team, bool *done, struct quality *quality,
                       struct error *error);
 /* How many steps there are. */

@@ -16,6 +16,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "worker/home.h"
+#include "worker/probe.h"
 #include "worker/share.h"
 #include "worker/stage.h"
 #include "worker/tier.h"
@@ -30,7 +31,9 @@ struct rank {
     struct stage *stage; /* in an epoch, on every other member; where homes float, on every member */
     char model_name[72], model_directory[4096];
     uint64_t last_epoch; /* the latest it was told to enter */
+    uint32_t seats;      /* of the group, as that said; 0: not yet */
     struct share share;  /* of home and stage, on a rank that is both */
+    struct probe probe;  /* of the link to another member */
     bool joined, stop;
     struct error broken; /* why the epoch cannot go on; STATUS_OK: it can */
     int broken_peer;
@@ -60,7 +63,7 @@ static uint32_t block_count(const struct model *m)
 
 static void present(struct rank *r)
 {
-    struct presence p = {.epoch = r->engine->epoch, .last_epoch = r->last_epoch};
+    struct presence p = {.epoch = r->engine->epoch, .last_epoch = r->last_epoch, .ranks = r->seats};
     const struct model *m = r->engine->model;
     if (m) {
         memcpy(p.model, r->model_name, sizeof p.model);
@@ -79,6 +82,7 @@ static void leave_epoch(struct rank *r)
 {
     if (r->joined) fabric_leave(r->engine->fabric);
     tier_leave(r->engine->tier);
+    probe_leave(&r->probe, r->engine);
     r->joined = false;
     r->broken.status = STATUS_OK;
     engine_drop_events(r->engine);
@@ -160,6 +164,7 @@ static void enter_epoch(struct rank *r, const Refrain__Epoch *order)
     leave_epoch(r);
     r->engine->epoch = order->epoch;
     if (order->epoch > r->last_epoch) r->last_epoch = order->epoch;
+    if (order->has_seats && order->seats <= FABRIC_MAX_MEMBERS) r->seats = order->seats;
     status_t status = join(r, order, &error);
     if (status == STATUS_ABORTED) { /* by an order that waits: it ends this epoch, nothing is lost */
         leave_epoch(r);
@@ -295,6 +300,9 @@ static void serve_order(struct rank *r, const Refrain__WorkerOrder *order)
     case REFRAIN__WORKER_ORDER__BODY_CANCEL:
         if (r->home) home_cancel(r->home, order->cancel->job, order->cancel->attempt);
         break;
+    case REFRAIN__WORKER_ORDER__BODY_REST:
+        if (r->home) home_rest(r->home, order->rest);
+        break;
     case REFRAIN__WORKER_ORDER__BODY_NOTED:
         if (r->home) home_noted(r->home, order->noted->job, order->noted->attempt);
         break;
@@ -303,6 +311,9 @@ static void serve_order(struct rank *r, const Refrain__WorkerOrder *order)
         break;
     case REFRAIN__WORKER_ORDER__BODY_TIER_LEASE:
         tier_lease(r->engine->tier, order->tier_lease);
+        return;
+    case REFRAIN__WORKER_ORDER__BODY_PROBE:
+        if (r->joined) probe_begin(&r->probe, r->engine, r->config->control, order->probe);
         return;
     case REFRAIN__WORKER_ORDER__BODY_TIER_COMMAND:
         tier_command(r->engine->tier, order->tier_command);
@@ -338,6 +349,8 @@ static void serve_fabric(struct rank *r)
         default:
             if (tier_concerns(&event))
                 tier_event(r->engine, &event);
+            else if (probe_concerns(&event))
+                probe_event(&r->probe, r->engine, &event);
             else if (r->stage && (!r->home || stage_concerns(&event)))
                 stage_event(r->stage, &event);
             else
@@ -370,6 +383,7 @@ static bool work(struct rank *r, int64_t *deadline_ns)
 {
     int priority = 0;
     bool tended = tier_tend(r->engine->tier, deadline_ns);
+    probe_tend(&r->probe, deadline_ns);
     tended |= r->home && home_tend(r->home);
     enum job_piece piece = r->home ? home_next(r->home, &priority, deadline_ns) : PIECE_NONE;
     int at_stage = r->stage ? stage_next(r->stage) : -1;

@@ -63,12 +63,19 @@ static status_t fingerprint(const struct tier_config *config, uint64_t *numerics
 
 static status_t open_store(struct tier *tier, const struct tier_config *config, struct error *error)
 {
-    struct store_config store = {.limit_bytes[LEVEL_HOST] = config->memory_bytes, .thread = true};
+    struct store_config store = {.limit_bytes[LEVEL_HOST] = config->memory_bytes,
+                                 .limit_bytes[LEVEL_DEVICE] = config->device_bytes,
+                                 .thread = true};
+    if (config->device_bytes) {
+        tier->device = memory_of_backend(config->ops);
+        store.device = &tier->device;
+    }
     if (config->directory) {
         store.directory = config->directory;
         store.limit_bytes[LEVEL_DISK] = config->disk_bytes;
     }
     status_t status = store_open(&store, &tier->store, error);
+    if (status == STATUS_NO_MEMORY) error_prefix(error, "the cache tier (--tier-device, --tier-memory)");
     if (status != STATUS_CONFLICT || !config->directory) return status;
     /* Of a process that hangs, say, whose seat this one takes. */
     log_line(LOG_WARN, "%s; items are kept in memory only", error->text);
@@ -83,6 +90,14 @@ static status_t check_config(const struct tier_config *config, struct error *err
         return error_set(error, STATUS_INVALID,
                          "--tier-memory %" PRIu64 ": must be 0 (no cache tier) or at least %d bytes",
                          config->memory_bytes, TIER_MEMORY_LEAST);
+    if (config->device_bytes && config->ops->local)
+        return error_set(error, STATUS_INVALID,
+                         "--tier-device %" PRIu64 ": %s computes in the host's memory; say --tier-memory",
+                         config->device_bytes, config->ops->name);
+    if (config->device_bytes && config->device_bytes < TIER_MEMORY_LEAST)
+        return error_set(error, STATUS_INVALID,
+                         "--tier-device %" PRIu64 ": must be 0 (no level on the device) or at least %d bytes",
+                         config->device_bytes, TIER_MEMORY_LEAST);
     if (config->directory && config->disk_bytes == 0)
         return error_set(error, STATUS_INVALID, "--tier-disk-bytes 0: must be above 0 with --tier-disk %s",
                          config->directory);
@@ -92,6 +107,11 @@ static status_t check_config(const struct tier_config *config, struct error *err
 status_t tier_open(const struct tier_config *config, struct tier **tier, struct error *error)
 {
     struct tier *made = NULL;
+    if (config->memory_bytes == 0 && config->device_bytes)
+        return error_set(error, STATUS_INVALID,
+                         "--tier-memory 0: a level on the device (--tier-device %" PRIu64
+                         ") needs memory to copy items to",
+                         config->device_bytes);
     if (config->memory_bytes == 0 && config->directory)
         return error_set(error, STATUS_INVALID,
                          "--tier-memory 0: a disk level (--tier-disk %s) needs memory to read items into",
@@ -135,7 +155,8 @@ void tier_close(struct tier *tier)
     if (tier->store) tier_tend(tier, &deadline_ns);
     for (int i = 0; i < TIER_FETCHES; i++)
         if (tier->fetches[i].state == FETCH_HERE) store_release(tier->store, &tier->fetches[i].view);
-    store_close(tier->store);
+    /* What MPI may still write into is left to the process's end, which is near. */
+    if (tier_settle_landings(tier)) store_close(tier->store);
     if (tier->arrived >= 0) close(tier->arrived);
     free(tier->told);
     pthread_cond_destroy(&tier->work);
@@ -183,7 +204,7 @@ struct tier_fetch *tier_fetch_new(struct tier *tier, const struct key *key)
 
 void tier_fetch_miss(struct tier *tier, struct tier_fetch *fetch, enum miss reason)
 {
-    fetch->state = FETCH_MISSED;
+    fetch->state = fetch->spare ? FETCH_FREE : FETCH_MISSED;
     fetch->reason = reason;
     fetch->until_ns = clock_now_ns() + TIER_ABSENT_MS * MILLISECOND_NS;
 }
@@ -249,14 +270,14 @@ static status_t miss(struct tier *tier, struct tier_query *query, enum miss reas
     return STATUS_NOT_FOUND;
 }
 
-/* It is on disk, or may be with another rank. */
-static status_t begin(struct tier *tier, struct tier_query *query, bool on_disk)
+/* It is on disk (or on the device, and wanted on the host), or may be with another rank. */
+static status_t begin(struct tier *tier, struct tier_query *query, bool here)
 {
     struct tier_fetch *fetch = tier_fetch_new(tier, &query->key);
     if (!fetch) return miss(tier, query, MISS_BUSY, false);
     struct tier_task task = {.kind = TASK_READ, .place = (int)(fetch - tier->fetches), .key = query->key};
-    if (on_disk && !tier_give(tier, &task)) return miss(tier, query, MISS_BUSY, false);
-    if (on_disk)
+    if (here && !tier_give(tier, &task)) return miss(tier, query, MISS_BUSY, false);
+    if (here)
         fetch->state = FETCH_READING;
     else
         tier_begin_asking(tier, fetch, query->deadline_ns);
@@ -279,17 +300,20 @@ status_t tier_ask(struct tier *tier, struct tier_query *query, struct view *view
         fetch->state = FETCH_FREE;
         return STATUS_OK;
     }
+    if (fetch) fetch->spare = false; /* somebody waits for it now */
     if (fetch && fetch->state != FETCH_MISSED)
         return late ? miss(tier, query, MISS_LATE, false) : STATUS_AGAIN;
-    status_t status = store_try(tier->store, &query->key, LEVEL_HOST, view, &reason);
+    status_t status =
+        store_try(tier->store, &query->key, query->device ? LEVEL_DEVICE : LEVEL_HOST, view, &reason);
     if (status == STATUS_OK) return STATUS_OK;
-    if (reason == MISS_UNFINISHED && !late) return STATUS_AGAIN;
-    if (fetch && reason != MISS_UNFINISHED) {
+    bool given_up = reason == MISS_UNFINISHED && tier_is_abandoned(tier, &query->key); /* nobody makes it */
+    if (reason == MISS_UNFINISHED && !late && !given_up) return STATUS_AGAIN;
+    if (fetch && (reason != MISS_UNFINISHED || given_up)) {
         bool counted = fetch->counted;
         fetch->counted = false; /* who asks next counts for himself */
         return miss(tier, query, fetch->reason, counted);
     }
-    if (late) return miss(tier, query, status == STATUS_AGAIN ? MISS_LATE : reason, false);
+    if (late || given_up) return miss(tier, query, status == STATUS_AGAIN ? MISS_LATE : reason, false);
     if (status == STATUS_AGAIN) return begin(tier, query, true);
     return tier_reaches_others(tier) ? begin(tier, query, false) : miss(tier, query, reason, false);
 }
@@ -301,21 +325,35 @@ void tier_release(struct tier *tier, struct view *view)
 
 /* ----------------------------------------------------------------------------------------------- publishing */
 
-status_t tier_reserve(struct tier *tier, uint64_t tenant, const struct key *key, uint64_t bytes,
-                      double seconds, struct draft *draft, struct error *error)
+static status_t reserve(struct tier *tier, uint64_t tenant, const struct key *key, const struct item *item,
+                        enum level level, struct draft *draft, struct error *error)
 {
     if (!tier) return error_set(error, STATUS_UNSUPPORTED, "the cache tier is off");
     if (key->tenant != tenant && key->tenant != KEY_PUBLIC)
         return error_set(error, STATUS_DENIED, "cache tier: the key is another tenant's");
-    return store_reserve(tier->store, key, &(struct item){.bytes = bytes, .seconds = seconds}, LEVEL_HOST,
-                         draft, error);
+    return store_reserve(tier->store, key, item, level, draft, error);
+}
+
+status_t tier_reserve(struct tier *tier, uint64_t tenant, const struct key *key, uint64_t bytes,
+                      double seconds, struct draft *draft, struct error *error)
+{
+    return reserve(tier, tenant, key, &(struct item){.bytes = bytes, .seconds = seconds}, LEVEL_HOST, draft,
+                   error);
+}
+
+status_t tier_reserve_device(struct tier *tier, uint64_t tenant, const struct key *key, uint64_t bytes,
+                             double seconds, struct draft *draft, struct error *error)
+{
+    return reserve(tier, tenant, key, &(struct item){.bytes = bytes, .seconds = seconds}, LEVEL_DEVICE, draft,
+                   error);
 }
 
 void tier_commit(struct tier *tier, struct draft *draft)
 {
     struct tier_task task = {.kind = TASK_COMMIT, .draft = *draft};
     struct error error;
-    if (draft->size <= TIER_SMALL || !tier_give(tier, &task)) {
+    bool small = draft->size <= TIER_SMALL && draft->level == LEVEL_HOST;
+    if (small || !tier_give(tier, &task)) {
         if (store_commit(tier->store, draft, NULL, &error) != STATUS_OK) log_line(LOG_WARN, "%s", error.text);
         tier_tell(tier);
     }
@@ -329,6 +367,18 @@ void tier_abort(struct tier *tier, struct draft *draft)
 }
 
 /* -------------------------------------------------------------------------------------------------- commands */
+
+/* The coordinator wants a second copy of what another rank has. */
+static void copy(struct tier *tier, const struct key *key)
+{
+    struct store_match match = {.key = key};
+    if (!tier_reaches_others(tier) || find_fetch(tier, key) || store_list(tier->store, &match, NULL, NULL))
+        return;
+    struct tier_fetch *fetch = tier_fetch_new(tier, key);
+    if (!fetch) return;
+    fetch->spare = true;
+    tier_begin_asking(tier, fetch, clock_now_ns() + TIER_COPY_MS * MILLISECOND_NS);
+}
 
 void tier_command(struct tier *tier, const Refrain__TierCommand *command)
 {
@@ -347,6 +397,8 @@ void tier_command(struct tier *tier, const Refrain__TierCommand *command)
         size_t count = store_forget(tier->store, &match);
         if (count) log_line(LOG_INFO, "cache: %zu items were forgotten, as told", count);
         tier_tell(tier);
+    } else if (command->verb == REFRAIN__TIER_VERB__TIER_COPY) {
+        if (command->has_key) copy(tier, &key);
     } else if (command->has_key) {
         bool pin = command->verb == REFRAIN__TIER_VERB__TIER_PIN;
         status_t status = store_pin(tier->store, &key, pin, &error);

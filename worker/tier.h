@@ -21,7 +21,9 @@
  * piece of work that reserved it; a view may be kept as long as the job runs, and keeps memory taken meanwhile. Both
  * may be used over the end of an epoch.
  *
- * Bytes are the host's, and 256-byte aligned. An item that is found is whole, has the hash it was published with, and
+ * Bytes are 256-byte aligned, and the host's; or the device's for who says that ops alone will touch them (`device` of a
+ * query, tier_reserve_device) and is told so by `level`: what was made on the device is read there without the way over the
+ * host. An item that is found is whole, has the hash it was published with, and
  * was made with these numerics for this tenant (or for everybody: weights alone). Whatever does not fit is a miss. What
  * is refused (tier_reserve: too large, not worth what would have to go, here already, sooner computed than copied) is
  * no failure: go on without.
@@ -46,11 +48,13 @@ struct tier;
 
 enum {
     TIER_FETCHES = 64,           /* under way at once, for all jobs; more are misses (busy) */
-    TIER_MEMORY_LEAST = 1 << 20, /* bytes */
+    TIER_MEMORY_LEAST = 1 << 20, /* bytes, of host and device */
+    TIER_DEVICE_PARTS = 128,     /* of a GPU's memory one is for the tier, if nobody says otherwise */
 };
 
 struct tier_config {
     uint64_t memory_bytes; /* of the host's level; 0: the tier is off */
+    uint64_t device_bytes; /* of the device's, one arena of its memory; 0: none. Not where `ops` is local */
     const char *directory; /* of the disk level, this rank's alone; NULL: none. Borrowed for the call */
     uint64_t disk_bytes;
     const struct ops *ops; /* whose numbers they are: tier_numerics */
@@ -72,6 +76,7 @@ struct tier_query {
     struct key key;
     uint64_t tenant;     /* of key_tenant, the asking job's: the key must be that tenant's, or public */
     int64_t deadline_ns; /* when waiting is over; 0: do not wait */
+    bool device;         /* the view may be the device's, for ops to read (view.level) */
     enum miss reason;    /* of STATUS_NOT_FOUND */
 };
 
@@ -83,6 +88,10 @@ void tier_release(struct tier *tier, struct view *view);
  * STATUS_DENIED: another tenant's key. */
 status_t tier_reserve(struct tier *tier, uint64_t tenant, const struct key *key, uint64_t bytes,
                       double seconds, struct draft *draft, struct error *error);
+/* The same for what ops write: on the device, if there is a level that has room, else on the host (draft->level). To be
+ * committed after a wait. */
+status_t tier_reserve_device(struct tier *tier, uint64_t tenant, const struct key *key, uint64_t bytes,
+                             double seconds, struct draft *draft, struct error *error);
 void tier_commit(struct tier *tier, struct draft *draft); /* whole from soon on; the draft is over */
 void tier_abort(struct tier *tier, struct draft *draft);
 

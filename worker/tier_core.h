@@ -20,13 +20,17 @@ enum {
     TIER_KEPT_MS = 2000,                  /* what was fetched, for who asked for it */
     TIER_ABSENT_MS = 100,                 /* what could not be fetched is not looked for again so soon */
     TIER_QUESTIONS = 8,                   /* on their way at once */
+    TIER_LANDINGS = 8,                    /* items that come in, or stand still, or were given up half-way */
     TIER_QUESTION_BYTES = KEY_BYTES + 24, /* key, hash u64, size u64, patience in ms u64 */
     TIER_TRIES = 3,                       /* holders, one after the other, for one fetch */
+    TIER_COPY_MS = 30000,                 /* for a second copy, of which nobody waits */
     TIER_STALL_MS = 50,                   /* a transfer that makes no way lets the next one begin */
     TIER_TELL_MS = 1000,                  /* between figures; changes are told at once */
     TIER_PART = 512 << 10,                /* bytes of an item in one ticket */
     TIER_PARTS =
         2, /* of them under way at once, to all others together: a chunk of 1 MiB, a millisecond at 1 GB/s */
+    TIER_SPARE_PART =
+        64 << 10, /* of a second copy, which is sent where nothing else is on the way: one at a time */
     TIER_CREDITS =
         3, /* a ticket of the tier is posted while there are so many: two are left for hops, of which the last
                          one is kept for their way home (worker/engine.h) */
@@ -53,12 +57,22 @@ struct tier_task {
     enum miss reason;
 };
 
+/* A draft that the fabric writes parts into. It outlives a fetch that fails while a part is half-way: until that has come, or the
+ * epoch was left, the draft stays taken, and with it its memory. */
+struct tier_landing {
+    bool taken, abandoned;
+    struct key key;
+    struct draft draft;
+    struct fabric *fabric;
+    struct fabric_place place;
+};
+
 enum tier_fetch_state {
     FETCH_FREE,
     FETCH_READING, /* the thread reads it from disk */
     FETCH_ASKING,  /* the coordinator is asked who has it */
     FETCH_LEASED,  /* that is known; it waits for its turn */
-    FETCH_MOVING,  /* its parts arrive in `draft` */
+    FETCH_MOVING,  /* its parts arrive */
     FETCH_HERE,    /* `view` waits for who asked */
     FETCH_MISSED,  /* `reason` */
 };
@@ -69,16 +83,17 @@ struct tier_fetch {
     struct view view;
     enum miss reason;
     bool counted;     /* MISSED: in the statistics */
+    bool spare;       /* a second copy, that no job waits for */
     int64_t until_ns; /* HERE, MISSED: then it is forgotten; else: then it ends */
     uint64_t number;  /* of the question, and of the transfer */
     uint64_t lease;   /* 0: none */
     int holder, tries;
     uint64_t bytes, xxh3, received;
     double seconds;
-    struct draft draft;     /* MOVING */
-    XXH3_state_t *hash;     /* MOVING: of what has come */
-    int64_t asked_until_ns; /* the latest deadline of those who ask for it */
-    int64_t moved_ns;       /* when the last part came, or was asked for */
+    struct tier_landing *landing; /* MOVING: where its parts arrive */
+    XXH3_state_t *hash;           /* MOVING: of what has come */
+    int64_t asked_until_ns;       /* the latest deadline of those who ask for it */
+    int64_t moved_ns;             /* when the last part came, or was asked for */
 };
 
 enum tier_serving_state {
@@ -95,6 +110,7 @@ struct tier_serving {
     int peer;
     uint64_t transfer, sent;
     int parts;            /* under way */
+    bool spare;           /* a second copy */
     uint64_t bytes, xxh3; /* that the asker expects */
     struct view view;     /* SENDING, ENDING */
     enum miss reason;     /* REFUSING */
@@ -103,12 +119,14 @@ struct tier_serving {
 
 struct tier {
     struct store *store;
+    struct level_memory device; /* the store's, if it has such a level */
     uint64_t numerics;
     int arrived; /* eventfd: tier_tend has something */
     int tasks;   /* given to the thread and not taken back */
     struct tier_fetch fetches[TIER_FETCHES];
     struct tier_serving servings[TIER_SERVINGS];
     struct tier_question questions[TIER_QUESTIONS];
+    struct tier_landing landings[TIER_LANDINGS];
     struct engine *engine; /* NULL: not in an epoch with others */
     int serving;           /* whose part was posted last */
     int parts;             /* posted and not SENT yet */
@@ -148,5 +166,9 @@ void tier_begin_asking(struct tier *tier, struct tier_fetch *fetch, int64_t dead
 /* Lets what can go on do so; *deadline_ns: when time alone brings something. */
 void tier_move(struct tier *tier, int64_t now_ns, int64_t *deadline_ns);
 void tier_lent(struct tier *tier, struct tier_task *task); /* a LEND is done */
+/* Gives back what was abandoned and nothing is written to any more. False: something still may be. */
+bool tier_settle_landings(struct tier *tier);
+/* Is the draft of that key one of these? */
+bool tier_is_abandoned(const struct tier *tier, const struct key *key);
 
 #endif

@@ -12,10 +12,12 @@
  * Parts are tickets like hops, posted by the same thread in one order with them. They never make a hop wait for more than
  * one chunk: a rank has two parts of 512 KiB under way at a time, to whomever, and has one item coming in at a time (the
  * next begins when it is complete or stands still). They leave hops two credits of each edge, and are taken in when they are received:
- * no part ever waits, holding a credit, for anything. A part is read where it lies, in the store.
+ * no part ever waits, holding a credit, for anything. Second copies (`spare`), which nobody waits for, stand behind all of that: their
+ * parts of 64 KiB go one at a time, when no other item is on its way. A part is read where it lies, in the store, and lands where it belongs,
+ * in the draft: the fabric is told that (a place, cluster/fabric.h), and takes only what comes next and fits.
  *
  * Whatever goes wrong is a miss with a reason, at the latest by the fetch's deadline. What ends a transfer gives back the
- * draft or the view at once, but for a part that the fabric still reads.
+ * draft or the view at once, but for a part that the fabric still reads, or writes.
  */
 #include <math.h>
 #include <string.h>
@@ -53,12 +55,43 @@ static void report_ended(struct tier *tier, struct tier_fetch *fetch, bool stale
     fetch->lease = 0;
 }
 
+static struct tier_landing *free_landing(struct tier *tier)
+{
+    for (int i = 0; i < TIER_LANDINGS; i++)
+        if (!tier->landings[i].taken) return &tier->landings[i];
+    return NULL;
+}
+
+bool tier_settle_landings(struct tier *tier)
+{
+    bool still = true;
+    for (int i = 0; i < TIER_LANDINGS; i++) {
+        struct tier_landing *landing = &tier->landings[i];
+        if (!landing->abandoned) continue;
+        if (fabric_withdraw(landing->fabric, &landing->place)) {
+            store_abort(tier->store, &landing->draft);
+            *landing = (struct tier_landing){.taken = false};
+        } else {
+            still = false;
+        }
+    }
+    return still;
+}
+
+bool tier_is_abandoned(const struct tier *tier, const struct key *key)
+{
+    for (int i = 0; i < TIER_LANDINGS; i++)
+        if (tier->landings[i].abandoned && key_equal(&tier->landings[i].key, key)) return true;
+    return false;
+}
+
 /* Is over without the item: what it holds goes back. */
 static void fail(struct tier *tier, struct tier_fetch *fetch, enum miss reason)
 {
     struct ticket stop = {.kind = TICKET_STOP, .context = fetch->number};
     if (fetch->state == FETCH_MOVING) {
-        store_abort(tier->store, &fetch->draft);
+        fetch->landing->abandoned = true;
+        tier_settle_landings(tier);
         XXH3_freeState(fetch->hash);
         if (tier->engine && reason != MISS_LOST && reason != MISS_STALE)
             post(tier, fetch->holder, &stop, NULL, TIER_COOKIE); /* without it, the holder's patience ends */
@@ -121,7 +154,8 @@ static struct tier_question *free_question(struct tier *tier)
 /* False: not now. */
 static bool ask_holder(struct tier *tier, const struct tier_fetch *fetch, int64_t now_ns)
 {
-    struct ticket ticket = {.kind = TICKET_FETCH, .context = fetch->number, .bytes = TIER_QUESTION_BYTES};
+    struct ticket ticket = {
+        .kind = TICKET_FETCH, .context = fetch->number, .step = fetch->spare, .bytes = TIER_QUESTION_BYTES};
     struct tier_question *question = free_question(tier);
     if (!question) return false;
     key_encode(&fetch->key, question->wire);
@@ -133,29 +167,50 @@ static bool ask_holder(struct tier *tier, const struct tier_fetch *fetch, int64_
     return question->under_way;
 }
 
-/* Room for it, and the holder is told to send. False: there are no credits now. */
-static bool begin_moving(struct tier *tier, struct tier_fetch *fetch, int64_t now_ns)
+/* Room for it in the store, which the fabric is told of. False: not here; *reason says why. */
+static bool make_landing(struct tier *tier, struct tier_fetch *fetch, struct tier_landing *landing,
+                         enum miss *reason)
 {
-    struct item item = {.bytes = fetch->bytes, .seconds = fetch->seconds};
+    struct item item = {.bytes = fetch->bytes, .seconds = fetch->seconds, .spare = fetch->spare};
     struct error error;
-    if (!fabric_has_credits(tier->engine->fabric, fetch->holder, TIER_CREDITS) || !free_question(tier))
+    *landing = (struct tier_landing){.key = fetch->key, .fabric = tier->engine->fabric};
+    status_t status = store_reserve(tier->store, &fetch->key, &item, LEVEL_HOST, &landing->draft, &error);
+    /* A job makes it, or has made it; or everything here is worth more. */
+    *reason = status == STATUS_CONFLICT ? MISS_UNFINISHED : MISS_NO_ROOM;
+    if (status != STATUS_OK) return false;
+    fetch->hash = XXH3_createState();
+    if (!fetch->hash) {
+        store_abort(tier->store, &landing->draft);
         return false;
-    status_t status = store_reserve(tier->store, &fetch->key, &item, LEVEL_HOST, &fetch->draft, &error);
-    fetch->hash = status == STATUS_OK ? XXH3_createState() : NULL;
-    if (status == STATUS_OK && !fetch->hash) {
-        store_abort(tier->store, &fetch->draft);
-        status = STATUS_NO_MEMORY;
-    }
-    if (status != STATUS_OK) { /* a job makes it, has made it, or everything here is worth more */
-        fail(tier, fetch, status == STATUS_CONFLICT ? MISS_UNFINISHED : MISS_NO_ROOM);
-        return true;
     }
     XXH3_64bits_reset(fetch->hash);
+    landing->taken = true;
+    landing->place = (struct fabric_place){.peer = fetch->holder,
+                                           .kind = TICKET_ITEM,
+                                           .context = fetch->number,
+                                           .bytes = landing->draft.bytes,
+                                           .size = fetch->bytes};
+    fabric_offer(landing->fabric, &landing->place);
+    fetch->landing = landing;
+    return true;
+}
+
+/* Room for it, and the holder is told to send. Does nothing while there are no credits. */
+static void begin_moving(struct tier *tier, struct tier_fetch *fetch, int64_t now_ns)
+{
+    struct tier_landing *landing = free_landing(tier);
+    enum miss reason;
+    if (!landing || !fabric_has_credits(tier->engine->fabric, fetch->holder, TIER_CREDITS) ||
+        !free_question(tier))
+        return;
+    if (!make_landing(tier, fetch, landing, &reason)) {
+        fail(tier, fetch, reason);
+        return;
+    }
     fetch->state = FETCH_MOVING;
     fetch->received = 0;
     fetch->moved_ns = now_ns;
     if (!ask_holder(tier, fetch, now_ns)) fail(tier, fetch, MISS_LOST);
-    return true;
 }
 
 /* All parts are here. */
@@ -165,11 +220,16 @@ static void complete(struct tier *tier, struct tier_fetch *fetch)
     enum miss reason;
     struct error error;
     uint64_t hash = XXH3_64bits_digest(fetch->hash);
+    struct draft draft = fetch->landing->draft;
     XXH3_freeState(fetch->hash);
     report_ended(tier, fetch, false);
-    if (store_commit_hashed(tier->store, &fetch->draft, hash, &fetch->xxh3, &error) != STATUS_OK) {
+    fabric_withdraw(fetch->landing->fabric, &fetch->landing->place); /* full: nothing else lands there */
+    *fetch->landing = (struct tier_landing){.taken = false};
+    if (store_commit_hashed(tier->store, &draft, hash, &fetch->xxh3, &error) != STATUS_OK) {
         log_line(LOG_WARN, "%s", error.text);
         tier_fetch_miss(tier, fetch, MISS_SPOILED);
+    } else if (fetch->spare) {
+        fetch->state = FETCH_FREE;
     } else if (store_fetched(tier->store, &fetch->key, LEVEL_HOST, &view, &reason) == STATUS_OK) {
         tier_fetch_here(fetch, &view);
     } else { /* forgotten at once */
@@ -194,12 +254,13 @@ static void take_part(struct tier *tier, const struct fabric_event *event)
     const struct ticket *t = &event->ticket;
     struct tier_fetch *fetch = moving(tier, event);
     if (!fetch) return;
-    if (t->trace != fetch->received || t->bytes == 0 || t->bytes > fetch->bytes - fetch->received) {
+    const uint8_t *place = (const uint8_t *)fetch->landing->draft.bytes + fetch->received;
+    /* What is not in its place did not come next, or does not fit. */
+    if (t->trace != fetch->received || t->bytes == 0 || t->bytes > fetch->bytes - fetch->received ||
+        event->payload != place) {
         fail(tier, fetch, MISS_TORN);
         return;
     }
-    /* Hashed while it is in the processor's cache. */
-    memcpy((uint8_t *)fetch->draft.bytes + fetch->received, event->payload, t->bytes);
     XXH3_64bits_update(fetch->hash, event->payload, t->bytes);
     fetch->received += t->bytes;
     fetch->moved_ns = clock_now_ns();
@@ -214,17 +275,23 @@ static void take_gone(struct tier *tier, const struct fabric_event *event)
     if (!fetch) return;
     fail(tier, fetch, reason);
     int64_t now_ns = clock_now_ns();
-    if (reason != MISS_STALE || ++fetch->tries == TIER_TRIES || now_ns >= fetch->asked_until_ns ||
-        !tier_reaches_others(tier))
+    if (fetch->state == FETCH_FREE || reason != MISS_STALE || ++fetch->tries == TIER_TRIES ||
+        now_ns >= fetch->asked_until_ns || !tier_reaches_others(tier))
         return;
     fetch->until_ns = fetch->asked_until_ns;
     ask_directory(tier, fetch, now_ns);
 }
 
+/* Which one of two that are leased is to move first: those that jobs wait for, in their order. */
+static bool is_before(const struct tier_fetch *one, const struct tier_fetch *other)
+{
+    return one->spare != other->spare ? other->spare : one->number < other->number;
+}
+
 static void move_fetches(struct tier *tier, int64_t now_ns, int64_t *deadline_ns)
 {
     struct tier_fetch *next = NULL;
-    int64_t stall_ns = 0; /* when what moves now counts as standing still */
+    int64_t stalls_ns[2] = {0}; /* when what moves now counts as standing still: for jobs; spare */
     for (int i = 0; i < TIER_FETCHES; i++) {
         struct tier_fetch *fetch = &tier->fetches[i];
         if (fetch->state < FETCH_ASKING || fetch->state > FETCH_MOVING) continue;
@@ -233,10 +300,13 @@ static void move_fetches(struct tier *tier, int64_t now_ns, int64_t *deadline_ns
             continue;
         }
         if (fetch->until_ns < *deadline_ns) *deadline_ns = fetch->until_ns;
-        if (fetch->state == FETCH_MOVING && fetch->moved_ns + TIER_STALL_MS * MILLISECOND_NS > stall_ns)
-            stall_ns = fetch->moved_ns + TIER_STALL_MS * MILLISECOND_NS;
-        if (fetch->state == FETCH_LEASED && (!next || fetch->number < next->number)) next = fetch;
+        int64_t *stall_ns = &stalls_ns[fetch->spare];
+        if (fetch->state == FETCH_MOVING && fetch->moved_ns + TIER_STALL_MS * MILLISECOND_NS > *stall_ns)
+            *stall_ns = fetch->moved_ns + TIER_STALL_MS * MILLISECOND_NS;
+        if (fetch->state == FETCH_LEASED && (!next || is_before(fetch, next))) next = fetch;
     }
+    /* What a job waits for does not wait for a spare one. */
+    int64_t stall_ns = next && next->spare && stalls_ns[1] > stalls_ns[0] ? stalls_ns[1] : stalls_ns[0];
     if (next && now_ns < stall_ns && stall_ns < *deadline_ns) *deadline_ns = stall_ns;
     if (next && now_ns >= stall_ns) begin_moving(tier, next, now_ns);
 }
@@ -295,6 +365,7 @@ static void take_fetch(struct tier *tier, const struct fabric_event *event)
     if (patience_ms > UINT32_MAX) patience_ms = UINT32_MAX;
     *serving = (struct tier_serving){.peer = event->peer,
                                      .transfer = event->ticket.context,
+                                     .spare = event->ticket.step != 0,
                                      .xxh3 = wire_get64(wire + KEY_BYTES),
                                      .bytes = wire_get64(wire + KEY_BYTES + 8),
                                      .until_ns = clock_now_ns() + (int64_t)patience_ms * MILLISECOND_NS};
@@ -333,6 +404,25 @@ static void take_stop(struct tier *tier, const struct fabric_event *event)
     }
 }
 
+/* False: not now. */
+static bool send_part(struct tier *tier, int place, uint64_t most)
+{
+    struct tier_serving *serving = &tier->servings[place];
+    uint64_t left = serving->view.size - serving->sent;
+    struct ticket ticket = {.kind = TICKET_ITEM,
+                            .context = serving->transfer,
+                            .trace = serving->sent,
+                            .bytes = left < most ? left : most};
+    const uint8_t *bytes = (const uint8_t *)serving->view.bytes + serving->sent;
+    if (post(tier, serving->peer, &ticket, bytes, TIER_COOKIE_PART + (uint64_t)place) != STATUS_OK)
+        return false;
+    serving->sent += ticket.bytes;
+    serving->parts++;
+    tier->parts++;
+    if (serving->sent == serving->view.size) serving->state = SERVING_ENDING;
+    return true;
+}
+
 /* Parts, of one serving after the other, as many as may be under way. */
 static void send_parts(struct tier *tier)
 {
@@ -340,20 +430,17 @@ static void send_parts(struct tier *tier)
         int place = (tier->serving + 1) % TIER_SERVINGS;
         struct tier_serving *serving = &tier->servings[place];
         tier->serving = place;
-        if (serving->state != SERVING_SENDING) continue;
-        uint64_t left = serving->view.size - serving->sent;
-        struct ticket ticket = {.kind = TICKET_ITEM,
-                                .context = serving->transfer,
-                                .trace = serving->sent,
-                                .bytes = left < TIER_PART ? left : TIER_PART};
-        const uint8_t *bytes = (const uint8_t *)serving->view.bytes + serving->sent;
-        if (post(tier, serving->peer, &ticket, bytes, TIER_COOKIE_PART + (uint64_t)place) != STATUS_OK)
-            continue;
-        serving->sent += ticket.bytes;
-        serving->parts++;
-        tier->parts++;
-        if (serving->sent == serving->view.size) serving->state = SERVING_ENDING;
-        i = 0; /* all others, and then this one again */
+        if (serving->state == SERVING_SENDING && !serving->spare && send_part(tier, place, TIER_PART))
+            i = 0; /* all others, and then this one again */
+    }
+}
+
+/* One part of a second copy, where nothing else of the tier is on its way. */
+static void send_spare_part(struct tier *tier)
+{
+    for (int i = 0; i < TIER_SERVINGS && tier->parts == 0; i++) {
+        const struct tier_serving *serving = &tier->servings[i];
+        if (serving->state == SERVING_SENDING && serving->spare) send_part(tier, i, TIER_SPARE_PART);
     }
 }
 
@@ -378,12 +465,14 @@ static void move_servings(struct tier *tier, int64_t now_ns, int64_t *deadline_n
             *deadline_ns = serving->until_ns;
     }
     send_parts(tier);
+    send_spare_part(tier);
 }
 
 /* ----------------------------------------------------------------------------------------------------- epoch */
 
 void tier_move(struct tier *tier, int64_t now_ns, int64_t *deadline_ns)
 {
+    tier_settle_landings(tier);
     if (!tier->engine) return;
     move_fetches(tier, now_ns, deadline_ns);
     move_servings(tier, now_ns, deadline_ns);

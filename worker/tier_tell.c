@@ -38,6 +38,7 @@ static void tell_entry(void *context, const struct store_entry *entry)
         item->bytes = entry->bytes;
         item->xxh3 = entry->xxh3;
         item->seconds = entry->seconds;
+        item->has_dear = item->dear = entry->dear;
     }
     if (t->changes.n_items == AT_ONCE) flush(t);
 }

@@ -227,6 +227,7 @@ status_t key_of_table(const char *tenant, const struct table_facts *facts, struc
     put_range(&list, "steps", facts->steps, 1, KEY_STEPS_MAX);
     put_number(&list, "shift", facts->shift);
     put_number(&list, "guidance", facts->guidance);
+    put_number(&list, "guidance_2", facts->guidance_2);
     return finish(&list, ITEM_TABLE, tenant, key);
 }
 

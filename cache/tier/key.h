@@ -33,7 +33,7 @@ enum item_kind {
     ITEM_FIRST_STEP = 1, /* one branch's output of a run's first step, computed in full */
     ITEM_CHECKPOINT = 2, /* a run after so many steps: latent, the solver's and the policy's state */
     ITEM_LATENT = 3,     /* a run's last latent */
-    ITEM_TABLE = 4,      /* a calibration */
+    ITEM_TABLE = 4,      /* a calibration: a run that measured what tables are made from, with its records */
     ITEM_RESIDUAL = 5,   /* what skipped blocks would have added: a moving job's */
     ITEM_KINDS
 };
@@ -103,9 +103,10 @@ struct run_facts {
     double shift;
     uint32_t steps;
     double guidance, guidance_2; /* guidance_2: of a second expert's steps; 0: there is none */
-    const char *policy;       /* complete text of cache/settings.h, "" for none */
-    uint64_t tables;          /* that the policy decides by */
-    const struct key *origin; /* the checkpoint it went on from with other facts; NULL: it began with noise */
+    const char *policy;          /* complete text of cache/settings.h, "" for none */
+    uint64_t tables;             /* that the policy decides by */
+    const struct key *
+        origin; /* the run (its latent's key) that it went on from with other facts; NULL: it began with noise */
     uint32_t origin_step;
     uint32_t element;
 };
@@ -119,10 +120,10 @@ struct residual_facts {
 struct table_facts {
     uint64_t weights, adapters, numerics;
     const char *method; /* "teacache", ... */
-    uint64_t prompts;   /* texts and seeds it was measured with */
+    uint64_t prompts;   /* texts and seeds it was measured with, and what encoded them */
     struct picture_facts picture;
     uint32_t solver, order, steps;
-    double shift, guidance;
+    double shift, guidance, guidance_2; /* guidance_2: as in run_facts */
 };
 
 /* STATUS_INVALID names the fact that is out of range; STATUS_DENIED: this kind cannot be public. */

@@ -35,6 +35,7 @@ void *level_address(const struct store *store, enum level level, const struct en
 static uint16_t list_of(const struct store *store, const struct entry *entry)
 {
     double factor = worth_factor(&store->worth, habit_of(&entry->key, entry->uses));
+    if (entry->spare) factor /= STORE_SPARE;
     double density =
         2 * log2((double)entry->seconds * factor / (double)entry->bytes) + 2 * 38; /* from 2^-38 on */
     int cut = density > 0 ? (density < DENSITIES - 1 ? (int)density : DENSITIES - 1) : 0;
@@ -86,23 +87,27 @@ void level_touch(struct store *store, uint32_t slot, double now)
         }
 }
 
-void queue_add(struct store *store, uint32_t slot)
+void queue_add(struct store *store, enum level level, uint32_t slot)
 {
-    store->entries[slot].queued = true;
-    list_insert(store, LEVEL_DISK, LIST_QUEUE, slot, store->level[LEVEL_DISK].newest[LIST_QUEUE]);
+    struct entry *entry = &store->entries[slot];
+    if (entry->queued & level_bit(level)) return;
+    entry->queued |= level_bit(level);
+    list_insert(store, level, LIST_QUEUE, slot, store->level[level].newest[LIST_QUEUE]);
     pthread_cond_signal(&store->work);
 }
 
-static void queue_remove(struct store *store, uint32_t slot)
+static void queue_remove(struct store *store, enum level level, uint32_t slot)
 {
-    list_remove(store, LEVEL_DISK, LIST_QUEUE, slot);
-    store->entries[slot].queued = false;
+    struct entry *entry = &store->entries[slot];
+    if (!(entry->queued & level_bit(level))) return;
+    list_remove(store, level, LIST_QUEUE, slot);
+    entry->queued &= (uint8_t)~level_bit(level);
 }
 
-uint32_t queue_take(struct store *store)
+uint32_t queue_take(struct store *store, enum level level)
 {
-    uint32_t slot = store->level[LEVEL_DISK].oldest[LIST_QUEUE];
-    if (slot != SLOT_NONE) queue_remove(store, slot);
+    uint32_t slot = store->level[level].oldest[LIST_QUEUE];
+    if (slot != SLOT_NONE) queue_remove(store, level, slot);
     return slot;
 }
 
@@ -116,6 +121,7 @@ void level_add(struct store *store, enum level level, uint32_t slot)
         entry->list = list_of(store, entry);
         tally->items++;
     }
+    queue_remove(store, level, slot); /* it has come another way */
     entry->copies |= level_bit(level);
     tally->bytes[level] += level_bytes(level, entry->bytes);
     list_add(store, level, slot);
@@ -150,7 +156,8 @@ void level_drop(struct store *store, enum level level, uint32_t slot)
 /* Nobody reads it, nothing of it is left. */
 static void entry_end(struct store *store, uint32_t slot)
 {
-    if (store->entries[slot].queued) queue_remove(store, slot);
+    queue_remove(store, LEVEL_DEVICE, slot);
+    queue_remove(store, LEVEL_DISK, slot);
     if (store->entries[slot].pinned) store->pinned_bytes -= store->entries[slot].bytes;
     index_free(store, slot);
 }
@@ -184,8 +191,9 @@ void entry_leave(struct store *store, uint32_t slot)
 
 double level_worth(struct store *store, const struct entry *entry, double now)
 {
-    return (double)entry->seconds *
-           worth_rate(&store->worth, habit_of(&entry->key, entry->uses), now - entry->last);
+    double worth = (double)entry->seconds *
+                   worth_rate(&store->worth, habit_of(&entry->key, entry->uses), now - entry->last);
+    return entry->spare ? worth / STORE_SPARE : worth;
 }
 
 /* What letting this copy go costs, in seconds per second: the whole item, or only fetching it from further down. */

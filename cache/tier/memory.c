@@ -1,4 +1,4 @@
-/* memory.c - see memory.h: the host's. Stateless; any thread. */
+/* memory.c - see memory.h. Stateless; any thread. */
 #include "cache/tier/memory.h"
 
 #include <string.h>
@@ -35,3 +35,31 @@ static status_t to_host(void *context, void *host, const void *arena_bytes, size
 
 const struct level_memory memory_host = {
     .allocate = allocate, .release = release, .from_host = from_host, .to_host = to_host};
+
+static status_t backend_allocate(void *ops, size_t bytes, void **arena, struct error *error)
+{
+    return ((const struct ops *)ops)->allocate(MEMORY_DEVICE, bytes, arena, error);
+}
+
+static void backend_release(void *ops, void *arena, size_t bytes)
+{
+    ((const struct ops *)ops)->release(MEMORY_DEVICE, arena);
+}
+
+static status_t backend_from_host(void *ops, void *arena_bytes, const void *host, size_t bytes,
+                                  struct error *error)
+{
+    return ((const struct ops *)ops)->copy_now(arena_bytes, host, bytes, error);
+}
+
+static status_t backend_to_host(void *ops, void *host, const void *arena_bytes, size_t bytes,
+                                struct error *error)
+{
+    return ((const struct ops *)ops)->copy_now(host, arena_bytes, bytes, error);
+}
+
+struct level_memory memory_of_backend(const struct ops *ops)
+{
+    return (struct level_memory){(void *)(uintptr_t)ops, backend_allocate, backend_release, backend_from_host,
+                                 backend_to_host};
+}

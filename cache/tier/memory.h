@@ -1,8 +1,8 @@
 /*
  * memory.h - where a level's arena comes from: the host's memory, or a device's behind four functions.
  *
- *     struct level_memory device = {gpu, allocate, release, from_host, to_host};      a real device's
- *     config.device_memory = &device;                                           or memory_host: for tests
+ *     struct level_memory device = memory_of_backend(ops);
+ *     config.device = &device;
  *
  * An arena is allocated and registered once, when a store is opened, and released when it is closed; copies go to and
  * from pieces of it. The functions are called by any thread, without a lock of the store's, several at a time.
@@ -12,6 +12,7 @@
 
 #include <stddef.h>
 #include "base/status.h"
+#include "kernels/ops.h"
 
 struct level_memory {
     void *context;
@@ -27,5 +28,9 @@ struct level_memory {
 
 /* Pages of this process, taken from the system when they are first touched. */
 extern const struct level_memory memory_host;
+
+/* MEMORY_DEVICE of a backend, whose team is open as long as the arena is there. Copies keep to no order with ops: a piece is
+ * copied when what wrote it has been waited for. */
+struct level_memory memory_of_backend(const struct ops *ops);
 
 #endif

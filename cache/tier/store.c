@@ -235,7 +235,7 @@ static status_t check_item(const struct store *store, const struct key *key, con
     if (key->kind >= ITEM_KINDS || key->format != KEY_FORMAT)
         return error_set(error, STATUS_INVALID, "cache: no key of this program's");
     const char *kind = item_kind_name((enum item_kind)key->kind);
-    if ((level != LEVEL_HOST && level != LEVEL_DEVICE) || !store->level[level].arena)
+    if (level == LEVEL_DISK)
         return error_set(error, STATUS_INVALID, "cache: an item of kind %s is to be put where no memory is",
                          kind);
     if (item->bytes == 0 || item->bytes > store->level[level].limit)
@@ -254,6 +254,7 @@ static status_t make_draft(struct store *store, const struct key *key, const str
 {
     const char *kind = item_kind_name((enum item_kind)key->kind);
     double worth = item->seconds * worth_rate(&store->worth, habit_of(key, uses), 0);
+    if (item->spare) worth /= STORE_SPARE;
     if (item->seconds * store->config.bytes_per_second[level] < MARGIN * (double)item->bytes)
         return error_set(error, STATUS_INVALID,
                          "cache: an item of kind %s has %" PRIu64
@@ -264,7 +265,10 @@ static status_t make_draft(struct store *store, const struct key *key, const str
     uint32_t slot = index_add(store, key), extent;
     if (slot == SLOT_NONE)
         return error_set(error, STATUS_NO_MEMORY, "cache: all of %u items are in use", store->items);
-    if (!level_make_room(store, level, item->bytes, worth, &extent)) {
+    bool room = level_make_room(store, level, item->bytes, worth, &extent);
+    if (!room && level == LEVEL_DEVICE)
+        room = level_make_room(store, level = LEVEL_HOST, item->bytes, worth, &extent);
+    if (!room) {
         index_hide(store, slot);
         index_free(store, slot);
         return error_set(error, STATUS_NO_MEMORY,
@@ -276,6 +280,7 @@ static status_t make_draft(struct store *store, const struct key *key, const str
     entry->bytes = item->bytes;
     entry->seconds = (float)item->seconds;
     entry->uses = uses;
+    entry->spare = item->spare;
     entry->extent[level] = extent;
     entry->state = ENTRY_DRAFT;
     entry->tenant = tally_slot(store, key->tenant);
@@ -288,6 +293,7 @@ static status_t make_draft(struct store *store, const struct key *key, const str
 status_t store_reserve(struct store *store, const struct key *key, const struct item *item, enum level level,
                        struct draft *draft, struct error *error)
 {
+    if (level == LEVEL_DEVICE && item->bytes > store->level[LEVEL_DEVICE].limit) level = LEVEL_HOST;
     status_t status = check_item(store, key, item, level, error);
     if (status != STATUS_OK) return status;
     pthread_mutex_lock(&store->lock);
@@ -368,9 +374,10 @@ static status_t commit(struct store *store, struct draft *draft, status_t status
         level_add(store, draft->level, draft->slot);
         worth_waited(&store->worth, habit_of(&entry->key, entry->uses), 0, &entry->counted);
         tally->published++;
+        tally->copied += entry->spare;
         store->drafts--;
         change_note(store, draft->slot);
-        if (store->disk.root >= 0 || draft->level == LEVEL_DEVICE) queue_add(store, draft->slot);
+        if (store->disk.root >= 0 || draft->level == LEVEL_DEVICE) queue_add(store, LEVEL_DISK, draft->slot);
         *draft = (struct draft){0};
     }
     pthread_mutex_unlock(&store->lock);
@@ -400,50 +407,6 @@ void store_abort(struct store *store, struct draft *draft)
 
 /* ------------------------------------------------------------------------------------------------- reading */
 
-/* Of a copy that is on its way to `level`: takes its room, lets go of the lock while bytes come, and makes it count.
- * MISSES: it is there. The caller is a reader of the entry. */
-static enum miss fetch(struct store *store, uint32_t slot, enum level level, double worth)
-{
-    struct entry *entry = &store->entries[slot];
-    struct error error = {0};
-    uint32_t extent;
-    if (!level_make_room(store, level, entry->bytes, worth, &extent)) return MISS_NO_ROOM;
-    enum level from = level == LEVEL_DEVICE            ? LEVEL_HOST
-                      : level_has(entry, LEVEL_DEVICE) ? LEVEL_DEVICE
-                                                       : LEVEL_DISK;
-    const struct level_memory *memory = store->level[from == LEVEL_DISK ? level : LEVEL_DEVICE].memory;
-    entry->extent[level] = extent;
-    entry->fetching = true;
-    void *to = level_address(store, level, entry);
-    const void *source = from == LEVEL_DISK ? NULL : level_address(store, from, entry);
-    struct disk_item item = {
-        .key = entry->key, .bytes = entry->bytes, .xxh3 = entry->xxh3, .serial = entry->serial};
-    pthread_mutex_unlock(&store->lock);
-    status_t status;
-    if (from == LEVEL_DISK)
-        status = disk_read(&store->disk, &item, to, &error);
-    else if (from == LEVEL_HOST)
-        status = memory->from_host(memory->context, to, source, item.bytes, &error);
-    else
-        status = memory->to_host(memory->context, to, source, item.bytes, &error);
-    if (from == LEVEL_DEVICE && status == STATUS_OK && XXH3_64bits(to, item.bytes) != item.xxh3)
-        status = error_set(&error, STATUS_CORRUPT, "the device's bytes have another hash");
-    if (status != STATUS_OK)
-        log_line(LOG_WARN, "cache: an item of kind %s cannot be used: %s",
-                 item_kind_name((enum item_kind)item.key.kind), error.text);
-    pthread_mutex_lock(&store->lock);
-    entry->fetching = false;
-    pthread_cond_broadcast(&store->fetched);
-    if (status == STATUS_OK && entry->state == ENTRY_HERE) {
-        level_add(store, level, slot);
-        return MISSES;
-    }
-    level_give_back(store, level, item.bytes, extent);
-    if (entry->state != ENTRY_HERE) return MISS_ABSENT; /* forgotten meanwhile */
-    if (from != LEVEL_HOST) entry_forget(store, slot);
-    return status == STATUS_CORRUPT ? MISS_DAMAGED : MISS_UNREADABLE;
-}
-
 /* The entry, once nobody else is fetching what is wanted of it. */
 static uint32_t await(struct store *store, const struct key *key, enum level level, enum miss *reason)
 {
@@ -463,19 +426,20 @@ static uint32_t await(struct store *store, const struct key *key, enum level lev
     }
 }
 
-/* Brings the entry to where it can be read. MISSES: it is. */
-static enum miss bring(struct store *store, uint32_t slot, enum level level, double now)
+/* Brings the entry to where it can be read. MISSES: it is. To the device now if the caller waits, else soon: until then the
+ * host's copy serves as well. */
+static enum miss bring(struct store *store, uint32_t slot, enum level level, bool waits)
 {
     struct entry *entry = &store->entries[slot];
     enum miss reason = MISSES;
     bool device = level == LEVEL_DEVICE && store->level[LEVEL_DEVICE].arena;
     if (!level_has(entry, LEVEL_HOST) && !(device && level_has(entry, LEVEL_DEVICE)))
-        reason = fetch(store, slot, LEVEL_HOST, INFINITY);
-    if (reason != MISSES || !device || level_has(entry, LEVEL_DEVICE) || entry->fetching) return reason;
-    /* Worth the time that the next fetch from the host takes; without it the host's copy serves as well. */
-    double seconds = (double)entry->bytes / store->config.bytes_per_second[LEVEL_HOST];
-    fetch(store, slot, LEVEL_DEVICE,
-          seconds * worth_rate(&store->worth, habit_of(&entry->key, entry->uses), now - entry->last));
+        reason = entry_fetch(store, slot, LEVEL_HOST, INFINITY);
+    if (reason != MISSES || !device || level_has(entry, LEVEL_DEVICE)) return reason;
+    if (waits)
+        entry_lift(store, slot);
+    else
+        queue_add(store, LEVEL_DEVICE, slot);
     return MISSES;
 }
 
@@ -519,8 +483,12 @@ static void count_use(struct store *store, uint32_t slot, enum purpose purpose, 
     if (purpose != FOR_LENT) tally->seconds_saved += (double)entry->seconds;
     if (purpose != FOR_FETCHED)
         worth_reused(&store->worth, habit_of(&entry->key, entry->uses), now - entry->last, &entry->counted);
+    bool more = worth_class(entry->uses + 1) > worth_class(entry->uses);
     entry->uses++;
-    if (entry->state == ENTRY_HERE) level_touch(store, slot, now);
+    entry->spare = false;
+    if (entry->state != ENTRY_HERE) return;
+    level_touch(store, slot, now);
+    if (more) change_note(store, slot);
 }
 
 static void count_miss(struct store *store, const struct key *key, enum miss why, double now)
@@ -530,7 +498,7 @@ static void count_miss(struct store *store, const struct key *key, enum miss why
     worth_missed(&store->worth, key, now);
 }
 
-/* The entry if it can be had without the disk and without waiting. STATUS_AGAIN: it cannot. */
+/* The entry if its bytes are where they are wanted, or on the host. STATUS_AGAIN: they have to be brought. */
 static status_t at_hand(const struct store *store, const struct key *key, enum level level, uint32_t *slot,
                         enum miss *reason)
 {
@@ -538,9 +506,7 @@ static status_t at_hand(const struct store *store, const struct key *key, enum l
     const struct entry *entry = *slot == SLOT_NONE ? NULL : &store->entries[*slot];
     *reason = !entry ? MISS_ABSENT : entry->state == ENTRY_DRAFT ? MISS_UNFINISHED : MISSES;
     if (*reason != MISSES) return STATUS_NOT_FOUND;
-    if (nearest(entry, level) == LEVEL_DISK) return STATUS_AGAIN;
-    return entry->fetching && !level_has(entry, LEVEL_HOST) && !level_has(entry, level) ? STATUS_AGAIN
-                                                                                        : STATUS_OK;
+    return level_has(entry, LEVEL_HOST) || level_has(entry, level) ? STATUS_OK : STATUS_AGAIN;
 }
 
 static status_t get(struct store *store, const struct key *key, enum level level, enum purpose purpose,
@@ -561,7 +527,7 @@ static status_t get(struct store *store, const struct key *key, enum level level
         struct entry *entry = &store->entries[slot];
         enum level found = nearest(entry, level);
         entry->readers++;
-        why = bring(store, slot, level, now);
+        why = bring(store, slot, level, waits);
         if (why == MISSES) {
             count_use(store, slot, purpose, found, now);
             show(store, slot, level, view);

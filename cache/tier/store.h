@@ -22,7 +22,7 @@
  * statistics; it is held for look-ups and accounting, never while bytes are copied, hashed, read, written or compared,
  * and nothing is waited for under it but the end of another thread's fetching of the same item. `duty` is held by
  * whoever settles: one thread at a time writes and removes files. Order: duty, then lock. store_get touches the disk
- * when the item is only there (store_try does not); reserve, commit, abort, release, pin, forget, stats and changes never
+ * when the item is only there, and copies between memories (store_try does neither); reserve, commit, abort, release, pin, forget, stats and changes never
  * do. With `thread`, the store settles in a thread of its own; without, when it is told to.
  *
  * Nothing is allocated after store_open.
@@ -46,6 +46,7 @@ enum eviction {
     EVICT_OLDEST,      /* least recently used, everything is let in: what benchmarks compare with */
 };
 
+enum { STORE_SPARE = 16 };
 enum { STORE_ITEMS = 65536, STORE_ITEMS_MAX = 1 << 24, STORE_HOST_LEAST = 1 << 16 };
 enum {
     STORE_TENANTS = 1024,
@@ -76,6 +77,7 @@ void store_close(struct store *store);
 struct item {
     uint64_t bytes;
     double seconds; /* of a processor's time that a hit saves */
+    bool spare;     /* another rank has it: it is worth a STORE_SPARE-th here, until it is used */
 };
 
 struct draft {
@@ -85,9 +87,9 @@ struct draft {
     uint32_t slot;
 };
 
-/* level: LEVEL_HOST, or LEVEL_DEVICE if there is one. STATUS_CONFLICT: it is here, or being published;
- * STATUS_INVALID: larger than the level, or sooner computed than copied; STATUS_NO_MEMORY: what would have to go is
- * worth more, or is in use. All of them mean: go on without. */
+/* level: LEVEL_HOST, or LEVEL_DEVICE: there, or on the host where no device has room (draft->level). STATUS_CONFLICT: it
+ * is here, or being published; STATUS_INVALID: larger than the level, or sooner computed than copied; STATUS_NO_MEMORY: what
+ * would have to go is worth more, or is in use. All of them mean: go on without. */
 status_t store_reserve(struct store *store, const struct key *key, const struct item *item, enum level level,
                        struct draft *draft, struct error *error);
 /* announced: the hash that the sender told; NULL: the bytes were made here. STATUS_CORRUPT: they do not fit it. Either
@@ -115,7 +117,8 @@ status_t store_get(struct store *store, const struct key *key, enum level level,
                    enum miss *reason);
 void store_release(struct store *store, struct view *view);
 
-/* As store_get, but neither touches the disk nor waits: STATUS_AGAIN where it would have to. Only a hit counts, because
+/* As store_get, but nothing is copied, read from disk or waited for: STATUS_AGAIN where that has to be. (An item wanted on
+ * the device that is on the host is lifted in the background, for the next time.) Only a hit counts, because
  * who gets no hit may look elsewhere: that ends with store_missed, or with an item that is committed and store_fetched. */
 status_t store_try(struct store *store, const struct key *key, enum level level, struct view *view,
                    enum miss *reason);
@@ -145,12 +148,14 @@ struct store_entry {
     uint32_t uses, readers;
     uint8_t copies; /* bit 1 << level; 0: it has gone */
     bool pinned;
+    bool
+        dear; /* pinned; or used again, and worth its way to another rank: it should not be lost with this one */
 };
 
 /* Calls told() for committed items, without a lock; returns how many. */
 size_t store_list(struct store *store, const struct store_match *match,
                   void (*told)(void *context, const struct store_entry *entry), void *context);
-/* What came and went since the last call, in order, at most `most`; returns how many. *lost: there was more than is
+/* What came and went, or became dear, since the last call, in order, at most `most`; returns how many. *lost: there was more than is
  * remembered, ask store_list. For one caller: the directory's messenger. */
 size_t store_changes(struct store *store, struct store_entry *changes, size_t most, bool *lost);
 
@@ -160,7 +165,7 @@ status_t store_pin(struct store *store, const struct key *key, bool pinned, stru
 /* Nobody finds them from now on, views stay; files are gone after the next store_settle. Drafts are not touched.
  * Returns how many. */
 size_t store_forget(struct store *store, const struct store_match *match);
-/* Copies downwards what is new, and removes files: all there is to do. */
+/* Copies downwards what is new, to the device what was wanted there, and removes files: all there is to do. */
 void store_settle(struct store *store);
 
 /* -------------------------------------------------------------------------------------------------- figures */
@@ -171,6 +176,7 @@ struct tally {
     uint64_t spoiled;              /* did not fit the announced hash */
     uint64_t hits[LEVELS];         /* by where they were found */
     uint64_t fetched, lent;        /* hits on other ranks; other ranks' hits here */
+    uint64_t copied;               /* published as spare */
     uint64_t misses[MISSES];
     uint64_t evictions[LEVELS]; /* copies */
     double seconds_saved;

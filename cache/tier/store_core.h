@@ -1,6 +1,7 @@
 /*
  * store_core.h - what the files of a store share: index.c finds entries, levels.c keeps their copies and chooses what
- * goes, store.c publishes and reads, store_settle.c works in the background, store_report.c lists and counts. Nobody
+ * goes, store.c publishes and reads, store_fetch.c brings copies to
+ * levels, store_settle.c works in the background, store_report.c lists and counts. Nobody
  * else includes this.
  *
  * An entry is busy while somebody reads it, fetches it or copies it: `readers` counts all of them, none of its copies
@@ -20,7 +21,7 @@
 enum {
     DENSITIES = 84,                              /* half octaves of seconds by byte */
     LISTS = ITEM_KINDS * WORTH_USES * DENSITIES, /* entries that differ by age alone */
-    LIST_QUEUE = LISTS,                          /* not on disk yet; in the disk level's links */
+    LIST_QUEUE = LISTS,                          /* not at that level yet; in its links */
     LIST_WORDS = LISTS / 64 + 1,
     ARENAS = 2, /* device and host */
     TENANTS = STORE_TENANTS,
@@ -39,8 +40,8 @@ struct entry {
     uint32_t older[LEVELS],
         newer[LEVELS]; /* in its list at each level; unused entries: older[0] is the next one */
     uint16_t list, tenant;
-    uint8_t copies, state, counted; /* counted: worth.h */
-    bool pinned, fetching, queued;
+    uint8_t copies, queued, state, counted; /* bits of levels, the first two; counted: worth.h */
+    bool pinned, fetching, spare;
 };
 
 struct level_room {
@@ -123,13 +124,14 @@ void level_drop(struct store *store, enum level level, uint32_t slot);
  * and host. What is given is counted as used. */
 bool level_make_room(struct store *store, enum level level, uint64_t bytes, double worth, uint32_t *extent);
 void level_give_back(struct store *store, enum level level, uint64_t bytes, uint32_t extent);
-/* Seconds saved per second of keeping it. */
+/* Seconds saved per second of keeping it; of a spare copy, a part of that. */
 double level_worth(struct store *store, const struct entry *entry, double now);
 /* One item less, whatever its levels, if one can go. */
 void level_evict_any(struct store *store);
 
-void queue_add(struct store *store, uint32_t slot); /* to be copied downwards */
-uint32_t queue_take(struct store *store);           /* the oldest; SLOT_NONE */
+/* LEVEL_DISK: to be copied downwards. LEVEL_DEVICE: to be lifted there. It has no copy at that level. */
+void queue_add(struct store *store, enum level level, uint32_t slot);
+uint32_t queue_take(struct store *store, enum level level); /* the oldest; SLOT_NONE */
 
 /* Out of index, lists and levels; freed at once, or by its last reader. */
 void entry_forget(struct store *store, uint32_t slot);
@@ -140,6 +142,13 @@ void entry_leave(struct store *store, uint32_t slot);
 struct tally *tally_of(struct store *store, uint16_t tenant, uint32_t kind);
 uint16_t tally_slot(struct store *store, uint64_t tenant); /* found or made */
 void change_note(struct store *store, uint32_t slot);      /* it came or went */
+
+/* ---- store_fetch.c; the caller is a reader of the entry */
+/* Takes room for a copy at `level`, worth so much, and makes it; from the device its bytes are checked. MISSES: it is
+ * there. */
+enum miss entry_fetch(struct store *store, uint32_t slot, enum level level, double worth);
+/* The host's copy to the device, if that is worth what has to go there. */
+void entry_lift(struct store *store, uint32_t slot);
 
 /* ---- store_settle.c */
 void *settle_loop(void *store);

@@ -4,6 +4,7 @@
 #include "cache/tier/store_core.h"
 
 enum { LISTED_AT_ONCE = 128 };
+static const double LINK = 1e9; /* bytes a second between ranks, about */
 
 /* ------------------------------------------------------------------------------------------------- figures */
 
@@ -37,6 +38,7 @@ static void tally_sum(struct tally *sum, const struct tally *one)
     sum->spoiled += one->spoiled;
     sum->fetched += one->fetched;
     sum->lent += one->lent;
+    sum->copied += one->copied;
     sum->seconds_saved += one->seconds_saved;
     for (int i = 0; i < MISSES; i++) sum->misses[i] += one->misses[i];
     for (int i = 0; i < LEVELS; i++) {
@@ -101,6 +103,13 @@ void store_tallies(struct store *store,
 
 /* --------------------------------------------------------------------------------------------------- lists */
 
+/* What was never asked for again, or takes a tenth of its seconds to be fetched, is not worth another rank's room. */
+static bool is_dear(const struct entry *entry)
+{
+    return entry->pinned ||
+           (entry->uses > 0 && !entry->spare && (double)entry->seconds * LINK > 10 * (double)entry->bytes);
+}
+
 static struct store_entry entry_report(const struct store *store, const struct entry *entry, double now)
 {
     return (struct store_entry){.key = entry->key,
@@ -111,7 +120,8 @@ static struct store_entry entry_report(const struct store *store, const struct e
                                 .uses = entry->uses,
                                 .readers = entry->readers,
                                 .copies = entry->copies,
-                                .pinned = entry->pinned};
+                                .pinned = entry->pinned,
+                                .dear = is_dear(entry)};
 }
 
 static bool matches(const struct entry *entry, const struct store_match *match)
@@ -197,6 +207,7 @@ status_t store_pin(struct store *store, const struct key *key, bool pinned, stru
     } else if (pinned != entry->pinned) {
         store->pinned_bytes += pinned ? entry->bytes : -entry->bytes;
         entry->pinned = pinned;
+        if (pinned) change_note(store, slot);
     }
     pthread_mutex_unlock(&store->lock);
     return status;

@@ -1,6 +1,6 @@
 /*
- * store_settle.c - a store's work in the background: new items are copied to the levels below, files that are not
- * wanted any more are removed. One thread at a time, who holds `duty`; the lock is let go while bytes move.
+ * store_settle.c - a store's work in the background: new items are copied to the levels below, used ones to the
+ * device, files that are not wanted any more are removed. One thread at a time, who holds `duty`; the lock is let go while bytes move.
  */
 #include <math.h>
 #include <string.h>
@@ -25,33 +25,6 @@ static bool remove_waste(struct store *store)
     for (uint32_t i = 0; i < count; i++)
         disk_remove(&store->disk, &(struct disk_item){.key = waste[i].key, .serial = waste[i].serial});
     return count > 0;
-}
-
-/* An item that was made on the device; under the lock, which is let go meanwhile. */
-static void copy_to_host(struct store *store, uint32_t slot)
-{
-    struct entry *entry = &store->entries[slot];
-    const struct level_memory *memory = store->level[LEVEL_DEVICE].memory;
-    struct error error;
-    uint32_t extent;
-    if (entry->fetching || !level_make_room(store, LEVEL_HOST, entry->bytes,
-                                            level_worth(store, entry, store_seconds(store)), &extent))
-        return;
-    entry->extent[LEVEL_HOST] = extent;
-    entry->fetching = true;
-    void *to = level_address(store, LEVEL_HOST, entry);
-    const void *from = level_address(store, LEVEL_DEVICE, entry);
-    uint64_t bytes = entry->bytes;
-    pthread_mutex_unlock(&store->lock);
-    status_t status = memory->to_host(memory->context, to, from, bytes, &error);
-    if (status != STATUS_OK) log_line(LOG_WARN, "cache: a device's item cannot be copied: %s", error.text);
-    pthread_mutex_lock(&store->lock);
-    entry->fetching = false;
-    pthread_cond_broadcast(&store->fetched);
-    if (status == STATUS_OK && entry->state == ENTRY_HERE)
-        level_add(store, LEVEL_HOST, slot);
-    else
-        level_give_back(store, LEVEL_HOST, bytes, extent);
 }
 
 static void note_failure(struct store *store, const struct error *error, double now)
@@ -96,21 +69,35 @@ static void copy_to_disk(struct store *store, uint32_t slot)
         note_failure(store, &error, now);
 }
 
+/* An item that was made on the device goes to the host first. */
+static void copy_down(struct store *store, uint32_t slot)
+{
+    struct entry *entry = &store->entries[slot];
+    if (entry->state == ENTRY_HERE && !level_has(entry, LEVEL_HOST) && !entry->fetching)
+        entry_fetch(store, slot, LEVEL_HOST, level_worth(store, entry, store_seconds(store)));
+    if (store->disk.root >= 0 && entry->state == ENTRY_HERE && level_has(entry, LEVEL_HOST))
+        copy_to_disk(store, slot);
+}
+
 /* False: nothing waits to be copied. */
 static bool copy_next(struct store *store)
 {
     pthread_mutex_lock(&store->lock);
-    uint32_t slot = queue_take(store);
+    bool down = store->level[LEVEL_DISK].oldest[LIST_QUEUE] != SLOT_NONE;
+    uint32_t slot = queue_take(store, down ? LEVEL_DISK : LEVEL_DEVICE);
     if (slot != SLOT_NONE) {
-        struct entry *entry = &store->entries[slot];
-        entry->readers++;
-        if (!level_has(entry, LEVEL_HOST)) copy_to_host(store, slot);
-        if (store->disk.root >= 0 && entry->state == ENTRY_HERE && level_has(entry, LEVEL_HOST))
-            copy_to_disk(store, slot);
+        store->entries[slot].readers++;
+        (down ? copy_down : entry_lift)(store, slot);
         entry_leave(store, slot);
     }
     pthread_mutex_unlock(&store->lock);
     return slot != SLOT_NONE;
+}
+
+static bool idle(const struct store *store)
+{
+    return !store->waste_count && store->level[LEVEL_DISK].oldest[LIST_QUEUE] == SLOT_NONE &&
+           store->level[LEVEL_DEVICE].oldest[LIST_QUEUE] == SLOT_NONE;
 }
 
 void store_settle(struct store *store)
@@ -125,7 +112,7 @@ void *settle_loop(void *argument)
     struct store *store = argument;
     pthread_mutex_lock(&store->lock);
     while (!store->stop) {
-        if (!store->waste_count && store->level[LEVEL_DISK].oldest[LIST_QUEUE] == SLOT_NONE) {
+        if (idle(store)) {
             pthread_cond_wait(&store->work, &store->lock);
             continue;
         }

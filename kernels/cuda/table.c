@@ -225,6 +225,7 @@ static const struct ops ops_cuda = {
     .copy = run_copy,
     .copy_rows = run_copy_rows,
     .zero = run_zero,
+    .copy_now = upload_copy,
     .linear_create = linear_make,
     .linear_destroy = linear_drop,
     .linear_bytes = linear_size,

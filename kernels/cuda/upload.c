@@ -41,6 +41,20 @@ status_t upload_zero(void *memory, size_t bytes, struct error *error)
     return status;
 }
 
+status_t upload_copy(void *to, const void *from, size_t bytes, struct error *error)
+{
+    const size_t most = (size_t)LANE_STAGES * LANE_STAGE_BYTES;
+    status_t status = STATUS_OK;
+    for (size_t at = 0; at < bytes && status == STATUS_OK; at += most) {
+        pthread_mutex_lock(&upload.mutex);
+        lane_copy(upload.lane, (char *)to + at, (const char *)from + at,
+                  bytes - at < most ? bytes - at : most);
+        status = lane_wait(upload.lane, error);
+        pthread_mutex_unlock(&upload.mutex);
+    }
+    return status;
+}
+
 /* `count` elements of w, from element `at` on. */
 static void convert(const struct matrix *w, int64_t at, int64_t count, dtype_t dtype, char *to)
 {

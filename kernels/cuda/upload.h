@@ -1,5 +1,5 @@
 /*
- * upload.h - what is done on the device outside any team's order: zeroing new memory, bringing weights.
+ * upload.h - what is done on the device outside any team's order: zeroing new memory, bringing weights, copies.
  *
  *     upload_open(&error);
  *     upload_zero(memory, bytes, &error);
@@ -18,8 +18,10 @@
 status_t upload_open(struct error *error);
 void upload_close(void);
 
-/* Both return when it is done. */
+/* All return when it is done. */
 status_t upload_zero(void *memory, size_t bytes, struct error *error);
+/* As of struct ops: any memory to any. Others get their turn between pieces. */
+status_t upload_copy(void *to, const void *from, size_t bytes, struct error *error);
 /* to [w->rows, padded], zeros beyond w->columns; padded at least that. dtype: of `to`, f32 or bf16. */
 status_t upload_weights(const struct matrix *w, int64_t padded, dtype_t dtype, void *to, struct error *error);
 

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "coordinator/server.h"
+#include "coordinator/survey.h"
 #include "kernels/team.h"
 #include "tools/sim/keeper.h"
 #include "tools/sim/office.h"
@@ -42,6 +43,7 @@ struct rehearsal {
     struct rehearsal_job jobs[REHEARSAL_MAX_JOBS];
     int count;
     struct error refusal; /* of the request under way */
+    bool acknowledged;    /* it was */
     char ranks_directory[PATH_MAX], data[PATH_MAX];
 };
 
@@ -146,10 +148,18 @@ static struct rehearsal_told told_now(const Refrain__Job *job)
     return (struct rehearsal_told){now_ns, now_ns + left_ms * MILLISECOND_NS};
 }
 
+static void watch_bar(struct rehearsal_job *job, const Refrain__Progress *progress)
+{
+    if (!progress || !progress->steps || progress->phase > REFRAIN__PHASE__PHASE_DENOISE) return;
+    if (job->shown - (int)progress->step > job->set_back) job->set_back = job->shown - (int)progress->step;
+    job->shown = (int)progress->step;
+}
+
 static void take_job(struct rehearsal *s, const Refrain__Job *now)
 {
     struct rehearsal_job *job = job_of(s, now->job);
     if (!job) return;
+    watch_bar(job, now->progress);
     bool denoising = now->progress && now->progress->phase == REFRAIN__PHASE__PHASE_DENOISE;
     int steps = denoising ? (int)now->progress->step : 0;
     if (steps > job->steps_done || now->attempt != job->attempt) {
@@ -162,6 +172,7 @@ static void take_job(struct rehearsal *s, const Refrain__Job *now)
             job->told[quarters] = told_now(now);
     job->state = now->state;
     job->attempt = now->attempt;
+    if (now->plan) snprintf(job->plan, sizeof job->plan, "%s", now->plan);
     if (now->message) snprintf(job->message, sizeof job->message, "%s", now->message);
     if (now->state == REFRAIN__JOB_STATE__JOB_RUNNING && !job->started_ns) job->started_ns = clock_now_ns();
     if (is_end(now->state) && !job->ended) {
@@ -214,6 +225,9 @@ static void take_reply(struct rehearsal *s, const Refrain__Reply *reply)
     case REFRAIN__REPLY__BODY_EVENT:
         if (reply->event->job) take_job(s, reply->event->job);
         break;
+    case REFRAIN__REPLY__BODY_ACK:
+        s->acknowledged = true;
+        break;
     case REFRAIN__REPLY__BODY_ERROR:
         error_set(&s->refusal, (status_t)reply->error->status, "%s",
                   reply->error->message ? reply->error->message : "");
@@ -255,6 +269,27 @@ status_t rehearsal_submit(struct rehearsal *s, Refrain__JobSpec *spec, int *job,
         *job = before;
         return STATUS_OK;
     }
+    return error_set(error, s->refusal.status ? s->refusal.status : STATUS_PEER_LOST, "%s",
+                     s->refusal.status ? s->refusal.text : "there is no coordinator");
+}
+
+status_t rehearsal_drain(struct rehearsal *s, int rank, bool back, struct error *error)
+{
+    char who[16];
+    Refrain__Request request = REFRAIN__REQUEST__INIT;
+    Refrain__Drain body = REFRAIN__DRAIN__INIT;
+    snprintf(who, sizeof who, "%d", rank);
+    body.who = who;
+    body.has_back = 1;
+    body.back = back;
+    request.body_case = REFRAIN__REQUEST__BODY_DRAIN;
+    request.drain = &body;
+    s->refusal = (struct error){0};
+    s->acknowledged = false;
+    ask(s, &request);
+    while (!s->acknowledged && s->refusal.status == STATUS_OK && s->server)
+        if (!world_step()) break;
+    if (s->acknowledged) return STATUS_OK;
     return error_set(error, s->refusal.status ? s->refusal.status : STATUS_PEER_LOST, "%s",
                      s->refusal.status ? s->refusal.text : "there is no coordinator");
 }
@@ -501,7 +536,10 @@ void rehearsal_counts(const struct rehearsal *s, struct rehearsal_counts *counts
     const struct group *group = s->server ? groups_at(s->server->groups, 0) : NULL;
     if (s->server && s->server->vault) vault_stats(s->server->vault, &vault);
     *counts = (struct rehearsal_counts){.processes = starter_started(s->starter),
+                                        .ranks = group ? (int)group->ranks : 0,
+                                        .state = group ? survey_state(group) : "",
                                         .epoch = group ? group->epoch : 0,
+                                        .steps_repeated = s->server ? s->server->steps_repeated : 0,
                                         .checkpoints = vault.saved,
                                         .events = world_events()};
 }

@@ -49,10 +49,12 @@ struct rehearsal_job {
     uint32_t attempt;
     int64_t submitted_ns, started_ns, ended_ns; /* as the client hears of it; 0: not yet */
     int steps_done;                             /* of the latest progress */
+    int shown, set_back; /* steps as a bar would show them; the most that it ever went back */
     int steps_reported; /* over all attempts: what was computed more than once counts twice */
     struct rehearsal_told told[3]; /* at submission; when a quarter, and when half of its steps were done */
     struct rehearsal_told asked;   /* when rehearsal_ask last asked */
     int steps;
+    char plan[128]; /* the layout it ran on last */
     char message[ERROR_TEXT_BYTES]; /* also the warning of a submission */
 };
 
@@ -77,6 +79,8 @@ status_t rehearsal_finish(struct rehearsal *rehearsal, int64_t limit_ns, struct 
 void rehearsal_kill(struct rehearsal *rehearsal, int rank);
 void rehearsal_stop(struct rehearsal *rehearsal, int rank);
 void rehearsal_continue(struct rehearsal *rehearsal, int rank);
+/* `refrain drain RANK`, and with --back; what the coordinator refuses is in *error. */
+status_t rehearsal_drain(struct rehearsal *rehearsal, int rank, bool back, struct error *error);
 /* SIGKILL of the coordinator: what it had not committed is gone; another one opens its store so much later. */
 void rehearsal_lose_coordinator(struct rehearsal *rehearsal, int64_t away_ns);
 
@@ -85,7 +89,10 @@ int64_t rehearsal_busy_ns(const struct rehearsal *rehearsal, int rank);
 
 struct rehearsal_counts {
     int processes; /* of ranks that were started */
+    int ranks;     /* in the first group */
+    const char *state; /* of the group: "running", "moving", ... as refrain ranks has it; "": there is none */
     uint64_t epoch, checkpoints, events;
+    uint64_t steps_repeated; /* by what the coordinator knows, since its start */
 };
 void rehearsal_counts(const struct rehearsal *rehearsal, struct rehearsal_counts *counts);
 

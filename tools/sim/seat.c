@@ -92,6 +92,8 @@ static void describe(const struct seat *seat, struct control_config *config)
     hello->pid = (uint32_t)(PIDS_FROM + network_port(seat->engine.fabric));
     hello->backend = (char *)(uintptr_t)seat->engine.ops->name;
     hello->threads = 1;
+    hello->has_alone = 1;
+    hello->alone = seat->config.alone;
     hello->memory_bytes = (uint64_t)1 << 40;
     hello->gflops = 100 * seat->config.speed;
     hello->fabric = (char *)(uintptr_t) "zmq";

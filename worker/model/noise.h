@@ -10,6 +10,9 @@
 
 #include <stdint.h>
 
+/* This generator's number among the facts that keys are made from (cache/tier/key.h): another one has another. */
+enum { NOISE_GENERATOR = 1 };
+
 /* Float32 N(0, 1); only the low 32 bits of the seed matter, as in torch. Sources and recipe: noise.c. */
 void noise_fill(uint64_t seed, float *out, int64_t count);
 

@@ -4,7 +4,7 @@
  *     vae_load(dir, &config.vae, ops, team, VAE_DECODER, &vae, &error);
  *     struct vae_stream *s;
  *     vae_stream_open(vae, VAE_DECODER, height / 8, width / 8, limit, &s, &error);   all memory for the whole decode
- *     for (int i = 0; i < vae_decode_pieces(s, latent_frames); i++)
+ *     for (int i = 0; i < vae_pieces(s, latent_frames); i++)
  *         vae_decode(s, team, latents, latent_frames, i, frames, &error);
  *     vae_stream_close(s);
  *
@@ -39,7 +39,8 @@ status_t vae_inspect(const char *directory, const struct vae_config *config, str
 
 enum { VAE_BAND_ROWS = 2 }; /* of the latent: bands are at least so high, and begin at multiples of it */
 
-/* Sizes in latent pixels. limit: bytes that a decoder may take (an encoder takes whole frames); 0: no limit.
+/* Sizes in latent pixels. limit: bytes that a decoder may take; 0: no limit. (An encoder takes whole frames here; in
+ * bands it must know for how many, vae_layers.h.)
  * STATUS_NO_MEMORY, before anything is allocated, where even the narrowest bands take more. */
 status_t vae_stream_open(struct vae *vae, enum vae_part part, int latent_height, int latent_width,
                          size_t limit, struct vae_stream **stream, struct error *error);
@@ -49,8 +50,8 @@ status_t vae_stream_fits(const struct vae *vae, int latent_height, int latent_wi
                          struct error *error);
 /* What vae_stream_open without a limit would allocate. */
 size_t vae_stream_bytes(const struct vae *vae, enum vae_part part, int latent_height, int latent_width);
-/* How many calls of vae_decode make a video: a latent frame of a band each. */
-int vae_decode_pieces(const struct vae_stream *stream, int latent_frames);
+/* How many calls of vae_decode or vae_encode make a video or a latent: a latent frame of a band each. */
+int vae_pieces(const struct vae_stream *stream, int latent_frames);
 
 /* latents: [latent_channels, latent_frames, h, w] as the denoiser has them (scaling by mean and std happens
  * inside); frames: [F, channels, H, W] in 0..1 (clamped), F = 1 + scale_t * (latent_frames - 1), written at
@@ -59,9 +60,10 @@ int vae_decode_pieces(const struct vae_stream *stream, int latent_frames);
 status_t vae_decode(struct vae_stream *stream, struct team *team, const float *latents, int latent_frames,
                     int piece, float *frames, struct error *error);
 
-/* frames: [F, channels, H, W] in 0..1; writes latent frame t of latents [latent_channels, latent_frames, h,
- * w]: the mean of the posterior, scaled as the denoiser wants it. */
+/* frames: [F, channels, H, W] in 0..1; the last band's pieces write the latent frames of latents [latent_channels,
+ * latent_frames, h, w] one by one: the mean of the posterior, scaled as the denoiser wants it. Call with piece = 0,
+ * 1, ... in order. */
 status_t vae_encode(struct vae_stream *stream, struct team *team, const float *frames, int latent_frames,
-                    int t, float *latents, struct error *error);
+                    int piece, float *latents, struct error *error);
 
 #endif

@@ -29,6 +29,13 @@ struct volume volume_frames(const struct volume *volume, int first, int count)
     return part;
 }
 
+struct volume volume_below(struct volume volume, int rows)
+{
+    volume.data += rows * volume.stride_y;
+    volume.height -= rows;
+    return volume;
+}
+
 /* ------------------------------------------------------------------------------------------------ tapes */
 
 /* The whole buffer, border and history included. */

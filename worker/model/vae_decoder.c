@@ -45,14 +45,6 @@ static void store_row(void *arguments, int task, void *scratch)
     }
 }
 
-/* The same taps from `rows` rows further down. */
-static struct volume taps_below(struct volume taps, int rows)
-{
-    taps.data += rows * taps.stride_y;
-    taps.height -= rows;
-    return taps;
-}
-
 /* The last level's output, `count` frames in x, through norm, SiLU and the last convolution, into the band's rows of
  * `frames`. */
 static status_t run_output(struct vae_stream *s, struct team *team, const struct volume *x, float *frames,
@@ -64,7 +56,7 @@ static status_t run_output(struct vae_stream *s, struct team *team, const struct
     const struct vae_level_buffers *b = &s->levels[config->levels - 1];
     int rows = s->bottom - s->top;
     struct volume inside = tape_inside(&s->conv_out, 0, x->frames);
-    struct volume taps = taps_below(tape_taps(&s->conv_out, 0), s->top - b->first);
+    struct volume taps = volume_below(tape_taps(&s->conv_out, 0), s->top - b->first);
     struct volume pixels = volume_of(s->pixels, x->frames, rows, x->width, config->out_channels);
 
     ops->channel_norm(team, x, coder->gamma_out, true, &inside);
@@ -87,7 +79,7 @@ static status_t run_output(struct vae_stream *s, struct team *team, const struct
 static struct volume run_upsample(struct vae_stream *s, struct team *team, int level, int first, int count)
 {
     const struct vae_level_buffers *b = &s->levels[level], *above = &s->levels[level - 1];
-    struct volume taps = taps_below(tape_taps(&above->sample, first), b->first / 2 - above->first);
+    struct volume taps = volume_below(tape_taps(&above->sample, first), b->first / 2 - above->first);
     struct volume x =
         volume_of(s->x[0], count, b->height, b->width, s->vae->decoder->levels[level].resnets[0].in_channels);
     s->vae->ops->conv(team, s->vae->decoder->levels[level - 1].sample, &taps, NULL, &x);
@@ -140,7 +132,7 @@ static status_t run_batch(struct vae_stream *s, struct team *team, int level, in
 status_t vae_decode(struct vae_stream *s, struct team *team, const float *latents, int latent_frames,
                     int piece, float *frames, struct error *error)
 {
-    assert(s->part == VAE_DECODER && piece == s->next && piece < vae_decode_pieces(s, latent_frames));
+    assert(s->part == VAE_DECODER && piece == s->next && piece < vae_pieces(s, latent_frames));
     int t = piece % latent_frames, band = piece / latent_frames;
     const struct ops *ops = s->vae->ops;
     const struct vae_config *config = &s->vae->config;

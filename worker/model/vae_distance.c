@@ -1,7 +1,9 @@
 /*
  * vae_distance.c - see vae_distance.h. Two encoder streams in lockstep; the features are fetched, a frame at a
- * time, from where the encoder leaves them between its levels (vae_layers.h, `input`), which stay until the
- * next latent frame.
+ * time, from where the encoder leaves them between its levels, which stay until the next latent frame.
+ *
+ * Every row's sum has a place of its own, and they are added in order at the end: neither threads nor bands show in the
+ * result.
  */
 #include "worker/model/vae_distance.h"
 
@@ -10,71 +12,84 @@
 
 #include "worker/model/vae_layers.h"
 
+/* What two encoders hand on at one level, or their latents. */
+struct depth {
+    int frames, height, width, channels;
+    int per_step; /* frames of a step after the first, which has one */
+    double *rows; /* [frames, height] */
+};
+
 struct vae_distance {
     struct vae *vae;
     struct vae_stream *stream[2];
-    float *latents[2];  /* [latent_channels, latent_frames, h, w] */
-    float *features[2]; /* one frame of the widest level's; shared */
-    double *rows;       /* one sum for each row of it */
+    float *latents[2];                   /* [latent_channels, latent_frames, h, w] */
+    struct depth depths[VAE_MAX_LEVELS]; /* [levels]; the last one is the latent */
     int height, width, latent_frames;
-    double sum[VAE_MAX_LEVELS]; /* [levels]; the last one is the latent's */
-    int64_t positions[VAE_MAX_LEVELS];
 };
-
-/* Rows of one frame at full size: more than features have. */
-static size_t most_rows(const struct vae *vae, int latent_height)
-{
-    return (size_t)latent_height * (size_t)vae->config.scale_y;
-}
-
-/* Bytes of one frame of features of the level that has most. */
-static size_t most_bytes(const struct vae *vae, int latent_height, int latent_width)
-{
-    size_t most = sizeof(float);
-    size_t pixels =
-        (size_t)latent_height * (size_t)latent_width * (size_t)(vae->config.scale_y * vae->config.scale_y);
-    for (int i = 1; i < vae->config.levels; i++) {
-        pixels /= 4;
-        size_t bytes = pixels * (size_t)vae->encoder->levels[i].resnets[0].in_channels * sizeof(float);
-        if (bytes > most) most = bytes;
-    }
-    return most;
-}
 
 static size_t latent_floats(const struct vae *vae, int h, int w, int frames)
 {
     return (size_t)vae->config.latent_channels * (size_t)frames * (size_t)h * (size_t)w;
 }
 
+static struct vae_limits limits_of(int latent_frames, size_t limit)
+{
+    return (struct vae_limits){
+        .batch = VAE_BATCH_BYTES, .stream = limit / 2, .frames = latent_frames, .looks = true};
+}
+
 size_t vae_distance_bytes(const struct vae *vae, int latent_height, int latent_width, int latent_frames)
 {
-    return 2 * vae_stream_bytes(vae, VAE_ENCODER, latent_height, latent_width) +
-           2 * latent_floats(vae, latent_height, latent_width, latent_frames) * sizeof(float) +
-           2 * most_bytes(vae, latent_height, latent_width) + most_rows(vae, latent_height) * sizeof(double);
+    const struct vae_limits limits = limits_of(latent_frames, 0);
+    return 2 * vae_stream_bytes_within(vae, VAE_ENCODER, latent_height, latent_width, &limits);
+}
+
+status_t vae_distance_fits(const struct vae *vae, int latent_height, int latent_width, int latent_frames,
+                           size_t limit, struct error *error)
+{
+    const struct vae_limits limits = limits_of(latent_frames, limit);
+    return vae_stream_fits_within(vae, VAE_ENCODER, latent_height, latent_width, &limits, error);
+}
+
+/* Sizes of what is compared, level by level, and places for sums. */
+static status_t measure_depths(struct vae_distance *d)
+{
+    const struct vae_config *config = &d->vae->config;
+    int last = config->levels - 1, count = config->scale_t;
+    for (int i = 0; i <= last; i++) {
+        int more = i == last ? 0 : last - 1 - i;
+        if (i < last && d->vae->encoder->levels[i].temporal) count /= 2;
+        d->depths[i] =
+            (struct depth){.per_step = i == last ? 1 : count,
+                           .frames = 1 + (d->latent_frames - 1) * (i == last ? 1 : count),
+                           .height = d->height << more,
+                           .width = d->width << more,
+                           .channels = i == last ? config->latent_channels
+                                                 : d->vae->encoder->levels[i + 1].resnets[0].in_channels};
+        d->depths[i].rows = calloc((size_t)d->depths[i].frames * (size_t)d->depths[i].height, sizeof(double));
+        if (!d->depths[i].rows) return STATUS_NO_MEMORY;
+    }
+    return STATUS_OK;
 }
 
 status_t vae_distance_open(struct vae *vae, int latent_height, int latent_width, int latent_frames,
-                           struct vae_distance **distance, struct error *error)
+                           size_t limit, struct vae_distance **distance, struct error *error)
 {
-    status_t status = STATUS_NO_MEMORY;
+    const struct vae_limits limits = limits_of(latent_frames, limit);
+    status_t status = STATUS_OK;
     struct vae_distance *d = calloc(1, sizeof *d);
-    if (!d) return error_set(error, status, "no memory to compare videos");
+    if (!d) return error_set(error, STATUS_NO_MEMORY, "no memory to compare videos");
     d->vae = vae;
     d->height = latent_height;
     d->width = latent_width;
     d->latent_frames = latent_frames;
-    for (int i = 0; i < 2; i++) {
-        status = vae_stream_open(vae, VAE_ENCODER, latent_height, latent_width, 0, &d->stream[i], error);
-        if (status != STATUS_OK) goto err_distance;
+    for (int i = 0; i < 2 && status == STATUS_OK; i++)
+        status = vae_stream_open_within(vae, VAE_ENCODER, latent_height, latent_width, &limits, &d->stream[i],
+                                        error);
+    if (status != STATUS_OK) goto err_distance;
+    for (int i = 0; i < 2; i++)
         d->latents[i] = calloc(latent_floats(vae, latent_height, latent_width, latent_frames), sizeof(float));
-        void *memory;
-        status =
-            vae->ops->allocate(MEMORY_SHARED, most_bytes(vae, latent_height, latent_width), &memory, error);
-        if (status != STATUS_OK) goto err_distance;
-        d->features[i] = memory;
-    }
-    d->rows = calloc(most_rows(vae, latent_height), sizeof *d->rows);
-    if (!d->rows || !d->latents[0] || !d->latents[1]) {
+    if (!d->latents[0] || !d->latents[1] || measure_depths(d) != STATUS_OK) {
         status = error_set(error, STATUS_NO_MEMORY, "no memory to compare videos");
         goto err_distance;
     }
@@ -90,11 +105,15 @@ void vae_distance_close(struct vae_distance *d)
     if (!d) return;
     for (int i = 0; i < 2; i++) {
         vae_stream_close(d->stream[i]);
-        d->vae->ops->release(MEMORY_SHARED, d->features[i]);
         free(d->latents[i]);
     }
-    free(d->rows);
+    for (int i = 0; i < VAE_MAX_LEVELS; i++) free(d->depths[i].rows);
     free(d);
+}
+
+int vae_distance_pieces(const struct vae_distance *d)
+{
+    return vae_pieces(d->stream[0], d->latent_frames);
 }
 
 /* The same features of both videos. Strides in floats. */
@@ -130,71 +149,67 @@ static void row_distance(void *arguments, int row, void *scratch)
     f->sums[row] = sum;
 }
 
-/* Adds `rows` rows of features to a level, in order of rows whoever computed them. */
-static void add_features(struct vae_distance *d, struct team *team, int level, int rows, struct features *f)
-{
-    f->sums = d->rows;
-    team_run(team, rows, row_distance, f);
-    for (int row = 0; row < rows; row++) d->sum[level] += d->rows[row];
-    d->positions[level] += (int64_t)rows * f->width;
-}
-
-/* The features that a level hands to the next, `count` frames. */
-static status_t add_level(struct vae_distance *d, struct team *team, int level, int count,
+/* The features of frame `frame` of the step that level `level` hands on, as far as the band has made them. */
+static status_t add_frame(struct vae_distance *d, struct team *team, int level, int t, int frame,
                           struct error *error)
 {
-    const struct ops *ops = d->vae->ops;
-    const struct vae_level_buffers *next = &d->stream[0]->levels[level + 1];
-    int channels = d->vae->encoder->levels[level + 1].resnets[0].in_channels;
-    int64_t row = (int64_t)next->width * channels, floats = next->height * row;
-    struct features f = {.a = d->features[0],
-                         .b = d->features[1],
-                         .width = next->width,
-                         .channels = channels,
-                         .row = row,
-                         .position = channels,
+    const struct depth *depth = &d->depths[level];
+    int first, end, at = t == 0 ? 0 : 1 + (t - 1) * depth->per_step + frame;
+    const float *a = vae_features(d->stream[0], team, level, frame, &first, &end);
+    const float *b = vae_features(d->stream[1], team, level, frame, &first, &end);
+    struct features f = {.a = a,
+                         .b = b,
+                         .width = depth->width,
+                         .channels = depth->channels,
+                         .row = (int64_t)depth->width * depth->channels,
+                         .position = depth->channels,
                          .channel = 1};
-    for (int frame = 0; frame < count; frame++) {
-        for (int i = 0; i < 2; i++)
-            ops->copy(team, d->features[i], d->stream[i]->levels[level + 1].input + frame * floats,
-                      (size_t)floats * sizeof(float));
-        status_t status = ops->wait(team, error);
-        if (status != STATUS_OK) return status;
-        add_features(d, team, level, next->height, &f);
-    }
+    status_t status = d->vae->ops->wait(team, error);
+    if (status != STATUS_OK) return status;
+    f.sums = depth->rows + (int64_t)at * depth->height + first;
+    team_run(team, end - first, row_distance, &f);
     return STATUS_OK;
 }
 
-status_t vae_distance_step(struct vae_distance *d, struct team *team, const float *a, const float *b, int t,
-                           struct error *error)
+static void add_latent(struct vae_distance *d, struct team *team, int t)
 {
-    const struct vae_coder *coder = d->vae->encoder;
-    int count = t == 0 ? 1 : d->vae->config.scale_t, last = d->vae->config.levels - 1;
-    status_t status = vae_encode(d->stream[0], team, a, d->latent_frames, t, d->latents[0], error);
-    if (status == STATUS_OK)
-        status = vae_encode(d->stream[1], team, b, d->latent_frames, t, d->latents[1], error);
-
-    for (int level = 0; level < last && status == STATUS_OK; level++) {
-        if (coder->levels[level].temporal && t > 0) count /= 2;
-        status = add_level(d, team, level, count, error);
-    }
-    if (status != STATUS_OK) return status;
+    const struct depth *depth = &d->depths[d->vae->config.levels - 1];
     int64_t plane = (int64_t)d->height * d->width;
-    struct features latent = {.a = d->latents[0] + t * plane,
-                              .b = d->latents[1] + t * plane,
-                              .width = d->width,
-                              .channels = d->vae->config.latent_channels,
-                              .row = d->width,
-                              .position = 1,
-                              .channel = d->latent_frames * plane};
-    add_features(d, team, last, d->height, &latent);
-    return STATUS_OK;
+    struct features f = {.a = d->latents[0] + t * plane,
+                         .b = d->latents[1] + t * plane,
+                         .width = d->width,
+                         .channels = depth->channels,
+                         .row = d->width,
+                         .position = 1,
+                         .channel = d->latent_frames * plane,
+                         .sums = depth->rows + (int64_t)t * d->height};
+    team_run(team, d->height, row_distance, &f);
+}
+
+status_t vae_distance_step(struct vae_distance *d, struct team *team, const float *a, const float *b,
+                           int piece, struct error *error)
+{
+    int t = piece % d->latent_frames, last = d->vae->config.levels - 1;
+    const float *const videos[] = {a, b};
+    status_t status = STATUS_OK;
+    for (int i = 0; i < 2 && status == STATUS_OK; i++)
+        status = vae_encode(d->stream[i], team, videos[i], d->latent_frames, piece, d->latents[i], error);
+    for (int level = 0; level < last; level++)
+        for (int frame = 0; frame < (t == 0 ? 1 : d->depths[level].per_step) && status == STATUS_OK; frame++)
+            status = add_frame(d, team, level, t, frame, error);
+    if (status == STATUS_OK && piece >= vae_distance_pieces(d) - d->latent_frames) add_latent(d, team, t);
+    return status;
 }
 
 double vae_distance_mean(const struct vae_distance *d)
 {
     double sum = 0;
-    for (int level = 0; level < d->vae->config.levels; level++)
-        sum += d->sum[level] / (double)d->positions[level];
+    for (int level = 0; level < d->vae->config.levels; level++) {
+        const struct depth *depth = &d->depths[level];
+        int64_t rows = (int64_t)depth->frames * depth->height;
+        double all = 0;
+        for (int64_t row = 0; row < rows; row++) all += depth->rows[row];
+        sum += all / (double)(rows * depth->width);
+    }
     return sum / d->vae->config.levels;
 }

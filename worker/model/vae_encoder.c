@@ -1,5 +1,8 @@
 /*
- * vae_encoder.c - frames -> latents, one latent frame a call. See vae_layers.h for the words.
+ * vae_encoder.c - frames -> latents, one latent frame of a band a call. See vae_layers.h for the words.
+ *
+ * The middle's attention sees a whole frame: in bands, the levels' rows are kept until the last band has made the frame
+ * whole.
  *
  * Formulas: WanEncoder3d, WanResample in diffusers' autoencoder_kl_wan.py. The first video frame is a latent
  * frame of its own; it passes the temporal downsamplers untouched, and they remember it.
@@ -10,6 +13,7 @@
 
 struct load {
     const float *frames; /* [count, channels, H, W], 0..1 */
+    int first, height;   /* of its rows; H */
     struct volume to;    /* -1..1, shared */
 };
 
@@ -21,17 +25,19 @@ static void load_row(void *arguments, int task, void *scratch)
     int frame = task / to->height, row = task % to->height;
     float *out = to->data + frame * to->stride_t + row * to->stride_y;
     for (int c = 0; c < to->channels; c++) {
-        const float *from = l->frames + (((int64_t)frame * to->channels + c) * to->height + row) * to->width;
+        const float *from =
+            l->frames + (((int64_t)frame * to->channels + c) * l->height + l->first + row) * to->width;
         for (int x = 0; x < to->width; x++) out[x * to->stride_x + c] = 2.0f * from[x] - 1.0f;
     }
 }
 
-/* All frames of the chunk, as the first convolution wants them, into s->pixels: nothing uses it between two
+/* The band's rows of all frames of the chunk, as the first convolution wants them, into s->pixels: nothing uses it between two
  * calls. */
 static void load_frames(struct vae_stream *s, struct team *team, const float *frames, int count)
 {
     const struct vae_level_buffers *b = &s->levels[0];
-    struct load load = {frames, volume_of(s->pixels, count, b->height, b->width, s->vae->config.in_channels)};
+    struct load load = {frames, b->first, s->latent_height * s->vae->config.scale_y,
+                        volume_of(s->pixels, count, b->height, b->width, s->vae->config.in_channels)};
     team_run(team, count * b->height, load_row, &load);
 }
 
@@ -71,7 +77,8 @@ static void run_batch(struct vae_stream *s, struct team *team, int level, const 
         vae_run_resnets(s, team, weights, b, x, &out);
         return;
     }
-    struct volume inside = tape_inside(&b->sample, 0, x->frames), taps = tape_taps(&b->sample, 0);
+    struct volume inside = tape_inside(&b->sample, 0, x->frames);
+    struct volume taps = volume_below(tape_taps(&b->sample, 0), 2 * s->levels[level + 1].first - b->first);
     vae_run_resnets(s, team, weights, b, x, &inside);
     struct volume next = input_of(s, level + 1, first + x->frames);
     struct volume out =
@@ -95,6 +102,21 @@ static int run_halve_frames(struct vae_stream *s, struct team *team, int level, 
     }
     tape_advance(&b->time, s->vae->ops, team, count);
     return left;
+}
+
+/* Latent frame t out of the last level, as far as there are bands that have made it. */
+static struct volume run_gather(struct vae_stream *s, struct team *team, int t)
+{
+    const struct vae_level_buffers *b = &s->levels[s->vae->config.levels - 1];
+    int channels = s->vae->encoder->attention.channels;
+    struct volume made =
+        volume_below(volume_of(s->x[1], 1, b->height, b->width, channels), s->top - b->first);
+    if (s->bands == 1) return made;
+    struct volume whole = volume_of(s->deep, s->limits.frames, s->latent_height, s->latent_width, channels);
+    whole = volume_frames(&whole, t, 1);
+    s->vae->ops->copy(team, whole.data + s->top * whole.stride_y, made.data,
+                      (size_t)((s->bottom - s->top) * whole.stride_y) * sizeof(float));
+    return whole;
 }
 
 /* The middle's output through norm, SiLU and the last convolutions, scaled into latent frame t: [z, T, h, w].
@@ -127,18 +149,34 @@ static status_t run_output(struct vae_stream *s, struct team *team, const struct
     return STATUS_OK;
 }
 
-status_t vae_encode(struct vae_stream *s, struct team *team, const float *frames, int latent_frames, int t,
-                    float *latents, struct error *error)
+const float *vae_features(struct vae_stream *s, struct team *team, int level, int frame, int *first, int *end)
 {
-    assert(s->part == VAE_ENCODER && t == s->next && t < latent_frames);
+    int last = s->vae->config.levels - 1;
+    const struct vae_level_buffers *next = &s->levels[level + 1];
+    int64_t row = (int64_t)next->width * s->vae->encoder->levels[level + 1].resnets[0].in_channels;
+    *first = s->top << (last - level - 1);
+    *end = s->bottom << (last - level - 1);
+    s->vae->ops->copy(team, s->features, next->input + (frame * next->height + *first - next->first) * row,
+                      (size_t)((*end - *first) * row) * sizeof(float));
+    return s->features;
+}
+
+/* Every call waits for what it computes: the next one fills s->pixels again. */
+status_t vae_encode(struct vae_stream *s, struct team *team, const float *frames, int latent_frames,
+                    int piece, float *latents, struct error *error)
+{
+    assert(s->part == VAE_ENCODER && piece == s->next && piece < vae_pieces(s, latent_frames));
+    assert(s->bands == 1 || latent_frames <= s->limits.frames);
     const struct vae_config *config = &s->vae->config;
     const struct vae_coder *coder = s->vae->encoder;
-    int count = t == 0 ? 1 : config->scale_t, last = config->levels - 1;
-    int64_t frame_floats = (int64_t)config->in_channels * s->levels[0].height * s->levels[0].width;
+    int t = piece % latent_frames, band = piece / latent_frames, count = t == 0 ? 1 : config->scale_t;
+    int64_t frame_floats =
+        (int64_t)config->in_channels * s->latent_height * s->latent_width * config->scale_y * config->scale_y;
     frames += (t == 0 ? 0 : 1 + (int64_t)config->scale_t * (t - 1)) * frame_floats;
+    if (band != s->band) vae_begin_band(s, team, band);
     load_frames(s, team, frames, count);
 
-    for (int level = 0; level <= last; level++) {
+    for (int level = 0; level < config->levels; level++) {
         int batch = s->levels[level].batch;
         for (int first = 0; first < count; first += batch) {
             int some = count - first < batch ? count - first : batch;
@@ -148,9 +186,9 @@ status_t vae_encode(struct vae_stream *s, struct team *team, const float *frames
         }
         if (coder->levels[level].temporal) count = run_halve_frames(s, team, level, count, t == 0);
     }
-    struct volume x = volume_of(s->x[1], 1, s->latent_height, s->latent_width, coder->attention.channels);
-    vae_run_middle(s, team, coder, &x);
-    status_t status = run_output(s, team, &x, latent_frames, t, latents, error);
     s->next++;
-    return status;
+    struct volume x = run_gather(s, team, t);
+    if (band < s->bands - 1) return s->vae->ops->wait(team, error);
+    vae_run_middle(s, team, coder, &x);
+    return run_output(s, team, &x, latent_frames, t, latents, error);
 }

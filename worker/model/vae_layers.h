@@ -74,7 +74,7 @@ struct tape {
 /* Buffers of one level for one stream. */
 struct vae_level_buffers {
     int frames, batch; /* of a whole chunk at this level's resnets, and of one pass through them */
-    int first;         /* row of the level's image where the rows held here begin: see vae_bands */
+    int first;         /* row of the level's image where the rows held here begin: see vae_begin_band */
     int height, width; /* of these rows */
     int tallest;       /* the largest height of any band */
     struct tape resnets[VAE_MAX_RESNETS][2];
@@ -84,11 +84,17 @@ struct vae_level_buffers {
     float *input;       /* encoder, levels > 0: [frames, height, width, channels of the level above] */
 };
 
+/* A pass through a level takes as many frames as fit in this: more would only cost memory, fewer repeat the copies of
+ * history. */
+enum { VAE_BATCH_BYTES = 24 << 20 };
+
 /* What a stream may take. The result does not depend on it. */
 struct vae_limits {
     size_t batch;  /* bytes of one layer's state in a pass through a level: fewer save memory and cost time */
     size_t stream; /* bytes of the stream; 0: no limit */
     int bands;     /* at least so many, if there are rows for them */
+    int frames; /* of the latent: an encoder in bands keeps them all until its last band; 0: it takes no bands */
+    bool looks; /* encoder: with room for what vae_features fetches */
 };
 
 struct vae_stream {
@@ -97,9 +103,11 @@ struct vae_stream {
     struct arena arena, shared; /* of the device, and what the host sees */
     int latent_height, latent_width;
     struct vae_limits limits;
-    int bands, band;          /* of the decoder: how many, and which one this is */
-    int top, bottom, tallest; /* rows of the video that the band makes, from one to before the other */
-    int next;                 /* piece expected by the next call */
+    int bands, band; /* how many, and which one this is */
+    int top, bottom,
+        tallest; /* rows of the coder's output that the band makes, from one to before the other */
+    size_t kept; /* bytes at the arena's beginning that outlive a band */
+    int next;    /* piece expected by the next call */
     struct tape conv_in, conv_out;
     struct tape middle[2][2];
     struct vae_level_buffers levels[VAE_MAX_LEVELS];
@@ -110,25 +118,40 @@ struct vae_stream {
     float *qkv;      /* [pixels, 3 channels] */
     float *attended; /* [pixels, channels] */
     float *moments;  /* encoder: [1, h, w, 2 latent channels] */
+    float *deep;     /* encoder in bands: [frames, h, w, channels] from the levels for the middle; kept */
     /* Shared. */
     float *latent; /* [1, h, w, latent channels] */
-    float *pixels; /* decoder: [batch, rows of a band, W, 3]; encoder: [scale_t, H, W, 3] */
+    float *pixels; /* decoder: [batch, rows of a band, W, 3]; encoder: [scale_t, rows of level 0, W, 3] */
+    float
+        *features; /* encoder that looks: [rows of a band, width, channels] of the level that hands most on */
 };
+
+/* What level `level` of an encoder has handed to the next one in the last call: rows *first to before *end (of the
+ * level's whole image; the band's own) of frame `frame` of the chunk, [rows, width, channels], in shared memory until
+ * the next call. After ops->wait. */
+const float *vae_features(struct vae_stream *stream, struct team *team, int level, int frame, int *first,
+                          int *end);
 
 /* ----------------------------------------------------------------------------------------------- blocks */
 
-/* vae_stream_open with all of them. */
+/* vae_stream_open, vae_stream_fits and vae_stream_bytes (which asks for no limit) with all of them. */
 status_t vae_stream_open_within(struct vae *vae, enum vae_part part, int latent_height, int latent_width,
                                 const struct vae_limits *limits, struct vae_stream **stream,
                                 struct error *error);
+status_t vae_stream_fits_within(const struct vae *vae, enum vae_part part, int latent_height,
+                                int latent_width, const struct vae_limits *limits, struct error *error);
+size_t vae_stream_bytes_within(const struct vae *vae, enum vae_part part, int latent_height, int latent_width,
+                               const struct vae_limits *limits);
 
-/* Lays the decoder's buffers out anew for that band, empty: before its first latent frame. */
+/* Lays the buffers out anew for that band, empty but for what is kept: before its first latent frame. */
 void vae_begin_band(struct vae_stream *stream, struct team *team, int band);
 
 /* A contiguous volume over `data`. */
 struct volume volume_of(float *data, int frames, int height, int width, int channels);
 /* `count` frames of `volume` from `first` on. */
 struct volume volume_frames(const struct volume *volume, int first, int count);
+/* The same from `rows` rows further down. */
+struct volume volume_below(struct volume volume, int rows);
 
 /* `count` new frames from `first` on, without border and history: for producers. */
 struct volume tape_inside(const struct tape *tape, int first, int count);

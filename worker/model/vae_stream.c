@@ -11,9 +11,7 @@
 
 #include "kernels/memory.h"
 
-/* A pass through a level takes as many frames as fit in this: more would only cost memory, fewer repeat the
- * copies of history. Results do not depend on it. */
-enum { BATCH_BYTES = 24 << 20, MAX_LATENT_SIDE = 4096 };
+enum { MAX_LATENT_SIDE = 4096 };
 
 static size_t frame_floats(int height, int width, int channels)
 {
@@ -126,6 +124,18 @@ static void lay_out_decoder(struct arena *arena, struct arena *shared, struct va
     lay_out_scratch(arena, scratch, s);
 }
 
+/* Floats of one frame that a level hands to the next, where these are most; of the tallest band. */
+static size_t most_features(const struct vae_stream *s)
+{
+    const struct vae_coder *coder = s->vae->encoder;
+    int last = s->vae->config.levels - 1;
+    size_t most = 0;
+    for (int i = 1; i <= last; i++)
+        most = larger(most, frame_floats(s->tallest << (last - i), s->latent_width << (last - i),
+                                         coder->levels[i].resnets[0].in_channels));
+    return most;
+}
+
 static void lay_out_encoder(struct arena *arena, struct arena *shared, struct vae_stream *s)
 {
     const struct vae_config *config = &s->vae->config;
@@ -133,11 +143,22 @@ static void lay_out_encoder(struct arena *arena, struct arena *shared, struct va
     int h = s->latent_height * config->scale_y, w = s->latent_width * config->scale_y,
         frames = config->scale_t;
     size_t scratch = 0;
+    bool tallest = s->band < 0;
 
+    s->deep = s->bands == 1
+                  ? NULL
+                  : arena_take(arena,
+                               (size_t)s->limits.frames *
+                                   frame_floats(s->latent_height, s->latent_width, coder->attention.channels),
+                               sizeof(float));
+    s->kept = arena->used;
     for (int i = 0; i < config->levels; i++) {
         const struct vae_level *level = &coder->levels[i];
         struct vae_level_buffers *b = &s->levels[i];
-        *b = (struct vae_level_buffers){.frames = frames, .height = h, .width = w, .tallest = h};
+        if (tallest) b->height = b->tallest;
+        b->frames = frames;
+        b->width = w;
+        h = b->height;
         if (i > 0)
             b->input = arena_take(arena, (size_t)frames * frame_floats(h, w, level->resnets[0].in_channels),
                                   sizeof(float));
@@ -145,17 +166,19 @@ static void lay_out_encoder(struct arena *arena, struct arena *shared, struct va
         scratch = larger(scratch, level_scratch(level, b));
         if (!level->resamples) continue;
         b->sample = take_tape(arena, 0, b->batch, h, w, level->channels, 0, 1);
-        h /= 2;
         w /= 2;
+        h = tallest ? s->levels[i + 1].tallest : s->levels[i + 1].height;
         if (level->temporal) b->time = take_tape(arena, 1, frames, h, w, level->channels, 0, 0);
         if (level->temporal) frames /= 2;
     }
     struct vae_level_buffers *first = &s->levels[0];
     s->conv_in = take_causal(arena, first->batch, first->height, first->width, config->in_channels);
     lay_out_middle(arena, coder, s);
+    h = s->latent_height;
     s->conv_out = take_causal(arena, 1, h, w, coder->attention.channels);
     s->moments = arena_take(arena, frame_floats(h, w, 2 * config->latent_channels), sizeof(float));
     s->latent = arena_take(shared, frame_floats(h, w, config->latent_channels), sizeof(float));
+    if (s->limits.looks) s->features = arena_take(shared, most_features(s), sizeof(float));
     s->pixels = arena_take(
         shared, (size_t)config->scale_t * frame_floats(first->height, first->width, config->in_channels),
         sizeof(float));
@@ -174,7 +197,7 @@ static void lay_out(struct arena *arena, struct arena *shared, struct vae_stream
 
 static int image_height(const struct vae_stream *s, int level)
 {
-    return s->latent_height << level;
+    return s->latent_height << (s->part == VAE_DECODER ? level : s->vae->config.levels - 1 - level);
 }
 
 /* Rows [*first, *end) and `more` on each side, as far as the level has them, from an even row to before one. */
@@ -195,7 +218,7 @@ static int band_row(const struct vae_stream *s, int band)
 
 /* The rows of the video that a band makes, and of every level those it takes: two convolutions a residual block, and
  * before the frames or the doubling another one, which sees half a row of the small image on each side. */
-static void find_rows(struct vae_stream *s, int band)
+static void find_decoder_rows(struct vae_stream *s, int band)
 {
     const struct vae_coder *coder = s->vae->decoder;
     int last = s->vae->config.levels - 1, more = 1;
@@ -207,6 +230,29 @@ static void find_rows(struct vae_stream *s, int band)
         first /= 2;
         end = (end + 1) / 2;
     }
+}
+
+/* The same for the rows of the latent. A row after halving is made of three: twice its number, and the next two. The
+ * first level's input comes out of a convolution of its own. */
+static void find_encoder_rows(struct vae_stream *s, int band)
+{
+    const struct vae_coder *coder = s->vae->encoder;
+    int first = s->top = band_row(s, band), end = s->bottom = band_row(s, band + 1);
+    for (int i = s->vae->config.levels - 1; i >= 0; i--) {
+        widen(s, i, 2 * coder->levels[i].resnet_count + (i == 0), &first, &end);
+        s->levels[i].first = first;
+        s->levels[i].height = end - first;
+        first = 2 * first;
+        end = 2 * end + 1;
+    }
+}
+
+static void find_rows(struct vae_stream *s, int band)
+{
+    if (s->part == VAE_DECODER)
+        find_decoder_rows(s, band);
+    else
+        find_encoder_rows(s, band);
 }
 
 /* Of all bands the most rows, by level. */
@@ -230,7 +276,7 @@ static size_t measure(struct vae_stream *s, int bands)
     struct arena device = {0}, shared = {0};
     s->bands = bands;
     s->band = -1;
-    if (s->part == VAE_DECODER) find_tallest(s);
+    find_tallest(s);
     lay_out(&device, &shared, s);
     return device.used + shared.used;
 }
@@ -238,60 +284,78 @@ static size_t measure(struct vae_stream *s, int bands)
 /* The fewest bands whose buffers are within the limit. */
 static status_t choose_bands(struct vae_stream *s, struct error *error)
 {
-    int most = (s->latent_height + VAE_BAND_ROWS - 1) / VAE_BAND_ROWS;
+    bool whole = s->part == VAE_ENCODER && s->limits.frames == 0;
+    int most = whole ? 1 : (s->latent_height + VAE_BAND_ROWS - 1) / VAE_BAND_ROWS;
     int bands = s->limits.bands > most ? most : s->limits.bands > 0 ? s->limits.bands : 1;
     size_t bytes = measure(s, bands), limit = s->limits.stream;
-    if (s->part == VAE_ENCODER || limit == 0) return STATUS_OK;
+    if (whole || limit == 0) return STATUS_OK;
     while (bytes > limit && bands < most) bytes = measure(s, ++bands);
     if (bytes <= limit) return STATUS_OK;
-    return error_set(
-        error, STATUS_NO_MEMORY,
-        "decoding a latent of %d x %d takes %.1f MB in the narrowest bands, the limit is %.1f MB",
-        s->latent_width, s->latent_height, (double)bytes / 1e6, (double)limit / 1e6);
+    return error_set(error, STATUS_NO_MEMORY,
+                     "%s a latent of %d x %d takes %.1f MB in the narrowest bands, the limit is %.1f MB",
+                     s->part == VAE_DECODER ? "decoding" : "encoding", s->latent_width, s->latent_height,
+                     (double)bytes / 1e6, (double)limit / 1e6);
 }
 
 void vae_begin_band(struct vae_stream *s, struct team *team, int band)
 {
-    if (s->band >= 0) s->vae->ops->zero(team, s->arena.base, s->arena.size);
+    if (s->band >= 0) s->vae->ops->zero(team, (char *)s->arena.base + s->kept, s->arena.size - s->kept);
     s->band = band;
-    if (s->part == VAE_DECODER) find_rows(s, band);
+    find_rows(s, band);
     s->arena.used = s->shared.used = 0;
     lay_out(&s->arena, &s->shared, s);
 }
 
-int vae_decode_pieces(const struct vae_stream *s, int latent_frames)
+int vae_pieces(const struct vae_stream *s, int latent_frames)
 {
     return s->bands * latent_frames;
 }
 
 /* ---------------------------------------------------------------------------------------- open and close */
 
+static struct vae_stream unopened(const struct vae *vae, enum vae_part part, int latent_height,
+                                  int latent_width, const struct vae_limits *limits)
+{
+    return (struct vae_stream){.vae = (struct vae *)vae,
+                               .part = part,
+                               .latent_height = latent_height,
+                               .latent_width = latent_width,
+                               .limits = *limits};
+}
+
+size_t vae_stream_bytes_within(const struct vae *vae, enum vae_part part, int latent_height, int latent_width,
+                               const struct vae_limits *limits)
+{
+    struct vae_stream s = unopened(vae, part, latent_height, latent_width, limits);
+    return measure(&s, 1);
+}
+
 size_t vae_stream_bytes(const struct vae *vae, enum vae_part part, int latent_height, int latent_width)
 {
-    struct vae_stream s = {.vae = (struct vae *)vae,
-                           .part = part,
-                           .latent_height = latent_height,
-                           .latent_width = latent_width,
-                           .limits = {.batch = BATCH_BYTES}};
-    return measure(&s, 1);
+    return vae_stream_bytes_within(vae, part, latent_height, latent_width,
+                                   &(struct vae_limits){.batch = VAE_BATCH_BYTES});
 }
 
 status_t vae_stream_open(struct vae *vae, enum vae_part part, int latent_height, int latent_width,
                          size_t limit, struct vae_stream **out, struct error *error)
 {
     return vae_stream_open_within(vae, part, latent_height, latent_width,
-                                  &(struct vae_limits){.batch = BATCH_BYTES, .stream = limit}, out, error);
+                                  &(struct vae_limits){.batch = VAE_BATCH_BYTES, .stream = limit}, out,
+                                  error);
+}
+
+status_t vae_stream_fits_within(const struct vae *vae, enum vae_part part, int latent_height,
+                                int latent_width, const struct vae_limits *limits, struct error *error)
+{
+    struct vae_stream s = unopened(vae, part, latent_height, latent_width, limits);
+    return choose_bands(&s, error);
 }
 
 status_t vae_stream_fits(const struct vae *vae, int latent_height, int latent_width, size_t limit,
                          struct error *error)
 {
-    struct vae_stream s = {.vae = (struct vae *)vae,
-                           .part = VAE_DECODER,
-                           .latent_height = latent_height,
-                           .latent_width = latent_width,
-                           .limits = {.batch = BATCH_BYTES, .stream = limit}};
-    return choose_bands(&s, error);
+    return vae_stream_fits_within(vae, VAE_DECODER, latent_height, latent_width,
+                                  &(struct vae_limits){.batch = VAE_BATCH_BYTES, .stream = limit}, error);
 }
 
 /* All memory, for the tallest of the bands. */
@@ -315,13 +379,9 @@ status_t vae_stream_open_within(struct vae *vae, enum vae_part part, int latent_
         latent_width > MAX_LATENT_SIDE)
         return error_set(error, STATUS_INVALID, "a latent of %d x %d pixels; sides must be 1 to %d",
                          latent_width, latent_height, MAX_LATENT_SIDE);
-    struct vae_stream *s = calloc(1, sizeof *s);
+    struct vae_stream *s = malloc(sizeof *s);
     if (!s) return error_set(error, STATUS_NO_MEMORY, "out of memory");
-    s->vae = vae;
-    s->part = part;
-    s->latent_height = latent_height;
-    s->latent_width = latent_width;
-    s->limits = *limits;
+    *s = unopened(vae, part, latent_height, latent_width, limits);
     status_t status = take_memory(s, error);
     if (status != STATUS_OK) {
         error_prefix(error, "VAE");
