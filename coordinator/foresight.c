@@ -418,13 +418,14 @@ static bool is_measured(struct prospect *v, const struct outlook *o)
 }
 
 /* Which job gets ahead of which may hang on next to nothing: who is done first leaves its home to the next. What would come of slightly other
- * times is as likely, and the mean of all is nearer to each of them than another one is. */
-static void play(struct prospect *v)
+ * times is as likely, and the mean of all is nearer to each of them than another one is. For what nobody asked for
+ * one is enough. */
+static void play(struct prospect *v, bool fresh)
 {
     double moves = 1, *sum = calloc(v->count + 1, sizeof *sum);
     if (!sum) return; /* never done */
     for (size_t i = 0; i < v->count; i++) moves += v->finishes[i].moves;
-    uint32_t takes = (uint32_t)fmin(MOST_TAKES, 1 + MOST_MOVES / moves);
+    uint32_t takes = fresh ? (uint32_t)fmin(MOST_TAKES, 1 + MOST_MOVES / moves) : 1;
     for (v->take = 0; v->take < takes; v->take++) {
         finish_play(v->stand, v->groups, v->finishes, v->count, describe, v);
         for (size_t i = 0; i < v->count; i++) sum[i] += v->finishes[i].done / takes;
@@ -453,7 +454,7 @@ void foresight_look(struct server *server, bool fresh)
     for (size_t i = 0; jobs_at(server->jobs, i); i++) jobs_at(server->jobs, i)->finish_ms = 0;
     jobs_foreseen(server->jobs, server->now_ms);
     if (!jobs_at(server->jobs, 0) || !open_prospect(server, NULL, &v)) return;
-    play(&v);
+    play(&v, fresh);
     for (size_t i = 0; i < v.known; i++) {
         struct job *job = v.jobs[i];
         if (isfinite(v.finishes[i].done)) job->finish_ms = server->now_ms + llrint(1000 * v.finishes[i].done);
@@ -472,7 +473,7 @@ double foresight_ask(struct server *server, const char *tenant, const Refrain__J
     if (!extra) return -1;
     foresight_note(server, extra, spec, card);
     if (open_prospect(server, extra, &v)) {
-        play(&v);
+        play(&v, true);
         for (size_t i = 0; i < v.count; i++)
             if (v.jobs[i] == extra && isfinite(v.finishes[i].done)) seconds = v.finishes[i].done;
         close_prospect(&v);

@@ -141,7 +141,7 @@ static void with_floating_homes_a_mixed_queue_ends_when_it_was_said_to(void **st
 
 static void policies_that_measure_are_foreseen_from_what_others_did(void **state)
 {
-    static const struct bars bars = {10, 8, 5, 5, 14};
+    static const struct bars bars = {10, 8, 5, 5, 20};
     expect_foretold((struct foretold_case){.ranks = 2, .jobs = JOBS, .measured = true}, &bars);
     expect_foretold((struct foretold_case){.ranks = 4, .jobs = JOBS, .measured = true, .home = "fixed"},
                     &bars);
