@@ -88,6 +88,14 @@ struct slot {
     struct needs needs;
 };
 
+/* Why the group did not take the job whose turn it was (waiting.h). */
+struct held {
+    uint64_t job; /* 0: none was held up */
+    enum held_by { HELD_BY_LAYOUT, HELD_BY_LIMIT, HELD_BY_MEMORY } by;
+    uint32_t seat;        /* HELD_BY_MEMORY: of the first rank where it does not fit; */
+    uint64_t needs, free; /* bytes. HELD_BY_LIMIT: of the operator's limit */
+};
+
 /* A group that is to be laid out anew while it works (move.h). */
 struct move {
     bool wanted;  /* for `why` */
@@ -126,6 +134,7 @@ struct group {
     double ratio[GROUP_RATIOS]; /* of its latest jobs: how much longer the second half took than was foreseen (lessons.c) */
     uint32_t ratios;            /* that there were */
     struct slot slots[GROUP_SLOTS];
+    struct held held;
     uint64_t launch;     /* launch_number() of the launcher of ours it came from; 0: somebody else's */
     int64_t progress_ns; /* when any compute_progress last grew */
     bool repairable;     /* a launcher can start replacements (schedule.c keeps it true) */

@@ -119,6 +119,8 @@ void server_give_back(struct server *server, struct slot *slot, enum jobs_loss l
 /* schedule.c: the slot's job, as long as its attempt is the one that counts; NULL once it expired or was moved on, or the slot
  * is free. */
 struct job *server_slot_job(const struct server *server, const struct slot *slot);
+/* schedule.c: has the group a place for that job, whatever it needs? */
+bool server_has_room(const struct server *server, const struct group *group, const struct job *job);
 /* schedule.c: jobs a group takes at once. */
 int server_flight_limit(const struct server *server, const struct group *group);
 /* schedule.c: what is known of a group's ranks and a model, for plans; the mix is the caller's to fill in.
