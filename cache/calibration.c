@@ -14,6 +14,7 @@ const char *const calibration_prompts[] = {
 bool calibration_is_standard(const char *prompt, const char *negative, uint64_t seed)
 {
     bool known = false;
-    for (int i = 0; calibration_prompts[i] && !known; i++) known = strcmp(prompt, calibration_prompts[i]) == 0;
+    for (int i = 0; calibration_prompts[i] && !known; i++)
+        known = strcmp(prompt, calibration_prompts[i]) == 0;
     return known && !*negative && seed == 0;
 }

@@ -14,27 +14,26 @@ static struct planner_request describe(const struct plan_request *request, const
 {
     const struct plan_mix *mix = &request->mix;
     uint32_t first = mix->experts > 1 ? (uint32_t)lrint(mix->first_share * STEPS) : STEPS;
-    struct planner_request asked = {
-        .model = {.layers = request->layers,
-                  .heads = request->heads,
-                  .head_dim = load->head_dim,
-                  .experts = mix->experts > 1 ? PLAN_EXPERTS : 1},
-        .job = {.tokens = load->tokens ? load->tokens : 1,
-                .steps = {first, STEPS - first},
-                .branches = mix->branches > 1 ? PLAN_BRANCHES : 1},
-        .machine = {.ranks = request->ranks,
-                    .per_node = request->ranks,
-                    .block_seconds = load->block_seconds,
-                    .inside = INFINITY,
-                    .between = INFINITY,
-                    .operand_bytes = load->operand_bytes,
-                    .state_bytes = sizeof(float)},
-        .load = {.jobs = load->jobs > 1 ? (uint32_t)ceil(load->jobs) : 1,
-                 .unequal_jobs = load->jobs,
-                 .hit_rate = mix->hit_rate,
-                 .head = mix->head,
-                 .tail = mix->tail},
-        .real = request};
+    struct planner_request asked = {.model = {.layers = request->layers,
+                                              .heads = request->heads,
+                                              .head_dim = load->head_dim,
+                                              .experts = mix->experts > 1 ? PLAN_EXPERTS : 1},
+                                    .job = {.tokens = load->tokens ? load->tokens : 1,
+                                            .steps = {first, STEPS - first},
+                                            .branches = mix->branches > 1 ? PLAN_BRANCHES : 1},
+                                    .machine = {.ranks = request->ranks,
+                                                .per_node = request->ranks,
+                                                .block_seconds = load->block_seconds,
+                                                .inside = INFINITY,
+                                                .between = INFINITY,
+                                                .operand_bytes = load->operand_bytes,
+                                                .state_bytes = sizeof(float)},
+                                    .load = {.jobs = load->jobs > 1 ? (uint32_t)ceil(load->jobs) : 1,
+                                             .unequal_jobs = load->jobs,
+                                             .hit_rate = mix->hit_rate,
+                                             .head = mix->head,
+                                             .tail = mix->tail},
+                                    .real = request};
     planner_take_links(&load->links, &asked.machine);
     return asked;
 }
@@ -64,10 +63,10 @@ static uint32_t fewest_tokens(const struct layout_load *load)
     return load->fewest_tokens > 0 && load->fewest_tokens < load->tokens ? load->fewest_tokens : load->tokens;
 }
 
-bool layout_takes(const struct plan *plan, const struct plan_request *request, const struct layout_load *load)
+bool layout_takes(const struct plan *plan, const struct layout_load *load)
 {
     uint32_t width = plan_width(plan);
-    return width == 1 || (!request->mix.by_blocks && fewest_tokens(load) >= width);
+    return width == 1 || fewest_tokens(load) >= width;
 }
 
 /* One job, with so many others at once as there are. */
@@ -87,7 +86,7 @@ bool layout_pays(double now, double then, const struct layout_load *load)
 static bool may_be_wide(const struct plan_request *request, const struct layout_load *load, uint32_t width)
 {
     bool known = load->links.inside > 0 || load->links.between > 0;
-    return known && !request->mix.by_blocks && request->heads > 0 && request->heads % width == 0 &&
+    return known && request->heads > 0 && request->heads % width == 0 &&
            request->ranks % width == 0 && load->head_dim > 0 && load->operand_bytes > 0 &&
            fewest_tokens(load) >= LEAST_ROWS * width;
 }
@@ -124,7 +123,8 @@ static double find_best(const struct plan_request *request, const struct layout_
         for (size_t i = 0; i < sizeof layouts / sizeof *layouts; i++) {
             struct plan made;
             wish.layout = layouts[i];
-            if (!makes_sense(layouts[i], &request->mix) || (width == 1 && layouts[i] == PLAN_LAYOUT_PIPELINE) ||
+            if (!makes_sense(layouts[i], &request->mix) ||
+                (width == 1 && layouts[i] == PLAN_LAYOUT_PIPELINE) ||
                 plan_make(&asked, &made, NULL) != STATUS_OK)
                 continue;
             double seconds = layout_seconds(&made, request, load);
@@ -144,11 +144,13 @@ status_t layout_choose(const struct plan_request *request, const struct layout_l
     status_t status = plan_make(request, &simple, error);
     if (status != STATUS_OK) return status;
     *plan = simple;
-    bool open = !wish || (wish->layout == PLAN_LAYOUT_AUTO && wish->runs == 0 && wish->width <= 1 && !wish->has_fold);
+    bool open =
+        !wish || (wish->layout == PLAN_LAYOUT_AUTO && wish->runs == 0 && wish->width <= 1 && !wish->has_fold);
     if (!open || load->block_seconds <= 0 || request->ranks < 2) return STATUS_OK;
     /* Which of the single chains is better is for what was measured to say (schedule.c). */
-    bool other = now && (plan_chains(now) > 1 || plan_width(now) > 1) && layout_takes(now, request, load);
-    double least = layout_seconds(&simple, request, load), here = other ? layout_seconds(now, request, load) : 0;
+    bool other = now && (plan_chains(now) > 1 || plan_width(now) > 1) && layout_takes(now, load);
+    double least = layout_seconds(&simple, request, load),
+           here = other ? layout_seconds(now, request, load) : 0;
     double found = find_best(request, load, &best);
     if (found > 0 && (least <= 0 || found * AS_GOOD < least))
         least = found;

@@ -20,13 +20,14 @@
 enum { LAYOUT_MOST_WIDTH = 64 };
 
 struct layout_load {
-    double jobs;  /* that are to be done, this one included; of unequal ones, all together in this one's work */
+    double
+        jobs; /* that are to be done, this one included; of unequal ones, all together in this one's work */
     double steps; /* of one, that are left */
     double
         block_seconds; /* one branch through one block on the fastest rank; 0: unknown, the pipeline is taken */
     double move_seconds;  /* to load another layout, and what a running job has to do again */
     double least_seconds; /* what a layout must bring, in the same way, however little moving costs */
-    double deadline;     /* seconds that this job has left; 0: none */
+    double deadline;      /* seconds that this job has left; 0: none */
     /* For what is sent: stages are only wide where all of it is known. */
     uint32_t tokens, head_dim;
     uint32_t fewest_tokens; /* of any of the jobs; 0: they are alike */
@@ -42,8 +43,8 @@ double layout_seconds(const struct plan *plan, const struct plan_request *reques
 double layout_block_seconds(const struct plan *plan, const struct plan_request *request,
                             const struct layout_load *load);
 
-/* Can jobs of the request's mix and the load's size run on that layout? */
-bool layout_takes(const struct plan *plan, const struct plan_request *request, const struct layout_load *load);
+/* Can jobs of the load's size run on that layout? */
+bool layout_takes(const struct plan *plan, const struct layout_load *load);
 
 /* Is `then` worth more than `now`? Both in seconds until all jobs are done, `then` without the move; now 0: nothing is known of
  * it. */

@@ -150,6 +150,9 @@ static status_t read_layout(const struct plan_request *request, struct field *fi
         return error_set(error, STATUS_INVALID,
                          "plan: %u of %u ranks for the first expert leave none for the second", field->pool,
                          field->ranks);
+    if (field->pool && wish->second_pool && field->pool + wish->second_pool != field->ranks)
+        return error_set(error, STATUS_INVALID, "--pools %u+%u: the group has %u ranks", wish->pool,
+                         wish->second_pool, field->ranks);
     if (wish && wish->runs > 0 && (field->cfg || field->pools))
         return error_set(error, STATUS_INVALID,
                          "--split: says nothing of several chains: leave it out, or --layout");

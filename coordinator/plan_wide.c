@@ -54,6 +54,7 @@ static void narrow_request(const struct plan_request *request, uint32_t width, s
     n->wish.width = 1;
     n->wish.even = true;
     n->wish.pool = n->wish.pool / width;
+    n->wish.second_pool = n->wish.second_pool / width;
     for (uint32_t stage = 0; stage < n->wish.runs / width; stage++)
         n->wish.run[stage] = n->wish.run[stage * width];
     n->wish.runs /= width;
@@ -105,6 +106,9 @@ static status_t check_wish(const struct plan_request *request, struct error *err
         return error_set(error, STATUS_INVALID,
                          "--stage-width %u: rank 0 is home and keeps no blocks to itself: leave %s out",
                          width, wish->has_fold ? "--fold" : "--home floating");
+    if (wish->pool && wish->second_pool && wish->pool + wish->second_pool != request->ranks)
+        return error_set(error, STATUS_INVALID, "--pools %u+%u: the group has %u ranks", wish->pool,
+                         wish->second_pool, request->ranks);
     if (wish->pool % width)
         return error_set(error, STATUS_INVALID, "--stage-width %u: a pool of %u ranks is not of whole stages",
                          width, wish->pool);

@@ -20,6 +20,7 @@
 #define REFRAIN_COORDINATOR_PLANNER_H
 
 #include "cache/schedule.h"
+#include "coordinator/needs.h"
 #include "coordinator/plan.h"
 
 enum { PLANNER_MAX_RANKS = PLAN_MAX_RANKS, PLANNER_NAME_BYTES = 96, PLANNER_WORDS_BYTES = 240 };
@@ -85,7 +86,10 @@ struct planner_request {
     struct planner_load load;
     uint32_t most_replicas, most_ways, most_width; /* of layouts to look at; 0: any */
     bool no_pools;
-    const struct plan_request *real; /* of planner_rate: what is known of the ranks that there are, and the jobs' mix */
+    const struct needs
+        *needs; /* what one job takes of a rank, where the model was measured on paper; NULL: formulas */
+    const struct plan_request
+        *real; /* of planner_rate: what is known of the ranks that there are, and the jobs' mix */
 };
 
 struct planner_layout {
@@ -155,7 +159,8 @@ void planner_predict(const struct planner_request *request, const struct planner
 
 /* The same of a plan that was made for the request's real ranks, of one replica. Not possible: it is of another model or
  * number of ranks. */
-void planner_rate(const struct planner_request *request, const struct plan *plan, struct planner_option *option);
+void planner_rate(const struct planner_request *request, const struct plan *plan,
+                  struct planner_option *option);
 /* What the ranks of stages so wide give each other in a block, in seconds: the slowest stage of ranks [0, count). */
 double planner_exchange(const struct planner_request *request, uint32_t width, uint32_t count);
 

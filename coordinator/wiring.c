@@ -29,8 +29,10 @@ bool wiring_of(const struct group *group, struct planner_links *links)
     if (group->ranks < 2) return false;
     for (uint32_t a = 0; a < group->ranks; a++)
         for (uint32_t b = a + 1; b < group->ranks; b++) {
-            if (!links_find(&group->links, group->members[a].seat, group->members[b].seat, &link)) return false;
-            planner_add_link(&found, same_host(group, a, b), (double)link.bytes_per_second, (double)link.latency);
+            if (!links_find(&group->links, group->members[a].seat, group->members[b].seat, &link))
+                return false;
+            planner_add_link(&found, same_host(group, a, b), (double)link.bytes_per_second,
+                             (double)link.latency);
         }
     found.per_node = ranks_of_hosts(group);
     *links = found;

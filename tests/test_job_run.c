@@ -399,6 +399,101 @@ static void others_can_go_on_from_a_job_that_took_everything(void **state)
     saved_tier_close();
 }
 
+/* ------------------------------------------------------------------------------------------------- checkpoints */
+
+/* Makes some steps, gives a checkpoint after every other, and is cancelled. */
+static void make_some(int ring, const struct job_order *order, int steps)
+{
+    struct job *job = saved_create(saved_rings[ring], order);
+    int step, given = 0;
+    while (job->life < LIFE_DECODE) {
+        bool between = job_between_steps(job, &step);
+        if (between && step != given && step % 2 == 0) {
+            job_give_checkpoint(job);
+            given = step;
+        }
+        if (between && step == steps) break;
+        ring_deliver(saved_rings[ring], job, job_advance(job) == JOB_WAITS);
+    }
+    saved_discard(saved_rings[ring], job);
+    saved_tier_settle();
+}
+
+static void an_equal_job_goes_on_where_another_was_cancelled(void **state)
+{
+    for (int i = -1; i < SAVED_SETTINGS; i++) {
+        struct job_order order = order_now(i < 0 ? NULL : saved_settings[i]);
+        const char *name = order.cache ? order.cache : "off";
+        saved_tier_open(MEMORY);
+        make_some((i + 1) % SAVED_RINGS, &order, 9);
+        int items = (int)saved_tier_count(ITEM_CHECKPOINT);
+        assert_true(items > 0 && items <= 4); /* some policies cannot be saved after every step */
+        assert_int_equal(saved_tier_count(ITEM_LATENT), 0);
+        order.job = OTHER_JOB;
+        struct counted rest = run_exact(name, (i + 2) % SAVED_RINGS, &order, NULL);
+        if (rest.taken < 2 || rest.taken > 8 || rest.made + rest.taken != STEPS)
+            fail_msg("%s: %d steps made and %d taken", name, rest.made, rest.taken);
+        if (items == 4) assert_int_equal(rest.taken, 8);
+        assert_true(rest.seconds > 0);
+        saved_free(&rest.run);
+        assert_int_equal(saved_tier_count(ITEM_LATENT) + saved_tier_count(ITEM_TABLE), 1);
+        assert_int_equal(saved_tier_count(ITEM_CHECKPOINT), 0); /* of no more use */
+        saved_tier_close();
+    }
+}
+
+static void who_compares_goes_on_in_its_first_run(void **state)
+{
+    struct job_order plain = order_now(NULL), both = order_now("balanced");
+    both.compare = true;
+    saved_tier_open(MEMORY);
+    make_some(0, &plain, 9);
+    EXPECT("compares", both, 1, STEPS + STEPS - 8, 8);
+    saved_tier_forget(ITEM_LATENT);
+    make_some(0, &both, STEPS + 7); /* ended in the second */
+    assert_int_equal(saved_tier_count(ITEM_CHECKPOINT), 3);
+    EXPECT("compares", both, 2, STEPS - 6, STEPS + 6);
+    saved_tier_close();
+}
+
+/* What a job itself saved counts where it is further; what cannot be used leaves it as it was. */
+static void a_job_takes_only_what_is_further_than_it_is(void **state)
+{
+    static const char *const settings[] = {NULL, "balanced", "dicache:threshold=0.4",
+                                           "layers:every=3,begin=2,end=6"};
+    for (size_t i = 0; i < sizeof settings / sizeof *settings; i++) {
+        struct job_order order = order_now(settings[i]);
+        const char *name = settings[i] ? settings[i] : "off";
+        struct saved_run whole;
+        struct key key;
+        saved_tier_open(MEMORY);
+        whole = saved_run(saved_rings[0], &order, NULL, true);
+        saved_tier_settle();
+        saved_tier_forget(ITEM_LATENT);
+        make_some(0, &order, 5); /* after the fourth step */
+        EXPECT_FROM(name, order, 1, &whole.at[3], STEPS - 4, 1);
+        saved_tier_forget(ITEM_LATENT);
+        make_some(0, &order, 5);
+        EXPECT_FROM(name, order, 2, &whole.at[5], STEPS - 5, 0);
+        saved_tier_forget(ITEM_LATENT);
+        saved_tier_forget(ITEM_CHECKPOINT);
+        /* under the eighth step's name something whose hashes fit and whose caching does not */
+        struct job *job = saved_create(saved_rings[0], &order);
+        job_tend(job);
+        assert_int_equal(tier_run_key(&job->run[0].key, 8, STEPS, &key), STATUS_OK);
+        saved_discard(saved_rings[0], job);
+        struct saved_bytes bad = {saved_copy(whole.at[8].bytes, whole.at[8].size), whole.at[8].size};
+        bad.size -= settings[i] ? 4 : 0;
+        bad.bytes[settings[i] ? HEAD : FORMAT_AT]++;
+        saved_forge(&bad);
+        saved_tier_put(&key, bad.bytes, bad.size);
+        EXPECT_FROM(name, order, 1, &whole.at[3], STEPS - 3, 0);
+        free(bad.bytes);
+        saved_free(&whole);
+        saved_tier_close();
+    }
+}
+
 /* -------------------------------------------------------------------------------------------------- bad items */
 
 /* Under the right name lies what is none, is another run's, or broke: the job makes it all. */
@@ -471,6 +566,9 @@ int main(void)
         cmocka_unit_test(a_branch_of_what_was_taken_is_exact),
         cmocka_unit_test(a_job_that_goes_on_gives_its_run_if_all_of_it_is_known),
         cmocka_unit_test(others_can_go_on_from_a_job_that_took_everything),
+        cmocka_unit_test(an_equal_job_goes_on_where_another_was_cancelled),
+        cmocka_unit_test(who_compares_goes_on_in_its_first_run),
+        cmocka_unit_test(a_job_takes_only_what_is_further_than_it_is),
         cmocka_unit_test(items_that_cannot_be_used_are_not),
         cmocka_unit_test(a_job_that_ends_anywhere_leaves_no_half_item),
     };

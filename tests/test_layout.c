@@ -232,19 +232,16 @@ static void width_stays_inside_nodes(void **state)
     assert_int_equal(plan_width(&plan), 4);
 }
 
-static void what_decides_by_blocks_is_not_laid_wide_and_leaves_what_is(void **state)
+static void what_has_fewer_tokens_than_a_stage_ranks_leaves_what_is(void **state)
 {
     struct plan_request request = make_wide(4, 1);
     struct layout_load load = make_large(1, 100, 4);
     struct plan wide = choose(&request, load, NULL);
-    assert_true(plan_width(&wide) == 4 && layout_takes(&wide, &request, &load));
-    request.mix.by_blocks = true;
-    assert_false(layout_takes(&wide, &request, &load));
+    assert_true(plan_width(&wide) == 4 && layout_takes(&wide, &load));
+    load.tokens = 3;
+    assert_false(layout_takes(&wide, &load));
     struct plan plan = choose(&request, load, &wide);
     assert_int_equal(plan_width(&plan), 1);
-    request.mix.by_blocks = false;
-    load.tokens = 3;
-    assert_false(layout_takes(&wide, &request, &load));
 }
 
 /* What is there is kept as long as another is not worth a load, whatever kind it is. */
@@ -270,7 +267,7 @@ static void a_block_timed_in_a_wide_stage_is_put_right(void **state)
     struct plan wide = choose(&request, load, NULL), plain;
     assert_true(plan_width(&wide) > 1);
     double width = plan_width(&wide), state_bytes = 4.0 * 75600 * 5120 * 2;
-    double exchange = state_bytes * (width - 1) / (width * width) / 0.5e9 + 4 * 20e-6;
+    double exchange = state_bytes * (width - 1) / (width * width) / 0.5e9 + 2 * 20e-6;
     load.block_seconds = width * (11 / width + exchange);
     assert_true(fabs(layout_block_seconds(&wide, &request, &load) - 11) < 1e-6);
     assert_int_equal(plan_make(&request, &plain, NULL), STATUS_OK);
@@ -310,11 +307,14 @@ static void nothing_that_was_not_chosen_is_much_better(void **state)
                             struct plan_wish wish = {.width = width, .layout = layouts[i]};
                             asked = request;
                             asked.wish = &wish;
-                            if (ranks % width || 40 % width || plan_make(&asked, &other, NULL) != STATUS_OK) continue;
+                            if (ranks % width || 40 % width || plan_make(&asked, &other, NULL) != STATUS_OK)
+                                continue;
                             double seconds = layout_seconds(&other, &request, &load);
                             if (seconds < 0.94 * chosen)
-                                fail_msg("%u ranks, %u branches, %u experts, %u jobs: width %u of layout %d takes %g s, "
-                                         "the choice %g", ranks, branches, experts, jobs, width, i, seconds, chosen);
+                                fail_msg("%u ranks, %u branches, %u experts, %u jobs: width %u of layout %d "
+                                         "takes %g s, "
+                                         "the choice %g",
+                                         ranks, branches, experts, jobs, width, i, seconds, chosen);
                         }
                 }
 }
@@ -335,7 +335,7 @@ int main(void)
         cmocka_unit_test(with_two_branches_they_are_cut_first_and_width_is_for_what_is_left),
         cmocka_unit_test(a_queue_gets_no_width_and_neither_do_slow_or_unknown_links),
         cmocka_unit_test(width_stays_inside_nodes),
-        cmocka_unit_test(what_decides_by_blocks_is_not_laid_wide_and_leaves_what_is),
+        cmocka_unit_test(what_has_fewer_tokens_than_a_stage_ranks_leaves_what_is),
         cmocka_unit_test(wide_stages_do_not_come_and_go),
         cmocka_unit_test(a_block_timed_in_a_wide_stage_is_put_right),
         cmocka_unit_test(two_experts_share_all_ranks_where_they_fit),

@@ -556,6 +556,16 @@ static void after_a_kill_the_port_is_there_again(void **state)
     end(&rig, client, &worker);
 }
 
+static void a_coordinator_with_a_wrong_address_does_not_begin(void **state)
+{
+    (void)state;
+    const char *const options[] = {"--metrics", "nonsense", NULL};
+    struct rig rig = {.options = options, .quiet = true};
+    rig_prepare(&rig);
+    assert_false(rig_launch(&rig));
+    rig_stop(&rig);
+}
+
 /* The loop's part is played by the test: it says nothing, then something, then ends while somebody waits. */
 static void who_asks_waits_for_the_loop_and_not_for_ever(void **state)
 {
@@ -599,9 +609,11 @@ static void addresses_that_are_none_are_refused_with_a_sentence(void **state)
     struct scrape *scrape, *second;
     struct error error;
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        assert_int_equal(scrape_check(bad[i], &error), STATUS_INVALID);
         assert_int_equal(scrape_open(bad[i], &scrape, &error), STATUS_INVALID);
         assert_non_null(strstr(error.text, "--metrics"));
     }
+    assert_int_equal(scrape_check("[::1]:9464", &error), STATUS_OK);
     assert_int_equal(scrape_open("127.0.0.1:*", &scrape, &error), STATUS_OK);
     char taken[64];
     snprintf(taken, sizeof taken, "%s", scrape_url(scrape) + strlen("http://"));
@@ -629,6 +641,7 @@ int main(void)
         cmocka_unit_test(many_at_once_are_all_answered),
         cmocka_unit_test(after_a_kill_the_port_is_there_again),
         cmocka_unit_test(who_asks_waits_for_the_loop_and_not_for_ever),
+        cmocka_unit_test(a_coordinator_with_a_wrong_address_does_not_begin),
         cmocka_unit_test(addresses_that_are_none_are_refused_with_a_sentence),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

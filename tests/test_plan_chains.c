@@ -165,6 +165,30 @@ static void five_and_three_ranks_beat_four_and_four(void **state)
     assert_true(make(&both).cycle <= by_steps.cycle);
 }
 
+static void pools_are_as_large_as_an_operator_says(void **state)
+{
+    struct plan_wish wish = {.layout = PLAN_LAYOUT_POOLS};
+    struct plan_request request = two_experts(&wish);
+    struct error error;
+    struct plan plan;
+    assert_int_equal(plan_read_pools("6+2", &wish, &error), STATUS_OK);
+    plan = make(&request);
+    for (uint32_t rank = 0; rank < 8; rank++) assert_true((plan_run(&plan, 0, rank) > 0) == (rank < 6));
+    assert_string_equal(plan_kind(&plan), "pools");
+    request.ranks = 7;
+    assert_int_equal(plan_make(&request, &plan, &error), STATUS_INVALID);
+    assert_string_equal(error.text, "--pools 6+2: the group has 7 ranks");
+    request.ranks = 8; /* in stages of two */
+    request.heads = 12;
+    wish.width = 2;
+    plan = make(&request);
+    for (uint32_t rank = 0; rank < 8; rank++) assert_true((plan_run(&plan, 0, rank) > 0) == (rank < 6));
+    assert_string_equal(plan_kind(&plan), "pools with wide stages");
+    assert_int_equal(plan_read_pools("5+3", &wish, &error), STATUS_OK);
+    assert_int_equal(plan_make(&request, &plan, &error), STATUS_INVALID);
+    assert_string_equal(error.text, "--stage-width 2: a pool of 5 ranks is not of whole stages");
+}
+
 /* The first expert, of 0.65 of the steps, skips nine in ten, the second nothing: what is left to compute is mostly the
  * second's, and so are the ranks. */
 static void pools_go_where_the_misses_are(void **state)
@@ -301,6 +325,7 @@ int main(void)
         cmocka_unit_test(jobs_without_guidance_leave_the_layout_alone),
         cmocka_unit_test(five_and_three_ranks_beat_four_and_four),
         cmocka_unit_test(pools_go_where_the_misses_are),
+        cmocka_unit_test(pools_are_as_large_as_an_operator_says),
         cmocka_unit_test(a_wide_stage_pays_for_its_exchange),
         cmocka_unit_test(pools_may_have_chains_for_branches),
         cmocka_unit_test(chains_take_the_memory_of_all_their_blocks),

@@ -119,6 +119,73 @@ static void policies_are_compared_with_one_uncached_run(void **state)
     setenv("REFRAIN_RECOMPUTE", "1", 1);
 }
 
+/* Nothing is in any rank's store any more: the vault has the last latent, and of a job that was cancelled its marks. */
+static void the_vault_answers_when_all_ranks_were_started_anew(void **state)
+{
+    struct stand s;
+    unsetenv("REFRAIN_RECOMPUTE");
+    stand_start(&s, "vault", 2, "--threads 1");
+    add_model();
+    int first = stand_make("kept", TEN "--cache balanced");
+    pid_t waiting = stand_begin("cancelled", LARGE "--steps 400 --guidance 4");
+    int cancelled = stand_begun("cancelled");
+    stand_wait_step(cancelled, 90); /* two marks: every fortieth step is one */
+    shell_run(stand_text, "refrain cancel %d", cancelled);
+    program_wait(waiting, 60);
+    stand_stop(&s);
+    stand_start(&s, "vault", 2, "--threads 1");
+    int again = stand_make("kept2", TEN "--cache balanced");
+    assert_int_equal(steps_reused(again), STEPS);
+    expect_latents("kept", "kept2");
+    json_t *a = stand_report(first), *b = stand_report(again);
+    expect_equal_verdicts(a, b, "the report is the run's");
+    json_decref(a);
+    json_decref(b);
+    expect_figure("latent", "items", 1); /* it is an item again */
+    expect_figure("latent", "fetched", 1);
+    waiting = stand_begin("rest", LARGE "--steps 400 --guidance 4");
+    int rest = stand_begun("rest");
+    stand_wait_step(rest, 81); /* at once */
+    shell_run(stand_text, "refrain status %d --json", rest);
+    json_t *job = stand_object();
+    assert_true(number_at(job, "steps_reused") >= 80);
+    json_decref(job);
+    shell_run(stand_text, "refrain cancel %d", rest);
+    program_wait(waiting, 60);
+    shell_run(stand_text, "refrain delete %d", first);
+    stand_stop(&s);
+    setenv("REFRAIN_RECOMPUTE", "1", 1);
+}
+
+/* A rank that is not its home leaves: the group moves, and home still has what the job's caching kept. */
+static void a_job_whose_group_moves_makes_no_step_of_its_history_again(void **state)
+{
+#define CACHED LARGE "--steps 300 --guidance 4 --cache interval:N=3,forecast=taylor2 "
+    struct stand s;
+    int home = -1;
+    char words[64];
+    stand_start(
+        &s, "moves", 3,
+        "--threads 1"); /* with --recompute, as tests have it: its own residuals are not others' steps */
+    add_model();
+    stand_make("calm", CACHED);
+    pid_t waiting = stand_begin("moved", CACHED);
+    int job = stand_begun("moved");
+    stand_wait_step(job, 20);
+    snprintf(words, sizeof words, "job %d ", job);
+    shell_run(stand_text, "refrain ranks");
+    const char *line = strstr(stand_text, words), *at = line ? strstr(line, "home on rank ") : NULL;
+    if (!at || sscanf(at, "home on rank %d", &home) != 1) fail_msg("no home: %s", stand_text);
+    shell_run(stand_text, "refrain drain %d", home == 2 ? 1 : 2);
+    program_wait(waiting, 200);
+    expect_latents("calm", "moved");
+    for (int i = 0; i < 100; i++, usleep(50000))
+        if (cache_figure("residual", "hits") + cache_figure("residual", "fetched") >= 2) break;
+    assert_true(cache_figure("residual", "hits") + cache_figure("residual", "fetched") >= 2);
+    assert_true(cache_figure("residual", "seconds_saved") > 0);
+    stand_stop(&s);
+}
+
 /* Whose key it is decides whose run it is. */
 static void tenants_take_nothing_from_each_other(void **state)
 {
@@ -216,7 +283,7 @@ static void a_calibration_is_measured_once_for_everybody(void **state)
     BE("boss");
     shell_run(stand_text, "refrain cache flush table --all");
     BE("bob");
-    shell_run(stand_text, CALIBRATE "--coordinator %s --output %s", s.endpoint, tables[3]);
+    shell_run(stand_text, CALIBRATE "--recompute --coordinator %s --output %s", s.endpoint, tables[3]);
     assert_int_equal(latest_reused(PROMPTS), 0);
     expect_equal_files(tables[0], tables[3]);
     unsetenv("REFRAIN_KEY");
@@ -264,7 +331,7 @@ static void a_calibration_outlives_a_restart_and_a_damaged_one_is_made_again(voi
     expect_equal_files(tables[0], tables[1]);
     stand_stop(&s);
     damage_items(disk);
-    stand_start(&s, "kept", 1, "--threads 1");
+    stand_start(&s, "kept", 1, "--threads 1 --checkpoint-limit 0"); /* the vault would have them, too */
     shell_run(stand_text, CALIBRATE "--coordinator %s --output %s", s.endpoint, tables[2]);
     assert_int_equal(latest_reused(PROMPTS), 0);
     expect_equal_files(tables[0], tables[2]);
@@ -281,6 +348,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(an_equal_request_makes_no_step_and_says_so),
         cmocka_unit_test(policies_are_compared_with_one_uncached_run),
+        cmocka_unit_test(the_vault_answers_when_all_ranks_were_started_anew),
+        cmocka_unit_test(a_job_whose_group_moves_makes_no_step_of_its_history_again),
         cmocka_unit_test(tenants_take_nothing_from_each_other),
         cmocka_unit_test(a_calibration_is_measured_once_for_everybody),
         cmocka_unit_test(a_calibration_outlives_a_restart_and_a_damaged_one_is_made_again),

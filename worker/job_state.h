@@ -1,7 +1,7 @@
 /*
  * job_state.h - the inside of a job, shared by the files that advance it: job.c (its life), job_text.c
- * (text), job_step.c (the step loop), job_finish.c (decode and files), job_save.c (checkpoints), job_run.c and job_reuse.c
- * (what others have made). Compute thread of home.
+ * (text), job_step.c (the step loop), job_finish.c (decode and files), job_save.c (checkpoints), job_run.c,
+ * job_residual.c and job_reuse.c (what others have made). Compute thread of home.
  */
 #ifndef REFRAIN_WORKER_JOB_STATE_H
 #define REFRAIN_WORKER_JOB_STATE_H
@@ -52,6 +52,8 @@ struct branch {
     float *velocity;           /* [latent], on the device */
     struct denoiser_context *context[MODEL_EXPERTS];
     struct blocks *blocks; /* home's own blocks, for policies that decide by blocks */
+    struct blocks
+        *shard_blocks; /* of blocks that decide by themselves on home's wide stage; others' are `blocks` */
 };
 
 /* A question to the cache tier, job_reuse.c. */
@@ -66,6 +68,12 @@ struct ask {
 struct run {
     bool keyed;     /* it has a name */
     struct key key; /* its last latent's, which names it */
+};
+
+/* job_residual.c: what a step that would have to be made again added, from who made it. */
+struct residual {
+    struct ask ask;
+    int step;
 };
 
 /* job_preview.c. Steps are counted as finished ones; 0: none. */
@@ -122,7 +130,11 @@ struct job {
         bool changed;   /* not everything is as in that run */
     } from_run;         /* of the checkpoint that the job was restored from */
     double run_seconds; /* that the steps of the pass took so far, whoever made them */
-    struct ask latent_ask;
+    enum taking { TAKING_NOTHING, TAKING_SEEKS, TAKING_ITEM, TAKING_VAULT } taking; /* others' steps */
+    struct tier_seek seek;
+    struct tier_query run_query;
+    struct residual residuals[BRANCHES][CACHE_SLOTS];
+    int residual_count[BRANCHES], residuals_taken;
     struct ask text_ask[BRANCHES], step_ask[BRANCHES];
     bool named, asked;     /* its runs; for texts and first steps */
     int64_t text_began_ns; /* of text_branch */
@@ -246,11 +258,24 @@ status_t job_encode_text(struct job *job, bool *done, struct error *error);
  * when that is over. */
 void job_tend_run(struct job *job);
 bool job_run_waits(const struct job *job);
+int64_t job_run_deadline_ns(const struct job *job);
 void job_run_end(struct job *job);
 /* What a text of the job depends on. */
 struct text_facts job_text_facts(const struct job *job, int branch);
 /* The pass's last latent, for others. */
 void job_give_latent(struct job *job);
+
+/* job_residual.c: asks for what the steps that would be made again added. Waits, until: as with a run. */
+void job_seek_residuals(struct job *job);
+void job_tend_residuals(struct job *job);
+bool job_residuals_wait(const struct job *job);
+int64_t job_residuals_deadline_ns(const struct job *job);
+/* True: it stands for the blocks of the branch in the step that is made again. Used: after the wait. */
+bool job_take_residual(struct job *job, int branch);
+void job_residuals_used(struct job *job);
+void job_residuals_end(struct job *job);
+/* All steps are made: they are of no more use. */
+void job_forget_residuals(struct job *job);
 
 /* job_save.c: what caching decides by, as a number. 0: nothing. */
 uint64_t job_tables_hash(const struct job *job);

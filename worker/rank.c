@@ -86,6 +86,7 @@ static void leave_epoch(struct rank *r)
     r->joined = false;
     r->broken.status = STATUS_OK;
     engine_drop_events(r->engine);
+    if (!r->stop && r->engine->failure.status == STATUS_OK) home_keep(r->home);
     home_destroy(r->home);
     stage_destroy(r->stage);
     r->home = NULL;
@@ -314,6 +315,9 @@ static void serve_order(struct rank *r, const Refrain__WorkerOrder *order)
         return;
     case REFRAIN__WORKER_ORDER__BODY_PROBE:
         if (r->joined) probe_begin(&r->probe, r->engine, r->config->control, order->probe);
+        return;
+    case REFRAIN__WORKER_ORDER__BODY_TIER_FOUND:
+        tier_found(r->engine->tier, order->tier_found);
         return;
     case REFRAIN__WORKER_ORDER__BODY_TIER_COMMAND:
         tier_command(r->engine->tier, order->tier_command);

@@ -236,6 +236,16 @@ void ulysses_rows(struct ulysses *u, struct team *team, void *rows, int64_t stri
     }
 }
 
+bool ulysses_join(struct ulysses *u, const void *own, size_t bytes, void *all)
+{
+    uint64_t each[CIRCLE_MEMBERS];
+    /* Of those under way none would end while blocks are not computed. */
+    for (int i = 0; i < EXCHANGES; i++) finish(u, &u->crossing[i]);
+    if (ulysses_failed(u)) return false;
+    for (int p = 0; p < u->width; p++) each[p] = (uint64_t)rows_of(u, p) * bytes;
+    return circle_concatenate(u->circle, own, each, deadline(), all, &u->failure) == STATUS_OK;
+}
+
 status_t ulysses_end(struct ulysses *u, struct error *error)
 {
     for (int i = 0; i < EXCHANGES; i++) finish(u, &u->crossing[i]);
