@@ -74,7 +74,9 @@ OBJS_planner     := $(patsubst %,$(BUILD)/%.o,coordinator/plan coordinator/plan_
 OBJS_keys        := $(patsubst %,$(BUILD)/cache/tier/%.o,key miss)
 
 CLIENT_OBJS      := $(OBJS_client) $(OBJS_planner) $(OBJS_keys) $(OBJS_policies) $(OBJS_proto) $(OBJS_base)
-COORDINATOR_OBJS := $(OBJS_coordinator) $(OBJS_keys) $(OBJS_policies) $(OBJS_proto) $(OBJS_base)
+# When jobs will be done follows from the ranks' own rules of whose turn it is, which are values too.
+OBJS_rules       := $(patsubst %,$(BUILD)/worker/%.o,turn share)
+COORDINATOR_OBJS := $(OBJS_coordinator) $(OBJS_rules) $(OBJS_keys) $(OBJS_policies) $(OBJS_proto) $(OBJS_base)
 LAUNCHER_OBJS    := $(OBJS_launcher) $(OBJS_policies) $(OBJS_proto) $(OBJS_base)
 # A rank plans memory on paper for layouts as the coordinator makes them.
 OBJS_plan        := $(patsubst %,$(BUILD)/%.o,coordinator/plan coordinator/plan_wide)

@@ -152,7 +152,7 @@ static void make_load(const struct group *group, const struct movejobs *jobs, co
                       double seconds, struct layout_load *load)
 {
     movecost_load(jobs->jobs, jobs->count, seconds, load);
-    if (group->pace_ns > 0) load->block_seconds = layout_block_seconds(&group->plan, here, load);
+    if (foresight_measured(group)) load->block_seconds = layout_block_seconds(&group->plan, here, load);
 }
 
 bool movejobs_weigh(struct server *server, const struct group *group, const struct movejobs *jobs,

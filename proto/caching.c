@@ -290,8 +290,10 @@ status_t caching_foresee(const Refrain__JobSpec *spec, const Refrain__ModelCard 
     }
     struct rehearsed found = {0};
     outlook->certain = cache_rehearse(&caching.settings, &caching.plan, &caching.job, &found);
+    outlook->by_step = outlook->certain && p->site != SITE_BLOCKS;
     outlook->share = found.share;
     memcpy(outlook->expert_share, found.expert_share, sizeof outlook->expert_share);
+    memcpy(outlook->skips, found.skips, sizeof outlook->skips);
     return STATUS_OK;
 }
 

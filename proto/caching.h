@@ -76,6 +76,8 @@ struct caching_outlook {
     bool certain;   /* share is what will be, to the step; otherwise only measuring will tell, and it is 0 */
     double share;   /* of the work between head and tail: skipped, reused or forecast */
     double expert_share[2]; /* the same of each expert's steps */
+    bool by_step;   /* which steps those are is known, too: */
+    unsigned char skips[CACHE_STEPS];
 };
 /* spec must be complete and have passed caching_check_for_model. */
 status_t caching_foresee(const Refrain__JobSpec *spec, const Refrain__ModelCard *card,

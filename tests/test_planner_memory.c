@@ -37,7 +37,7 @@ static struct planner_model model_of(const Refrain__ModelCard *card)
                                   .text_tokens = card->text_length,
                                   .pixels_per_token = card->size_multiple,
                                   .pixels_per_frame_token = card->frame_multiple,
-                                  .shift = card->shift,
+                                  .schedule = {.shift = card->shift, .train_steps = 1000},
                                   .boundary = card->boundary,
                                   .parameter_bytes = 2};
 }

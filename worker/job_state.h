@@ -21,24 +21,6 @@ enum { BRANCHES = 2, PASSES = 2 };
  * ranks' own silence is noticed within two seconds, so this only bounds a rank that is alive and stuck. */
 #define HOP_TIMEOUT_NS (600 * SECOND_NS)
 
-/* Hops with the stages, for each stage: one at work, and two that wait, so that a stage has work
- * while home decodes a frame. What is beyond that stays at home, where it can still be overtaken by what is
- * urgent and by older jobs. These then finish one after another, and one decodes while the others keep the
- * stages busy; with a long queue at the stages all jobs reach the decoder at once. Six jobs in flight on three
- * ranks with a fixed home compute .84 of the time with 3, .78 with 4 (`build/simulate flight`).
- * Floating homes, as many as there are stages, have their share each, and one more, as with them the blocks of
- * their own rank are hops too: four jobs of unequal length on two ranks .91 with 2 in all, .976 with 3, .977
- * with 4 or 6; hops as long as a stage's work, six cached jobs on four: .90 of the ideal with 3, .93 with 4. */
-enum { HOPS_PER_STAGE = 3 };
-
-/* So many hops on their way to the next member, or waiting there, are enough to begin a spare block before one
- * more is sent. In simulation two to four are equally good; with one, hops as long as a stage's work leave the
- * stages idle. */
-enum { SPARE_QUEUE = 3 };
-
-/* Frames of a film encoded a call. */
-enum { FILM_FRAMES = 4 };
-
 enum cookie { COOKIE_HOP_0, COOKIE_HOP_1, COOKIE_OPEN, COOKIE_CLOSE };
 
 enum life { LIFE_TEXT, LIFE_OPEN, LIFE_STEP, LIFE_CLOSE, LIFE_DECODE, LIFE_FILES, LIFE_FINISHED };

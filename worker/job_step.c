@@ -487,8 +487,6 @@ static enum move step_move(const struct job *j, int *index)
     return done ? MOVE_FINISH : first;
 }
 
-/* Whatever home does in a step beside blocks: charged as a sixteenth of a block, about what it costs, so that
- * hits are not free. */
 static bool move_is_small(enum move move)
 {
     return move != MOVE_NONE && move != MOVE_CAP && move != MOVE_BLOCK && move != MOVE_SPARE &&
@@ -501,7 +499,7 @@ static status_t make_move(struct job *j, enum move move, int index, struct error
                    move == MOVE_OUTPUT;
     status_t status = forward ? engine_prepare(j->engine, &j->grid, error) : STATUS_OK;
     if (status != STATUS_OK) return status;
-    if (move_is_small(move)) j->work += (uint64_t)token_count(&j->grid) / 16 + 1;
+    if (move_is_small(move)) j->work += (uint64_t)token_count(&j->grid) / SMALL_PARTS + 1;
     switch (move) {
     case MOVE_NONE:
         return STATUS_AGAIN;

@@ -275,6 +275,7 @@ static void describe(const struct settings *settings, const struct place *place,
     config->fabric = engine->fabric;
     config->progress = &engine->progress;
     config->block_token_ns = &engine->block_token_ns;
+    config->paces = engine->paces;
     if (settings->key) {
         config->public_key = key->public_key;
         config->secret_key = key->secret_key;
