@@ -2,6 +2,7 @@
 #include "coordinator/layout.h"
 
 #include <math.h>
+#include "coordinator/needs.h"
 
 /* Within so much of the best a simpler layout is as good. */
 #define AS_GOOD 1.01
@@ -86,9 +87,8 @@ bool layout_pays(double now, double then, const struct layout_load *load)
 static bool may_be_wide(const struct plan_request *request, const struct layout_load *load, uint32_t width)
 {
     bool known = load->links.inside > 0 || load->links.between > 0;
-    return known && request->heads > 0 && request->heads % width == 0 &&
-           request->ranks % width == 0 && load->head_dim > 0 && load->operand_bytes > 0 &&
-           fewest_tokens(load) >= LEAST_ROWS * width;
+    return known && request->heads > 0 && request->heads % width == 0 && request->ranks % width == 0 &&
+           load->head_dim > 0 && load->operand_bytes > 0 && fewest_tokens(load) >= LEAST_ROWS * width;
 }
 
 static bool makes_sense(enum plan_layout layout, const struct plan_mix *mix)
@@ -106,21 +106,20 @@ static bool makes_sense(enum plan_layout layout, const struct plan_mix *mix)
     }
 }
 
-/* What width takes of memory beside what was counted for whole rows, as `refrain-worker --plan-memory --stage-width` has it: heads
- * that are exchanged, on every rank; at home, rows that it deals. seats: [ranks], for the request. */
+/* What width takes of memory beside what was counted for whole rows. seats: [ranks], for the request. */
 static void take_width(const struct layout_load *load, uint32_t width, struct plan_request *asked,
                        struct plan_seat *seats)
 {
-    double state = (double)load->tokens * asked->heads * load->head_dim;
-    double heads = 7 * state / width * load->operand_bytes;
-    double rows = (asked->mix.branches + 1.0 / width) * state * sizeof(float);
+    struct needs more = {.branches = (uint32_t)lrint(asked->mix.branches),
+                         .operand_bytes = load->operand_bytes};
+    needs_widen(&more, (uint64_t)load->tokens * asked->heads * load->head_dim, width);
     for (uint32_t i = 0; asked->seats && i < asked->ranks; i++) {
-        double left = (double)asked->seats[i].memory_bytes - heads;
+        double left = (double)asked->seats[i].memory_bytes - (double)more.work;
         seats[i] = asked->seats[i];
         if (seats[i].memory_bytes > 0) seats[i].memory_bytes = left > 1 ? (uint64_t)left : 1;
     }
     if (asked->seats) asked->seats = seats;
-    if (asked->block_bytes > 0) asked->home_bytes += (uint64_t)rows;
+    if (asked->block_bytes > 0) asked->home_bytes += more.job;
 }
 
 /* Of all layouts there are beside one chain of single ranks the best, the simplest first; 0: there is none. */

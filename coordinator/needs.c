@@ -5,7 +5,8 @@
 #include <string.h>
 #include "proto/caching.h"
 
-enum { STAGE_BUFFERS = 4, CPU_OPERANDS = 2 };
+/* HEADS: shares of a hidden state that a rank of a wide stage has for its exchanges (worker/ulysses.h). */
+enum { STAGE_BUFFERS = 4, CPU_OPERANDS = 2, GPU_OPERAND_BYTES = 2, HEADS = 7 };
 
 static uint64_t larger(uint64_t a, uint64_t b)
 {
@@ -52,7 +53,9 @@ static void job_of(const Refrain__ModelCard *card, const Refrain__JobSpec *spec,
 void needs_of(const Refrain__ModelCard *card, const Refrain__JobSpec *spec, const struct needs_rank *rank,
               struct needs *n)
 {
-    *n = (struct needs){.sized = card->has_need_block, .experts = card->experts > 1 ? 2 : 1};
+    *n = (struct needs){.sized = card->has_need_block,
+                        .experts = card->experts > 1 ? 2 : 1,
+                        .operand_bytes = GPU_OPERAND_BYTES * (rank->gpu ? 1 : CPU_OPERANDS)};
     weights_as_stored(card, n);
     if (n->sized && rank->gpu) {
         n->block = card->need_block;
@@ -65,6 +68,13 @@ void needs_of(const Refrain__ModelCard *card, const Refrain__JobSpec *spec, cons
     if (!rank->gpu)
         n->film =
             3 * sizeof(float) * spec->frames * (uint64_t)spec->width * spec->height * (spec->compare ? 2 : 1);
+}
+
+void needs_widen(struct needs *n, uint64_t elements, uint32_t width)
+{
+    if (width < 2) return;
+    n->work += HEADS * elements / width * n->operand_bytes;
+    n->job += (n->branches * elements + elements / width) * sizeof(float);
 }
 
 /* While all make steps, or one is at its end. */

@@ -516,6 +516,16 @@ status_t server_check_room(struct server *server, const Refrain__ModelCard *card
     return status;
 }
 
+/* Of a job on the group as it is laid out. */
+static void needs_here(const struct group *group, const Refrain__ModelCard *card,
+                       const Refrain__JobSpec *spec, struct needs *needs)
+{
+    const struct needs_rank home = needs_rank_of(&group->members[0]);
+    uint64_t elements = (uint64_t)caching_tokens(spec, card) * card->heads * card->head_dim;
+    needs_of(card, spec, &home, needs);
+    needs_widen(needs, elements, plan_width(&group->plan));
+}
+
 /* Takes the next job of the queue onto the group; false when there is none, or none can be started. */
 static bool take_next(struct server *server, struct group *group)
 {
@@ -532,8 +542,7 @@ static bool take_next(struct server *server, struct group *group)
     if (status == STATUS_OK) foresight_note(server, job, stored->spec, model->card);
     if (status == STATUS_OK) status = prepare_layout(server, group, model, stored->spec, job, &fits, &error);
     struct needs needs = {0};
-    const struct needs_rank home = needs_rank_of(&group->members[0]);
-    if (status == STATUS_OK) needs_of(model->card, stored->spec, &home, &needs);
+    if (status == STATUS_OK) needs_here(group, model->card, stored->spec, &needs);
     if (stored) refrain__job__free_unpacked(stored, NULL);
     if (status != STATUS_OK) {
         fail_job(server, NULL, job, error.text);

@@ -8,6 +8,7 @@
 #include <cmocka.h>
 
 #include "coordinator/needs.h"
+#include "proto/caching.h"
 #include "kernels/paper.h"
 #include "tests/golden.h"
 #include "worker/footprint.h"
@@ -100,6 +101,45 @@ static void ranks_take_no_more_than_the_coordinator_thinks_and_little_less(void 
     }
 }
 
+/* Of a whole pass each rank has its rows' workspace, which is counted for all of them: more than is taken, never less. */
+static void so_it_is_with_two_ranks_wide_stages(void **state)
+{
+    static const int frames[] = {5, 33, 81};
+    char model[512];
+    golden_path(model, sizeof model, "models/reference");
+    for (size_t i = 0; i < sizeof frames / sizeof *frames; i++) {
+        const struct job_order order = {.job = 1,
+                                        .attempt = 1,
+                                        .prompt = "a",
+                                        .negative = "a",
+                                        .steps = 2,
+                                        .width = 832,
+                                        .height = 480,
+                                        .frames = frames[i],
+                                        .fps = 16,
+                                        .guidance = 4,
+                                        .shift = 3};
+        const struct split split = {.members = 2, .width = 2, .run = {LAYERS, LAYERS}};
+        struct footprint ranks[2];
+        struct needs needs;
+        struct error error;
+        const struct needs *job = &needs;
+        const Refrain__JobSpec spec = spec_of(&order);
+        const struct footprint_task task = {.order = &order, .jobs = 1};
+        if (footprint_measure(model, &split, &task, ranks, &error) != STATUS_OK) fail_msg("%s", error.text);
+        needs_of(card, &spec, &(struct needs_rank){.gpu = true}, &needs);
+        needs_widen(&needs, (uint64_t)caching_tokens(&spec, card) * card->heads * card->head_dim, 2);
+        uint64_t home = needs.home + LAYERS * needs.block + needs_at(&job, 1, NULL, 0, LAYERS);
+        uint64_t stage = LAYERS * needs.block + needs_at(NULL, 0, &job, 1, LAYERS);
+        size_t own = paper_own_bytes(MEMORY_DEVICE);
+        print_message("  home %.1f MB, taken %.1f; other %.1f, taken %.1f\n", (double)home / 1e6,
+                      (double)(ranks[0].most.most_device + own) / 1e6, (double)stage / 1e6,
+                      (double)(ranks[1].most.most_device + own) / 1e6);
+        assert_true(home >= ranks[0].most.most_device + own && stage >= ranks[1].most.most_device + own);
+        assert_true(home < 2 * ranks[0].most.most_device + card->need_decode);
+    }
+}
+
 static void one_job_decodes_while_the_others_are_at_their_steps(void **state)
 {
     const struct needs a = {.job = 10, .text = 1, .finish = 50, .work = 5, .film = 3},
@@ -153,6 +193,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(ranks_take_no_more_than_the_coordinator_thinks_and_little_less),
+        cmocka_unit_test(so_it_is_with_two_ranks_wide_stages),
         cmocka_unit_test(one_job_decodes_while_the_others_are_at_their_steps),
         cmocka_unit_test(a_stage_has_at_most_four_hops),
         cmocka_unit_test(comparing_takes_the_encoders_and_on_a_cpu_two_films),
