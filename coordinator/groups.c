@@ -545,6 +545,12 @@ static bool has_lived(const struct group *group, const Refrain__Hello *hello)
     return lived && strcmp(group->fabric, "mpi") != 0;
 }
 
+/* Seats have no gaps, so that a coordinator that restarts knows from any of the ranks how many there are. */
+static bool is_next_seat(const struct group *group, uint32_t seat)
+{
+    return seat <= group->seats;
+}
+
 /* Does this rank fit into the group it names? */
 static status_t check_place(const struct group *group, const Refrain__Hello *hello, struct error *error)
 {
@@ -554,6 +560,9 @@ static status_t check_place(const struct group *group, const Refrain__Hello *hel
     if ((hello->ranks != group->seats && !has_lived(group, hello)) || strcmp(hello->fabric, group->fabric) != 0)
         return error_set(error, STATUS_CONFLICT, "rank %u says %u ranks on fabric %s, the group has %u on %s",
                          hello->rank, hello->ranks, hello->fabric, group->seats, group->fabric);
+    if (!is_next_seat(group, hello->rank))
+        return error_set(error, STATUS_CONFLICT, "rank %u: the next one of this group is rank %u",
+                         hello->rank, group->seats);
     if (member && member->here && member->pid != hello->pid)
         return error_set(error, STATUS_CONFLICT, "rank %u is taken by process %u on %s", hello->rank,
                          member->pid, member->host);
@@ -639,6 +648,17 @@ static void all_here(struct group *group, int64_t now_ns)
 }
 
 /* Whether or not the others are in an epoch, its membership is not theirs any more. */
+void group_forget_seats(const struct groups *groups, struct group *group)
+{
+    uint32_t rank, last;
+    for (; group->seats > 1; group->seats--) {
+        last = group->seats - 1;
+        if (group_rank_of(group, last, &rank) || group_guest_of(group, last, &rank) ||
+            groups_seat(groups, group->name, last) != SEAT_SERVES)
+            return;
+    }
+}
+
 void group_dismiss(struct group *group, uint32_t rank, int64_t now_ns)
 {
     struct member *member = &group->members[rank];

@@ -177,6 +177,8 @@ void groups_serve_all(struct groups *groups); /* forgets all marks */
 /* The group goes on without that rank in a new epoch; the jobs in flight are the caller's to give back. Ranks behind it
  * move up. With the last one the group is LOST. */
 void group_dismiss(struct group *group, uint32_t rank, int64_t now_ns);
+/* Its last seats, if nobody sits there or is to come back: of ranks that came beside those it was started with, and are gone. */
+void group_forget_seats(const struct groups *groups, struct group *group);
 /* Its guests are ranks from now on, in a new epoch; the jobs in flight are the caller's to give back. */
 void group_admit(struct groups *groups, struct group *group, int64_t now_ns);
 /* The rank that sits there, or would; false: there is none, the seat is drained or free. */

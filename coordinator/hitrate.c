@@ -63,7 +63,6 @@ void hitrates_of(struct hitrates *rates, const Refrain__JobSpec *spec, const Ref
     mix->branches = (uint32_t)outlook.branches;
     mix->head = (uint32_t)outlook.head;
     mix->tail = (uint32_t)outlook.tail;
-    mix->by_blocks = outlook.by_blocks;
     mix->hit_rate = over_passes(spec, outlook.share);
     mix->experts = card->experts > 1 ? 2 : 1;
     mix->first_share = spec->steps ? (double)caching_switch(spec, card) / spec->steps : 1;

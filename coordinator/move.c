@@ -11,13 +11,15 @@
 #include "coordinator/orders.h"
 #include "coordinator/repair.h"
 
-#define PATIENCE_NS         (5 * SECOND_NS)   /* for jobs to rest and their checkpoints to arrive, beside three of their steps */
+#define PATIENCE_NS                                                                                          \
+    (5 * SECOND_NS) /* for jobs to rest and their checkpoints to arrive, beside three of their steps */
 #define LONGEST_PATIENCE_NS (600 * SECOND_NS)
-#define HOME_MARGIN         2                 /* so much longer homes wait for what we do then */
-#define TAIL_NS             (30 * SECOND_NS)  /* for jobs that are nearly done; ranks that came wait no longer */
-#define STILL_NS            (60 * SECOND_NS)  /* after a move that was called off */
+#define HOME_MARGIN         2                /* so much longer homes wait for what we do then */
+#define TAIL_NS             (30 * SECOND_NS) /* for jobs that are nearly done; ranks that came wait no longer */
+#define STILL_NS            (60 * SECOND_NS) /* after a move that was called off */
 #define WEIGH_NS            SECOND_NS
-#define MORE_NS             (2 * SECOND_NS)   /* for others that were told to come back, too */
+#define LITTLE_SECONDS      5.0 /* of work to be done again, for ranks that have waited long enough */
+#define MORE_NS             (2 * SECOND_NS) /* for others that were told to come back, too */
 
 /* ------------------------------------------------------------------------------------------------ small steps */
 
@@ -55,6 +57,14 @@ void move_take_rested(struct slot *slot, const Refrain__Rested *rested)
 {
     slot->rested = true;
     slot->rested_at = rested->step;
+}
+
+/* What an operator wished for is of so many ranks, or of whole stages. */
+static bool guests_fit(const struct server *server, const struct group *group, uint32_t leaving)
+{
+    const struct plan_wish *wish = &server->settings->wish;
+    uint32_t ranks = group->ranks - leaving + group->guests;
+    return (!wish->runs || wish->runs == ranks) && (wish->width < 2 || ranks % wish->width == 0);
 }
 
 /* -------------------------------------------------------------------------------------------------- the move */
@@ -96,14 +106,14 @@ static void begin_rest(struct server *server, struct group *group)
     group->move.resting = true;
     group->move.until_ns = server->now_ns + patience_ns;
     tell_homes(server, group, HOME_MARGIN * patience_ns);
-    log_line(LOG_INFO, "group %.8s: %s; %d jobs are to rest at the end of their steps", group->name, group->move.why,
-             group_in_flight(group));
+    log_line(LOG_INFO, "group %.8s: %s; %d jobs are to rest at the end of their steps", group->name,
+             group->move.why, group_in_flight(group));
 }
 
 static void call_off(struct server *server, struct group *group)
 {
-    log_line(LOG_WARN, "group %.8s: stays as it is (%s): the jobs did not come to rest within %.0f s", group->name,
-             group->move.why, (double)(server->now_ns - group->move.since_ns) / SECOND_NS);
+    log_line(LOG_WARN, "group %.8s: stays as it is (%s): the jobs did not come to rest within %.0f s",
+             group->name, group->move.why, (double)(server->now_ns - group->move.since_ns) / SECOND_NS);
     tell_homes(server, group, 0);
     group->move = (struct move){0};
     group->still_ns = server->now_ns + STILL_NS;
@@ -129,7 +139,8 @@ static void carry_out(struct server *server, struct group *group)
     repair_give_back(server, group, move.why);
     snprintf(group->failure, sizeof group->failure, "%s", move.why);
     send_away(server, group);
-    group_admit(server->groups, group, server->now_ns);
+    if (guests_fit(server, group, 0)) group_admit(server->groups, group, server->now_ns);
+    group->planned = false;
     if (move.planned && at_work) {
         group->plan = move.plan;
         group->planned = true;
@@ -169,8 +180,8 @@ static void want(struct server *server, struct group *group, const char *why)
 }
 
 /* "rank 1 was drained", "ranks 1 and 3 joined"... by their seats, guests or those that leave. */
-static void name_ranks(const struct group *group, uint32_t from, uint32_t to, bool leaving, const char *what, char *text,
-                       size_t bytes)
+static void name_ranks(const struct group *group, uint32_t from, uint32_t to, bool leaving, const char *what,
+                       char *text, size_t bytes)
 {
     uint32_t count = 0, named = 0;
     for (uint32_t rank = from; rank < to; rank++) count += !leaving || group->members[rank].leaves;
@@ -184,12 +195,13 @@ static void name_ranks(const struct group *group, uint32_t from, uint32_t to, bo
     if (used < bytes) snprintf(text + used, bytes - used, "%s %s", named < count ? "..." : "", what);
 }
 
-static void want_change(struct server *server, struct group *group, uint32_t leaving)
+static void want_change(struct server *server, struct group *group, uint32_t leaving, bool joins)
 {
     char gone[96], came[96], why[sizeof group->move.why];
-    name_ranks(group, 0, group->ranks, true, leaving == 1 ? "was drained" : "were drained", gone, sizeof gone);
+    name_ranks(group, 0, group->ranks, true, leaving == 1 ? "was drained" : "were drained", gone,
+               sizeof gone);
     name_ranks(group, group->ranks, group->ranks + group->guests, false, "joined", came, sizeof came);
-    if (leaving && group->guests)
+    if (leaving && joins)
         snprintf(why, sizeof why, "%.60s, %.60s", gone, came);
     else
         snprintf(why, sizeof why, "%s", leaving ? gone : came);
@@ -202,12 +214,13 @@ static bool awaits_more(const struct server *server, const struct group *group)
     uint32_t rank;
     if (server->now_ns - group->guest_ns > MORE_NS) return false;
     for (uint32_t seat = 0; seat < group->seats; seat++)
-        if (groups_seat(server->groups, group->name, seat) == SEAT_RETURNING && !group_guest_of(group, seat, &rank))
+        if (groups_seat(server->groups, group->name, seat) == SEAT_RETURNING &&
+            !group_guest_of(group, seat, &rank))
             return true;
     return false;
 }
 
-/* Ranks that came are let in where that brings anything at all, and in any case after a while. */
+/* Ranks that came are let in where that brings anything at all; and after a while, unless a job would lose much by it. */
 static bool guests_may_join(struct server *server, struct group *group)
 {
     struct movejobs jobs;
@@ -215,12 +228,21 @@ static bool guests_may_join(struct server *server, struct group *group)
     struct move_worth worth;
     if (!is_at_work(group) || group->move.resting) return true;
     if (!may_move(server, group) || awaits_more(server, group)) return false;
-    if (server->now_ns - group->guest_ns > TAIL_NS) return true;
+    if (server->now_ns - group->weighed_ns < WEIGH_NS) return group->move.wanted;
+    group->weighed_ns = server->now_ns;
     if (!movejobs_gather(server, group, &jobs)) return true; /* nothing is known: a step is little */
+    bool waited = server->now_ns - group->guest_ns > TAIL_NS;
+    if (waited && movejobs_again(&jobs) < LITTLE_SECONDS) return true;
     movejobs_weigh(server, group, &jobs, &plan, &worth);
-    log_line(LOG_DEBUG, "group %.8s: with its guests %.1f s instead of %.1f s, and %.1f s for the move", group->name, worth.then,
-             worth.now, worth.cost);
+    log_line(LOG_DEBUG, "group %.8s: with its guests %.1f s instead of %.1f s, and %.1f s for the move",
+             group->name, worth.then, worth.now, worth.cost);
     return worth.now <= 0 || worth.now - worth.then > worth.cost;
+}
+
+/* An operator's layout stays; where homes are is not what a layout is chosen by. */
+static bool is_open(const struct plan_wish *wish)
+{
+    return wish->layout == PLAN_LAYOUT_AUTO && !wish->runs && !wish->has_fold && wish->width < 2;
 }
 
 static void want_layout(struct server *server, struct group *group)
@@ -230,12 +252,16 @@ static void want_layout(struct server *server, struct group *group)
     struct move_worth worth;
     char why[sizeof group->move.why];
     bool settled = server->now_ns - group->laid_ns >= server->settings->settle_ms * MILLISECOND_NS;
-    if (!is_at_work(group) || !settled || server->now_ns - group->weighed_ns < WEIGH_NS || !may_move(server, group)) return;
+    if (!is_at_work(group) || !settled || server->now_ns - group->weighed_ns < WEIGH_NS ||
+        !may_move(server, group))
+        return;
     group->weighed_ns = server->now_ns;
-    if (strcmp(group->fabric, "mpi") == 0 || !movejobs_gather(server, group, &jobs)) return;
+    if (!is_open(&server->settings->wish) || strcmp(group->fabric, "mpi") == 0 ||
+        !movejobs_gather(server, group, &jobs))
+        return;
     bool pays = movejobs_weigh(server, group, &jobs, &plan, &worth);
-    log_line(LOG_DEBUG, "group %.8s: %.1f s instead of %.1f s with another layout, and %.1f s for the move", group->name,
-             worth.then, worth.now, worth.cost);
+    log_line(LOG_DEBUG, "group %.8s: %.1f s instead of %.1f s with another layout, and %.1f s for the move",
+             group->name, worth.then, worth.now, worth.cost);
     if (!pays) return;
     snprintf(why, sizeof why, "laid out anew: %s, %.0f s expected gain, %.0f s cost", plan_kind(&plan),
              worth.now - worth.then, worth.cost);
@@ -270,13 +296,17 @@ static void send_guests_away(struct server *server, struct group *group)
 static void look_for_reasons(struct server *server, struct group *group, uint32_t leaving)
 {
     struct move *move = &group->move;
-    bool changes = leaving || group->guests;
+    bool fit = group->guests && guests_fit(server, group, leaving), changes = leaving || fit;
+    if (group->guests && !fit && group->guest_ns == server->now_ns)
+        log_line(LOG_INFO,
+                 "group %.8s: --split or --stage-width want another number of ranks; it waits for more",
+                 group->name);
     if (move->wanted && (move->planned ? changes || !is_at_work(group) : !changes)) {
         if (move->resting && is_at_work(group)) tell_homes(server, group, 0);
         *move = (struct move){0};
     }
-    if (leaving || (group->guests && guests_may_join(server, group)))
-        want_change(server, group, leaving);
+    if (leaving || (fit && guests_may_join(server, group)))
+        want_change(server, group, leaving, fit);
     else if (!changes && !move->wanted)
         want_layout(server, group);
 }
@@ -286,6 +316,7 @@ void move_turn(struct server *server, struct group *group)
     struct move *move = &group->move;
     if (group->state == GROUP_LOST || group->state == GROUP_BROKEN) return; /* who lives is not known yet */
     send_guests_away(server, group);
+    group_forget_seats(server->groups, group);
     uint32_t leaving = count_leaving(server, group);
     look_for_reasons(server, group, leaving);
     if (!move->wanted) return;

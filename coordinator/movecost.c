@@ -57,8 +57,8 @@ static bool misses_deadline(const struct move_job *jobs, int count, const struct
     return false;
 }
 
-bool movecost_pays(const struct move_place *here, const struct move_place *there, const struct move_job *jobs, int count,
-                   const struct layout_load *load, struct move_worth *worth)
+bool movecost_pays(const struct move_place *here, const struct move_place *there, const struct move_job *jobs,
+                   int count, const struct layout_load *load, struct move_worth *worth)
 {
     *worth = (struct move_worth){.now = layout_seconds(here->plan, here->request, load),
                                  .then = layout_seconds(there->plan, there->request, load),

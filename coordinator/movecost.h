@@ -43,16 +43,16 @@ int movecost_longest(const struct move_job *jobs, int count);
 bool movecost_load(const struct move_job *jobs, int count, double load_seconds, struct layout_load *load);
 
 /* Is `there` worth the move? Never where it would make a job miss its deadline that is kept here. load: of movecost_load. */
-bool movecost_pays(const struct move_place *here, const struct move_place *there, const struct move_job *jobs, int count,
-                   const struct layout_load *load, struct move_worth *worth);
+bool movecost_pays(const struct move_place *here, const struct move_place *there, const struct move_job *jobs,
+                   int count, const struct layout_load *load, struct move_worth *worth);
 
 /* Seconds that a running job has to work again if it is moved now. */
 struct move_loss {
-    double steps;      /* since its newest checkpoint, */
-    double replayed;   /* and steps whose features its caching keeps: they are made again */
-    double step;       /* seconds of one */
-    double tail;       /* seconds of decoding that are done already */
-    double bytes;      /* of a checkpoint */
+    double steps;    /* since its newest checkpoint, */
+    double replayed; /* and steps whose features its caching keeps: they are made again */
+    double step;     /* seconds of one */
+    double tail;     /* seconds of decoding that are done already */
+    double bytes;    /* of a checkpoint */
 };
 double movecost_again(const struct move_loss *loss);
 

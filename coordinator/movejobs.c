@@ -40,16 +40,18 @@ static double steps_done(const struct slot *slot, const struct job *job)
 
 /* What a move takes from it. The features of a job that caches could come from the cache tier one day; here they are made
  * again. */
-static double again(struct server *server, const struct group *group, const struct slot *slot, const struct job *job,
-                    double step_seconds)
+static double again(struct server *server, const struct group *group, const struct slot *slot,
+                    const struct job *job, double step_seconds)
 {
     struct checkpoint newest = {0};
     struct move_loss loss = {.step = step_seconds};
     const Refrain__Progress *p = &job->progress;
-    if (server->vault && !vault_latest(server->vault, job->id, &newest)) vault_origin(server->vault, job->id, &newest);
+    if (server->vault && !vault_latest(server->vault, job->id, &newest))
+        vault_origin(server->vault, job->id, &newest);
     if (phase_of(job) < REFRAIN__PHASE__PHASE_DENOISE) return 0;
     loss.steps = fmax(0, steps_done(slot, job) - newest.step);
-    loss.replayed = job->outlook.mix.hit_rate > 0 && phase_of(job) == REFRAIN__PHASE__PHASE_DENOISE ? REPLAYED_STEPS : 0;
+    loss.replayed =
+        job->outlook.mix.hit_rate > 0 && phase_of(job) == REFRAIN__PHASE__PHASE_DENOISE ? REPLAYED_STEPS : 0;
     loss.bytes = (double)newest.bytes;
     double tail = foresight_tail(server, &job->outlook);
     if (phase_of(job) == REFRAIN__PHASE__PHASE_DECODE)
@@ -59,17 +61,18 @@ static double again(struct server *server, const struct group *group, const stru
     return movecost_again(&loss);
 }
 
-static void add_running(struct server *server, const struct group *group, const struct slot *slot, const struct job *job,
-                        struct movejobs *jobs)
+static void add_running(struct server *server, const struct group *group, const struct slot *slot,
+                        const struct job *job, struct movejobs *jobs)
 {
     double block = foresight_block(group, &job->outlook);
     double cycle = group->plan.cycle > 0 ? group->plan.cycle : group->plan.layers;
     jobs->ids[jobs->count] = job->id;
-    jobs->jobs[jobs->count++] = (struct move_job){.steps = fmax(0, job->outlook.steps - steps_done(slot, job)),
-                                                  .block = block,
-                                                  .branches = job->outlook.mix.branches,
-                                                  .again = again(server, group, slot, job, cycle * block),
-                                                  .deadline = deadline_of(server, job)};
+    jobs->jobs[jobs->count++] =
+        (struct move_job){.steps = fmax(0, job->outlook.steps - steps_done(slot, job)),
+                          .block = block,
+                          .branches = job->outlook.mix.branches,
+                          .again = again(server, group, slot, job, cycle * block),
+                          .deadline = deadline_of(server, job)};
 }
 
 /* Other groups take their part of the queue. */
@@ -92,10 +95,11 @@ static void add_waiting(struct server *server, const struct group *group, struct
         bool waits = job->state == REFRAIN__JOB_STATE__JOB_QUEUED && strcmp(job->model, group->model) == 0;
         if (!waits || job->outlook.tokens <= 0 || !is_ours(server, group, turn++)) continue;
         jobs->ids[jobs->count] = job->id;
-        jobs->jobs[jobs->count++] = (struct move_job){.steps = fmax(0, job->outlook.steps - (double)job->kept),
-                                                      .block = foresight_block(group, &job->outlook),
-                                                      .branches = job->outlook.mix.branches,
-                                                      .deadline = deadline_of(server, job)};
+        jobs->jobs[jobs->count++] =
+            (struct move_job){.steps = fmax(0, job->outlook.steps - (double)job->kept),
+                              .block = foresight_block(group, &job->outlook),
+                              .branches = job->outlook.mix.branches,
+                              .deadline = deadline_of(server, job)};
     }
 }
 
@@ -115,24 +119,30 @@ bool movejobs_gather(struct server *server, const struct group *group, struct mo
     return jobs->in_flight > 0 && movecost_longest(jobs->jobs, jobs->count) >= 0;
 }
 
+double movejobs_again(const struct movejobs *jobs)
+{
+    double seconds = 0;
+    for (int i = 0; i < jobs->in_flight; i++) seconds += jobs->jobs[i].again;
+    return seconds;
+}
+
 /* --------------------------------------------------------------------------------------------------- weighing */
 
 /* For its weights, as far as is known. */
 static double load_seconds(const struct group *group, const struct plan *plan)
 {
     uint32_t most = 0;
-    for (uint32_t rank = 0; rank < plan->ranks; rank++) most = plan_blocks(plan, rank) > most ? plan_blocks(plan, rank) : most;
+    for (uint32_t rank = 0; rank < plan->ranks; rank++)
+        most = plan_blocks(plan, rank) > most ? plan_blocks(plan, rank) : most;
     return group->load_block_seconds * most;
 }
 
 /* A layout has to take all of them, whichever is the longest. */
-static void meet_all(const struct server *server, const struct movejobs *jobs, struct plan_mix *mix,
-                     struct layout_load *load)
+static void meet_all(const struct server *server, const struct movejobs *jobs, struct layout_load *load)
 {
     for (int i = 0; i < jobs->count; i++) {
         const struct job *job = jobs_find(server->jobs, jobs->ids[i]);
         if (!job) continue;
-        mix->by_blocks |= job->outlook.mix.by_blocks;
         load->fewest_tokens = (uint32_t)fmin(load->fewest_tokens, job->outlook.tokens);
     }
 }
@@ -145,8 +155,8 @@ static void make_load(const struct group *group, const struct movejobs *jobs, co
     if (group->pace_ns > 0) load->block_seconds = layout_block_seconds(&group->plan, here, load);
 }
 
-bool movejobs_weigh(struct server *server, const struct group *group, const struct movejobs *jobs, struct plan *plan,
-                    struct move_worth *worth)
+bool movejobs_weigh(struct server *server, const struct group *group, const struct movejobs *jobs,
+                    struct plan *plan, struct move_worth *worth)
 {
     struct plan_seat seats[PLAN_MAX_RANKS], all_seats[PLAN_MAX_RANKS];
     const struct model *model;
@@ -157,7 +167,8 @@ bool movejobs_weigh(struct server *server, const struct group *group, const stru
     const struct job *job = jobs_find(server->jobs, jobs->ids[longest]);
     *worth = (struct move_worth){0};
     all.ranks += all.guests;
-    if (!job || group->plan.ranks != group->ranks || models_find(server->models, job->model, &model, NULL) != STATUS_OK ||
+    if (!job || group->plan.ranks != group->ranks ||
+        models_find(server->models, job->model, &model, NULL) != STATUS_OK ||
         jobstore_get(server->store, NULL, job->id, &stored, NULL) != STATUS_OK)
         return false;
     struct plan_request here = server_describe_layout(server, group, model->card, stored->spec, seats);
@@ -166,13 +177,14 @@ bool movejobs_weigh(struct server *server, const struct group *group, const stru
     wiring_describe(&all, model->card, &job->outlook, &load);
     here.mix = job->outlook.mix;
     here.mix.home_work = group->home_work;
-    meet_all(server, jobs, &here.mix, &load);
+    meet_all(server, jobs, &load);
     there.mix = here.mix;
     make_load(group, jobs, &here, load_seconds(group, &group->plan), &load);
-    if (layout_choose(&there, &load, all.ranks == group->ranks ? &group->plan : NULL, plan, NULL) != STATUS_OK ||
+    if (layout_choose(&there, &load, all.ranks == group->ranks ? &group->plan : NULL, plan, NULL) !=
+            STATUS_OK ||
         plan_equal(plan, &group->plan))
         return false;
     make_load(group, jobs, &here, load_seconds(group, plan), &load);
-    return movecost_pays(&(struct move_place){&group->plan, &here}, &(struct move_place){plan, &there}, jobs->jobs, jobs->count,
-                         &load, worth);
+    return movecost_pays(&(struct move_place){&group->plan, &here}, &(struct move_place){plan, &there},
+                         jobs->jobs, jobs->count, &load, worth);
 }

@@ -22,8 +22,11 @@ bool movejobs_gather(struct server *server, const struct group *group, struct mo
 
 /* The layout that the group's ranks, its guests among them, would get for these jobs; is it worth the move? worth->now 0: it
  * is not known. */
-bool movejobs_weigh(struct server *server, const struct group *group, const struct movejobs *jobs, struct plan *plan,
-                    struct move_worth *worth);
+bool movejobs_weigh(struct server *server, const struct group *group, const struct movejobs *jobs,
+                    struct plan *plan, struct move_worth *worth);
+
+/* Seconds of work that a move would have done again, of all jobs. */
+double movejobs_again(const struct movejobs *jobs);
 
 /* Most of its decoding is done, or all of it. */
 bool movejobs_nearly_done(const struct job *job);

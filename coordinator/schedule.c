@@ -435,7 +435,7 @@ static status_t prepare_layout(struct server *server, struct group *group, const
     /* What an operator wished for is judged by the model alone: it must not be refused for a measurement. */
     if (loaded && !wished(request.wish)) request.mix.home_work = group->home_work;
     struct layout_load load = describe_load(server, group, model->card, job, loaded);
-    bool takes = request.wish->width > 1 || layout_takes(&group->plan, &request, &load);
+    bool takes = request.wish->width > 1 || layout_takes(&group->plan, &load);
     bool stands = keep_planned(group, job, &request);
     if ((*fits = stands && takes)) return STATUS_OK;
     if (group->pace_ns > 0 && known) load.block_seconds = layout_block_seconds(&group->plan, &request, &load);

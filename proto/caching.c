@@ -284,7 +284,6 @@ status_t caching_foresee(const Refrain__JobSpec *spec, const Refrain__ModelCard 
     if (!caching.settings.policy) return STATUS_OK;
     const struct policy_plan *p = &caching.plan.policy;
     if (p->trace) return STATUS_OK; /* a calibration computes every step */
-    outlook->by_blocks = p->site == SITE_BLOCKS;
     if (p->site == SITE_SPAN || p->site == SITE_BLOCKS) {
         outlook->head = p->head;
         outlook->tail = p->tail;

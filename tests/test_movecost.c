@@ -31,13 +31,13 @@ static struct move_job job_of(double steps)
     return (struct move_job){.steps = steps, .block = 0.1, .branches = 2};
 }
 
-static bool pays(const struct plan *here, const struct plan *there, const struct move_job *jobs, int count, double load,
-                 struct move_worth *worth)
+static bool pays(const struct plan *here, const struct plan *there, const struct move_job *jobs, int count,
+                 double load, struct move_worth *worth)
 {
     struct layout_load all = {.least_seconds = 5};
     assert_true(movecost_load(jobs, count, load, &all));
-    return movecost_pays(&(struct move_place){here, &request}, &(struct move_place){there, &request}, jobs, count, &all,
-                         worth);
+    return movecost_pays(&(struct move_place){here, &request}, &(struct move_place){there, &request}, jobs,
+                         count, &all, worth);
 }
 
 static void unequal_jobs_count_in_the_work_of_the_longest(void **state)

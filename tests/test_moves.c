@@ -35,7 +35,8 @@ static void begin(struct bench *b)
     rig_add_model(&b->rig, "small");
     b->client = rig_client(&b->rig);
     fake_launcher_open(&b->launcher, &b->rig, "one", RANKS);
-    for (uint32_t rank = 0; rank < RANKS; rank++) fake_worker_open(&b->ranks[rank], &b->rig, "one", rank, RANKS);
+    for (uint32_t rank = 0; rank < RANKS; rank++)
+        fake_worker_open(&b->ranks[rank], &b->rig, "one", rank, RANKS);
     fake_workers_join(b->ranks, RANKS);
     b->job = rig_submit(b->client, "x");
     fake_workers_load(b->ranks, RANKS);
@@ -242,7 +243,8 @@ static void the_last_ranks_take_the_group_with_them(void **state)
 {
     struct bench b;
     begin(&b);
-    drain(&b, "somewhere", false, "3 ranks are drained, the last of a group: it ends, and its jobs wait for another");
+    drain(&b, "somewhere", false,
+          "3 ranks are drained, the last of a group: it ends, and its jobs wait for another");
     expect_rest(&b, true, ANSWER_MS);
     say_rested(&b, 1);
     for (int rank = 0; rank < RANKS; rank++) expect(&b.ranks[rank], ORDER(SHUTDOWN), ANSWER_MS);
@@ -258,6 +260,9 @@ static void a_rank_more_than_there_were_joins_and_may_go_again(void **state)
     struct fake_worker more[RANKS + 1];
     begin(&b);
     memcpy(more, b.ranks, sizeof b.ranks);
+    fake_worker_open(&more[RANKS], &b.rig, "one", RANKS + 1, RANKS + 2); /* seats have no gaps */
+    expect(&more[RANKS], ORDER(SHUTDOWN), ANSWER_MS);
+    fake_worker_close(&more[RANKS]);
     fake_worker_open(&more[RANKS], &b.rig, "one", RANKS, RANKS + 1);
     expect_rest(&b, true, ANSWER_MS);
     say_rested(&b, 1);

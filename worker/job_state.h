@@ -70,6 +70,8 @@ struct branch {
     float *velocity;           /* [latent], on the device */
     struct denoiser_context *context[MODEL_EXPERTS];
     struct blocks *blocks; /* home's own blocks, for policies that decide by blocks */
+    struct blocks
+        *shard_blocks; /* of blocks that decide by themselves on home's wide stage; others' are `blocks` */
 };
 
 /* A question to the cache tier, job_reuse.c. */

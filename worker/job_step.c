@@ -247,7 +247,7 @@ static status_t post_hop(struct job *j, int index, int peer, struct cargo *cargo
     return STATUS_OK;
 }
 
-/* To each member of a wide stage the modulation and its rows. */
+/* To each member of a wide stage the modulation, its rows and all block records. */
 static status_t post_shards(struct job *j, int index, int stage, struct error *error)
 {
     struct engine *e = j->engine;
@@ -261,6 +261,7 @@ static status_t post_shards(struct job *j, int index, int stage, struct error *e
         e->ops->copy(e->team, to + modulation,
                      b->hop.device + modulation + (size_t)shard_row(tokens, width, p) * row,
                      b->shard[p].body - modulation);
+        memcpy(cargo_tail(&b->shard[p]), branch_records(b), (size_t)record_count(j) * sizeof(float));
     }
     for (int p = 0; p < width && status == STATUS_OK; p++) {
         int first = shard_row(tokens, width, p), rows = shard_row(tokens, width, p + 1) - first;
@@ -617,10 +618,15 @@ static status_t take_rows(struct job *j, struct branch *b, const struct fabric_e
             (unsigned long)t->bytes, t->row_begin, t->block_end, (unsigned long)bytes, first, b->until);
     /* The rows came back, so the stage has read what we sent: the buffer may be written though SENT is
      * pending. */
-    return width > 1
-               ? cargo_receive_part(&b->hop, j->engine, event->peer, modulation + first * row, event->payload,
-                                    bytes, error)
-               : cargo_receive(&b->hop, j->engine, event->peer, modulation, event->payload, records, error);
+    if (width == 1)
+        return cargo_receive(&b->hop, j->engine, event->peer, modulation, event->payload, records, error);
+    status_t status = cargo_receive_part(&b->hop, j->engine, event->peer, modulation + first * row,
+                                         event->payload, rows * row, error);
+    /* Every member brings the same records. */
+    return status == STATUS_OK && records > 0
+               ? cargo_read(j->engine, event->peer, (const char *)event->payload + rows * row,
+                            branch_records(b), records, error)
+               : status;
 }
 
 void job_receive(struct job *j, const struct fabric_event *event)
