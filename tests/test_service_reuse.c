@@ -119,10 +119,32 @@ static void policies_are_compared_with_one_uncached_run(void **state)
     setenv("REFRAIN_RECOMPUTE", "1", 1);
 }
 
+/* One bit in the middle of every file of that name. */
+static void damage_files(const char *directory, const char *name)
+{
+    int files = 0;
+    char path[PATH_BYTES + 64];
+    shell_run(stand_text, "find %s -type f -name '%s'", directory, name);
+    for (char *line = strtok(stand_text, "\n"); line; line = strtok(NULL, "\n"), files++) {
+        snprintf(path, sizeof path, "%s", line);
+        FILE *file = fopen(path, "r+");
+        assert_non_null(file);
+        fseek(file, 0, SEEK_END);
+        long at = ftell(file) / 2;
+        fseek(file, at, SEEK_SET);
+        int byte = fgetc(file);
+        fseek(file, at, SEEK_SET);
+        fputc(byte ^ 16, file);
+        assert_int_equal(fclose(file), 0);
+    }
+    assert_true(files > 0);
+}
+
 /* Nothing is in any rank's store any more: the vault has the last latent, and of a job that was cancelled its marks. */
 static void the_vault_answers_when_all_ranks_were_started_anew(void **state)
 {
     struct stand s;
+    char checkpoints[PATH_BYTES + 64];
     unsetenv("REFRAIN_RECOMPUTE");
     stand_start(&s, "vault", 2, "--threads 1");
     add_model();
@@ -152,7 +174,16 @@ static void the_vault_answers_when_all_ranks_were_started_anew(void **state)
     json_decref(job);
     shell_run(stand_text, "refrain cancel %d", rest);
     program_wait(waiting, 60);
-    shell_run(stand_text, "refrain delete %d", first);
+    stand_stop(&s);
+    /* what broke on disk is not there */
+    snprintf(checkpoints, sizeof checkpoints, "%s/checkpoints", s.data);
+    damage_files(checkpoints, "*-*");
+    stand_start(&s, "vault", 2, "--threads 1");
+    again = stand_make("kept3", TEN "--cache balanced");
+    assert_int_equal(steps_reused(again), 0);
+    expect_latents("kept", "kept3");
+    assert_int_equal(steps_reused(stand_make("kept4", TEN "--cache balanced")), STEPS);
+    expect_latents("kept", "kept4");
     stand_stop(&s);
     setenv("REFRAIN_RECOMPUTE", "1", 1);
 }
@@ -291,27 +322,6 @@ static void a_calibration_is_measured_once_for_everybody(void **state)
     setenv("REFRAIN_RECOMPUTE", "1", 1);
 }
 
-/* One bit in the middle of every file of an item. */
-static void damage_items(const char *directory)
-{
-    int files = 0;
-    char path[PATH_BYTES + 64];
-    shell_run(stand_text, "find %s -type f -name '*-*-*'", directory);
-    for (char *line = strtok(stand_text, "\n"); line; line = strtok(NULL, "\n"), files++) {
-        snprintf(path, sizeof path, "%s", line);
-        FILE *file = fopen(path, "r+");
-        assert_non_null(file);
-        fseek(file, 0, SEEK_END);
-        long at = ftell(file) / 2;
-        fseek(file, at, SEEK_SET);
-        int byte = fgetc(file);
-        fseek(file, at, SEEK_SET);
-        fputc(byte ^ 16, file);
-        assert_int_equal(fclose(file), 0);
-    }
-    assert_true(files > 0);
-}
-
 static void a_calibration_outlives_a_restart_and_a_damaged_one_is_made_again(void **state)
 {
     enum { PROMPTS = 4, CALIBRATION_STEPS = 6 };
@@ -330,7 +340,7 @@ static void a_calibration_outlives_a_restart_and_a_damaged_one_is_made_again(voi
     assert_int_equal(latest_reused(PROMPTS), PROMPTS * CALIBRATION_STEPS);
     expect_equal_files(tables[0], tables[1]);
     stand_stop(&s);
-    damage_items(disk);
+    damage_files(disk, "*-*-*");
     stand_start(&s, "kept", 1, "--threads 1 --checkpoint-limit 0"); /* the vault would have them, too */
     shell_run(stand_text, CALIBRATE "--coordinator %s --output %s", s.endpoint, tables[2]);
     assert_int_equal(latest_reused(PROMPTS), 0);
