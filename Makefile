@@ -78,7 +78,9 @@ CLIENT_OBJS      := $(OBJS_client) $(OBJS_planner) $(OBJS_keys) $(OBJS_policies)
 OBJS_rules       := $(patsubst %,$(BUILD)/worker/%.o,turn share)
 COORDINATOR_OBJS := $(OBJS_coordinator) $(OBJS_rules) $(OBJS_keys) $(OBJS_policies) $(OBJS_proto) $(OBJS_base)
 LAUNCHER_OBJS    := $(OBJS_launcher) $(OBJS_policies) $(OBJS_proto) $(OBJS_base)
-WORKER_OBJS      := $(OBJS_worker) $(OBJS_model) $(OBJS_cache) $(OBJS_tier) $(OBJS_cluster) $(OBJS_kernels) $(OBJS_proto) $(OBJS_base)
+# A rank plans memory on paper for layouts as the coordinator makes them.
+OBJS_plan        := $(patsubst %,$(BUILD)/%.o,coordinator/plan coordinator/plan_wide)
+WORKER_OBJS      := $(OBJS_worker) $(OBJS_plan) $(OBJS_model) $(OBJS_cache) $(OBJS_tier) $(OBJS_cluster) $(OBJS_kernels) $(OBJS_proto) $(OBJS_base)
 
 CLIENT_LIBS      := $(call pkg,--libs,libzmq libprotobuf-c jansson libxxhash) -lm
 COORDINATOR_LIBS := $(call pkg,--libs,libzmq libprotobuf-c sqlite3 jansson libxxhash libmicrohttpd) -lm

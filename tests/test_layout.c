@@ -275,6 +275,28 @@ static void a_block_timed_in_a_wide_stage_is_put_right(void **state)
     assert_true(layout_block_seconds(&plain, &request, &load) == 11);
 }
 
+/* Two ranks of 40 GB hold all forty blocks of 0.7 GB each, and besides heads of 2.7 GB; at home also rows of 2.3 GB. */
+static void width_is_paid_for_with_memory(void **state)
+{
+    struct plan_request request = make_wide(2, 1);
+    struct layout_load load = make_large(1, 100, 2);
+    struct plan_seat seats[2] = {{.memory_bytes = 40 * GB}, {.memory_bytes = 40 * GB}};
+    request.seats = seats;
+    request.block_bytes = 7 * GB / 10;
+    struct plan plan = choose(&request, load, NULL);
+    assert_int_equal(plan_width(&plan), 2);
+    seats[1].memory_bytes = 30 * GB; /* 28 and 2.7 */
+    plan = choose(&request, load, NULL);
+    assert_int_equal(plan_width(&plan), 1);
+    seats[0].memory_bytes = 32 * GB; /* 28, 2.7 and 2.3 */
+    seats[1].memory_bytes = 40 * GB;
+    plan = choose(&request, load, NULL);
+    assert_int_equal(plan_width(&plan), 1);
+    seats[0].memory_bytes = 34 * GB;
+    plan = choose(&request, load, NULL);
+    assert_int_equal(plan_width(&plan), 2);
+}
+
 /* A model of two experts that fits each rank's memory but once: half of the blocks for both, or all of one. The pipeline has slices
  * of both, pools more hops and no more speed for a queue; where only pools fit they are taken. */
 static void two_experts_share_all_ranks_where_they_fit(void **state)
@@ -339,6 +361,7 @@ int main(void)
         cmocka_unit_test(wide_stages_do_not_come_and_go),
         cmocka_unit_test(a_block_timed_in_a_wide_stage_is_put_right),
         cmocka_unit_test(two_experts_share_all_ranks_where_they_fit),
+        cmocka_unit_test(width_is_paid_for_with_memory),
         cmocka_unit_test(nothing_that_was_not_chosen_is_much_better),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

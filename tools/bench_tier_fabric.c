@@ -18,6 +18,7 @@
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/prctl.h>
 #include "base/clock.h"
 #include "coordinator/directory.h"
@@ -43,10 +44,18 @@ struct round {
     double message, message_cpu, asked, leased, item_cpu;
 };
 
+/* The number in a struct that many have. */
+static double field_of(const void *from, size_t field)
+{
+    double value;
+    memcpy(&value, (const char *)from + field, sizeof value);
+    return value;
+}
+
 static double median_of(const struct round *rounds, int count, size_t field)
 {
     static double values[MOST];
-    for (int i = 0; i < count; i++) values[i] = *(const double *)((const char *)&rounds[i] + field);
+    for (int i = 0; i < count; i++) values[i] = field_of(&rounds[i], field);
     return median(values, count);
 }
 
@@ -133,16 +142,14 @@ enum { SPELLS = 14 };
 static double ratio_of(const struct spell *beside, const struct spell *alone, size_t field)
 {
     double values[SPELLS];
-    for (int i = 0; i < SPELLS; i++)
-        values[i] = *(const double *)((const char *)&beside[i] + field) /
-                    *(const double *)((const char *)&alone[i] + field);
+    for (int i = 0; i < SPELLS; i++) values[i] = field_of(&beside[i], field) / field_of(&alone[i], field);
     return median(values, SPELLS);
 }
 
 static double spells_of(const struct spell *spells, size_t field)
 {
     double values[SPELLS];
-    for (int i = 0; i < SPELLS; i++) values[i] = *(const double *)((const char *)&spells[i] + field);
+    for (int i = 0; i < SPELLS; i++) values[i] = field_of(&spells[i], field);
     return median(values, SPELLS);
 }
 

@@ -141,7 +141,7 @@ status_t engine_form_stage(struct engine *e, struct error *error)
     status_t status = STATUS_OK;
     disband(e);
     if (width == 1) return STATUS_OK;
-    if (width > CIRCLE_MEMBERS || !e->fabric)
+    if (width > CIRCLE_MEMBERS || (!e->fabric && !e->carrier))
         return error_set(error, STATUS_UNSUPPORTED, "stages of %d ranks: allowed are 1 to %d, over a fabric",
                          width, CIRCLE_MEMBERS);
     for (int i = 0; i < width; i++) members[i] = first + i;

@@ -62,6 +62,11 @@ void ulysses_destroy(struct ulysses *u)
     free(u);
 }
 
+size_t ulysses_bytes(const struct ulysses *u)
+{
+    return u ? u->device.size : 0;
+}
+
 static int rows_of(const struct ulysses *u, int place)
 {
     return shard_row(u->tokens, u->width, place + 1) - shard_row(u->tokens, u->width, place);
@@ -138,6 +143,7 @@ static void send(struct ulysses *u, int purpose, const size_t *begin, const uint
     struct engine *e = u->engine;
     struct crossing *c = &u->crossing[purpose];
     const void *give[CIRCLE_MEMBERS];
+    if (e->carrier) return; /* on paper nothing is computed that others could want */
     if (u->staged) {
         size_t bytes = begin[u->width - 1] + give_bytes[u->width - 1];
         e->ops->copy(e->team, c->sent, c->packed, bytes);
@@ -178,7 +184,7 @@ void ulysses_give(struct ulysses *u, struct team *team, enum ulysses_kind kind, 
 /* The part from a place, wherever it lies; `event` is to be given back after it was read. */
 static bool take(struct ulysses *u, struct crossing *c, int place, struct fabric_event *event)
 {
-    return !ulysses_failed(u) &&
+    return !u->engine->carrier && !ulysses_failed(u) &&
            exchange_take(c->exchange, place, deadline(), event, &u->failure) == STATUS_OK;
 }
 
