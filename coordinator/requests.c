@@ -135,6 +135,13 @@ static status_t check_deadline(struct call *call, const Refrain__JobSpec *spec,
     if (!spec->deadline_ms || models_find(call->server->models, spec->model, &model, NULL) != STATUS_OK)
         return STATUS_OK;
     double seconds = foresight_ask(call->server, call->caller.tenant, spec, model->card);
+    char ranks[WAITING_BYTES];
+    if (seconds < 0 &&
+        waiting_for_ranks(call->server,
+                          ranks)) /* taken, strictly or not: nobody can say that it will be late */
+        snprintf(warning, ERROR_TEXT_BYTES,
+                 "deadline_ms %" PRIu64 ": nobody can say yet whether it will be met: the job waits for %s",
+                 spec->deadline_ms, ranks);
     if (seconds <= (double)spec->deadline_ms / 1000) return STATUS_OK; /* also if it is unknown */
     time_t then = (time_t)(call->server->now_ms / 1000 + (int64_t)seconds);
     strftime(clock, sizeof clock, "%H:%M:%S", localtime_r(&then, &local));

@@ -16,6 +16,7 @@ static const char *plural(uint32_t count)
     return count == 1 ? "" : "s";
 }
 
+/* job: NULL: none in particular. */
 static struct seen look(const struct server *server, const struct job *job)
 {
     struct seen seen = {0};
@@ -26,6 +27,10 @@ static struct seen look(const struct server *server, const struct job *job)
         seen.here += group->here;
         seen.loading |= group->state == GROUP_LOADING || group->state == GROUP_JOINING;
         if (group->state != GROUP_READY) continue;
+        if (!job) {
+            seen.ready++;
+            continue;
+        }
         seen.ready++;
         seen.moves |= group->move.resting;
         bool other = group_in_flight(group) > 0 && strcmp(group->model, job->model) != 0;
@@ -85,6 +90,13 @@ static void say_first(const struct seen *seen, const struct job *job, char *text
                  seen->other->model);
     else
         snprintf(text, WAITING_BYTES, "its turn");
+}
+
+bool waiting_for_ranks(const struct server *server, char text[WAITING_BYTES])
+{
+    struct seen seen = look(server, NULL);
+    if (seen.ready == 0) say_no_ranks(server, &seen, text);
+    return seen.ready == 0;
 }
 
 bool waiting_for(const struct server *server, const struct job *job, char text[WAITING_BYTES])

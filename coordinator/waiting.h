@@ -14,6 +14,9 @@
 
 enum { WAITING_BYTES = 240 };
 
+/* Is there no group that is ready to work? Then what is missing: "ranks: 3 of 4 are here". */
+bool waiting_for_ranks(const struct server *server, char text[WAITING_BYTES]);
+
 /* False: it does not wait. */
 bool waiting_for(const struct server *server, const struct job *job, char text[WAITING_BYTES]);
 

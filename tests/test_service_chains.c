@@ -166,6 +166,29 @@ static void experts_may_have_pools_of_their_own(void **state)
     }
 }
 
+/* Of 400 steps the first expert makes 121: the rank with the second one's blocks is killed just before its turn, and the job goes on from a
+ * checkpoint of the first one's. */
+static void a_rank_that_is_killed_where_experts_change_costs_no_bit(void **state)
+{
+    struct stand s;
+    static const char words[] =
+        LARGE "--steps 400 --guidance 4 --cache dbcache:F1B0,W2,MC2,threshold=2,forecast=taylor1";
+    stand_start(&s, "switched", 2, "--threads 1 --layout pools");
+    shell_run(stand_text, "refrain models add ref tests/models/tiny-d");
+    stand_make("switched-calm", words);
+    pid_t client = stand_begin("switched", words);
+    int job = stand_begun("switched");
+    stand_wait_step(job, 110);
+    kill(stand_last_rank(), SIGKILL);
+    program_wait(client, 240);
+    if (!latents_are_equal("switched-calm", "switched")) fail_msg("%s", stand_text);
+    json_t *object = stand_job(job);
+    assert_int_equal(number_at(object, "attempt"), 2);
+    assert_non_null(strstr(string_at(object, "plan"), "experts"));
+    json_decref(object);
+    stand_stop(&s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -174,6 +197,7 @@ int main(void)
         cmocka_unit_test(four_ranks_have_two_stages_for_each_branch),
         cmocka_unit_test(a_rank_that_is_killed_comes_back_to_its_branch),
         cmocka_unit_test(experts_may_have_pools_of_their_own),
+        cmocka_unit_test(a_rank_that_is_killed_where_experts_change_costs_no_bit),
     };
     return cmocka_run_group_tests(tests, one_rank, stand_tear_down);
 }

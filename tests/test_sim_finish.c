@@ -167,6 +167,20 @@ static void jobs_that_come_one_after_the_other_are_foreseen(void **state)
         &(struct bars){10, 100, 6, 6, 8});
 }
 
+/* Experts share their ranks, or each has its own; so have branches. */
+static void jobs_of_two_experts_are_foreseen_in_pools_and_without(void **state)
+{
+    static const struct bars bars = {15, 8, 5, 5, 12};
+    struct lab one = lab;
+    struct error error;
+    if (lab_open("tests/models/tiny-d", &lab, &error) != STATUS_OK) fail_msg("%s", error.text);
+    expect_foretold((struct foretold_case){.ranks = 2, .jobs = 12, .home = "fixed"}, &bars);
+    expect_foretold((struct foretold_case){.ranks = 3, .jobs = 12, .layout = "pools"}, &bars);
+    expect_foretold((struct foretold_case){.ranks = 4, .jobs = 12, .layout = "cfg-pools"}, &bars);
+    lab_close(&lab);
+    lab = one;
+}
+
 /* With nothing else about, a job takes as long as the last one like it. */
 static void a_deadline_that_cannot_be_met_is_said_at_submission(void **state)
 {
@@ -212,6 +226,7 @@ int main(void)
         cmocka_unit_test(policies_that_measure_are_foreseen_from_what_others_did),
         cmocka_unit_test(priorities_are_foreseen_once_they_are_there),
         cmocka_unit_test(jobs_that_come_one_after_the_other_are_foreseen),
+        cmocka_unit_test(jobs_of_two_experts_are_foreseen_in_pools_and_without),
         cmocka_unit_test(a_deadline_that_cannot_be_met_is_said_at_submission),
     };
     return cmocka_run_group_tests(tests, open_lab, close_lab);

@@ -56,6 +56,32 @@ static void a_job_without_ranks_says_so_and_how_many_are_missing(void **state)
     rig_stop(&rig);
 }
 
+static void a_deadline_that_nobody_can_judge_is_taken_and_said_so(void **state)
+{
+    struct rig rig = {0};
+    rig_start(&rig, (const char *[]){"--silence", "20s", NULL});
+    void *client = rig_client(&rig);
+    rig_add_model(&rig, "small");
+    Refrain__JobSpec spec = REFRAIN__JOB_SPEC__INIT;
+    Refrain__Submit submit = REFRAIN__SUBMIT__INIT;
+    Refrain__Request request = REFRAIN__REQUEST__INIT;
+    spec.prompt = (char *)(uintptr_t) "one";
+    spec.has_deadline_ms = spec.has_deadline_strict = spec.deadline_strict = 1;
+    spec.deadline_ms = 60000;
+    submit.spec = &spec;
+    request.body_case = REFRAIN__REQUEST__BODY_SUBMIT;
+    request.submit = &submit;
+    Refrain__Reply *reply = rig_call(client, &request);
+    assert_int_equal(reply->body_case, REFRAIN__REPLY__BODY_JOB);
+    assert_non_null(reply->job->warning);
+    assert_string_equal(reply->job->warning,
+                        "deadline_ms 60000: nobody can say yet whether it will be met: the job waits for "
+                        "ranks: none have come yet, or all were drained");
+    refrain__reply__free_unpacked(reply, NULL);
+    zmq_close(client);
+    rig_stop(&rig);
+}
+
 static void a_job_behind_others_says_how_many_and_the_first_what_for(void **state)
 {
     struct rig rig = {0};
@@ -97,6 +123,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_job_without_ranks_says_so_and_how_many_are_missing),
+        cmocka_unit_test(a_deadline_that_nobody_can_judge_is_taken_and_said_so),
         cmocka_unit_test(a_job_behind_others_says_how_many_and_the_first_what_for),
         cmocka_unit_test(a_job_that_waits_for_memory_says_how_much),
     };
