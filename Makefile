@@ -74,9 +74,13 @@ OBJS_planner     := $(patsubst %,$(BUILD)/%.o,coordinator/plan coordinator/plan_
 OBJS_keys        := $(patsubst %,$(BUILD)/cache/tier/%.o,key miss)
 
 CLIENT_OBJS      := $(OBJS_client) $(OBJS_planner) $(OBJS_keys) $(OBJS_policies) $(OBJS_proto) $(OBJS_base)
-COORDINATOR_OBJS := $(OBJS_coordinator) $(OBJS_keys) $(OBJS_policies) $(OBJS_proto) $(OBJS_base)
+# When jobs will be done follows from the ranks' own rules of whose turn it is, which are values too.
+OBJS_rules       := $(patsubst %,$(BUILD)/worker/%.o,turn share)
+COORDINATOR_OBJS := $(OBJS_coordinator) $(OBJS_rules) $(OBJS_keys) $(OBJS_policies) $(OBJS_proto) $(OBJS_base)
 LAUNCHER_OBJS    := $(OBJS_launcher) $(OBJS_policies) $(OBJS_proto) $(OBJS_base)
-WORKER_OBJS      := $(OBJS_worker) $(OBJS_model) $(OBJS_cache) $(OBJS_tier) $(OBJS_cluster) $(OBJS_kernels) $(OBJS_proto) $(OBJS_base)
+# A rank plans memory on paper for layouts as the coordinator makes them.
+OBJS_plan        := $(patsubst %,$(BUILD)/%.o,coordinator/plan coordinator/plan_wide)
+WORKER_OBJS      := $(OBJS_worker) $(OBJS_plan) $(OBJS_model) $(OBJS_cache) $(OBJS_tier) $(OBJS_cluster) $(OBJS_kernels) $(OBJS_proto) $(OBJS_base)
 
 CLIENT_LIBS      := $(call pkg,--libs,libzmq libprotobuf-c jansson libxxhash) -lm
 COORDINATOR_LIBS := $(call pkg,--libs,libzmq libprotobuf-c sqlite3 jansson libxxhash libmicrohttpd) -lm
@@ -360,6 +364,7 @@ SIM_LIBS     := $(patsubst %,-Wl$(comma)--wrap=%,$(WRAPPED)) $(CLIENT_LIBS) $(CO
 
 $(BUILD)/tests/test_sim_%: $(BUILD)/tests/test_sim_%.o $(SIM_OBJS)
 	$(CC) $(LDFLAGS) -o $@ $^ $(SIM_LIBS) $(call pkg,--libs,cmocka)
+$(BUILD)/tests/test_ulysses: $(BUILD)/tools/sim/tiny.o
 .PHONY: simulate
 simulate: $(BUILD)/simulate ## build/simulate: the service on a virtual clock (docs/simulation.md)
 $(BUILD)/simulate: $(BUILD)/tools/simulate.o $(SIM_OBJS)

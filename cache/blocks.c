@@ -20,7 +20,9 @@ struct blocks {
     struct cache_plan plan;
     struct policy_job job;
     const struct ops *ops;
-    int64_t tokens, hidden;
+    int64_t tokens, hidden;     /* tokens: here */
+    struct blocks_rows rows;    /* join NULL: here are all */
+    double *joined;             /* [rows.all][REDUCE_SUMS], of all members; NULL: `partials` are all */
     struct arena arena, shared; /* of the device, and of the partials */
     double *partials;           /* [tokens][REDUCE_SUMS] */
     float *changes;             /* [layers]: those measured in the step at work */
@@ -41,8 +43,8 @@ static void lay_out(struct blocks *c, struct arena *arena, struct arena *shared)
 }
 
 status_t blocks_create(const struct cache_settings *settings, const struct policy_job *job, const bool *held,
-                       int64_t tokens, int64_t hidden, const struct ops *ops, struct blocks **blocks,
-                       struct error *error)
+                       int64_t tokens, const struct blocks_rows *rows, int64_t hidden, const struct ops *ops,
+                       struct blocks **blocks, struct error *error)
 {
     struct blocks *c = calloc(1, sizeof *c + (size_t)job->layers * sizeof *c->block);
     if (!c || !(c->changes = calloc((size_t)job->layers, sizeof *c->changes))) {
@@ -56,6 +58,7 @@ status_t blocks_create(const struct cache_settings *settings, const struct polic
     c->ops = ops;
     c->tokens = tokens;
     c->hidden = hidden;
+    c->rows = rows ? *rows : (struct blocks_rows){.all = tokens};
     status_t status = cache_settings_plan(settings, job, &c->plan, error);
     if (status == STATUS_OK && c->plan.policy.site != SITE_BLOCKS)
         status =
@@ -67,6 +70,9 @@ status_t blocks_create(const struct cache_settings *settings, const struct polic
         lay_out(c, &c->arena, &c->shared);
         status = memory_arena(ops, MEMORY_DEVICE, &c->arena, error);
         if (status == STATUS_OK) status = memory_arena(ops, MEMORY_SHARED, &c->shared, error);
+        bool joins = c->rows.join && p->block_signal;
+        if (joins && !(c->joined = malloc((size_t)c->rows.all * REDUCE_SUMS * sizeof *c->joined)))
+            status = error_set(error, STATUS_NO_MEMORY, "no memory for caching by blocks");
     }
     if (status != STATUS_OK) {
         blocks_destroy(c);
@@ -82,6 +88,7 @@ void blocks_destroy(struct blocks *c)
     if (!c) return;
     memory_give_back(c->ops, MEMORY_DEVICE, &c->arena);
     memory_give_back(c->ops, MEMORY_SHARED, &c->shared);
+    free(c->joined);
     free(c->changes);
     free(c);
 }
@@ -114,19 +121,29 @@ static int gather(struct blocks *c, int block, const float *records)
     return seen;
 }
 
+/* The sums of all tokens, in their order; NULL: they are not known. */
+static const double *gather_sums(struct blocks *c, struct team *team)
+{
+    if (c->ops->wait(team, NULL) != STATUS_OK) return NULL;
+    if (!c->joined) return c->partials;
+    bool all = c->rows.join(c->rows.context, c->partials, REDUCE_SUMS * sizeof *c->partials, c->joined);
+    return all ? c->joined : NULL;
+}
+
 static bool measure(struct blocks *c, struct team *team, const struct block *b, const float *x,
                     struct sums *sums)
 {
     if (!c->plan.policy.block_signal || !b->kept) return false;
-    *sums = (struct sums){.count = c->tokens * c->hidden};
+    *sums = (struct sums){.count = c->rows.all * c->hidden};
     c->ops->reduce2(team, x, b->input, c->tokens, c->hidden, c->partials);
-    if (c->ops->wait(team, NULL) != STATUS_OK) {
+    const double *partials = gather_sums(c, team);
+    if (!partials) {
         sums->difference = NAN;
         return true;
     }
-    for (int64_t i = 0; i < c->tokens; i++) {
-        sums->difference += c->partials[i * REDUCE_SUMS + REDUCE_DIFFERENCE];
-        sums->before += c->partials[i * REDUCE_SUMS + REDUCE_B];
+    for (int64_t i = 0; i < c->rows.all; i++) {
+        sums->difference += partials[i * REDUCE_SUMS + REDUCE_DIFFERENCE];
+        sums->before += partials[i * REDUCE_SUMS + REDUCE_B];
     }
     return true;
 }

@@ -13,6 +13,10 @@
  * block's input (NAN: not measured), its sign bit set when the block was reused. A record that is not NAN when its block
  * is asked says how often the block had been reused before: a restored job makes its last whole step again. Where the
  * second of two experts takes over (job->switch_at) all is forgotten. Compute thread of a rank.
+ *
+ * Where several ranks have a part of the tokens' rows each (struct blocks_rows) they put the sums of their tokens side by side, once
+ * for each block that is asked: so all of them, and one rank with all rows, add up the same numbers in the same order, and
+ * decide alike.
  */
 #ifndef REFRAIN_CACHE_BLOCKS_H
 #define REFRAIN_CACHE_BLOCKS_H
@@ -22,10 +26,18 @@
 
 struct blocks;
 
-/* held: [job->layers], the blocks of this rank. The job's tables are not kept. */
+/* How a rank that has not all rows learns of the others'. join: of `bytes` for each own row all rows' in their order; false: it
+ * cannot, and then the caller's own way of telling so is used. */
+struct blocks_rows {
+    int64_t all;
+    bool (*join)(void *context, const void *own, size_t bytes, void *all);
+    void *context;
+};
+
+/* tokens: rows that are here; rows: NULL: these are all. held: [job->layers], the blocks of this rank. The job's tables are not kept. */
 status_t blocks_create(const struct cache_settings *settings, const struct policy_job *job, const bool *held,
-                       int64_t tokens, int64_t hidden, const struct ops *ops, struct blocks **blocks,
-                       struct error *error);
+                       int64_t tokens, const struct blocks_rows *rows, int64_t hidden, const struct ops *ops,
+                       struct blocks **blocks, struct error *error);
 void blocks_destroy(struct blocks *blocks); /* after wait; NULL is fine */
 uint64_t blocks_bytes(const struct blocks *blocks);
 

@@ -105,11 +105,13 @@ bool cache_rehearse(const struct cache_settings *settings, const struct cache_pl
         for (int step = 0; step < job->steps; step++) {
             int expert = job->switch_at > 0 && step >= job->switch_at;
             begin_step(&r, step);
-            reused[expert] += by_block ? block_is_reused(&r, step, i) : step_is_reused(&r, step);
+            bool skipped = by_block ? block_is_reused(&r, step, i) : step_is_reused(&r, step);
+            found->skips[step] = skipped && !by_block;
+            reused[expert] += skipped;
             asked[expert]++;
         }
     }
-    *found = (struct rehearsed){.share = part(reused[0] + reused[1], asked[0] + asked[1]),
-                                .expert_share = {part(reused[0], asked[0]), part(reused[1], asked[1])}};
+    found->share = part(reused[0] + reused[1], asked[0] + asked[1]);
+    for (int e = 0; e < 2; e++) found->expert_share[e] = part(reused[e], asked[e]);
     return true;
 }

@@ -14,8 +14,9 @@
 #include "cache/settings.h"
 
 struct rehearsed {
-    double share;            /* of the job's branch-steps those that are reused or forecast */
-    double expert_share[2];  /* of those of each expert; with one the first's is all */
+    double share;                     /* of the job's branch-steps those that are reused or forecast */
+    double expert_share[2];           /* of those of each expert; with one the first's is all */
+    unsigned char skips[CACHE_STEPS]; /* 1: that step is; with SITE_BLOCKS all 0 */
 };
 
 /* With SITE_BLOCKS they are shares of the steps of all blocks that are not protected. plan must be the one that cache_settings_plan made of settings and job.

@@ -349,11 +349,11 @@ void reuse_enter(struct reuse *r, struct team *team, int branch, const float *x)
     reuse_copy(r, team, b->ring.slot[b->ring.size - 1], x, r->tokens * r->hidden);
 }
 
-void reuse_leave(struct reuse *r, struct team *team, int branch, const float *x)
+/* The last slot of the ring is this step's residual. */
+static void keep_residual(struct reuse *r, struct team *team, int branch)
 {
     struct branch *b = &r->branch[branch];
-    float *slot = b->ring.slot[b->ring.size - 1];
-    r->ops->lincomb(team, 2, (const float[]){1, -1}, (const float *[]){x, slot}, r->tokens * r->hidden, slot);
+    const float *slot = b->ring.slot[b->ring.size - 1];
     if (reuse_wants(r, SIGNAL_RESIDUAL) && b->history.count > 0)
         reuse_note(r, team, b, SIGNAL_RESIDUAL, slot, b->ring.slot[0], r->tokens, r->hidden);
     reuse_push(r, team, b);
@@ -366,6 +366,39 @@ void reuse_leave(struct reuse *r, struct team *team, int branch, const float *x)
             reuse_note(r, team, b, SIGNAL_PROBE_HISTORY, b->probe.slot[0], b->probe.slot[1], r->tokens,
                        r->hidden);
     }
+}
+
+void reuse_leave(struct reuse *r, struct team *team, int branch, const float *x)
+{
+    const struct ring *ring = &r->branch[branch].ring;
+    float *slot = ring->slot[ring->size - 1];
+    r->ops->lincomb(team, 2, (const float[]){1, -1}, (const float *[]){x, slot}, r->tokens * r->hidden, slot);
+    keep_residual(r, team, branch);
+}
+
+/* A tail that is compared would have to be made with it. */
+size_t reuse_residual_bytes(const struct reuse *r)
+{
+    bool moves = r->plan.policy.site == SITE_SPAN && !reuse_wants(r, SIGNAL_VERIFY);
+    return moves ? (size_t)(r->tokens * r->hidden) * sizeof(float) : 0;
+}
+
+int reuse_residuals(const struct reuse *r, int branch, const float *tensors[CACHE_SLOTS],
+                    int steps[CACHE_SLOTS])
+{
+    const struct branch *b = &r->branch[branch];
+    int count = reuse_residual_bytes(r) ? b->history.count : 0;
+    for (int i = 0; i < count; i++) {
+        tensors[i] = b->ring.slot[i];
+        steps[i] = b->history.step[i];
+    }
+    return count;
+}
+
+void reuse_put(struct reuse *r, struct team *team, int branch, const float *residual)
+{
+    reuse_enter(r, team, branch, residual); /* into the slot that it is to be in */
+    keep_residual(r, team, branch);
 }
 
 void reuse_apply(struct reuse *r, struct team *team, int branch, float *x)

@@ -124,6 +124,23 @@ int reuse_replay(struct reuse *reuse, int after);
 bool reuse_replays(const struct reuse *reuse, int branch);
 const float *reuse_past(struct reuse *reuse);
 
+/* ------------------------------------------------------------------------------------------- residuals
+ *
+ * What computed steps added to the hidden state of the span, as the rings hold it. A restored job that is given one puts it
+ * where its step would be made again: from reuse_step to reuse_probe as ever, then reuse_put in place of everything from
+ * reuse_enter to reuse_tail_end.
+ */
+
+/* Of one; 0: the policy keeps none, or more than them. */
+size_t reuse_residual_bytes(const struct reuse *reuse);
+/* Those of a branch, newest first: tensors of the backend's, good until the next hook, and the steps that made them.
+ * Returns how many. Also in the middle of a step. */
+int reuse_residuals(const struct reuse *reuse, int branch, const float *tensors[CACHE_SLOTS],
+                    int steps[CACHE_SLOTS]);
+/* Would the restored job have to make that step again for its residual? */
+bool reuse_needs_residual(const struct reuse *reuse, int step, int branch);
+void reuse_put(struct reuse *reuse, struct team *team, int branch, const float *residual);
+
 /* --------------------------------------------------------------------------------------------- report */
 
 /* Numbers of enum CacheAction in refrain.proto. */

@@ -159,6 +159,11 @@ int reuse_replay(struct reuse *r, int after)
     return step;
 }
 
+bool reuse_needs_residual(const struct reuse *r, int step, int branch)
+{
+    return reuse_residual_bytes(r) && needed(r, r->restored, step, branch) && computed(r, step, branch);
+}
+
 bool reuse_replays(const struct reuse *r, int branch)
 {
     return needed(r, r->restored, r->step, branch);

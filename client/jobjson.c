@@ -237,6 +237,7 @@ json_t *jobjson_job(const struct refrain_job *job)
     if (job->finished_ms) set_whole(object, "finished_ms", job->finished_ms);
     if (job->finish_ms) set_whole(object, "finish_ms", job->finish_ms);
     if (job->warning) set_text(object, "warning", job->warning);
+    if (job->waits) set_text(object, "waits", job->waits);
     if (job->times.total > 0) json_object_set_new(object, "times", times_json(&job->times));
     if (job->cache) json_object_set_new(object, "cache", cache_json(job->cache));
     return object;

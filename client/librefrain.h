@@ -237,6 +237,7 @@ struct refrain_job {
     uint64_t submitted_ms, started_ms, finished_ms; /* wall clock since 1970; 0: not yet */
     uint64_t finish_ms;  /* when it is expected to be done, by the coordinator's wall clock; 0: unknown */
     const char *warning; /* of a submission: what speaks against its deadline; NULL: nothing */
+    const char *waits;   /* while queued, in answers to a submission, a status or a list: what for; NULL: it is not said */
     unsigned ahead;      /* jobs before it, while queued */
     struct refrain_times times;
     const char *plan;                         /* how it ran, for people; NULL: not known yet */

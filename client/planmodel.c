@@ -36,6 +36,15 @@ static double home_parameters(const struct model_config *c)
     return text + decoder + ends;
 }
 
+static struct schedule schedule_of(const struct solver_config *c)
+{
+    return (struct schedule){.kind = c->kind == SOLVER_EULER ? SCHEDULE_EULER : SCHEDULE_UNIPC,
+                             .shift = c->shift,
+                             .terminal = c->shift_terminal,
+                             .train_steps = c->train_steps,
+                             .final_sigma_min = c->final_sigma_min};
+}
+
 static void describe(const struct model_config *c, const char *name, struct planner_model *model)
 {
     *model = (struct planner_model){.layers = (uint32_t)c->denoiser.layers,
@@ -47,7 +56,7 @@ static void describe(const struct model_config *c, const char *name, struct plan
                                     .text_tokens = (uint32_t)c->text_length,
                                     .pixels_per_token = (uint32_t)(c->vae.scale_y * c->denoiser.patch_y),
                                     .pixels_per_frame_token = (uint32_t)c->vae.scale_t,
-                                    .shift = c->solver.shift,
+                                    .schedule = schedule_of(&c->solver),
                                     .parameter_bytes = BYTES_16_BITS,
                                     .home_bytes = (uint64_t)(BYTES_16_BITS * home_parameters(c)),
                                     .decode_bytes =

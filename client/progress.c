@@ -96,7 +96,8 @@ static void note(struct progress *progress, const struct refrain_job *job)
     const struct refrain_progress *now = &job->progress;
     if (job->attempt != progress->attempt) {
         progress->attempt = job->attempt;
-        progress->reached = REFRAIN_PHASE_NONE; /* the steps stay until the new attempt says where it goes on */
+        progress->reached =
+            REFRAIN_PHASE_NONE; /* the steps stay until the new attempt says where it goes on */
         progress->steps_reused = 0;
         progress->strip.count = 0;
     }
@@ -135,7 +136,10 @@ static void describe_state(const struct progress *progress, const struct refrain
     if (job->state == REFRAIN_QUEUED && job->ahead && job->progress.seconds_left > 0)
         at += sprintf(at, ", about %s", show_duration(style, job->progress.seconds_left, left));
     if (job->state == REFRAIN_QUEUED && job->ahead) at += sprintf(at, ")");
-    if (job->message) sprintf(at, ": %s", show_fit(style, job->message, 400, reason));
+    if (job->message)
+        sprintf(at, ": %s", show_fit(style, job->message, 400, reason));
+    else if (job->waits && !job->ahead)
+        sprintf(at, ", waits for %s", show_fit(style, job->waits, 400, reason));
 }
 
 static const char *tick(const struct progress *progress)

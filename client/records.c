@@ -240,6 +240,7 @@ static struct refrain_job job_of(const Refrain__Job *wire, struct room *room)
         .finished_ms = wire->finished_ms,
         .finish_ms = wire->finish_ms,
         .warning = wire->warning && *wire->warning ? wire->warning : NULL,
+        .waits = wire->waits && *wire->waits ? wire->waits : NULL,
         .ahead = wire->ahead,
         .times = times_of(wire->times),
         .plan = wire->plan && *wire->plan ? wire->plan : NULL,

@@ -57,6 +57,10 @@ static void print_state(const struct cli *cli, const struct refrain_job *job)
     if (job->attempt > 1) snprintf(text + used, sizeof text - used, " (attempt %u)", job->attempt);
     print_line(cli, "state", text);
     if (job->message) print_line(cli, "because", job->message);
+    if (job->waits) {
+        snprintf(text, sizeof text, "%s", job->waits);
+        print_line(cli, "waits for", text);
+    }
     if (job->finish_ms && !refrain_state_is_final(job->state)) {
         snprintf(text, sizeof text, "%s", show_moment(job->finish_ms, left));
         print_line(cli, "expected", text);

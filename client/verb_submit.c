@@ -33,7 +33,10 @@ static void report_submitted(struct cli *cli, const struct refrain_job *job)
     } else {
         printf("job %" PRIu64 " %s", job->number, refrain_state_name(job->state));
         bool estimated = job->finish_ms > 0 && job->progress.seconds_left > 0;
-        if (job->ahead) printf(" (%u ahead)", job->ahead);
+        if (job->ahead)
+            printf(" (%u ahead)", job->ahead);
+        else if (job->waits && !estimated)
+            printf(", waits for %s", show_fit(&cli->style, job->waits, 400, words));
         if (estimated)
             printf(", expected at %s, in %s", show_moment(job->finish_ms, moment),
                    show_duration(&cli->style, job->progress.seconds_left, left));

@@ -27,9 +27,9 @@ void fabric_io_chunk_done(void *chunk, void *argument)
 {
     (void)chunk;
     struct outgoing *outgoing = argument;
-    struct fabric *fabric = outgoing->fabric;
     /* Read first: it orders what the I/O thread wrote into the record before what this thread reads of it. */
     (void)atomic_load(&outgoing->holders);
+    struct fabric *fabric = outgoing->fabric;
     /* Before letting go: when nothing is in transit any more the peers may be freed. */
     atomic_fetch_sub(&fabric->peers[outgoing->peer].borrowed, 1);
     if (outgoing->yields && atomic_fetch_sub(&fabric->yielding, 1) - 1 <= YIELDING_CHUNKS / 2 &&

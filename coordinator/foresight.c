@@ -7,16 +7,20 @@
 #include <xxhash.h>
 #include "base/clock.h"
 #include "coordinator/finish.h"
+#include "coordinator/lessons.h"
 #include "coordinator/planner.h"
 #include "proto/caching.h"
+#include "worker/piece.h"
 
 /* MOST_JOBS: predicted at once; those behind them are not. LOOK_NS: a queue may be long. */
-enum { MOST_JOBS = 4096, FEW_JOBS = 256 };
-#define LOOK_NS      (100 * MILLISECOND_NS)
-#define NEWEST       0.25 /* of a mean of what was learnt */
-#define CORRECTION   0.1  /* of a group's stretch, by each job */
-#define PACE_SECONDS 10.0
-#define FIRST_GUESS  0.5 /* of the speed that a matrix product was measured at: blocks before any was timed */
+enum { MOST_JOBS = 4096, FEW_JOBS = 256, MOST_EXPECTED = 48 };
+/* MOST_TAKES: plays of a queue, if it has few moves. REST: so many times as long as a look takes the next one waits. */
+enum { MOST_TAKES = 5, MOST_MOVES = 8000, REST = 10 };
+#define LOOK_NS         (100 * MILLISECOND_NS)
+#define FIRST_GUESS     0.5 /* of the speed that a matrix product was measured at: blocks before any was timed */
+#define HOP_SECONDS     1e-4 /* of a message between two ranks, as it is on one host */
+#define NEXT_TO_NOTHING 1e-6
+#define UNSURE          0.05 /* of a block's time: how much plays differ in it */
 
 /* ------------------------------------------------------------------------------------------------ what is known */
 
@@ -26,35 +30,39 @@ static uint64_t name_of(const char *model)
     return key ? key : 1;
 }
 
-/* Of a model; added where there is none, in place of the one that was used least recently. */
-static struct learnt *find_learnt(struct server *server, uint64_t model)
+/* The terms of planner_block_flops, which is a square of tokens. */
+static void find_flops(const Refrain__ModelCard *card, double flops[PACE_TERMS])
 {
-    struct learnt *oldest = server->learnt;
-    for (int i = 0; i < SERVER_LEARNT; i++) {
-        struct learnt *l = &server->learnt[i];
-        if (l->model == model) {
-            l->used_ns = server->now_ns;
-            return l;
-        }
-        if (l->used_ns < oldest->used_ns) oldest = l;
-    }
-    *oldest = (struct learnt){.model = model, .used_ns = server->now_ns};
-    return oldest;
+    struct planner_model shape = {.layers = card->layers,
+                                  .heads = card->heads,
+                                  .head_dim = card->head_dim,
+                                  .ffn = card->ffn_dim,
+                                  .text_tokens = card->text_length};
+    double none = planner_block_flops(&shape, 0), one = planner_block_flops(&shape, 1),
+           two = planner_block_flops(&shape, 2);
+    flops[0] = none;
+    flops[2] = (two - 2 * one + none) / 2;
+    flops[1] = one - none - flops[2];
 }
 
 void foresight_note(struct server *server, struct job *job, const Refrain__JobSpec *spec,
                     const Refrain__ModelCard *card)
 {
     struct outlook *o = &job->outlook;
-    *o = (struct outlook){.model = name_of(job->model), .steps = spec->steps * (spec->compare ? 2 : 1)};
-    hitrates_of(&server->rates, spec, card, &o->mix);
+    uint32_t passes = spec->compare ? 2 : 1;
+    *o = (struct outlook){.model = name_of(job->model),
+                          .steps = spec->steps * passes,
+                          .frames = spec->frames,
+                          .begins = spec->at_step,
+                          .latent_frames = passes * ((spec->frames - 1) / card->frame_multiple + 1)};
+    struct caching_outlook caching;
+    o->certain = hitrates_of(&server->rates, spec, card, &o->mix, &caching);
+    o->by_step = caching.by_step && !spec->compare;
+    for (uint32_t i = 0; o->by_step && i < spec->steps; i++)
+        o->skips[i / 8] |= (uint8_t)(caching.skips[i] << i % 8);
+    o->first_steps = o->mix.experts > 1 && !spec->compare ? caching_switch(spec, card) : o->steps;
     o->tokens = (double)caching_tokens(spec, card);
-    struct planner_model shape = {.layers = card->layers,
-                                  .heads = card->heads,
-                                  .head_dim = card->head_dim,
-                                  .ffn = card->ffn_dim,
-                                  .text_tokens = card->text_length};
-    o->block_flops = planner_block_flops(&shape, (uint32_t)o->tokens);
+    find_flops(card, o->flops);
 }
 
 /* From the store, for jobs of before a restart. */
@@ -71,115 +79,222 @@ static bool know(struct server *server, struct job *job)
     return true;
 }
 
-/* The ranks' own means are of their last ten blocks or so, which another process on the machine may have disturbed: here they
- * are smoothed over seconds. */
-static void follow_pace(const struct server *server, struct group *group)
+/* Seconds of a block on one rank: what it measured; before any of its group did, half of the speed of a matrix product. */
+static double block_on(const struct member *member, const struct outlook *o, bool measured)
 {
-    double sum = 0, seconds = (double)(server->now_ns - group->paced_ns) / SECOND_NS;
-    uint32_t known = 0;
-    for (uint32_t rank = 0; rank < group->ranks; rank++) {
-        sum += group->members[rank].block_token_ns;
-        known += group->members[rank].block_token_ns > 0;
-    }
-    if (known == 0) return;
-    double now = sum / known;
-    if (group->pace_ns > 0)
-        now = group->pace_ns + (1 - exp(-seconds / PACE_SECONDS)) * (now - group->pace_ns);
-    group->pace_ns = now;
-    group->paced_ns = server->now_ns;
+    double ns = paces_block(&member->paces, o->tokens, o->flops);
+    if (ns <= 0) ns = member->block_token_ns * o->tokens;
+    if (measured) return ns / SECOND_NS;
+    return member->gflops > 0 ? pace_flops(o->flops, o->tokens) / (FIRST_GUESS * member->gflops * 1e9) : 0;
+}
+
+bool foresight_measured(const struct group *group)
+{
+    for (uint32_t rank = 0; rank < group->ranks; rank++)
+        if (group->members[rank].block_token_ns > 0) return true;
+    return false;
 }
 
 double foresight_block(const struct group *group, const struct outlook *o)
 {
-    double gflops = 0;
-    if (group->pace_ns > 0) return group->pace_ns * o->tokens / SECOND_NS;
-    for (uint32_t rank = 0; rank < group->ranks; rank++) gflops += group->members[rank].gflops / group->ranks;
-    return gflops > 0 ? o->block_flops / (FIRST_GUESS * gflops * 1e9) : 0;
+    double sum = 0;
+    uint32_t known = 0;
+    bool measured = foresight_measured(group);
+    for (uint32_t rank = 0; rank < group->ranks; rank++) {
+        double block = block_on(&group->members[rank], o, measured);
+        sum += block;
+        known += block > 0;
+    }
+    /* What ranks of a wide stage measured is of their part. */
+    return known ? sum / known * (measured ? plan_width(&group->plan) : 1) : 0;
 }
 
 double foresight_tail(struct server *server, const struct outlook *o)
 {
-    return find_learnt(server, o->model)->home_token_seconds * o->tokens;
+    const struct learnt *l = lessons_of(server, o->model);
+    return l->text * o->mix.branches + (l->decode + l->files) * o->tokens;
 }
 
-/* ---------------------------------------------------------------------------------------------------- costs */
+/* ---------------------------------------------------------------------------------------------------- crews */
+
+/* A group, as it is or would be laid out for a model. */
+struct stage_plan {
+    uint64_t model; /* 0: for none yet */
+    bool good;
+    uint32_t width;   /* ranks of a stage */
+    struct plan plan; /* of stages */
+    double *pace;     /* [ranks], of the latest size; owned */
+    double tokens;    /* that size */
+    double block;     /* seconds of a block on a stage, usually */
+};
 
 struct prospect {
     struct server *server;
     struct group *group[FINISH_GROUPS];
     struct finish_group stand[FINISH_GROUPS];
-    struct plan_seat *seats[FINISH_GROUPS]; /* [ranks], those of the group's model */
-    struct plan_request request[FINISH_GROUPS];
+    struct stage_plan *laid; /* [FINISH_GROUPS] */
     int groups;
     struct job **jobs;           /* [count] */
     struct finish_job *finishes; /* [count] */
-    size_t count;
-    /* Jobs come in kinds: the costs of the latest. */
-    struct finish_cost latest[FINISH_GROUPS];
-    struct outlook latest_of[FINISH_GROUPS];
+    size_t count;                /* of them, those behind `known` are only expected */
+    size_t known;
+    uint32_t take; /* of the plays */
 };
 
-static bool same_work(const struct outlook *a, const struct outlook *b)
-{
-    return a->model == b->model && a->tokens == b->tokens && a->steps == b->steps &&
-           memcmp(&a->mix, &b->mix, sizeof a->mix) == 0;
-}
-
-/* What is known of the ranks, for a model; false: it is there no more. */
-static bool find_request(struct prospect *v, int g, uint64_t model, struct plan_request *request)
+static const struct model *find_model(const struct server *server, uint64_t name)
 {
     const struct model *m;
-    *request = v->request[g];
-    if (v->stand[g].model == model) return true;
-    for (size_t i = 0; (m = models_at(v->server->models, i)); i++) {
-        if (name_of(m->card->name) != model) continue;
-        *request = server_describe_layout(v->server, v->group[g], m->card, NULL, v->seats[g]);
-        return true;
-    }
-    return false;
+    for (size_t i = 0; (m = models_at(server->models, i)); i++)
+        if (name_of(m->card->name) == name) return m;
+    return NULL;
 }
 
-/* For a layout that is made for the group: the one there is, or the one it would get. */
-static void lay_costs(struct prospect *v, int g, const struct outlook *o, struct finish_cost *cost)
+/* The layout that there is, or the one that the group would get for such a job. */
+static void lay(struct prospect *v, int g, const struct outlook *o)
 {
+    struct stage_plan *s = &v->laid[g];
     struct group *group = v->group[g];
-    struct plan_request request;
-    struct plan made, *plan = &group->plan;
-    *cost = (struct finish_cost){0};
-    if (!find_request(v, g, o->model, &request)) return;
-    double block = foresight_block(group, o), homes = 1;
-    double tail = foresight_tail(v->server, o);
-    double branch_steps = fmax(1, (double)o->steps * o->mix.branches);
-    request.mix = o->mix;
-    request.mix.home_work = block > 0 ? tail / block / branch_steps : 0;
-    double cycle =
-        group->plan.ranks == group->ranks && v->stand[g].model == o->model ? plan_cycle(plan, &request) : 0;
-    if (cycle <= 0 && plan_make(&request, &made, NULL) == STATUS_OK) {
-        plan = &made;
-        cycle = plan_cycle(plan, &request);
+    const struct model *model = find_model(v->server, o->model);
+    bool there = v->stand[g].model == o->model && group->plan.ranks == group->ranks && model &&
+                 group->plan.layers == model->card->layers;
+    s->model = o->model;
+    s->tokens = 0;
+    s->good = there;
+    if (!model) return;
+    if (there) s->plan = group->plan;
+    if (!there) {
+        struct plan_seat *seats = calloc(group->ranks, sizeof *seats);
+        if (!seats) return;
+        struct plan_request request = server_describe_layout(v->server, group, model->card, NULL, seats);
+        request.mix = o->mix;
+        s->good = plan_make(&request, &s->plan, NULL) == STATUS_OK;
+        free(seats);
     }
-    if (plan->floating) homes = group->ranks;
-    /* plan.h's cycle has the tail in it, and its walk at every step what comes at the end. */
-    request.mix.home_work = 0;
-    double alone = plan_alone(plan, &request), steps_cycle = plan_cycle(plan, &request);
-    double stretch = group->stretch > 0 ? group->stretch : 1;
-    cost->alone = alone * block * stretch;
-    cost->cycle = steps_cycle * block * stretch;
-    cost->tail_alone = tail * stretch;
-    /* Of the busiest rank's time; of one with time to spare it takes what that has less. */
-    cost->tail_cycle = fmin(tail / homes, fmax(0, (cycle - steps_cycle) * block * o->steps)) * stretch;
+    if (!s->good) return;
+    s->width = plan_width(&s->plan);
+    if (s->width > 1) s->plan = plan_wide_stages(&s->plan);
 }
 
-/* finish_cost_fn */
-static void cost_of(void *context, size_t job, int g, struct finish_cost *cost)
+/* How much longer than on the others a block of that size takes on each stage, whose slowest rank counts. */
+static void find_paces(struct prospect *v, int g, const struct outlook *o)
+{
+    struct stage_plan *s = &v->laid[g];
+    const struct group *group = v->group[g];
+    uint32_t width = s->width, stages = s->plan.ranks;
+    bool measured = foresight_measured(group);
+    double sum = 0;
+    s->tokens = o->tokens;
+    s->block = foresight_block(group, o) / width;
+    for (uint32_t i = 0; i < stages * width; i++) {
+        double block = block_on(&group->members[i], o, measured);
+        if (i % width == 0) s->pace[i / width] = 0;
+        s->pace[i / width] = fmax(s->pace[i / width], block);
+    }
+    for (uint32_t i = 0; i < stages; i++) sum += s->pace[i] / stages;
+    for (uint32_t i = 0; i < stages; i++) s->pace[i] = sum > 0 && s->pace[i] > 0 ? s->pace[i] / sum : 1;
+}
+
+/* Pieces, each of so much; nothing takes no time at all. */
+static struct crew_pieces pieces(uint32_t count, double seconds)
+{
+    count = count > 0 ? count : 1;
+    return (struct crew_pieces){count, fmax(seconds / count, NEXT_TO_NOTHING)};
+}
+
+/* Steps that it takes over from another job, or has kept from an earlier attempt. */
+static uint32_t begins_after(const struct job *job)
+{
+    uint32_t kept = job->kept > job->outlook.begins ? job->kept : job->outlook.begins;
+    return kept < job->outlook.steps ? kept : job->outlook.steps;
+}
+
+/* What a job is made of, from its beginning. */
+static void describe_whole(struct prospect *v, int g, const struct job *job, struct crew_job *work)
+{
+    const struct outlook *o = &job->outlook;
+    const struct learnt *l = lessons_of(v->server, o->model);
+    double stretch = lessons_stretch(v->group[g]);
+    double step = l->step * o->tokens * stretch;
+    uint32_t films = (o->frames + FILM_FRAMES - 1) / FILM_FRAMES + 1;
+    work->tokens = (uint32_t)o->tokens;
+    work->branches = o->mix.branches;
+    work->steps = o->steps;
+    work->done = begins_after(job);
+    work->first_steps = o->first_steps;
+    work->cached = o->mix.hit_rate > 0;
+    work->head = o->mix.head;
+    work->tail = o->mix.tail;
+    bool apart = o->mix.experts > 1 && (o->mix.expert_hits[0] > 0 || o->mix.expert_hits[1] > 0);
+    for (int e = 0; e < PLAN_EXPERTS; e++) work->hits[e] = apart ? o->mix.expert_hits[e] : o->mix.hit_rate;
+    work->skips = o->by_step ? o->skips : NULL;
+    work->block = v->laid[g].block * stretch;
+    work->begin = work->end = fmax(step / 2, NEXT_TO_NOTHING);
+    work->text = pieces(o->mix.branches, l->text * o->mix.branches * stretch);
+    work->frames = pieces(o->latent_frames, l->decode * o->tokens * stretch);
+    work->files = pieces(films, l->files * o->tokens * stretch);
+}
+
+/* Hits come as policies have them: as many as were foreseen, or as many as there were so far; the truth is between. Where
+ * they were foreseen exactly there is nothing to correct. Each expert's by as much as those that were its own. */
+static void correct_hits(const struct job *job, struct crew_job *work)
+{
+    const Refrain__Progress *p = &job->progress;
+    uint32_t expert = work->done >= work->first_steps, from = expert ? work->first_steps : 0, hits = 0;
+    if (!work->cached || job->outlook.certain || !p->has_cache_actions) return;
+    for (size_t i = from; i < p->cache_actions.len && i < work->done; i++) {
+        uint8_t action = p->cache_actions.data[i];
+        hits +=
+            action == REFRAIN__CACHE_ACTION__CACHE_REUSED || action == REFRAIN__CACHE_ACTION__CACHE_FORECAST;
+    }
+    double done = work->done - from, all = (expert ? work->steps : work->first_steps) - from;
+    if (done < 1 || done >= all) return;
+    double foreseen = fmax(0, (work->hits[expert] * all - hits) / (all - done)), seen = hits / done;
+    work->hits[expert] = fmin(1, (foreseen + seen) / 2);
+}
+
+/* Where a job that runs stands. */
+static void describe_progress(const struct job *job, struct crew_job *work)
+{
+    const Refrain__Progress *p = &job->progress;
+    if (!p->has_phase || p->phase <= REFRAIN__PHASE__PHASE_TEXT) return;
+    work->phase = CREW_STEPS;
+    if (p->phase == REFRAIN__PHASE__PHASE_DENOISE) {
+        work->done = p->step < work->steps ? p->step : work->steps;
+        correct_hits(job, work);
+        return;
+    }
+    work->done = work->steps;
+    work->phase = CREW_DECODE;
+    if (p->phase == REFRAIN__PHASE__PHASE_DECODE) {
+        work->frames.count -= p->step < work->frames.count ? p->step : work->frames.count;
+        return;
+    }
+    work->phase = CREW_FILES;
+    if (p->phase > REFRAIN__PHASE__PHASE_ENCODE) work->files = pieces(1, 0);
+}
+
+/* finish_describe_fn */
+static bool describe(void *context, size_t index, int g, struct crew_layout *layout, struct crew_job *work)
 {
     struct prospect *v = context;
-    const struct outlook *o = &v->jobs[job]->outlook;
-    if (!same_work(o, &v->latest_of[g])) {
-        lay_costs(v, g, o, &v->latest[g]);
-        v->latest_of[g] = *o;
+    const struct job *job = v->jobs[index];
+    const struct outlook *o = &job->outlook;
+    struct stage_plan *s = &v->laid[g];
+    struct slot *slot = v->finishes[index].group >= 0 ? group_slot(v->group[g], job->id) : NULL;
+    if (s->model != o->model) lay(v, g, o);
+    if (!s->good) return false;
+    if (s->tokens != o->tokens) find_paces(v, g, o);
+    *layout =
+        (struct crew_layout){.plan = &s->plan, .wide = s->width > 1, .pace = s->pace, .hop = HOP_SECONDS};
+    describe_whole(v, g, job, work);
+    if (slot) {
+        work->home = (int)slot->home;
+        describe_progress(job, work);
     }
-    *cost = v->latest[g];
+    if (v->take) work->block *= 1 + UNSURE * (XXH64(&job->id, sizeof job->id, v->take) % 1001 / 500.0 - 1);
+    work->tenant = job->tenant;
+    work->due = job->deadline_at_ms ? fmax(0, (double)(job->deadline_at_ms - v->server->now_ms) / 1000) : 0;
+    return s->block > 0;
 }
 
 /* ------------------------------------------------------------------------------------------------------ the jobs */
@@ -199,70 +314,28 @@ static double ready_in(const struct server *server, const struct group *group)
 
 static void add_group(struct prospect *v, struct group *group)
 {
-    const struct model *model;
     struct server *server = v->server;
-    const char *name = group->model;
-    struct plan_seat *seats = calloc(group->ranks, sizeof *seats);
-    if (!seats) return;
-    int g = v->groups++;
-    follow_pace(server, group);
+    int g = v->groups;
+    if (!(v->laid[g].pace = calloc(group->ranks, sizeof *v->laid[g].pace))) return;
+    v->groups++;
     v->group[g] = group;
-    v->seats[g] = seats;
-    if (!name[0] && models_at(server->models, 0)) name = models_at(server->models, 0)->card->name;
-    if (models_find(server->models, name, &model, NULL) == STATUS_OK)
-        v->request[g] = server_describe_layout(server, group, model->card, NULL, seats);
     v->stand[g] = (struct finish_group){.limit = (uint32_t)server_flight_limit(server, group),
-                                        .even = group->plan.floating,
+                                        .ranks = group->ranks,
                                         .ready = ready_in(server, group),
                                         .load = group->load_seconds,
                                         .model = group->model[0] ? name_of(group->model) : 0};
 }
 
-/* Hits come as policies have them: as many as were foreseen, or as many as there were so far; the truth is between. */
-static void look_at_hits(struct job *job, uint32_t done)
-{
-    struct outlook *o = &job->outlook;
-    const Refrain__Progress *p = &job->progress;
-    uint32_t hits = 0;
-    if (o->mix.hit_rate <= 0 || !p->has_cache_actions || done == 0 || done >= o->steps) return;
-    for (size_t i = 0; i < p->cache_actions.len; i++) {
-        uint8_t action = p->cache_actions.data[i];
-        hits +=
-            action == REFRAIN__CACHE_ACTION__CACHE_REUSED || action == REFRAIN__CACHE_ACTION__CACHE_FORECAST;
-    }
-    double foreseen = (o->mix.hit_rate * o->steps - hits) / (o->steps - done), seen = (double)hits / done;
-    double left = fmax(0, fmin(1, (fmax(0, foreseen) + seen) / 2));
-    /* Of steps as a whole: those that are left, in the mean of all. */
-    o->hits_left = left;
-    o->hits_known = true;
-}
-
-static void add_running(struct prospect *v, struct job *job, int group)
-{
-    const Refrain__Progress *p = &job->progress;
-    struct finish_job *f = &v->finishes[v->count];
-    struct outlook *o = &job->outlook;
-    double done = p->has_phase && p->phase == REFRAIN__PHASE__PHASE_DENOISE ? p->step : job->kept, tail = 1;
-    if (p->has_phase && p->phase > REFRAIN__PHASE__PHASE_DENOISE) done = o->steps;
-    if (p->has_phase && p->phase == REFRAIN__PHASE__PHASE_DECODE && p->steps > 0)
-        tail = 1 - (double)p->step / p->steps;
-    if (p->has_phase && p->phase > REFRAIN__PHASE__PHASE_DECODE) tail = 0.1;
-    double steps = fmax(0, o->steps - done);
-    look_at_hits(job, (uint32_t)done);
-    if (o->hits_known && steps > 0) { /* as many mean steps as take so long */
-        double ring = 1 - o->mix.hit_rate, left = 1 - o->hits_left;
-        if (ring > 0.01) steps *= left / ring;
-    }
-    *f = (struct finish_job){
-        .group = group, .priority = job->priority, .model = o->model, .steps = steps, .tail = tail};
-    v->jobs[v->count++] = job;
-}
-
-static void add_waiting(struct prospect *v, struct job *job)
+/* group: that it runs on; negative: it waits. */
+static void add_job(struct prospect *v, struct job *job, int group)
 {
     const struct outlook *o = &job->outlook;
-    v->finishes[v->count] = (struct finish_job){
-        .group = -1, .priority = job->priority, .model = o->model, .steps = fmax(0, o->steps - (double)job->kept), .tail = 1};
+    double moves = (double)(o->steps - begins_after(job)) * o->mix.branches;
+    v->finishes[v->count] = (struct finish_job){.group = group,
+                                                .priority = job->priority,
+                                                .model = o->model,
+                                                .moves = moves,
+                                                .work = moves * (1 - o->mix.hit_rate) * o->tokens};
     v->jobs[v->count++] = job;
 }
 
@@ -282,33 +355,56 @@ static void add_flight(struct prospect *v, int g)
     qsort(slots, (size_t)count, sizeof *slots, by_number);
     for (int i = 0; i < count; i++) {
         struct job *job = jobs_find(v->server->jobs, slots[i]->job);
-        if (job && know(v->server, job)) add_running(v, job, g);
+        if (job && know(v->server, job)) add_job(v, job, g);
     }
 }
 
 static void close_prospect(struct prospect *v)
 {
-    for (int i = 0; i < v->groups; i++) free(v->seats[i]);
+    for (int i = 0; i < v->groups; i++) free(v->laid[i].pace);
+    free(v->laid);
     free(v->jobs);
     free(v->finishes);
+}
+
+/* Jobs come in streams: more of the kind that came last are expected, as many as could share ranks with those that are there. */
+static void add_expected(struct prospect *v)
+{
+    int64_t gap_ns;
+    const struct server *server = v->server;
+    size_t all = jobs_count(server->jobs), places = 0;
+    size_t more = stream_expected(&server->stream, server->now_ns, &gap_ns);
+    for (int g = 0; g < v->groups; g++) places += 2 * v->stand[g].limit;
+    if (more > all) more = all;
+    if (more > places) more = places;
+    if (more > MOST_EXPECTED) more = MOST_EXPECTED;
+    for (size_t i = 0; i < more; i++) {
+        struct job *like = jobs_at(server->jobs, all - more + i);
+        int64_t after_ns = server->stream.last_ns + (int64_t)(i + 1) * gap_ns - server->now_ns;
+        if (like->outlook.tokens <= 0) continue;
+        add_job(v, like, -1);
+        v->finishes[v->count - 1].from = fmax(0, (double)after_ns / SECOND_NS);
+    }
 }
 
 /* extra: a job that is not in the queue yet; NULL: none. False: there is nothing to predict with. */
 static bool open_prospect(struct server *server, struct job *extra, struct prospect *v)
 {
     struct job **queue = malloc(MOST_JOBS * sizeof *queue);
-    *v = (struct prospect){.server = server};
-    for (size_t i = 0; groups_at(server->groups, i) && v->groups < FINISH_GROUPS; i++)
+    *v = (struct prospect){.server = server, .laid = calloc(FINISH_GROUPS, sizeof *v->laid)};
+    for (size_t i = 0; v->laid && groups_at(server->groups, i) && v->groups < FINISH_GROUPS; i++)
         if (can_work(groups_at(server->groups, i))) add_group(v, groups_at(server->groups, i));
-    size_t most = (size_t)v->groups * GROUP_SLOTS + MOST_JOBS;
+    size_t most = (size_t)v->groups * GROUP_SLOTS + MOST_JOBS + MOST_EXPECTED;
     v->jobs = malloc(most * sizeof *v->jobs);
     v->finishes = malloc(most * sizeof *v->finishes);
     bool good = queue && v->groups > 0 && v->jobs && v->finishes;
     for (int g = 0; good && g < v->groups; g++) add_flight(v, g);
     size_t waiting = good ? jobs_order(server->jobs, extra, queue, MOST_JOBS) : 0;
     for (size_t i = 0; i < waiting; i++)
-        if (queue[i] == extra || know(server, queue[i])) add_waiting(v, queue[i]);
+        if (queue[i] == extra || know(server, queue[i])) add_job(v, queue[i], -1);
     free(queue);
+    v->known = v->count;
+    if (good && !extra) add_expected(v);
     if (!good) close_prospect(v);
     return good;
 }
@@ -317,36 +413,55 @@ static bool open_prospect(struct server *server, struct job *extra, struct prosp
 static bool is_measured(struct prospect *v, const struct outlook *o)
 {
     bool timed = false;
-    for (int g = 0; g < v->groups; g++) timed |= v->group[g]->pace_ns > 0;
-    return timed && find_learnt(v->server, o->model)->home_token_seconds > 0;
+    for (int g = 0; g < v->groups; g++) timed |= foresight_measured(v->group[g]);
+    return timed && lessons_of(v->server, o->model)->known;
 }
 
-/* Something is known of every rank that would do it. */
-static bool is_known(const struct prospect *v, size_t index)
+/* Which job gets ahead of which may hang on next to nothing: who is done first leaves its home to the next. What would come of slightly other
+ * times is as likely, and the mean of all is nearer to each of them than another one is. For what nobody asked for
+ * one is enough. */
+static void play(struct prospect *v, bool fresh)
 {
-    for (int g = 0; g < v->groups; g++)
-        if (foresight_block(v->group[g], &v->jobs[index]->outlook) > 0)
-            return isfinite(v->finishes[index].done);
-    return false;
+    double moves = 1, *sum = calloc(v->count + 1, sizeof *sum);
+    if (!sum) return; /* never done */
+    for (size_t i = 0; i < v->count; i++) moves += v->finishes[i].moves;
+    uint32_t takes = fresh ? (uint32_t)fmin(MOST_TAKES, 1 + MOST_MOVES / moves) : 1;
+    for (v->take = 0; v->take < takes; v->take++) {
+        finish_play(v->stand, v->groups, v->finishes, v->count, describe, v);
+        for (size_t i = 0; i < v->count; i++) sum[i] += v->finishes[i].done / takes;
+    }
+    for (size_t i = 0; i < v->count; i++) v->finishes[i].done = sum[i];
+    free(sum);
+}
+
+/* A prediction that is asked for is made anew, unless there is one of a moment ago, so that looking takes little of the loop's time however often one
+ * asks; but a job that has come since must have one. */
+static int64_t pause_before(const struct server *server, bool fresh)
+{
+    size_t jobs = jobs_count(server->jobs);
+    int64_t pause_ns = LOOK_NS * (1 + (int64_t)jobs / FEW_JOBS);
+    if (!fresh || jobs > FEW_JOBS) return pause_ns;
+    if (server->stream.last_ns > server->foreseen_ns) return 0;
+    return REST * server->look_ns < pause_ns ? REST * server->look_ns : pause_ns;
 }
 
 void foresight_look(struct server *server, bool fresh)
 {
     struct prospect v;
-    size_t jobs = jobs_count(server->jobs);
-    int64_t pause_ns = fresh && jobs <= FEW_JOBS ? 0 : LOOK_NS * (1 + (int64_t)jobs / FEW_JOBS);
-    if (server->foreseen_ns && server->now_ns - server->foreseen_ns < pause_ns) return;
+    int64_t began_ns = clock_now_ns();
+    if (server->foreseen_ns && server->now_ns - server->foreseen_ns < pause_before(server, fresh)) return;
     server->foreseen_ns = server->now_ns;
     for (size_t i = 0; jobs_at(server->jobs, i); i++) jobs_at(server->jobs, i)->finish_ms = 0;
     jobs_foreseen(server->jobs, server->now_ms);
     if (!jobs_at(server->jobs, 0) || !open_prospect(server, NULL, &v)) return;
-    finish_play(v.stand, v.groups, v.finishes, v.count, cost_of, &v);
-    for (size_t i = 0; i < v.count; i++) {
+    play(&v, fresh);
+    for (size_t i = 0; i < v.known; i++) {
         struct job *job = v.jobs[i];
-        if (is_known(&v, i)) job->finish_ms = server->now_ms + llrint(1000 * v.finishes[i].done);
+        if (isfinite(v.finishes[i].done)) job->finish_ms = server->now_ms + llrint(1000 * v.finishes[i].done);
         job->measured = job->finish_ms > 0 && is_measured(&v, &job->outlook);
     }
     close_prospect(&v);
+    server->look_ns = clock_now_ns() - began_ns;
 }
 
 double foresight_ask(struct server *server, const char *tenant, const Refrain__JobSpec *spec,
@@ -358,48 +473,13 @@ double foresight_ask(struct server *server, const char *tenant, const Refrain__J
     if (!extra) return -1;
     foresight_note(server, extra, spec, card);
     if (open_prospect(server, extra, &v)) {
-        finish_play(v.stand, v.groups, v.finishes, v.count, cost_of, &v);
+        play(&v, true);
         for (size_t i = 0; i < v.count; i++)
-            if (v.jobs[i] == extra && is_known(&v, i)) seconds = v.finishes[i].done;
+            if (v.jobs[i] == extra && isfinite(v.finishes[i].done)) seconds = v.finishes[i].done;
         close_prospect(&v);
     }
     jobs_drop_sketch(server->jobs, extra);
     return seconds;
-}
-
-/* ------------------------------------------------------------------------------------------------------ learning */
-
-static double follow(double mean, double value)
-{
-    return mean > 0 ? mean + NEWEST * (value - mean) : value;
-}
-
-/* Home's work but for blocks. */
-static void learn_home(struct server *server, const struct group *group, const struct outlook *o,
-                       const Refrain__JobTimes *times)
-{
-    double block = foresight_block(group, o);
-    double caps = fmin(o->mix.head, group->plan.head) + fmin(o->mix.tail, group->plan.tail);
-    struct learnt *l = find_learnt(server, o->model);
-    if (!times || !(times->home > 0) || !isfinite(times->home) || block <= 0) return;
-    double seconds = fmax(0, times->home - caps * block * o->steps * o->mix.branches);
-    l->home_token_seconds = follow(l->home_token_seconds, seconds / o->tokens);
-}
-
-void foresight_learn(struct server *server, struct group *group, const struct job *job,
-                     const Refrain__JobSpec *spec, const Refrain__ModelCard *card,
-                     const Refrain__JobTimes *times)
-{
-    if (job->outlook.tokens <= 0 || spec->compare) return;
-    learn_home(server, group, &job->outlook, times);
-    /* From the middle of its steps: who comes along later is known by then, and most is still to be done. */
-    double told = (double)(job->foretold_ms - job->middle_ms),
-           took = (double)(server->now_ms - job->middle_ms);
-    if (job->foretold_ms == 0 || told <= 0 || took <= 0) return;
-    counts_foretold(&server->counts, told, took);
-    double ratio = fmin(2, fmax(0.5, took / told));
-    double weight = fmax(CORRECTION, 1.0 / (4 + group->stretched++)); /* the first ones say most */
-    group->stretch = fmin(4, fmax(0.25, (group->stretch > 0 ? group->stretch : 1) * pow(ratio, weight)));
 }
 
 void foresight_heard(struct server *server, struct job *job)

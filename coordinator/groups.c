@@ -261,6 +261,7 @@ void group_heartbeat(struct group *group, uint32_t rank, const Refrain__Heartbea
     member->compute_progress = heartbeat->compute_progress;
     if (heartbeat->block_token_ns > 0 && isfinite(heartbeat->block_token_ns))
         member->block_token_ns = heartbeat->block_token_ns;
+    paces_hear(&member->paces, heartbeat, now_ns);
 }
 
 /* ------------------------------------------------------------------------------------------- who is alive */

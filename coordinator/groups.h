@@ -29,10 +29,11 @@
 #include "coordinator/figures.h"
 #include "coordinator/links.h"
 #include "coordinator/needs.h"
+#include "coordinator/pace.h"
 #include "coordinator/plan.h"
 #include "proto/wire.h"
 
-enum { GROUP_NAME_BYTES = 65, MEMBER_TEXT_BYTES = 257, GROUP_SLOTS = 64 };
+enum { GROUP_NAME_BYTES = 65, MEMBER_TEXT_BYTES = 257, GROUP_SLOTS = 64, GROUP_RATIOS = 24 };
 
 enum group_state {
     GROUP_GATHERING, /* waiting for Hello from every rank */
@@ -59,6 +60,7 @@ struct member {
     int64_t heard_ns;                           /* monotonic */
     uint64_t compute_progress;
     double block_token_ns; /* mean time of one block and token; 0: unknown */
+    struct paces paces;    /* the same, by size */
     double gflops;         /* measured by it; 0: unknown */
     int pidfd;             /* of a process on this host; -1 */
     uint64_t tier_limit[LEVELS], tier_used[LEVELS], tier_pinned; /* bytes of its store (cache/tier) */
@@ -84,6 +86,14 @@ struct slot {
     bool rested;      /* home said that it begins no other step, */
     uint32_t rested_at; /* and which one its last checkpoint is of; 0: there is none */
     struct needs needs;
+};
+
+/* Why the group did not take the job whose turn it was (waiting.h). */
+struct held {
+    uint64_t job; /* 0: none was held up */
+    enum held_by { HELD_BY_LAYOUT, HELD_BY_LIMIT, HELD_BY_MEMORY } by;
+    uint32_t seat;        /* HELD_BY_MEMORY: of the first rank where it does not fit; */
+    uint64_t needs, free; /* bytes. HELD_BY_LIMIT: of the operator's limit */
 };
 
 /* A group that is to be laid out anew while it works (move.h). */
@@ -121,11 +131,10 @@ struct group {
     bool planned;        /* the plan was chosen for the jobs that were moved, and is not chosen again for one of them */
     char load_model[65]; /* of load_block_seconds */
     double load_block_seconds; /* the longest load of that model, for each block of the fullest rank; 0: unknown */
-    double pace_ns;      /* of a block and token, a mean over ranks and seconds (foresight.c); 0: unknown */
-    int64_t paced_ns;    /* when that was last looked at */
-    double stretch;      /* how much longer jobs took than was foretold, a mean; 0: unknown */
-    uint32_t stretched;  /* jobs that is the mean of */
+    double ratio[GROUP_RATIOS]; /* of its latest jobs: how much longer the second half took than was foreseen (lessons.c) */
+    uint32_t ratios;            /* that there were */
     struct slot slots[GROUP_SLOTS];
+    struct held held;
     uint64_t launch;     /* launch_number() of the launcher of ours it came from; 0: somebody else's */
     int64_t progress_ns; /* when any compute_progress last grew */
     bool repairable;     /* a launcher can start replacements (schedule.c keeps it true) */

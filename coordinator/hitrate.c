@@ -11,11 +11,11 @@
 
 /* ------------------------------------------------------------------------------------------- what is kept */
 
-/* The number of steps belongs to it: warm-up weighs more in a short job. */
-static uint64_t key_of(const Refrain__JobSpec *spec)
+/* The number of steps belongs to it: warm-up weighs more in a short job. 0: any number. */
+static uint64_t key_of(const Refrain__JobSpec *spec, uint32_t steps)
 {
     const char *model = spec->model ? spec->model : "";
-    uint64_t key = XXH64(model, strlen(model), spec->steps);
+    uint64_t key = XXH64(model, strlen(model), steps);
     key = XXH64(spec->cache, strlen(spec->cache), key);
     return key ? key : 1;
 }
@@ -48,14 +48,15 @@ static double over_passes(const Refrain__JobSpec *spec, double rate)
     return spec->compare ? rate / 2 : rate;
 }
 
-void hitrates_of(struct hitrates *rates, const Refrain__JobSpec *spec, const Refrain__ModelCard *card,
-                 struct plan_mix *mix)
+bool hitrates_of(struct hitrates *rates, const Refrain__JobSpec *spec, const Refrain__ModelCard *card,
+                 struct plan_mix *mix, struct caching_outlook *out)
 {
     struct caching_outlook outlook;
     if (caching_foresee(spec, card, &outlook, NULL) != STATUS_OK)
         outlook = (struct caching_outlook){.branches = spec->guidance > 1 ? 2 : 1, .certain = true};
     if (!outlook.certain) {
-        const struct hitrate *learnt = find(rates, key_of(spec));
+        const struct hitrate *learnt = find(rates, key_of(spec, spec->steps));
+        if (!learnt) learnt = find(rates, key_of(spec, 0));
         outlook.share = learnt ? learnt->rate : TYPICAL_RATE;
         for (int e = 0; e < PLAN_EXPERTS; e++)
             outlook.expert_share[e] = learnt ? learnt->expert[e] : TYPICAL_RATE;
@@ -63,12 +64,13 @@ void hitrates_of(struct hitrates *rates, const Refrain__JobSpec *spec, const Ref
     mix->branches = (uint32_t)outlook.branches;
     mix->head = (uint32_t)outlook.head;
     mix->tail = (uint32_t)outlook.tail;
-    mix->by_blocks = outlook.by_blocks;
     mix->hit_rate = over_passes(spec, outlook.share);
     mix->experts = card->experts > 1 ? 2 : 1;
     mix->first_share = spec->steps ? (double)caching_switch(spec, card) / spec->steps : 1;
     for (int e = 0; e < PLAN_EXPERTS; e++)
         mix->expert_hits[e] = mix->experts > 1 ? over_passes(spec, outlook.expert_share[e]) : 0;
+    if (out) *out = outlook;
+    return outlook.certain;
 }
 
 /* Branch-steps that were skipped, of all; where blocks were decided by themselves, of those that might have
@@ -106,6 +108,20 @@ static void follow(double *mean, double rate)
     *mean = *mean < 0 ? rate : *mean + NEWEST_SHARE * (rate - *mean);
 }
 
+static void learn(struct hitrates *rates, uint64_t key, const Refrain__CacheReport *report, uint32_t steps,
+                  double rate)
+{
+    struct hitrate *learnt = find(rates, key);
+    if (!learnt) learnt = add(rates, key);
+    bool fresh = learnt->rate < 0;
+    follow(&learnt->rate, rate);
+    for (int e = 0; e < PLAN_EXPERTS; e++) {
+        double own = expert_rate_of(report, steps, e);
+        if (fresh) learnt->expert[e] = -1;
+        follow(&learnt->expert[e], own < 0 ? rate : own);
+    }
+}
+
 void hitrates_learn(struct hitrates *rates, const Refrain__JobSpec *spec, const Refrain__ModelCard *card,
                     const Refrain__CacheReport *report)
 {
@@ -113,15 +129,7 @@ void hitrates_learn(struct hitrates *rates, const Refrain__JobSpec *spec, const 
     if (spec->at_step) return; /* how it began would be missing */
     if (!report || caching_foresee(spec, card, &outlook, NULL) != STATUS_OK || outlook.certain) return;
     double rate = rate_of(report, &outlook);
-    uint64_t key = key_of(spec);
-    struct hitrate *learnt = find(rates, key);
     if (rate < 0) return;
-    if (!learnt) learnt = add(rates, key);
-    bool fresh = learnt->rate < 0;
-    follow(&learnt->rate, rate);
-    for (int e = 0; e < PLAN_EXPERTS; e++) {
-        double own = expert_rate_of(report, spec->steps, e);
-        if (fresh) learnt->expert[e] = -1;
-        follow(&learnt->expert[e], own < 0 ? rate : own);
-    }
+    learn(rates, key_of(spec, spec->steps), report, spec->steps, rate);
+    learn(rates, key_of(spec, 0), report, spec->steps, rate);
 }

@@ -6,8 +6,8 @@
  *     hitrates_learn(&rates, spec, card, report);            after it has completed
  *
  * Policies that decide by the number of the step are rehearsed (cache/rehearse.h): their rate is exact. For
- * the others it is what the latest jobs with the same policy on the same model had, later ones counting more,
- * and before the first such job the typical rate of our presets. In memory only: a coordinator that starts
+ * the others it is what the latest jobs with the same policy and as many steps on the same model had, later ones counting more; before the
+ * first such job what those with other numbers of steps had, and before any the typical rate of our presets. In memory only: a coordinator that starts
  * anew learns again.
  *
  * A plain value of fixed size, no locks; one thread (the loop).
@@ -18,7 +18,9 @@
 #include "coordinator/plan.h"
 #include "proto/refrain.pb-c.h"
 
-enum { HITRATES_KEPT = 256 };
+struct caching_outlook; /* proto/caching.h */
+
+enum { HITRATES_KEPT = 512 };
 
 struct hitrates {
     struct hitrate {
@@ -30,9 +32,9 @@ struct hitrates {
 };
 
 /* Sets branches, head, tail, the experts' shares and hit rates; the rest of *mix stays. spec: complete, as it is stored; one that
- * its model does not allow any more counts as uncached. */
-void hitrates_of(struct hitrates *rates, const Refrain__JobSpec *spec, const Refrain__ModelCard *card,
-                 struct plan_mix *mix);
+ * its model does not allow any more counts as uncached. outlook: what it was made from; NULL is fine. True: the rate is exact. */
+bool hitrates_of(struct hitrates *rates, const Refrain__JobSpec *spec, const Refrain__ModelCard *card,
+                 struct plan_mix *mix, struct caching_outlook *outlook);
 
 /* report: checked (caching_check_report); NULL is fine. */
 void hitrates_learn(struct hitrates *rates, const Refrain__JobSpec *spec, const Refrain__ModelCard *card,

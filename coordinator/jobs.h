@@ -22,8 +22,10 @@
 #include <stdint.h>
 #include "base/status.h"
 #include "coordinator/jobstore.h"
+#include "coordinator/pace.h"
 #include "coordinator/plan.h"
 #include "coordinator/tenants.h"
+#include "proto/validate.h"
 
 /* Ranks a job may lose in a row without getting any further, before it fails. The last ones it must lose while
  * nothing runs beside it, so that no job fails for what another did, or for bad luck. */
@@ -34,9 +36,14 @@ struct outlook {
     uint64_t model; /* by number */
     uint32_t steps;
     struct plan_mix mix;
-    double tokens, block_flops; /* tokens 0: nothing is known */
-    bool hits_known;            /* while it runs: */
-    double hits_left;           /* share of hits of the steps that are left */
+    uint32_t first_steps;     /* that the first of two experts makes; `steps`: there is one */
+    double tokens;            /* 0: nothing is known */
+    double flops[PACE_TERMS]; /* of a block (pace.h) */
+    uint32_t latent_frames, frames;
+    uint32_t begins; /* steps that it takes over from another job */
+    bool certain; /* mix.hit_rate is what will be, */
+    bool by_step; /* and these are the steps: a bit each */
+    uint8_t skips[(LIMIT_STEPS + 7) / 8];
 };
 
 struct job {

@@ -63,10 +63,10 @@ static uint32_t fewest_tokens(const struct layout_load *load)
     return load->fewest_tokens > 0 && load->fewest_tokens < load->tokens ? load->fewest_tokens : load->tokens;
 }
 
-bool layout_takes(const struct plan *plan, const struct plan_request *request, const struct layout_load *load)
+bool layout_takes(const struct plan *plan, const struct layout_load *load)
 {
     uint32_t width = plan_width(plan);
-    return width == 1 || (!request->mix.by_blocks && fewest_tokens(load) >= width);
+    return width == 1 || fewest_tokens(load) >= width;
 }
 
 /* One job, with so many others at once as there are. */
@@ -86,7 +86,7 @@ bool layout_pays(double now, double then, const struct layout_load *load)
 static bool may_be_wide(const struct plan_request *request, const struct layout_load *load, uint32_t width)
 {
     bool known = load->links.inside > 0 || load->links.between > 0;
-    return known && !request->mix.by_blocks && request->heads > 0 && request->heads % width == 0 &&
+    return known && request->heads > 0 && request->heads % width == 0 &&
            request->ranks % width == 0 && load->head_dim > 0 && load->operand_bytes > 0 &&
            fewest_tokens(load) >= LEAST_ROWS * width;
 }
@@ -106,19 +106,38 @@ static bool makes_sense(enum plan_layout layout, const struct plan_mix *mix)
     }
 }
 
+/* What width takes of memory beside what was counted for whole rows, as `refrain-worker --plan-memory --stage-width` has it: heads
+ * that are exchanged, on every rank; at home, rows that it deals. seats: [ranks], for the request. */
+static void take_width(const struct layout_load *load, uint32_t width, struct plan_request *asked,
+                       struct plan_seat *seats)
+{
+    double state = (double)load->tokens * asked->heads * load->head_dim;
+    double heads = 7 * state / width * load->operand_bytes;
+    double rows = (asked->mix.branches + 1.0 / width) * state * sizeof(float);
+    for (uint32_t i = 0; asked->seats && i < asked->ranks; i++) {
+        double left = (double)asked->seats[i].memory_bytes - heads;
+        seats[i] = asked->seats[i];
+        if (seats[i].memory_bytes > 0) seats[i].memory_bytes = left > 1 ? (uint64_t)left : 1;
+    }
+    if (asked->seats) asked->seats = seats;
+    if (asked->block_bytes > 0) asked->home_bytes += (uint64_t)rows;
+}
+
 /* Of all layouts there are beside one chain of single ranks the best, the simplest first; 0: there is none. */
 static double find_best(const struct plan_request *request, const struct layout_load *load, struct plan *best)
 {
     static const enum plan_layout layouts[] = {PLAN_LAYOUT_PIPELINE, PLAN_LAYOUT_CFG, PLAN_LAYOUT_POOLS,
                                                PLAN_LAYOUT_CFG_POOLS};
-    struct plan_request asked = *request;
+    struct plan_seat seats[PLAN_MAX_RANKS];
     struct plan_wish wish = request->wish ? *request->wish : (struct plan_wish){0};
     struct planner_request planner = describe(request, load);
     double least = 0;
-    asked.wish = &wish;
     for (uint32_t width = 1; width <= request->ranks && width <= LAYOUT_MOST_WIDTH; width++) {
         if (width > 1 && (!may_be_wide(request, load, width) || wish.home == PLAN_HOME_FLOATING)) continue;
+        struct plan_request asked = *request;
+        asked.wish = &wish;
         wish.width = width;
+        if (width > 1) take_width(load, width, &asked, seats);
         asked.mix.exchange = planner_exchange(&planner, width, request->ranks) / load->block_seconds;
         for (size_t i = 0; i < sizeof layouts / sizeof *layouts; i++) {
             struct plan made;
@@ -148,7 +167,7 @@ status_t layout_choose(const struct plan_request *request, const struct layout_l
         !wish || (wish->layout == PLAN_LAYOUT_AUTO && wish->runs == 0 && wish->width <= 1 && !wish->has_fold);
     if (!open || load->block_seconds <= 0 || request->ranks < 2) return STATUS_OK;
     /* Which of the single chains is better is for what was measured to say (schedule.c). */
-    bool other = now && (plan_chains(now) > 1 || plan_width(now) > 1) && layout_takes(now, request, load);
+    bool other = now && (plan_chains(now) > 1 || plan_width(now) > 1) && layout_takes(now, load);
     double least = layout_seconds(&simple, request, load),
            here = other ? layout_seconds(now, request, load) : 0;
     double found = find_best(request, load, &best);

@@ -43,9 +43,8 @@ double layout_seconds(const struct plan *plan, const struct plan_request *reques
 double layout_block_seconds(const struct plan *plan, const struct plan_request *request,
                             const struct layout_load *load);
 
-/* Can jobs of the request's mix and the load's size run on that layout? */
-bool layout_takes(const struct plan *plan, const struct plan_request *request,
-                  const struct layout_load *load);
+/* Can jobs of the load's size run on that layout? */
+bool layout_takes(const struct plan *plan, const struct layout_load *load);
 
 /* Is `then` worth more than `now`? Both in seconds until all jobs are done, `then` without the move; now 0: nothing is known of
  * it. */

@@ -138,13 +138,11 @@ static double load_seconds(const struct group *group, const struct plan *plan)
 }
 
 /* A layout has to take all of them, whichever is the longest. */
-static void meet_all(const struct server *server, const struct movejobs *jobs, struct plan_mix *mix,
-                     struct layout_load *load)
+static void meet_all(const struct server *server, const struct movejobs *jobs, struct layout_load *load)
 {
     for (int i = 0; i < jobs->count; i++) {
         const struct job *job = jobs_find(server->jobs, jobs->ids[i]);
         if (!job) continue;
-        mix->by_blocks |= job->outlook.mix.by_blocks;
         load->fewest_tokens = (uint32_t)fmin(load->fewest_tokens, job->outlook.tokens);
     }
 }
@@ -154,7 +152,7 @@ static void make_load(const struct group *group, const struct movejobs *jobs, co
                       double seconds, struct layout_load *load)
 {
     movecost_load(jobs->jobs, jobs->count, seconds, load);
-    if (group->pace_ns > 0) load->block_seconds = layout_block_seconds(&group->plan, here, load);
+    if (foresight_measured(group)) load->block_seconds = layout_block_seconds(&group->plan, here, load);
 }
 
 bool movejobs_weigh(struct server *server, const struct group *group, const struct movejobs *jobs,
@@ -179,7 +177,7 @@ bool movejobs_weigh(struct server *server, const struct group *group, const stru
     wiring_describe(&all, model->card, &job->outlook, &load);
     here.mix = job->outlook.mix;
     here.mix.home_work = group->home_work;
-    meet_all(server, jobs, &here.mix, &load);
+    meet_all(server, jobs, &load);
     there.mix = here.mix;
     make_load(group, jobs, &here, load_seconds(group, &group->plan), &load);
     if (layout_choose(&there, &load, all.ranks == group->ranks ? &group->plan : NULL, plan, NULL) !=

@@ -74,7 +74,6 @@ struct plan_mix {
     uint32_t experts;    /* that a job's steps are shared by: 2, or else one */
     double first_share;  /* 0..1: of the steps, those that the first of two makes */
     uint32_t head, tail; /* blocks a hit still runs, F and B */
-    bool by_blocks;      /* the caching decides block by block, which wide stages do not do */
     double hit_rate;     /* 0..1: of branch-steps that skip the ring; 0: not cached */
     double expert_hits[PLAN_EXPERTS]; /* the same of each expert's, whose mean over its steps that is; both 0: unknown */
     double home_work; /* further work at home per branch-step, in block times: embedding, output, a share of

@@ -22,11 +22,20 @@
 #define WAN_HOME_BYTES   10000000000u
 #define WAN_DECODE_BYTES 16800
 
+#define WAN_SCHEDULE(flow_shift)                                                                             \
+    {                                                                                                        \
+        .kind = SCHEDULE_UNIPC, .shift = flow_shift, .train_steps = 1000                                     \
+    }
+
 static const struct planner_model presets[] = {
-    {"wan2.1-t2v-1.3b", 30, 12, 128, 8960, 1, 512, 16, 4, 3, 0, 2, WAN_HOME_BYTES, WAN_DECODE_BYTES},
-    {"wan2.1-t2v-14b", 40, 40, 128, 13824, 1, 512, 16, 4, 3, 0, 2, WAN_HOME_BYTES, WAN_DECODE_BYTES},
-    {"wan2.2-t2v-a14b", 40, 40, 128, 13824, 2, 512, 16, 4, 12, 0.875, 2, WAN_HOME_BYTES, WAN_DECODE_BYTES},
-    {"wan2.2-i2v-a14b", 40, 40, 128, 13824, 2, 512, 16, 4, 5, 0.9, 2, WAN_HOME_BYTES, WAN_DECODE_BYTES},
+    {"wan2.1-t2v-1.3b", 30, 12, 128, 8960, 1, 512, 16, 4, WAN_SCHEDULE(3), 0, 2, WAN_HOME_BYTES,
+     WAN_DECODE_BYTES},
+    {"wan2.1-t2v-14b", 40, 40, 128, 13824, 1, 512, 16, 4, WAN_SCHEDULE(3), 0, 2, WAN_HOME_BYTES,
+     WAN_DECODE_BYTES},
+    {"wan2.2-t2v-a14b", 40, 40, 128, 13824, 2, 512, 16, 4, WAN_SCHEDULE(12), 0.875, 2, WAN_HOME_BYTES,
+     WAN_DECODE_BYTES},
+    {"wan2.2-i2v-a14b", 40, 40, 128, 13824, 2, 512, 16, 4, WAN_SCHEDULE(5), 0.9, 2, WAN_HOME_BYTES,
+     WAN_DECODE_BYTES},
 };
 
 const struct planner_model *planner_preset_at(size_t index)
@@ -69,15 +78,10 @@ status_t planner_size(const struct planner_model *m, uint32_t width, uint32_t he
     return STATUS_OK;
 }
 
-/* Sigmas as diffusers' UniPC makes them with use_flow_sigmas: from 1 - 1/1000 evenly to 0, shifted. */
 void planner_steps(const struct planner_model *m, uint32_t steps, uint32_t branches, struct planner_job *job)
 {
-    uint32_t first = 0;
-    for (uint32_t i = 0; i < steps; i++) {
-        double even = 0.999 * (steps - i) / steps, sigma = m->shift * even / (1 + (m->shift - 1) * even);
-        first += sigma >= m->boundary;
-    }
-    if (m->experts < 2) first = steps;
+    uint32_t first = steps;
+    if (m->experts > 1) first = (uint32_t)schedule_switch(&m->schedule, m->boundary, (int)steps);
     job->steps[0] = first;
     job->steps[1] = steps - first;
     job->branches = branches;

@@ -19,6 +19,7 @@
 #ifndef REFRAIN_COORDINATOR_PLANNER_H
 #define REFRAIN_COORDINATOR_PLANNER_H
 
+#include "cache/schedule.h"
 #include "coordinator/needs.h"
 #include "coordinator/plan.h"
 
@@ -30,8 +31,8 @@ struct planner_model {
     uint32_t layers, heads, head_dim, ffn, experts; /* experts: 1 or 2 */
     uint32_t text_tokens;
     uint32_t pixels_per_token, pixels_per_frame_token; /* along an axis of a frame, and along time */
-    double shift,
-        boundary; /* of the noise schedule, and where the second expert takes over (share of noise) */
+    struct schedule schedule;
+    double boundary;          /* where the second expert takes over (schedule_switch) */
     uint64_t parameter_bytes; /* 2 as published */
     uint64_t home_bytes;      /* weights that only a home holds: text encoder, decoder, ends */
     uint64_t decode_bytes;    /* while decoding, per pixel of a frame */
@@ -139,7 +140,7 @@ const struct planner_model *planner_preset_at(size_t index); /* NULL past the en
 /* Tokens of a video; INVALID, with the field and the limit, for sizes the model cannot have. */
 status_t planner_size(const struct planner_model *model, uint32_t width, uint32_t height, uint32_t frames,
                       struct planner_job *job, struct error *error);
-/* Steps of each expert: those whose noise is above the boundary are the first's (diffusers' flow sigmas). */
+/* Steps of each expert, as the workers' solvers share them (cache/schedule.h). */
 void planner_steps(const struct planner_model *model, uint32_t steps, uint32_t branches,
                    struct planner_job *job);
 

@@ -10,7 +10,9 @@ enum {
     CACHE_STATES = 4, /* what a policy keeps per branch: a residual, its history and the probe's */
     KEYS_VALUES = 2,  /* of the text, per branch and block */
     ULYSSES_OPERANDS =
-        7 /* of a wide stage: q, k, v and attended rows of its heads, q, k, v packed; each S h / U */
+        7, /* of a wide stage: q, k, v and attended rows of its heads, q, k, v packed; each S h / U */
+    ROTARY_BYTES =
+        16, /* tables, a token and dimension of a head: all of a video's, whatever rows are a rank's */
 };
 enum { MOST_JOBS = 1024 };
 
@@ -42,6 +44,25 @@ static double features(const struct view *v)
     return r->load.hit_rate > 0 ? r->job.branches * CACHE_STATES * v->rows * v->hidden * STATE_BYTES : 0;
 }
 
+/* A home deals them to its stage's ranks: of each job, while it makes steps. */
+static double dealt_rows(const struct view *v)
+{
+    const struct planner_request *r = v->request;
+    return v->width > 1 ? r->job.branches * (double)r->job.tokens * v->hidden * STATE_BYTES : 0;
+}
+
+/* What width costs: a rank exchanges heads and has the tables of all tokens; home embeds all rows. `whole`: the workspace for all
+ * of them, of which a rank has its part. */
+static void add_width(const struct view *v, double whole, struct planner_room *room)
+{
+    const struct planner_request *r = v->request;
+    double others = 1 - 1.0 / v->width, tokens = r->job.tokens;
+    double tables = tokens * r->model.head_dim * ROTARY_BYTES * others;
+    if (v->width < 2) return;
+    room->work += ULYSSES_OPERANDS * v->rows * v->hidden * r->machine.operand_bytes + tables;
+    room->home += whole * others - tables + v->rows * v->hidden * STATE_BYTES;
+}
+
 /* ----------------------------------------------------------------------------------------------- by formulas */
 
 static void room_by_formulas(const struct view *v, struct planner_room *room)
@@ -49,13 +70,15 @@ static void room_by_formulas(const struct view *v, struct planner_room *room)
     const struct planner_request *r = v->request;
     double operand = r->machine.operand_bytes, state = v->rows * v->hidden * STATE_BYTES;
     double text = (double)r->job.branches * KEYS_VALUES * r->model.text_tokens * v->hidden * operand;
-    double job = r->job.branches * JOB_STATES * state + features(v);
+    double job = r->job.branches * JOB_STATES * state + features(v) + dealt_rows(v);
     room->work = v->rows * (r->model.ffn + 2.5 * v->hidden) * operand;
+    double whole = room->work * v->width;
     if (v->ranks > v->width) room->work += STAGE_STATES * state;
     room->buffers = 0; /* homes have as many states on their way */
     room->block = v->experts * (double)planner_block_bytes(&r->model) + v->jobs * text;
     room->home = (double)r->model.home_bytes + (double)r->model.decode_bytes * r->job.width * r->job.height +
                  v->home_jobs * job;
+    add_width(v, whole, room);
 }
 
 /* ------------------------------------------------------------------------------------------------- on paper */
@@ -67,17 +90,16 @@ static void room_on_paper(const struct view *v, struct planner_room *room)
     struct needs job = *r->needs;
     uint32_t count = v->jobs < MOST_JOBS ? v->jobs : MOST_JOBS,
              own = v->home_jobs < MOST_JOBS ? v->home_jobs : MOST_JOBS;
-    if (v->width > 1) { /* its part of the rows, and what is exchanged */
-        double exchanged = ULYSSES_OPERANDS * v->rows * v->hidden * r->machine.operand_bytes;
-        job.work = job.work / v->width + (uint64_t)exchanged;
-        job.hop /= v->width;
-    }
-    job.job += (uint64_t)features(v);
+    double whole = (double)job.work;
+    job.work /= v->width;
+    job.hop /= v->width;
+    job.job += (uint64_t)(features(v) + dealt_rows(v));
     for (uint32_t i = 0; i < count; i++) jobs[i] = &job;
     room->work = (double)(job.backend + job.work);
     room->buffers = v->ranks > 1 ? (double)needs_at(NULL, 0, jobs, count, 0) - room->work : 0;
     room->block = v->experts * (double)job.block + v->jobs * (double)job.text;
     room->home = (double)job.home + (double)needs_at(jobs, own, NULL, 0, 0) - room->work;
+    add_width(v, whole, room);
 }
 
 void planner_room_of(const struct planner_request *r, const struct planner_layout *l, uint32_t in_flight,

@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "coordinator/foresight.h"
+#include "coordinator/lessons.h"
 #include "coordinator/move.h"
 #include "coordinator/orders.h"
 #include "coordinator/repair.h"
@@ -253,7 +254,7 @@ static void learn_home_work(struct server *server, struct group *group, const st
                             const Refrain__JobTimes *times)
 {
     struct plan_mix mix = {0};
-    hitrates_of(&server->rates, spec, card, &mix);
+    hitrates_of(&server->rates, spec, card, &mix, NULL);
     double block_ns = group->members[slot->home].block_token_ns * (double)caching_tokens(spec, card);
     double branch_steps = (spec->steps - spec->at_step) * (spec->guidance > 1 ? 2.0 : 1.0);
     if (branch_steps <= 0) return; /* it only made files */
@@ -282,7 +283,7 @@ static const Refrain__CacheReport *learn(struct server *server, const struct sen
         known && !(done->times && done->times->steps_reused); /* what it took says nothing of a job like it */
     if (status == STATUS_OK && known) hitrates_learn(&server->rates, stored->spec, model->card, done->cache);
     if (known) learn_home_work(server, sender->group, slot, stored->spec, model->card, done->times);
-    if (known) foresight_learn(server, sender->group, job, stored->spec, model->card, done->times);
+    if (known) lessons_take(server, sender->group, job, stored->spec, done->times);
     counts_completed(&server->counts, stored->spec, times, status == STATUS_OK ? done->cache : NULL);
     refrain__job__free_unpacked(stored, NULL);
     if (status == STATUS_CORRUPT) log_line(LOG_WARN, "job %" PRIu64 ": %s", job->id, error.text);

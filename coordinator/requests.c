@@ -14,6 +14,7 @@
 #include "coordinator/branch.h"
 #include "coordinator/drain.h"
 #include "coordinator/foresight.h"
+#include "coordinator/waiting.h"
 #include "coordinator/server.h"
 #include "coordinator/survey.h"
 #include "coordinator/tierview.h"
@@ -46,6 +47,13 @@ struct call {
 
 #define SET(message, field, value) ((message).has_##field = 1, (message).field = (value))
 
+static void say_waits(const struct server *server, Refrain__Job *job)
+{
+    char text[WAITING_BYTES];
+    const struct job *live = jobs_find(server->jobs, job->job);
+    if (live && live->sequence == job->sequence && waiting_for(server, live, text)) job->waits = strdup(text);
+}
+
 /* The job as it is now. warning: "" or what its client should know. */
 static status_t reply_job_with(struct call *call, uint64_t id, char *warning, struct error *error)
 {
@@ -53,6 +61,7 @@ static status_t reply_job_with(struct call *call, uint64_t id, char *warning, st
     foresight_look(call->server, true);
     status_t status = jobs_describe(call->server->jobs, call->caller.tenant, id, &job, error);
     if (status != STATUS_OK) return status;
+    say_waits(call->server, job);
     if (*warning) job->warning = warning;
     REPLY(call, JOB, job, job);
     job->warning = NULL; /* not the message's own */
@@ -117,8 +126,8 @@ static status_t complete_spec(struct call *call, Refrain__JobSpec *spec, struct 
 }
 
 /* Will it be done in time, as far as one can know? If not, and it says so strictly, it is refused: nothing is stored. */
-static status_t check_deadline(struct call *call, const Refrain__JobSpec *spec, char warning[ERROR_TEXT_BYTES],
-                               struct error *error)
+static status_t check_deadline(struct call *call, const Refrain__JobSpec *spec,
+                               char warning[ERROR_TEXT_BYTES], struct error *error)
 {
     const struct model *model;
     char clock[16];
@@ -130,7 +139,8 @@ static status_t check_deadline(struct call *call, const Refrain__JobSpec *spec, 
     time_t then = (time_t)(call->server->now_ms / 1000 + (int64_t)seconds);
     strftime(clock, sizeof clock, "%H:%M:%S", localtime_r(&then, &local));
     snprintf(warning, ERROR_TEXT_BYTES,
-             "deadline_ms %" PRIu64 ": the job is expected to be done in %.1f s, at %s by this coordinator's clock",
+             "deadline_ms %" PRIu64
+             ": the job is expected to be done in %.1f s, at %s by this coordinator's clock",
              spec->deadline_ms, seconds, clock);
     if (!spec->deadline_strict) return STATUS_OK;
     call->field = "deadline_ms";
@@ -161,6 +171,7 @@ static status_t take_submit(struct call *call, struct error *error)
     if (status == STATUS_OK) status = complete_spec(call, submit->spec, error);
     if (status == STATUS_OK) status = check_deadline(call, submit->spec, warning, error);
     if (status == STATUS_OK) status = jobs_submit(server->jobs, &submission, server->now_ms, &id, error);
+    if (status == STATUS_OK) stream_note(&server->stream, server->now_ns);
     if (status == STATUS_OK) status = branch_lend(server, id, submit->spec, error);
     return status == STATUS_OK ? reply_job_with(call, id, warning, error) : status;
 }
@@ -234,7 +245,10 @@ static status_t take_list(struct call *call, struct error *error)
     if (status == STATUS_OK) {
         Refrain__JobList answer = REFRAIN__JOB_LIST__INIT;
         foresight_look(call->server, true);
-        for (size_t i = 0; i < listing.count; i++) jobs_decorate(call->server->jobs, listing.jobs[i]);
+        for (size_t i = 0; i < listing.count; i++) {
+            jobs_decorate(call->server->jobs, listing.jobs[i]);
+            say_waits(call->server, listing.jobs[i]);
+        }
         answer.n_jobs = listing.count;
         answer.jobs = listing.jobs;
         SET(answer, more, listing.more);

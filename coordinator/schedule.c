@@ -23,7 +23,7 @@
 #include "coordinator/wiring.h"
 #include "proto/caching.h"
 
-#define WORTH_A_LOAD 0.9              /* of the time now: another layout costs a pause and a load */
+#define WORTH_A_LOAD 0.9 /* of the time now: another layout costs a pause and a load */
 
 /* -------------------------------------------------------------------------------------------- small steps */
 
@@ -280,7 +280,7 @@ int server_flight_limit(const struct server *server, const struct group *group)
 }
 
 /* Jobs of lower priority do not keep one of higher priority waiting: home lets them rest. */
-static bool has_room(const struct server *server, const struct group *group, const struct job *job)
+bool server_has_room(const struct server *server, const struct group *group, const struct job *job)
 {
     int equals = 0;
     bool alone = false;
@@ -308,16 +308,21 @@ static uint32_t choose_home(const struct group *group)
 }
 
 /* With an operator's limit it alone counts, as before the layout is known: what the jobs keep at their homes. */
-static bool within_limit(const struct server *server, const struct group *group, const struct needs *needs)
+static bool within_limit(const struct server *server, const struct group *group, const struct needs *needs,
+                         struct held *held)
 {
-    uint64_t used = needs->job + needs->film;
+    uint64_t used = 0, limit = (uint64_t)server->settings->flight_memory;
     for (int i = 0; i < GROUP_SLOTS; i++)
         if (group->slots[i].job) used += group->slots[i].needs.job + group->slots[i].needs.film;
-    return used <= (uint64_t)server->settings->flight_memory;
+    held->by = HELD_BY_LIMIT;
+    held->needs = needs->job + needs->film;
+    held->free = limit > used ? limit - used : 0;
+    return held->needs <= held->free;
 }
 
 /* Do the weights and jobs of that rank fit it, with one job more? That job's home is `home`. */
-static bool fits_rank(const struct group *group, const struct needs *needs, uint32_t home, uint32_t rank)
+static bool fits_rank(const struct group *group, const struct needs *needs, uint32_t home, uint32_t rank,
+                      struct held *held)
 {
     const struct needs *homes[GROUP_SLOTS + 1], *stages[GROUP_SLOTS + 1];
     uint32_t at_home = 0, at_stage = 0, blocks = plan_blocks(&group->plan, rank);
@@ -331,23 +336,30 @@ static bool fits_rank(const struct group *group, const struct needs *needs, uint
         else
             stages[at_stage++] = &slot->needs;
     }
+    uint64_t before = needs_at(homes, at_home, stages, at_stage, blocks);
     if (rank == home)
         homes[at_home++] = needs;
     else
         stages[at_stage++] = needs;
+    uint64_t after = needs_at(homes, at_home, stages, at_stage, blocks);
     bool pools = group->plan.chain[0][0] != group->plan.chain[1][0];
     uint64_t weights = blocks * needs->block * (pools ? 1 : needs->experts) + (holds_home ? needs->home : 0);
-    return memory == 0 || weights + needs_at(homes, at_home, stages, at_stage, blocks) <= memory;
+    held->by = HELD_BY_MEMORY;
+    held->seat = group->members[rank].seat;
+    held->needs = after - before;
+    held->free = memory > weights + before ? memory - weights - before : 0;
+    return memory == 0 || weights + after <= memory;
 }
 
 /* The first job is the layout's business: it was made for it, or refused. */
-static bool fits_memory(const struct server *server, const struct group *group, const struct needs *needs)
+static bool fits_memory(const struct server *server, const struct group *group, const struct needs *needs,
+                        struct held *held)
 {
     uint32_t home = choose_home(group);
     if (group_in_flight(group) == 0) return true;
-    if (server->settings->flight_memory) return within_limit(server, group, needs);
+    if (server->settings->flight_memory) return within_limit(server, group, needs, held);
     for (uint32_t rank = 0; rank < group->ranks; rank++)
-        if (!fits_rank(group, needs, home, rank)) return false;
+        if (!fits_rank(group, needs, home, rank, held)) return false;
     return true;
 }
 
@@ -374,7 +386,7 @@ static struct job *choose_job(const struct server *server, struct group *group)
     struct job *job = jobs_next(server->jobs, NULL, NULL);
     if (job && group_in_flight(group) && !has_loaded_model(group, job))
         job = elsewhere(server, group, job->model) ? jobs_next(server->jobs, has_loaded_model, group) : NULL;
-    return job && has_room(server, group, job) ? job : NULL;
+    return job && server_has_room(server, group, job) ? job : NULL;
 }
 
 static bool wished(const struct plan_wish *wish)
@@ -416,7 +428,8 @@ static bool keep_planned(struct group *group, const struct job *job, const struc
 {
     bool here = !group->model[0] || strcmp(group->model, job->model) == 0;
     bool stands = group->plan.ranks == group->ranks && group->plan.layers == request->layers;
-    if (group->planned && (!stands || (job->attempt == 0 && group_in_flight(group) == 0))) group->planned = false;
+    if (group->planned && (!stands || (job->attempt == 0 && group_in_flight(group) == 0)))
+        group->planned = false;
     return group->planned && here && job->attempt > 0;
 }
 
@@ -435,10 +448,11 @@ static status_t prepare_layout(struct server *server, struct group *group, const
     /* What an operator wished for is judged by the model alone: it must not be refused for a measurement. */
     if (loaded && !wished(request.wish)) request.mix.home_work = group->home_work;
     struct layout_load load = describe_load(server, group, model->card, job, loaded);
-    bool takes = request.wish->width > 1 || layout_takes(&group->plan, &request, &load);
+    bool takes = request.wish->width > 1 || layout_takes(&group->plan, &load);
     bool stands = keep_planned(group, job, &request);
     if ((*fits = stands && takes)) return STATUS_OK;
-    if (group->pace_ns > 0 && known) load.block_seconds = layout_block_seconds(&group->plan, &request, &load);
+    if (foresight_measured(group) && known)
+        load.block_seconds = layout_block_seconds(&group->plan, &request, &load);
     status_t status = layout_choose(&request, &load, loaded && known ? &group->plan : NULL, &plan, error);
     if (status == STATUS_NO_MEMORY) name_sizes(group, model->card, spec, error);
     if (status != STATUS_OK) return status;
@@ -494,7 +508,7 @@ status_t server_check_room(struct server *server, const Refrain__ModelCard *card
         struct plan plan;
         if (group->here != group->ranks) continue;
         struct plan_request request = server_describe_layout(server, group, card, spec, seats);
-        hitrates_of(&server->rates, spec, card, &request.mix);
+        hitrates_of(&server->rates, spec, card, &request.mix, NULL);
         status = plan_make(&request, &plan, error);
         if (status != STATUS_NO_MEMORY) return STATUS_OK; /* what else is wrong shows when it is its turn */
         name_sizes(group, card, spec, error);
@@ -525,7 +539,9 @@ static bool take_next(struct server *server, struct group *group)
         fail_job(server, NULL, job, error.text);
         return true; /* the next one may be fine */
     }
-    if (!fits || !fits_memory(server, group, &needs)) return false;
+    group->held = (struct held){.job = job->id, .by = HELD_BY_LAYOUT};
+    if (!fits || !fits_memory(server, group, &needs, &group->held)) return false;
+    group->held.job = 0;
     plan_describe(&group->plan, group->members[0].backend, text, sizeof text);
     if (jobs_start(server->jobs, job, text, server->now_ms, &error) != STATUS_OK) {
         log_failed("start", &error);
@@ -555,8 +571,8 @@ static void measure_links(struct server *server, struct group *group)
     bool ready = group->state == GROUP_READY;
     if (ready && group->links.epoch != group->epoch) {
         for (uint32_t rank = 0; rank < group->ranks; rank++) seat[rank] = group->members[rank].seat;
-        if (links_begin(&group->links, group->seats, seat, group->ranks, group->epoch, server->now_ns, &error) !=
-            STATUS_OK)
+        if (links_begin(&group->links, group->seats, seat, group->ranks, group->epoch, server->now_ns,
+                        &error) != STATUS_OK)
             log_failed("links", &error);
     }
     if (!links_turn(&group->links, ready && group_in_flight(group) == 0, server->now_ns)) return;

@@ -18,7 +18,6 @@
 #include <unistd.h>
 #include "base/clock.h"
 #include "base/log.h"
-#include "coordinator/foresight.h"
 #include "base/signals.h"
 #include "coordinator/drain.h"
 #include "coordinator/metrics.h"
@@ -471,7 +470,6 @@ void server_end_turn(struct server *server)
     take_results(server);
     server_take_saved(server);
     if (server->now_ns - server->before_ns > HELD_UP_NS) forgive(server);
-    foresight_look(server, false);
     if (!server->stopping) server_schedule(server);
     if (!server->stopping) tierdesk_copy(server);
     commit(server);

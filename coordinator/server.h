@@ -28,6 +28,7 @@
 #include "coordinator/outbox.h"
 #include "coordinator/results.h"
 #include "coordinator/settings.h"
+#include "coordinator/stream.h"
 #include "coordinator/vault.h"
 #include "coordinator/watches.h"
 
@@ -37,7 +38,11 @@ enum { SERVER_LEARNT = 32 };
 struct learnt {
     uint64_t model; /* by number; 0: free */
     int64_t used_ns;
-    double home_token_seconds; /* text, decoding, files, a token; 0: unknown */
+    bool known;
+    double text;   /* seconds of a branch's */
+    double step;   /* of a branch of a step and a token: before and after the blocks */
+    double decode; /* of a token */
+    double files;  /* of a token */
 };
 
 struct server {
@@ -69,7 +74,8 @@ struct server {
     struct counts counts, settled; /* settled: as of the last commit */
     struct hitrates rates;
     struct learnt learnt[SERVER_LEARNT];
-    int64_t foreseen_ns; /* when finish times were last predicted; 0: never */
+    struct stream stream; /* of submissions */
+    int64_t foreseen_ns, look_ns; /* when finish times were last predicted, 0: never; and how long that took */
     uint64_t refused;       /* messages that made no sense */
     int64_t store_retry_ns; /* after a failed commit: nothing new is begun before */
     uint64_t *deleted;      /* [deleted_count]: jobs whose files go once the commit is done */
@@ -113,6 +119,8 @@ void server_give_back(struct server *server, struct slot *slot, enum jobs_loss l
 /* schedule.c: the slot's job, as long as its attempt is the one that counts; NULL once it expired or was moved on, or the slot
  * is free. */
 struct job *server_slot_job(const struct server *server, const struct slot *slot);
+/* schedule.c: has the group a place for that job, whatever it needs? */
+bool server_has_room(const struct server *server, const struct group *group, const struct job *job);
 /* schedule.c: jobs a group takes at once. */
 int server_flight_limit(const struct server *server, const struct group *group);
 /* schedule.c: what is known of a group's ranks and a model, for plans; the mix is the caller's to fill in.

@@ -27,7 +27,10 @@ struct golden {
 const char *golden_path(char *buffer, int bytes, const char *relative)
 {
     const char *root = getenv("REFRAIN_ROOT");
-    snprintf(buffer, (size_t)bytes, "%s/%s", root ? root : ".", relative);
+    if (relative[0] == '/')
+        snprintf(buffer, (size_t)bytes, "%s", relative);
+    else
+        snprintf(buffer, (size_t)bytes, "%s/%s", root ? root : ".", relative);
     return buffer;
 }
 

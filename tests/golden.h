@@ -20,7 +20,7 @@
 
 struct golden;
 
-/* A path below the repository's root, in a buffer of the caller. */
+/* A path below the repository's root, or one that begins with /, in a buffer of the caller. */
 const char *golden_path(char *buffer, int bytes, const char *relative);
 
 struct golden *golden_open(const char *name); /* never NULL */

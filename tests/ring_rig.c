@@ -13,6 +13,7 @@
 #include <cmocka.h>
 
 #include "base/clock.h"
+#include "tests/counting.h"
 #include "tests/golden.h"
 #include "tests/guarded.h"
 #include "worker/stage.h"
@@ -156,7 +157,9 @@ static void tear_down(struct member *m)
 static void *member_main(void *argument)
 {
     struct member *m = argument;
-    m->engine.ops = guarded_or(NULL);
+    if (m->run->ledgers) counting_enter(&m->run->ledgers[m->engine.self]);
+    m->engine.ops = m->run->ops ? m->run->ops : guarded_or(NULL);
+    m->engine.decode_memory = m->run->decode_memory;
     m->engine.epoch = 1;
     if (set_up(m) == STATUS_OK) {
         m->error.text[0] = 0;

@@ -10,6 +10,7 @@
 #ifndef REFRAIN_TESTS_RING_RIG_H
 #define REFRAIN_TESTS_RING_RIG_H
 
+#include "kernels/ledger.h"
 #include "worker/job.h"
 
 enum { RING_MEMBERS = 8 };
@@ -30,6 +31,9 @@ struct ring_run {
     const char *model; /* directory below the repository's root */
     struct split split;
     int credits; /* 0: 8 */
+    const struct ops *ops;  /* NULL: guarded_or(NULL) */
+    struct ledger *ledgers; /* [members], with ops of tests/counting.h; or NULL */
+    size_t decode_memory;   /* as engine.decode_memory */
     struct ring_job *jobs;
     int count;
     uint64_t tickets[RING_MEMBERS]; /* sent by each member to others */

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <cmocka.h>
 
+#include "tests/ring_rig.h"
 #include "tests/counting.h"
 #include "tests/footprint_rig.h"
 #include "tests/golden.h"
@@ -68,6 +69,44 @@ static void so_they_do_with_branches_apart(void **state)
                                                         .steps = 2,
                                                         .cache = cachings[i ? 5 : 2]},
                                guarded_ops(DTYPE_BF16), false);
+}
+
+/* A job on real ranks, of which each thread's allocations are counted. */
+static void expect_wide(const struct split *split)
+{
+    struct ledger seen[4] = {0};
+    struct footprint paper[4];
+    struct error error;
+    char model[512];
+    struct ring_job job = {.order = footprint_order(&(struct footprint_case){
+                               .width = 48, .height = 32, .frames = 9, .guidance = 3, .steps = 2})};
+    struct ring_run run = {.model = "models/reference",
+                           .split = *split,
+                           .ops = counting_ops(guarded_ops(DTYPE_BF16)),
+                           .ledgers = seen,
+                           .jobs = &job,
+                           .count = 1};
+    const struct footprint_task task = {.order = &job.order, .jobs = 1};
+    golden_path(model, sizeof model, run.model);
+    if (footprint_measure(model, split, &task, paper, &error) != STATUS_OK)
+        fail_msg("on paper: %s", error.text);
+    ring_execute(&run);
+    if (job.outcome != STATUS_OK) fail_msg("%s", job.error.text);
+    ring_free(&run);
+    for (int i = 0; i < split->members; i++) {
+        const struct ledger *most = &paper[i].most;
+        print_message("rank %d of %d, %d wide: device %zu, shared %zu\n", i, split->members, split->width,
+                      most->most_device - most->most_weights, most->most_shared);
+        assert_int_equal(most->most_device - most->most_weights, seen[i].most_device - seen[i].most_weights);
+        assert_int_equal(most->most_shared, seen[i].most_shared);
+        for (int kind = 0; kind < LEDGER_KINDS; kind++) assert_int_equal(most->now[kind], 0);
+    }
+}
+
+static void so_they_do_on_wide_stages(void **state)
+{
+    expect_wide(&(struct split){.members = 2, .width = 2, .run = {8, 8}});
+    expect_wide(&(struct split){.members = 4, .width = 2, .run = {3, 3, 5, 5}});
 }
 
 /* Keys and values of a branch are where its blocks are run, and not where others have the same weights. */
@@ -228,6 +267,7 @@ int main(void)
         cmocka_unit_test(so_they_do_at_other_sizes_and_lengths_of_text),
         cmocka_unit_test(so_they_do_with_two_experts),
         cmocka_unit_test(so_they_do_with_branches_apart),
+        cmocka_unit_test(so_they_do_on_wide_stages),
         cmocka_unit_test(nobody_keeps_keys_of_a_branch_that_others_compute),
         cmocka_unit_test(so_they_do_when_they_decode_in_bands),
         cmocka_unit_test(several_jobs_stay_within_what_was_predicted),

@@ -232,19 +232,16 @@ static void width_stays_inside_nodes(void **state)
     assert_int_equal(plan_width(&plan), 4);
 }
 
-static void what_decides_by_blocks_is_not_laid_wide_and_leaves_what_is(void **state)
+static void what_has_fewer_tokens_than_a_stage_ranks_leaves_what_is(void **state)
 {
     struct plan_request request = make_wide(4, 1);
     struct layout_load load = make_large(1, 100, 4);
     struct plan wide = choose(&request, load, NULL);
-    assert_true(plan_width(&wide) == 4 && layout_takes(&wide, &request, &load));
-    request.mix.by_blocks = true;
-    assert_false(layout_takes(&wide, &request, &load));
+    assert_true(plan_width(&wide) == 4 && layout_takes(&wide, &load));
+    load.tokens = 3;
+    assert_false(layout_takes(&wide, &load));
     struct plan plan = choose(&request, load, &wide);
     assert_int_equal(plan_width(&plan), 1);
-    request.mix.by_blocks = false;
-    load.tokens = 3;
-    assert_false(layout_takes(&wide, &request, &load));
 }
 
 /* What is there is kept as long as another is not worth a load, whatever kind it is. */
@@ -276,6 +273,28 @@ static void a_block_timed_in_a_wide_stage_is_put_right(void **state)
     assert_int_equal(plan_make(&request, &plain, NULL), STATUS_OK);
     load.block_seconds = 11;
     assert_true(layout_block_seconds(&plain, &request, &load) == 11);
+}
+
+/* Two ranks of 40 GB hold all forty blocks of 0.7 GB each, and besides heads of 2.7 GB; at home also rows of 2.3 GB. */
+static void width_is_paid_for_with_memory(void **state)
+{
+    struct plan_request request = make_wide(2, 1);
+    struct layout_load load = make_large(1, 100, 2);
+    struct plan_seat seats[2] = {{.memory_bytes = 40 * GB}, {.memory_bytes = 40 * GB}};
+    request.seats = seats;
+    request.block_bytes = 7 * GB / 10;
+    struct plan plan = choose(&request, load, NULL);
+    assert_int_equal(plan_width(&plan), 2);
+    seats[1].memory_bytes = 30 * GB; /* 28 and 2.7 */
+    plan = choose(&request, load, NULL);
+    assert_int_equal(plan_width(&plan), 1);
+    seats[0].memory_bytes = 32 * GB; /* 28, 2.7 and 2.3 */
+    seats[1].memory_bytes = 40 * GB;
+    plan = choose(&request, load, NULL);
+    assert_int_equal(plan_width(&plan), 1);
+    seats[0].memory_bytes = 34 * GB;
+    plan = choose(&request, load, NULL);
+    assert_int_equal(plan_width(&plan), 2);
 }
 
 /* A model of two experts that fits each rank's memory but once: half of the blocks for both, or all of one. The pipeline has slices
@@ -310,11 +329,14 @@ static void nothing_that_was_not_chosen_is_much_better(void **state)
                             struct plan_wish wish = {.width = width, .layout = layouts[i]};
                             asked = request;
                             asked.wish = &wish;
-                            if (ranks % width || 40 % width || plan_make(&asked, &other, NULL) != STATUS_OK) continue;
+                            if (ranks % width || 40 % width || plan_make(&asked, &other, NULL) != STATUS_OK)
+                                continue;
                             double seconds = layout_seconds(&other, &request, &load);
                             if (seconds < 0.94 * chosen)
-                                fail_msg("%u ranks, %u branches, %u experts, %u jobs: width %u of layout %d takes %g s, "
-                                         "the choice %g", ranks, branches, experts, jobs, width, i, seconds, chosen);
+                                fail_msg("%u ranks, %u branches, %u experts, %u jobs: width %u of layout %d "
+                                         "takes %g s, "
+                                         "the choice %g",
+                                         ranks, branches, experts, jobs, width, i, seconds, chosen);
                         }
                 }
 }
@@ -335,10 +357,11 @@ int main(void)
         cmocka_unit_test(with_two_branches_they_are_cut_first_and_width_is_for_what_is_left),
         cmocka_unit_test(a_queue_gets_no_width_and_neither_do_slow_or_unknown_links),
         cmocka_unit_test(width_stays_inside_nodes),
-        cmocka_unit_test(what_decides_by_blocks_is_not_laid_wide_and_leaves_what_is),
+        cmocka_unit_test(what_has_fewer_tokens_than_a_stage_ranks_leaves_what_is),
         cmocka_unit_test(wide_stages_do_not_come_and_go),
         cmocka_unit_test(a_block_timed_in_a_wide_stage_is_put_right),
         cmocka_unit_test(two_experts_share_all_ranks_where_they_fit),
+        cmocka_unit_test(width_is_paid_for_with_memory),
         cmocka_unit_test(nothing_that_was_not_chosen_is_much_better),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -37,7 +37,7 @@ static struct planner_model model_of(const Refrain__ModelCard *card)
                                   .text_tokens = card->text_length,
                                   .pixels_per_token = card->size_multiple,
                                   .pixels_per_frame_token = card->frame_multiple,
-                                  .shift = card->shift,
+                                  .schedule = {.shift = card->shift, .train_steps = 1000},
                                   .boundary = card->boundary,
                                   .parameter_bytes = 2};
 }
@@ -61,7 +61,8 @@ static struct split split_of(const struct plan *plan)
     struct split split = {.members = (int)plan->ranks,
                           .head = (int)plan->head,
                           .tail = (int)plan->tail,
-                          .spare = (int)plan->spare};
+                          .spare = (int)plan->spare,
+                          .width = (int)plan_width(plan)};
     for (int e = 0; e < PLAN_EXPERTS; e++)
         for (int b = 0; b < PLAN_BRANCHES; b++) split.chain[e][b] = (int)plan->chain[e][b];
     for (uint32_t i = 0; i < plan_chains(plan) * plan->ranks; i++) split.run[i] = (int)plan->run[i];
@@ -117,7 +118,7 @@ static void check(const char *name, uint32_t width, uint32_t height, uint32_t fr
     planner_steps(&r.model, STEPS, 2, &r.job);
     const struct needs needs = needs_for(card, &r.job);
     r.needs = &needs;
-    r.machine.ranks = layout.ways * (layout.stages[0] + layout.stages[1]);
+    r.machine.ranks = layout.ways * (layout.stages[0] + layout.stages[1]) * layout.width;
     planner_predict(&r, &layout, &option, &plan);
     assert_true(option.possible);
     struct split split = split_of(&plan);
@@ -150,6 +151,16 @@ static void branches_apart_hold_what_was_said(void **state)
     }
 }
 
+static void wide_stages_hold_what_was_said(void **state)
+{
+    for (uint32_t width = 2; width <= 4; width += 2)
+        for (uint32_t stages = 1; stages <= 2; stages++) {
+            const struct planner_layout wide = {
+                .replicas = 1, .ways = 1, .stages = {stages, 0}, .width = width};
+            check("models/reference", 512, 512, 33, wide, LARGE_SLACK);
+        }
+}
+
 static void two_experts_hold_what_was_said(void **state)
 {
     check("tests/models/tiny-d", 64, 64, 17,
@@ -163,6 +174,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(chains_hold_what_was_said),
         cmocka_unit_test(branches_apart_hold_what_was_said),
+        cmocka_unit_test(wide_stages_hold_what_was_said),
         cmocka_unit_test(two_experts_hold_what_was_said),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

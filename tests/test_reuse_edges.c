@@ -182,7 +182,7 @@ static uint64_t taken(const struct cache_settings *settings, const struct reuse_
             bool held[LAYERS];
             struct blocks *blocks;
             for (int i = 0; i < LAYERS; i++) held[i] = (i < LAYERS / 2) == (half == 0);
-            if (blocks_create(settings, &shape->job, held, TOKENS, HIDDEN, ops, &blocks, &error) != STATUS_OK)
+            if (blocks_create(settings, &shape->job, held, TOKENS, NULL, HIDDEN, ops, &blocks, &error) != STATUS_OK)
                 fail_msg("%s", error.text);
             bytes += blocks_bytes(blocks);
             blocks_destroy(blocks);

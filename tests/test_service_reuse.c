@@ -157,6 +157,35 @@ static void the_vault_answers_when_all_ranks_were_started_anew(void **state)
     setenv("REFRAIN_RECOMPUTE", "1", 1);
 }
 
+/* A rank that is not its home leaves: the group moves, and home still has what the job's caching kept. */
+static void a_job_whose_group_moves_makes_no_step_of_its_history_again(void **state)
+{
+#define CACHED LARGE "--steps 300 --guidance 4 --cache interval:N=3,forecast=taylor2 "
+    struct stand s;
+    int home = -1;
+    char words[64];
+    stand_start(
+        &s, "moves", 3,
+        "--threads 1"); /* with --recompute, as tests have it: its own residuals are not others' steps */
+    add_model();
+    stand_make("calm", CACHED);
+    pid_t waiting = stand_begin("moved", CACHED);
+    int job = stand_begun("moved");
+    stand_wait_step(job, 20);
+    snprintf(words, sizeof words, "job %d ", job);
+    shell_run(stand_text, "refrain ranks");
+    const char *line = strstr(stand_text, words), *at = line ? strstr(line, "home on rank ") : NULL;
+    if (!at || sscanf(at, "home on rank %d", &home) != 1) fail_msg("no home: %s", stand_text);
+    shell_run(stand_text, "refrain drain %d", home == 2 ? 1 : 2);
+    program_wait(waiting, 200);
+    expect_latents("calm", "moved");
+    for (int i = 0; i < 100; i++, usleep(50000))
+        if (cache_figure("residual", "hits") + cache_figure("residual", "fetched") >= 2) break;
+    assert_true(cache_figure("residual", "hits") + cache_figure("residual", "fetched") >= 2);
+    assert_true(cache_figure("residual", "seconds_saved") > 0);
+    stand_stop(&s);
+}
+
 /* Whose key it is decides whose run it is. */
 static void tenants_take_nothing_from_each_other(void **state)
 {
@@ -320,6 +349,7 @@ int main(void)
         cmocka_unit_test(an_equal_request_makes_no_step_and_says_so),
         cmocka_unit_test(policies_are_compared_with_one_uncached_run),
         cmocka_unit_test(the_vault_answers_when_all_ranks_were_started_anew),
+        cmocka_unit_test(a_job_whose_group_moves_makes_no_step_of_its_history_again),
         cmocka_unit_test(tenants_take_nothing_from_each_other),
         cmocka_unit_test(a_calibration_is_measured_once_for_everybody),
         cmocka_unit_test(a_calibration_outlives_a_restart_and_a_damaged_one_is_made_again),

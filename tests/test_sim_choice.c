@@ -46,7 +46,7 @@ static struct planner_request request_of(const struct load *load, uint32_t steps
                                           .ffn = 56,
                                           .experts = 2,
                                           .text_tokens = 8,
-                                          .shift = 12,
+                                          .schedule = {.shift = 12, .train_steps = 1000},
                                           .boundary = 0.875,
                                           .parameter_bytes = 2},
                                 .job = {.width = 64, .height = 64, .frames = 1, .tokens = TOKENS},

@@ -7,6 +7,7 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include <cmocka.h>
 
 #include "tests/device.h"
@@ -14,16 +15,13 @@
 #include "tests/guarded.h"
 #include "tests/pipeline.h"
 #include "tests/ring_kinds.h"
-
-/* Kinds whose policies decide for whole steps or spans; the others decide block by block. */
-static const int whole[] = {0, 1, 3, 5, 6};
-enum { WHOLE = sizeof whole / sizeof *whole };
+#include "tools/sim/tiny.h"
 
 static void run_wide(struct split split, int count)
 {
     struct ring_job jobs[16] = {0};
     struct ring_run ring = {.model = "models/reference", .split = split, .jobs = jobs, .count = count};
-    for (int i = 0; i < count; i++) jobs[i].order = kinds_order(whole[i % WHOLE]);
+    for (int i = 0; i < count; i++) jobs[i].order = kinds_order(i % KINDS);
     ring_execute(&ring);
     kinds_expect(&ring);
     ring_free(&ring);
@@ -32,31 +30,31 @@ static void run_wide(struct split split, int count)
 static void a_stage_of_two_members_gives_the_bits_of_one(void **state)
 {
     run_wide((struct split){.members = 2, .width = 2, .run = {8, 8}}, 1);
-    run_wide((struct split){.members = 2, .width = 2, .run = {8, 8}}, 2 * WHOLE);
+    run_wide((struct split){.members = 2, .width = 2, .run = {8, 8}}, 2 * KINDS);
 }
 
 static void a_stage_of_four_members_gives_the_bits_of_one(void **state)
 {
-    run_wide((struct split){.members = 4, .width = 4, .run = {8, 8, 8, 8}}, WHOLE);
+    run_wide((struct split){.members = 4, .width = 4, .run = {8, 8, 8, 8}}, KINDS);
 }
 
 static void stages_one_behind_the_other_may_be_wide(void **state)
 {
-    run_wide((struct split){.members = 4, .width = 2, .run = {4, 4, 4, 4}}, 2 * WHOLE);
-    run_wide((struct split){.members = 6, .width = 2, .run = {3, 3, 1, 1, 4, 4}}, WHOLE);
+    run_wide((struct split){.members = 4, .width = 2, .run = {4, 4, 4, 4}}, 2 * KINDS);
+    run_wide((struct split){.members = 6, .width = 2, .run = {3, 3, 1, 1, 4, 4}}, KINDS);
 }
 
 static void home_may_keep_the_caps_and_a_stage_need_not_have_any_blocks(void **state)
 {
-    run_wide((struct split){.members = 2, .width = 2, .head = 1, .tail = 1, .run = {6, 6}}, WHOLE);
-    run_wide((struct split){.members = 4, .width = 2, .head = 1, .run = {0, 0, 7, 7}}, WHOLE);
+    run_wide((struct split){.members = 2, .width = 2, .head = 1, .tail = 1, .run = {6, 6}}, KINDS);
+    run_wide((struct split){.members = 4, .width = 2, .head = 1, .run = {0, 0, 7, 7}}, KINDS);
 }
 
 static void branches_may_have_wide_stages_of_their_own(void **state)
 {
     run_wide(
         (struct split){.members = 4, .width = 2, .chain = {{0, 1}, {0, 1}}, .run = {8, 8, 0, 0, 0, 0, 8, 8}},
-        WHOLE);
+        KINDS);
 }
 
 static void a_cancelled_neighbour_changes_nothing(void **state)
@@ -67,7 +65,7 @@ static void a_cancelled_neighbour_changes_nothing(void **state)
                             .jobs = jobs,
                             .count = 6};
     for (int i = 0; i < 6; i++)
-        jobs[i] = (struct ring_job){.order = kinds_order(whole[i % 3]), .cancel_at = i < 3 ? 0 : i - 2};
+        jobs[i] = (struct ring_job){.order = kinds_order(i % 3), .cancel_at = i < 3 ? 0 : i - 2};
     ring_execute(&ring);
     for (int i = 3; i < 6; i++) assert_int_equal(jobs[i].outcome, STATUS_ABORTED);
     ring.count = 3;
@@ -131,6 +129,92 @@ static void three_members_share_three_heads(void **state)
                     order_of_size(32, 80, 1, 1));
 }
 
+/* ------------------------------------------------------------------------------------------ heads and few rows */
+
+/* Models with other heads, cut out of small ones (tools/sim/tiny.h). */
+struct cut {
+    const char *source;
+    struct tiny_shape shape;
+};
+
+static void cut_model(const struct cut *cut, char path[64])
+{
+    struct error error;
+    char source[512];
+    strcpy(path, "/tmp/refrain-heads-XXXXXX");
+    assert_non_null(mkdtemp(path));
+    assert_int_equal(rmdir(path), 0);
+    golden_path(source, sizeof source, cut->source);
+    if (tiny_make(source, path, &cut->shape, &error) != STATUS_OK) fail_msg("%s", error.text);
+}
+
+/* So many stages of equal blocks, two of them where there are ranks for it. */
+static struct split split_wide(int width, int stages, int layers)
+{
+    struct split split = {.members = width * stages, .width = width};
+    for (int i = 0; i < split.members; i++) split.run[i] = layers / stages;
+    return split;
+}
+
+/* Sizes in tokens: one for each rank of a stage, a prime number of them, one more or less than whole shares. */
+static void any_heads_are_dealt_to_any_width_that_divides_them(void **state)
+{
+    static const struct {
+        struct cut cut;
+        int width;
+    } rows[] = {
+        {{"tests/models/tiny-a", {.layers = 2, .heads = 3, .head_dim = 8}}, 3},
+        {{"tests/models/tiny-a", {.layers = 2, .heads = 5, .head_dim = 4}}, 5},
+        {{"tests/models/tiny-a", {.layers = 2, .heads = 7, .head_dim = 2}}, 7},
+        {{"tests/models/tiny-a", {.layers = 2, .heads = 12, .head_dim = 2}}, 2},
+        {{"tests/models/tiny-a", {.layers = 2, .heads = 12, .head_dim = 2}}, 3},
+        {{"tests/models/tiny-a", {.layers = 2, .heads = 12, .head_dim = 2}}, 4},
+        {{"tests/models/tiny-a", {.layers = 2, .heads = 12, .head_dim = 2}}, 6},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        int width = rows[i].width, tokens[] = {width, 7, 13, 2 * width + 1, 3 * width - 1};
+        char path[64];
+        cut_model(&rows[i].cut, path);
+        for (size_t k = 0; k < sizeof tokens / sizeof *tokens; k++)
+            expect_like_one(path, split_wide(width, width <= 4 && k % 2 ? 2 : 1, 2),
+                            order_of_size(16, 16 * tokens[k], 1, k % 2 ? 4 : 1));
+        tiny_remove(path);
+    }
+}
+
+/* In flight together: more shards than rows change from hop to hop. */
+static void jobs_of_all_sizes_share_wide_stages(void **state)
+{
+    static const int sizes[][3] = {{16, 80, 1}, {80, 80, 5},  {16, 112, 1},
+                                   {48, 48, 1}, {16, 208, 1}, {64, 32, 9}};
+    enum { JOBS = sizeof sizes / sizeof *sizes };
+    static const struct cut cut = {"tests/models/tiny-a", {.layers = 4, .heads = 5, .head_dim = 4}};
+    struct ring_job jobs[JOBS] = {0};
+    char path[64];
+    cut_model(&cut, path);
+    for (int width = 1; width <= 5; width += 4) {
+        struct ring_run ring = {.model = path, .split = split_wide(width, 1, 4), .jobs = jobs, .count = JOBS};
+        for (int i = 0; i < JOBS; i++) {
+            jobs[i] = (struct ring_job){
+                .order = order_of_size(sizes[i][0], sizes[i][1], sizes[i][2], i % 2 ? 1 : 4)};
+            jobs[i].order.job = 1 + (uint64_t)i;
+            if (i % 3 == 2) jobs[i].order.cache = "layers:begin=1,end=3,every=2";
+        }
+        ring_execute(&ring);
+        for (int i = 0; i < JOBS; i++) {
+            if (jobs[i].outcome != STATUS_OK) fail_msg("job %d: %s", i + 1, jobs[i].error.text);
+            struct pipeline_run alone = {.model = path, .order = jobs[i].order};
+            pipeline_execute(&alone);
+            if (alone.outcome != STATUS_OK) fail_msg("%s", alone.error.text);
+            assert_int_equal(jobs[i].latent_count, alone.latent_count);
+            assert_memory_equal(jobs[i].latents, alone.latents, (size_t)alone.latent_count * sizeof(float));
+            pipeline_free(&alone);
+        }
+        ring_free(&ring);
+    }
+    tiny_remove(path);
+}
+
 /* ------------------------------------------------------------------------------------------------- refusals */
 
 static void expect_refused(struct job_order order, struct split split, const char *words)
@@ -147,8 +231,8 @@ static void jobs_that_cannot_be_dealt_to_wide_stages_are_refused(void **state)
 {
     expect_refused(order_of_size(16, 32, 1, 1), (struct split){.members = 4, .width = 4, .run = {8, 8, 8, 8}},
                    "size 16x32x1: 2 tokens cannot be dealt to stages of 4 ranks");
-    expect_refused(kinds_order(4), (struct split){.members = 2, .width = 2, .run = {8, 8}},
-                   "cache dbprune: it decides block by block");
+    expect_refused(order_of_size(16, 16, 1, 4), (struct split){.members = 2, .width = 2, .run = {8, 8}},
+                   "size 16x16x1: 1 tokens cannot be dealt to stages of 2 ranks");
 }
 
 static void widths_that_do_not_fit_are_refused_in_one_sentence(void **state)
@@ -190,6 +274,8 @@ int main(int count, char **arguments)
         cmocka_unit_test(a_cancelled_neighbour_changes_nothing),
         cmocka_unit_test(rows_need_not_divide_evenly),
         cmocka_unit_test(three_members_share_three_heads),
+        cmocka_unit_test(any_heads_are_dealt_to_any_width_that_divides_them),
+        cmocka_unit_test(jobs_of_all_sizes_share_wide_stages),
         cmocka_unit_test(jobs_that_cannot_be_dealt_to_wide_stages_are_refused),
     };
     if (count > 1) cmocka_set_test_filter(arguments[1]);

@@ -15,7 +15,8 @@
 
 static const char plain[] = LARGE "--steps 20 --guidance 4",
                   cached[] = LARGE
-                  "--steps 20 --guidance 4 --cache dbcache:F=1,B=1,W=2,threshold=0.3,forecast=taylor1";
+                  "--steps 20 --guidance 4 --cache dbcache:F=1,B=1,W=2,threshold=0.3,forecast=taylor1",
+                  pruned[] = LARGE "--steps 10 --guidance 4 --cache dbprune:F=1,B=1,W=1,threshold=0.2";
 
 /* A stand of ranks in stages, where jobs give the latents of one rank. */
 static void start(struct stand *s, const char *name, int ranks, const char *options)
@@ -30,6 +31,7 @@ static void make_alone(void)
     start(&s, "alone", 1, "--threads 1");
     stand_make("alone", "%s", plain);
     stand_make("alone-cached", "%s", cached);
+    stand_make("alone-pruned", "%s", pruned);
     stand_stop(&s);
 }
 
@@ -46,6 +48,7 @@ static void wide_stages_make_the_latents_of_one_rank(void **state)
     start(&s, "two", 2, "--threads 1 --stage-width 2");
     stand_make("two", "%s", plain);
     stand_make("two-cached", "%s", cached);
+    stand_make("two-pruned", "%s", pruned);
     shell_run(stand_text, "refrain ranks");
     assert_true(stand_says("ref: 2 ranks in stages of 2, blocks 8"));
     stand_stop(&s);
@@ -62,6 +65,7 @@ static void wide_stages_make_the_latents_of_one_rank(void **state)
     assert_true(latents_are_equal("branches", "alone"));
     assert_true(latents_are_equal("two", "alone"));
     assert_true(latents_are_equal("two-cached", "alone-cached"));
+    assert_true(latents_are_equal("two-pruned", "alone-pruned"));
     assert_true(latents_are_equal("four", "alone"));
 }
 
@@ -103,12 +107,6 @@ static void expect_failed(const char *words, const char *sentence)
 static void what_does_not_fit_is_one_sentence(void **state)
 {
     struct stand s;
-    start(&s, "block-wise", 2, "--threads 1 --stage-width 2");
-    expect_failed(SMALL "--steps 4 --cache dbprune:F=1,B=1,W=1,threshold=0.2",
-                  "cache dbprune: it decides block by block");
-    stand_make("after", "%s", plain); /* and the group stays up */
-    stand_stop(&s);
-    assert_true(latents_are_equal("after", "alone"));
     start(&s, "heads", 3, "--threads 1 --stage-width 3");
     expect_failed(SMALL "--steps 4", "--stage-width 3: 4 attention heads cannot be dealt to 3 ranks");
     stand_stop(&s);
@@ -141,8 +139,8 @@ static void auto_takes_a_wide_stage_for_one_large_job_and_gives_it_up_for_one_it
     json_t *told = stand_job(job);
     if (!strstr(string_at(told, "plan"), "2 ranks in stages of 2, blocks 8")) fail_msg("%s", string_at(told, "plan"));
     json_decref(told);
-    /* What decides block by block is not for wide stages: the ranks are laid out anew for it. */
-    job = stand_make("by-blocks", SMALL "--steps 4 --cache dbprune:F=1,B=1,W=1,threshold=0.2");
+    /* One token is not for two ranks: they are laid out anew for it. */
+    job = stand_make("one-token", "--prompt 'a dot' --width 16 --height 16 --frames 1 --steps 4");
     told = stand_job(job);
     assert_null(strstr(string_at(told, "plan"), "in stages"));
     json_decref(told);

@@ -4,6 +4,7 @@
  *     build/simulate cycle                       jobs and branches as micro-batches, against the formula
  *     build/simulate cached --csv                caching on a fixed and on floating homes
  *     build/simulate flight                      jobs from text to files, the time ranks do not compute
+ *     build/simulate finish --verbose            when jobs of mixed queues are said to be done, and when they are
  *     build/simulate storm --ranks 4 --seeds 50  ranks and coordinator killed at random, outputs compared
  */
 #include <stdio.h>
@@ -15,6 +16,7 @@
 #include "base/clock.h"
 #include "tools/sim/cases.h"
 #include "tools/sim/flight.h"
+#include "tools/sim/foretold.h"
 #include "tools/sim/layouts.h"
 #include "tools/sim/storm.h"
 
@@ -23,7 +25,7 @@ struct settings {
     int64_t ranks, jobs, percent, seed, seeds, pause_ms;
     double hop;
     const char *cache, *home;
-    bool mixed, csv, help;
+    bool mixed, csv, verbose, help;
 };
 
 #define FIELD(name) offsetof(struct settings, name)
@@ -49,6 +51,7 @@ static const struct option_spec specs[] = {
     {"home", 0, OPTION_TEXT, FIELD(home), "fixed|floating", .help = "where jobs live in `flight`"},
     {"mixed", 0, OPTION_FLAG, FIELD(mixed), .help = "jobs of 15 to 45 steps in `flight`"},
     {"csv", 0, OPTION_FLAG, FIELD(csv), .help = "comma-separated values instead of a table"},
+    {"verbose", 0, OPTION_FLAG, FIELD(verbose), .help = "every job of a queue in `finish`"},
     {"help", 'h', OPTION_FLAG, FIELD(help), .help = "this text"},
 };
 static const struct option_table table = {"simulate", specs, sizeof specs / sizeof *specs};
@@ -188,6 +191,90 @@ static status_t simulate_flight(struct lab *lab, const struct settings *s, struc
     return status;
 }
 
+static void list_foretold(const struct foretold_found *f)
+{
+    puts("   job priority steps frames branches  cache                seconds   errors: submission  all "
+         "there    quarter       half");
+    for (int i = 0; i < f->jobs; i++) {
+        const struct rehearsal_job *job = &f->job[i];
+        printf("   %3d %8d %5d %6d %8d  %-18s %9.3f  ", i + 1, (int)f->priority[i], job->steps, f->frames[i],
+               f->branches[i], f->cache[i], (double)(job->ended_ns - job->submitted_ns) / SECOND_NS);
+        for (int moment = 0; moment < FORETOLD_MOMENTS; moment++) {
+            double error;
+            if (foretold_job_error(f, i, (enum foretold_moment)moment, false, &error))
+                printf(" %+9.1f %%", 100 * error);
+            else
+                printf(" %11s", "-");
+        }
+        putchar('\n');
+    }
+}
+
+static status_t foretold_row(struct lab *lab, const struct settings *s, const char *name,
+                             const struct foretold_case *c, struct error *error)
+{
+    static struct foretold_found found;
+    status_t status = foretold_run(lab, c, &found, error);
+    if (status != STATUS_OK) return status;
+    printf(s->csv ? "%s,%d,%s,%d" : "%-34s %5d %8s %4d", name, c->ranks, c->home ? c->home : "chosen",
+           c->jobs);
+    for (int m = 0; m < FORETOLD_MOMENTS; m++)
+        printf(s->csv ? ",%.4f,%.4f,%.4f" : "   %5.1f %+5.1f %5.1f",
+               100 * foretold_error(&found, (enum foretold_moment)m, false),
+               100 * foretold_bias(&found, (enum foretold_moment)m, false),
+               100 * foretold_error(&found, (enum foretold_moment)m, true));
+    putchar('\n');
+    if (s->verbose) list_foretold(&found);
+    fflush(stdout);
+    return STATUS_OK;
+}
+
+/* Medians of errors: of the whole time, signed, and of what was still to come. */
+static status_t simulate_finish(struct lab *lab, const struct settings *s, struct error *error)
+{
+    static const struct {
+        const char *name;
+        struct foretold_case of;
+    } queues[] = {
+        {"mixed", {.jobs = 24}},
+        {"12 jobs", {.jobs = 12}},
+        {"40 jobs", {.jobs = 40}},
+        {"one kind", {.jobs = 24, .one_kind = true}},
+        {"policies that measure", {.jobs = 24, .measured = true}},
+        {"priorities", {.jobs = 24, .priorities = true}},
+        {"6 to 12 steps", {.jobs = 24, .least_steps = 6, .most_steps = 12}},
+        {"50 to 100 steps", {.jobs = 24, .least_steps = 50, .most_steps = 100}},
+        {"one each 0.3 s", {.jobs = 24, .gap_ns = 300 * MILLISECOND_NS}},
+        {"one each 1 s", {.jobs = 24, .gap_ns = 1000 * MILLISECOND_NS}},
+        {"attention is half", {.jobs = 24, .curve = 0.5}},
+        {"everything",
+         {.jobs = 40, .measured = true, .priorities = true, .curve = 0.5, .gap_ns = 300 * MILLISECOND_NS}}};
+    static const struct {
+        int ranks;
+        const char *home, *layout;
+    } places[] = {{1, NULL, NULL},  {2, NULL, NULL},       {2, "floating", NULL}, {2, "fixed", NULL},
+                  {2, NULL, "cfg"}, {4, "floating", NULL}, {4, "fixed", NULL}};
+    status_t status = STATUS_OK;
+    puts(s->csv
+             ? "queue,ranks,home,jobs,submission,bias,rest,there,bias,rest,quarter,bias,rest,half,bias,rest"
+             : "queue                              ranks     home jobs   at submission       once all there  "
+               "    "
+               "at a quarter        at half");
+    for (size_t q = 0; q < sizeof queues / sizeof *queues; q++)
+        for (size_t p = 0; p < sizeof places / sizeof *places && status == STATUS_OK; p++) {
+            struct foretold_case c = queues[q].of;
+            if ((s->ranks && s->ranks != places[p].ranks) ||
+                (s->home && (!places[p].home || strcmp(s->home, places[p].home) != 0)))
+                continue;
+            if (s->seed != 1 && (size_t)s->seed != q + 2) continue;
+            c.ranks = places[p].ranks;
+            c.home = places[p].home;
+            c.layout = places[p].layout;
+            status = foretold_row(lab, s, c.layout ? c.layout : queues[q].name, &c, error);
+        }
+    return status;
+}
+
 /* One layout: a job alone, and a queue. */
 static status_t layout_row(struct lab *lab, const struct settings *s, struct layout_case c,
                            struct error *error)
@@ -267,6 +354,8 @@ int main(int argc, char **argv)
             status = simulate_flight(&lab, &settings, &error);
         else if (strcmp(verb, "layouts") == 0)
             status = simulate_layouts(&lab, &settings, &error);
+        else if (strcmp(verb, "finish") == 0)
+            status = simulate_finish(&lab, &settings, &error);
         else if (strcmp(verb, "storm") == 0)
             status = simulate_storm(&lab, &settings, &error);
         else

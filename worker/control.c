@@ -14,6 +14,7 @@
 #include "base/log.h"
 #include "proto/uplink.h"
 #include "proto/wire.h"
+#include "worker/heartbeat.h"
 #include "worker/mailbox.h"
 
 enum { DEFAULT_HEARTBEAT_MS = 500 };
@@ -101,6 +102,8 @@ static void send_heartbeat(struct control *c)
     if (c->config.block_token_ns)
         beat.block_token_ns = atomic_load_explicit(c->config.block_token_ns, memory_order_relaxed);
     beat.has_block_token_ns = beat.block_token_ns > 0;
+    struct heartbeat_paces paces;
+    heartbeat_paces(c->config.paces, &paces, &beat);
     report.heartbeat = &beat;
     send_report(c, &report);
 }

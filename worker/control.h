@@ -23,6 +23,7 @@
 #include "cluster/fabric.h"
 #include "proto/refrain.pb-c.h"
 
+struct engine_pace;
 struct control;
 
 enum { PRESENCE_MAX_JOBS = 64 };
@@ -35,6 +36,7 @@ struct control_config {
     struct fabric *fabric;
     const _Atomic uint64_t *progress;
     const _Atomic double *block_token_ns; /* mean time of a block and token; NULL: not measured */
+    const struct engine_pace *paces; /* [ENGINE_PACES]; NULL: not measured */
 };
 
 /* What changes: copied. */

@@ -11,6 +11,29 @@
 /* Of work given to a device before it is waited for, so that heartbeats tell of work done. */
 #define AHEAD_NS (SECOND_NS / 2)
 
+/* The entry of a size, or the one that was used least recently, emptied. */
+static struct engine_pace *find_pace(struct engine *e, uint32_t tokens)
+{
+    struct engine_pace *oldest = e->paces;
+    for (int i = 0; i < ENGINE_PACES; i++) {
+        struct engine_pace *p = &e->paces[i];
+        if (atomic_load_explicit(&p->tokens, memory_order_relaxed) == tokens) return p;
+        if (p->used < oldest->used) oldest = p;
+    }
+    atomic_store(&oldest->block_ns, 0);
+    atomic_store(&oldest->tokens, tokens);
+    return oldest;
+}
+
+static void note_pace(struct engine *e, double block_ns, int tokens)
+{
+    if (tokens <= 0) return;
+    struct engine_pace *p = find_pace(e, (uint32_t)tokens);
+    double mean = atomic_load_explicit(&p->block_ns, memory_order_relaxed);
+    p->used = ++e->paced;
+    atomic_store(&p->block_ns, mean > 0 ? 0.9 * mean + 0.1 * block_ns : block_ns);
+}
+
 /* Keeps the mean of what a block takes per token, for plans. */
 static void take_pace(struct engine *e, int64_t ns, double rows)
 {
@@ -26,7 +49,9 @@ status_t engine_wait(struct engine *e, struct error *error)
     if (status != STATUS_OK && e->failure.status == STATUS_OK) e->failure = why;
     if (status != STATUS_OK && error) *error = why;
     if (e->called == 0) return status;
-    if (status == STATUS_OK) take_pace(e, clock_now_ns() - e->called_ns, e->called_rows);
+    int64_t took_ns = clock_now_ns() - e->called_ns;
+    if (status == STATUS_OK) take_pace(e, took_ns, e->called_rows);
+    if (status == STATUS_OK) note_pace(e, (double)took_ns / e->called, e->called_tokens);
     atomic_fetch_add_explicit(&e->progress, (uint64_t)e->called, memory_order_relaxed);
     e->called = 0;
     e->called_rows = 0;
@@ -116,7 +141,7 @@ status_t engine_form_stage(struct engine *e, struct error *error)
     status_t status = STATUS_OK;
     disband(e);
     if (width == 1) return STATUS_OK;
-    if (width > CIRCLE_MEMBERS || !e->fabric)
+    if (width > CIRCLE_MEMBERS || (!e->fabric && !e->carrier))
         return error_set(error, STATUS_UNSUPPORTED, "stages of %d ranks: allowed are 1 to %d, over a fabric",
                          width, CIRCLE_MEMBERS);
     for (int i = 0; i < width; i++) members[i] = first + i;
@@ -336,7 +361,9 @@ static void call_blocks(struct engine *e, const struct denoiser_context *context
                               .tensor = {modulation, x, e->work.cosines, e->work.sines},
                               .begin = begins,
                               .end = ends};
+    int tokens = token_count(&e->work.grid);
     if (e->called == 0) e->called_ns = clock_now_ns();
+    if (e->called == 0 || e->called_tokens != tokens) e->called_tokens = e->called == 0 ? tokens : -1;
     e->called += ends - begins;
     e->called_rows += (double)(ends - begins) * e->work.rows;
     bool shard = e->work.ulysses;
@@ -371,7 +398,9 @@ static void compute(struct engine *e, const struct denoiser_context *context, co
     }
     denoiser_blocks(denoiser_of(context), e->team, &e->work, context, modulation, x, begin, end - begin,
                     &e->progress);
-    take_pace(e, clock_now_ns() - began_ns, (double)(end - begin) * e->work.rows);
+    int64_t took_ns = clock_now_ns() - began_ns;
+    take_pace(e, took_ns, (double)(end - begin) * e->work.rows);
+    note_pace(e, (double)took_ns / (end - begin), token_count(&e->work.grid));
 }
 
 void engine_blocks(struct engine *e, const struct denoiser_context *context, struct blocks *cache, int step,
@@ -416,17 +445,36 @@ status_t engine_run_context_create(struct engine *e, int expert, int branch, con
     return create_context(e, expert, branch, true, text, n, context, error);
 }
 
+static bool join_rows(void *engine, const void *own, size_t bytes, void *all)
+{
+    const struct engine *e = engine;
+    return ulysses_join(e->ulysses, own, bytes, all);
+}
+
 static status_t create_blocks(struct engine *e, const struct cache_settings *settings, int steps,
                               int switch_at, const struct token_grid *grid, int branch, bool run,
                               struct blocks **cache, struct error *error)
 {
     const struct denoiser_config *d = &e->model->config.denoiser;
     struct policy_job job = {.steps = steps, .layers = d->layers, .branches = 2, .switch_at = switch_at};
-    bool *held = calloc((size_t)d->layers, sizeof *held);
+    bool *held = calloc(2 * (size_t)d->layers, sizeof *held), *ring = held + d->layers;
     if (!held) return error_set(error, STATUS_NO_MEMORY, "no memory for caching by blocks");
-    for (int i = 0; i < e->model->config.experts; i++)
-        (run ? model_list_run : model_list_own)(e->model, split_chain(&e->model->split, i, branch), held);
-    status_t status = blocks_create(settings, &job, held, token_count(grid), d->hidden, e->ops, cache, error);
+    for (int i = 0; i < e->model->config.experts; i++) {
+        int chain = split_chain(&e->model->split, i, branch);
+        (run ? model_list_run : model_list_own)(e->model, chain, held);
+        if (!run && e->ulysses)
+            model_list_run(e->model, chain, ring); /* its stage's, whose rows are others' too */
+    }
+    for (int i = 0; i < d->layers; i++) held[i] = held[i] && !ring[i];
+    int tokens = token_count(grid), own = tokens;
+    const struct blocks_rows rows = {.all = tokens, .join = join_rows, .context = e};
+    bool shard = run && e->ulysses;
+    if (shard) {
+        int width = circle_count(e->circle), place = circle_place(e->circle);
+        own = shard_row(tokens, width, place + 1) - shard_row(tokens, width, place);
+    }
+    status_t status =
+        blocks_create(settings, &job, held, own, shard ? &rows : NULL, d->hidden, e->ops, cache, error);
     free(held);
     return status;
 }

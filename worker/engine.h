@@ -61,6 +61,14 @@ struct engine_loop {
     bool taken; /* RECEIVED was told, SENT is next */
 };
 
+/* What a block takes for a number of tokens, read by the control thread: while the entry is made for another, block_ns is 0. */
+enum { ENGINE_PACES = 8 };
+struct engine_pace {
+    _Atomic uint32_t tokens; /* 0: free */
+    _Atomic double block_ns; /* a running mean; where a stage is wide, of this member's part */
+    uint64_t used;           /* larger: later */
+};
+
 /* Takes tickets in place of the fabric, always: where a ring is laid out on paper (worker/footprint.h). */
 struct engine_carrier {
     void (*carry)(struct engine_carrier *carrier, int from, int peer, const struct ticket *ticket,
@@ -94,6 +102,8 @@ struct engine {
     struct engine_context *lent; /* by home's jobs to the stage of this rank */
     _Atomic uint64_t progress; /* grows with every piece of work: read by the control thread for heartbeats */
     _Atomic double block_token_ns; /* mean time of one block and token, likewise; 0: nothing computed yet */
+    struct engine_pace paces[ENGINE_PACES];
+    uint64_t paced; /* times that one of them was noted */
     int hops[SPLIT_CHAINS]
             [PRIORITIES]; /* of jobs at home here, with a chain's stages now, by the jobs' priority */
     struct arena arena;   /* of `work`, on the device */
@@ -108,6 +118,7 @@ struct engine {
     int64_t called_ns; /* when the first of them was */
     int called;
     double called_rows; /* times blocks */
+    int called_tokens;  /* of each, if they are all alike; -1: they are not */
     struct engine_loop loop[ENGINE_LOOPS];
     int loop_first, loops;
     /* Of a wide stage; NULL: this member's is not. */

@@ -6,6 +6,7 @@
 
 #include "kernels/paper.h"
 #include "worker/stage.h"
+#include "worker/ulysses.h"
 
 enum { MOST_JOBS = 64 };
 
@@ -13,7 +14,7 @@ enum { MOST_JOBS = 64 };
 struct seat {
     struct ledger ledger;
     struct engine engine;
-    struct stage *stage; /* NULL at home */
+    struct stage *stage; /* NULL at a home that is none */
 };
 
 /* A ticket on its way. */
@@ -71,7 +72,7 @@ static void tell(struct ring *ring, int member, const struct fabric_event *event
 {
     struct seat *seat = &ring->seats[member];
     paper_enter(&seat->ledger);
-    if (seat->stage) {
+    if (seat->stage && (member > 0 || stage_concerns(event))) {
         stage_event(seat->stage, event);
         return;
     }
@@ -80,19 +81,29 @@ static void tell(struct ring *ring, int member, const struct fabric_event *event
         if (job_context(ring->jobs[i]) == context) job_event(ring->jobs[i], event);
 }
 
-static status_t run_stage(struct seat *seat, struct error *error)
+/* Tickets of home to the stage of its own rank, and back. */
+static void tell_itself(struct ring *ring, struct seat *seat)
+{
+    struct fabric_event event;
+    while (seat->engine.loops > 0 && engine_next(&seat->engine, &event))
+        tell(ring, seat->engine.self, &event);
+}
+
+static status_t run_stage(struct ring *ring, struct seat *seat, struct error *error)
 {
     bool worked = true;
     status_t status = STATUS_OK;
+    tell_itself(ring, seat);
     paper_enter(&seat->ledger);
     while (seat->stage && worked && status == STATUS_OK) status = stage_advance(seat->stage, &worked, error);
+    tell_itself(ring, seat);
     return status;
 }
 
 /* Everything on its way arrives and is worked on, until nothing is. */
 static status_t deliver(struct ring *ring, struct error *error)
 {
-    status_t status = STATUS_OK;
+    status_t status = run_stage(ring, &ring->seats[0], error);
     while (ring->first && status == STATUS_OK) {
         struct parcel *p = ring->first;
         ring->first = p->next;
@@ -100,9 +111,9 @@ static status_t deliver(struct ring *ring, struct error *error)
         tell(ring, p->to,
              &(struct fabric_event){
                  .kind = FABRIC_RECEIVED, .peer = p->from, .ticket = p->ticket, .payload = p->payload});
-        status = run_stage(&ring->seats[p->to], error);
+        status = run_stage(ring, &ring->seats[p->to], error);
         tell(ring, p->from, &(struct fabric_event){.kind = FABRIC_SENT, .peer = p->to, .cookie = p->cookie});
-        if (status == STATUS_OK) status = run_stage(&ring->seats[p->from], error);
+        if (status == STATUS_OK) status = run_stage(ring, &ring->seats[p->from], error);
         free(p);
     }
     if (ring->lost) return error_set(error, STATUS_NO_MEMORY, "no memory for a ticket on paper");
@@ -190,7 +201,9 @@ static void note_jobs(struct ring *ring)
         if (seat->stage)
             f->buffers = (struct footprint_part){stage_buffer_bytes(seat->stage, MEMORY_DEVICE),
                                                  stage_buffer_bytes(seat->stage, MEMORY_SHARED)};
-        f->work = (struct footprint_part){seat->engine.arena.size + seat->engine.model->rotary.bytes, 0};
+        f->work = (struct footprint_part){seat->engine.arena.size + seat->engine.model->rotary.bytes +
+                                              ulysses_bytes(seat->engine.ulysses),
+                                          0};
         f->jobs = beyond(beyond(beyond(part_of(&seat->ledger), f->weights), f->work), f->buffers);
     }
 }
@@ -249,7 +262,9 @@ static status_t seat_member(struct ring *ring, const char *directory, const stru
     paper_enter(&seat->ledger);
     status_t status = team_create(1, &e->team, error);
     if (status == STATUS_OK) status = model_load(directory, e->ops, e->team, split, self, &e->model, error);
-    if (status == STATUS_OK && self > 0) status = stage_create(e, &seat->stage, error);
+    if (status == STATUS_OK) status = engine_form_stage(e, error);
+    if (status == STATUS_OK && (self > 0 || split_width(split) > 1))
+        status = stage_create(e, &seat->stage, error);
     if (status != STATUS_OK) return status;
     ring->ranks[self] = (struct footprint){.blocks = e->model->blocks, .weights = part_of(&seat->ledger)};
     return STATUS_OK;
@@ -267,6 +282,7 @@ static void clear(struct ring *ring)
         struct seat *seat = &ring->seats[i];
         stage_destroy(seat->stage);
         engine_clear(&seat->engine);
+        engine_drop_events(&seat->engine);
         model_destroy(seat->engine.model);
         team_destroy(seat->engine.team);
     }

@@ -144,6 +144,35 @@ static status_t check_fits(const struct footprint_wish *wish, const struct split
     return STATUS_OK;
 }
 
+/* Chains and wide stages as the coordinator lays them over ranks that are alike, for jobs that do not cache. */
+static status_t lay_out(const struct footprint_wish *wish, const struct model_config *config,
+                        struct split *split, struct error *error)
+{
+    const struct plan_wish asked = {.layout = wish->layout, .width = (uint32_t)wish->stage_width};
+    const struct plan_request request = {
+        .layers = (uint32_t)config->denoiser.layers,
+        .ranks = (uint32_t)wish->ranks,
+        .mix = {.branches = PLAN_BRANCHES, .experts = (uint32_t)config->experts, .first_share = 0.5},
+        .wish = &asked,
+        .heads = (uint32_t)config->denoiser.heads};
+    struct plan plan;
+    if (wish->ranks == 0)
+        return error_set(error, STATUS_INVALID,
+                         "--ranks 0: says nothing of --layout and --stage-width: name the ranks");
+    if (wish->ranks > SPLIT_MAX_MEMBERS)
+        return error_set(error, STATUS_INVALID, "--ranks %d: at most %d", wish->ranks, SPLIT_MAX_MEMBERS);
+    status_t status = plan_make(&request, &plan, error);
+    if (status != STATUS_OK) return status;
+    *split = (struct split){.members = wish->ranks,
+                            .head = (int)plan.head,
+                            .tail = (int)plan.tail,
+                            .width = (int)plan_width(&plan)};
+    for (int e = 0; e < PLAN_EXPERTS; e++)
+        for (int b = 0; b < PLAN_BRANCHES; b++) split->chain[e][b] = (int)plan.chain[e][b];
+    for (uint32_t i = 0; i < plan_chains(&plan) * plan.ranks; i++) split->run[i] = (int)plan.run[i];
+    return STATUS_OK;
+}
+
 static status_t report(const struct footprint_wish *wish, const struct job_order *order,
                        const struct model_config *config, struct error *error)
 {
@@ -156,8 +185,10 @@ static status_t report(const struct footprint_wish *wish, const struct job_order
         .order = order,
         .jobs = wish->jobs,
         .decode_memory = wish->decode_memory ? wish->decode_memory : wish->memory / ENGINE_DECODE_PARTS};
-    status_t status = footprint_split(wish->directory, &task, wish->ranks, wish->memory,
-                                      beside.own + beside.landing + beside.tier, &split, error);
+    bool chain = wish->layout <= PLAN_LAYOUT_PIPELINE && wish->stage_width <= 1;
+    status_t status = chain ? footprint_split(wish->directory, &task, wish->ranks, wish->memory,
+                                              beside.own + beside.landing + beside.tier, &split, error)
+                            : lay_out(wish, config, &split, error);
     if (status != STATUS_OK) return status;
     beside.landing = landing_bytes(wish, config, split.members);
     struct footprint *ranks = calloc((size_t)split.members, sizeof *ranks);

@@ -5,12 +5,15 @@
 #define REFRAIN_WORKER_FOOTPRINT_REPORT_H
 
 #include "base/status.h"
+#include "coordinator/plan.h"
 #include "worker/job.h"
 
 struct footprint_wish {
     const char *directory, *cache;
     int width, height, frames, steps;
     int ranks;              /* 0: the fewest that fit */
+    enum plan_layout layout; /* chains; PLAN_LAYOUT_PIPELINE: one, home with fewer blocks */
+    int stage_width;        /* ranks of a stage */
     int jobs;               /* in flight at once */
     uint64_t memory;        /* of a GPU; 0: not said */
     uint64_t decode_memory; /* as engine.decode_memory; 0: a quarter of `memory`, or no limit */

@@ -52,7 +52,8 @@ struct slot {
     struct checkpoint_name resume, origin; /* origin.bytes 0: it has none */
     int64_t began_ns, load_ns;
     int64_t marks_until_ns; /* all else is done; 0: not yet */
-    int64_t home_ns;        /* work for it but the blocks of the ring */
+    int64_t home_ns;        /* work for it but the blocks of the ring; of that: */
+    int64_t text_ns, decode_ns, files_ns;
     char directory[DIRECTORY_BYTES];
 };
 
@@ -110,6 +111,12 @@ void home_destroy(struct home *home)
         slot_free(home, slot);
     }
     free(home);
+}
+
+void home_keep(struct home *home)
+{
+    for (int i = 0; home && i < HOME_SLOTS; i++)
+        if (home->slots[i].job && !home->slots[i].over) job_keep_residuals(home->slots[i].job);
 }
 
 /* ---------------------------------------------------------------------------------------------- reporting */
@@ -201,6 +208,10 @@ static void report_done(struct home *home, struct slot *slot)
     times.encode = status->encode_seconds;
     times.has_home = 1;
     times.home = (double)slot->home_ns / (double)SECOND_NS;
+    times.has_home_text = times.has_home_decode = times.has_home_files = 1;
+    times.home_text = (double)slot->text_ns / (double)SECOND_NS;
+    times.home_decode = (double)slot->decode_ns / (double)SECOND_NS;
+    times.home_files = (double)slot->files_ns / (double)SECOND_NS;
     times.has_texts_reused = times.has_first_steps_reused = times.has_reused_seconds =
         times.has_steps_taken_over = times.has_steps_reused = 1;
     times.texts_reused = (uint32_t)status->texts_reused;
@@ -681,6 +692,15 @@ static bool tend(struct home *home, struct slot *slot)
     return advance_upload(home, slot);
 }
 
+/* A preview is beside what every job has to have. */
+static void charge_time(struct slot *slot, enum job_piece piece, bool preview, int64_t ns)
+{
+    slot->home_ns += ns;
+    if (piece == PIECE_TEXT) slot->text_ns += ns;
+    if (piece == PIECE_DECODE && !preview) slot->decode_ns += ns;
+    if (piece == PIECE_FILES) slot->files_ns += ns;
+}
+
 /* One piece of the job, or its preview. */
 static void advance_job(struct home *home, struct slot *slot, const struct candidate *candidate, bool preview)
 {
@@ -692,7 +712,7 @@ static void advance_job(struct home *home, struct slot *slot, const struct candi
     else
         result = job_advance(slot->job);
     bool ring = candidate->piece == PIECE_BLOCKS || candidate->piece == PIECE_SPARE;
-    if (!ring) slot->home_ns += clock_now_ns() - began_ns;
+    if (!ring) charge_time(slot, candidate->piece, preview, clock_now_ns() - began_ns);
     turn_charge(&home->turn, candidate, job_work(slot->job) - before);
     if (result == JOB_FINISHED) {
         settle_outcome(home, slot);

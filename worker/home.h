@@ -35,6 +35,8 @@ void home_ack(struct home *home, const Refrain__UploadAck *ack);
 void home_welcome(struct home *home, const Refrain__Welcome *welcome);
 /* No job begins a step, each leaves a checkpoint and says so: the ranks are about to change. */
 void home_rest(struct home *home, const Refrain__Rest *order);
+/* The epoch is over, and this rank goes on: what its jobs can use again where they go on. Then home_destroy. */
+void home_keep(struct home *home);
 void home_event(struct home *home, struct fabric_event *event);
 
 /* Takes in what came from elsewhere: checkpoints, answers about files and ends. True if there was something; next to

@@ -35,7 +35,7 @@ static void lay_out(struct job *j)
             int tokens = token_count(&j->grid);
             int rows = shard_row(tokens, job_width(j), p + 1) - shard_row(tokens, job_width(j), p);
             shard->body = hop_bytes(rows, d->hidden);
-            cargo_lay_out(shard, ops, device, shared, shard->body);
+            cargo_lay_out(shard, ops, device, shared, shard->body + (size_t)d->layers * sizeof(float));
         }
         j->branch[b].velocity = arena_take(device, latent, sizeof(float));
     }
@@ -168,16 +168,15 @@ static status_t create_cache(struct job *j, struct error *error)
     status = reuse_create(&j->settings, &shape, j->engine->ops, j->engine->team, &j->cache, error);
     if (status != STATUS_OK) return status;
     const struct cache_plan *plan = reuse_plan(j->cache);
-    if (plan->policy.site == SITE_BLOCKS && job_width(j) > 1)
-        return error_set(
-            error, STATUS_UNSUPPORTED,
-            "cache %s: it decides block by block, and in stages of %d ranks no rank sees a whole block",
-            j->settings.policy->name, job_width(j));
     j->cache_bytes =
         cache_plan_bytes(&j->settings, plan, &shape.job, token_count(&j->grid), d->hidden, j->latent_count);
-    for (int b = 0; b < j->branches && plan->policy.site == SITE_BLOCKS && status == STATUS_OK; b++)
+    for (int b = 0; b < j->branches && plan->policy.site == SITE_BLOCKS && status == STATUS_OK; b++) {
         status = engine_blocks_create(j->engine, &j->settings, j->order.steps, j->switch_at, &j->grid, b,
                                       &j->branch[b].blocks, error);
+        if (status == STATUS_OK && job_width(j) > 1)
+            status = engine_run_blocks_create(j->engine, &j->settings, j->order.steps, j->switch_at, &j->grid,
+                                              b, &j->branch[b].shard_blocks, error);
+    }
     return status;
 }
 
@@ -268,8 +267,9 @@ void job_shed(struct job *j)
         struct branch *branch = &j->branch[b];
         for (int e = 0; e < MODEL_EXPERTS; e++) engine_drop_context(j->engine, branch->context[e]);
         blocks_destroy(branch->blocks);
+        blocks_destroy(branch->shard_blocks);
         memset(branch->context, 0, sizeof branch->context);
-        branch->blocks = NULL;
+        branch->blocks = branch->shard_blocks = NULL;
     }
     for (int i = 0; i < PASSES; i++) {
         solver_destroy(j->solver[i]);
@@ -473,7 +473,7 @@ static void lend_contexts(struct job *j)
     j->lent = (struct engine_context){.id = j->context, .attempt = j->order.attempt, .grid = j->grid};
     for (int b = 0; b < j->branches; b++) {
         memcpy(j->lent.branch[b], j->branch[b].context, sizeof j->lent.branch[b]);
-        j->lent.blocks[b] = j->branch[b].blocks;
+        j->lent.blocks[b] = job_width(j) > 1 ? j->branch[b].shard_blocks : j->branch[b].blocks;
     }
     engine_lend(j->engine, &j->lent);
 }

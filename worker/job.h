@@ -20,6 +20,7 @@
 #include "worker/courier.h"
 #include "worker/engine.h"
 #include "worker/model/solver.h"
+#include "worker/piece.h"
 #include "worker/quality.h"
 
 struct job;
@@ -101,16 +102,6 @@ void job_tend(struct job *job);
 
 /* What job_advance would do now, so that home can choose between its jobs. Other than PIECE_NONE is a promise:
  * job_advance then does not answer JOB_WAITS. */
-enum job_piece {
-    PIECE_NONE, /* it waits */
-    PIECE_SEND, /* gives a hop, an OPEN or a CLOSE to the fabric; gives memory back; or ends the job: next to no work */
-    PIECE_LIGHT, /* home's own work of a step: embedding, head and tail blocks, probe, forecast, output, solver */
-    PIECE_BLOCKS, /* one of home's share of the ring's blocks */
-    PIECE_TEXT,   /* a layer of the text encoder */
-    PIECE_DECODE, /* a latent frame of the VAE, of a band (worker/model/vae.h) */
-    PIECE_FILES,  /* encodes some frames, or writes */
-    PIECE_SPARE, /* a block of the next member's that home holds too: instead of waiting until the hop can go */
-};
 enum job_piece job_next(const struct job *job);
 /* A preview waits to be decoded. It is a PIECE_DECODE beside what job_next says: job_preview_make does it, whatever the
  * job's steps are at. */
@@ -160,6 +151,10 @@ status_t job_save_run(const struct job *job, void *bytes, size_t size, struct er
  * job; before the text is encoded. It must be further than the job is. The job is then as if it had made those steps: what
  * it reports of its caching is the run's. Nothing is changed on failure, as with job_restore. */
 status_t job_adopt(struct job *job, const void *bytes, size_t size, struct error *error);
+
+/* The epoch ends, and this rank lives: what the job's caching keeps of computed steps goes into the rank's store, for
+ * whoever goes on with the job. Also in the middle of a step. */
+void job_keep_residuals(struct job *job);
 
 /* A checkpoint in the vault that the job waits for, of whatever job; NULL: none. It is brought with job_bring, or NULL
  * where it is not to be had (in time: job_deadline_ns). */

@@ -11,14 +11,11 @@
 #include "worker/trace.h"
 #include "worker/video.h"
 
-/* What decoding a latent frame, measuring it or encoding some frames is charged as, in rows times blocks.
- * Eight times its rows through all blocks is what decoding costs on the reference model (22 ms against 2.7
- * ms); the decoder of a large model is lighter beside its blocks. Too much is the safe side: steps keep the
- * stages busy, frames can wait. */
+/* In rows times blocks. */
 uint64_t job_frame_work(const struct job *j)
 {
     uint64_t rows = (uint64_t)token_count(&j->grid) / (uint64_t)j->grid.frames;
-    return 8 * rows * (uint64_t)j->engine->model->config.denoiser.layers;
+    return FRAME_PASSES * rows * (uint64_t)j->engine->model->config.denoiser.layers;
 }
 
 /* A piece of the video whose turn it is. */

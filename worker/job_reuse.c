@@ -104,7 +104,11 @@ void job_tend(struct job *j)
     if (j->life != LIFE_TEXT) return;
     job_tend_run(j);
     if (j->life != LIFE_TEXT || job_run_waits(j)) return;
-    if (!j->asked) begin_asking(j);
+    if (!j->asked) {
+        begin_asking(j);
+        job_seek_residuals(j);
+    }
+    job_tend_residuals(j);
     for (int b = 0; b < j->branches; b++) {
         ask(j, &j->text_ask[b]);
         ask(j, &j->step_ask[b]);
@@ -118,13 +122,14 @@ static bool text_waits(const struct job *j)
 
 bool job_reuse_waits(const struct job *j)
 {
-    return job_run_waits(j) || text_waits(j);
+    return job_run_waits(j) || text_waits(j) || (j->life == LIFE_TEXT && job_residuals_wait(j));
 }
 
 int64_t job_reuse_deadline_ns(const struct job *j)
 {
     if (j->life != LIFE_TEXT) return CLOCK_NEVER;
     if (job_run_waits(j)) return job_run_deadline_ns(j);
+    if (job_residuals_wait(j)) return job_residuals_deadline_ns(j);
     return text_waits(j) ? j->text_ask[j->text_branch].query.deadline_ns : CLOCK_NEVER;
 }
 
@@ -141,6 +146,7 @@ void job_reuse_end(struct job *j)
         let_go(j, &j->step_ask[b]);
     }
     job_run_end(j);
+    job_residuals_end(j);
 }
 
 /* ------------------------------------------------------------------------------------------------ what is made */

@@ -297,7 +297,11 @@ void job_give_checkpoint(struct job *j)
 
 void job_give_latent(struct job *j)
 {
+    struct key key;
     const struct run *run = &j->run[j->pass];
-    if (run->keyed && give(j, &run->key))
-        tier_forget_steps(j->engine->tier, &run->key, (uint32_t)j->order.steps);
+    uint32_t steps = (uint32_t)j->order.steps;
+    if (!run->keyed || !give(j, &run->key)) return;
+    for (uint32_t step = 1; step < steps; step++) /* of no more use */
+        if (tier_run_key(&run->key, step, steps, &key) == STATUS_OK) tier_forget(j->engine->tier, &key);
+    job_forget_residuals(j);
 }

@@ -1,7 +1,7 @@
 /*
  * job_state.h - the inside of a job, shared by the files that advance it: job.c (its life), job_text.c
- * (text), job_step.c (the step loop), job_finish.c (decode and files), job_save.c (checkpoints), job_run.c and job_reuse.c
- * (what others have made). Compute thread of home.
+ * (text), job_step.c (the step loop), job_finish.c (decode and files), job_save.c (checkpoints), job_run.c,
+ * job_residual.c and job_reuse.c (what others have made). Compute thread of home.
  */
 #ifndef REFRAIN_WORKER_JOB_STATE_H
 #define REFRAIN_WORKER_JOB_STATE_H
@@ -20,24 +20,6 @@ enum { BRANCHES = 2, PASSES = 2 };
 /* A hop that has not come back after this long, though this rank had nothing else to do either, will not: the
  * ranks' own silence is noticed within two seconds, so this only bounds a rank that is alive and stuck. */
 #define HOP_TIMEOUT_NS (600 * SECOND_NS)
-
-/* Hops with the stages, for each stage: one at work, and two that wait, so that a stage has work
- * while home decodes a frame. What is beyond that stays at home, where it can still be overtaken by what is
- * urgent and by older jobs. These then finish one after another, and one decodes while the others keep the
- * stages busy; with a long queue at the stages all jobs reach the decoder at once. Six jobs in flight on three
- * ranks with a fixed home compute .84 of the time with 3, .78 with 4 (`build/simulate flight`).
- * Floating homes, as many as there are stages, have their share each, and one more, as with them the blocks of
- * their own rank are hops too: four jobs of unequal length on two ranks .91 with 2 in all, .976 with 3, .977
- * with 4 or 6; hops as long as a stage's work, six cached jobs on four: .90 of the ideal with 3, .93 with 4. */
-enum { HOPS_PER_STAGE = 3 };
-
-/* So many hops on their way to the next member, or waiting there, are enough to begin a spare block before one
- * more is sent. In simulation two to four are equally good; with one, hops as long as a stage's work leave the
- * stages idle. */
-enum { SPARE_QUEUE = 3 };
-
-/* Frames of a film encoded a call. */
-enum { FILM_FRAMES = 4 };
 
 enum cookie { COOKIE_HOP_0, COOKIE_HOP_1, COOKIE_OPEN, COOKIE_CLOSE };
 
@@ -70,6 +52,8 @@ struct branch {
     float *velocity;           /* [latent], on the device */
     struct denoiser_context *context[MODEL_EXPERTS];
     struct blocks *blocks; /* home's own blocks, for policies that decide by blocks */
+    struct blocks
+        *shard_blocks; /* of blocks that decide by themselves on home's wide stage; others' are `blocks` */
 };
 
 /* A question to the cache tier, job_reuse.c. */
@@ -84,6 +68,12 @@ struct ask {
 struct run {
     bool keyed;     /* it has a name */
     struct key key; /* its last latent's, which names it */
+};
+
+/* job_residual.c: what a step that would have to be made again added, from who made it. */
+struct residual {
+    struct ask ask;
+    int step;
 };
 
 /* job_preview.c. Steps are counted as finished ones; 0: none. */
@@ -143,6 +133,8 @@ struct job {
     enum taking { TAKING_NOTHING, TAKING_SEEKS, TAKING_ITEM, TAKING_VAULT } taking; /* others' steps */
     struct tier_seek seek;
     struct tier_query run_query;
+    struct residual residuals[BRANCHES][CACHE_SLOTS];
+    int residual_count[BRANCHES], residuals_taken;
     struct ask text_ask[BRANCHES], step_ask[BRANCHES];
     bool named, asked;     /* its runs; for texts and first steps */
     int64_t text_began_ns; /* of text_branch */
@@ -272,6 +264,18 @@ void job_run_end(struct job *job);
 struct text_facts job_text_facts(const struct job *job, int branch);
 /* The pass's last latent, for others. */
 void job_give_latent(struct job *job);
+
+/* job_residual.c: asks for what the steps that would be made again added. Waits, until: as with a run. */
+void job_seek_residuals(struct job *job);
+void job_tend_residuals(struct job *job);
+bool job_residuals_wait(const struct job *job);
+int64_t job_residuals_deadline_ns(const struct job *job);
+/* True: it stands for the blocks of the branch in the step that is made again. Used: after the wait. */
+bool job_take_residual(struct job *job, int branch);
+void job_residuals_used(struct job *job);
+void job_residuals_end(struct job *job);
+/* All steps are made: they are of no more use. */
+void job_forget_residuals(struct job *job);
 
 /* job_save.c: what caching decides by, as a number. 0: nothing. */
 uint64_t job_tables_hash(const struct job *job);

@@ -141,6 +141,8 @@ static void enter_span(struct job *j, int index)
         reuse_apply(j->reuse, team, index, x);
         reuse_tail_begin(j->reuse, team, index, x);
         b->at = j->span_end;
+    } else if (j->replaying && job_take_residual(j, index)) {
+        finish_branch(j, index);
     } else {
         reuse_enter(j->reuse, team, index, x);
         b->inside = true;
@@ -245,7 +247,7 @@ static status_t post_hop(struct job *j, int index, int peer, struct cargo *cargo
     return STATUS_OK;
 }
 
-/* To each member of a wide stage the modulation and its rows. */
+/* To each member of a wide stage the modulation, its rows and all block records. */
 static status_t post_shards(struct job *j, int index, int stage, struct error *error)
 {
     struct engine *e = j->engine;
@@ -259,6 +261,7 @@ static status_t post_shards(struct job *j, int index, int stage, struct error *e
         e->ops->copy(e->team, to + modulation,
                      b->hop.device + modulation + (size_t)shard_row(tokens, width, p) * row,
                      b->shard[p].body - modulation);
+        memcpy(cargo_tail(&b->shard[p]), branch_records(b), (size_t)record_count(j) * sizeof(float));
     }
     for (int p = 0; p < width && status == STATUS_OK; p++) {
         int first = shard_row(tokens, width, p), rows = shard_row(tokens, width, p + 1) - first;
@@ -352,6 +355,7 @@ static status_t finish_step(struct job *j, struct error *error)
     status_t status;
     if (j->replaying) {
         status = engine_wait(e, error);
+        job_residuals_used(j);
         if (status == STATUS_OK) job_replayed(j);
         return status;
     }
@@ -483,8 +487,6 @@ static enum move step_move(const struct job *j, int *index)
     return done ? MOVE_FINISH : first;
 }
 
-/* Whatever home does in a step beside blocks: charged as a sixteenth of a block, about what it costs, so that
- * hits are not free. */
 static bool move_is_small(enum move move)
 {
     return move != MOVE_NONE && move != MOVE_CAP && move != MOVE_BLOCK && move != MOVE_SPARE &&
@@ -497,7 +499,7 @@ static status_t make_move(struct job *j, enum move move, int index, struct error
                    move == MOVE_OUTPUT;
     status_t status = forward ? engine_prepare(j->engine, &j->grid, error) : STATUS_OK;
     if (status != STATUS_OK) return status;
-    if (move_is_small(move)) j->work += (uint64_t)token_count(&j->grid) / 16 + 1;
+    if (move_is_small(move)) j->work += (uint64_t)token_count(&j->grid) / SMALL_PARTS + 1;
     switch (move) {
     case MOVE_NONE:
         return STATUS_AGAIN;
@@ -614,10 +616,15 @@ static status_t take_rows(struct job *j, struct branch *b, const struct fabric_e
             (unsigned long)t->bytes, t->row_begin, t->block_end, (unsigned long)bytes, first, b->until);
     /* The rows came back, so the stage has read what we sent: the buffer may be written though SENT is
      * pending. */
-    return width > 1
-               ? cargo_receive_part(&b->hop, j->engine, event->peer, modulation + first * row, event->payload,
-                                    bytes, error)
-               : cargo_receive(&b->hop, j->engine, event->peer, modulation, event->payload, records, error);
+    if (width == 1)
+        return cargo_receive(&b->hop, j->engine, event->peer, modulation, event->payload, records, error);
+    status_t status = cargo_receive_part(&b->hop, j->engine, event->peer, modulation + first * row,
+                                         event->payload, rows * row, error);
+    /* Every member brings the same records. */
+    return status == STATUS_OK && records > 0
+               ? cargo_read(j->engine, event->peer, (const char *)event->payload + rows * row,
+                            branch_records(b), records, error)
+               : status;
 }
 
 void job_receive(struct job *j, const struct fabric_event *event)

@@ -37,7 +37,8 @@ struct settings {
     const char *tier_disk;
     int64_t tier_memory, tier_device, tier_disk_bytes; /* tier_device: -1 is not said */
     int64_t threads, orphan_ms, join_ms, largest_hop, ranks, jobs, steps, memory, decode_memory;
-    int fabric, backend;
+    int64_t stage_width;
+    int fabric, backend, layout;
     bool json, version, help;
 };
 
@@ -114,6 +115,10 @@ static const struct option_spec specs[] = {
     {"ranks", 0, OPTION_INT, offsetof(struct settings, ranks), "N",
      .help = "of --plan-memory; 0: the fewest that fit in --memory", .standard = "1", .min = 0,
      .max = SPLIT_MAX_MEMBERS},
+    {"layout", 0, OPTION_CHOICE, offsetof(struct settings, layout), .standard = "pipeline",
+     .choices = "pipeline|cfg|pools|cfg-pools", .help = "of --plan-memory, as of refrain-coordinator"},
+    {"stage-width", 0, OPTION_INT, offsetof(struct settings, stage_width), "N",
+     .help = "of --plan-memory: ranks of a stage", .standard = "1", .min = 1, .max = 64},
     {"jobs", 0, OPTION_INT, offsetof(struct settings, jobs), "N",
      .help = "of --plan-memory: in flight at once", .standard = "1", .min = 1, .max = 64},
     {"steps", 0, OPTION_INT, offsetof(struct settings, steps), "N", .help = "of --plan-memory",
@@ -270,6 +275,7 @@ static void describe(const struct settings *settings, const struct place *place,
     config->fabric = engine->fabric;
     config->progress = &engine->progress;
     config->block_token_ns = &engine->block_token_ns;
+    config->paces = engine->paces;
     if (settings->key) {
         config->public_key = key->public_key;
         config->secret_key = key->secret_key;
@@ -358,6 +364,8 @@ static status_t plan_memory(const struct settings *settings, struct error *error
                                   .steps = (int)settings->steps,
                                   .ranks = (int)settings->ranks,
                                   .jobs = (int)settings->jobs,
+                                  .layout = (enum plan_layout)(PLAN_LAYOUT_PIPELINE + settings->layout),
+                                  .stage_width = (int)settings->stage_width,
                                   .memory = (uint64_t)settings->memory,
                                   .decode_memory = (uint64_t)settings->decode_memory,
                                   .tier_device = settings->tier_device >= 0

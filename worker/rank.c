@@ -86,6 +86,7 @@ static void leave_epoch(struct rank *r)
     r->joined = false;
     r->broken.status = STATUS_OK;
     engine_drop_events(r->engine);
+    if (!r->stop && r->engine->failure.status == STATUS_OK) home_keep(r->home);
     home_destroy(r->home);
     stage_destroy(r->stage);
     r->home = NULL;

@@ -24,7 +24,9 @@
 #ifndef REFRAIN_WORKER_SHARE_H
 #define REFRAIN_WORKER_SHARE_H
 
-#include "worker/job.h"
+#include <stdbool.h>
+#include <stdint.h>
+#include "worker/piece.h"
 
 struct share {
     int64_t

@@ -262,7 +262,7 @@ static status_t prepare(const struct stage *s, const struct token_grid *grid, st
 static bool can_tell(const struct stage *s)
 {
     for (int i = 1; i < width_of(s); i++)
-        if (!fabric_can_post(s->engine->fabric, s->engine->self + i)) return false;
+        if (!engine_reaches_home(s->engine, s->engine->self + i)) return false;
     return true;
 }
 

@@ -114,8 +114,8 @@ status_t tier_run_key(const struct key *run, uint32_t step, uint32_t steps, stru
  * does not take it. */
 status_t tier_bring(struct tier *tier, uint64_t tenant, const struct key *key, const void *bytes, size_t size,
                     double seconds, struct view *view);
-/* All steps of the run are made: its checkpoints in this rank's store are of no more use. */
-void tier_forget_steps(struct tier *tier, const struct key *run, uint32_t steps);
+/* It is of no more use: out of this rank's store, if it is there and nobody has pinned it. */
+void tier_forget(struct tier *tier, const struct key *key);
 
 /* Room for an item that saves `seconds` of this rank's time whoever has it. As store_reserve; STATUS_UNSUPPORTED: off;
  * STATUS_DENIED: another tenant's key. */

@@ -123,16 +123,11 @@ static void note_pinned(void *pinned, const struct store_entry *entry)
     *(bool *)pinned = entry->pinned;
 }
 
-void tier_forget_steps(struct tier *tier, const struct key *run, uint32_t steps)
+void tier_forget(struct tier *tier, const struct key *key)
 {
-    struct key key;
-    struct store_match match = {.key = &key};
-    size_t count = 0;
-    for (uint32_t step = 1; step < steps; step++) {
-        bool pinned = false;
-        if (tier_run_key(run, step, steps, &key) != STATUS_OK) continue;
-        store_list(tier->store, &match, note_pinned, &pinned);
-        if (!pinned) count += store_forget(tier->store, &match);
-    }
-    if (count) tier_tell(tier);
+    struct store_match match = {.key = key};
+    bool pinned = false;
+    if (!tier) return;
+    store_list(tier->store, &match, note_pinned, &pinned);
+    if (!pinned && store_forget(tier->store, &match)) tier_tell(tier);
 }

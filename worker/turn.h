@@ -35,7 +35,9 @@
 #ifndef REFRAIN_WORKER_TURN_H
 #define REFRAIN_WORKER_TURN_H
 
-#include "worker/job.h"
+#include <stdbool.h>
+#include <stdint.h>
+#include "worker/piece.h"
 
 enum { TURN_ACCOUNTS = 64, TURN_LIGHT = 8, TURN_NAME_BYTES = 160 };
 

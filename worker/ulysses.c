@@ -62,6 +62,11 @@ void ulysses_destroy(struct ulysses *u)
     free(u);
 }
 
+size_t ulysses_bytes(const struct ulysses *u)
+{
+    return u ? u->device.size : 0;
+}
+
 static int rows_of(const struct ulysses *u, int place)
 {
     return shard_row(u->tokens, u->width, place + 1) - shard_row(u->tokens, u->width, place);
@@ -138,6 +143,7 @@ static void send(struct ulysses *u, int purpose, const size_t *begin, const uint
     struct engine *e = u->engine;
     struct crossing *c = &u->crossing[purpose];
     const void *give[CIRCLE_MEMBERS];
+    if (e->carrier) return; /* on paper nothing is computed that others could want */
     if (u->staged) {
         size_t bytes = begin[u->width - 1] + give_bytes[u->width - 1];
         e->ops->copy(e->team, c->sent, c->packed, bytes);
@@ -178,7 +184,7 @@ void ulysses_give(struct ulysses *u, struct team *team, enum ulysses_kind kind, 
 /* The part from a place, wherever it lies; `event` is to be given back after it was read. */
 static bool take(struct ulysses *u, struct crossing *c, int place, struct fabric_event *event)
 {
-    return !ulysses_failed(u) &&
+    return !u->engine->carrier && !ulysses_failed(u) &&
            exchange_take(c->exchange, place, deadline(), event, &u->failure) == STATUS_OK;
 }
 
@@ -234,6 +240,16 @@ void ulysses_rows(struct ulysses *u, struct team *team, void *rows, int64_t stri
                        mine ? c->packed + begin[p] : event.payload, wide, wide, own);
         if (!mine) put_back(u, &event);
     }
+}
+
+bool ulysses_join(struct ulysses *u, const void *own, size_t bytes, void *all)
+{
+    uint64_t each[CIRCLE_MEMBERS];
+    /* Of those under way none would end while blocks are not computed. */
+    for (int i = 0; i < EXCHANGES; i++) finish(u, &u->crossing[i]);
+    if (ulysses_failed(u)) return false;
+    for (int p = 0; p < u->width; p++) each[p] = (uint64_t)rows_of(u, p) * bytes;
+    return circle_concatenate(u->circle, own, each, deadline(), all, &u->failure) == STATUS_OK;
 }
 
 status_t ulysses_end(struct ulysses *u, struct error *error)

@@ -8,6 +8,7 @@
  *     ulysses_heads(u, team, &attention);                           all rows of own heads are there
  *     ops->attention(team, &attention);
  *     ulysses_rows(u, team, attended, stride);                      own rows of all heads again
+ *     ulysses_join(u, sums, bytes, all)                             what the host has of own rows, of all rows
  *     ulysses_end(u, &error)                                        did all of it work?
  *
  * DeepSpeed-Ulysses (Jacobs et al., 2023). The U members of a wide stage (worker/model/model.h) form a circle; the member
@@ -41,6 +42,7 @@ static inline int shard_row(int tokens, int width, int place)
 status_t ulysses_create(struct engine *engine, struct circle *circle, struct ulysses **ulysses,
                         struct error *error);
 void ulysses_destroy(struct ulysses *ulysses); /* after wait; NULL is fine */
+size_t ulysses_bytes(const struct ulysses *ulysses); /* of the device, that it has taken; NULL is fine */
 
 /* Waits, and allocates, only for more tokens than ever before. */
 status_t ulysses_fit(struct ulysses *ulysses, const struct denoiser_config *config, int tokens,
@@ -55,6 +57,9 @@ void ulysses_give(struct ulysses *ulysses, struct team *team, enum ulysses_kind 
 void ulysses_heads(struct ulysses *ulysses, struct team *team, struct attention *a);
 /* After that attention: into a view [own rows, hidden]. */
 void ulysses_rows(struct ulysses *ulysses, struct team *team, void *rows, int64_t stride);
+
+/* own: `bytes` for each own row, all: for each of all rows, in their order; memory of the host. Waits; false: it failed. */
+bool ulysses_join(struct ulysses *ulysses, const void *own, size_t bytes, void *all);
 
 bool ulysses_failed(const struct ulysses *ulysses);
 /* After the last block; the memory is free again. Not STATUS_OK: the epoch is over for this rank. */

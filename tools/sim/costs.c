@@ -49,6 +49,13 @@ static int64_t for_rows(int64_t ns, const struct denoiser_work *work)
     return costs.rows ? ns * work->rows / costs.rows : ns;
 }
 
+/* Each row looks at all tokens. */
+static int64_t attention_ns(const struct denoiser_work *work)
+{
+    int64_t tokens = (int64_t)work->grid.frames * work->grid.height * work->grid.width;
+    return costs.rows ? for_rows(costs.square_ns, work) * tokens / costs.rows : costs.square_ns;
+}
+
 static struct shard *shard_of(const struct ulysses *ulysses)
 {
     for (int i = 0; i < shard_count; i++)
@@ -92,10 +99,11 @@ void __wrap_denoiser_blocks(const struct denoiser *denoiser, struct team *team,
                             const float *modulation, float *x, int first, int count,
                             _Atomic uint64_t *progress)
 {
+    int64_t block_ns = for_rows(costs.block_ns, work) + attention_ns(work);
     if (work->ulysses)
-        shard_of(work->ulysses)->block_ns = for_rows(costs.block_ns, work);
+        shard_of(work->ulysses)->block_ns = block_ns;
     else
-        world_charge(for_rows(costs.block_ns, work) * count);
+        world_charge(block_ns * count);
     __real_denoiser_blocks(denoiser, team, work, context, modulation, x, first, count, progress);
 }
 

@@ -19,6 +19,7 @@ enum { COST_GIVE_V, COST_GIVE_Q, COST_GIVE_K, COST_HEADS, COST_PIECES };
 
 struct costs {
     int64_t block_ns;  /* of one block of the denoiser, one branch */
+    int64_t square_ns; /* of it, what grows with the square of its tokens: attention; besides block_ns */
     int64_t embed_ns;  /* latent to hidden state, one branch */
     int64_t output_ns; /* hidden state to velocity, one branch */
     int64_t text_ns;   /* one layer of the text encoder */

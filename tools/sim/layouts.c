@@ -165,7 +165,7 @@ status_t case_planned(struct lab *lab, const struct planner_request *r, const st
                                     .frames = (int)r->job.frames,
                                     .seed = (uint64_t)i + 1,
                                     .guidance = r->job.branches > 1 ? 5 : 1,
-                                    .shift = r->model.shift};
+                                    .shift = r->model.schedule.shift};
     status_t status = lab_model(lab, (int)r->model.layers, model, error);
     if (status == STATUS_OK) status = hand_run(&config, jobs, count, &result, error);
     for (int i = 0; i < count && status == STATUS_OK; i++)

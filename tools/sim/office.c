@@ -12,6 +12,7 @@
 
 #include "base/log.h"
 #include "tools/sim/world.h"
+#include "worker/heartbeat.h"
 
 enum { DEFAULT_HEARTBEAT_MS = 500 };
 
@@ -228,6 +229,8 @@ static void beat(void *context, uint64_t unused)
     heartbeat.compute_progress = atomic_load(c->config.progress);
     heartbeat.block_token_ns = atomic_load(c->config.block_token_ns);
     heartbeat.has_block_token_ns = heartbeat.block_token_ns > 0;
+    struct heartbeat_paces paces;
+    heartbeat_paces(c->config.paces, &paces, &heartbeat);
     report.heartbeat = &heartbeat;
     if (office.listener) send_report(c, &report); /* a queue of old heartbeats would be no news */
 }

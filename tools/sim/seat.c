@@ -155,6 +155,7 @@ static void describe(const struct seat *seat, struct control_config *config)
     config->fabric = seat->engine.fabric;
     config->progress = &seat->engine.progress;
     config->block_token_ns = &seat->engine.block_token_ns;
+    config->paces = seat->engine.paces;
 }
 
 status_t seat_open(const struct seat_config *config, struct seat **seat, struct error *error)

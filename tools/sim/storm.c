@@ -49,7 +49,7 @@ static status_t submit(struct rehearsal *r, int kind, int *job, struct error *er
     return rehearsal_submit(r, &spec, job, error);
 }
 
-static status_t begin(struct lab *lab, int ranks, struct rehearsal **r, struct error *error)
+static status_t begin(struct lab *lab, int ranks, int width, struct rehearsal **r, struct error *error)
 {
     static char model[PATH_MAX];
     struct rehearsal_config config = {.model = model,
@@ -62,6 +62,12 @@ static status_t begin(struct lab *lab, int ranks, struct rehearsal **r, struct e
                                                   .bytes_per_second = 1e8,
                                                   .death_ns = 2 * MILLISECOND_NS},
                                       .start_ns = 500 * MILLISECOND_NS};
+    char number[16];
+    if (width > 1) {
+        snprintf(number, sizeof number, "%d", width);
+        config.options[0] = "--stage-width";
+        config.options[1] = number;
+    }
     status_t status = lab_model(lab, LAYERS, model, error);
     return status == STATUS_OK ? rehearsal_open(&config, r, error) : status;
 }
@@ -73,7 +79,7 @@ static status_t know(struct calm *calm, int kind, struct error *error)
     struct rehearsal *r;
     int job;
     if (calm->latents[kind]) return STATUS_OK;
-    status_t status = begin(calm->lab, 1, &r, error);
+    status_t status = begin(calm->lab, 1, 1, &r, error);
     if (status != STATUS_OK) return status;
     status = submit(r, kind, &job, error);
     if (status == STATUS_OK) status = rehearsal_finish(r, LIMIT_NS, error);
@@ -178,7 +184,7 @@ status_t storm_run(struct calm *calm, const struct storm_case *wanted, struct st
         status_t status = know(calm, i, error);
         if (status != STATUS_OK) return status;
     }
-    status_t status = begin(calm->lab, wanted->ranks, &r, error);
+    status_t status = begin(calm->lab, wanted->ranks, wanted->width, &r, error);
     if (status != STATUS_OK) return status;
     for (int i = 0; i < wanted->jobs && status == STATUS_OK; i++)
         status = submit(r, i % STORM_KINDS, &jobs[i], error);

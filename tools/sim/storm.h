@@ -26,6 +26,7 @@ void calm_free(struct calm *calm);
 
 struct storm_case {
     int ranks, jobs;
+    int width; /* of a stage; 0: 1 */
     uint64_t seed;
     int64_t pause_ns; /* between two disturbances, on average; 0: none */
     int64_t until_ns; /* no disturbance after that; 0: 20 s */

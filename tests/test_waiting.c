@@ -1,0 +1,104 @@
+/*
+ * test_waiting.c - what a queued job is said to wait for (coordinator/waiting.h).
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+#include <cmocka.h>
+
+#include "tests/coordinator_rig.h"
+
+enum { TRIES = 100, PAUSE_US = 50000 };
+
+/* Until it says so: a moment passes before a group has heard of its ranks. */
+static void expect_waits(void *client, uint64_t job, const char *words)
+{
+    char last[300] = "";
+    for (int i = 0; i < TRIES; i++, usleep(PAUSE_US)) {
+        Refrain__Reply *reply = rig_status(client, job);
+        snprintf(last, sizeof last, "%s", reply->job->waits ? reply->job->waits : "(nothing)");
+        refrain__reply__free_unpacked(reply, NULL);
+        if (strstr(last, words)) return;
+    }
+    fail_msg("job %lu waits for \"%s\", should be \"%s\"", (unsigned long)job, last, words);
+}
+
+static void take_first(struct rig *rig, struct fake_worker *workers)
+{
+    uint64_t job;
+    uint32_t attempt;
+    fake_worker_open(&workers[0], rig, "one", 0, 2);
+    fake_worker_hello(&workers[0]);
+    fake_worker_open(&workers[1], rig, "one", 1, 2);
+    fake_worker_hello(&workers[1]);
+    fake_workers_join(workers, 2);
+    fake_workers_load(workers, 2);
+    fake_worker_take(&workers[0], &job, &attempt);
+}
+
+static void a_job_without_ranks_says_so_and_how_many_are_missing(void **state)
+{
+    struct rig rig = {0};
+    struct fake_worker worker = {0};
+    rig_start(&rig, (const char *[]){"--silence", "20s", NULL});
+    void *client = rig_client(&rig);
+    rig_add_model(&rig, "small");
+    uint64_t job = rig_submit(client, "one");
+    expect_waits(client, job, "ranks: none have come yet, or all were drained");
+    fake_worker_open(&worker, &rig, "one", 0, 2);
+    fake_worker_hello(&worker);
+    expect_waits(client, job, "ranks: 1 of 2 are here");
+    fake_worker_close(&worker);
+    zmq_close(client);
+    rig_stop(&rig);
+}
+
+static void a_job_behind_others_says_how_many_and_the_first_what_for(void **state)
+{
+    struct rig rig = {0};
+    struct fake_worker workers[2] = {0};
+    rig_start(&rig, (const char *[]){"--silence", "20s", "--in-flight", "1", NULL});
+    void *client = rig_client(&rig);
+    rig_add_model(&rig, "small");
+    uint64_t first = rig_submit(client, "one");
+    take_first(&rig, workers);
+    uint64_t second = rig_submit(client, "two"), third = rig_submit(client, "three"),
+             fourth = rig_submit(client, "four");
+    expect_waits(client, first, "(nothing)");
+    expect_waits(client, second, "a place: 1 job is in flight");
+    expect_waits(client, third, "1 job before it");
+    expect_waits(client, fourth, "2 jobs before it");
+    for (int i = 0; i < 2; i++) fake_worker_close(&workers[i]);
+    zmq_close(client);
+    rig_stop(&rig);
+}
+
+static void a_job_that_waits_for_memory_says_how_much(void **state)
+{
+    struct rig rig = {0};
+    struct fake_worker workers[2] = {0};
+    rig_start(&rig, (const char *[]){"--silence", "20s", "--flight-memory", "1", NULL});
+    void *client = rig_client(&rig);
+    rig_add_model(&rig, "small");
+    rig_submit(client, "one"); /* alone it is taken, whatever the limit */
+    take_first(&rig, workers);
+    uint64_t second = rig_submit(client, "two");
+    expect_waits(client, second, "memory within --flight-memory (needs ");
+    expect_waits(client, second, " GB, 0 GB free)");
+    for (int i = 0; i < 2; i++) fake_worker_close(&workers[i]);
+    zmq_close(client);
+    rig_stop(&rig);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_job_without_ranks_says_so_and_how_many_are_missing),
+        cmocka_unit_test(a_job_behind_others_says_how_many_and_the_first_what_for),
+        cmocka_unit_test(a_job_that_waits_for_memory_says_how_much),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
