@@ -1,7 +1,6 @@
 /* move.c - see move.h. Runs on the coordinator's loop thread; keeps nothing but group->move. */
 #include "coordinator/move.h"
 
-#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -11,8 +10,8 @@
 #include "coordinator/orders.h"
 #include "coordinator/repair.h"
 
-#define PATIENCE_NS                                                                                          \
-    (5 * SECOND_NS) /* for jobs to rest and their checkpoints to arrive, beside three of their steps */
+/* For jobs to rest and their checkpoints to arrive, beside three of their steps. */
+#define PATIENCE_NS         (5 * SECOND_NS)
 #define LONGEST_PATIENCE_NS (600 * SECOND_NS)
 #define HOME_MARGIN         2                /* so much longer homes wait for what we do then */
 #define TAIL_NS             (30 * SECOND_NS) /* for jobs that are nearly done; ranks that came wait no longer */
