@@ -68,7 +68,7 @@ OBJS_tier        := $(call room,cache/tier)
 OBJS_policies    := $(filter-out $(CACHE_TENSORS),$(OBJS_cache))
 OBJS_coordinator := $(call room,coordinator)
 # Plans are values, and so is what a model's JSON files say: the client plans with the coordinator's own code.
-OBJS_planner     := $(patsubst %,$(BUILD)/%.o,coordinator/plan coordinator/plan_wide coordinator/planner coordinator/planner_cost worker/model/config worker/model/json_fields)
+OBJS_planner     := $(patsubst %,$(BUILD)/%.o,coordinator/plan coordinator/plan_wide coordinator/planner coordinator/planner_cost coordinator/planner_load coordinator/planner_memory coordinator/needs coordinator/card worker/model/config worker/model/json_fields)
 
 # Of the tier, programs that hold no items know keys and reasons alone.
 OBJS_keys        := $(patsubst %,$(BUILD)/cache/tier/%.o,key miss)
@@ -274,8 +274,14 @@ ALL_OBJS := $(sort $(OBJS_client) $(OBJS_coordinator) $(OBJS_launcher) $(WORKER_
 $(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(TEST_SUPPORT) $(ALL_OBJS)
 	$(CC) $(LDFLAGS) -o $@ $^ $(CLIENT_LIBS) $(COORDINATOR_LIBS) $(WORKER_LIBS) $(call pkg,--libs,cmocka)
 
+# Preloaded into services whose ranks are to die at a certain message.
+$(BUILD)/tests/libdeadly.so: tests/faults/deadly.c
+	@mkdir -p $(@D)
+	$(CC) $(PLAIN_CFLAGS) -shared -o $@ $< -ldl
+$(BUILD)/tests/test_service_fetch: | $(BUILD)/tests/libdeadly.so
+
 # What finds the stand-ins at run time.
-$(patsubst %,$(BUILD)/tests/%,test_fabric test_circle test_fabric_nccl test_fabric_nccl_loss test_fabric_place test_fakenccl test_tier_fabrics): | $(patsubst %,$(BUILD)/fakegpu/%,libcudart.so.13 libnccl.so.2)
+$(patsubst %,$(BUILD)/tests/%,test_fabric test_circle test_fabric_nccl test_fabric_nccl_loss test_fabric_place test_fabric_yields test_fakenccl test_tier_fabrics): | $(patsubst %,$(BUILD)/fakegpu/%,libcudart.so.13 libnccl.so.2)
 
 # Our own statement of CUDA's interface beside the real headers, and the stand-ins compiled against these, where they are.
 CUDA_REAL := $(wildcard $(CUDA_HOME)/include/cublasLt.h)
@@ -348,7 +354,8 @@ $(foreach variant,asan tsan,$(eval $(call cusim_checked_test,$(variant))))
 SIM_REPLACED := $(BUILD)/base/clock.o $(BUILD)/base/log.o $(BUILD)/worker/control.o $(BUILD)/worker/video.o $(patsubst %.c,$(BUILD)/%.o,\
   $(wildcard cluster/fabric*.c worker/courier*.c coordinator/vault*.c))
 SIM_OBJS     := $(call room,tools/sim) $(filter-out $(SIM_REPLACED),$(ALL_OBJS))
-WRAPPED      := denoiser_blocks denoiser_embed denoiser_output text_encoder_layer vae_decode results_chunk
+WRAPPED      := denoiser_blocks denoiser_embed denoiser_output text_encoder_layer vae_decode results_chunk ulysses_give ulysses_heads \
+  ulysses_rows
 SIM_LIBS     := $(patsubst %,-Wl$(comma)--wrap=%,$(WRAPPED)) $(CLIENT_LIBS) $(COORDINATOR_LIBS) $(WORKER_LIBS)
 
 $(BUILD)/tests/test_sim_%: $(BUILD)/tests/test_sim_%.o $(SIM_OBJS)
@@ -470,6 +477,12 @@ bench-service: ## the queue, jobs in flight, checkpoints and recovery (6 minutes
 	@$(BUILD)/tools/bench_flight $(BUILD) models/reference
 	@$(BUILD)/tools/bench_finish $(abspath $(BUILD)) $(abspath models/reference) 2 24
 	@tools/bench_recovery.sh $(BUILD) models/reference
+
+.PHONY: bench-plan
+bench-plan: ## the planner's predictions beside what one and two ranks of this machine take (5 minutes; needs a quiet machine)
+	@tools/deps.sh $(PACKAGES) python3-venv
+	@$(MAKE) --no-print-directory -j$(CORES) all $(BUILD)/tools/bench_plan
+	@tools/bench_plan.sh $(BUILD)
 
 .PHONY: bench-gpu
 bench-gpu: ## this machine's GPUs: ops against peak, attention against cuDNN; MODEL=DIR [SIZE=WxHxF]: forwards, scaling

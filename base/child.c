@@ -17,11 +17,11 @@
 
 /* Runs in the child: never returns. report: a pipe that closes by itself when exec works. */
 static void become(const char *const *argv, char **environment, const struct child_options *options,
-                   int output, int report, pid_t parent)
+                   int input, int output, int report, pid_t parent)
 {
     sigset_t none;
     int code;
-    int input = open("/dev/null", O_RDONLY);
+    if (input < 0) input = open("/dev/null", O_RDONLY);
     if (options->log_path) output = open(options->log_path, O_WRONLY | O_CREAT | O_APPEND, 0600);
     if (output < 0 && !options->log_path) output = STDERR_FILENO;
     if (input < 0 || output < 0 || dup2(input, STDIN_FILENO) < 0 || dup2(output, STDOUT_FILENO) < 0 ||
@@ -69,14 +69,15 @@ static void close_pair(int pair[2])
 status_t child_start(const char *const *argv, const struct child_options *options, struct child *child,
                      struct error *error)
 {
-    int report[2] = {-1, -1}, output[2] = {-1, -1}, code = 0;
+    int report[2] = {-1, -1}, input[2] = {-1, -1}, output[2] = {-1, -1}, code = 0;
     char **environment = make_environment(options->environment);
     status_t status = STATUS_IO;
-    if (!environment || pipe2(report, O_CLOEXEC) != 0 || (options->output && pipe2(output, O_CLOEXEC) != 0))
+    if (!environment || pipe2(report, O_CLOEXEC) != 0 || (options->input && pipe2(input, O_CLOEXEC) != 0) ||
+        (options->output && pipe2(output, O_CLOEXEC) != 0))
         goto fail;
     pid_t parent = getpid(), pid = fork();
     if (pid < 0) goto fail;
-    if (pid == 0) become(argv, environment, options, output[1], report[1], parent);
+    if (pid == 0) become(argv, environment, options, input[0], output[1], report[1], parent);
 
     close(report[1]);
     report[1] = -1;
@@ -101,6 +102,10 @@ status_t child_start(const char *const *argv, const struct child_options *option
         *options->output = output[0];
         output[0] = -1;
     }
+    if (options->input) {
+        *options->input = input[1];
+        input[1] = -1;
+    }
     *child = (struct child){pid, pidfd};
     status = STATUS_OK;
     goto out;
@@ -109,6 +114,7 @@ fail:
     error_set(error, status, "%s: cannot be started: %m", argv[0]);
 out:
     close_pair(report);
+    close_pair(input);
     close_pair(output);
     free(environment);
     return status;

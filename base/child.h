@@ -7,7 +7,7 @@
  *     ... poll(child.pidfd) ...
  *     int code = child_reap(&child);
  *
- * The child gets no signal mask, no descriptor and no terminal of ours, /dev/null as standard input, and ends
+ * The child gets no signal mask, no descriptor and no terminal of ours, and ends
  * with us when asked to. One thread: with `last_signal`, the thread that starts it must live as long as the
  * program.
  */
@@ -24,6 +24,7 @@ struct child {
 };
 
 struct child_options {
+    int *input;  /* non-NULL: a pipe to its standard input comes back here; otherwise it reads /dev/null */
     int *output; /* non-NULL: a pipe with its standard output and error comes back here, non-blocking */
     const char *log_path; /* non-NULL: both are appended to this file instead; neither: both go where our
                              error goes */

@@ -77,14 +77,19 @@ static bool block_is_reused(struct rehearsal *r, int step, int block)
     return reused;
 }
 
+static double part(int64_t of, int64_t all)
+{
+    return all > 0 ? (double)of / (double)all : 0;
+}
+
 bool cache_rehearse(const struct cache_settings *settings, const struct cache_plan *plan,
-                    const struct policy_job *job, double *share)
+                    const struct policy_job *job, struct rehearsed *found)
 {
     const struct policy_plan *p = &plan->policy;
     bool by_block = p->site == SITE_BLOCKS;
     double sigmas[CACHE_STEPS + 1];
     struct policy_job known = *job;
-    int64_t reused = 0, asked = 0;
+    int64_t reused[2] = {0}, asked[2] = {0}; /* of each expert */
     if (!settings->policy || p->signals || p->block_signal || p->trace || settings->policy->probe ||
         (by_block ? !settings->policy->block : !settings->policy->begin))
         return false;
@@ -97,11 +102,14 @@ bool cache_rehearse(const struct cache_settings *settings, const struct cache_pl
     int first = by_block ? p->head : 0, end = by_block ? job->layers - p->tail : 1;
     for (int i = first; i < end; i++) {
         struct rehearsal r = {.settings = settings, .job = &known, .slots = by_block ? 1 : plan->slots};
-        for (int step = 0; step < job->steps; step++, asked++) {
+        for (int step = 0; step < job->steps; step++) {
+            int expert = job->switch_at > 0 && step >= job->switch_at;
             begin_step(&r, step);
-            reused += by_block ? block_is_reused(&r, step, i) : step_is_reused(&r, step);
+            reused[expert] += by_block ? block_is_reused(&r, step, i) : step_is_reused(&r, step);
+            asked[expert]++;
         }
     }
-    *share = asked > 0 ? (double)reused / (double)asked : 0;
+    *found = (struct rehearsed){.share = part(reused[0] + reused[1], asked[0] + asked[1]),
+                                .expert_share = {part(reused[0], asked[0]), part(reused[1], asked[1])}};
     return true;
 }

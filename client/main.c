@@ -118,11 +118,15 @@ static const struct verb verbs[] = {
      "  refrain plan --ranks 8 --model wan2.1-t2v-14b --size 1280x720x81 --memory 80\n"
      "  refrain plan --ranks 16 --per-node 8 --link 3 --jobs 4 --model ./Wan2.1-T2V-14B-Diffusers --explain\n"
      "  refrain plan --ranks 4 --model models/reference --measured refrain-times.json --hit-rate 0.5 --caps 1,0\n"},
-    {"measure", "", VERB_MEASURE, verb_measure, "how fast a rank of this machine is, for plan",
-     "Runs a model on one rank, with every size, and writes the seconds of a prompt, a forward pass and a decode to\n"
-     "FILE, which `refrain plan --measured FILE` reads.\n"
+    {"measure", "", VERB_MEASURE, verb_measure, "how fast ranks of this machine and their links are, for plan",
+     "Runs a model on one rank, with every size, and writes the seconds of a prompt, a forward pass, its blocks and a\n"
+     "decode to FILE, which `refrain plan --measured FILE` reads. With more ranks also what the blocks take while all of\n"
+     "them compute, and how fast the links between them are: those of ranks that it starts for this, or with\n"
+     "--coordinator those of a service that is there.\n"
      "\n"
-     "  refrain measure --model models/reference --size 64x64x17,128x128x17 --output refrain-times.json\n"},
+     "  refrain measure --model models/reference --size 64x64x17,128x128x17 --output refrain-times.json\n"
+     "  refrain measure --model models/reference --ranks 4 --threads 1\n"
+     "  refrain measure --model ./Wan2.1-T2V-1.3B-Diffusers --coordinator tcp://head:5731\n"},
     {"calibrate", "", VERB_CALIBRATE, verb_calibrate, "measure a model for the policies that need tables",
      "Runs a few prompts with every step computed, and fits tables to what was measured. They belong to the "
      "model,\n"

@@ -5,6 +5,7 @@
 #include <jansson.h>
 #include <limits.h>
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include "worker/model/config.h"
@@ -97,6 +98,37 @@ status_t planmodel_find(const char *name, struct planner_model *model, struct pl
     return STATUS_OK;
 }
 
+/* ------------------------------------------------------------------------------------------------- the sizes */
+
+const char *planmodel_number(const char *text, uint32_t *value)
+{
+    char *end;
+    if (text[0] < '0' || text[0] > '9') return NULL;
+    unsigned long number = strtoul(text, &end, 10);
+    if (number > 99999) return NULL;
+    *value = (uint32_t)number;
+    return end;
+}
+
+status_t planmodel_sizes(const char *text, struct planmodel_clip *sizes, size_t most, size_t *count,
+                         struct error *error)
+{
+    const char *at = text;
+    for (*count = 0; at && *count < most; ++*count) {
+        struct planmodel_clip *size = &sizes[*count];
+        at = planmodel_number(at, &size->width);
+        if (at) at = *at == 'x' ? planmodel_number(at + 1, &size->height) : NULL;
+        if (at) at = *at == 'x' ? planmodel_number(at + 1, &size->frames) : NULL;
+        if (!at || *at != ',') break;
+        at++;
+    }
+    ++*count;
+    if (at && *at == '\0' && *count <= most) return STATUS_OK;
+    return error_set(error, STATUS_INVALID, "size '%.60s': must be %s, such as 832x480x81", text,
+                     most > 1 ? "WIDTHxHEIGHTxFRAMES, or up to 32 of them with commas between"
+                              : "WIDTHxHEIGHTxFRAMES");
+}
+
 /* ------------------------------------------------------------------------------------------------- the times */
 
 static status_t load(const char *path, json_t **root, struct error *error)
@@ -140,6 +172,13 @@ static status_t read_seconds(const json_t *entry, const char *key, double *secon
     return error_set(error, STATUS_INVALID, "measured: times: %s must be seconds, from 0 to 1000000", key);
 }
 
+/* Of a file that a rank alone made there is none. */
+static status_t read_if_there(const json_t *entry, const char *key, double *seconds, struct error *error)
+{
+    *seconds = 0;
+    return json_object_get(entry, key) ? read_seconds(entry, key, seconds, error) : STATUS_OK;
+}
+
 static status_t read_entry(const json_t *entry, const struct planner_model *model, struct planner_job *job,
                            struct planmodel_time *time, struct error *error)
 {
@@ -156,12 +195,15 @@ static status_t read_entry(const json_t *entry, const struct planner_model *mode
     if (status == STATUS_OK) status = read_seconds(entry, "text", &time->text, error);
     if (status == STATUS_OK) status = read_seconds(entry, "forward", &time->forward, error);
     if (status == STATUS_OK) status = read_seconds(entry, "decode", &time->decode, error);
+    if (status == STATUS_OK) status = read_if_there(entry, "blocks", &time->blocks, error);
+    if (status == STATUS_OK) status = read_if_there(entry, "crowded", &time->crowded, error);
     if (status == STATUS_OK && time->forward <= 0)
         status = error_set(error, STATUS_INVALID, "measured: times: forward must be above 0");
     return status;
 }
 
-/* A forward pass is its blocks: embedding and output are less than a hundredth of it at any size that matters. */
+/* Where blocks were not timed by themselves a forward pass is its blocks: embedding and output are less than a hundredth of it at
+ * any size that matters. They grow with the tokens. */
 static void apply(const struct planner_model *model, uint32_t layers, const struct planner_job *job,
                   const struct planner_job *measured, const struct planmodel_time *time,
                   struct planner_machine *machine)
@@ -169,9 +211,27 @@ static void apply(const struct planner_model *model, uint32_t layers, const stru
     double flops = planner_block_flops(model, job->tokens) / planner_block_flops(model, measured->tokens);
     double pixels = (double)job->width * job->height * job->frames /
                     ((double)measured->width * measured->height * measured->frames);
-    machine->block_seconds = time->forward / layers * flops;
+    double blocks = time->blocks > 0 ? time->blocks : time->forward;
+    machine->block_seconds = blocks / layers * flops;
     machine->home_seconds = job->branches * time->text + time->decode * pixels;
-    machine->ends_seconds = 0;
+    machine->ends_seconds = fmax(0, time->forward - blocks) * job->tokens / measured->tokens;
+    machine->crowd = time->crowded > blocks ? time->crowded / blocks : 0;
+}
+
+static status_t read_links(const json_t *root, struct planner_machine *machine, struct error *error)
+{
+    const json_t *object = json_object_get(root, "links");
+    struct planner_links links = {.inside = json_number_value(json_object_get(object, "inside")),
+                                  .between = json_number_value(json_object_get(object, "between")),
+                                  .latency = json_number_value(json_object_get(object, "latency"))};
+    const double values[] = {links.inside, links.between, links.latency};
+    for (int i = 0; i < 3; i++)
+        if (!(values[i] >= 0 && values[i] < 1e16))
+            return error_set(
+                error, STATUS_INVALID,
+                "measured: links: inside, between and latency must be bytes a second and seconds");
+    planner_take_links(&links, machine);
+    return STATUS_OK;
 }
 
 static status_t read_times(const json_t *root, const struct planner_model *model,
@@ -207,24 +267,44 @@ status_t planmodel_times(const char *path, const struct planner_model *model, co
     status_t status = load(path, &root, error);
     if (status == STATUS_OK) status = check_shape(root, model, error);
     if (status == STATUS_OK) status = read_times(root, model, job, &read, error);
+    if (status == STATUS_OK) status = read_links(root, &read, error);
     json_decref(root);
     if (status == STATUS_OK) *machine = read;
     return status;
 }
 
+static json_t *time_json(const struct planmodel_time *time)
+{
+    json_t *object = json_pack("{s:i,s:i,s:i,s:f,s:f,s:f,s:f,s:s,s:i}", "width", (int)time->width, "height",
+                               (int)time->height, "frames", (int)time->frames, "text", time->text, "forward",
+                               time->forward, "blocks", time->blocks, "decode", time->decode, "backend",
+                               time->backend, "threads", time->threads);
+    if (object && time->crowded > 0) {
+        json_object_set_new(object, "crowded", json_real(time->crowded));
+        json_object_set_new(object, "ranks", json_integer(time->ranks));
+    }
+    return object;
+}
+
+/* Those that are known. */
+static json_t *links_json(const struct planner_links *links)
+{
+    json_t *object = json_object();
+    if (links->inside > 0) json_object_set_new(object, "inside", json_real(links->inside));
+    if (links->between > 0) json_object_set_new(object, "between", json_real(links->between));
+    if (links->latency > 0) json_object_set_new(object, "latency", json_real(links->latency));
+    return object;
+}
+
 status_t planmodel_write(const char *path, const struct planner_model *model,
-                         const struct planmodel_time *times, size_t count, struct error *error)
+                         const struct planmodel_time *times, size_t count, const struct planner_links *links,
+                         struct error *error)
 {
     json_t *list = json_array();
-    for (size_t i = 0; i < count; i++)
-        json_array_append_new(list, json_pack("{s:i,s:i,s:i,s:f,s:f,s:f,s:s,s:i}", "width",
-                                              (int)times[i].width, "height", (int)times[i].height, "frames",
-                                              (int)times[i].frames, "text", times[i].text, "forward",
-                                              times[i].forward, "decode", times[i].decode, "backend",
-                                              times[i].backend, "threads", times[i].threads));
-    json_t *root =
-        json_pack("{s:s,s:i,s:i,s:i,s:i,s:o}", "model", model->name, "layers", (int)model->layers, "heads",
-                  (int)model->heads, "head_dim", (int)model->head_dim, "ffn", (int)model->ffn, "times", list);
+    for (size_t i = 0; i < count; i++) json_array_append_new(list, time_json(&times[i]));
+    json_t *root = json_pack("{s:s,s:i,s:i,s:i,s:i,s:o,s:o}", "model", model->name, "layers",
+                             (int)model->layers, "heads", (int)model->heads, "head_dim", (int)model->head_dim,
+                             "ffn", (int)model->ffn, "times", list, "links", links_json(links));
     status_t status = STATUS_OK;
     if (!root)
         status = error_set(error, STATUS_NO_MEMORY, "no memory for the times");

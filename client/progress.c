@@ -96,8 +96,8 @@ static void note(struct progress *progress, const struct refrain_job *job)
     const struct refrain_progress *now = &job->progress;
     if (job->attempt != progress->attempt) {
         progress->attempt = job->attempt;
-        progress->reached = REFRAIN_PHASE_NONE;
-        progress->step = progress->steps_reused = 0;
+        progress->reached = REFRAIN_PHASE_NONE; /* the steps stay until the new attempt says where it goes on */
+        progress->steps_reused = 0;
         progress->strip.count = 0;
     }
     struct strip strip = strip_of(job);
@@ -179,7 +179,7 @@ static void describe_phases(const struct progress *progress, const struct refrai
     if (reached >= REFRAIN_PHASE_TEXT)
         at += sprintf(at, "text%s%s", reached > REFRAIN_PHASE_TEXT ? " " : "",
                       reached > REFRAIN_PHASE_TEXT ? tick(progress) : "");
-    if (reached >= REFRAIN_PHASE_DENOISE) at = describe_denoise(progress, cells, at);
+    if (reached >= REFRAIN_PHASE_DENOISE || progress->step) at = describe_denoise(progress, cells, at);
     if (reached >= REFRAIN_PHASE_DECODE) at += sprintf(at, "   decode");
     if (reached == REFRAIN_PHASE_DECODE && now->steps)
         at +=

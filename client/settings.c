@@ -19,10 +19,9 @@ enum {
     MAKES_ONE = VERB_GENERATE | VERB_SUBMIT | VERB_COMPARE, /* a video */
     MAKES = MAKES_ONE | VERB_CALIBRATE,                     /* videos */
     SAVES = MAKES_ONE | VERB_RESULT,                        /* files of a job */
-    PLANS = VERB_PLAN | VERB_MEASURE,                       /* asks no coordinator */
+    PLANS = VERB_PLAN | VERB_MEASURE,                       /* of what may come */
     STARTS = VERB_GENERATE | VERB_COMPARE | VERB_CALIBRATE, /* a coordinator of its own, if none is named */
-    TALKS = ~(VERB_KEYGEN | VERB_POLICIES | VERB_PLAN |
-              VERB_MEASURE),                /* to a coordinator that is there already */
+    TALKS = ~(VERB_KEYGEN | VERB_POLICIES | VERB_PLAN), /* to a coordinator that is there already */
     BRANCHES = VERB_GENERATE | VERB_SUBMIT, /* goes on from another job */
     SHOWS = ~0,
 };
@@ -97,7 +96,7 @@ static const struct option_spec specs[] = {
      "while the job is watched, the first frame as the video looks so far, anew with every preview",
      .groups = MAKES_ONE | VERB_WATCH},
 
-    {.type = OPTION_HEADING, .help = "The job", .groups = MAKES_ONE},
+    {.type = OPTION_HEADING, .help = "The job", .groups = MAKES},
     {"wait", 'w', OPTION_FLAG, AT(wait), .help = "show progress until the job has ended",
      .groups = VERB_SUBMIT},
     {"priority", 0, OPTION_CHOICE, AT(priority), .choices = "low|normal|high",
@@ -130,7 +129,7 @@ static const struct option_spec specs[] = {
      .min = 0, .max = LIMIT_STEPS, .groups = MAKES_ONE},
     {"recompute", 0, OPTION_FLAG, AT(recompute), .env = "REFRAIN_RECOMPUTE",
      .help = "make every step anew, also those that a job equal in everything has made before: for measuring",
-     .groups = MAKES_ONE},
+     .groups = MAKES},
     {"label", 0, OPTION_TEXT, AT(label), "TEXT", "a note of yours, shown by `refrain status` and --json",
      .groups = MAKES_ONE},
     {"idempotency-key", 0, OPTION_TEXT, AT(idempotency_key), "TEXT",
@@ -164,12 +163,13 @@ static const struct option_spec specs[] = {
      .groups = VERB_PLAN},
 
     {.type = OPTION_HEADING, .help = "How it runs", .groups = STARTS | VERB_MEASURE},
-    {"ranks", 0, OPTION_INT, AT(ranks), "N", "MPI ranks that the model's layers are split over",
-     .standard = "2", .min = 1, .max = 1024, .groups = STARTS | VERB_PLAN},
+    {"ranks", 0, OPTION_INT, AT(ranks), "N",
+     "MPI ranks that the model's layers are split over; measure: that compute at once, and between which links are measured",
+     .standard = "2", .min = 1, .max = 1024, .groups = STARTS | PLANS},
     {"threads", 0, OPTION_INT, AT(threads), "N", "threads of each rank (default: the cores, shared out)",
      .min = 1, .max = 1024, .groups = STARTS | VERB_MEASURE},
     {"fabric", 0, OPTION_CHOICE, AT(fabric), .choices = "zmq|mpi|nccl",
-     .help = "what carries data between ranks", .standard = "zmq", .groups = STARTS},
+     .help = "what carries data between ranks", .standard = "zmq", .groups = STARTS | VERB_MEASURE},
 
     {.type = OPTION_HEADING, .help = "Which ones", .groups = VERB_LIST | VERB_WATCH | VERB_CACHE},
     {"all", 0, OPTION_FLAG, AT(all), .help = "everybody's, with an admin key", .groups = VERB_CACHE},

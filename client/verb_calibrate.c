@@ -4,6 +4,7 @@
  * Runs a job with the policy `calibrate` for each prompt, every step of it computed, fetches what they
  * measured (client/trace.h), fits the tables (client/calibrate_fit.h) and puts them into a file. Main thread.
  */
+#include "cache/calibration.h"
 #include "client/calibrate_fit.h"
 #include "client/cli.h"
 #include "client/follow.h"
@@ -20,15 +21,6 @@
 #include <unistd.h>
 
 enum { MAX_PROMPTS = 1000, FETCH_MS = 60000 };
-
-/* Still and moving, one thing and many, plain and detailed; enough for averages that hold for other prompts.
- */
-static const char *const standard_prompts[] = {
-    "a large red star spinning on a navy background",
-    "a green square moving right on a white background",
-    "waves rolling onto a pebble beach at dusk, seen from above",
-    "a crowded market street in the rain, people with umbrellas walking past",
-};
 
 /* What is measured depends on where the policies of a table reuse: over all blocks, or, if they look at the
  * first block's output, over the others. Kinds are bits: positions in calibration_kinds. */
@@ -88,8 +80,8 @@ static status_t choose_prompts(struct run *run, struct error *error)
 {
     if (run->cli->settings.prompts) return read_prompts(run, run->cli->settings.prompts, error);
     status_t status = STATUS_OK;
-    for (size_t i = 0; !status && i < sizeof standard_prompts / sizeof *standard_prompts; i++)
-        status = add_prompt(run, standard_prompts[i], error);
+    for (size_t i = 0; !status && calibration_prompts[i]; i++)
+        status = add_prompt(run, calibration_prompts[i], error);
     return status;
 }
 

@@ -344,8 +344,8 @@ static void print_row(const struct cli *cli, const struct refrain_job *job)
     char state[SHOW_BYTES], bar[4 * SHOW_BYTES], count[SHOW_BYTES] = "", left[SHOW_BYTES];
     char policy[SHOW_BYTES], cache[SHOW_TEXT_BYTES];
     char state_column[SHOW_TEXT_BYTES], model[SHOW_TEXT_BYTES], prompt[SHOW_TEXT_BYTES];
-    bool moving = job->state == REFRAIN_RUNNING && job->progress.phase == REFRAIN_PHASE_DENOISE;
-    unsigned steps = job->spec.steps, step = moving ? job->progress.step : 0;
+    /* One that was queued again has steps as well, and while its text is encoded. */
+    unsigned steps = job->spec.steps, step = refrain_state_is_final(job->state) ? 0 : job->progress.step;
     /* After the denoising the bar is full; what is left is decoding. */
     if (job->state == REFRAIN_COMPLETED || job->progress.phase > REFRAIN_PHASE_DENOISE) step = steps;
     if (!refrain_state_is_final(job->state)) snprintf(count, sizeof count, "%u/%u", step, steps);

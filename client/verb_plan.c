@@ -1,62 +1,20 @@
-/* verb_plan.c - `refrain plan` and `refrain measure`: which layout to take, and how fast a rank is. Ask no coordinator. */
+/* verb_plan.c - `refrain plan`: which layout to take. Asks no coordinator. */
 #include "client/cli.h"
 #include "client/jobjson.h"
 #include "client/planmodel.h"
+#include "client/planneeds.h"
 
-#include <errno.h>
-#include <limits.h>
-#include <poll.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
-#include "base/child.h"
-#include "base/clock.h"
-#include "client/service.h"
+enum { SHOWN = 8, NAME_COLUMNS = 40, BRANCHES = 2, STEPS = 50 };
 
-enum { SHOWN = 8, MOST_SIZES = 32, NAME_COLUMNS = 40, BRANCHES = 2, STEPS = 50, SIZE_TEXT_BYTES = 16 };
-
-#define LATENCY         20e-6 /* of a message between ranks, seconds */
-#define MEASURE_TIMEOUT (3600 * SECOND_NS)
-#define DEFAULT_OUTPUT  "refrain-times.json"
-
-/* ------------------------------------------------------------------------------------------------- the sizes */
-
-/* One number of at most five digits; NULL: there is none. */
-static const char *read_axis(const char *text, uint32_t *value)
-{
-    char *end;
-    if (text[0] < '0' || text[0] > '9') return NULL;
-    unsigned long number = strtoul(text, &end, 10);
-    if (number > 99999) return NULL;
-    *value = (uint32_t)number;
-    return end;
-}
-
-static status_t read_sizes(const char *text, struct planmodel_clip *sizes, size_t most, size_t *count,
-                           struct error *error)
-{
-    const char *at = text;
-    for (*count = 0; at && *count < most; ++*count) {
-        struct planmodel_clip *size = &sizes[*count];
-        at = read_axis(at, &size->width);
-        if (at) at = *at == 'x' ? read_axis(at + 1, &size->height) : NULL;
-        if (at) at = *at == 'x' ? read_axis(at + 1, &size->frames) : NULL;
-        if (!at || *at != ',') break;
-        at++;
-    }
-    ++*count;
-    if (at && *at == '\0' && *count <= most) return STATUS_OK;
-    return error_set(error, STATUS_INVALID, "size '%.60s': must be %s, such as 832x480x81", text,
-                     most > 1 ? "WIDTHxHEIGHTxFRAMES, or up to 32 of them with commas between"
-                              : "WIDTHxHEIGHTxFRAMES");
-}
+#define LATENCY 20e-6 /* of a message between ranks, seconds */
 
 static status_t read_caps(const char *text, struct planner_load *load, struct error *error)
 {
-    const char *at = read_axis(text, &load->head);
-    if (at) at = *at == ',' ? read_axis(at + 1, &load->tail) : NULL;
+    const char *at = planmodel_number(text, &load->head);
+    if (at) at = *at == ',' ? planmodel_number(at + 1, &load->tail) : NULL;
     if (at && *at == '\0') return STATUS_OK;
     return error_set(error, STATUS_INVALID, "caps '%.40s': must be F,B in blocks, such as 1,0", text);
 }
@@ -72,7 +30,7 @@ static status_t read_request(struct cli *cli, struct planner_request *r, struct 
         return error_set(error, STATUS_INVALID,
                          "model: must be given, as a directory or a name such as wan2.1-t2v-14b");
     status_t status = planmodel_find(s->model, &r->model, &clip, error);
-    if (status == STATUS_OK && s->size) status = read_sizes(s->size, &clip, 1, &sizes, error);
+    if (status == STATUS_OK && s->size) status = planmodel_sizes(s->size, &clip, 1, &sizes, error);
     if (status == STATUS_OK)
         status = planner_size(&r->model, clip.width, clip.height, clip.frames, &r->job, error);
     if (status != STATUS_OK) return status;
@@ -93,6 +51,9 @@ static status_t read_request(struct cli *cli, struct planner_request *r, struct 
     if (s->caps) status = read_caps(s->caps, &r->load, error);
     if (status == STATUS_OK && s->measured)
         status = planmodel_times(s->measured, &r->model, &r->job, &r->machine, error);
+    /* What was said counts before what was measured. */
+    if (options_given(cli->options, "link")) r->machine.between = s->link * 1e9;
+    if (options_given(cli->options, "link-inside")) r->machine.inside = s->link_inside * 1e9;
     return status;
 }
 
@@ -125,8 +86,9 @@ static void print_inputs(const struct planner_request *r)
     else
         printf("text, decoding  not counted: nothing is measured (--measured)\n");
     printf("weights         %.3g GB a block and expert, %u expert%s; %.3g GB at a home\n",
-           (double)planner_block_bytes(&r->model) / 1e9, r->model.experts, r->model.experts > 1 ? "s" : "",
-           (double)r->model.home_bytes / 1e9);
+           (double)(r->needs ? r->needs->block : planner_block_bytes(&r->model)) / 1e9, r->model.experts,
+           r->model.experts > 1 ? "s" : "", (double)(r->needs ? r->needs->home : r->model.home_bytes) / 1e9);
+    printf("memory          %s\n", r->needs ? "as this model was measured on paper" : "by formulas: within a tenth");
     printf("a hidden state  %.3g GB\n",
            (double)r->job.tokens * r->model.heads * r->model.head_dim * r->machine.state_bytes / 1e9);
 }
@@ -189,8 +151,12 @@ int verb_plan(struct cli *cli)
     struct error error;
     struct planner_request request = {0};
     struct planner_answer answer;
+    struct needs needs;
     status_t status = cli_operands(cli, 0, 0, "", &error);
     if (status == STATUS_OK) status = read_request(cli, &request, &error);
+    if (status == STATUS_OK && !planner_preset(cli->settings.model) &&
+        planneeds_find(cli->settings.model, &request.job, &request.machine, &needs, NULL) == STATUS_OK)
+        request.needs = &needs;
     if (status == STATUS_OK) status = planner_choose(&request, &answer, &error);
     if (status != STATUS_OK) return cli_fail(cli, status, &error);
     if (cli->settings.json)
@@ -198,110 +164,5 @@ int verb_plan(struct cli *cli)
     else
         print_table(cli, &request, &answer);
     planner_free(&answer);
-    return EXIT_CODE_OK;
-}
-
-/* ----------------------------------------------------------------------------------------------- the measures */
-
-/* What the worker says until it ends, at most `bytes` - 1. */
-static status_t read_output(int fd, char *text, size_t bytes, struct error *error)
-{
-    int64_t until_ns = clock_now_ns() + MEASURE_TIMEOUT;
-    size_t length = 0;
-    text[0] = '\0';
-    for (;;) {
-        struct pollfd item = {.fd = fd, .events = POLLIN};
-        int64_t left_ms = (until_ns - clock_now_ns()) / MILLISECOND_NS;
-        if (left_ms <= 0)
-            return error_set(error, STATUS_DEADLINE, "measure: the worker did not end within an hour");
-        if (poll(&item, 1, (int)left_ms) < 0 && errno != EINTR)
-            return error_set(error, STATUS_IO, "measure: the worker cannot be read: %m");
-        char more[1024];
-        ssize_t got = read(fd, more, sizeof more);
-        if (got < 0 && (errno == EAGAIN || errno == EINTR)) continue;
-        if (got <= 0) return STATUS_OK;
-        size_t room = bytes - 1 - length, kept = (size_t)got < room ? (size_t)got : room;
-        memcpy(text + length, more, kept);
-        length += kept;
-        text[length] = '\0';
-    }
-}
-
-static status_t parse_times(const char *text, struct planmodel_time *time, struct error *error)
-{
-    static char backend[64]; /* of the last one: all are of one machine */
-    json_error_t where;
-    json_t *object = json_loads(text, JSON_DISABLE_EOF_CHECK, &where);
-    const char *name = json_string_value(json_object_get(object, "backend"));
-    time->text = json_number_value(json_object_get(object, "text"));
-    time->forward = json_number_value(json_object_get(object, "forward"));
-    time->decode = json_number_value(json_object_get(object, "decode"));
-    time->threads = (int)json_integer_value(json_object_get(object, "threads"));
-    snprintf(backend, sizeof backend, "%s", name ? name : "");
-    time->backend = backend;
-    json_decref(object);
-    if (time->forward > 0) return STATUS_OK;
-    return error_set(error, STATUS_INTERNAL, "measure: the worker said something else: %.200s", text);
-}
-
-static status_t measure_one(const struct cli *cli, const char *worker, struct planmodel_time *time,
-                            struct error *error)
-{
-    char size[64], threads[SIZE_TEXT_BYTES], text[4096];
-    int output = -1;
-    struct child child;
-    snprintf(size, sizeof size, "%ux%ux%u", time->width, time->height, time->frames);
-    snprintf(threads, sizeof threads, "%lld", (long long)cli->settings.threads);
-    const char *argv[] = {worker,  "--measure", cli->settings.model, "--size", size, "--threads",
-                          threads, NULL};
-    status_t status =
-        child_start(argv, &(struct child_options){.output = &output, .last_signal = 9}, &child, error);
-    if (status != STATUS_OK) return status;
-    status = read_output(output, text, sizeof text, error);
-    close(output);
-    int code = child_reap(&child);
-    if (status != STATUS_OK) return status;
-    if (code != 0) return error_set(error, STATUS_INVALID, "measure: %.400s", text);
-    return parse_times(text, time, error);
-}
-
-int verb_measure(struct cli *cli)
-{
-    struct error error;
-    struct planner_model model;
-    struct planmodel_clip clip, sizes[MOST_SIZES];
-    struct planmodel_time times[MOST_SIZES];
-    struct planner_job job;
-    char worker[PATH_MAX];
-    size_t count = 1;
-    const char *output = cli->settings.output ? cli->settings.output : DEFAULT_OUTPUT;
-    status_t status = cli_operands(cli, 0, 0, "", &error);
-    if (status == STATUS_OK && !cli->settings.model)
-        status = error_set(&error, STATUS_INVALID, "model: must be given, as a directory");
-    if (status == STATUS_OK) status = planmodel_find(cli->settings.model, &model, &clip, &error);
-    if (status == STATUS_OK && planner_preset(cli->settings.model))
-        status = error_set(&error, STATUS_INVALID, "model %s: must be a directory with weights",
-                           cli->settings.model);
-    sizes[0] = clip;
-    if (status == STATUS_OK && cli->settings.size)
-        status = read_sizes(cli->settings.size, sizes, MOST_SIZES, &count, &error);
-    for (size_t i = 0; status == STATUS_OK && i < count; i++)
-        status = planner_size(&model, sizes[i].width, sizes[i].height, sizes[i].frames, &job, &error);
-    if (status == STATUS_OK) status = service_find_worker(worker, &error);
-    for (size_t i = 0; status == STATUS_OK && i < count; i++) {
-        times[i] = (struct planmodel_time){
-            .width = sizes[i].width, .height = sizes[i].height, .frames = sizes[i].frames};
-        status = measure_one(cli, worker, &times[i], &error);
-        if (status == STATUS_OK && !cli->settings.json && !cli->settings.quiet)
-            printf("%ux%ux%u: text %.4g s, a forward pass %.4g s, decode %.4g s (%s, %d thread%s)\n",
-                   times[i].width, times[i].height, times[i].frames, times[i].text, times[i].forward,
-                   times[i].decode, times[i].backend, times[i].threads, times[i].threads == 1 ? "" : "s");
-    }
-    if (status == STATUS_OK) status = planmodel_write(output, &model, times, count, &error);
-    if (status != STATUS_OK) return cli_fail(cli, status, &error);
-    if (cli->settings.json)
-        jobjson_print(json_pack("{s:s,s:i}", "file", output, "sizes", (int)count));
-    else if (!cli->settings.quiet)
-        printf("%s: for `refrain plan --measured`\n", output);
     return EXIT_CODE_OK;
 }

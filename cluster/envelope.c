@@ -26,7 +26,7 @@ bool envelope_decode(const uint8_t *wire, size_t length, struct envelope *envelo
 {
     if (length < ENVELOPE_BYTES || memcmp(wire, MAGIC, sizeof MAGIC) != 0) return false;
     if (wire[4] != ENVELOPE_VERSION || wire_get16(wire + 6) != 0) return false;
-    if (wire[5] < ENVELOPE_HELLO || wire[5] > ENVELOPE_GO) return false;
+    if (wire[5] < ENVELOPE_HELLO || wire[5] > ENVELOPE_YIELDS) return false;
     *envelope = (struct envelope){
         .kind = wire[5],
         .from = wire_get32(wire + 8),

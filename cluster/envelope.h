@@ -41,6 +41,7 @@ enum envelope_kind {
     ENVELOPE_WARM,   /* its sender: announces a first exchange, as DATA does a payload */
     ENVELOPE_READY,  /* its receiver: there is a place for the next one announced; place: a stamp proposed */
     ENVELOPE_GO,     /* its sender: the answer; place: the stamp that holds */
+    ENVELOPE_YIELDS, /* as CHUNK, of a message that yields */
 };
 
 struct envelope {

@@ -35,7 +35,7 @@ static void silence(int fd)
     (void)taken;
 }
 
-static void wake_io(struct fabric *fabric)
+void fabric_wake_io(struct fabric *fabric)
 {
     if (!atomic_exchange(&fabric->awakened, true)) ring(fabric->wake_fd);
 }
@@ -132,7 +132,7 @@ static void release_on_device(struct fabric *fabric, struct parcel *parcel)
 {
     fabric_nccl_mark_read(fabric, parcel);
     fabric_give_parcel(fabric, parcel);
-    wake_io(fabric);
+    fabric_wake_io(fabric);
 }
 
 void fabric_release(struct fabric *fabric, struct fabric_event *event)
@@ -157,7 +157,7 @@ void fabric_release(struct fabric *fabric, struct fabric_event *event)
     }
     pthread_mutex_unlock(&fabric->lock);
     parcel_give(&fabric->shelf, parcel);
-    if (tell) wake_io(fabric);
+    if (tell) fabric_wake_io(fabric);
 }
 
 /* Sleeps until ready_fd is readable or `deadline_ns`. */
@@ -265,6 +265,7 @@ status_t fabric_post(struct fabric *fabric, int peer, const struct ticket *ticke
         .payload = payload,
         .bytes = ticket->bytes,
         .on_device = ticket->flags & TICKET_ON_DEVICE,
+        .yields = ticket->flags & TICKET_YIELDS,
     };
     struct ticket stamped = *ticket, decoded;
     stamped.epoch = fabric->epoch;
@@ -277,7 +278,7 @@ status_t fabric_post(struct fabric *fabric, int peer, const struct ticket *ticke
     status = enqueue(fabric, peer, &outgoing, error);
     pthread_mutex_unlock(&fabric->lock);
     if (status == STATUS_OK)
-        wake_io(fabric);
+        fabric_wake_io(fabric);
     else if (outgoing.on_device)
         fabric_nccl_unmark(fabric, &outgoing);
     return status;
@@ -337,8 +338,10 @@ static struct peer *make_peers(int count)
 {
     struct peer *peers = calloc((size_t)count, sizeof *peers);
     for (int i = 0; peers && i < count; i++) {
-        peers[i].queue_end = &peers[i].queue;
-        peers[i].arriving_end = &peers[i].arriving;
+        for (int k = 0; k < ORDERS; k++) {
+            peers[i].out[k].end = &peers[i].out[k].first;
+            peers[i].in[k].end = &peers[i].in[k].first;
+        }
     }
     return peers;
 }
@@ -347,7 +350,7 @@ static struct peer *make_peers(int count)
 static void make_wish(struct fabric *fabric, enum wish wish)
 {
     fabric->wish = wish;
-    wake_io(fabric);
+    fabric_wake_io(fabric);
     while (fabric->wish != WISH_NONE) pthread_cond_wait(&fabric->changed, &fabric->lock);
 }
 
@@ -440,7 +443,7 @@ void fabric_abort(struct fabric *fabric)
         fabric->abort_note.event = (struct fabric_event){.kind = FABRIC_ABORTED, .peer = fabric->self};
         fabric_push_event(fabric, &fabric->abort_note);
         pthread_cond_broadcast(&fabric->changed);
-        wake_io(fabric); /* communicators are given up at once */
+        fabric_wake_io(fabric); /* communicators are given up at once */
     }
     pthread_mutex_unlock(&fabric->lock);
 }
@@ -556,7 +559,7 @@ void fabric_close(struct fabric *fabric)
     fabric_leave(fabric);
     pthread_mutex_lock(&fabric->lock);
     fabric->wish = WISH_CLOSE;
-    wake_io(fabric);
+    fabric_wake_io(fabric);
     pthread_mutex_unlock(&fabric->lock);
     pthread_join(fabric->thread, NULL);
     free_fabric(fabric);

@@ -20,7 +20,10 @@
  * With "nccl" a payload may lie in the memory of the owner's GPU: a ticket says so by TICKET_ON_DEVICE, and then
  * it arrives in the memory of the receiver's GPU. Everything else, tickets too, is as with "zmq".
  *
- * Per directed pair of ranks order is kept, and at most `credits` messages are in flight: posting beyond that
+ * A message whose ticket says TICKET_YIELDS is sent while nothing else is to be: what is posted later passes it, between two of its
+ * chunks. Of all of these together at most FABRIC_YIELDING_BYTES are under way, so that is what another message finds before it.
+ *
+ * Per directed pair of ranks order is kept, among messages that yield and among all others, and at most `credits` messages are in flight: posting beyond that
  * answers STATUS_AGAIN, and the payload stays the caller's.
  */
 #ifndef REFRAIN_CLUSTER_FABRIC_H
@@ -42,7 +45,8 @@ enum {
     FABRIC_MAX_CREDITS = 64,
     FABRIC_TRANSFER_MS = 10000,
     FABRIC_ABORT_MS = 5000,
-    FABRIC_LANDING_BYTES = 65536, /* nccl: payloads arrive in memory of whole pieces of this */
+    FABRIC_LANDING_BYTES = 65536,    /* nccl: payloads arrive in memory of whole pieces of this */
+    FABRIC_YIELDING_BYTES = 1 << 20, /* of messages that yield, under way to all peers together */
 };
 
 struct fabric_config {
@@ -149,6 +153,11 @@ struct fabric_place {
     uint64_t context;
     uint8_t *bytes; /* [size], the host's */
     uint64_t size;
+    /* NULL, or told of what has come, piece by piece, each once and in order (if all messages there yield, or none), while it is
+     * in the processor's cache. By the fabric's I/O thread: quickly, and without calling the fabric. Not after fabric_withdraw
+     * said true. */
+    void (*landed)(void *listener, const uint8_t *bytes, uint64_t count);
+    void *listener;
     /* The fabric's own. */
     uint64_t epoch, begun; /* begun: bytes that messages were given room for */
     int landing;           /* messages that are not complete yet */

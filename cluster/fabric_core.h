@@ -33,6 +33,8 @@
 enum {
     /* Payloads up to this travel in the head: one message, and the sender's memory is free at once. */
     INLINE_BYTES = 2048,
+    YIELDING_CHUNK = 256 << 10, /* of a message that yields */
+    YIELDING_CHUNKS = FABRIC_YIELDING_BYTES / YIELDING_CHUNK,
     HEAD_BYTES = ENVELOPE_BYTES + TICKET_BYTES + INLINE_BYTES, /* the longest head */
     HELLO_MS = 20, /* a member that has not joined yet drops a HELLO, so it is repeated */
     BEAT_MS = 200,
@@ -53,10 +55,23 @@ struct outgoing {
     uint64_t bytes, handed; /* handed: given to the transport so far */
     atomic_int holders;     /* chunks the transport still reads, + 1 while not everything is handed */
     uint8_t ticket[TICKET_BYTES];
+    bool yields;    /* to all that do not */
     bool on_device; /* then it is not handed to the transport, but to NCCL; a holder until that is done */
     bool making;    /* its payload may not be complete yet */
     void *made;     /* lane's event for that */
     struct crossing crossing;
+};
+
+/* A member's messages are in order among those that yield, and among all others. */
+enum { ORDERLY, YIELDING, ORDERS };
+
+struct outbox {
+    struct outgoing *first, **end; /* posted, not handed over completely */
+};
+
+struct inbox {
+    struct parcel *first, **end; /* arriving, oldest first; only the last can still lack places */
+    struct parcel *open;         /* that last one, while it lacks some */
 };
 
 /* What is known of another member. */
@@ -73,10 +88,9 @@ struct peer {
     int window;      /* messages in flight either way: the smaller of both members' credits */
     atomic_int used; /* of those, towards this member: arrived, and the peer does not have the credit back */
     int owed;        /* of those, released: credits to be sent back */
-    struct outgoing *queue, **queue_end;     /* posted, not handed over completely */
-    struct parcel *arriving, **arriving_end; /* oldest first; only the last can still lack places */
-    struct parcel *open;                     /* that last one, while it lacks some */
-    atomic_int borrowed;                     /* chunks the transport still reads */
+    struct outbox out[ORDERS];
+    struct inbox in[ORDERS];
+    atomic_int borrowed; /* chunks the transport still reads */
     struct event_node lost_note;
     int credits;  /* lock: so many may be posted */
     int released; /* lock: releases the I/O thread has not seen */
@@ -129,12 +143,15 @@ struct fabric {
     const struct fabric_membership *membership; /* the owner's, during join only */
     uint8_t token[FABRIC_TOKEN_BYTES];
     int self, count;
-    struct peer *peers; /* [count]; made and freed by the owner while idle */
-    bool stood;         /* the epoch was READY */
-    bool at_fault;      /* it ended because something failed here */
-    bool hurry;         /* a connection ended: come round soon */
-    int64_t turned_ns;  /* when the I/O loop last came round */
-    unsigned strangers; /* messages from sources that proved nothing */
+    struct peer *peers;         /* [count]; made and freed by the owner while idle */
+    bool stood;                 /* the epoch was READY */
+    bool at_fault;              /* it ended because something failed here */
+    bool hurry;                 /* a connection ended: come round soon */
+    int64_t turned_ns;          /* when the I/O loop last came round */
+    int yielding_peer;          /* whose turn it is of those that have messages which yield to be sent */
+    atomic_int yielding;        /* chunks of such messages that the transport reads */
+    atomic_bool yielding_waits; /* the I/O thread wants to know when there are half as many as there may be */
+    unsigned strangers;         /* messages from sources that proved nothing */
     atomic_ullong messages_sent, messages_received, bytes_sent, bytes_received;
 };
 
@@ -214,11 +231,13 @@ void fabric_drop_events(struct fabric *fabric); /* lock held; of an epoch that i
 /* Room for the payload of a message of `peer` in memory of the owner's; false: it belongs in none. */
 bool fabric_place_take(struct fabric *fabric, int peer, const struct ticket *ticket,
                        struct fabric_place **place, uint8_t **bytes);
+void fabric_place_tell(struct parcel *parcel); /* its listener, of what has come */
 void fabric_place_done(struct parcel *parcel); /* lock held: nothing more is written there for this message */
 
 /* ------------------------------------------- fabric_io.c, fabric_send.c, fabric_receive.c, for each other */
 
 void *fabric_io_main(void *fabric);
+void fabric_wake_io(struct fabric *fabric); /* fabric.c; any thread */
 void fabric_io_push(struct fabric *fabric,
                     int64_t now);                  /* sends what is due, as far as the transport takes it */
 void fabric_io_let_go(struct outgoing *outgoing);  /* one holder less; the last ends the loan. Any thread */

@@ -85,11 +85,11 @@ static void fetch_posts(struct fabric *fabric)
     pthread_mutex_unlock(&fabric->lock);
     while (outgoing) {
         struct outgoing *next = outgoing->next;
-        struct peer *to = &fabric->peers[outgoing->peer];
+        struct outbox *box = &fabric->peers[outgoing->peer].out[outgoing->yields ? YIELDING : ORDERLY];
         outgoing->next = NULL;
         atomic_store(&outgoing->holders, 1);
-        *to->queue_end = outgoing;
-        to->queue_end = &outgoing->next;
+        *box->end = outgoing;
+        box->end = &outgoing->next;
         if (outgoing->making) fabric_nccl_watch(fabric, outgoing);
         outgoing = next;
     }
@@ -129,23 +129,24 @@ static void part_all(struct fabric *fabric)
         if (i == fabric->self) continue;
         struct peer *peer = &fabric->peers[i];
         /* A join that failed here is about to fail there, and then names who is really missing. */
-        bool polite = (fabric->stood || fabric->at_fault) && !peer->silent && atomic_load(&peer->borrowed) == 0;
+        bool polite =
+            (fabric->stood || fabric->at_fault) && !peer->silent && atomic_load(&peer->borrowed) == 0;
         fabric->transport->part(fabric->link, i, polite ? bye : NULL, polite ? sizeof bye : 0);
     }
     fabric->transport->leave(fabric->link);
 }
 
 /* Messages that were not handed over, or not arrived, completely. */
-static void drop_unfinished(struct fabric *fabric, struct peer *peer)
+static void drop_unfinished(struct fabric *fabric, struct outbox *out, struct inbox *in)
 {
-    while (peer->queue) {
-        struct outgoing *outgoing = peer->queue;
-        peer->queue = outgoing->next;
+    while (out->first) {
+        struct outgoing *outgoing = out->first;
+        out->first = outgoing->next;
         fabric_io_let_go(outgoing);
     }
-    while (peer->arriving) {
-        struct parcel *parcel = peer->arriving;
-        peer->arriving = parcel->next;
+    while (in->first) {
+        struct parcel *parcel = in->first;
+        in->first = parcel->next;
         parcel->orphan = true; /* a transport may still write into it; fabric_io_filled then gives it back */
         if (parcel->pending == 0) fabric_give_parcel(fabric, parcel);
     }
@@ -158,7 +159,10 @@ static void end_epoch(struct fabric *fabric)
     fabric->phase = PHASE_IDLE;
     fabric_drop_events(fabric);
     pthread_mutex_unlock(&fabric->lock);
-    for (int i = 0; i < fabric->count; i++) drop_unfinished(fabric, &fabric->peers[i]);
+    for (int i = 0; i < ORDERS * fabric->count; i++) {
+        struct peer *peer = &fabric->peers[i / ORDERS];
+        drop_unfinished(fabric, &peer->out[i % ORDERS], &peer->in[i % ORDERS]);
+    }
     part_all(fabric);
     if (fabric->nccl) fabric_nccl_leave(fabric);
     /* The transport lets go on threads of its own, within milliseconds of closing. */

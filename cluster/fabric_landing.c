@@ -159,7 +159,7 @@ void landing_go_on(struct fabric *fabric, int peer)
 bool fabric_nccl_land(struct fabric *fabric, int peer, const struct ticket *ticket)
 {
     struct nccl_side *n = fabric->nccl;
-    struct peer *from = &fabric->peers[peer];
+    struct inbox *in = &fabric->peers[peer].in[ORDERLY];
     struct parcel *parcel = take_kept(n, ticket->bytes);
     if (!parcel) parcel = calloc(1, sizeof *parcel);
     if (!parcel) return false;
@@ -169,8 +169,8 @@ bool fabric_nccl_land(struct fabric *fabric, int peer, const struct ticket *tick
     parcel->placed = ticket->bytes;
     parcel->note.event =
         (struct fabric_event){.kind = FABRIC_RECEIVED, .peer = peer, .ticket = *ticket, .hold = parcel};
-    *from->arriving_end = parcel;
-    from->arriving_end = &parcel->next;
+    *in->end = parcel;
+    in->end = &parcel->next;
     crossing_queue_add(&n->sides[peer].landing, &parcel->crossing);
     if (parcel->bytes)
         land_some(fabric, peer);

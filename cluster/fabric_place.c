@@ -59,3 +59,12 @@ void fabric_place_done(struct parcel *parcel)
     if (parcel->place) parcel->place->landing--;
     parcel->place = NULL;
 }
+
+/* As far as nothing of it is missing. */
+void fabric_place_tell(struct parcel *parcel)
+{
+    const struct fabric_place *place = parcel->place; /* set and cleared by this thread */
+    if (!place || !place->landed || parcel->pending > 0 || parcel->filled == parcel->told) return;
+    place->landed(place->listener, parcel->target + parcel->told, parcel->filled - parcel->told);
+    parcel->told = parcel->filled;
+}

@@ -106,14 +106,16 @@ static void take_credit(struct fabric *fabric, int index, uint32_t number)
     if (!sane) fabric_io_lose(fabric, index, "it returned %u credits nobody gave it", number);
 }
 
-/* Tells the owner about the messages of this peer that are complete, in the order in which they were sent. */
-static void deliver(struct fabric *fabric, int index)
+/* Tells the owner about messages that are complete, and listeners of what lands in their places, in the order in which it was
+ * sent: MPI may complete what is under way in any other. */
+static void deliver(struct fabric *fabric, struct inbox *in)
 {
-    struct peer *from = &fabric->peers[index];
-    while (from->arriving && from->arriving->filled == from->arriving->note.event.ticket.bytes) {
-        struct parcel *parcel = from->arriving;
-        from->arriving = parcel->next;
-        if (!from->arriving) from->arriving_end = &from->arriving;
+    while (in->first) {
+        struct parcel *parcel = in->first;
+        fabric_place_tell(parcel);
+        if (parcel->filled < parcel->note.event.ticket.bytes) return;
+        in->first = parcel->next;
+        if (!in->first) in->end = &in->first;
         atomic_fetch_add_explicit(&fabric->messages_received, 1, memory_order_relaxed);
         atomic_fetch_add_explicit(&fabric->bytes_received, parcel->filled, memory_order_relaxed);
         pthread_mutex_lock(&fabric->lock);
@@ -121,6 +123,11 @@ static void deliver(struct fabric *fabric, int index)
         fabric_push_event(fabric, &parcel->note);
         pthread_mutex_unlock(&fabric->lock);
     }
+}
+
+static int order_of(const struct ticket *ticket)
+{
+    return ticket->flags & TICKET_YIELDS ? YIELDING : ORDERLY;
 }
 
 /* What is wrong with a DATA head, or NULL. Writes the ticket. */
@@ -134,7 +141,7 @@ static const char *check_data(const struct fabric *fabric, const struct peer *fr
     bool on_device = ticket->flags & TICKET_ON_DEVICE;
     if (ticket->epoch != fabric->epoch) return "its ticket names another epoch";
     if (ticket->bytes > fabric->max_bytes) return "it announced a payload above the limit";
-    if (from->open) return "it began a message before the last one was complete";
+    if (from->in[order_of(ticket)].open) return "it began a message before the last one was complete";
     if (from->used >= from->window) return "it sent more messages than it has credits";
     if (on_device && !fabric->nccl) return "its payload lies in device memory, and this member has none";
     if (on_device && (inlined > 0 || chunk_bytes > 0)) return "its payload lies in two places";
@@ -145,15 +152,15 @@ static const char *check_data(const struct fabric *fabric, const struct peer *fr
     return NULL;
 }
 
-/* Gives the next `chunk_bytes` of the peer's open message a place. */
-static bool place_chunk(struct peer *from, size_t chunk_bytes, struct parcel **parcel, uint8_t **place)
+/* Gives the next `chunk_bytes` of the open message a place. */
+static bool place_chunk(struct inbox *in, size_t chunk_bytes, struct parcel **parcel, uint8_t **place)
 {
-    struct parcel *open = from->open;
+    struct parcel *open = in->open;
     *parcel = open;
     *place = open->target + open->placed;
     open->placed += chunk_bytes;
     open->pending++;
-    if (open->placed == open->note.event.ticket.bytes) from->open = NULL;
+    if (open->placed == open->note.event.ticket.bytes) in->open = NULL;
     return true;
 }
 
@@ -198,29 +205,30 @@ static bool take_data(struct fabric *fabric, int index, const uint8_t *head, siz
     parcel->note.event = (struct fabric_event){
         .kind = FABRIC_RECEIVED, .peer = index, .ticket = ticket, .payload = parcel->target, .hold = parcel};
     atomic_fetch_add(&from->used, 1);
-    *from->arriving_end = parcel;
-    from->arriving_end = &parcel->next;
+    struct inbox *in = &from->in[order_of(&ticket)];
+    *in->end = parcel;
+    in->end = &parcel->next;
     if (chunk_bytes > 0) {
-        from->open = parcel;
-        return place_chunk(from, chunk_bytes, out, place);
+        in->open = parcel;
+        return place_chunk(in, chunk_bytes, out, place);
     }
     memcpy(parcel->target, head + ENVELOPE_BYTES + TICKET_BYTES, ticket.bytes);
     parcel->placed = parcel->filled = ticket.bytes;
-    deliver(fabric, index);
+    deliver(fabric, in);
     return false;
 }
 
-static bool take_chunk(struct fabric *fabric, int index, uint64_t offset, size_t chunk_bytes,
+static bool take_chunk(struct fabric *fabric, int index, int order, uint64_t offset, size_t chunk_bytes,
                        struct parcel **parcel, uint8_t **place)
 {
-    struct peer *from = &fabric->peers[index];
-    struct parcel *open = from->open;
+    struct inbox *in = &fabric->peers[index].in[order];
+    const struct parcel *open = in->open;
     if (!open || offset != open->placed || chunk_bytes == 0 ||
         chunk_bytes > open->note.event.ticket.bytes - open->placed) {
         fabric_io_lose(fabric, index, "it sent a chunk that belongs nowhere");
         return false;
     }
-    return place_chunk(from, chunk_bytes, parcel, place);
+    return place_chunk(in, chunk_bytes, parcel, place);
 }
 
 bool fabric_io_head(struct fabric *fabric, int peer, const uint8_t *head, size_t bytes, size_t chunk_bytes,
@@ -260,7 +268,10 @@ bool fabric_io_head(struct fabric *fabric, int peer, const uint8_t *head, size_t
         return take_data(fabric, peer, head, bytes, chunk_bytes, parcel, place);
     case ENVELOPE_CHUNK:
         if (fabric->phase == PHASE_OVER) return false;
-        return take_chunk(fabric, peer, envelope.place, chunk_bytes, parcel, place);
+        return take_chunk(fabric, peer, ORDERLY, envelope.place, chunk_bytes, parcel, place);
+    case ENVELOPE_YIELDS:
+        if (fabric->phase == PHASE_OVER) return false;
+        return take_chunk(fabric, peer, YIELDING, envelope.place, chunk_bytes, parcel, place);
     case ENVELOPE_EDGE:
     case ENVELOPE_STANDS:
     case ENVELOPE_WARM:
@@ -283,8 +294,9 @@ void fabric_io_filled(struct fabric *fabric, int peer, struct parcel *parcel, si
     parcel->pending--;
     parcel->filled += chunk_bytes;
     if (!parcel->orphan) {
-        fabric->peers[peer].heard_ns = clock_now_ns();
-        deliver(fabric, peer);
+        struct peer *from = &fabric->peers[peer];
+        from->heard_ns = clock_now_ns();
+        deliver(fabric, &from->in[order_of(&parcel->note.event.ticket)]);
     } else if (parcel->pending == 0) {
         fabric_give_parcel(fabric, parcel);
     }

@@ -27,10 +27,14 @@ void fabric_io_chunk_done(void *chunk, void *argument)
 {
     (void)chunk;
     struct outgoing *outgoing = argument;
+    struct fabric *fabric = outgoing->fabric;
     /* Read first: it orders what the I/O thread wrote into the record before what this thread reads of it. */
     (void)atomic_load(&outgoing->holders);
     /* Before letting go: when nothing is in transit any more the peers may be freed. */
-    atomic_fetch_sub(&outgoing->fabric->peers[outgoing->peer].borrowed, 1);
+    atomic_fetch_sub(&fabric->peers[outgoing->peer].borrowed, 1);
+    if (outgoing->yields && atomic_fetch_sub(&fabric->yielding, 1) - 1 <= YIELDING_CHUNKS / 2 &&
+        atomic_load(&fabric->yielding_waits))
+        fabric_wake_io(fabric);
     fabric_io_let_go(outgoing);
 }
 
@@ -82,16 +86,19 @@ static size_t write_head(const struct fabric *fabric, const struct outgoing *out
                          size_t *beside)
 {
     uint64_t left = outgoing->bytes - outgoing->handed;
+    uint64_t most = outgoing->yields ? YIELDING_CHUNK : fabric->transport->chunk_bytes;
     struct envelope envelope = {
-        .kind = outgoing->handed == 0 ? ENVELOPE_DATA : ENVELOPE_CHUNK,
+        .kind = outgoing->handed == 0 ? ENVELOPE_DATA
+                : outgoing->yields    ? ENVELOPE_YIELDS
+                                      : ENVELOPE_CHUNK,
         .from = (uint32_t)fabric->self,
         .number = outgoing->handed == 0 ? (uint32_t)fabric->peers[outgoing->peer].owed : 0,
         .epoch = fabric->epoch,
         .place = outgoing->handed,
     };
     envelope_encode(&envelope, head);
-    *beside = left < fabric->transport->chunk_bytes ? (size_t)left : (size_t)fabric->transport->chunk_bytes;
-    if (envelope.kind == ENVELOPE_CHUNK) return ENVELOPE_BYTES;
+    *beside = left < most ? (size_t)left : (size_t)most;
+    if (envelope.kind != ENVELOPE_DATA) return ENVELOPE_BYTES;
     memcpy(head + ENVELOPE_BYTES, outgoing->ticket, TICKET_BYTES);
     if (outgoing->on_device) *beside = 0;
     if (outgoing->on_device || left > INLINE_BYTES) return ENVELOPE_BYTES + TICKET_BYTES;
@@ -109,6 +116,7 @@ status_t fabric_io_send_piece(struct fabric *fabric, struct peer *to, struct out
         /* Before sending: the transport may be done with the chunk before send returns. */
         atomic_fetch_add(&outgoing->holders, 1);
         atomic_fetch_add(&to->borrowed, 1);
+        if (outgoing->yields) atomic_fetch_add(&fabric->yielding, 1);
     }
     status_t status = fabric->transport->send(fabric->link, outgoing->peer, head, head_bytes,
                                               outgoing->payload + outgoing->handed, beside, outgoing);
@@ -118,27 +126,62 @@ status_t fabric_io_send_piece(struct fabric *fabric, struct peer *to, struct out
         to->beat_ns = clock_now_ns() + BEAT_MS * MILLISECOND_NS;
     } else if (beside > 0) {
         atomic_fetch_sub(&to->borrowed, 1);
+        if (outgoing->yields) atomic_fetch_sub(&fabric->yielding, 1);
         atomic_fetch_sub(&outgoing->holders, 1); /* not the last one: the queue holds the record */
     }
     return status;
 }
 
-/* Hands over what is queued for the peer, as much as the transport takes. */
+/* Hands over a piece of the first message there. */
+static status_t push_piece(struct fabric *fabric, struct peer *to, struct outbox *box)
+{
+    struct outgoing *outgoing = box->first;
+    status_t status = outgoing->on_device ? fabric_nccl_announce(fabric, outgoing)
+                                          : fabric_io_send_piece(fabric, to, outgoing);
+    if (status != STATUS_OK || outgoing->handed < outgoing->bytes) return status;
+    box->first = outgoing->next;
+    if (!box->first) box->end = &box->first;
+    atomic_fetch_add_explicit(&fabric->messages_sent, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&fabric->bytes_sent, outgoing->bytes, memory_order_relaxed);
+    if (!outgoing->on_device) fabric_io_let_go(outgoing);
+    return STATUS_OK;
+}
+
+/* Hands over what is queued for the peer and does not yield, as much as the transport takes. */
 static status_t push_queue(struct fabric *fabric, struct peer *to)
 {
-    while (to->queue) {
-        struct outgoing *outgoing = to->queue;
-        status_t status = outgoing->on_device ? fabric_nccl_announce(fabric, outgoing)
-                                              : fabric_io_send_piece(fabric, to, outgoing);
-        if (status != STATUS_OK) return status;
-        if (outgoing->handed < outgoing->bytes) continue;
-        to->queue = outgoing->next;
-        if (!to->queue) to->queue_end = &to->queue;
-        atomic_fetch_add_explicit(&fabric->messages_sent, 1, memory_order_relaxed);
-        atomic_fetch_add_explicit(&fabric->bytes_sent, outgoing->bytes, memory_order_relaxed);
-        if (!outgoing->on_device) fabric_io_let_go(outgoing);
+    status_t status = STATUS_OK;
+    while (to->out[ORDERLY].first && status == STATUS_OK) status = push_piece(fabric, to, &to->out[ORDERLY]);
+    return status;
+}
+
+/* One piece of a message that yields, of the next peer that has one; false: there is none that can go now. */
+static bool push_yielding_piece(struct fabric *fabric)
+{
+    for (int i = 0; i < fabric->count; i++) {
+        int index = (fabric->yielding_peer + i) % fabric->count;
+        struct peer *to = &fabric->peers[index];
+        const struct outgoing *before = to->out[ORDERLY].first;
+        /* What waits to go from GPU to GPU does not take this way. */
+        if (!to->out[YIELDING].first || to->lost || (before && !before->on_device)) continue;
+        status_t status = push_piece(fabric, to, &to->out[YIELDING]);
+        if (status == STATUS_PEER_LOST) fabric_io_lose(fabric, index, "its connection takes no more");
+        if (status != STATUS_OK) continue;
+        fabric->yielding_peer = (index + 1) % fabric->count;
+        return true;
     }
-    return STATUS_OK;
+    return false;
+}
+
+/* As many of these as may be under way. Once there are, more go when half of them are done: one wake-up for two. */
+static void push_yielding(struct fabric *fabric)
+{
+    atomic_store(&fabric->yielding_waits, false);
+    do
+        while (atomic_load(&fabric->yielding) < YIELDING_CHUNKS)
+            if (!push_yielding_piece(fabric)) return;
+    while (!atomic_exchange(&fabric->yielding_waits, true) &&
+           atomic_load(&fabric->yielding) <= YIELDING_CHUNKS / 2);
 }
 
 /* Everything due to one peer: signals first, they are what keeps the others moving. */
@@ -175,4 +218,5 @@ void fabric_io_push(struct fabric *fabric, int64_t now)
         status_t status = push_peer(fabric, i, now);
         if (status == STATUS_PEER_LOST) fabric_io_lose(fabric, i, "its connection takes no more");
     }
+    if (fabric->phase == PHASE_READY) push_yielding(fabric);
 }

@@ -26,8 +26,9 @@ struct parcel {
     struct event_node note; /* its RECEIVED event; first, so that one cast leads back */
     struct parcel *next;    /* in the shelf, or among those of a peer that still arrive */
     uint64_t epoch;
-    uint64_t placed;            /* bytes that have been given a place; I/O thread only, as the next three */
+    uint64_t placed;            /* bytes that have been given a place; I/O thread only, as the next four */
     uint64_t filled;            /* bytes that are there */
+    uint64_t told;              /* of those, the place's listener was told of */
     int pending;                /* places given and not filled yet */
     bool orphan;                /* its epoch is over: give it back as soon as nothing is pending */
     size_t capacity;            /* of bytes */

@@ -85,10 +85,12 @@ static status_t check_values(const struct ticket *ticket, struct error *error)
     if (ticket->dtype == TICKET_NO_DATA && ticket->bytes > 0)
         return error_set(error, STATUS_CORRUPT, "ticket announces %" PRIu64 " bytes of no type",
                          ticket->bytes);
-    if (ticket->flags & ~(uint32_t)(TICKET_BLOCK_RECORDS | TICKET_DONE | TICKET_ON_DEVICE))
+    if (ticket->flags & ~(uint32_t)(TICKET_BLOCK_RECORDS | TICKET_DONE | TICKET_ON_DEVICE | TICKET_YIELDS))
         return error_set(error, STATUS_CORRUPT, "ticket with unknown flags %#x", ticket->flags);
     if ((ticket->flags & TICKET_ON_DEVICE) && ticket->bytes == 0)
         return error_set(error, STATUS_CORRUPT, "ticket with a payload of 0 bytes in device memory");
+    if ((ticket->flags & TICKET_ON_DEVICE) && (ticket->flags & TICKET_YIELDS))
+        return error_set(error, STATUS_CORRUPT, "ticket with a payload in device memory that is to yield");
     if (ticket->text_bytes > ticket->bytes)
         return error_set(error, STATUS_CORRUPT, "ticket with a text of %u bytes in a payload of %" PRIu64,
                          ticket->text_bytes, ticket->bytes);

@@ -41,6 +41,8 @@ enum ticket_flag {
     TICKET_BLOCK_RECORDS = 1, /* HOP: after the rows, what was decided for each block: [layers] float32 */
     TICKET_DONE = 2,          /* HOP: all its blocks are done: it is on its way home, without modulation */
     TICKET_ON_DEVICE = 4,     /* the payload lies in device memory, here and there (fabric nccl) */
+    TICKET_YIELDS =
+        8, /* lets every other message pass, and is in order with its like only (cluster/fabric.h) */
 };
 
 struct ticket {

@@ -1,5 +1,5 @@
 /*
- * card.c - the JSON object of `refrain-worker --inspect` as a ModelCard. Pure function.
+ * card.c - see card.h.
  *
  * The message's own descriptor says which fields there are and of which type, so a field added to
  * refrain.proto needs nothing here. Keys the message does not have are skipped: a newer worker may say more.
@@ -9,7 +9,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#include "coordinator/models.h"
+#include "coordinator/card.h"
 #include "proto/validate.h"
 
 static status_t wrong_type(const char *name, const char *wanted, struct error *error)

@@ -14,10 +14,12 @@
 
 #include "coordinator/exposition.h"
 #include "coordinator/jobs.h"
+#include "proto/validate.h"
 
 struct policy;
 
 enum { COUNTED_POLICIES = 32, COUNTED_ACTIONS = 3 /* computed, reused, forecast */ };
+enum { COUNTED_MODELS = 16 /* told apart by name */ };
 enum counted_phase { COUNTED_TEXT, COUNTED_DENOISE, COUNTED_DECODE, COUNTED_ENCODE, COUNTED_PHASES };
 
 /* Branch-steps of completed jobs with one policy. */
@@ -27,14 +29,22 @@ struct counted_policy {
     double seconds_saved; /* as the jobs estimated */
 };
 
-struct counts {
-    struct histogram step;          /* seconds of a step, as ranks told of it */
-    struct histogram queued, total; /* of completed jobs: until they first began, and from then on */
-    struct histogram
-        finish_error; /* of finish times told at half of the steps, as a share of what was left */
+/* Of the jobs of one model. */
+struct counted_model {
+    char name[LIMIT_NAME_BYTES + 1];      /* "": a free place */
+    struct histogram step;                /* seconds of a step, as ranks told of it */
+    struct histogram queued, total;       /* of completed jobs: until they first began, and from then on */
     double phase_seconds[COUNTED_PHASES]; /* of completed jobs */
     uint64_t steps;                       /* made, as ranks told of them: also such as were lost again */
-    uint64_t frames, steps_taken_over, texts_reused, first_steps_reused;
+    uint64_t frames;                      /* of completed jobs */
+};
+
+struct counts {
+    struct counted_model
+        models[COUNTED_MODELS + 1]; /* in no order; the last place: "(others)", which is no model's name */
+    struct histogram
+        finish_error; /* of finish times told at half of the steps, as a share of what was left */
+    uint64_t steps_taken_over, steps_reused, texts_reused, first_steps_reused; /* of completed jobs */
     double reused_seconds;
     struct counted_policy policies[COUNTED_POLICIES]; /* place 0: without */
 };

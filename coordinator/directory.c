@@ -230,6 +230,13 @@ void directory_stats(const struct directory *d, struct directory_stats *stats)
                                       .overwritten = d->overwritten};
 }
 
+bool directory_knows(const struct directory *d, const struct key *key, struct directory_item *item)
+{
+    const struct noted *entry = find(d, key);
+    if (entry) *item = (struct directory_item){entry->key, entry->bytes, entry->xxh3, entry->seconds};
+    return entry != NULL;
+}
+
 int directory_holders(const struct directory *d, const struct key *key, uint32_t *ranks, int most,
                       uint64_t *bytes)
 {

@@ -73,6 +73,8 @@ void directory_list(const struct directory *directory,
                     bool (*told)(void *context, const struct directory_item *item, const uint16_t *ranks,
                                  int count),
                     void *context);
+/* False: nobody is known to have it. */
+bool directory_knows(const struct directory *directory, const struct key *key, struct directory_item *item);
 /* Ranks known to have it: [most]; returns how many. *bytes: of the item, if there are any; NULL is fine. */
 int directory_holders(const struct directory *directory, const struct key *key, uint32_t *ranks, int most,
                       uint64_t *bytes);

@@ -82,8 +82,9 @@ static uint32_t choose(const struct server *server, const struct aim *aim, const
     return count;
 }
 
-/* Can the group go on without them, and those that are about to leave already, or end? */
-static status_t check(const struct server *server, const struct group *group, const bool *leaves, struct error *error)
+/* Can the group go on without them, and those that are about to leave already, or end? *ends: it ends. */
+static status_t check(const struct server *server, const struct group *group, const bool *leaves, bool *ends,
+                      struct error *error)
 {
     bool gone[PLAN_MAX_RANKS];
     uint32_t count = 0, new = 0;
@@ -93,6 +94,7 @@ static status_t check(const struct server *server, const struct group *group, co
         new += leaves[rank];
     }
     if (new == 0) return STATUS_OK; /* guests need no leave */
+    *ends |= count == group->ranks;
     if (count < group->ranks && strcmp(group->fabric, "mpi") == 0)
         return error_set(error, STATUS_UNSUPPORTED,
                          "group %.*s: over the fabric mpi its %u ranks go on together or not at all", SHOWN_LETTERS,
@@ -122,15 +124,14 @@ static status_t mark(struct server *server, struct group *group, const bool *lea
 status_t drain_ranks(struct server *server, const char *who, char *text, size_t bytes, struct error *error)
 {
     struct aim aim;
-    bool leaves[PLAN_MAX_RANKS];
+    bool leaves[PLAN_MAX_RANKS], ends = false;
     struct group *group;
-    uint32_t count, ranks = 0, groups = 0;
+    uint32_t count, ranks = 0;
     status_t status = read_aim(server, who, &aim, error);
     for (size_t i = 0; status == STATUS_OK && (group = groups_at(server->groups, i)); i++) {
         if ((count = choose(server, &aim, group, leaves)) == 0) continue;
-        status = check(server, group, leaves, error);
+        status = check(server, group, leaves, &ends, error);
         ranks += count;
-        groups++;
     }
     if (status != STATUS_OK) return status;
     if (ranks == 0)
@@ -138,8 +139,12 @@ status_t drain_ranks(struct server *server, const char *who, char *text, size_t 
                          "who %s: is drained already", who);
     for (size_t i = 0; status == STATUS_OK && (group = groups_at(server->groups, i)); i++)
         if (choose(server, &aim, group, leaves)) status = mark(server, group, leaves, error);
-    snprintf(text, bytes, "%u rank%s drained; the jobs in flight go on without %s after the steps they are at", ranks,
-             ranks == 1 ? " is" : "s are", ranks == 1 ? "it" : "them");
+    const char *verb = ranks == 1 ? " is" : "s are", *whom = ranks == 1 ? "it" : "them";
+    if (ends)
+        snprintf(text, bytes, "%u rank%s drained, the last of a group: it ends, and its jobs wait for another", ranks, verb);
+    else
+        snprintf(text, bytes, "%u rank%s drained; the jobs in flight go on without %s after the steps they are at", ranks, verb,
+                 whom);
     return status;
 }
 
@@ -163,6 +168,10 @@ static status_t bring_back(struct server *server, const struct group *group, uin
     char host[MEMBER_TEXT_BYTES];
     uint32_t rank, threads = group->ranks ? group->members[0].threads : 0;
     if (group_rank_of(group, seat, &rank)) return keep_seat(server, group, seat, text, bytes, error);
+    if (group_guest_of(group, seat, &rank)) {
+        snprintf(text, bytes, "rank %u is back already, and joins at the next step of the jobs in flight", seat);
+        return STATUS_OK;
+    }
     snprintf(host, sizeof host, "%s", groups_seat_host(server->groups, group->name, seat));
     status_t status = jobstore_serve_seat(server->store, group->name, seat, error);
     if (status == STATUS_OK)

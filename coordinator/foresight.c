@@ -242,7 +242,7 @@ static void add_running(struct prospect *v, struct job *job, int group)
     const Refrain__Progress *p = &job->progress;
     struct finish_job *f = &v->finishes[v->count];
     struct outlook *o = &job->outlook;
-    double done = p->has_phase && p->phase == REFRAIN__PHASE__PHASE_DENOISE ? p->step : 0, tail = 1;
+    double done = p->has_phase && p->phase == REFRAIN__PHASE__PHASE_DENOISE ? p->step : job->kept, tail = 1;
     if (p->has_phase && p->phase > REFRAIN__PHASE__PHASE_DENOISE) done = o->steps;
     if (p->has_phase && p->phase == REFRAIN__PHASE__PHASE_DECODE && p->steps > 0)
         tail = 1 - (double)p->step / p->steps;
@@ -262,7 +262,7 @@ static void add_waiting(struct prospect *v, struct job *job)
 {
     const struct outlook *o = &job->outlook;
     v->finishes[v->count] = (struct finish_job){
-        .group = -1, .priority = job->priority, .model = o->model, .steps = o->steps, .tail = 1};
+        .group = -1, .priority = job->priority, .model = o->model, .steps = fmax(0, o->steps - (double)job->kept), .tail = 1};
     v->jobs[v->count++] = job;
 }
 

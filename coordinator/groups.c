@@ -577,6 +577,7 @@ static void fill_member(const struct groups *groups, struct group *group, struct
     member->here = true;
     member->gflops = hello->gflops > 0 && isfinite(hello->gflops) ? hello->gflops : 0;
     member->last_epoch = hello->last_epoch;
+    member->alone = hello->alone;
     member->peer = *peer;
     member->pid = hello->pid;
     member->threads = hello->threads;
@@ -677,7 +678,6 @@ static status_t add_guest(struct group *group, uint32_t seat, int64_t now_ns, st
     status_t status = seat >= group->seats ? grow(group, seat + 1, error) : STATUS_OK;
     if (status != STATUS_OK) return status;
     group->members[people(group)] = vacant(seat, now_ns);
-    group->members[people(group)].came = true;
     group->guests++;
     group->guest_ns = now_ns;
     log_line(LOG_INFO, "group %.8s: rank %u came, and joins it at the next occasion", group->name, seat);

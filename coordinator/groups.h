@@ -47,7 +47,7 @@ enum group_state {
 struct member {
     uint32_t seat; /* the number it was started with, as people and launchers know it */
     bool here;     /* said Hello; false: the seat is vacant */
-    bool came;     /* after the others had been started: by an mpirun of its own */
+    bool alone;    /* started by an mpirun of its own */
     bool leaves;   /* its seat was drained: the next epoch is without it */
     bool answered; /* what the state waits for: EpochReady, Loaded, LoadFailed */
     struct wire_peer peer;
@@ -118,7 +118,7 @@ struct group {
     struct move move;
     int64_t weighed_ns;  /* when it was last asked whether a move pays */
     int64_t still_ns;    /* until then no move is begun that jobs could do without: one could not be made */
-    bool planned;        /* the plan was chosen for the jobs that were moved: it is not chosen again for the first of them */
+    bool planned;        /* the plan was chosen for the jobs that were moved, and is not chosen again for one of them */
     char load_model[65]; /* of load_block_seconds */
     double load_block_seconds; /* the longest load of that model, for each block of the fullest rank; 0: unknown */
     double pace_ns;      /* of a block and token, a mean over ranks and seconds (foresight.c); 0: unknown */

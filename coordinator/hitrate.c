@@ -31,12 +31,13 @@ static struct hitrate *find(struct hitrates *rates, uint64_t key)
 }
 
 /* In the place of the one that was not used for longest; free ones never were. */
-static void add(struct hitrates *rates, uint64_t key, double rate)
+static struct hitrate *add(struct hitrates *rates, uint64_t key)
 {
     struct hitrate *oldest = rates->kept;
     for (size_t i = 1; i < HITRATES_KEPT; i++)
         if (rates->kept[i].used < oldest->used) oldest = &rates->kept[i];
-    *oldest = (struct hitrate){key, ++rates->uses, rate};
+    *oldest = (struct hitrate){.key = key, .used = ++rates->uses, .rate = -1};
+    return oldest;
 }
 
 /* ---------------------------------------------------------------------------------------------- the rates */
@@ -56,13 +57,18 @@ void hitrates_of(struct hitrates *rates, const Refrain__JobSpec *spec, const Ref
     if (!outlook.certain) {
         const struct hitrate *learnt = find(rates, key_of(spec));
         outlook.share = learnt ? learnt->rate : TYPICAL_RATE;
+        for (int e = 0; e < PLAN_EXPERTS; e++)
+            outlook.expert_share[e] = learnt ? learnt->expert[e] : TYPICAL_RATE;
     }
     mix->branches = (uint32_t)outlook.branches;
     mix->head = (uint32_t)outlook.head;
     mix->tail = (uint32_t)outlook.tail;
+    mix->by_blocks = outlook.by_blocks;
     mix->hit_rate = over_passes(spec, outlook.share);
     mix->experts = card->experts > 1 ? 2 : 1;
     mix->first_share = spec->steps ? (double)caching_switch(spec, card) / spec->steps : 1;
+    for (int e = 0; e < PLAN_EXPERTS; e++)
+        mix->expert_hits[e] = mix->experts > 1 ? over_passes(spec, outlook.expert_share[e]) : 0;
 }
 
 /* Branch-steps that were skipped, of all; where blocks were decided by themselves, of those that might have
@@ -81,6 +87,25 @@ static double rate_of(const Refrain__CacheReport *report, const struct caching_o
     return all > 0 ? reused / all : -1;
 }
 
+/* The same of an expert's steps; where blocks were decided by themselves the report does not say, and all stand for
+ * each. */
+static double expert_rate_of(const Refrain__CacheReport *report, uint32_t steps, int expert)
+{
+    size_t branches = report->branches, skipped = 0, all = 0;
+    if (report->n_block_computed > 0 || branches == 0 || report->actions.len < steps * branches) return -1;
+    for (uint32_t step = 0; step < steps; step++) {
+        if ((report->has_switch_at && step >= report->switch_at) != (expert == 1)) continue;
+        for (size_t b = 0; b < branches; b++, all++)
+            skipped += report->actions.data[step * branches + b] != REFRAIN__CACHE_ACTION__CACHE_COMPUTED;
+    }
+    return all > 0 ? (double)skipped / (double)all : -1;
+}
+
+static void follow(double *mean, double rate)
+{
+    *mean = *mean < 0 ? rate : *mean + NEWEST_SHARE * (rate - *mean);
+}
+
 void hitrates_learn(struct hitrates *rates, const Refrain__JobSpec *spec, const Refrain__ModelCard *card,
                     const Refrain__CacheReport *report)
 {
@@ -91,8 +116,12 @@ void hitrates_learn(struct hitrates *rates, const Refrain__JobSpec *spec, const 
     uint64_t key = key_of(spec);
     struct hitrate *learnt = find(rates, key);
     if (rate < 0) return;
-    if (learnt)
-        learnt->rate += NEWEST_SHARE * (rate - learnt->rate);
-    else
-        add(rates, key, rate);
+    if (!learnt) learnt = add(rates, key);
+    bool fresh = learnt->rate < 0;
+    follow(&learnt->rate, rate);
+    for (int e = 0; e < PLAN_EXPERTS; e++) {
+        double own = expert_rate_of(report, spec->steps, e);
+        if (fresh) learnt->expert[e] = -1;
+        follow(&learnt->expert[e], own < 0 ? rate : own);
+    }
 }

@@ -24,12 +24,12 @@ struct hitrates {
     struct hitrate {
         uint64_t key;  /* of model, policy's complete text and steps; 0: free */
         uint64_t used; /* larger: later */
-        double rate;
+        double rate, expert[PLAN_EXPERTS]; /* expert: of the steps of each; of one alone the first counts */
     } kept[HITRATES_KEPT];
     uint64_t uses;
 };
 
-/* Sets branches, head, tail and hit_rate; the rest of *mix stays. spec: complete, as it is stored; one that
+/* Sets branches, head, tail, the experts' shares and hit rates; the rest of *mix stays. spec: complete, as it is stored; one that
  * its model does not allow any more counts as uncached. */
 void hitrates_of(struct hitrates *rates, const Refrain__JobSpec *spec, const Refrain__ModelCard *card,
                  struct plan_mix *mix);

@@ -147,6 +147,7 @@ static void job_free(struct jobs *jobs, struct job *job)
 {
     if (!job) return;
     clear_progress(job);
+    free(job->again);
     tenants_leave(&jobs->tenants, job->share);
     free(job->model);
     free(job);
@@ -199,7 +200,7 @@ static status_t move(struct jobs *jobs, struct job *job, Refrain__JobState state
 /* The start is what counts as an attempt, so a job that never ran has 0. Who pays: the tenant, once. */
 status_t jobs_start(struct jobs *jobs, struct job *job, const char *plan, int64_t now_ms, struct error *error)
 {
-    struct job_change change = {.plan = plan};
+    struct job_change change = {.plan = plan, .message = job->again};
     status_t status = move(jobs, job, REFRAIN__JOB_STATE__JOB_RUNNING, &change, now_ms, error);
     if (status == STATUS_OK && job->attempt == 1) tenants_charge(job->share, job->work);
     if (status == STATUS_OK) job->middle_ms = job->foretold_ms = 0;
@@ -237,8 +238,11 @@ status_t jobs_requeue(struct jobs *jobs, struct job *job, enum jobs_loss loss, c
     if (job->state == REFRAIN__JOB_STATE__JOB_CANCELLING)
         return jobs_finish(jobs, job, REFRAIN__JOB_STATE__JOB_CANCELLED, NULL, NULL, now_ms, error);
     status_t status = jobstore_drop_files(jobs->store, job->id, error);
-    return status != STATUS_OK ? status
-                               : move(jobs, job, REFRAIN__JOB_STATE__JOB_QUEUED, &change, now_ms, error);
+    if (status == STATUS_OK) status = move(jobs, job, REFRAIN__JOB_STATE__JOB_QUEUED, &change, now_ms, error);
+    if (status != STATUS_OK) return status;
+    free(job->again);
+    job->again = strdup(message); /* NULL, without memory, is only less to read */
+    return STATUS_OK;
 }
 
 /* Asking twice is no error: the client may have missed the answer. */
@@ -581,6 +585,15 @@ bool jobs_use_model(const struct jobs *jobs, const char *model)
     return false;
 }
 
+/* Of a job that goes on where it was: it has made these steps, also before it says so itself. */
+static void decorate_kept(const struct job *job, Refrain__Progress *out)
+{
+    if (!job->kept || (out->has_phase && out->phase >= REFRAIN__PHASE__PHASE_DENOISE)) return;
+    out->has_step = out->has_steps = 1;
+    out->step = job->kept;
+    out->steps = job->outlook.steps;
+}
+
 /* Older moments of a history, and finished jobs, stay as they were stored. */
 void jobs_decorate(const struct jobs *jobs, Refrain__Job *out)
 {
@@ -595,9 +608,10 @@ void jobs_decorate(const struct jobs *jobs, Refrain__Job *out)
         out->has_finish_ms = 1;
         out->finish_ms = (uint64_t)job->finish_ms;
     }
-    if (job->finish_ms <= 0 && !job->progress.has_phase) return;
+    if (job->finish_ms <= 0 && !job->progress.has_phase && !job->kept) return;
     if (!(out->progress = malloc(sizeof *out->progress))) return; /* only a courtesy */
     copy_progress(out->progress, &job->progress);
+    decorate_kept(job, out->progress);
     if (job->finish_ms > 0) {
         out->progress->has_seconds_left = 1;
         out->progress->seconds_left = fmax(0, (double)(job->finish_ms - jobs->foreseen_ms) / 1000);

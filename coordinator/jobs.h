@@ -51,6 +51,8 @@ struct job {
     int64_t submitted_ms, started_ms, deadline_at_ms; /* wall clock; 0: none */
     double work;                                      /* jobstore_work */
     Refrain__Progress progress; /* of the running attempt; not stored. Set by jobs_note_progress, owned */
+    uint32_t kept;   /* steps that its checkpoint holds, from when it was queued again; not stored */
+    char *again;     /* why it was; NULL: it was not. Owned, not stored */
     uint64_t reached,
         loss_reached; /* the furthest this attempt came, and any attempt that was lost: phase and step */
     struct outlook outlook;

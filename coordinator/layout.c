@@ -2,13 +2,71 @@
 #include "coordinator/layout.h"
 
 #include <math.h>
-#include "coordinator/planner.h"
+
+/* Within so much of the best a simpler layout is as good. */
+#define AS_GOOD 1.01
+
+/* LEAST_ROWS: of a rank of a wide stage, worth an exchange. STEPS: that are predicted, for those that are left of any job. */
+enum { LEAST_ROWS = 16, STEPS = 1000 };
+
+/* What the planner is asked, of the ranks that there are. Links that are not known cost nothing: then no layout is wide. */
+static struct planner_request describe(const struct plan_request *request, const struct layout_load *load)
+{
+    const struct plan_mix *mix = &request->mix;
+    uint32_t first = mix->experts > 1 ? (uint32_t)lrint(mix->first_share * STEPS) : STEPS;
+    struct planner_request asked = {.model = {.layers = request->layers,
+                                              .heads = request->heads,
+                                              .head_dim = load->head_dim,
+                                              .experts = mix->experts > 1 ? PLAN_EXPERTS : 1},
+                                    .job = {.tokens = load->tokens ? load->tokens : 1,
+                                            .steps = {first, STEPS - first},
+                                            .branches = mix->branches > 1 ? PLAN_BRANCHES : 1},
+                                    .machine = {.ranks = request->ranks,
+                                                .per_node = request->ranks,
+                                                .block_seconds = load->block_seconds,
+                                                .inside = INFINITY,
+                                                .between = INFINITY,
+                                                .operand_bytes = load->operand_bytes,
+                                                .state_bytes = sizeof(float)},
+                                    .load = {.jobs = load->jobs > 1 ? (uint32_t)ceil(load->jobs) : 1,
+                                             .unequal_jobs = load->jobs,
+                                             .hit_rate = mix->hit_rate,
+                                             .head = mix->head,
+                                             .tail = mix->tail},
+                                    .real = request};
+    planner_take_links(&load->links, &asked.machine);
+    return asked;
+}
 
 double layout_seconds(const struct plan *plan, const struct plan_request *request,
                       const struct layout_load *load)
 {
-    double cycle = plan_cycle(plan, request), alone = plan_alone(plan, request);
-    return load->block_seconds * load->steps * fmax(alone, load->jobs * cycle);
+    struct planner_request asked = describe(request, load);
+    struct planner_option option;
+    if (load->block_seconds <= 0) return 0;
+    planner_rate(&asked, plan, &option);
+    return option.possible ? option.all_seconds / STEPS * load->steps : 0;
+}
+
+double layout_block_seconds(const struct plan *plan, const struct plan_request *request,
+                            const struct layout_load *load)
+{
+    struct planner_request asked = describe(request, load);
+    uint32_t width = plan_width(plan);
+    /* A rank has 1 / width of the rows: per row it waited for all of the exchange. */
+    double waited = plan->ranks > 0 ? width * planner_exchange(&asked, width, plan->ranks) : 0;
+    return fmax(load->block_seconds - waited, load->block_seconds / 2);
+}
+
+static uint32_t fewest_tokens(const struct layout_load *load)
+{
+    return load->fewest_tokens > 0 && load->fewest_tokens < load->tokens ? load->fewest_tokens : load->tokens;
+}
+
+bool layout_takes(const struct plan *plan, const struct plan_request *request, const struct layout_load *load)
+{
+    uint32_t width = plan_width(plan);
+    return width == 1 || (!request->mix.by_blocks && fewest_tokens(load) >= width);
 }
 
 /* One job, with so many others at once as there are. */
@@ -24,38 +82,83 @@ bool layout_pays(double now, double then, const struct layout_load *load)
     return planner_worth_moving(now, then, fmax(load->move_seconds, load->least_seconds));
 }
 
+/* The exchange is paid for by its bytes and by waiting: only what is known can be compared. */
+static bool may_be_wide(const struct plan_request *request, const struct layout_load *load, uint32_t width)
+{
+    bool known = load->links.inside > 0 || load->links.between > 0;
+    return known && !request->mix.by_blocks && request->heads > 0 && request->heads % width == 0 &&
+           request->ranks % width == 0 && load->head_dim > 0 && load->operand_bytes > 0 &&
+           fewest_tokens(load) >= LEAST_ROWS * width;
+}
+
+static bool makes_sense(enum plan_layout layout, const struct plan_mix *mix)
+{
+    bool branches = mix->branches > 1, experts = mix->experts > 1;
+    switch (layout) {
+    case PLAN_LAYOUT_CFG:
+        return branches;
+    case PLAN_LAYOUT_POOLS:
+        return experts;
+    case PLAN_LAYOUT_CFG_POOLS:
+        return branches && experts;
+    default:
+        return true;
+    }
+}
+
+/* Of all layouts there are beside one chain of single ranks the best, the simplest first; 0: there is none. */
+static double find_best(const struct plan_request *request, const struct layout_load *load, struct plan *best)
+{
+    static const enum plan_layout layouts[] = {PLAN_LAYOUT_PIPELINE, PLAN_LAYOUT_CFG, PLAN_LAYOUT_POOLS,
+                                               PLAN_LAYOUT_CFG_POOLS};
+    struct plan_request asked = *request;
+    struct plan_wish wish = request->wish ? *request->wish : (struct plan_wish){0};
+    struct planner_request planner = describe(request, load);
+    double least = 0;
+    asked.wish = &wish;
+    for (uint32_t width = 1; width <= request->ranks && width <= LAYOUT_MOST_WIDTH; width++) {
+        if (width > 1 && (!may_be_wide(request, load, width) || wish.home == PLAN_HOME_FLOATING)) continue;
+        wish.width = width;
+        asked.mix.exchange = planner_exchange(&planner, width, request->ranks) / load->block_seconds;
+        for (size_t i = 0; i < sizeof layouts / sizeof *layouts; i++) {
+            struct plan made;
+            wish.layout = layouts[i];
+            if (!makes_sense(layouts[i], &request->mix) ||
+                (width == 1 && layouts[i] == PLAN_LAYOUT_PIPELINE) ||
+                plan_make(&asked, &made, NULL) != STATUS_OK)
+                continue;
+            double seconds = layout_seconds(&made, request, load);
+            if (seconds <= 0 || (least > 0 && seconds * AS_GOOD > least)) continue;
+            *best = made;
+            least = seconds;
+        }
+    }
+    return least;
+}
+
 status_t layout_choose(const struct plan_request *request, const struct layout_load *load,
                        const struct plan *now, struct plan *plan, struct error *error)
 {
-    static const enum plan_layout others[] = {PLAN_LAYOUT_CFG, PLAN_LAYOUT_POOLS, PLAN_LAYOUT_CFG_POOLS};
-    struct plan_request asked = *request;
-    struct plan_wish wish = request->wish ? *request->wish : (struct plan_wish){0};
-    struct plan made, best;
-    status_t status = plan_make(request, &best, error);
-    if (status != STATUS_OK || wish.layout != PLAN_LAYOUT_AUTO || wish.runs > 0 || wish.width > 1 ||
-        load->block_seconds <= 0) {
-        if (status == STATUS_OK) *plan = best;
-        return status;
-    }
+    const struct plan_wish *wish = request->wish;
+    struct plan simple, best;
+    status_t status = plan_make(request, &simple, error);
+    if (status != STATUS_OK) return status;
+    *plan = simple;
+    bool open =
+        !wish || (wish->layout == PLAN_LAYOUT_AUTO && wish->runs == 0 && wish->width <= 1 && !wish->has_fold);
+    if (!open || load->block_seconds <= 0 || request->ranks < 2) return STATUS_OK;
     /* Which of the single chains is better is for what was measured to say (schedule.c). */
-    double least = layout_seconds(&best, request, load);
-    double here = now && plan_chains(now) > 1 ? layout_seconds(now, request, load) : 0;
-    if (here > 0 && !layout_pays(here, least, load)) {
-        best = *now;
-        least = here;
-    }
-    asked.wish = &wish;
-    for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
-        bool parts = others[i] == PLAN_LAYOUT_CFG ? request->mix.branches > 1
-                     : request->mix.experts > 1 ? others[i] == PLAN_LAYOUT_POOLS || request->mix.branches > 1
-                                                : false;
-        wish.layout = others[i];
-        if (!parts || request->ranks < 2 || plan_make(&asked, &made, NULL) != STATUS_OK) continue;
-        double seconds = layout_seconds(&made, request, load);
-        if (seconds <= 0 || !layout_pays(least, seconds, load)) continue;
-        best = made;
-        least = seconds;
-    }
-    *plan = best;
+    bool other = now && (plan_chains(now) > 1 || plan_width(now) > 1) && layout_takes(now, request, load);
+    double least = layout_seconds(&simple, request, load),
+           here = other ? layout_seconds(now, request, load) : 0;
+    double found = find_best(request, load, &best);
+    if (found > 0 && (least <= 0 || found * AS_GOOD < least))
+        least = found;
+    else
+        best = simple;
+    if (here > 0)
+        *plan = layout_pays(here, least, load) ? best : *now;
+    else if (layout_pays(layout_seconds(&simple, request, load), least, load))
+        *plan = best;
     return STATUS_OK;
 }

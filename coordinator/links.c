@@ -103,8 +103,8 @@ static uint32_t ask_pairs(struct links *l)
     struct link link;
     for (uint32_t rank = 0; rank < l->ranks; rank++) {
         uint32_t peer = links_partner(l->ranks, l->round, rank);
-        l->asked[rank] = peer > rank && peer < l->ranks &&
-                         (l->all || !links_find(l, l->seat[rank], l->seat[peer], &link));
+        l->asked[rank] =
+            peer > rank && peer < l->ranks && (l->all || !links_find(l, l->seat[rank], l->seat[peer], &link));
         pairs += l->asked[rank];
     }
     return pairs;

@@ -37,18 +37,19 @@ struct links {
     uint64_t epoch;        /* 0: nothing was begun */
     struct link *link;     /* [seats (seats - 1) / 2]: of seat b and a < b at b (b - 1) / 2 + a */
     uint32_t *seat;        /* [ranks]: of each rank */
-    bool *asked;           /* [ranks]: its link to its partner is being measured, and it is the one to say how fast it is */
-    uint32_t round;        /* of links_rounds */
-    uint32_t waiting;      /* that were asked and have not answered */
-    bool all;              /* this pass measures those that are known as well */
-    bool failed;           /* one of this pass could not be measured */
-    int64_t round_ns;      /* when the round began; 0: it has not */
-    int64_t next_ns;       /* when the next pass begins */
+    bool *
+        asked; /* [ranks]: its link to its partner is being measured, and it is the one to say how fast it is */
+    uint32_t round;   /* of links_rounds */
+    uint32_t waiting; /* that were asked and have not answered */
+    bool all;         /* this pass measures those that are known as well */
+    bool failed;      /* one of this pass could not be measured */
+    int64_t round_ns; /* when the round began; 0: it has not */
+    int64_t next_ns;  /* when the next pass begins */
 };
 
 /* seat: [ranks], increasing, below seats. STATUS_NO_MEMORY: nothing will be measured. */
-status_t links_begin(struct links *links, uint32_t seats, const uint32_t *seat, uint32_t ranks, uint64_t epoch,
-                     int64_t now_ns, struct error *error);
+status_t links_begin(struct links *links, uint32_t seats, const uint32_t *seat, uint32_t ranks,
+                     uint64_t epoch, int64_t now_ns, struct error *error);
 void links_close(struct links *links);
 
 /* idle: no rank has anything to do. Ends rounds and begins others; true: one began. */

@@ -105,32 +105,66 @@ static void write_ends(const struct server *server, struct exposition *out)
     exposition_value(out, (double)entered[REFRAIN__JOB_STATE__JOB_EXPIRED], LABELS({"state", "expired"}));
 }
 
-static void histogram(struct exposition *out, const char *name, const char *help,
-                      const struct histogram *histogram)
+/* What there was something of. */
+static bool is_used(const struct counted_model *model)
+{
+    return *model->name && (model->steps || model->frames);
+}
+
+static void write_model_histogram(const struct counts *counts, struct exposition *out, const char *name,
+                                  const char *help, size_t offset)
 {
     exposition_family(out, name, EXPOSED_HISTOGRAM, help);
-    exposition_histogram(out, histogram, NO_LABELS);
+    for (int i = 0; i <= COUNTED_MODELS; i++) {
+        const struct counted_model *model = &counts->models[i];
+        if (is_used(model))
+            exposition_histogram(out, (const struct histogram *)(const void *)((const char *)model + offset),
+                                 LABELS({"model", model->name}));
+    }
+}
+
+static void write_model_counter(const struct counts *counts, struct exposition *out, const char *name,
+                                const char *help, size_t offset)
+{
+    exposition_family(out, name, EXPOSED_COUNTER, help);
+    for (int i = 0; i <= COUNTED_MODELS; i++) {
+        const struct counted_model *model = &counts->models[i];
+        if (is_used(model))
+            exposition_value(out, (double)*(const uint64_t *)(const void *)((const char *)model + offset),
+                             LABELS({"model", model->name}));
+    }
+}
+
+static void write_phases(const struct counts *counts, struct exposition *out)
+{
+    static const char *const phases[COUNTED_PHASES] = {"text", "denoise", "decode", "encode"};
+    exposition_family(out, "refrain_job_phase_seconds_total", EXPOSED_COUNTER,
+                      "Where the time of completed jobs went.");
+    for (int i = 0; i <= COUNTED_MODELS; i++)
+        for (int phase = 0; phase < COUNTED_PHASES && is_used(&counts->models[i]); phase++)
+            exposition_value(out, counts->models[i].phase_seconds[phase],
+                             LABELS({"model", counts->models[i].name}, {"phase", phases[phase]}));
 }
 
 static void write_times(const struct counts *counts, struct exposition *out)
 {
-    static const char *const phases[COUNTED_PHASES] = {"text", "denoise", "decode", "encode"};
-    histogram(out, "refrain_job_queue_seconds",
-              "From a job's submission until it first began, of completed jobs.", &counts->queued);
-    histogram(out, "refrain_job_run_seconds", "From a job's first beginning to its end, of completed jobs.",
-              &counts->total);
-    histogram(out, "refrain_step_seconds", "Of a denoising step, as its rank told; a running mean.",
-              &counts->step);
-    histogram(out, "refrain_finish_error_ratio",
-              "How far finish times foretold at half of a job's steps were off, by what was left.",
-              &counts->finish_error);
-    exposition_family(out, "refrain_job_phase_seconds_total", EXPOSED_COUNTER,
-                      "Where the time of completed jobs went.");
-    for (int i = 0; i < COUNTED_PHASES; i++)
-        exposition_value(out, counts->phase_seconds[i], LABELS({"phase", phases[i]}));
-    counter(out, "refrain_steps_total", "Denoising steps made, also such as were lost.",
-            (double)counts->steps);
-    counter(out, "refrain_frames_total", "Frames of completed jobs' videos.", (double)counts->frames);
+    write_model_histogram(counts, out, "refrain_job_queue_seconds",
+                          "From a job's submission until it first began, of completed jobs.",
+                          offsetof(struct counted_model, queued));
+    write_model_histogram(counts, out, "refrain_job_run_seconds",
+                          "From a job's first beginning to its end, of completed jobs.",
+                          offsetof(struct counted_model, total));
+    write_model_histogram(counts, out, "refrain_step_seconds",
+                          "Of a denoising step, as its rank told; a running mean.",
+                          offsetof(struct counted_model, step));
+    write_phases(counts, out);
+    write_model_counter(counts, out, "refrain_steps_total", "Denoising steps made, also such as were lost.",
+                        offsetof(struct counted_model, steps));
+    write_model_counter(counts, out, "refrain_frames_total", "Frames of completed jobs' videos.",
+                        offsetof(struct counted_model, frames));
+    exposition_family(out, "refrain_finish_error_ratio", EXPOSED_HISTOGRAM,
+                      "How far finish times foretold at half of a job's steps were off, by what was left.");
+    exposition_histogram(out, &counts->finish_error, NO_LABELS);
 }
 
 static void write_reuse(const struct counts *counts, struct exposition *out)
@@ -139,9 +173,12 @@ static void write_reuse(const struct counts *counts, struct exposition *out)
             (double)counts->texts_reused);
     counter(out, "refrain_reused_first_steps_total",
             "First steps that completed jobs took from the cache tier.", (double)counts->first_steps_reused);
-    counter(out, "refrain_reused_steps_total", "Steps that completed jobs took over from another job.",
+    counter(out, "refrain_reused_steps_total", "Steps of completed jobs that an equal run had made.",
+            (double)counts->steps_reused);
+    counter(out, "refrain_continued_steps_total",
+            "Steps that completed jobs took over from the job they went on from.",
             (double)counts->steps_taken_over);
-    counter(out, "refrain_reused_seconds_total", "What making those texts and first steps had taken.",
+    counter(out, "refrain_reused_seconds_total", "What making those texts, first steps and runs had taken.",
             counts->reused_seconds);
 }
 

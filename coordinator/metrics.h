@@ -5,8 +5,8 @@
  *     metrics_tend(server);                  once a turn, after the commit: makes a text if somebody waits for one
  *
  * Sums over all tenants: no name, prompt, label or job number of anybody is in it. Labels have values that are known when
- * the program is built (states, kinds, policies), but for ranks, of which at most METRICS_RANKS are told apart; figures of
- * further ones are added up under rank "others". All names, and what they mean: docs/metrics.md. The loop thread.
+ * the program is built (states, kinds, policies), but for models, of which the first COUNTED_MODELS, and for ranks, of which at most METRICS_RANKS are told apart; figures of
+ * further ones are added up under rank "(others)". All names, and what they mean: docs/metrics.md. The loop thread.
  */
 #ifndef REFRAIN_COORDINATOR_METRICS_H
 #define REFRAIN_COORDINATOR_METRICS_H

@@ -53,10 +53,10 @@ static void look(const struct server *server, struct rank_view *view)
         for (uint32_t rank = 0; rank < group->ranks; rank++) {
             struct shown *shown = shown_at(view, at + rank);
             bool others = at + rank >= METRICS_RANKS;
-            shown->group = others ? "others" : group->name;
+            shown->group = others ? "(others)" : group->name;
             shown->member = others ? NULL : &group->members[rank];
             snprintf(shown->rank, sizeof shown->rank, "%u", group->members[rank].seat);
-            if (others) strcpy(shown->rank, "others");
+            if (others) strcpy(shown->rank, "(others)");
         }
         add_figures(view, group, at);
         at += group->ranks;
@@ -154,6 +154,13 @@ static const struct tally_family tally_families[] = {
      "level", LEVELS, level_name},
 };
 
+/* A level that a rank does not have stays away from its figures. */
+static bool is_possible(const struct shown *shown, const struct tally_family *family, int number)
+{
+    bool by_level = family->number_name == level_name;
+    return !by_level || (shown->member && shown->member->tier_limit[number] > 0);
+}
+
 static void write_numbers(const struct rank_view *view, const struct tally_family *family,
                           const struct shown *shown, int kind)
 {
@@ -164,7 +171,7 @@ static void write_numbers(const struct rank_view *view, const struct tally_famil
         if (!family->label)
             exposition_value(view->out, (double)numbers[i],
                              LABELS({"group", shown->group}, {"rank", shown->rank}, {"kind", name}));
-        else if (numbers[i] || family->type == EXPOSED_COUNTER)
+        else if (numbers[i] || is_possible(shown, family, i))
             exposition_value(view->out, (double)numbers[i],
                              LABELS({"group", shown->group}, {"rank", shown->rank}, {"kind", name},
                                     {family->label, family->number_name(i)}));

@@ -19,6 +19,7 @@
 #include <stdbool.h>
 #include <zmq.h>
 #include "base/status.h"
+#include "coordinator/card.h"
 #include "coordinator/jobstore.h"
 #include "proto/wire.h"
 
@@ -59,8 +60,5 @@ struct inspected {
 int models_poll(const struct models *models, zmq_pollitem_t items[MODELS_POLL_ITEMS]); /* number of items */
 int64_t models_deadline_ns(const struct models *models);                               /* CLOCK_NEVER: none */
 bool models_inspected(struct models *models, int64_t now_ns, struct inspected *inspected);
-
-/* The JSON of --inspect as a card (card.c). The name is left to the caller. */
-status_t card_from_json(const char *text, size_t bytes, Refrain__ModelCard **card, struct error *error);
 
 #endif

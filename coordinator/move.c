@@ -218,6 +218,8 @@ static bool guests_may_join(struct server *server, struct group *group)
     if (server->now_ns - group->guest_ns > TAIL_NS) return true;
     if (!movejobs_gather(server, group, &jobs)) return true; /* nothing is known: a step is little */
     movejobs_weigh(server, group, &jobs, &plan, &worth);
+    log_line(LOG_DEBUG, "group %.8s: with its guests %.1f s instead of %.1f s, and %.1f s for the move", group->name, worth.then,
+             worth.now, worth.cost);
     return worth.now <= 0 || worth.now - worth.then > worth.cost;
 }
 
@@ -231,7 +233,10 @@ static void want_layout(struct server *server, struct group *group)
     if (!is_at_work(group) || !settled || server->now_ns - group->weighed_ns < WEIGH_NS || !may_move(server, group)) return;
     group->weighed_ns = server->now_ns;
     if (strcmp(group->fabric, "mpi") == 0 || !movejobs_gather(server, group, &jobs)) return;
-    if (!movejobs_weigh(server, group, &jobs, &plan, &worth)) return;
+    bool pays = movejobs_weigh(server, group, &jobs, &plan, &worth);
+    log_line(LOG_DEBUG, "group %.8s: %.1f s instead of %.1f s with another layout, and %.1f s for the move", group->name,
+             worth.then, worth.now, worth.cost);
+    if (!pays) return;
     snprintf(why, sizeof why, "laid out anew: %s, %.0f s expected gain, %.0f s cost", plan_kind(&plan),
              worth.now - worth.then, worth.cost);
     want(server, group, why);

@@ -4,6 +4,7 @@
 #include <math.h>
 #include <string.h>
 #include "coordinator/foresight.h"
+#include "coordinator/wiring.h"
 
 /* Of a job that caches: steps whose features its history holds, and which the next attempt makes again. Two is the most that any
  * preset keeps, four that any forecast does. */
@@ -91,7 +92,7 @@ static void add_waiting(struct server *server, const struct group *group, struct
         bool waits = job->state == REFRAIN__JOB_STATE__JOB_QUEUED && strcmp(job->model, group->model) == 0;
         if (!waits || job->outlook.tokens <= 0 || !is_ours(server, group, turn++)) continue;
         jobs->ids[jobs->count] = job->id;
-        jobs->jobs[jobs->count++] = (struct move_job){.steps = job->outlook.steps,
+        jobs->jobs[jobs->count++] = (struct move_job){.steps = fmax(0, job->outlook.steps - (double)job->kept),
                                                       .block = foresight_block(group, &job->outlook),
                                                       .branches = job->outlook.mix.branches,
                                                       .deadline = deadline_of(server, job)};
@@ -124,6 +125,26 @@ static double load_seconds(const struct group *group, const struct plan *plan)
     return group->load_block_seconds * most;
 }
 
+/* A layout has to take all of them, whichever is the longest. */
+static void meet_all(const struct server *server, const struct movejobs *jobs, struct plan_mix *mix,
+                     struct layout_load *load)
+{
+    for (int i = 0; i < jobs->count; i++) {
+        const struct job *job = jobs_find(server->jobs, jobs->ids[i]);
+        if (!job) continue;
+        mix->by_blocks |= job->outlook.mix.by_blocks;
+        load->fewest_tokens = (uint32_t)fmin(load->fewest_tokens, job->outlook.tokens);
+    }
+}
+
+/* The jobs as one load, for a move to ranks whose weights take so long to be read. */
+static void make_load(const struct group *group, const struct movejobs *jobs, const struct plan_request *here,
+                      double seconds, struct layout_load *load)
+{
+    movecost_load(jobs->jobs, jobs->count, seconds, load);
+    if (group->pace_ns > 0) load->block_seconds = layout_block_seconds(&group->plan, here, load);
+}
+
 bool movejobs_weigh(struct server *server, const struct group *group, const struct movejobs *jobs, struct plan *plan,
                     struct move_worth *worth)
 {
@@ -142,13 +163,16 @@ bool movejobs_weigh(struct server *server, const struct group *group, const stru
     struct plan_request here = server_describe_layout(server, group, model->card, stored->spec, seats);
     struct plan_request there = server_describe_layout(server, &all, model->card, stored->spec, all_seats);
     refrain__job__free_unpacked(stored, NULL);
-    here.mix = there.mix = job->outlook.mix;
-    here.mix.home_work = there.mix.home_work = group->home_work;
-    movecost_load(jobs->jobs, jobs->count, load_seconds(group, &group->plan), &load);
+    wiring_describe(&all, model->card, &job->outlook, &load);
+    here.mix = job->outlook.mix;
+    here.mix.home_work = group->home_work;
+    meet_all(server, jobs, &here.mix, &load);
+    there.mix = here.mix;
+    make_load(group, jobs, &here, load_seconds(group, &group->plan), &load);
     if (layout_choose(&there, &load, all.ranks == group->ranks ? &group->plan : NULL, plan, NULL) != STATUS_OK ||
         plan_equal(plan, &group->plan))
         return false;
-    movecost_load(jobs->jobs, jobs->count, load_seconds(group, plan), &load);
+    make_load(group, jobs, &here, load_seconds(group, plan), &load);
     return movecost_pays(&(struct move_place){&group->plan, &here}, &(struct move_place){plan, &there}, jobs->jobs, jobs->count,
                          &load, worth);
 }

@@ -189,6 +189,14 @@ void order_probe(struct outbox *outbox, const struct group *group, uint32_t rank
     SEND(outbox, &group->members[rank].peer, PROBE, probe, &body);
 }
 
+void order_tier_found(struct outbox *outbox, const struct wire_peer *peer, Refrain__TierFound *found,
+                      const struct checkpoint *checkpoint)
+{
+    Refrain__Checkpoint name;
+    found->checkpoint = to_wire(checkpoint, &name);
+    SEND(outbox, peer, TIER_FOUND, tier_found, found);
+}
+
 void order_tier_lease(struct outbox *outbox, const struct wire_peer *peer, Refrain__TierLease *lease)
 {
     SEND(outbox, peer, TIER_LEASE, tier_lease, lease);

@@ -43,6 +43,9 @@ void order_noted(struct outbox *outbox, const struct wire_peer *peer, uint64_t j
 void order_probe(struct outbox *outbox, const struct group *group, uint32_t rank, uint32_t peer);
 
 /* Of the cache tier (tierdesk.c). */
+/* checkpoint: NULL: it is in a rank's store. */
+void order_tier_found(struct outbox *outbox, const struct wire_peer *peer, Refrain__TierFound *found,
+                      const struct checkpoint *checkpoint);
 void order_tier_lease(struct outbox *outbox, const struct wire_peer *peer, Refrain__TierLease *lease);
 void order_tier_command(struct outbox *outbox, const struct wire_peer *peer, Refrain__TierCommand *command);
 

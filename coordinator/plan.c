@@ -111,6 +111,11 @@ static uint32_t room_for(uint64_t memory, uint64_t taken, uint64_t block, uint32
     return blocks < layers ? (uint32_t)blocks : layers;
 }
 
+static double share_or_none(double value)
+{
+    return value > 0 ? fmin(value, 1) : 0; /* a NaN is 0 */
+}
+
 static struct plan_mix sane_mix(const struct plan_mix *given, uint32_t layers)
 {
     struct plan_mix mix = *given;
@@ -119,8 +124,9 @@ static struct plan_mix sane_mix(const struct plan_mix *given, uint32_t layers)
     mix.tail = smaller(mix.tail, layers - mix.head);
     mix.experts = mix.experts == PLAN_EXPERTS ? PLAN_EXPERTS : 1;
     if (mix.experts == 1) mix.first_share = 1;
-    mix.first_share = mix.first_share > 0 ? fmin(mix.first_share, 1) : 0;
-    mix.hit_rate = mix.hit_rate > 0 ? fmin(mix.hit_rate, 1) : 0; /* a NaN is 0 */
+    mix.first_share = share_or_none(mix.first_share);
+    mix.hit_rate = share_or_none(mix.hit_rate);
+    for (uint32_t e = 0; e < PLAN_EXPERTS; e++) mix.expert_hits[e] = share_or_none(mix.expert_hits[e]);
     mix.home_work = mix.home_work > 0 && isfinite(mix.home_work) ? mix.home_work : 0;
     mix.hop = mix.hop > 0 && isfinite(mix.hop) ? mix.hop : 0;
     return mix;
@@ -144,6 +150,9 @@ static status_t read_layout(const struct plan_request *request, struct field *fi
         return error_set(error, STATUS_INVALID,
                          "plan: %u of %u ranks for the first expert leave none for the second", field->pool,
                          field->ranks);
+    if (field->pool && wish->second_pool && field->pool + wish->second_pool != field->ranks)
+        return error_set(error, STATUS_INVALID, "--pools %u+%u: the group has %u ranks", wish->pool,
+                         wish->second_pool, field->ranks);
     if (wish && wish->runs > 0 && (field->cfg || field->pools))
         return error_set(error, STATUS_INVALID,
                          "--split: says nothing of several chains: leave it out, or --layout");
@@ -208,6 +217,15 @@ static double share_of(const struct plan_mix *mix, uint32_t expert)
     return expert == 0 ? mix->first_share : 1 - mix->first_share;
 }
 
+/* The mix of one expert's steps. */
+static struct plan_mix mix_of(const struct plan_mix *mix, uint32_t expert)
+{
+    struct plan_mix own = *mix;
+    bool known = mix->experts > 1 && (mix->expert_hits[0] > 0 || mix->expert_hits[1] > 0);
+    if (known) own.hit_rate = mix->expert_hits[expert];
+    return own;
+}
+
 /* Blocks [from, to) in blocks' work of a branch-step: those that the mix always runs, and the rest when it
  * misses. */
 static double work_of(const struct field *field, const struct plan_mix *mix, uint32_t from, uint32_t to)
@@ -256,13 +274,15 @@ static void list_times(const struct field *field, const struct plan *plan, const
                        double *times)
 {
     double home = mix->branches * home_work(field, plan, mix) / (plan->floating ? field->ranks : 1);
-    double taken[PLAN_CHAINS] = {0};
-    for (uint32_t e = 0; e < mix->experts; e++)
+    for (uint32_t i = 0; i < field->ranks; i++) times[i] = is_home(plan, i) ? home : 0;
+    for (uint32_t e = 0; e < mix->experts; e++) {
+        struct plan_mix own = mix_of(mix, e);
+        double taken[PLAN_CHAINS] = {0};
         for (uint32_t b = 0; b < smaller(mix->branches, PLAN_BRANCHES); b++)
             taken[plan->chain[e][b]] += share_of(mix, e);
-    for (uint32_t i = 0; i < field->ranks; i++) times[i] = is_home(plan, i) ? home : 0;
-    for (uint32_t c = 0; c < PLAN_CHAINS; c++)
-        if (taken[c] > 0) add_chain(field, plan, mix, c, taken[c], times);
+        for (uint32_t c = 0; c < PLAN_CHAINS; c++)
+            if (taken[c] > 0) add_chain(field, plan, &own, c, taken[c], times);
+    }
     share_spare(field, plan, mix, times);
     for (uint32_t i = 0; i < field->ranks; i++) times[i] /= field->speed[i];
 }
@@ -332,15 +352,18 @@ static double step_alone(const struct field *field, const struct plan *plan)
 {
     const struct plan_mix *mix = &field->mix;
     struct plan_mix always = *mix, never = *mix; /* home may hold more blocks than a hit runs */
-    double speed = 0, miss = 0;
+    double speed = 0, step = 0;
     always.hit_rate = 0;
     never.hit_rate = 1;
     for (uint32_t i = 0; i < field->ranks; i++) speed += field->speed[i] / field->ranks;
     if (!plan->floating) speed = field->speed[0];
     double ends = home_work(field, plan, &always) / speed;
-    for (uint32_t e = 0; e < mix->experts; e++) miss += share_of(mix, e) * miss_alone(field, plan, e, ends);
     double hit = mix->branches * home_work(field, plan, &never) / speed;
-    return (1 - mix->hit_rate) * miss + mix->hit_rate * hit;
+    for (uint32_t e = 0; e < mix->experts; e++) {
+        double rate = mix_of(mix, e).hit_rate;
+        step += share_of(mix, e) * ((1 - rate) * miss_alone(field, plan, e, ends) + rate * hit);
+    }
+    return step;
 }
 
 /* Little's law: as many as fit into the time of a step. With floating homes as many again, and the same
@@ -464,8 +487,9 @@ static bool lay_so(const struct field *field, const struct plan_mix *mix, bool e
                    bool narrow, struct plan *plan)
 {
     if (!field->pools) return lay_chains(field, mix, exactly, narrow, 0, 1, 0, field->ranks, plan);
-    return lay_chains(field, mix, exactly, narrow, 0, share_of(mix, 0), 0, first, plan) &&
-           lay_chains(field, mix, exactly, narrow, 1, share_of(mix, 1), first, field->ranks, plan);
+    struct plan_mix own[PLAN_EXPERTS] = {mix_of(mix, 0), mix_of(mix, 1)};
+    return lay_chains(field, &own[0], exactly, narrow, 0, share_of(mix, 0), 0, first, plan) &&
+           lay_chains(field, &own[1], exactly, narrow, 1, share_of(mix, 1), first, field->ranks, plan);
 }
 
 /* Lays the ring, or the rings, between the plan's caps. exactly: home holds the caps and nothing else. */
@@ -503,7 +527,7 @@ static struct plan capped(const struct field *field, uint32_t head, uint32_t tai
 static bool lay_even(const struct field *field, struct plan *plan)
 {
     struct plan_mix uncached = field->mix;
-    uncached.hit_rate = 0;
+    uncached.hit_rate = uncached.expert_hits[0] = uncached.expert_hits[1] = 0;
     *plan = capped(field, 0, 0, false);
     if (!lay_ring(field, &uncached, false, plan)) return false;
     plan->cycle_uncached = cycle_of(field, plan, &uncached);

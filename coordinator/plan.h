@@ -74,10 +74,13 @@ struct plan_mix {
     uint32_t experts;    /* that a job's steps are shared by: 2, or else one */
     double first_share;  /* 0..1: of the steps, those that the first of two makes */
     uint32_t head, tail; /* blocks a hit still runs, F and B */
+    bool by_blocks;      /* the caching decides block by block, which wide stages do not do */
     double hit_rate;     /* 0..1: of branch-steps that skip the ring; 0: not cached */
+    double expert_hits[PLAN_EXPERTS]; /* the same of each expert's, whose mean over its steps that is; both 0: unknown */
     double home_work; /* further work at home per branch-step, in block times: embedding, output, a share of
                          text and decoding */
     double hop;       /* time of one hop, in block times */
+    double exchange;  /* what the ranks of a wide stage give each other in a block, likewise */
 };
 
 /* An operator's wish; each part may be absent. */
@@ -102,6 +105,7 @@ struct plan_wish {
     } layout;
     uint32_t
         pool; /* ranks of the first expert's pool, home's among them; 0: as many as make the shortest cycle */
+    uint32_t second_pool; /* the others, if the operator named them; 0: whatever is left */
 };
 
 struct plan_request {
@@ -158,6 +162,7 @@ const char *plan_kind(const struct plan *plan);
 /* "HEAD,TAIL", "B0,B1,…" and "auto|fixed|floating" of the command line. */
 status_t plan_read_fold(const char *text, struct plan_wish *wish, struct error *error);
 status_t plan_read_split(const char *text, struct plan_wish *wish, struct error *error);
+status_t plan_read_pools(const char *text, struct plan_wish *wish, struct error *error); /* "5+3" */
 
 /* For people: "2 ranks, blocks 4+4, cpu-avx512"; where home holds blocks that always run and a part of the
  * ring "4 ranks, blocks 1+8 10 10 11, cpu-avx512", with its last ones in brackets at the end, and with a spare

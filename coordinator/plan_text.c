@@ -53,6 +53,20 @@ status_t plan_read_split(const char *text, struct plan_wish *wish, struct error 
     return STATUS_OK;
 }
 
+status_t plan_read_pools(const char *text, struct plan_wish *wish, struct error *error)
+{
+    uint32_t first = 0, second = 0;
+    const char *at = read_number(text, &first);
+    if (at) at = *at == '+' ? read_number(at + 1, &second) : NULL;
+    if (!at || *at || first == 0 || second == 0)
+        return error_set(error, STATUS_INVALID,
+                         "--pools '%.40s': must be the ranks of each expert, the first one's and home first, such as 5+3",
+                         text);
+    wish->pool = first;
+    wish->second_pool = second;
+    return STATUS_OK;
+}
+
 static void describe_chains(const struct plan *plan, struct line *line)
 {
     static const char *const what[] = {"branches", "experts", "experts' branches"};
@@ -71,8 +85,10 @@ static void describe_chains(const struct plan *plan, struct line *line)
 
 const char *plan_kind(const struct plan *plan)
 {
+    static const char *const names[] = {"pipeline", "cfg", "pools", "cfg-pools", "wide stages", "cfg with wide stages",
+                                        "pools with wide stages", "cfg-pools with wide stages"};
     bool branches = plan->chain[0][0] != plan->chain[0][1], experts = plan->chain[0][0] != plan->chain[1][0];
-    return branches && experts ? "cfg-pools" : branches ? "cfg" : experts ? "pools" : "pipeline";
+    return names[branches + 2 * experts + 4 * (plan_width(plan) > 1)];
 }
 
 void plan_describe(const struct plan *plan, const char *backend, char *text, size_t bytes)

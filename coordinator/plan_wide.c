@@ -3,7 +3,7 @@
  *
  * The ranks of a stage take each hop together, 1 / width of its rows each, so a stage is a rank of width times the speed
  * of its slowest and with the memory of its smallest one. plan.c lays blocks over those, in one chain or several, and what it
- * says of a stage holds for each of its ranks. Home is one of the first stage and keeps no blocks to itself, so that all
+ * says of a stage holds for each of its ranks. Its unit is then a block on a stage: a share of a block on a rank, and the exchange. Home is one of the first stage and keeps no blocks to itself, so that all
  * of them are shared, also those that every step runs.
  */
 #include "coordinator/plan.h"
@@ -36,14 +36,25 @@ static struct plan_seat seat_of_stage(const struct plan_seat *seats, uint32_t wi
     return stage;
 }
 
+/* A block on a stage, in block times of a rank. */
+static double unit_of(const struct plan_request *request, uint32_t width)
+{
+    double exchange = request->mix.exchange;
+    return 1.0 / width + (exchange > 0 && isfinite(exchange) ? exchange : 0);
+}
+
 static void narrow_request(const struct plan_request *request, uint32_t width, struct narrow *n)
 {
+    double unit = unit_of(request, width);
     n->request = *request;
     n->wish = request->wish ? *request->wish : (struct plan_wish){0};
     n->request.ranks = request->ranks / width;
+    n->request.mix.home_work /= unit; /* home alone does that */
+    n->request.mix.hop /= unit;
     n->wish.width = 1;
     n->wish.even = true;
     n->wish.pool = n->wish.pool / width;
+    n->wish.second_pool = n->wish.second_pool / width;
     for (uint32_t stage = 0; stage < n->wish.runs / width; stage++)
         n->wish.run[stage] = n->wish.run[stage * width];
     n->wish.runs /= width;
@@ -95,6 +106,9 @@ static status_t check_wish(const struct plan_request *request, struct error *err
         return error_set(error, STATUS_INVALID,
                          "--stage-width %u: rank 0 is home and keeps no blocks to itself: leave %s out",
                          width, wish->has_fold ? "--fold" : "--home floating");
+    if (wish->pool && wish->second_pool && wish->pool + wish->second_pool != request->ranks)
+        return error_set(error, STATUS_INVALID, "--pools %u+%u: the group has %u ranks", wish->pool,
+                         wish->second_pool, request->ranks);
     if (wish->pool % width)
         return error_set(error, STATUS_INVALID, "--stage-width %u: a pool of %u ranks is not of whole stages",
                          width, wish->pool);
@@ -124,7 +138,7 @@ status_t plan_wide_make(const struct plan_request *request, struct plan *plan, s
         return status;
     }
     made = widen(&made, width);
-    made.cycle_uncached /= width;
+    made.cycle_uncached *= unit_of(request, width);
     made.cycle = plan_wide_cycle(&made, request);
     made.alone = plan_wide_alone(&made, request);
     *plan = made;
@@ -136,11 +150,13 @@ status_t plan_wide_check(const struct plan *plan, const struct plan_request *req
 {
     struct narrow n;
     struct plan stages = plan_wide_stages(plan);
+    struct plan_request own = *request;
+    own.mix = *mix;
     if (request->ranks != plan->ranks)
         return error_set(error, STATUS_INVALID, "plan: is of %u ranks, not of %u", plan->ranks,
                          request->ranks);
-    narrow_request(request, plan->width, &n);
-    return plan_check(&stages, &n.request, mix, error);
+    narrow_request(&own, plan->width, &n);
+    return plan_check(&stages, &n.request, &n.request.mix, error);
 }
 
 double plan_wide_cycle(const struct plan *plan, const struct plan_request *request)
@@ -149,7 +165,7 @@ double plan_wide_cycle(const struct plan *plan, const struct plan_request *reque
     struct plan stages = plan_wide_stages(plan);
     if (request->ranks != plan->ranks) return 0;
     narrow_request(request, plan->width, &n);
-    return plan_cycle(&stages, &n.request) / plan->width;
+    return plan_cycle(&stages, &n.request) * unit_of(request, plan->width);
 }
 
 double plan_wide_alone(const struct plan *plan, const struct plan_request *request)
@@ -158,5 +174,5 @@ double plan_wide_alone(const struct plan *plan, const struct plan_request *reque
     struct plan stages = plan_wide_stages(plan);
     if (request->ranks != plan->ranks) return 0;
     narrow_request(request, plan->width, &n);
-    return plan_alone(&stages, &n.request) / plan->width;
+    return plan_alone(&stages, &n.request) * unit_of(request, plan->width);
 }

@@ -103,7 +103,7 @@ static status_t check_above(const char *field, double value, double most, struct
     return error_set(error, STATUS_INVALID, "%s %g: must be above 0 and at most %g", field, value, most);
 }
 
-status_t planner_check(const struct planner_request *r, struct error *error)
+static status_t check_request(const struct planner_request *r, struct error *error)
 {
     const struct planner_model *m = &r->model;
     const struct planner_machine *a = &r->machine;
@@ -135,7 +135,29 @@ status_t planner_check(const struct planner_request *r, struct error *error)
     if (status == STATUS_OK) status = check_above("link between nodes", a->between, 1e16, error);
     if (status == STATUS_OK && a->block_seconds <= 0) status = check_above("FLOP/s", a->flops, 1e21, error);
     if (status == STATUS_OK) status = check_real("block seconds", a->block_seconds, 1e6, error);
+    if (status == STATUS_OK) status = check_real("crowd", a->crowd, 1000, error);
     return status;
+}
+
+/* ---------------------------------------------------------------------------------------------------- links */
+
+void planner_add_link(struct planner_links *links, bool same_host, double bytes_per_second, double latency)
+{
+    double *slowest = same_host ? &links->inside : &links->between;
+    if (*slowest == 0 || bytes_per_second < *slowest) *slowest = bytes_per_second;
+    links->latency = fmax(links->latency, latency);
+}
+
+bool planner_take_links(const struct planner_links *links, struct planner_machine *machine)
+{
+    double inside = links->inside > 0 ? links->inside : links->between,
+           between = links->between > 0 ? links->between : links->inside;
+    if (inside <= 0) return false;
+    machine->inside = inside;
+    machine->between = between;
+    machine->latency = links->latency;
+    if (links->per_node > 0) machine->per_node = links->per_node;
+    return true;
 }
 
 /* ----------------------------------------------------------------------------------------------- candidates */
@@ -304,7 +326,7 @@ static void say_bound(struct line *line, const struct planner_request *r, const 
         break;
     case BOUND_FILL:
         line_put(line, ": it takes %u jobs to keep %s busy", o->layout.replicas * o->saturate,
-            o->layout.replicas > 1 ? "them" : "it");
+                 o->layout.replicas > 1 ? "them" : "it");
         break;
     case BOUND_POOLS:
         line_put(line, ": one pool waits for the other");
@@ -320,7 +342,7 @@ static void explain_loser(const struct planner_request *r, bool late, const stru
     struct line line = {o->why, sizeof o->why, 0};
     if (!o->fits) {
         line_put(&line, "does not fit: %.1f of %.1f GB", gb((double)o->memory_bytes),
-            gb((double)r->machine.memory_bytes));
+                 gb((double)r->machine.memory_bytes));
     } else if (!late && is_late(r, o)) {
         line_put(&line, "late: a job takes %.4g s, it has %.4g", o->loaded_seconds, r->load.deadline);
         say_bound(&line, r, o);
@@ -334,13 +356,13 @@ static void explain_loser(const struct planner_request *r, bool late, const stru
         say_bound(&line, r, o);
     } else if (o->node_bytes > best->node_bytes) {
         line_put(&line, "as fast, but %.2f GB a step leave a node instead of %.2f", gb(o->node_bytes),
-            gb(best->node_bytes));
+                 gb(best->node_bytes));
     } else if (o->hop_bytes + o->exchange_bytes > best->hop_bytes + best->exchange_bytes) {
-        line_put(&line, "as fast, but sends %.2f GB a step instead of %.2f", gb(o->hop_bytes + o->exchange_bytes),
-            gb(best->hop_bytes + best->exchange_bytes));
+        line_put(&line, "as fast, but sends %.2f GB a step instead of %.2f",
+                 gb(o->hop_bytes + o->exchange_bytes), gb(best->hop_bytes + best->exchange_bytes));
     } else {
         line_put(&line, "as fast, but holds %.1f GB a rank instead of %.1f", gb((double)o->memory_bytes),
-            gb((double)best->memory_bytes));
+                 gb((double)best->memory_bytes));
     }
 }
 
@@ -352,18 +374,20 @@ static void explain_choice(const struct planner_request *r, bool late, const str
     for (size_t i = 0; i < list->count; i++) fit += list->option[i].fits;
     if (late)
         line_put(&line, "no layout keeps the deadline of %.4g s; this one comes nearest with %.4g s",
-            r->load.deadline, o->loaded_seconds);
+                 r->load.deadline, o->loaded_seconds);
     else if (fit == 1)
         line_put(&line, "the only layout that fits");
     else if (r->load.deadline > 0)
-        line_put(&line, "of the layouts that keep the deadline of %.4g s the one that is done first with %u job%s",
-            r->load.deadline, r->load.jobs, r->load.jobs == 1 ? "" : "s");
+        line_put(&line,
+                 "of the layouts that keep the deadline of %.4g s the one that is done first with %u job%s",
+                 r->load.deadline, r->load.jobs, r->load.jobs == 1 ? "" : "s");
     else
         line_put(&line, "latency: nothing is done sooner with %u job%s", r->load.jobs,
-            r->load.jobs == 1 ? "" : "s");
+                 r->load.jobs == 1 ? "" : "s");
     if (!late && r->load.deadline <= 0 && o->busy > 0.9 && r->load.jobs > 1) {
         line.used = 0;
-        line_put(&line,
+        line_put(
+            &line,
             "throughput: %u jobs keep the busiest rank at work for %.0f %% of the time, and nothing is done "
             "sooner",
             r->load.jobs, 100 * o->busy);
@@ -390,7 +414,7 @@ status_t planner_choose(const struct planner_request *r, struct planner_answer *
 {
     struct list list = {.request = r};
     bool late;
-    status_t status = planner_check(r, error);
+    status_t status = check_request(r, error);
     if (status != STATUS_OK) return status;
     list_all(&list);
     size_t best = choose(r, &list, &late);

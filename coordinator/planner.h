@@ -19,6 +19,7 @@
 #ifndef REFRAIN_COORDINATOR_PLANNER_H
 #define REFRAIN_COORDINATOR_PLANNER_H
 
+#include "coordinator/needs.h"
 #include "coordinator/plan.h"
 
 enum { PLANNER_MAX_RANKS = PLAN_MAX_RANKS, PLANNER_NAME_BYTES = 96, PLANNER_WORDS_BYTES = 240 };
@@ -53,13 +54,25 @@ struct planner_machine {
     double home_seconds;    /* text and decoding of a job */
     double inside, between; /* bytes a second: of a rank to others of its node; of a node to the others */
     double latency;         /* seconds of a message */
+    double crowd; /* how much longer a block takes while all ranks of a node compute; 0: as long as alone */
     uint32_t operand_bytes; /* of an element inside a block: 2 on GPUs, 4 on CPUs */
     uint32_t state_bytes;   /* of an element of a hop: 4 here, 2 in others' systems */
 };
 
+/* How ranks reach each other, as measured: the slowest of each kind. */
+struct planner_links {
+    double inside, between; /* bytes a second between two ranks of a host, and of two hosts; 0: unknown */
+    double latency;         /* seconds of an empty message, the longest */
+    uint32_t per_node;      /* ranks of each host, which stand together; 1 where hosts differ or are mixed */
+};
+void planner_add_link(struct planner_links *links, bool same_host, double bytes_per_second, double latency);
+/* With what is known: what is not known of one kind is that of the other. False: nothing is. */
+bool planner_take_links(const struct planner_links *links, struct planner_machine *machine);
+
 /* The queue. */
 struct planner_load {
     uint32_t jobs;       /* at once, all alike */
+    double unequal_jobs; /* of planner_rate: all there are, in the work of one; 0: `jobs` */
     double hit_rate;     /* 0..1: of branch-steps that skip the ring */
     uint32_t head, tail; /* blocks a hit still runs */
     double deadline;     /* seconds from its start in which one job must be done beside the others; 0: none */
@@ -72,6 +85,10 @@ struct planner_request {
     struct planner_load load;
     uint32_t most_replicas, most_ways, most_width; /* of layouts to look at; 0: any */
     bool no_pools;
+    const struct needs
+        *needs; /* what one job takes of a rank, where the model was measured on paper; NULL: formulas */
+    const struct plan_request
+        *real; /* of planner_rate: what is known of the ranks that there are, and the jobs' mix */
 };
 
 struct planner_layout {
@@ -134,12 +151,17 @@ uint64_t planner_block_bytes(const struct planner_model *model); /* its weights 
 status_t planner_choose(const struct planner_request *request, struct planner_answer *answer,
                         struct error *error);
 void planner_free(struct planner_answer *answer);
-/* The request's fields are within their limits. */
-status_t planner_check(const struct planner_request *request, struct error *error);
 
 /* One layout: all but `why`. *plan (NULL: not wanted) is the ring of one replica's first chain. */
 void planner_predict(const struct planner_request *request, const struct planner_layout *layout,
                      struct planner_option *option, struct plan *plan);
+
+/* The same of a plan that was made for the request's real ranks, of one replica. Not possible: it is of another model or
+ * number of ranks. */
+void planner_rate(const struct planner_request *request, const struct plan *plan,
+                  struct planner_option *option);
+/* What the ranks of stages so wide give each other in a block, in seconds: the slowest stage of ranks [0, count). */
+double planner_exchange(const struct planner_request *request, uint32_t width, uint32_t count);
 
 /* Is it worth to stop, move and go on? Gain: what remains now, in seconds, less what would remain then; it must exceed the
  * cost of moving by half, and be a twentieth of what remains, so that noise moves nothing to and fro. */

@@ -8,17 +8,13 @@
 #include <math.h>
 #include <string.h>
 #include "coordinator/planner.h"
-
-/* The worker's own sizes, as `refrain-worker --plan-memory` counts them (docs/gpu.md), for the hidden state in float32. */
-enum {
-    STATE_BYTES = 4,
-    JOB_STATES = 1,   /* hidden states kept at home, per branch */
-    STAGE_STATES = 4, /* a stage's buffers and what lands, of whole hops */
-    CACHE_STATES = 4, /* what a policy keeps per branch: a residual, its history and the probe's */
-    KEYS_VALUES = 2,  /* of the text, per branch and block */
-};
+#include "coordinator/planner_load.h"
+#include "coordinator/planner_memory.h"
 
 #define UNSTEADY 0.16
+
+/* Hops that a home has with wide stages at most (worker/engine.h); fewer where they land on a GPU. */
+enum { WIDE_HOPS = 4, WIDE_HOPS_LANDING = 2 };
 
 static uint32_t smaller(uint32_t a, uint32_t b)
 {
@@ -51,33 +47,40 @@ struct field {
     uint32_t group;     /* ranks of a replica */
     uint32_t rows;      /* tokens of one of a stage's ranks, at most */
     double state_bytes; /* of a whole hidden state on the wire */
-    double block;       /* seconds of a block on a stage: computing and exchange */
+    double alone;       /* seconds of a block on one rank */
+    double block;       /* ... and on a stage: computing and exchange */
     double exchange;    /* of that */
 };
 
-/* Bytes that leave the busiest node in one exchange of a stage whose ranks are [first, first + width). */
-static double leaving(const struct field *f, uint32_t first)
+/* What a block's four all-to-alls carry, all ranks together. */
+static double exchanged_bytes(const struct field *f)
 {
-    uint32_t width = f->layout->width, per_node = f->request->machine.per_node;
-    double most = 0, bytes = 4 * (double)f->request->job.tokens * hidden_of(&f->request->model) *
-                             f->request->machine.operand_bytes;
-    for (uint32_t at = first; at < first + width;) {
-        uint32_t end = smaller(first + width, (at / per_node + 1) * per_node);
-        double here = (double)(end - at) / width;
-        most = fmax(most, bytes * here * (1 - here));
-        at = end;
-    }
-    return most;
+    return 4 * (double)f->request->job.tokens * hidden_of(&f->request->model) *
+           f->request->machine.operand_bytes;
 }
 
-/* Four all-to-alls of a block: each rank sends (U - 1)/U of its 1/U; a node what its ranks send to others. */
+/* Where a stage's ranks [at, ...) leave a node. */
+static uint32_t end_in_node(const struct field *f, uint32_t at, uint32_t stage_end)
+{
+    uint32_t per_node = f->request->machine.per_node;
+    return smaller(stage_end, (at / per_node + 1) * per_node);
+}
+
+/* Four all-to-alls of a block of a stage whose ranks are [first, first + width): each rank gives 1/U of its 1/U to each of the
+ * others, those of its node over its own link, the rest over its node's. Q, k and v leave together, so their messages'
+ * latency counts once, and once on the way back. */
 static double exchange_seconds(const struct field *f, uint32_t first)
 {
     const struct planner_machine *m = &f->request->machine;
-    double u = f->layout->width;
+    double u = f->layout->width, bytes = exchanged_bytes(f), near = 0, far = 0;
     if (u < 2) return 0;
-    double bytes = 4 * (double)f->request->job.tokens * hidden_of(&f->request->model) * m->operand_bytes;
-    return fmax(bytes * (u - 1) / (u * u) / m->inside, leaving(f, first) / m->between) + 4 * m->latency;
+    for (uint32_t at = first, end; at < first + f->layout->width; at = end) {
+        end = end_in_node(f, at, first + f->layout->width);
+        double here = end - at;
+        near = fmax(near, bytes * (here - 1) / (u * u));
+        far = fmax(far, bytes * here / u * (1 - here / u));
+    }
+    return fmax(near / m->inside, far / m->between) + 2 * m->latency;
 }
 
 static double block_seconds(const struct planner_request *r)
@@ -104,7 +107,15 @@ static void make_field(const struct planner_request *r, const struct planner_lay
     f->state_bytes = (double)r->job.tokens * hidden_of(&r->model) * r->machine.state_bytes;
     for (uint32_t first = 0; first < f->group; first += layout->width)
         f->exchange = fmax(f->exchange, exchange_seconds(f, first));
-    f->block = block_seconds(r) * f->rows / r->job.tokens + f->exchange;
+    f->alone = block_seconds(r);
+    f->block = f->alone * f->rows / r->job.tokens + f->exchange;
+}
+
+double planner_exchange(const struct planner_request *r, uint32_t width, uint32_t count)
+{
+    struct field f;
+    make_field(r, &(struct planner_layout){.ways = 1, .stages = {count / width, 0}, .width = width}, &f);
+    return f.exchange;
 }
 
 /* -------------------------------------------------------------------------------------------------- the links */
@@ -112,50 +123,65 @@ static void make_field(const struct planner_request *r, const struct planner_lay
 /* What a step of one job in every replica sends: on all links, and out of each node. */
 struct traffic {
     double hops, exchanges;
-    double node[PLANNER_MAX_RANKS]; /* bytes out of each node */
-    double rank;                    /* out of the busiest rank, inside its node */
-    double between, count;          /* hops between nodes, and all of a ring */
+    double node[PLANNER_MAX_RANKS],
+        rank[PLANNER_MAX_RANKS]; /* bytes out of each node, and of each rank inside its node */
+    double between,
+        count; /* hops between nodes, and all from stage to stage or, where they are one rank wide, of a ring */
 };
 
+static void send_bytes(const struct field *f, struct traffic *t, uint32_t from, uint32_t to, double bytes)
+{
+    uint32_t per_node = f->request->machine.per_node;
+    if (from / per_node != to / per_node)
+        t->node[from / per_node] += bytes;
+    else
+        t->rank[from] += bytes;
+}
+
+/* From stage to stage, each rank to the one with the same rows. */
 static void send(const struct field *f, struct traffic *t, uint32_t from, uint32_t to, double bytes)
 {
     uint32_t per_node = f->request->machine.per_node, width = f->layout->width;
     t->count++;
     if (from / per_node != to / per_node) t->between++;
-    for (uint32_t u = 0; u < width; u++) {
-        uint32_t a = (from + u) / per_node, b = (to + u) / per_node;
-        if (a != b) t->node[a] += bytes / width;
-    }
-    t->rank = fmax(t->rank, bytes / width);
+    for (uint32_t u = 0; u < width; u++) send_bytes(f, t, from + u, to + u, bytes / width);
 }
 
-/* A chain's hops: from home, or to it, and on. first: its first rank; own: home is its first stage. */
+/* A chain's hops: from home, or to it, and on. first: its first rank; own: home is of its first stage. A wide stage's ranks get
+ * their rows from home and give them back to it, but for its own. */
 static void send_around(const struct field *f, struct traffic *t, uint32_t home, uint32_t first,
                         uint32_t stages, bool own, double bytes)
 {
-    uint32_t width = f->layout->width;
-    if (own && stages == 1) return;
-    if (!own) send(f, t, home, first, bytes);
+    uint32_t width = f->layout->width, last = first + (stages - 1) * width;
+    double kept = own ? bytes / width : 0, back = stages == 1 ? bytes - kept : bytes;
     for (uint32_t s = 0; s + 1 < stages; s++) send(f, t, first + s * width, first + (s + 1) * width, bytes);
-    send(f, t, first + (stages - 1) * width, home, bytes);
-    t->hops += bytes * (stages + !own);
+    for (uint32_t u = 0; u < width; u++) {
+        if (first + u != home) send_bytes(f, t, home, first + u, bytes / width);
+        if (last + u != home) send_bytes(f, t, last + u, home, bytes / width);
+    }
+    uint32_t per_node = f->request->machine.per_node;
+    if (width == 1) { /* those of wide stages are no hops like the others */
+        t->count += (bytes > kept) + (back > 0);
+        t->between += (bytes > kept && home / per_node != first / per_node) +
+                      (back > 0 && home / per_node != last / per_node);
+    }
+    t->hops += bytes * (stages - 1) + (bytes - kept) + back;
 }
 
 static void exchange_all(const struct field *f, struct traffic *t, uint32_t first, uint32_t stages,
                          double times)
 {
-    const struct planner_machine *m = &f->request->machine;
     uint32_t width = f->layout->width;
-    double u = width,
-           bytes = 4 * (double)f->request->job.tokens * hidden_of(&f->request->model) * m->operand_bytes;
+    double u = width, bytes = exchanged_bytes(f);
     if (width < 2) return;
     t->exchanges += times * bytes * (u - 1) / u;
     for (uint32_t s = 0; s < stages; s++)
-        for (uint32_t at = first + s * width, stop = at + width, begin = at; at < stop;) {
-            uint32_t end = smaller(stop, (at / m->per_node + 1) * m->per_node);
+        for (uint32_t at = first + s * width, stop = at + width, begin = at, end; at < stop; at = end) {
+            end = end_in_node(f, at, stop);
             double here = (double)(end - at) / (stop - begin);
-            t->node[at / m->per_node] += times / stages * bytes * here * (1 - here);
-            at = end;
+            t->node[at / f->request->machine.per_node] += times / stages * bytes * here * (1 - here);
+            for (uint32_t i = at; i < end; i++)
+                t->rank[i] += times / stages * bytes * (end - at - 1) / (u * u);
         }
 }
 
@@ -185,10 +211,10 @@ static void count_traffic(const struct field *f, struct traffic *t)
     t->exchanges /= l->replicas;
 }
 
-static double busiest_node(const struct traffic *t)
+static double most_of(const double *bytes, uint32_t count)
 {
     double most = 0;
-    for (uint32_t i = 0; i < PLANNER_MAX_RANKS; i++) most = fmax(most, t->node[i]);
+    for (uint32_t i = 0; i < count; i++) most = fmax(most, bytes[i]);
     return most;
 }
 
@@ -201,53 +227,73 @@ static double hop_seconds(const struct field *f, const struct traffic *t)
     return far * between + (1 - far) * inside + m->latency;
 }
 
-/* --------------------------------------------------------------------------------------------------- memory */
-
-/* What a rank of a stage needs beside weights of blocks. */
-static double work_bytes(const struct field *f)
+/* Seconds for the rows that home sends to the ranks of a stage, over its one link to its node and its node's to the others. */
+static double deal_seconds(const struct field *f, uint32_t first)
 {
-    const struct planner_model *m = &f->request->model;
-    return (double)f->rows * (m->ffn + 2.5 * hidden_of(m)) * f->request->machine.operand_bytes;
+    const struct planner_machine *m = &f->request->machine;
+    double each = f->state_bytes / f->layout->width, near = 0, far = 0;
+    for (uint32_t at = first; at < first + f->layout->width; at++)
+        *(at / m->per_node ? &far : &near) += at ? each : 0;
+    return fmax(near / m->inside, far / m->between);
 }
 
-static double buffer_bytes(const struct field *f)
+/* And for those that come back: each rank's over its own link, but a node's over its one. */
+static double collect_seconds(const struct field *f, uint32_t first)
 {
-    return f->group > f->layout->width
-               ? STAGE_STATES * (double)f->rows * hidden_of(&f->request->model) * STATE_BYTES
-               : 0;
+    const struct planner_machine *m = &f->request->machine;
+    double each = f->state_bytes / f->layout->width, near = 0, most = 0;
+    for (uint32_t at = first, end; at < first + f->layout->width; at = end) {
+        end = end_in_node(f, at, first + f->layout->width);
+        if (at / m->per_node)
+            most = fmax(most, (end - at) * each);
+        else
+            near = end > 1 ? each : 0;
+    }
+    return fmax(near / m->inside, most / m->between);
 }
 
-/* One job at its home: a state of each branch, and what its policy keeps. */
-static double job_bytes(const struct field *f)
+/* What dealing rows to wide stages and collecting them adds to the hops that plan.h counts for a step of one job alone, in the
+ * chains of an expert: home's link takes them one after the other, for all chains, and a stage without home waits once
+ * more to be told which hop is next. */
+static double ends_seconds(const struct field *f, double hop, int expert)
+{
+    const struct planner_layout *l = f->layout;
+    double latency = f->request->machine.latency;
+    uint32_t first = expert ? l->ways * l->stages[0] * l->width : 0, chain = l->stages[expert] * l->width;
+    bool remote = expert > 0 || l->ways > 1;
+    if (l->width < 2) return 0;
+    double more = collect_seconds(f, first + l->ways * chain - l->width) + (2 + remote) * latency -
+                  hop * (remote ? 2 : l->stages[expert] > 1);
+    for (uint32_t w = 0; w < l->ways; w++) more += deal_seconds(f, first + w * chain);
+    return more;
+}
+
+/* Seconds that a wide stage waits in each hop for links to be free: rows that home deals and those that the hop before sends on
+ * are on the way of the first exchange, as far as q, k and v do not take longer to compute. */
+static double jam_seconds(const struct field *f, int expert)
 {
     const struct planner_request *r = f->request;
-    double states = JOB_STATES + (r->load.hit_rate > 0 ? CACHE_STATES : 0);
-    return r->job.branches * states * (double)f->rows * hidden_of(&r->model) * STATE_BYTES;
+    const struct planner_layout *l = f->layout;
+    uint32_t first = expert ? l->ways * l->stages[0] * l->width : 0, chain = l->stages[expert] * l->width;
+    double s = r->job.tokens, h = hidden_of(&r->model), dealt = 0;
+    double on = f->state_bytes / l->width / r->machine.inside;
+    double products = 6 * s * h * h / planner_block_flops(&r->model, r->job.tokens);
+    if (l->width < 2) return 0;
+    for (uint32_t w = 0; w < l->ways && expert == 0; w++) dealt += deal_seconds(f, first + w * chain);
+    double most = fmax(on, dealt + (l->stages[expert] > 1 ? on : 0));
+    return fmax(0, most - products * (f->block - f->exchange));
 }
 
-/* Keys and values of the text, of one job in one block. */
-static double text_bytes(const struct field *f)
+/* What plan.h does not know of a step of one job alone on wide stages: rows are dealt and collected, and a hit's blocks are
+ * the stages' too. */
+static double wide_seconds(const struct field *f, double hop, int expert)
 {
     const struct planner_request *r = f->request;
-    return (double)r->job.branches * KEYS_VALUES * r->model.text_tokens * hidden_of(&r->model) *
-           r->machine.operand_bytes;
-}
-
-static double decode_bytes(const struct planner_request *r)
-{
-    return (double)r->model.decode_bytes * r->job.width * r->job.height;
-}
-
-/* Of a block: weights of the experts that are held, and the text of all jobs in flight. */
-static double held_bytes(const struct field *f, uint32_t jobs)
-{
-    uint32_t experts = f->layout->stages[1] > 0 ? 1 : f->request->model.experts;
-    return experts * (double)planner_block_bytes(&f->request->model) + jobs * text_bytes(f);
-}
-
-static double home_bytes(const struct field *f, uint32_t jobs)
-{
-    return (double)f->request->model.home_bytes + decode_bytes(f->request) + jobs * job_bytes(f);
+    double ends = ends_seconds(f, hop, expert), rate = r->load.hit_rate;
+    double caps = (double)(r->load.head + r->load.tail) * r->job.branches / f->layout->ways;
+    if (f->layout->width < 2) return 0;
+    ends += (r->job.branches / f->layout->ways - 1) * jam_seconds(f, expert);
+    return (1 - rate) * ends + (caps > 0 ? rate * (ends + caps * f->block) : 0);
 }
 
 /* -------------------------------------------------------------------------------------------------- the rings */
@@ -256,6 +302,7 @@ static double home_bytes(const struct field *f, uint32_t jobs)
 struct chains {
     bool possible;
     double alone, cycle;
+    struct planner_pace pace;
     uint32_t blocks, home_blocks; /* the most of a rank that is no home; of a home */
 };
 
@@ -264,13 +311,17 @@ static double home_work(const struct field *f, bool all)
 {
     const struct planner_request *r = f->request;
     double steps = steps_of(r) * r->job.branches;
-    return (r->machine.ends_seconds + (all ? r->machine.home_seconds / steps : 0)) / f->block;
+    return (r->machine.ends_seconds + (all ? r->machine.home_seconds / steps : 0)) / f->alone;
 }
 
-static void seat_all(struct plan_seat *seats, uint32_t count, double bytes)
+/* Of ranks that are all alike, what is left for weights. Where homes float, all are stages as well. */
+static void seat_all(const struct field *f, const struct planner_room *room, struct plan_seat *seats)
 {
-    for (uint32_t i = 0; i < count; i++)
-        seats[i] = (struct plan_seat){.speed = 1, .make = 1, .memory_bytes = (uint64_t)fmax(1, bytes)};
+    for (uint32_t i = 0; i < f->group; i++) {
+        double taken = room->work + (i > 0 || f->layout->floating ? room->buffers : 0);
+        double left = (double)f->request->machine.memory_bytes - taken;
+        seats[i] = (struct plan_seat){.speed = 1, .make = 1, .memory_bytes = (uint64_t)fmax(1, left)};
+    }
 }
 
 static enum plan_layout kind_of(const struct planner_layout *l)
@@ -289,10 +340,57 @@ static struct plan_mix mix_of(const struct field *f, double hop)
                              .head = r->load.head,
                              .tail = r->load.tail,
                              .hit_rate = r->load.hit_rate,
-                             .hop = hop / f->block};
+                             .hop = hop / f->alone,
+                             .exchange = f->exchange / f->alone};
 }
 
-/* Dealt by plan.h, to stages as if each were one rank. */
+/* Home's own blocks go to its oldest jobs, hops at a stage to who came first: so a chain from home on is filled by groups of
+ * jobs, one that lies elsewhere takes all alike, and of branches on one of each half of that holds. A wide stage's hops all
+ * wait at home, the oldest job's go first. */
+static void share_ranks(const struct planner_layout *l, struct planner_pace *pace)
+{
+    pace->groups[0] = l->ways == 1 && l->width == 1;
+    pace->even[0] = l->ways > 1 && l->width == 1 ? 0.5 : 0;
+    pace->even[1] = 1;
+}
+
+/* Wide stages: how long a step's hops are away, on their way through all stages. */
+static void limit_hops(const struct field *f, double hop, struct planner_pace *pace)
+{
+    const struct planner_request *r = f->request;
+    if (f->layout->width < 2) return;
+    pace->most_away = r->machine.operand_bytes < 4 ? WIDE_HOPS_LANDING : WIDE_HOPS;
+    for (int e = 0; e < PLANNER_PHASES; e++)
+        pace->away[e] = (1 - r->load.hit_rate) * r->job.branches *
+                        (r->model.layers * f->block + (f->layout->stages[e] + 1) * hop);
+}
+
+/* Seconds of a step of all, and of each expert's where they have pools. asked: the request, whose mix is changed. */
+static void set_pace(const struct field *f, double hop, struct plan_request *asked, const struct plan *plan,
+                     struct chains *c)
+{
+    const struct planner_request *r = f->request;
+    double unit = f->alone, steps = steps_of(r);
+    double hops = (1 - r->load.hit_rate) * r->job.branches / f->layout->ways;
+    bool pools = f->layout->stages[1] > 0;
+    c->cycle = plan_cycle(plan, asked) * unit + hops * jam_seconds(f, 0);
+    c->pace = (struct planner_pace){.steps = {steps}};
+    share_ranks(f->layout, &c->pace);
+    limit_hops(f, hop, &c->pace);
+    for (int e = 0; e <= pools; e++) {
+        if (pools) {
+            c->pace.steps[e] = r->job.steps[e];
+            asked->mix.first_share = e == 0;
+        }
+        if (!r->real) asked->mix.home_work = home_work(f, true);
+        c->pace.cycle[e] = plan_cycle(plan, asked) * unit + hops * jam_seconds(f, e);
+        if (!r->real) asked->mix.home_work = home_work(f, false);
+        c->pace.alone[e] = plan_alone(plan, asked) * unit + wide_seconds(f, hop, e);
+        c->alone += c->pace.steps[e] / steps * c->pace.alone[e];
+    }
+}
+
+/* Dealt by plan.h. */
 static void lay_chains(const struct field *f, double hop, uint32_t jobs, struct chains *c, struct plan *plan)
 {
     const struct planner_request *r = f->request;
@@ -300,24 +398,25 @@ static void lay_chains(const struct field *f, double hop, uint32_t jobs, struct 
     struct plan_seat seats[PLAN_MAX_RANKS];
     struct plan_wish wish = {.home = l->floating ? PLAN_HOME_FLOATING : PLAN_HOME_FIXED,
                              .layout = kind_of(l),
-                             .pool = l->stages[1] > 0 ? l->stages[0] * l->ways : 0};
-    uint32_t ranks = l->ways * stages_of(l), homes = l->floating ? ranks : 1;
-    double memory = (double)r->machine.memory_bytes - work_bytes(f) - buffer_bytes(f);
-    if (r->machine.memory_bytes) seat_all(seats, ranks, memory);
+                             .width = l->width,
+                             .pool = l->stages[1] > 0 ? l->stages[0] * l->ways * l->width : 0};
+    uint32_t homes = l->floating ? f->group : 1;
+    struct planner_room room;
+    planner_room_of(r, l, jobs, &room);
+    if (r->machine.memory_bytes) seat_all(f, &room, seats);
     struct plan_request asked = {.layers = r->model.layers,
-                                 .ranks = ranks,
+                                 .ranks = f->group,
                                  .seats = r->machine.memory_bytes ? seats : NULL,
                                  .mix = mix_of(f, hop),
                                  .wish = &wish,
-                                 .block_bytes = (uint64_t)held_bytes(f, jobs),
-                                 .home_bytes = (uint64_t)home_bytes(f, (jobs + homes - 1) / homes)};
+                                 .heads = r->model.heads,
+                                 .block_bytes = (uint64_t)room.block,
+                                 .home_bytes = (uint64_t)room.home};
     asked.mix.home_work = home_work(f, true);
     *c = (struct chains){.possible = plan_make(&asked, plan, NULL) == STATUS_OK};
     if (!c->possible) return;
-    c->cycle = plan->cycle * f->block;
-    asked.mix.home_work = home_work(f, false);
-    c->alone = plan_alone(plan, &asked) * f->block;
-    for (uint32_t i = 0; i < ranks; i++) {
+    set_pace(f, hop, &asked, plan, c);
+    for (uint32_t i = 0; i < f->group; i++) {
         uint32_t blocks = plan_blocks(plan, i), *most = i < homes ? &c->home_blocks : &c->blocks;
         if (blocks > *most) *most = blocks;
         if (l->floating && blocks > c->blocks) c->blocks = blocks;
@@ -326,13 +425,11 @@ static void lay_chains(const struct field *f, double hop, uint32_t jobs, struct 
 
 static void count_memory(const struct field *f, const struct chains *c, struct planner_option *o)
 {
-    double beside = work_bytes(f) + buffer_bytes(f), block = held_bytes(f, o->in_flight);
-    uint32_t homes = f->layout->floating ? f->layout->stages[0] : 1;
-    uint32_t blocks = c->blocks;
-    if (f->layout->width > 1 && c->home_blocks > blocks) blocks = c->home_blocks;
-    o->stage_bytes = blocks ? (uint64_t)(beside + blocks * block) : 0;
-    o->memory_bytes =
-        (uint64_t)(beside + c->home_blocks * block + home_bytes(f, (o->in_flight + homes - 1) / homes));
+    struct planner_room room;
+    planner_room_of(f->request, f->layout, o->in_flight, &room);
+    double at_home = room.work + (f->layout->floating ? room.buffers : 0) + room.home;
+    o->stage_bytes = c->blocks ? (uint64_t)(room.work + room.buffers + c->blocks * room.block) : 0;
+    o->memory_bytes = (uint64_t)(at_home + c->home_blocks * room.block);
     if (o->stage_bytes > o->memory_bytes) o->memory_bytes = o->stage_bytes;
     o->fits = f->request->machine.memory_bytes == 0 || o->memory_bytes <= f->request->machine.memory_bytes;
 }
@@ -355,11 +452,25 @@ static double unsteady(const struct field *f, double j)
     return f->layout->floating ? 1 + UNSTEADY * rate * rate / (each * each * each) : 1;
 }
 
+/* Ranks of a node share its memory and its power: how much longer blocks take while, in the mean of a time, so many jobs' steps
+ * are computed in it. */
+static double crowded(const struct field *f, double jobs, double seconds)
+{
+    const struct planner_request *r = f->request;
+    uint32_t ranks = f->layout->replicas * f->group, node = smaller(ranks, r->machine.per_node);
+    double ring = r->model.layers - r->load.head - r->load.tail;
+    double blocks = r->job.branches * (r->model.layers - r->load.hit_rate * ring);
+    if (r->machine.crowd <= 1 || node < 2 || seconds <= 0) return 1;
+    double busy = f->layout->replicas * jobs * blocks * f->alone / seconds / ranks * node;
+    return 1 + (r->machine.crowd - 1) * fmin(1, fmax(0, (busy - 1) / (node - 1)));
+}
+
 /* j jobs of a replica: the walk of one alone, or the busiest rank, whichever takes longer. */
 static double many_seconds(const struct field *f, const struct chains *c, double j, double link)
 {
     double steps = steps_of(f->request), cycle = fmax(c->cycle, link) * unsteady(f, j);
-    return fmax(steps * c->alone + f->request->machine.home_seconds, j * steps * cycle);
+    double slower = crowded(f, j, fmax(c->alone, j * cycle));
+    return fmax(steps * c->alone * slower + f->request->machine.home_seconds, j * steps * cycle * slower);
 }
 
 /* One pool rests while the other works: the busiest rank is busier than a mean one would be by more than a block. */
@@ -372,6 +483,15 @@ static bool pools_uneven(const struct field *f, const struct chains *c)
     return f->layout->stages[1] > 0 && c->cycle > mean * f->block;
 }
 
+/* The least time of a step, in the mean, that a home's limit of hops allows. */
+static double away_seconds(const struct field *f, const struct planner_pace *pace)
+{
+    double sum = 0;
+    for (int e = 0; e < PLANNER_PHASES && pace->most_away > 0; e++)
+        sum += pace->steps[e] * pace->away[e] / pace->most_away;
+    return sum / steps_of(f->request);
+}
+
 static enum planner_bound find_bound(const struct field *f, const struct chains *c, double link,
                                      uint32_t wanted, const struct planner_option *o)
 {
@@ -379,6 +499,7 @@ static enum planner_bound find_bound(const struct field *f, const struct chains 
     if (o->ranks * 10 < f->request->machine.ranks * 9) return BOUND_IDLE;
     if (link > c->cycle) return BOUND_LINK;
     if (f->exchange > 0.1 * f->block) return BOUND_EXCHANGE;
+    if (away_seconds(f, &c->pace) > c->cycle) return BOUND_FILL;
     if (f->request->load.jobs < f->layout->replicas * o->saturate) return BOUND_FILL;
     return pools_uneven(f, c) ? BOUND_POOLS : BOUND_COMPUTE;
 }
@@ -405,18 +526,59 @@ static void predict_roomy(const struct planner_request *r, const struct planner_
     o->fits = false;
 }
 
+/* Until the steps of all jobs are done; loaded: of one beside the others in flight. Floating homes have jobs of their own each,
+ * which end together. */
+static double all_seconds(const struct field *f, const struct chains *c, double link, double jobs,
+                          double in_flight, double loaded)
+{
+    struct planner_pace pace = c->pace;
+    if (f->request->real) return loaded * fmax(1, jobs / in_flight); /* jobs of any length */
+    if (f->layout->floating)
+        return loaded * fmax(1, jobs / in_flight) + planner_load_apart(&pace, (uint32_t)in_flight);
+    double slower = crowded(f, in_flight, fmax(c->alone, in_flight * fmax(c->cycle, link)));
+    for (int e = 0; e < PLANNER_PHASES; e++) {
+        pace.alone[e] *= slower;
+        pace.away[e] *= slower;
+        pace.cycle[e] = fmax(pace.cycle[e], pace.steps[e] > 0 ? link : 0) * slower;
+    }
+    return planner_load_seconds(&pace, (uint32_t)jobs, (uint32_t)in_flight);
+}
+
 static void predict_times(const struct field *f, const struct chains *c, double link, double jobs,
                           uint32_t most, struct planner_option *o)
 {
     const struct planner_request *r = f->request;
-    double steps = steps_of(r), home = r->machine.home_seconds, n = o->in_flight;
-    double per_job = steps * fmax(c->cycle, link);
+    double steps = steps_of(r), home = r->machine.home_seconds, n = fmin(jobs, o->in_flight);
+    double least = fmax(link, away_seconds(f, &c->pace)), cycle = fmax(c->cycle, least);
+    double per_job = steps * cycle * crowded(f, 1, cycle);
     o->job_seconds = many_seconds(f, c, 1, link);
     o->step_seconds = (o->job_seconds - home) / steps;
-    o->loaded_seconds = many_seconds(f, c, n, link);
-    o->all_seconds = home + (o->loaded_seconds - home) * fmax(1, jobs / n);
+    o->loaded_seconds = many_seconds(f, c, n, least);
+    o->all_seconds = home + all_seconds(f, c, link, jobs, n, o->loaded_seconds - home);
     o->jobs_per_hour = f->layout->replicas * 3600 / fmax(per_job, o->job_seconds / (n < jobs ? n : most));
-    o->busy = fmin(1, jobs * steps * c->cycle / o->all_seconds);
+    o->busy = fmin(1, jobs * per_job * c->cycle / cycle / o->all_seconds);
+}
+
+/* How many jobs there are at once, and what that brings. */
+static void predict(const struct field *f, struct chains *c, struct plan *ring, double hop,
+                    const struct traffic *traffic, struct planner_option *o)
+{
+    const struct planner_request *r = f->request;
+    double jobs = ceil((double)r->load.jobs / f->layout->replicas);
+    if (r->real && r->load.unequal_jobs > 0) jobs = r->load.unequal_jobs;
+    o->node_bytes = most_of(traffic->node, PLANNER_MAX_RANKS);
+    o->hop_bytes = traffic->hops;
+    o->exchange_bytes = traffic->exchanges;
+    double link = fmax(o->node_bytes / r->machine.between,
+                       most_of(traffic->rank, PLANNER_MAX_RANKS) / r->machine.inside);
+    o->saturate = wanted_jobs(c, ring, f, many_seconds(f, c, 1, link));
+    uint32_t most = f->group == 1 ? 1 : o->saturate + 1;
+    if (r->real)
+        o->in_flight = jobs < most ? (uint32_t)ceil(jobs) : most;
+    else
+        lay_for_jobs(f, hop, jobs, most, c, ring, o);
+    predict_times(f, c, link, jobs, most, o);
+    o->bound = find_bound(f, c, link, jobs < o->saturate ? (uint32_t)jobs : o->saturate, o);
 }
 
 void planner_predict(const struct planner_request *r, const struct planner_layout *layout,
@@ -428,7 +590,7 @@ void planner_predict(const struct planner_request *r, const struct planner_layou
     struct plan ring;
     make_field(r, layout, &f);
     count_traffic(&f, &traffic);
-    double hop = hop_seconds(&f, &traffic), jobs = ceil((double)r->load.jobs / layout->replicas);
+    double hop = hop_seconds(&f, &traffic);
     *o = (struct planner_option){.layout = *layout, .ranks = layout->replicas * f.group};
     lay_chains(&f, hop, 1, &c, &ring);
     o->possible = c.possible;
@@ -436,14 +598,48 @@ void planner_predict(const struct planner_request *r, const struct planner_layou
         predict_roomy(r, layout, o);
         return;
     }
-    o->node_bytes = busiest_node(&traffic);
-    o->hop_bytes = traffic.hops;
-    o->exchange_bytes = traffic.exchanges;
-    double link = fmax(o->node_bytes / r->machine.between, traffic.rank / r->machine.inside);
-    o->saturate = wanted_jobs(&c, &ring, &f, many_seconds(&f, &c, 1, link));
-    uint32_t most = f.group == 1 ? 1 : o->saturate + 1;
-    lay_for_jobs(&f, hop, jobs, most, &c, &ring, o);
-    predict_times(&f, &c, link, jobs, most, o);
-    o->bound = find_bound(&f, &c, link, jobs < o->saturate ? (uint32_t)jobs : o->saturate, o);
+    predict(&f, &c, &ring, hop, &traffic, o);
     if (plan) *plan = ring;
+}
+
+/* --------------------------------------------------------------------------------------------- plans that are there */
+
+/* Ranks that have blocks of an expert's chains, as stages of one. */
+static uint32_t stages_in(const struct plan *plan, uint32_t expert)
+{
+    uint32_t ranks = 0, width = plan_width(plan),
+             ways = plan->chain[expert][0] != plan->chain[expert][1] ? PLAN_BRANCHES : 1;
+    for (uint32_t i = 0; i < plan->ranks; i++)
+        ranks += i == 0 || plan_run(plan, plan->chain[expert][0], i) > 0 ||
+                 plan_run(plan, plan->chain[expert][1], i) > 0;
+    return (ranks + ways * width - 1) / (ways * width);
+}
+
+static struct planner_layout layout_of(const struct plan *plan)
+{
+    bool pools = plan->chain[0][0] != plan->chain[1][0];
+    return (struct planner_layout){.replicas = 1,
+                                   .ways = plan->chain[0][0] != plan->chain[0][1] ? PLAN_BRANCHES : 1,
+                                   .width = plan_width(plan),
+                                   .stages = {stages_in(plan, 0), pools ? stages_in(plan, 1) : 0},
+                                   .floating = plan->floating};
+}
+
+void planner_rate(const struct planner_request *r, const struct plan *plan, struct planner_option *o)
+{
+    struct field f;
+    struct traffic traffic;
+    struct plan ring = *plan;
+    struct planner_layout layout = layout_of(plan);
+    struct plan_request asked = *r->real;
+    make_field(r, &layout, &f);
+    f.group = plan->ranks;
+    count_traffic(&f, &traffic);
+    asked.mix.hop = hop_seconds(&f, &traffic) / f.alone;
+    asked.mix.exchange = f.exchange / f.alone;
+    struct chains c = {.possible = true};
+    set_pace(&f, asked.mix.hop * f.alone, &asked, plan, &c);
+    *o = (struct planner_option){.layout = layout, .ranks = plan->ranks};
+    o->possible = o->fits = c.cycle > 0 && c.alone > 0;
+    if (o->possible) predict(&f, &c, &ring, 0, &traffic, o);
 }

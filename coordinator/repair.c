@@ -148,7 +148,7 @@ static void group_ended(struct server *server, struct group *group)
     group->blameless = strcmp(group->fabric, "zmq") == 0; /* there one dead rank does not end the others */
     if (!group->formed) group_lose(group, server->now_ns, "mpirun ended");
     for (uint32_t rank = 0; rank < group->ranks; rank++)
-        if (group->members[rank].here && group->members[rank].replaced == 0 && !group->members[rank].came)
+        if (group->members[rank].here && group->members[rank].replaced == 0 && !group->members[rank].alone)
             group_vacate(group, rank, server->now_ns, "rank %u ended with its mpirun",
                          group->members[rank].seat);
 }

@@ -443,6 +443,9 @@ static void dispatch(struct server *server, const struct sender *sender, const R
     case REFRAIN__WORKER_REPORT__BODY_TIER_CHANGES:
         tierdesk_changes(server, group, sender->rank, report->tier_changes);
         break;
+    case REFRAIN__WORKER_REPORT__BODY_TIER_SEEK:
+        tierdesk_seek(server, group, sender->rank, report->tier_seek);
+        break;
     case REFRAIN__WORKER_REPORT__BODY_TIER_ASK:
         tierdesk_ask(server, group, sender->rank, report->tier_ask);
         break;

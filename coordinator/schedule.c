@@ -20,6 +20,7 @@
 #include "coordinator/orders.h"
 #include "coordinator/repair.h"
 #include "coordinator/server.h"
+#include "coordinator/wiring.h"
 #include "proto/caching.h"
 
 #define WORTH_A_LOAD 0.9              /* of the time now: another layout costs a pause and a load */
@@ -42,14 +43,15 @@ struct job *server_slot_job(const struct server *server, const struct slot *slot
     return live ? job : NULL;
 }
 
-/* What a loss costs: the steps after the checkpoint that the next attempt begins from. */
-static void count_repeated(struct server *server, const struct job *job)
+/* The step that the job's next attempt begins after; what it made beyond that is the cost of a loss. */
+static uint32_t count_repeated(struct server *server, const struct job *job)
 {
     struct checkpoint checkpoint = {0};
-    if (job->progress.phase != REFRAIN__PHASE__PHASE_DENOISE) return;
     if (server->vault && !vault_latest(server->vault, job->id, &checkpoint))
         vault_origin(server->vault, job->id, &checkpoint);
-    if (job->progress.step > checkpoint.step) server->steps_repeated += job->progress.step - checkpoint.step;
+    bool steps = job->progress.phase == REFRAIN__PHASE__PHASE_DENOISE && job->progress.step > checkpoint.step;
+    if (steps) server->steps_repeated += job->progress.step - checkpoint.step;
+    return checkpoint.step;
 }
 
 void server_give_back(struct server *server, struct slot *slot, enum jobs_loss loss, const char *why)
@@ -59,7 +61,7 @@ void server_give_back(struct server *server, struct slot *slot, enum jobs_loss l
     if (slot->job) results_drop(server->results, slot->job);
     if (job) {
         log_line(LOG_WARN, "job %" PRIu64 ": back in the queue: %s", job->id, why);
-        count_repeated(server, job);
+        job->kept = count_repeated(server, job);
         if (server->vault) vault_forbid(server->vault, job->id);
         if (!slot->assigned) loss = LOSS_NONE; /* the ranks never heard of it */
         if (jobs_requeue(server->jobs, job, loss, why, server->now_ms, &error) != STATUS_OK)
@@ -388,32 +390,34 @@ static bool much_better(const struct server *server, const struct group *group,
 {
     bool settled = server->now_ns - group->laid_ns > server->settings->settle_ms * MILLISECOND_NS;
     if (!settled || plan_equal(plan, &group->plan)) return false;
-    return plan_chains(plan) != plan_chains(&group->plan) ||
+    return plan_chains(plan) != plan_chains(&group->plan) || plan_width(plan) != plan_width(&group->plan) ||
            plan->cycle < WORTH_A_LOAD * plan_cycle(&group->plan, request);
 }
 
 /* What a layout has to serve: this job and those behind it. */
 static struct layout_load describe_load(const struct server *server, const struct group *group,
-                                        const struct job *job, bool loaded)
+                                        const Refrain__ModelCard *card, const struct job *job, bool loaded)
 {
     size_t jobs = jobs_count(server->jobs);
     double left = (double)(job->deadline_at_ms - server->now_ms) / 1000;
-    return (struct layout_load){.jobs = jobs < GROUP_SLOTS ? (double)jobs : GROUP_SLOTS,
-                                .steps = job->outlook.steps,
-                                .block_seconds = foresight_block(group, &job->outlook),
-                                .move_seconds = loaded ? group->load_seconds : 0,
-                                .least_seconds = (double)server->settings->settle_ms / 2000,
-                                .deadline = job->deadline_at_ms && left > 0 ? left : 0};
+    struct layout_load load = {.jobs = jobs < GROUP_SLOTS ? (double)jobs : GROUP_SLOTS,
+                               .steps = job->outlook.steps,
+                               .block_seconds = foresight_block(group, &job->outlook),
+                               .move_seconds = loaded ? group->load_seconds : 0,
+                               .least_seconds = (double)server->settings->settle_ms / 2000,
+                               .deadline = job->deadline_at_ms && left > 0 ? left : 0};
+    wiring_describe(group, card, &job->outlook, &load);
+    return load;
 }
 
-/* The group was laid out for the jobs that it was moved with, and this is the first of them: the plan stands. */
-static bool keep_planned(struct group *group, const struct plan_request *request)
+/* The plan was chosen for the jobs that were moved, all of them together: they are not asked one by one whether it suits them.
+ * That is over when somebody else comes to an empty group. */
+static bool keep_planned(struct group *group, const struct job *job, const struct plan_request *request)
 {
-    bool stands = group->planned && !group->model[0] && group_in_flight(group) == 0 && group->plan.ranks == group->ranks &&
-                  group->plan.layers == request->layers &&
-                  plan_check(&group->plan, request, &request->mix, NULL) == STATUS_OK;
-    group->planned = false;
-    return stands;
+    bool here = !group->model[0] || strcmp(group->model, job->model) == 0;
+    bool stands = group->plan.ranks == group->ranks && group->plan.layers == request->layers;
+    if (group->planned && (!stands || (job->attempt == 0 && group_in_flight(group) == 0))) group->planned = false;
+    return group->planned && here && job->attempt > 0;
 }
 
 /* The layout for this job: the one that is there, unless it is of another model, unknown (ranks that outlived
@@ -430,14 +434,17 @@ static status_t prepare_layout(struct server *server, struct group *group, const
     request.mix = job->outlook.mix;
     /* What an operator wished for is judged by the model alone: it must not be refused for a measurement. */
     if (loaded && !wished(request.wish)) request.mix.home_work = group->home_work;
-    if ((*fits = keep_planned(group, &request))) return STATUS_OK;
-    struct layout_load load = describe_load(server, group, job, loaded);
+    struct layout_load load = describe_load(server, group, model->card, job, loaded);
+    bool takes = request.wish->width > 1 || layout_takes(&group->plan, &request, &load);
+    bool stands = keep_planned(group, job, &request);
+    if ((*fits = stands && takes)) return STATUS_OK;
+    if (group->pace_ns > 0 && known) load.block_seconds = layout_block_seconds(&group->plan, &request, &load);
     status_t status = layout_choose(&request, &load, loaded && known ? &group->plan : NULL, &plan, error);
     if (status == STATUS_NO_MEMORY) name_sizes(group, model->card, spec, error);
     if (status != STATUS_OK) return status;
     bool busy = group_in_flight(group) > 0;
     /* While it works, whether another layout pays is move.c's question, for all its jobs and not this one. */
-    bool good = known && plan_check(&group->plan, &request, &request.mix, NULL) == STATUS_OK &&
+    bool good = known && takes && plan_check(&group->plan, &request, &request.mix, NULL) == STATUS_OK &&
                 (busy || !much_better(server, group, &request, &plan));
     *fits = loaded && (good || (busy && !known));
     if (*fits || busy) return STATUS_OK;

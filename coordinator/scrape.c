@@ -206,16 +206,24 @@ static void tend_visits(struct scrape *scrape)
     }
 }
 
+/* After a visit the daemon has to be run once more: with all its places taken it does not listen, and it is only when it
+ * is run again that it sees that some are free. */
+static int patience_ms(const struct scrape *scrape, bool visited)
+{
+    MHD_UNSIGNED_LONG_LONG left_ms;
+    if (!visited && !scrape->visits) return -1;
+    if (MHD_get_timeout(scrape->daemon, &left_ms) == MHD_YES && left_ms < TICK_MS) return (int)left_ms;
+    return TICK_MS;
+}
+
 static void *serve(void *argument)
 {
     struct scrape *scrape = argument;
     const union MHD_DaemonInfo *info = MHD_get_daemon_info(scrape->daemon, MHD_DAEMON_INFO_EPOLL_FD);
     struct pollfd ready[2] = {{.fd = info->epoll_fd, .events = POLLIN},
                               {.fd = scrape->given, .events = POLLIN}};
-    /* After a visit the daemon has to be run once more: with all its places taken it does not listen, and it is only when it
-     * is run again that it sees that some are free. */
     for (bool visited = false; !scrape->ends;) {
-        poll(ready, 2, visited || scrape->visits ? TICK_MS : -1);
+        poll(ready, 2, patience_ms(scrape, visited));
         if (ready[1].revents) clear_event(scrape->given);
         take_given(scrape);
         tend_visits(scrape);
@@ -269,17 +277,31 @@ static bool is_loopback(const struct addrinfo *found)
     return IN6_IS_ADDR_LOOPBACK(&((const struct sockaddr_in6 *)(const void *)found->ai_addr)->sin6_addr);
 }
 
-/* Numbers only: no name server is to be waited for. */
-static status_t bind_address(const char *text, int *bound, struct error *error)
+/* Numbers only: no name server is to be waited for. *found: for freeaddrinfo. */
+static status_t find_address(const char *text, struct addrinfo **found, struct error *error)
 {
     char host[ADDRESS_BYTES], port[8];
     struct addrinfo wish = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV};
-    struct addrinfo *found = NULL;
-    int yes = 1;
     status_t status = split_address(text, host, port, error);
     if (status != STATUS_OK) return status;
-    if (getaddrinfo(host, port, &wish, &found) != 0)
-        return error_set(error, STATUS_INVALID, "--metrics %s: is no address of numbers", text);
+    if (getaddrinfo(host, port, &wish, found) == 0) return STATUS_OK;
+    return error_set(error, STATUS_INVALID, "--metrics %s: is no address of numbers", text);
+}
+
+status_t scrape_check(const char *address, struct error *error)
+{
+    struct addrinfo *found;
+    status_t status = find_address(address, &found, error);
+    if (status == STATUS_OK) freeaddrinfo(found);
+    return status;
+}
+
+static status_t bind_address(const char *text, int *bound, struct error *error)
+{
+    struct addrinfo *found = NULL;
+    int yes = 1;
+    status_t status = find_address(text, &found, error);
+    if (status != STATUS_OK) return status;
     int made = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (made >= 0) setsockopt(made, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
     if (made < 0 || bind(made, found->ai_addr, found->ai_addrlen) != 0 || listen(made, SOMAXCONN) != 0) {
@@ -332,7 +354,7 @@ static status_t start(struct scrape *scrape, int bound, struct error *error)
 
 status_t scrape_open(const char *address, struct scrape **scrape, struct error *error)
 {
-    int bound;
+    int bound = -1;
     status_t status = bind_address(address, &bound, error);
     if (status != STATUS_OK) return status;
     struct scrape *made = calloc(1, sizeof *made);

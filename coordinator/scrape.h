@@ -27,7 +27,9 @@ struct scrape;
 enum { SCRAPE_VISITS = 32 };
 
 /* ADDRESS:PORT, [ADDRESS]:PORT for IPv6, :PORT or PORT for this machine alone; port 0 or * takes a free one.
- * STATUS_INVALID: it is none of these; STATUS_IO: it cannot be bound. */
+ * STATUS_INVALID: it is none of these. Opens nothing. */
+status_t scrape_check(const char *address, struct error *error);
+/* The same, and STATUS_IO: it cannot be bound. */
 status_t scrape_open(const char *address, struct scrape **scrape, struct error *error);
 void scrape_close(struct scrape *scrape); /* NULL is fine; who still waits is cut off */
 

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#include "coordinator/scrape.h"
 
 #define AT(field) offsetof(struct settings, field)
 
@@ -66,6 +67,8 @@ static const struct option_spec specs[] = {
      .help = "chains that the blocks lie in: one for all, the best for a queue (pipeline); one for each guidance "
              "branch, so that both are computed at once, the best for a job alone (cfg); one for each expert "
              "(pools); auto: by the jobs that wait"},
+    {"pools", 0, OPTION_TEXT, AT(pools_text), "FIRST+SECOND",
+     .help = "ranks of each expert of a model that has two, such as 5+3 (default: computed from steps and hit rates)"},
     {"stage-width", 0, OPTION_INT, AT(stage_width), "N", .standard = "1", .min = 1, .max = 64,
      .help = "ranks that hold the same blocks and share the tokens of each job, and in attention its heads: "
              "good for a job alone, not for a queue"},
@@ -178,6 +181,21 @@ static status_t check_together(const struct settings *settings, struct error *er
         return error_set(error, STATUS_INVALID, "--hostfile: needs --launch N");
     if (settings->hostfile && access(settings->hostfile, R_OK) != 0)
         return error_set(error, STATUS_INVALID, "--hostfile %s: %m", settings->hostfile);
+    return settings->metrics ? scrape_check(settings->metrics, error) : STATUS_OK;
+}
+
+/* Pools are a layout, so naming them asks for it. */
+static status_t read_pools(struct settings *settings, struct error *error)
+{
+    struct plan_wish *wish = &settings->wish;
+    status_t status = plan_read_pools(settings->pools_text, wish, error);
+    if (status != STATUS_OK) return status;
+    if (wish->layout == PLAN_LAYOUT_AUTO) wish->layout = PLAN_LAYOUT_POOLS;
+    if (wish->layout != PLAN_LAYOUT_POOLS && wish->layout != PLAN_LAYOUT_CFG_POOLS)
+        return error_set(error, STATUS_INVALID, "--pools: goes with --layout pools or cfg-pools: leave one of them out");
+    if (settings->launch > 0 && (int64_t)wish->pool + wish->second_pool != settings->launch)
+        return error_set(error, STATUS_INVALID, "--pools %u+%u: --launch starts %" PRId64 " ranks", wish->pool,
+                         wish->second_pool, settings->launch);
     return STATUS_OK;
 }
 
@@ -191,6 +209,7 @@ static status_t read_wish(struct settings *settings, struct error *error)
     settings->wish.home = (enum plan_home)settings->home;
     settings->wish.width = (uint32_t)settings->stage_width;
     settings->wish.layout = (enum plan_layout)settings->layout;
+    if (status == STATUS_OK && settings->pools_text) status = read_pools(settings, error);
     if (status == STATUS_OK && settings->wish.runs > 0 && settings->wish.layout > PLAN_LAYOUT_PIPELINE)
         return error_set(error, STATUS_INVALID,
                          "--split: says nothing of several chains: leave it out, or --layout");

@@ -20,7 +20,7 @@
 struct settings {
     /* as given; strings are borrowed from argv, the environment or `options` */
     const char *data, *endpoint, *worker_endpoint, *vault_endpoint, *endpoint_file, *worker_binary,
-        *launch_binary, *hostfile, *fold_text, *split_text, *keys, *make_key, *metrics;
+        *launch_binary, *hostfile, *fold_text, *split_text, *pools_text, *keys, *make_key, *metrics;
     const char *config;
     int64_t launch, threads, stage_width, max_jobs, result_limit, cache_memory;
     int64_t in_flight, flight_memory, checkpoint_limit, checkpoint_keep, mark_limit, marks;

@@ -10,6 +10,7 @@
 #include "coordinator/copies.h"
 #include "coordinator/directory.h"
 #include "coordinator/orders.h"
+#include "proto/validate.h"
 
 enum { LONGEST_PATIENCE_MS = 600000 };
 
@@ -84,6 +85,47 @@ void tierdesk_ask(struct server *server, struct group *group, uint32_t rank, con
         answer.seconds = (double)lease.item.seconds;
     }
     order_tier_lease(server->outbox, &group->members[rank].peer, &answer);
+}
+
+/* The furthest that a rank of the group has of the run: its last latent, or a checkpoint. 0: nothing. */
+static uint32_t seek_in_stores(const struct group *group, const struct key *run, uint32_t after,
+                               uint32_t steps, double *seconds)
+{
+    struct key key = *run;
+    struct directory_item item;
+    for (uint32_t step = steps; group->directory && step > after; step--) {
+        if (step < steps && key_of_checkpoint(run, step, &key, NULL) != STATUS_OK) continue;
+        if (!directory_knows(group->directory, &key, &item)) continue;
+        *seconds = (double)item.seconds;
+        return step;
+    }
+    return 0;
+}
+
+/* A rank's store is nearer than the vault. */
+void tierdesk_seek(struct server *server, struct group *group, uint32_t rank, const Refrain__TierSeek *seek)
+{
+    struct key run;
+    struct checkpoint checkpoint;
+    struct run_point point = {.step = 0};
+    Refrain__TierFound answer = REFRAIN__TIER_FOUND__INIT;
+    uint32_t after = seek->after;
+    if (!read_key(&seek->run, &run) || !key_is_run(&run) || seek->steps > LIMIT_STEPS) {
+        server->refused++;
+        return;
+    }
+    answer.has_ask = answer.has_step = answer.has_seconds = 1;
+    answer.ask = seek->ask;
+    if (!seek->durable) answer.step = seek_in_stores(group, &run, after, seek->steps, &answer.seconds);
+    if (answer.step > after) after = answer.step;
+    if (server->vault && vault_find_run(server->vault, &run, after, &checkpoint, &point) &&
+        point.step <= seek->steps) {
+        answer.step = point.step;
+        answer.seconds = point.seconds;
+    } else {
+        point.step = 0;
+    }
+    order_tier_found(server->outbox, &group->members[rank].peer, &answer, point.step ? &checkpoint : NULL);
 }
 
 void tierdesk_ended(struct group *group, const Refrain__TierEnded *ended)

@@ -14,6 +14,7 @@
 void tierdesk_changes(struct server *server, struct group *group, uint32_t rank,
                       const Refrain__TierChanges *changes);
 void tierdesk_ask(struct server *server, struct group *group, uint32_t rank, const Refrain__TierAsk *ask);
+void tierdesk_seek(struct server *server, struct group *group, uint32_t rank, const Refrain__TierSeek *seek);
 void tierdesk_ended(struct group *group, const Refrain__TierEnded *ended);
 /* Once a turn: ranks are told to fetch second copies of what is dear. */
 void tierdesk_copy(struct server *server);

@@ -350,6 +350,7 @@ size_t vault_steps(const struct vault *vault, uint64_t job, uint32_t *steps, siz
 status_t vault_lend(struct vault *vault, uint64_t job, uint32_t step, uint64_t borrower, struct error *error)
 {
     struct checkpoint from = {0};
+    struct run_point point = {0};
     struct held *entry = malloc(sizeof *entry);
     if (!entry) return error_set(error, STATUS_NO_MEMORY, "no memory for a checkpoint");
     lock(vault);
@@ -359,9 +360,10 @@ status_t vault_lend(struct vault *vault, uint64_t job, uint32_t step, uint64_t b
     if (held) {
         held->age = ++vault->newest; /* it was of use */
         from = held->checkpoint;
+        point = held->point;
     }
     unlock(vault);
-    *entry = (struct held){.checkpoint = from};
+    *entry = (struct held){.checkpoint = from, .point = point};
     entry->checkpoint.job = borrower;
     entry->checkpoint.attempt = 0;
     status_t status = held ? vaultfile_link(vault->root, &from, &entry->checkpoint, error)
@@ -434,6 +436,24 @@ bool vault_origin(const struct vault *vault, uint64_t job, struct checkpoint *ch
     return find_best(vault, job, true, checkpoint);
 }
 
+bool vault_find_run(struct vault *vault, const struct key *run, uint32_t after, struct checkpoint *checkpoint,
+                    struct run_point *point)
+{
+    struct held *best = NULL;
+    lock(vault);
+    for (size_t i = 0; i < vault->slot_count; i++)
+        for (struct held *held = vault->slots[i]->held; held; held = held->next)
+            if (held->point.step > (best ? best->point.step : after) && key_equal(&held->point.run, run))
+                best = held;
+    if (best) {
+        best->age = ++vault->newest;
+        *checkpoint = best->checkpoint;
+        *point = best->point;
+    }
+    unlock(vault);
+    return best != NULL;
+}
+
 void vault_spoil(struct vault *vault, const struct checkpoint *checkpoint)
 {
     lock(vault);
@@ -496,13 +516,14 @@ static status_t open_directory(struct vault *vault, const char *directory, struc
 }
 
 /* A file that was there at start. Nobody else knows of the vault yet: no lock. */
-static status_t found_file(void *context, const struct checkpoint *checkpoint, int64_t made_ns)
+static status_t found_file(void *context, const struct checkpoint *checkpoint, const struct run_point *point,
+                           int64_t made_ns)
 {
     struct vault *vault = context;
     struct slot *slot = get_slot(vault, checkpoint->job);
     struct held *entry = slot ? malloc(sizeof *entry) : NULL;
     if (!entry) return STATUS_NO_MEMORY;
-    *entry = (struct held){.checkpoint = *checkpoint, .age = made_ns};
+    *entry = (struct held){.checkpoint = *checkpoint, .point = *point, .age = made_ns};
     vault_index(vault, slot, entry);
     return STATUS_OK;
 }

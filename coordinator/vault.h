@@ -19,6 +19,9 @@
  * `mark_bytes` (each counted as 64 KiB at least, so that their number has a bound): beyond it the oldest goes. A file
  * whose hash is wrong when a rank asks for it is spoiled on the spot.
  *
+ * With each checkpoint the run is kept that it is of (cache/tier/key.h), so that another job which is the same in
+ * everything is told how far that run has come: the vault is the last level of the cache tier.
+ *
  * A job that begins from another's checkpoint has it as its own, of attempt 0, by a hard link made when it is
  * submitted: whatever becomes of the other job, it stays until this one is over.
  *
@@ -32,6 +35,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include "base/status.h"
+#include "cache/tier/key.h"
 
 struct vault;
 
@@ -80,6 +84,10 @@ void vault_sweep(struct vault *vault, bool (*keep)(void *context, uint64_t job),
 
 /* The job's own checkpoint that the most steps went into; among those the latest attempt's. */
 bool vault_latest(const struct vault *vault, uint64_t job, struct checkpoint *checkpoint);
+/* Of whatever job, the checkpoint of that run which the most steps went into, if they are more than `after`; the name
+ * has the tenant in it. It counts as used. Looks at everything held. */
+bool vault_find_run(struct vault *vault, const struct key *run, uint32_t after, struct checkpoint *checkpoint,
+                    struct run_point *point);
 /* A checkpoint that a rank could not use (it does not fit, its hash is wrong): it goes, the one before it
  * counts. */
 void vault_spoil(struct vault *vault, const struct checkpoint *checkpoint);

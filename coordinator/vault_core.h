@@ -20,6 +20,7 @@ enum { VAULT_BATCH = 16 }; /* checkpoints made durable together */
 struct held {
     struct held *next;
     struct checkpoint checkpoint;
+    struct run_point point;
     int64_t age; /* grows from one that was saved to the next; at start: from the files' times */
     bool mark;   /* the job itself does not need it (any more) */
 };

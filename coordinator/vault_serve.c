@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -200,8 +201,17 @@ static status_t open_directory(struct vault *vault, struct slot *slot, struct er
     return status;
 }
 
+/* What cannot be a run's is no run. */
+static struct run_point read_point(const Refrain__SaveChunk *chunk)
+{
+    struct run_point point = {.step = chunk->run_step, .seconds = chunk->run_seconds};
+    bool named = chunk->run.len == KEY_BYTES && key_decode(chunk->run.data, &point.run, NULL) == STATUS_OK &&
+                 key_is_run(&point.run) && point.step > 0 && isfinite(point.seconds) && point.seconds >= 0;
+    return named ? point : (struct run_point){.step = 0};
+}
+
 static status_t begin(struct vault *vault, struct slot *slot, const struct checkpoint *checkpoint,
-                      const struct wire_peer *peer, struct error *error)
+                      const struct run_point *point, const struct wire_peer *peer, struct error *error)
 {
     uint64_t room = VAULTFILE_HEAD_BYTES + checkpoint->bytes;
     struct incoming *incoming = NULL;
@@ -220,7 +230,7 @@ static status_t begin(struct vault *vault, struct slot *slot, const struct check
     if ((status = vaultfile_create(slot->directory, checkpoint, &incoming->file, error)) != STATUS_OK)
         goto fail;
     XXH64_reset(hash, 0);
-    *entry = (struct held){.checkpoint = *checkpoint};
+    *entry = (struct held){.checkpoint = *checkpoint, .point = *point};
     incoming->peer = *peer;
     incoming->entry = entry;
     incoming->hash = hash;
@@ -241,6 +251,7 @@ fail:
 static status_t add_piece(struct incoming *incoming, const Refrain__SaveChunk *chunk, struct error *error)
 {
     struct checkpoint *checkpoint = &incoming->entry->checkpoint;
+    const struct run_point *point = &incoming->entry->point;
     XXH64_update(incoming->hash, chunk->data.data, chunk->data.len);
     if (chunk->offset + chunk->data.len == chunk->total) {
         checkpoint->xxh64 = XXH64_digest(incoming->hash);
@@ -249,8 +260,8 @@ static status_t add_piece(struct incoming *incoming, const Refrain__SaveChunk *c
                              "checkpoint: arrived with hash %016" PRIx64 ", the rank says %016" PRIx64,
                              checkpoint->xxh64, chunk->xxh64);
     }
-    status_t status =
-        vaultfile_append(incoming->file, checkpoint, chunk->offset, chunk->data.data, chunk->data.len, error);
+    status_t status = vaultfile_append(incoming->file, checkpoint, point, chunk->offset, chunk->data.data,
+                                       chunk->data.len, error);
     if (status == STATUS_OK) incoming->got += chunk->data.len;
     incoming->touched_ns = clock_now_ns();
     return status;
@@ -434,7 +445,8 @@ static void take_save(struct vault *vault, const struct wire_peer *peer, const R
             answer_save(vault, peer, &checkpoint, STATUS_OK, NULL); /* the job can go on from further */
             return;
         }
-        status = begin(vault, slot, &checkpoint, peer, &error);
+        struct run_point point = read_point(chunk);
+        status = begin(vault, slot, &checkpoint, &point, peer, &error);
     } else if (status == STATUS_OK && !follows(slot, chunk, peer)) {
         count_refusal(vault); /* the rest of one that was answered already */
         return;

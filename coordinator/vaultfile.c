@@ -16,7 +16,7 @@
 #include "base/file.h"
 #include "base/log.h"
 
-enum { FORMAT = 1, NAME_BYTES = 64, FACTS_BYTES = 56 };
+enum { FORMAT = 2, NAME_BYTES = 64, FACTS_BYTES = 88 };
 
 static const char magic[8] = "refrain\x1a"; /* the last byte: no text file begins like that */
 
@@ -25,10 +25,11 @@ struct head {
     char magic[8];
     uint32_t format, attempt;
     uint64_t job;
-    uint32_t step, nothing;
+    uint32_t step, run_step;
     uint64_t bytes, xxh64; /* of what follows */
-    uint64_t spare;
-    uint64_t own; /* XXH64 of the FACTS_BYTES above */
+    uint8_t run[KEY_BYTES];
+    uint64_t run_seconds; /* the bits of a double */
+    uint64_t own;         /* XXH64 of the FACTS_BYTES above */
 };
 _Static_assert(sizeof(struct head) == VAULTFILE_HEAD_BYTES, "the head has no gaps");
 _Static_assert(offsetof(struct head, own) == FACTS_BYTES, "all but the last is hashed");
@@ -46,22 +47,27 @@ static void path_below_root(const struct checkpoint *checkpoint, char path[NAME_
              checkpoint->attempt);
 }
 
-static struct head make_head(const struct checkpoint *checkpoint)
+static struct head make_head(const struct checkpoint *checkpoint, const struct run_point *point)
 {
+    uint64_t seconds;
+    memcpy(&seconds, &point->seconds, sizeof seconds);
     struct head head = {.format = htole32(FORMAT),
                         .attempt = htole32(checkpoint->attempt),
                         .job = htole64(checkpoint->job),
                         .step = htole32(checkpoint->step),
+                        .run_step = htole32(point->step),
+                        .run_seconds = htole64(seconds),
                         .bytes = htole64(checkpoint->bytes),
                         .xxh64 = htole64(checkpoint->xxh64)};
     memcpy(head.magic, magic, sizeof magic);
+    if (key_is_run(&point->run)) key_encode(&point->run, head.run);
     head.own = htole64(XXH64(&head, FACTS_BYTES, 0));
     return head;
 }
 
 /* What a file says about itself; false when that cannot be believed, or when the file is not as long as it
  * says. */
-static bool read_head(int file, struct checkpoint *checkpoint, struct stat *about)
+static bool read_head(int file, struct checkpoint *checkpoint, struct run_point *point, struct stat *about)
 {
     struct head head;
     if (pread(file, &head, sizeof head, 0) != sizeof head || fstat(file, about) != 0) return false;
@@ -73,6 +79,10 @@ static bool read_head(int file, struct checkpoint *checkpoint, struct stat *abou
                                       .step = le32toh(head.step),
                                       .bytes = le64toh(head.bytes),
                                       .xxh64 = le64toh(head.xxh64)};
+    uint64_t seconds = le64toh(head.run_seconds);
+    *point = (struct run_point){.step = le32toh(head.run_step)};
+    memcpy(&point->seconds, &seconds, sizeof seconds);
+    if (key_decode(head.run, &point->run, NULL) != STATUS_OK) *point = (struct run_point){.step = 0};
     return (uint64_t)about->st_size == VAULTFILE_HEAD_BYTES + checkpoint->bytes;
 }
 
@@ -115,13 +125,13 @@ status_t vaultfile_create(int directory, const struct checkpoint *checkpoint, in
 }
 
 /* A checkpoint that came in one piece, as most do, is written by one call. */
-status_t vaultfile_append(int file, const struct checkpoint *checkpoint, uint64_t offset, const void *data,
-                          size_t bytes, struct error *error)
+status_t vaultfile_append(int file, const struct checkpoint *checkpoint, const struct run_point *point,
+                          uint64_t offset, const void *data, size_t bytes, struct error *error)
 {
     struct head head;
     struct iovec parts[] = {{&head, sizeof head}, {(void *)(uintptr_t)data, bytes}};
     bool last = offset + bytes == checkpoint->bytes;
-    if (last) head = make_head(checkpoint);
+    if (last) head = make_head(checkpoint, point);
     if (last && offset == 0) return file_write(file, parts, 2, 0, error);
     status_t status = file_write(file, parts + 1, 1, VAULTFILE_HEAD_BYTES + offset, error);
     return status == STATUS_OK && last ? file_write(file, parts, 1, 0, error) : status;
@@ -168,12 +178,13 @@ static status_t open_checkpoint(int root, const struct checkpoint *checkpoint, i
 {
     char path[NAME_BYTES];
     struct checkpoint found;
+    struct run_point ignored;
     struct stat about;
     path_below_root(checkpoint, path);
     int opened = openat(root, path, O_RDONLY | O_CLOEXEC);
     if (opened < 0 && errno == ENOENT) return error_set(error, STATUS_NOT_FOUND, "it is gone");
     if (opened < 0) return error_set(error, STATUS_IO, "the file cannot be opened: %m");
-    bool whole = read_head(opened, &found, &about);
+    bool whole = read_head(opened, &found, &ignored, &about);
     if (whole && !checkpoint->attempt) as_borrowed(&found, checkpoint->job);
     if (!whole || memcmp(&found, checkpoint, sizeof found) != 0) {
         close(opened);
@@ -268,13 +279,13 @@ void vaultfile_remove_job(int root, uint64_t job)
 
 /* True: `name` in the job's directory is whole and says so itself. */
 static bool check_file(int directory, uint64_t job, const char *name, struct checkpoint *checkpoint,
-                       int64_t *made_ns)
+                       struct run_point *point, int64_t *made_ns)
 {
     char expected[NAME_BYTES];
     struct stat about;
     int file = openat(directory, name, O_RDONLY | O_CLOEXEC);
     if (file < 0) return false;
-    bool fits = read_head(file, checkpoint, &about);
+    bool fits = read_head(file, checkpoint, point, &about);
     close(file);
     if (!fits) return false;
     if (checkpoint->job != job) as_borrowed(checkpoint, job);
@@ -286,7 +297,7 @@ static bool check_file(int directory, uint64_t job, const char *name, struct che
 
 static status_t scan_job(int root, const char *name, uint64_t job,
                          status_t (*found)(void *context, const struct checkpoint *checkpoint,
-                                           int64_t made_ns),
+                                           const struct run_point *point, int64_t made_ns),
                          void *context)
 {
     status_t status = STATUS_OK;
@@ -294,11 +305,12 @@ static status_t scan_job(int root, const char *name, uint64_t job,
     if (!directory) return STATUS_OK; /* a file by that name: not ours */
     for (struct dirent *entry; status == STATUS_OK && (entry = readdir(directory));) {
         struct checkpoint checkpoint;
+        struct run_point point;
         int64_t made_ns;
         if (!ours(entry->d_name)) continue;
         if (*entry->d_name != '.' &&
-            check_file(dirfd(directory), job, entry->d_name, &checkpoint, &made_ns)) {
-            status = found(context, &checkpoint, made_ns);
+            check_file(dirfd(directory), job, entry->d_name, &checkpoint, &point, &made_ns)) {
+            status = found(context, &checkpoint, &point, made_ns);
             continue;
         }
         if (*entry->d_name != '.')
@@ -312,7 +324,7 @@ static status_t scan_job(int root, const char *name, uint64_t job,
 
 status_t vaultfile_scan(int root,
                         status_t (*found)(void *context, const struct checkpoint *checkpoint,
-                                          int64_t made_ns),
+                                          const struct run_point *point, int64_t made_ns),
                         void *context, struct error *error)
 {
     status_t status = STATUS_OK;

@@ -18,15 +18,15 @@
 #include <stdint.h>
 #include "coordinator/vault.h"
 
-enum { VAULTFILE_HEAD_BYTES = 64 };
+enum { VAULTFILE_HEAD_BYTES = 96 };
 
 /* The job's directory, made (and made durable) if it is not there. */
 status_t vaultfile_directory(int root, uint64_t job, int *directory, struct error *error);
 
 status_t vaultfile_create(int directory, const struct checkpoint *checkpoint, int *file, struct error *error);
 /* The piece that ends at checkpoint->bytes completes the file; checkpoint->xxh64 must be known by then. */
-status_t vaultfile_append(int file, const struct checkpoint *checkpoint, uint64_t offset, const void *data,
-                          size_t bytes, struct error *error);
+status_t vaultfile_append(int file, const struct checkpoint *checkpoint, const struct run_point *point,
+                          uint64_t offset, const void *data, size_t bytes, struct error *error);
 status_t vaultfile_reveal(int directory, const struct checkpoint *checkpoint, struct error *error);
 /* The same file also as checkpoint->attempt 0 of checkpoint->job, durably. */
 status_t vaultfile_link(int root, const struct checkpoint *from, const struct checkpoint *checkpoint,
@@ -47,7 +47,7 @@ void vaultfile_remove_job(int root, uint64_t job);
  * it. */
 status_t vaultfile_scan(int root,
                         status_t (*found)(void *context, const struct checkpoint *checkpoint,
-                                          int64_t made_ns),
+                                          const struct run_point *point, int64_t made_ns),
                         void *context, struct error *error);
 
 #endif

@@ -12,17 +12,19 @@ import zmq
 
 import refrain_pb2 as pb
 
-endpoint, model = sys.argv[1:3]
-prompt = sys.argv[3] if len(sys.argv) > 3 else "a large red star spinning on a navy background"
-output = sys.argv[4] if len(sys.argv) > 4 else "video.mp4"
-socket = zmq.Context().socket(zmq.DEALER)
-socket.setsockopt(zmq.LINGER, 0)
-socket.setsockopt(zmq.RCVTIMEO, 300_000)  # a coordinator that says nothing for five minutes raises zmq.Again
-socket.connect(endpoint)
+STAR = "a large red star spinning on a navy background"
 ids = itertools.count(1)
 
 
-def replies(**body):
+def connect(endpoint):
+    socket = zmq.Context.instance().socket(zmq.DEALER)
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.RCVTIMEO, 300_000)  # a coordinator that says nothing for five minutes raises zmq.Again
+    socket.connect(endpoint)
+    return socket
+
+
+def replies(socket, **body):
     """Sends one request and yields its replies: one for most, one an event for a watch."""
     request = pb.Request(version=1, id=next(ids), **body)
     socket.send(request.SerializeToString())
@@ -35,24 +37,38 @@ def replies(**body):
         yield reply
 
 
-spec = pb.JobSpec(model=model, prompt=prompt, seed=7, steps=10, cache="balanced")  # without cache= every step is computed
-job = next(replies(submit=pb.Submit(spec=spec))).job
-for reply in replies(watch=pb.Watch(job=job.job)):
-    job, progress = reply.event.job, reply.event.job.progress
-    print(f"job {job.job}: {pb.JobState.Name(job.state)} {pb.Phase.Name(progress.phase)} {progress.step}/{progress.steps}")
-    if reply.event.last:
-        break
-if job.state != pb.JOB_COMPLETED:
-    sys.exit(f"job {job.job}: {job.message}")
-if job.HasField("cache"):
-    strip = "".join("#-++"[action] for action in job.cache.actions[:: job.cache.branches or 1])  # of the first branch
-    print(f"{job.cache.policy}: {strip}  {job.cache.computed} computed, {job.cache.reused + job.cache.forecast} reused or forecast")
-
-with open(output, "wb") as file:
-    while True:
-        fetch = pb.Fetch(job=job.job, file="video.mp4", offset=file.tell(), bytes=1 << 19)
-        chunk = next(replies(fetch=fetch)).chunk
-        file.write(chunk.data)
-        if file.tell() >= chunk.total:
+def make(socket, **spec):
+    """Has a video made and shows how it goes; the job as it ended."""
+    job = next(replies(socket, submit=pb.Submit(spec=pb.JobSpec(**spec)))).job
+    for reply in replies(socket, watch=pb.Watch(job=job.job)):
+        job, progress = reply.event.job, reply.event.job.progress
+        print(f"job {job.job}: {pb.JobState.Name(job.state)} {pb.Phase.Name(progress.phase)} {progress.step}/{progress.steps}")
+        if reply.event.last:
             break
-print(output)
+    if job.state != pb.JOB_COMPLETED:
+        sys.exit(f"job {job.job}: {job.message}")
+    return job
+
+
+def fetch(socket, job, output):
+    with open(output, "wb") as file:
+        while True:
+            part = pb.Fetch(job=job.job, file="video.mp4", offset=file.tell(), bytes=1 << 19)
+            chunk = next(replies(socket, fetch=part)).chunk
+            file.write(chunk.data)
+            if file.tell() >= chunk.total:
+                break
+    print(output)
+
+
+def main(endpoint, model, prompt=STAR, output="video.mp4"):
+    socket = connect(endpoint)
+    job = make(socket, model=model, prompt=prompt, seed=7, steps=10, cache="balanced")  # without cache= every step is computed
+    if job.HasField("cache"):
+        strip = "".join("#-++"[action] for action in job.cache.actions[:: job.cache.branches or 1])  # of the first branch
+        print(f"{job.cache.policy}: {strip}  {job.cache.computed} computed, {job.cache.reused + job.cache.forecast} reused or forecast")
+    fetch(socket, job, output)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

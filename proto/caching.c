@@ -284,11 +284,15 @@ status_t caching_foresee(const Refrain__JobSpec *spec, const Refrain__ModelCard 
     if (!caching.settings.policy) return STATUS_OK;
     const struct policy_plan *p = &caching.plan.policy;
     if (p->trace) return STATUS_OK; /* a calibration computes every step */
+    outlook->by_blocks = p->site == SITE_BLOCKS;
     if (p->site == SITE_SPAN || p->site == SITE_BLOCKS) {
         outlook->head = p->head;
         outlook->tail = p->tail;
     }
-    outlook->certain = cache_rehearse(&caching.settings, &caching.plan, &caching.job, &outlook->share);
+    struct rehearsed found = {0};
+    outlook->certain = cache_rehearse(&caching.settings, &caching.plan, &caching.job, &found);
+    outlook->share = found.share;
+    memcpy(outlook->expert_share, found.expert_share, sizeof outlook->expert_share);
     return STATUS_OK;
 }
 

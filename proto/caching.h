@@ -73,8 +73,10 @@ status_t caching_check_bytes(const Refrain__JobSpec *spec, const Refrain__ModelC
 struct caching_outlook {
     int branches;   /* evaluations of the model in a step: 1 or 2 */
     int head, tail; /* blocks that run at every step */
+    bool by_blocks; /* its policy decides for each block by itself */
     bool certain;   /* share is what will be, to the step; otherwise only measuring will tell, and it is 0 */
     double share;   /* of the work between head and tail: skipped, reused or forecast */
+    double expert_share[2]; /* the same of each expert's steps */
 };
 /* spec must be complete and have passed caching_check_for_model. */
 status_t caching_foresee(const Refrain__JobSpec *spec, const Refrain__ModelCard *card,

@@ -144,6 +144,18 @@ void expect_complete(const json_t *cache, size_t steps, size_t branches)
     assert_true(isfinite(number_at(cache, "seconds_saved")));
 }
 
+void stand_wait_links(int count)
+{
+    for (int i = 0; i < 300; i++, usleep(100000)) {
+        shell_run(stand_text, "refrain ranks --json");
+        json_t *all = stand_object(), *group = json_array_get(json_object_get(all, "groups"), 0);
+        bool known = (int)json_array_size(json_object_get(group, "links")) == count;
+        json_decref(all);
+        if (known) return;
+    }
+    fail_msg("not %d links:\n%s", count, stand_text);
+}
+
 /* Waits until a job has denoised so many steps. */
 void stand_wait_step(int job, int step)
 {

@@ -36,6 +36,9 @@ void stand_wait_step(int job, int step);
 
 bool latents_are_equal(const char *a, const char *b); /* both NAME.safetensors; false if one is not there */
 
+/* Waits until so many links of the only group have been measured. */
+void stand_wait_links(int count);
+
 /* What `status` says of a job; the report in it, for a job that has completed. For json_decref. */
 json_t *stand_job(int number);
 json_t *stand_report(int job);

@@ -70,8 +70,11 @@ static bool latest_is(const struct vault_rig *rig, const struct checkpoint *expe
 
 static struct checkpoint_name name_of(const struct checkpoint *checkpoint)
 {
-    return (struct checkpoint_name){checkpoint->job, checkpoint->attempt, checkpoint->step, checkpoint->bytes,
-                                    checkpoint->xxh64};
+    return (struct checkpoint_name){.job = checkpoint->job,
+                                    .attempt = checkpoint->attempt,
+                                    .step = checkpoint->step,
+                                    .bytes = checkpoint->bytes,
+                                    .xxh64 = checkpoint->xxh64};
 }
 
 static void fetch(struct courier *courier, const struct checkpoint *checkpoint)

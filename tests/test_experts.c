@@ -289,8 +289,7 @@ static void a_rehearsal_says_what_a_job_of_two_experts_then_does(void **state)
         Refrain__CacheTable table = REFRAIN__CACHE_TABLE__INIT, *tables = &table;
         struct caching_outlook outlook;
         struct error error;
-        int skipped = 0;
-        for (int cell = 0; cell < run.cells; cell++) skipped += run.actions[cell] != REUSE_COMPUTED;
+        int skipped = 0, of_expert[2] = {0}, cells_of[2] = {0}, branches = run.cells / STEPS;
         spec.has_steps = spec.has_guidance = spec.has_shift = spec.has_width = 1;
         spec.steps = STEPS;
         spec.guidance = order.guidance;
@@ -305,9 +304,20 @@ static void a_rehearsal_says_what_a_job_of_two_experts_then_does(void **state)
         spec.n_cache_tables = 1;
         if (caching_foresee(&spec, &card, &outlook, &error) != STATUS_OK) fail_msg("%s", error.text);
         assert_true(outlook.certain);
+        for (int cell = 0; cell < run.cells; cell++) {
+            int expert = (uint32_t)(cell / branches) >= caching_switch(&spec, &card);
+            bool skips = run.actions[cell] != REUSE_COMPUTED;
+            skipped += skips;
+            of_expert[expert] += skips;
+            cells_of[expert]++;
+        }
         if (fabs(outlook.share - (double)skipped / run.cells) > 1e-9)
             fail_msg("%s: %g was rehearsed, %g was skipped", texts[i], outlook.share,
                      (double)skipped / run.cells);
+        for (int e = 0; e < 2; e++)
+            if (fabs(outlook.expert_share[e] - (double)of_expert[e] / cells_of[e]) > 1e-9)
+                fail_msg("%s, expert %d: %g was rehearsed, %g was skipped", texts[i], e, outlook.expert_share[e],
+                         (double)of_expert[e] / cells_of[e]);
         saved_free(&run);
     }
 }

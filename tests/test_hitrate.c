@@ -168,6 +168,36 @@ static void a_rate_that_only_measuring_tells_is_learnt(void **state)
     expect("dbcache:F1B0,threshold=0.13", 50, 1, 0, 0.5); /* another setting */
 }
 
+/* Six steps of the first expert, four of which were skipped in both branches, and four of the second, of which one was. */
+static void experts_have_rates_of_their_own(void **state)
+{
+    Refrain__JobSpec spec = job_of("dbcache:F1B0,threshold=0.12", 10);
+    Refrain__ModelCard card = reference_card();
+    Refrain__CacheReport report = REFRAIN__CACHE_REPORT__INIT;
+    struct plan_mix mix = {0};
+    uint8_t actions[20] = {[4] = 1, 1, 2, 2, 1, 1, 2, 2, [18] = 1, 1};
+    SET(card, experts, 2);
+    SET(card, train_steps, 1000);
+    SET(card, boundary, 0.875);
+    hitrates_of(&rates, &spec, &card, &mix);
+    assert_true(mix.experts == 2 && mix.expert_hits[0] == 0.5 && mix.expert_hits[1] == 0.5);
+    SET(report, computed, 10);
+    SET(report, reused, 10);
+    SET(report, branches, 2);
+    SET(report, switch_at, 6);
+    SET(report, actions, ((ProtobufCBinaryData){sizeof actions, actions}));
+    hitrates_learn(&rates, &spec, &card, &report);
+    hitrates_of(&rates, &spec, &card, &mix);
+    assert_true(fabs(mix.expert_hits[0] - 4.0 / 6) < 1e-9 && fabs(mix.expert_hits[1] - 0.25) < 1e-9);
+    report.actions.len = 3; /* it does not say: both as the whole */
+    hitrates_learn(&rates, &spec, &card, &report);
+    hitrates_of(&rates, &spec, &card, &mix);
+    assert_true(fabs(mix.expert_hits[0] - (0.75 * 4 / 6 + 0.25 * 0.5)) < 1e-9);
+    card.experts = 1;
+    hitrates_of(&rates, &spec, &card, &mix);
+    assert_true(mix.expert_hits[0] == 0 && mix.expert_hits[1] == 0);
+}
+
 static void policies_by_blocks_learn_from_the_blocks_they_may_skip(void **state)
 {
     Refrain__JobSpec spec = job_of("dbprune:F1,threshold=0.3", STEPS);
@@ -227,6 +257,7 @@ int main(void)
         cmocka_unit_test_setup(what_is_certain_is_not_learnt, set_up),
         cmocka_unit_test_setup(blocks_are_rehearsed_one_by_one, set_up),
         cmocka_unit_test_setup(a_rate_that_only_measuring_tells_is_learnt, set_up),
+        cmocka_unit_test_setup(experts_have_rates_of_their_own, set_up),
         cmocka_unit_test_setup(policies_by_blocks_learn_from_the_blocks_they_may_skip, set_up),
         cmocka_unit_test_setup(a_comparison_runs_once_without_its_cache, set_up),
         cmocka_unit_test_setup(what_was_not_used_for_longest_is_forgotten_first, set_up),

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <cmocka.h>
 
+#include "cache/calibration.h"
 #include "tests/saved_tier.h"
 
 enum { MEMORY = 16 << 20, NUMERICS_AT = 160, OTHER_JOB = 8, AT = 6 };
@@ -89,8 +90,10 @@ static void an_equal_job_takes_every_step_whatever_its_caching(void **state)
         struct job_order order = order_now(i < 0 ? NULL : saved_settings[i]);
         const char *name = order.cache ? order.cache : "off";
         saved_tier_open(MEMORY);
+        enum item_kind kind = strcmp(name, "calibrate") == 0 ? ITEM_TABLE : ITEM_LATENT;
         EXPECT(name, order, (i + 1) % SAVED_RINGS, STEPS, 0);
-        assert_int_equal(saved_tier_count(ITEM_LATENT), 1);
+        assert_int_equal(saved_tier_count(kind), 1);
+        assert_int_equal(saved_tier_count(ITEM_TABLE) + saved_tier_count(ITEM_LATENT), 1);
         order.job = OTHER_JOB;
         EXPECT(name, order, (i + 2) % SAVED_RINGS, 0, STEPS);
         saved_tier_close();
@@ -167,6 +170,101 @@ static void one_fact_that_differs_is_a_miss(void **state)
     assert_int_equal(saved_tier_count(ITEM_LATENT), items);
     model->identity = ring_engine(saved_rings[1])->model->identity;
     EXPECT("the first one again", order, 0, 0, STEPS);
+    saved_tier_close();
+}
+
+/* ---------------------------------------------------------------------------------------------------- calibrating */
+
+static uint64_t tenant_of_run(const struct job_order *order)
+{
+    saved_tier_open(MEMORY);
+    struct job *job = saved_create(saved_rings[0], order);
+    job_tend(job);
+    assert_true(job->run[0].keyed);
+    uint64_t tenant = job->run[0].key.tenant;
+    saved_discard(saved_rings[0], job);
+    saved_tier_close();
+    return tenant;
+}
+
+/* With the standard prompts nobody's words are in it: what one tenant measured, all have. */
+static void a_standard_calibration_is_everybody_s(void **state)
+{
+    struct job_order order = order_now("calibrate:F0"), other;
+    order.prompt = calibration_prompts[1], order.negative = "", order.seed = 0;
+    assert_true(tenant_of_run(&order) == KEY_PUBLIC);
+    saved_tier_open(MEMORY);
+    EXPECT("ann", order, 0, STEPS, 0);
+    assert_int_equal(saved_tier_count(ITEM_TABLE), 1);
+    other = order, other.tenant = "bob", other.job = OTHER_JOB;
+    EXPECT("bob", other, 1, 0, STEPS);
+    other.table_count = 0; /* it decides by none */
+    EXPECT("bob, without tables", other, 2, 0, STEPS);
+    other = order, other.cache = "calibrate:F1";
+    EXPECT("over other blocks", other, 1, STEPS, 0);
+    other = order, other.steps = STEPS - 1;
+    EXPECT("another number of steps", other, 2, STEPS - 1, 0);
+    other = order, other.prompt = calibration_prompts[2];
+    EXPECT("another prompt", other, 0, STEPS, 0);
+    other = order, other.guidance = 5;
+    EXPECT("another guidance", other, 1, STEPS, 0);
+    other.guidance = 1;
+    EXPECT("no guidance", other, 2, STEPS, 0);
+    other.guidance = 0.5;
+    EXPECT("less than none", other, 1, 0, STEPS);
+    assert_int_equal(saved_tier_count(ITEM_TABLE), 6);
+    assert_int_equal(saved_tier_count(ITEM_LATENT), 0);
+    saved_tier_close();
+}
+
+static void a_calibration_with_somebody_s_own_words_is_his(void **state)
+{
+    struct job_order standard = order_now("calibrate:F0"), order, other;
+    standard.prompt = calibration_prompts[0], standard.negative = "", standard.seed = 0;
+#define IS_HIS(...)                                                                                          \
+    do {                                                                                                     \
+        order = standard;                                                                                    \
+        __VA_ARGS__;                                                                                         \
+        assert_true(tenant_of_run(&order) != KEY_PUBLIC);                                                    \
+        saved_tier_open(MEMORY);                                                                             \
+        EXPECT(#__VA_ARGS__, order, 0, STEPS, 0);                                                            \
+        other = order, other.tenant = "bob";                                                                 \
+        EXPECT(#__VA_ARGS__ ", another's", other, 1, STEPS, 0);                                              \
+        EXPECT(#__VA_ARGS__ ", again", order, 2, 0, STEPS);                                                  \
+        saved_tier_close();                                                                                  \
+    } while (0)
+    IS_HIS(order.prompt = "a large red star spinning on a navy background ");
+    IS_HIS(order.negative = "x");
+    IS_HIS(order.seed = 1);
+#undef IS_HIS
+    order = standard, order.cache = "interval:N=3"; /* a standard prompt alone makes nothing public */
+    assert_true(tenant_of_run(&order) != KEY_PUBLIC);
+}
+
+/* Its records are what tables are made from: one that broke is made again. */
+static void a_calibration_that_broke_is_made_again(void **state)
+{
+    struct job_order order = order_now("calibrate:F0");
+    order.prompt = calibration_prompts[3], order.negative = "", order.seed = 0;
+    saved_tier_open(MEMORY);
+    struct job *job = saved_create(saved_rings[0], &order);
+    job_tend(job);
+    struct key key = job->run[0].key;
+    saved_discard(saved_rings[0], job);
+    struct saved_run good = saved_run(saved_rings[0], &order, NULL, true);
+    struct saved_bytes *end = &good.at[STEPS];
+    assert_true(good.record_count > 0);
+    for (int i = 0; i < 8; i++) {
+        struct saved_bytes bad = {saved_copy(end->bytes, end->size), end->size};
+        saved_tier_settle();
+        saved_tier_forget(ITEM_TABLE);
+        bad.bytes[HEAD + (bad.size - HEAD) * (size_t)i / 8] ^= (unsigned char)(1 << i);
+        if (i == 7) bad.size -= 100, saved_forge(&bad); /* as if it were whole */
+        saved_tier_put(&key, bad.bytes, bad.size);
+        EXPECT("forged", order, 1, STEPS, 0);
+        free(bad.bytes);
+    }
+    saved_free(&good);
     saved_tier_close();
 }
 
@@ -301,6 +399,101 @@ static void others_can_go_on_from_a_job_that_took_everything(void **state)
     saved_tier_close();
 }
 
+/* ------------------------------------------------------------------------------------------------- checkpoints */
+
+/* Makes some steps, gives a checkpoint after every other, and is cancelled. */
+static void make_some(int ring, const struct job_order *order, int steps)
+{
+    struct job *job = saved_create(saved_rings[ring], order);
+    int step, given = 0;
+    while (job->life < LIFE_DECODE) {
+        bool between = job_between_steps(job, &step);
+        if (between && step != given && step % 2 == 0) {
+            job_give_checkpoint(job);
+            given = step;
+        }
+        if (between && step == steps) break;
+        ring_deliver(saved_rings[ring], job, job_advance(job) == JOB_WAITS);
+    }
+    saved_discard(saved_rings[ring], job);
+    saved_tier_settle();
+}
+
+static void an_equal_job_goes_on_where_another_was_cancelled(void **state)
+{
+    for (int i = -1; i < SAVED_SETTINGS; i++) {
+        struct job_order order = order_now(i < 0 ? NULL : saved_settings[i]);
+        const char *name = order.cache ? order.cache : "off";
+        saved_tier_open(MEMORY);
+        make_some((i + 1) % SAVED_RINGS, &order, 9);
+        int items = (int)saved_tier_count(ITEM_CHECKPOINT);
+        assert_true(items > 0 && items <= 4); /* some policies cannot be saved after every step */
+        assert_int_equal(saved_tier_count(ITEM_LATENT), 0);
+        order.job = OTHER_JOB;
+        struct counted rest = run_exact(name, (i + 2) % SAVED_RINGS, &order, NULL);
+        if (rest.taken < 2 || rest.taken > 8 || rest.made + rest.taken != STEPS)
+            fail_msg("%s: %d steps made and %d taken", name, rest.made, rest.taken);
+        if (items == 4) assert_int_equal(rest.taken, 8);
+        assert_true(rest.seconds > 0);
+        saved_free(&rest.run);
+        assert_int_equal(saved_tier_count(ITEM_LATENT) + saved_tier_count(ITEM_TABLE), 1);
+        assert_int_equal(saved_tier_count(ITEM_CHECKPOINT), 0); /* of no more use */
+        saved_tier_close();
+    }
+}
+
+static void who_compares_goes_on_in_its_first_run(void **state)
+{
+    struct job_order plain = order_now(NULL), both = order_now("balanced");
+    both.compare = true;
+    saved_tier_open(MEMORY);
+    make_some(0, &plain, 9);
+    EXPECT("compares", both, 1, STEPS + STEPS - 8, 8);
+    saved_tier_forget(ITEM_LATENT);
+    make_some(0, &both, STEPS + 7); /* ended in the second */
+    assert_int_equal(saved_tier_count(ITEM_CHECKPOINT), 3);
+    EXPECT("compares", both, 2, STEPS - 6, STEPS + 6);
+    saved_tier_close();
+}
+
+/* What a job itself saved counts where it is further; what cannot be used leaves it as it was. */
+static void a_job_takes_only_what_is_further_than_it_is(void **state)
+{
+    static const char *const settings[] = {NULL, "balanced", "dicache:threshold=0.4",
+                                           "layers:every=3,begin=2,end=6"};
+    for (size_t i = 0; i < sizeof settings / sizeof *settings; i++) {
+        struct job_order order = order_now(settings[i]);
+        const char *name = settings[i] ? settings[i] : "off";
+        struct saved_run whole;
+        struct key key;
+        saved_tier_open(MEMORY);
+        whole = saved_run(saved_rings[0], &order, NULL, true);
+        saved_tier_settle();
+        saved_tier_forget(ITEM_LATENT);
+        make_some(0, &order, 5); /* after the fourth step */
+        EXPECT_FROM(name, order, 1, &whole.at[3], STEPS - 4, 1);
+        saved_tier_forget(ITEM_LATENT);
+        make_some(0, &order, 5);
+        EXPECT_FROM(name, order, 2, &whole.at[5], STEPS - 5, 0);
+        saved_tier_forget(ITEM_LATENT);
+        saved_tier_forget(ITEM_CHECKPOINT);
+        /* under the eighth step's name something whose hashes fit and whose caching does not */
+        struct job *job = saved_create(saved_rings[0], &order);
+        job_tend(job);
+        assert_int_equal(tier_run_key(&job->run[0].key, 8, STEPS, &key), STATUS_OK);
+        saved_discard(saved_rings[0], job);
+        struct saved_bytes bad = {saved_copy(whole.at[8].bytes, whole.at[8].size), whole.at[8].size};
+        bad.size -= settings[i] ? 4 : 0;
+        bad.bytes[settings[i] ? HEAD : FORMAT_AT]++;
+        saved_forge(&bad);
+        saved_tier_put(&key, bad.bytes, bad.size);
+        EXPECT_FROM(name, order, 1, &whole.at[3], STEPS - 3, 0);
+        free(bad.bytes);
+        saved_free(&whole);
+        saved_tier_close();
+    }
+}
+
 /* -------------------------------------------------------------------------------------------------- bad items */
 
 /* Under the right name lies what is none, is another run's, or broke: the job makes it all. */
@@ -365,11 +558,17 @@ int main(void)
         cmocka_unit_test(an_equal_job_takes_every_step_whatever_its_caching),
         cmocka_unit_test(what_changes_no_bit_of_the_latent_does_not_matter),
         cmocka_unit_test(one_fact_that_differs_is_a_miss),
+        cmocka_unit_test(a_standard_calibration_is_everybody_s),
+        cmocka_unit_test(a_calibration_with_somebody_s_own_words_is_his),
+        cmocka_unit_test(a_calibration_that_broke_is_made_again),
         cmocka_unit_test(a_job_that_compares_is_two_runs),
         cmocka_unit_test(a_branch_is_named_by_its_origin_and_what_it_changes),
         cmocka_unit_test(a_branch_of_what_was_taken_is_exact),
         cmocka_unit_test(a_job_that_goes_on_gives_its_run_if_all_of_it_is_known),
         cmocka_unit_test(others_can_go_on_from_a_job_that_took_everything),
+        cmocka_unit_test(an_equal_job_goes_on_where_another_was_cancelled),
+        cmocka_unit_test(who_compares_goes_on_in_its_first_run),
+        cmocka_unit_test(a_job_takes_only_what_is_further_than_it_is),
         cmocka_unit_test(items_that_cannot_be_used_are_not),
         cmocka_unit_test(a_job_that_ends_anywhere_leaves_no_half_item),
     };

@@ -159,6 +159,166 @@ static void a_deadline_that_only_one_keeps_is_worth_moving(void **state)
     assert_false(is_parted(&plan));
 }
 
+/* ---------------------------------------------------------------------------------------------- with links */
+
+/* 14B at 720p: 75,600 tokens of 5120, blocks of 11 s on such ranks; links of so many GB a second. */
+static struct layout_load make_large(uint32_t jobs, double gb_a_second, uint32_t per_node)
+{
+    struct layout_load load = make_load(jobs);
+    load.block_seconds = 11;
+    load.tokens = 75600;
+    load.head_dim = 128;
+    load.operand_bytes = 2;
+    planner_add_link(&load.links, true, gb_a_second * 1e9, 20e-6);
+    load.links.per_node = per_node;
+    return load;
+}
+
+static struct plan_request make_wide(uint32_t ranks, uint32_t branches)
+{
+    struct plan_request request = make_request(ranks);
+    request.heads = 40;
+    request.mix.branches = branches;
+    return request;
+}
+
+static void one_job_of_one_branch_gets_wide_stages(void **state)
+{
+    for (uint32_t ranks = 2; ranks <= 8; ranks += ranks) {
+        struct plan_request request = make_wide(ranks, 1);
+        struct plan plan = choose(&request, make_large(1, 100, ranks), NULL);
+        assert_int_equal(plan_width(&plan), ranks);
+        assert_int_equal(plan_chains(&plan), 1);
+    }
+    /* 3 ranks do not divide 40 heads, 6 do so by two. */
+    struct plan_request request = make_wide(3, 1);
+    struct plan plan = choose(&request, make_large(1, 100, 3), NULL);
+    assert_int_equal(plan_width(&plan), 1);
+    request = make_wide(6, 1);
+    plan = choose(&request, make_large(1, 100, 6), NULL);
+    assert_int_equal(plan_width(&plan), 2);
+}
+
+static void with_two_branches_they_are_cut_first_and_width_is_for_what_is_left(void **state)
+{
+    struct plan_request request = make_wide(2, 2);
+    struct plan plan = choose(&request, make_large(1, 100, 2), NULL);
+    assert_true(is_parted(&plan) && plan_width(&plan) == 1);
+    request = make_wide(8, 2);
+    plan = choose(&request, make_large(1, 100, 8), NULL);
+    assert_true(is_parted(&plan) && plan_width(&plan) == 4);
+}
+
+static void a_queue_gets_no_width_and_neither_do_slow_or_unknown_links(void **state)
+{
+    struct plan_request request = make_wide(4, 1);
+    struct plan plan = choose(&request, make_large(40, 100, 4), NULL);
+    assert_int_equal(plan_width(&plan), 1);
+    plan = choose(&request, make_large(1, 0.02, 4), NULL); /* an exchange of 29 s for a block of 11 */
+    assert_int_equal(plan_width(&plan), 1);
+    struct layout_load load = make_large(1, 100, 4);
+    load.links = (struct planner_links){0};
+    plan = choose(&request, load, NULL);
+    assert_int_equal(plan_width(&plan), 1);
+}
+
+/* Two nodes of four: 1 GB/s between them, 100 inside. */
+static void width_stays_inside_nodes(void **state)
+{
+    struct plan_request request = make_wide(8, 1);
+    struct layout_load load = make_large(1, 100, 4);
+    planner_add_link(&load.links, false, 0.1e9, 50e-6);
+    struct plan plan = choose(&request, load, NULL);
+    assert_int_equal(plan_width(&plan), 4);
+}
+
+static void what_decides_by_blocks_is_not_laid_wide_and_leaves_what_is(void **state)
+{
+    struct plan_request request = make_wide(4, 1);
+    struct layout_load load = make_large(1, 100, 4);
+    struct plan wide = choose(&request, load, NULL);
+    assert_true(plan_width(&wide) == 4 && layout_takes(&wide, &request, &load));
+    request.mix.by_blocks = true;
+    assert_false(layout_takes(&wide, &request, &load));
+    struct plan plan = choose(&request, load, &wide);
+    assert_int_equal(plan_width(&plan), 1);
+    request.mix.by_blocks = false;
+    load.tokens = 3;
+    assert_false(layout_takes(&wide, &request, &load));
+}
+
+/* What is there is kept as long as another is not worth a load, whatever kind it is. */
+static void wide_stages_do_not_come_and_go(void **state)
+{
+    struct plan_request request = make_wide(4, 1);
+    struct plan wide = choose(&request, make_large(1, 100, 4), NULL);
+    assert_int_equal(plan_width(&wide), 4);
+    int changes = 0;
+    for (uint32_t i = 0; i < 40; i++) {
+        struct plan next = choose(&request, make_large(1 + i % 2, 100, 4), &wide);
+        changes += plan_width(&next) != plan_width(&wide);
+        wide = next;
+    }
+    assert_int_equal(changes, 0);
+}
+
+/* A rank of a wide stage times its exchange as well; what one rank would take is found again. */
+static void a_block_timed_in_a_wide_stage_is_put_right(void **state)
+{
+    struct plan_request request = make_wide(4, 1);
+    struct layout_load load = make_large(1, 0.5, 4);
+    struct plan wide = choose(&request, load, NULL), plain;
+    assert_true(plan_width(&wide) > 1);
+    double width = plan_width(&wide), state_bytes = 4.0 * 75600 * 5120 * 2;
+    double exchange = state_bytes * (width - 1) / (width * width) / 0.5e9 + 2 * 20e-6;
+    load.block_seconds = width * (11 / width + exchange);
+    assert_true(fabs(layout_block_seconds(&wide, &request, &load) - 11) < 1e-6);
+    assert_int_equal(plan_make(&request, &plain, NULL), STATUS_OK);
+    load.block_seconds = 11;
+    assert_true(layout_block_seconds(&plain, &request, &load) == 11);
+}
+
+/* A model of two experts that fits each rank's memory but once: half of the blocks for both, or all of one. The pipeline has slices
+ * of both, pools more hops and no more speed for a queue; where only pools fit they are taken. */
+static void two_experts_share_all_ranks_where_they_fit(void **state)
+{
+    struct plan_request request = make_wide(8, 2);
+    request.mix.experts = 2;
+    request.mix.first_share = 0.65;
+    struct layout_load load = make_large(40, 100, 8);
+    struct plan plan = choose(&request, load, NULL);
+    assert_int_equal(plan_chains(&plan), 1);
+}
+
+/* The simplest is what it is compared with; none of all layouts, tried one by one, is better by more than what a load must bring. */
+static void nothing_that_was_not_chosen_is_much_better(void **state)
+{
+    static const enum plan_layout layouts[] = {PLAN_LAYOUT_PIPELINE, PLAN_LAYOUT_CFG, PLAN_LAYOUT_POOLS,
+                                               PLAN_LAYOUT_CFG_POOLS};
+    for (uint32_t ranks = 2; ranks <= 8; ranks++)
+        for (uint32_t branches = 1; branches <= 2; branches++)
+            for (uint32_t experts = 1; experts <= 2; experts++)
+                for (uint32_t jobs = 1; jobs <= 32; jobs *= 2) {
+                    struct plan_request request = make_wide(ranks, branches), asked;
+                    request.mix.experts = experts;
+                    request.mix.first_share = experts == 2 ? 0.65 : 1;
+                    struct layout_load load = make_large(jobs, 5, ranks);
+                    struct plan plan = choose(&request, load, NULL), other;
+                    double chosen = layout_seconds(&plan, &request, &load);
+                    for (uint32_t width = 1; width <= ranks; width++)
+                        for (int i = 0; i < 4; i++) {
+                            struct plan_wish wish = {.width = width, .layout = layouts[i]};
+                            asked = request;
+                            asked.wish = &wish;
+                            if (ranks % width || 40 % width || plan_make(&asked, &other, NULL) != STATUS_OK) continue;
+                            double seconds = layout_seconds(&other, &request, &load);
+                            if (seconds < 0.94 * chosen)
+                                fail_msg("%u ranks, %u branches, %u experts, %u jobs: width %u of layout %d takes %g s, "
+                                         "the choice %g", ranks, branches, experts, jobs, width, i, seconds, chosen);
+                        }
+                }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -171,6 +331,15 @@ int main(void)
         cmocka_unit_test(layouts_do_not_come_and_go),
         cmocka_unit_test(moving_that_costs_more_than_it_brings_is_left),
         cmocka_unit_test(a_deadline_that_only_one_keeps_is_worth_moving),
+        cmocka_unit_test(one_job_of_one_branch_gets_wide_stages),
+        cmocka_unit_test(with_two_branches_they_are_cut_first_and_width_is_for_what_is_left),
+        cmocka_unit_test(a_queue_gets_no_width_and_neither_do_slow_or_unknown_links),
+        cmocka_unit_test(width_stays_inside_nodes),
+        cmocka_unit_test(what_decides_by_blocks_is_not_laid_wide_and_leaves_what_is),
+        cmocka_unit_test(wide_stages_do_not_come_and_go),
+        cmocka_unit_test(a_block_timed_in_a_wide_stage_is_put_right),
+        cmocka_unit_test(two_experts_share_all_ranks_where_they_fit),
+        cmocka_unit_test(nothing_that_was_not_chosen_is_much_better),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -139,7 +139,8 @@ static void numbers_that_cannot_be_are_not_kept(void **state)
         size_t rate_count = sizeof rates / sizeof *rates;
         begin(&links, 2, 2, 1, 1);
         assert_true(links_turn(&links, true, 1));
-        links_answer(&links, 0, 1, i < rate_count ? rates[i] : 1e9, i < rate_count ? 1e-5 : latencies[i - rate_count]);
+        links_answer(&links, 0, 1, i < rate_count ? rates[i] : 1e9,
+                     i < rate_count ? 1e-5 : latencies[i - rate_count]);
         assert_false(links_find(&links, 0, 1, &link));
         links_answer(&links, 0, 7, 1e9, 1e-5); /* not asked for */
         links_answer(&links, 9, 0, 1e9, 1e-5);

@@ -8,12 +8,9 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 #include <cmocka.h>
 
 #include "tests/service_jobs.h"
-
-enum { PATIENCE_S = 30 };
 
 /* How many links of the only group are known; each of different ranks and of a speed that can be. */
 static int count_links(void)
@@ -33,21 +30,13 @@ static int count_links(void)
     return count;
 }
 
-static void expect_links(int count)
-{
-    for (int tries = 0; count_links() != count; tries++) {
-        if (tries == 10 * PATIENCE_S) fail_msg("not %d links after %d s:\n%s", count, PATIENCE_S, stand_text);
-        usleep(100000);
-    }
-}
-
 static void all_links_are_measured_and_a_job_comes_first(void **state)
 {
     struct stand s;
     stand_start(&s, "zmq", 3, "--threads 1");
     shell_run(stand_text, "refrain models add ref models/reference");
     stand_make("early", SMALL "--steps 4 --guidance 4");
-    expect_links(3);
+    stand_wait_links(3);
     shell_run(stand_text, "refrain ranks");
     assert_true(stand_says("GB/s and"));
     stand_make("late", SMALL "--steps 4 --guidance 4");
@@ -64,7 +53,7 @@ static void the_mpi_fabric_has_links_as_well(void **state)
 {
     struct stand s;
     stand_start(&s, "mpi", 2, "--threads 1 --fabric mpi");
-    expect_links(1);
+    stand_wait_links(1);
     stand_stop(&s);
 }
 

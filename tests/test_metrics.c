@@ -88,24 +88,24 @@ static void a_first_report_says_where_a_job_begins_and_not_what_was_made(void **
 {
     (void)state;
     struct counts counts;
-    struct job job = {.progress = REFRAIN__PROGRESS__INIT};
+    struct job job = {.progress = REFRAIN__PROGRESS__INIT, .model = (char *)"m"};
     Refrain__Progress report = REFRAIN__PROGRESS__INIT;
     counts_open(&counts);
     SET(report, phase, REFRAIN__PHASE__PHASE_DENOISE);
     SET(report, step, 20); /* went on from a checkpoint */
     SET(report, step_seconds, 0.3);
     counts_progress(&counts, &job, &report);
-    assert_int_equal(counts.steps, 0);
+    assert_int_equal(counts.models[0].steps, 0);
     job.progress = report;
     report.step = 23;
     counts_progress(&counts, &job, &report);
-    assert_int_equal(counts.steps, 3);
+    assert_int_equal(counts.models[0].steps, 3);
     job.progress = report;
     report.step = 21; /* a new attempt */
     report.step_seconds = NAN;
     counts_progress(&counts, &job, &report);
-    assert_int_equal(counts.steps, 3);
-    assert_true(fabs(counts.step.sum - 0.9) < 1e-12);
+    assert_int_equal(counts.models[0].steps, 3);
+    assert_true(fabs(counts.models[0].step.sum - 0.9) < 1e-12);
 }
 
 static void numbers_that_no_rank_can_mean_are_not_added(void **state)
@@ -117,7 +117,7 @@ static void numbers_that_no_rank_can_mean_are_not_added(void **state)
     Refrain__CacheReport report = REFRAIN__CACHE_REPORT__INIT;
     counts_open(&counts);
     spec.cache = (char *)"dbcache:F1B0,threshold=0.12";
-    spec.steps = 10, spec.frames = 17, spec.guidance = 4;
+    spec.model = (char *)"m", spec.steps = 10, spec.frames = 17, spec.guidance = 4;
     report.computed = 12, report.reused = 6, report.forecast = 2, report.seconds_saved = -INFINITY;
     times.text = NAN, times.denoise = 2, times.decode = -1, times.queued = INFINITY, times.total = 3;
     counts_completed(&counts, &spec, &times, &report);
@@ -125,17 +125,45 @@ static void numbers_that_no_rank_can_mean_are_not_added(void **state)
     counts_completed(&counts, &spec, NULL, NULL);
     spec.cache = (char *)"no such policy";
     counts_completed(&counts, &spec, NULL, NULL);
-    assert_true(counts.phase_seconds[COUNTED_TEXT] == 0 && counts.phase_seconds[COUNTED_DENOISE] == 2);
-    assert_true(counts.phase_seconds[COUNTED_DECODE] == 0 && counts.queued.sum == 0 && counts.total.sum == 3);
-    assert_int_equal(counts.frames, 51);
+    const struct counted_model *m = &counts.models[0];
+    assert_true(m->phase_seconds[COUNTED_TEXT] == 0 && m->phase_seconds[COUNTED_DENOISE] == 2);
+    assert_true(m->phase_seconds[COUNTED_DECODE] == 0 && m->queued.sum == 0 && m->total.sum == 3);
+    assert_int_equal(m->frames, 51);
     assert_int_equal(counts.policies[0].jobs, 2);
     assert_int_equal(counts.policies[0].branch_steps[0], 40);
     assert_int_equal(counts.policies[1].jobs, 1);
     assert_int_equal(counts.policies[1].branch_steps[1], 6);
     assert_true(counts.policies[1].seconds_saved == 0);
+    spec.cache = (char *)"dbcache:F1B0,threshold=0.12";
+    times.steps_reused = 10, times.reused_seconds = 1.5; /* whose report is another job's */
+    counts_completed(&counts, &spec, &times, &report);
+    spec.cache = (char *)"off";
+    counts_completed(&counts, &spec, &times, NULL);
+    assert_int_equal(counts.policies[1].jobs, 2);
+    assert_int_equal(counts.policies[1].branch_steps[1], 6);
+    assert_int_equal(counts.policies[0].branch_steps[0], 40);
+    assert_int_equal(counts.steps_reused, 20);
+    assert_true(counts.reused_seconds == 3);
     counts_foretold(&counts, 900, 1000);
     counts_foretold(&counts, 0, 1000);
     assert_true(fabs(counts.finish_error.sum - 0.1) < 1e-12);
+}
+
+static void further_models_are_added_up(void **state)
+{
+    (void)state;
+    struct counts counts;
+    Refrain__JobSpec spec = REFRAIN__JOB_SPEC__INIT;
+    char name[16];
+    counts_open(&counts);
+    spec.model = name, spec.steps = 1, spec.guidance = 1, spec.frames = 1;
+    for (int round = 0; round < 2; round++)
+        for (int i = 0; i < COUNTED_MODELS + 5; i++) {
+            snprintf(name, sizeof name, "m%d", i);
+            counts_completed(&counts, &spec, NULL, NULL);
+        }
+    for (int i = 0; i < COUNTED_MODELS; i++) assert_int_equal(counts.models[i].frames, 2);
+    assert_int_equal(counts.models[COUNTED_MODELS].frames, 10);
 }
 
 /* --------------------------------------------------------------------------------------------------- values */
@@ -197,9 +225,9 @@ static void a_job_is_seen_in_every_state_and_nothing_that_counts_falls(void **st
     expect(began, "refrain_jobs_in_flight", 1);
     expect(began, "refrain_jobs_finished_total{state=\"completed\"}", 0);
     for (uint32_t step = 0; step <= 2; step++) fake_worker_progress(&worker, job, attempt, step);
-    struct scraped *made = await_value(rig.metrics, "refrain_steps_total", 2);
-    expect(made, "refrain_step_seconds_count", 2);
-    expect(made, "refrain_step_seconds_sum", 0.5);
+    struct scraped *made = await_value(rig.metrics, "refrain_steps_total{model=\"small\"}", 2);
+    expect(made, "refrain_step_seconds_count{model=\"small\"}", 2);
+    expect(made, "refrain_step_seconds_sum{model=\"small\"}", 0.5);
     expect(made, "refrain_checkpoint_lag_steps", 2);
     expect(made, "refrain_checkpoint_lag_seconds", 0.5);
     scraped_expect_grown(began, made);
@@ -208,9 +236,9 @@ static void a_job_is_seen_in_every_state_and_nothing_that_counts_falls(void **st
     rig_await(client, job, REFRAIN__JOB_STATE__JOB_COMPLETED);
     struct scraped *done = await_value(rig.metrics, "refrain_jobs_finished_total{state=\"completed\"}", 1);
     expect(done, "refrain_jobs{state=\"running\"}", 0);
-    expect(done, "refrain_job_run_seconds_count", 1);
-    expect(done, "refrain_job_queue_seconds_count", 1);
-    expect(done, "refrain_frames_total", 17);
+    expect(done, "refrain_job_run_seconds_count{model=\"small\"}", 1);
+    expect(done, "refrain_job_queue_seconds_count{model=\"small\"}", 1);
+    expect(done, "refrain_frames_total{model=\"small\"}", 17);
     expect(done, "refrain_policy_jobs_total{policy=\"off\"}", 1);
     expect(done, "refrain_policy_branch_steps_total{policy=\"off\",action=\"computed\"}", 6);
     scraped_expect_grown(made, done);
@@ -268,6 +296,7 @@ static void report_tally(struct fake_worker *worker, uint64_t tenant, uint32_t k
     SET(tally, refused, 6 * factor);
     SET(tally, fetched, 8 * factor);
     SET(tally, lent, 9 * factor);
+    SET(tally, copied, 11 * factor);
     SET(tally, seconds_saved, 0.25 * (double)factor);
     tally.bytes = bytes, tally.hits = hits, tally.evictions = evictions;
     tally.n_bytes = tally.n_hits = tally.n_evictions = 3;
@@ -301,6 +330,7 @@ static void expect_figure(const struct scraped *seen, const Refrain__CacheFigure
                 (double)tally->evictions[1]);
     assert_true(tier_value(seen, "fetched_total", figure, "") == (double)tally->fetched);
     assert_true(tier_value(seen, "lent_total", figure, "") == (double)tally->lent);
+    assert_true(tier_value(seen, "copied_total", figure, "") == (double)tally->copied);
     assert_true(tier_value(seen, "published_total", figure, "") == (double)tally->published);
     assert_true(tier_value(seen, "refused_total", figure, "") == (double)tally->refused);
     assert_true(tier_value(seen, "saved_seconds_total", figure, "") == tally->seconds_saved);
@@ -366,7 +396,6 @@ static void nothing_in_it_tells_whose_work_it_is(void **state)
     assert_int_equal(http_get(rig.metrics, "/metrics", &answer), 200);
     assert_null(strstr(answer, "secret"));
     assert_null(strstr(answer, "tenant"));
-    assert_null(strstr(answer, "small")); /* nor which models are used */
     assert_non_null(strstr(answer, "Content-Type: text/plain; version=0.0.4; charset=utf-8\r\n"));
     free(answer);
     end(&rig, client, &worker);
@@ -500,6 +529,43 @@ static void many_at_once_are_all_answered(void **state)
     rig_stop(&rig);
 }
 
+/* Whatever was open when it died: the next one has the port, and counts from zero. */
+static void after_a_kill_the_port_is_there_again(void **state)
+{
+    (void)state;
+    struct rig rig = {0};
+    struct fake_worker worker;
+    void *client;
+    uint64_t job;
+    uint32_t attempt;
+    char address[160];
+    submit_and_begin(&rig, &client, &worker, &job, &attempt);
+    scraped_free(await_value(rig.metrics, "refrain_jobs_submitted_total", 1));
+    int open = http_connect(rig.metrics);
+    snprintf(address, sizeof address, "%s", rig.metrics + strlen("http://"));
+    *strchr(address, '/') = '\0';
+    const char *const again[] = {"--metrics", address, NULL};
+    rig_kill(&rig);
+    rig.options = again;
+    rig_restart(&rig);
+    struct scraped *seen = scraped_get(rig.metrics);
+    expect(seen, "refrain_jobs_submitted_total", 0);
+    expect(seen, "refrain_jobs{state=\"running\"}", 1); /* as the store says, until its rank is back */
+    scraped_free(seen);
+    close(open);
+    end(&rig, client, &worker);
+}
+
+static void a_coordinator_with_a_wrong_address_does_not_begin(void **state)
+{
+    (void)state;
+    const char *const options[] = {"--metrics", "nonsense", NULL};
+    struct rig rig = {.options = options, .quiet = true};
+    rig_prepare(&rig);
+    assert_false(rig_launch(&rig));
+    rig_stop(&rig);
+}
+
 /* The loop's part is played by the test: it says nothing, then something, then ends while somebody waits. */
 static void who_asks_waits_for_the_loop_and_not_for_ever(void **state)
 {
@@ -543,9 +609,11 @@ static void addresses_that_are_none_are_refused_with_a_sentence(void **state)
     struct scrape *scrape, *second;
     struct error error;
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        assert_int_equal(scrape_check(bad[i], &error), STATUS_INVALID);
         assert_int_equal(scrape_open(bad[i], &scrape, &error), STATUS_INVALID);
         assert_non_null(strstr(error.text, "--metrics"));
     }
+    assert_int_equal(scrape_check("[::1]:9464", &error), STATUS_OK);
     assert_int_equal(scrape_open("127.0.0.1:*", &scrape, &error), STATUS_OK);
     char taken[64];
     snprintf(taken, sizeof taken, "%s", scrape_url(scrape) + strlen("http://"));
@@ -562,6 +630,7 @@ int main(void)
         cmocka_unit_test(buckets_hold_all_that_is_below_them),
         cmocka_unit_test(a_first_report_says_where_a_job_begins_and_not_what_was_made),
         cmocka_unit_test(numbers_that_no_rank_can_mean_are_not_added),
+        cmocka_unit_test(further_models_are_added_up),
         cmocka_unit_test(a_job_is_seen_in_every_state_and_nothing_that_counts_falls),
         cmocka_unit_test(what_waits_is_seen_by_priority_and_a_lost_rank_as_missing),
         cmocka_unit_test(figures_of_the_tier_are_those_of_the_cache_verb),
@@ -570,7 +639,9 @@ int main(void)
         cmocka_unit_test(garbage_does_no_harm),
         cmocka_unit_test(slow_ones_keep_nobody_out),
         cmocka_unit_test(many_at_once_are_all_answered),
+        cmocka_unit_test(after_a_kill_the_port_is_there_again),
         cmocka_unit_test(who_asks_waits_for_the_loop_and_not_for_ever),
+        cmocka_unit_test(a_coordinator_with_a_wrong_address_does_not_begin),
         cmocka_unit_test(addresses_that_are_none_are_refused_with_a_sentence),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -491,7 +491,10 @@ static void what_is_no_fold_split_or_size_is_refused(void **state)
         assert_int_equal(plan_read_fold(folds[i], &wish, &error), STATUS_INVALID);
     for (size_t i = 0; i < sizeof splits / sizeof *splits; i++)
         assert_int_equal(plan_read_split(splits[i], &wish, &error), STATUS_INVALID);
-    assert_false(wish.has_fold || wish.runs);
+    static const char *const pools[] = {"", "5", "5+", "+3", "0+3", "5+0", "5+3+1", "5,3", "5 +3", "-5+3", "5+99999"};
+    for (size_t i = 0; i < sizeof pools / sizeof *pools; i++)
+        assert_int_equal(plan_read_pools(pools[i], &wish, &error), STATUS_INVALID);
+    assert_false(wish.has_fold || wish.runs || wish.pool || wish.second_pool);
     char many[2 * PLAN_MAX_RANKS + 3] = "1";
     while (strlen(many) < 2 * PLAN_MAX_RANKS - 1) strcat(many, ",1");
     GOOD(plan_read_split(many, &wish, &error));

@@ -165,6 +165,68 @@ static void five_and_three_ranks_beat_four_and_four(void **state)
     assert_true(make(&both).cycle <= by_steps.cycle);
 }
 
+static void pools_are_as_large_as_an_operator_says(void **state)
+{
+    struct plan_wish wish = {.layout = PLAN_LAYOUT_POOLS};
+    struct plan_request request = two_experts(&wish);
+    struct error error;
+    struct plan plan;
+    assert_int_equal(plan_read_pools("6+2", &wish, &error), STATUS_OK);
+    plan = make(&request);
+    for (uint32_t rank = 0; rank < 8; rank++) assert_true((plan_run(&plan, 0, rank) > 0) == (rank < 6));
+    assert_string_equal(plan_kind(&plan), "pools");
+    request.ranks = 7;
+    assert_int_equal(plan_make(&request, &plan, &error), STATUS_INVALID);
+    assert_string_equal(error.text, "--pools 6+2: the group has 7 ranks");
+    request.ranks = 8; /* in stages of two */
+    request.heads = 12;
+    wish.width = 2;
+    plan = make(&request);
+    for (uint32_t rank = 0; rank < 8; rank++) assert_true((plan_run(&plan, 0, rank) > 0) == (rank < 6));
+    assert_string_equal(plan_kind(&plan), "pools with wide stages");
+    assert_int_equal(plan_read_pools("5+3", &wish, &error), STATUS_OK);
+    assert_int_equal(plan_make(&request, &plan, &error), STATUS_INVALID);
+    assert_string_equal(error.text, "--stage-width 2: a pool of 5 ranks is not of whole stages");
+}
+
+/* The first expert, of 0.65 of the steps, skips nine in ten, the second nothing: what is left to compute is mostly the
+ * second's, and so are the ranks. */
+static void pools_go_where_the_misses_are(void **state)
+{
+    struct plan_wish wish = {.layout = PLAN_LAYOUT_POOLS};
+    struct plan_request request = two_experts(&wish);
+    request.mix.expert_hits[0] = 0.9;
+    request.mix.hit_rate = 0.9 * 0.65;
+    struct plan plan = make(&request);
+    expect_complete(&plan);
+    uint32_t first = 0;
+    for (uint32_t rank = 0; rank < 8; rank++) first += plan_run(&plan, 0, rank) > 0;
+    assert_int_equal(first, 2);
+    assert_true(fabs(plan.cycle - 2 * 0.35 * 7) < 1e-9);
+    assert_true(fabs(plan_alone(&plan, &request) - plan.alone) < 1e-9);
+    assert_true(fabs(plan.cycle_uncached - 2 * 0.65 * 8) < 1e-9);
+    struct plan_request mean = two_experts(&wish); /* with the mean of both for each, the pools would be others */
+    mean.mix.hit_rate = request.mix.hit_rate;
+    struct plan worse = make(&mean);
+    assert_true(plan_cycle(&worse, &request) > 1.3 * plan.cycle);
+}
+
+/* A block of two ranks takes half of it and the exchange, and home's own work is not shared. */
+static void a_wide_stage_pays_for_its_exchange(void **state)
+{
+    struct plan_wish wish = {.width = 2};
+    struct plan_request request = {.layers = 40, .ranks = 4, .wish = &wish, .heads = 12, .mix = {.branches = 2}};
+    struct plan free = make(&request);
+    assert_true(fabs(free.cycle - 2 * 20 * 0.5) < 1e-9);
+    request.mix.exchange = 0.25;
+    struct plan plan = make(&request);
+    assert_true(fabs(plan.cycle - 2 * 20 * 0.75) < 1e-9 && fabs(plan.alone - 1.5 * free.alone) < 1e-9);
+    assert_true(fabs(plan_cycle(&free, &request) - plan.cycle) < 1e-9);
+    request.mix.home_work = 3;
+    request.ranks = 2;
+    assert_true(fabs(make(&request).cycle - 2 * (40 * 0.75 + 3)) < 1e-9);
+}
+
 static void pools_may_have_chains_for_branches(void **state)
 {
     struct plan_wish wish = {.layout = PLAN_LAYOUT_CFG_POOLS};
@@ -262,6 +324,9 @@ int main(void)
         cmocka_unit_test(home_and_hops_are_part_of_what_a_job_alone_takes),
         cmocka_unit_test(jobs_without_guidance_leave_the_layout_alone),
         cmocka_unit_test(five_and_three_ranks_beat_four_and_four),
+        cmocka_unit_test(pools_go_where_the_misses_are),
+        cmocka_unit_test(pools_are_as_large_as_an_operator_says),
+        cmocka_unit_test(a_wide_stage_pays_for_its_exchange),
         cmocka_unit_test(pools_may_have_chains_for_branches),
         cmocka_unit_test(chains_take_the_memory_of_all_their_blocks),
         cmocka_unit_test(blocks_that_a_rank_runs_for_both_branches_are_held_once),

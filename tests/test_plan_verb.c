@@ -9,6 +9,7 @@
 
 #include <jansson.h>
 #include <limits.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -69,17 +70,20 @@ static void each_line_of_json_is_a_layout_and_the_first_is_the_choice(void **sta
 static void what_was_measured_is_what_is_planned_with(void **state)
 {
     struct outcome o = RUN("measure", "--model", "models/reference", "--size", "64x64x5,32x32x5", "--threads",
-                           "1", "--output", times);
+                           "1", "--ranks", "2", "--output", times);
     if (o.status != 0) fail_msg("%s", o.text);
     assert_true(outcome_says(&o, "64x64x5: text ") && outcome_says(&o, "32x32x5: text "));
     outcome_free(&o);
     json_t *file = json_load_file(times, 0, NULL);
-    double forward =
-               json_real_value(json_object_get(json_array_get(json_object_get(file, "times"), 0), "forward")),
-           alone = 0;
-    double text = json_real_value(json_object_get(json_array_get(json_object_get(file, "times"), 0), "text"));
-    double decode =
-        json_real_value(json_object_get(json_array_get(json_object_get(file, "times"), 0), "decode"));
+    const json_t *first = json_array_get(json_object_get(file, "times"), 0), *links = json_object_get(file, "links");
+    double forward = json_real_value(json_object_get(first, "forward")), alone = 0;
+    double text = json_real_value(json_object_get(first, "text")), decode = json_real_value(json_object_get(first, "decode"));
+    double blocks = json_real_value(json_object_get(first, "blocks"));
+    double inside = json_real_value(json_object_get(links, "inside"));
+    assert_true(blocks > 0 && json_real_value(json_object_get(first, "crowded")) > 0);
+    assert_int_equal(json_integer_value(json_object_get(first, "ranks")), 2);
+    assert_true(inside > 1e6 && inside < 1e12 && json_real_value(json_object_get(links, "latency")) < 1);
+    assert_null(json_object_get(links, "between")); /* of one host */
     assert_int_equal(json_array_size(json_object_get(file, "times")), 2);
     json_decref(file);
     o = RUN("plan", "--model", "models/reference", "--size", "64x64x5", "--steps", "10", "--ranks", "1",
@@ -87,8 +91,17 @@ static void what_was_measured_is_what_is_planned_with(void **state)
     assert_int_equal(o.status, 0);
     json_t *object = json_loads(o.text, JSON_DISABLE_EOF_CHECK, NULL);
     alone = json_real_value(json_object_get(object, "job_seconds"));
-    assert_float_equal(alone / (20 * forward + 2 * text + decode), 1, 1e-6);
+    assert_float_equal(alone / (20 * fmax(forward, blocks) + 2 * text + decode), 1, 1e-6);
     json_decref(object);
+    outcome_free(&o);
+    /* The links are those that were measured, unless the command says others. */
+    char measured[64];
+    snprintf(measured, sizeof measured, ", %g GB/s inside", inside / 1e9);
+    o = RUN("plan", "--model", "models/reference", "--ranks", "2", "--measured", times);
+    assert_true(outcome_says(&o, measured));
+    outcome_free(&o);
+    o = RUN("plan", "--model", "models/reference", "--ranks", "2", "--measured", times, "--link-inside", "7");
+    assert_true(outcome_says(&o, ", 7 GB/s inside"));
     outcome_free(&o);
     expect_refused(RUN("plan", "--model", "wan2.1-t2v-14b", "--measured", times),
                    "heads is 4, the model's is 40");

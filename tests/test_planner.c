@@ -89,16 +89,31 @@ static void experts_take_over_where_the_schedules_say(void **state)
 
 /* ------------------------------------------------------------------------------------------------ the formulas */
 
-/* Time of a job on P stages of U with G branches, J at once (parallelism 5.2), and the exchange of U. */
-static double formula(const struct planner_request *r, double p, double u, double branches, double jobs,
-                      double own)
+/* A step on P stages of U with G branches in each chain: from end to end, and the busiest rank's part (parallelism 5.2 with the
+ * exchange of U). Rows are dealt to U ranks over one link, for all chains, and collected over U. */
+struct formula {
+    double alone, cycle;
+};
+
+static struct formula formula(const struct planner_request *r, double p, double u, double branches, bool own)
 {
     double h = 5120, s = r->job.tokens, state = s * h * r->machine.state_bytes, operand = s * h * 2;
-    double block = planner_block_flops(&r->model, r->job.tokens) / r->machine.flops;
-    double exchange = u > 1 ? 4 * operand * (u - 1) / (u * u) / NVLINK + 4 * r->machine.latency : 0;
-    double stage = (block / u + exchange) * 40 / p, hop = state / u / NVLINK + r->machine.latency;
+    double block = planner_block_flops(&r->model, r->job.tokens) / r->machine.flops, l = r->machine.latency;
+    double exchange = u > 1 ? 4 * operand * (u - 1) / (u * u) / NVLINK + 2 * l : 0;
+    double stage = (block / u + exchange) * 40 / p, hop = state / u / NVLINK + l;
     double path = (p + branches - 1) * stage + (p > 1 || !own ? p + !own : 0) * hop;
-    return 40 * fmax(path, jobs * branches * stage);
+    double dealt = state * ((u - 1) / u + !own);
+    if (u > 1) path += (dealt + state / u) / NVLINK + (own ? 2 : 3) * l - (own ? (p > 1 ? 1 : 0) : 2) * hop;
+    return (struct formula){path, branches * stage};
+}
+
+/* Forty steps of as many jobs as fill one pipeline, and of as many again: the last ones are too few, and behind each other. */
+static double in_groups(struct formula f, uint32_t jobs)
+{
+    uint32_t group = (uint32_t)ceil(f.alone / f.cycle - 0.1), left = (jobs - 1) % group + 1;
+    double behind = fmin((left - 1) * f.cycle, f.alone - f.cycle);
+    return 40 * ((jobs - left) / group * fmax(f.alone, group * f.cycle) + fmax(f.alone, left * f.cycle)) +
+           behind;
 }
 
 static void one_pipeline_takes_what_the_formula_says(void **state)
@@ -112,11 +127,13 @@ static void one_pipeline_takes_what_the_formula_says(void **state)
                 struct planner_option o = predicted(
                     &r, (struct planner_layout){
                             .replicas = 1, .ways = 1, .stages = {stages[p], 0}, .width = widths[u]});
-                double saturated = formula(&r, stages[p], widths[u], 2, 1e9, true) / 1e9;
-                double once = formula(&r, stages[p], widths[u], 2, jobs, true);
-                expect_near(o.all_seconds, fmax(once, jobs * saturated), 0.001, "all jobs");
-                expect_near(o.job_seconds, formula(&r, stages[p], widths[u], 2, 1, true), 0.001, "one job");
-                expect_near(o.jobs_per_hour, 3600 / saturated, 0.001, "jobs an hour");
+                struct formula f = formula(&r, stages[p], widths[u], 2, true);
+                if (widths[u] == 1) expect_near(o.all_seconds, in_groups(f, jobs), 0.001, "all jobs");
+                assert_true(o.all_seconds > 39.99 * fmax(f.alone, jobs * f.cycle));
+                assert_true(o.all_seconds < 40.01 * jobs * f.alone);
+                expect_near(o.job_seconds, 40 * f.alone, 0.001, "one job");
+                if (stages[p] <= 2 || widths[u] == 1)
+                    expect_near(o.jobs_per_hour, 90 / f.cycle, 0.001, "jobs an hour");
             }
 }
 
@@ -125,8 +142,23 @@ static void branches_apart_take_half_the_time_and_two_hops_more(void **state)
     struct planner_request r = wan("wan2.1-t2v-14b", 8);
     struct planner_option o =
         predicted(&r, (struct planner_layout){.replicas = 1, .ways = 2, .stages = {1, 0}, .width = 4});
-    expect_near(o.job_seconds, formula(&r, 1, 4, 1, 1, false), 0.001, "one job");
+    expect_near(o.job_seconds, 40 * formula(&r, 1, 4, 1, false).alone, 0.001, "one job");
     expect_near(o.job_seconds, 129, 0.02, "as predicted in the literature");
+}
+
+/* Home has so many hops with wide stages at most: four, two where they land on a GPU. */
+static void long_rows_of_wide_stages_are_not_filled(void **state)
+{
+    struct planner_request r = wan("wan2.1-t2v-14b", 64);
+    struct planner_layout long_row = {.replicas = 1, .ways = 1, .stages = {8, 0}, .width = 8};
+    r.load.jobs = 64;
+    struct formula f = formula(&r, 8, 8, 2, true);
+    struct planner_option gpus = predicted(&r, long_row);
+    r.machine.operand_bytes = 4;
+    struct planner_option others = predicted(&r, long_row);
+    expect_near(gpus.jobs_per_hour * 4, 90 / f.cycle, 0.05, "two hops on eight stages");
+    assert_true(gpus.all_seconds > 3.8 * 64 * 40 * f.cycle);
+    assert_true(others.jobs_per_hour > 1.7 * gpus.jobs_per_hour);
 }
 
 static void what_is_sent_is_what_the_formulas_say(void **state)
@@ -139,13 +171,13 @@ static void what_is_sent_is_what_the_formulas_say(void **state)
         predicted(&r, (struct planner_layout){.replicas = 1, .ways = 1, .stages = {8, 0}, .width = 1});
     expect_near(wide.exchange_bytes / 8, 2 * 40 * 4 * a * 7 / 64, 1e-9,
                 "exchange of each rank, both branches");
-    assert_true(wide.hop_bytes == 0);
+    expect_near(wide.hop_bytes, 2 * 2 * a * 7 / 8, 1e-9, "rows dealt and collected, but for home's own");
     expect_near(deep.hop_bytes, 2 * 8 * a, 1e-9, "hops");
     assert_true(deep.exchange_bytes == 0 && deep.node_bytes == 0);
     r.machine.per_node = 4; /* 31 GB a node for 8 wide, one state of each branch for stages */
     wide = predicted(&r, wide.layout);
     deep = predicted(&r, deep.layout);
-    expect_near(wide.node_bytes, 2 * 40 * 4 * a / 4, 1e-9, "exchange out of a node");
+    expect_near(wide.node_bytes, 2 * (40 * 4 * a / 4 + a / 2), 1e-9, "exchange out of a node, and rows");
     expect_near(deep.node_bytes, 2 * a, 1e-9, "hops out of a node");
 }
 
@@ -177,17 +209,17 @@ static void a_pipeline_overtakes_width_where_it_is_full(void **state)
 {
     static const uint32_t stages[] = {4, 8};
     for (size_t i = 0; i < 2; i++) {
-        uint32_t p = stages[i], before = 0;
+        uint32_t p = stages[i], first = 0;
         struct planner_request r = wan("wan2.1-t2v-14b", p);
-        for (r.load.jobs = 1; r.load.jobs < 12; r.load.jobs++) {
+        for (r.load.jobs = 1; r.load.jobs < 12 && first == 0; r.load.jobs++) {
             struct planner_option deep = predicted(
                 &r, (struct planner_layout){.replicas = 1, .ways = 1, .stages = {p, 0}, .width = 1});
             struct planner_option wide = predicted(
                 &r, (struct planner_layout){.replicas = 1, .ways = 1, .stages = {1, 0}, .width = p});
-            if (deep.all_seconds > wide.all_seconds) before = r.load.jobs;
+            if (deep.all_seconds <= wide.all_seconds) first = r.load.jobs;
         }
         double hop = 75600.0 * 5120 * 2 / NVLINK / (12.6 / p); /* in stage times */
-        assert_int_equal(before + 1, (uint32_t)ceil((p + 1 + p * hop) / 2));
+        assert_int_equal(first, (uint32_t)ceil((p + 1 + p * hop) / 2));
     }
 }
 
@@ -420,6 +452,80 @@ static void moving_must_pay(void **state)
     }
 }
 
+/* ------------------------------------------------------------------------------------------ ranks that are there */
+
+/* Blocks take half as long again while both ranks compute: all the time where each has a branch, never on one rank, and in the
+ * pipeline two thirds of what would be all of the time, as long as links cost nothing. */
+static void ranks_that_compute_beside_each_other_are_slower(void **state)
+{
+    struct planner_request r = wan("wan2.1-t2v-14b", 2);
+    r.machine.inside = r.machine.between = 1e15;
+    r.machine.latency = 0;
+    const struct planner_layout one = {.replicas = 1, .ways = 1, .stages = {1, 0}, .width = 1},
+                                stages = {.replicas = 1, .ways = 1, .stages = {2, 0}, .width = 1},
+                                branches = {.replicas = 1, .ways = 2, .stages = {1, 0}, .width = 1},
+                                wide = {.replicas = 1, .ways = 1, .stages = {1, 0}, .width = 2};
+    double before[4] = {predicted(&r, one).step_seconds, predicted(&r, stages).step_seconds,
+                        predicted(&r, branches).step_seconds, predicted(&r, wide).step_seconds};
+    r.machine.crowd = 1.5;
+    expect_near(predicted(&r, one).step_seconds, before[0], 1e-9, "one rank");
+    expect_near(predicted(&r, branches).step_seconds, 1.5 * before[2], 1e-3, "branches");
+    expect_near(predicted(&r, wide).step_seconds, 1.5 * before[3], 1e-3, "one stage");
+    /* 8 quarters of work in 6 quarters of time: 4/3 ranks at work. */
+    expect_near(predicted(&r, stages).step_seconds, (1 + 0.5 / 3) * before[1], 1e-3, "pipeline");
+    r.machine.per_node = 1; /* of hosts of their own nobody shares anything */
+    expect_near(predicted(&r, branches).step_seconds, before[2], 1e-3, "two hosts");
+}
+
+static void measured_links_are_the_slowest_of_their_kind(void **state)
+{
+    struct planner_links links = {0};
+    struct planner_machine machine = {.inside = 1, .between = 2, .latency = 3, .per_node = 4};
+    assert_false(planner_take_links(&links, &machine));
+    assert_true(machine.inside == 1 && machine.between == 2 && machine.latency == 3 && machine.per_node == 4);
+    planner_add_link(&links, false, 2e9, 60e-6);
+    planner_add_link(&links, false, 1e9, 50e-6);
+    assert_true(planner_take_links(&links, &machine));
+    assert_true(machine.inside == 1e9 && machine.between == 1e9 && machine.latency == 60e-6);
+    planner_add_link(&links, true, 9e9, 10e-6);
+    planner_add_link(&links, true, 8e9, 10e-6);
+    links.per_node = 2;
+    assert_true(planner_take_links(&links, &machine));
+    assert_true(machine.inside == 8e9 && machine.between == 1e9 && machine.per_node == 2);
+}
+
+/* What the planner makes up, handed to it as a plan of real ranks: the same seconds. */
+static void a_plan_of_real_ranks_is_rated_as_the_layout_it_is(void **state)
+{
+    for (uint32_t ranks = 2; ranks <= 8; ranks *= 2)
+        for (uint32_t ways = 1; ways <= 2; ways++)
+            for (uint32_t width = 1; width * ways <= ranks; width *= 2)
+                for (uint32_t jobs = 1; jobs <= 16; jobs *= 4) {
+                    struct planner_request r = wan("wan2.1-t2v-14b", ranks);
+                    struct planner_layout layout = {
+                        .replicas = 1, .ways = ways, .stages = {ranks / ways / width, 0}, .width = width};
+                    struct plan_request real = {.layers = r.model.layers, .ranks = ranks, .heads = r.model.heads};
+                    struct planner_option rated, made;
+                    struct plan plan;
+                    r.load.jobs = jobs;
+                    planner_predict(&r, &layout, &made, &plan);
+                    assert_true(made.possible);
+                    real.mix.branches = 2;
+                    r.real = &real;
+                    planner_rate(&r, &plan, &rated);
+                    assert_true(rated.possible);
+                    /* How a load of equal jobs ends is not asked of a plan, whose jobs may be of any length. */
+                    assert_true(rated.all_seconds <= 1.0001 * made.all_seconds);
+                    if (jobs == 1) expect_near(rated.all_seconds, made.all_seconds, 1e-9, "one job");
+                    expect_near(rated.step_seconds, made.step_seconds, 1e-9, "a step");
+                    assert_true(rated.layout.ways == ways && rated.layout.width == width &&
+                                rated.layout.stages[0] == layout.stages[0]);
+                    real.layers = 17; /* another model's */
+                    planner_rate(&r, &plan, &rated);
+                    assert_false(rated.possible);
+                }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -427,6 +533,7 @@ int main(void)
         cmocka_unit_test(experts_take_over_where_the_schedules_say),
         cmocka_unit_test(one_pipeline_takes_what_the_formula_says),
         cmocka_unit_test(branches_apart_take_half_the_time_and_two_hops_more),
+        cmocka_unit_test(long_rows_of_wide_stages_are_not_filled),
         cmocka_unit_test(what_is_sent_is_what_the_formulas_say),
         cmocka_unit_test(pools_in_proportion_beat_halves_by_what_was_computed),
         cmocka_unit_test(a_job_alone_is_cut_by_branches_and_width),
@@ -442,6 +549,9 @@ int main(void)
         cmocka_unit_test(what_does_not_fit_says_by_how_much),
         cmocka_unit_test(memory_is_what_was_counted_within_a_tenth),
         cmocka_unit_test(moving_must_pay),
+        cmocka_unit_test(ranks_that_compute_beside_each_other_are_slower),
+        cmocka_unit_test(measured_links_are_the_slowest_of_their_kind),
+        cmocka_unit_test(a_plan_of_real_ranks_is_rated_as_the_layout_it_is),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

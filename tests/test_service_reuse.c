@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <signal.h>
 #include <unistd.h>
 #include <cmocka.h>
 
@@ -118,6 +119,44 @@ static void policies_are_compared_with_one_uncached_run(void **state)
     setenv("REFRAIN_RECOMPUTE", "1", 1);
 }
 
+/* Nothing is in any rank's store any more: the vault has the last latent, and of a job that was cancelled its marks. */
+static void the_vault_answers_when_all_ranks_were_started_anew(void **state)
+{
+    struct stand s;
+    unsetenv("REFRAIN_RECOMPUTE");
+    stand_start(&s, "vault", 2, "--threads 1");
+    add_model();
+    int first = stand_make("kept", TEN "--cache balanced");
+    pid_t waiting = stand_begin("cancelled", LARGE "--steps 400 --guidance 4");
+    int cancelled = stand_begun("cancelled");
+    stand_wait_step(cancelled, 90); /* two marks: every fortieth step is one */
+    shell_run(stand_text, "refrain cancel %d", cancelled);
+    program_wait(waiting, 60);
+    stand_stop(&s);
+    stand_start(&s, "vault", 2, "--threads 1");
+    int again = stand_make("kept2", TEN "--cache balanced");
+    assert_int_equal(steps_reused(again), STEPS);
+    expect_latents("kept", "kept2");
+    json_t *a = stand_report(first), *b = stand_report(again);
+    expect_equal_verdicts(a, b, "the report is the run's");
+    json_decref(a);
+    json_decref(b);
+    expect_figure("latent", "items", 1); /* it is an item again */
+    expect_figure("latent", "fetched", 1);
+    waiting = stand_begin("rest", LARGE "--steps 400 --guidance 4");
+    int rest = stand_begun("rest");
+    stand_wait_step(rest, 81); /* at once */
+    shell_run(stand_text, "refrain status %d --json", rest);
+    json_t *job = stand_object();
+    assert_true(number_at(job, "steps_reused") >= 80);
+    json_decref(job);
+    shell_run(stand_text, "refrain cancel %d", rest);
+    program_wait(waiting, 60);
+    shell_run(stand_text, "refrain delete %d", first);
+    stand_stop(&s);
+    setenv("REFRAIN_RECOMPUTE", "1", 1);
+}
+
 /* Whose key it is decides whose run it is. */
 static void tenants_take_nothing_from_each_other(void **state)
 {
@@ -156,12 +195,134 @@ static void tenants_take_nothing_from_each_other(void **state)
     setenv("REFRAIN_RECOMPUTE", "1", 1);
 }
 
+/* Tables are made from what a calibration measured: twice the same, also by somebody else, measures once. */
+#define CALIBRATE                                                                                            \
+    "timeout 280 refrain calibrate --model ref --kind magcache --steps 6 --width 32 --height 32 --frames 5 " \
+    "--quiet "
+
+/* The latest jobs, `count` of them: how many of their steps were made before. */
+static int latest_reused(int count)
+{
+    int steps = 0;
+    shell_run(stand_text, "refrain list --json --limit 1");
+    json_t *newest = stand_object();
+    int number = (int)number_at(newest, "job");
+    json_decref(newest);
+    assert_true(number >= count);
+    for (int i = 0; i < count; i++) steps += steps_reused(number - i);
+    return steps;
+}
+
+static void a_calibration_is_measured_once_for_everybody(void **state)
+{
+    enum { PROMPTS = 4, CALIBRATION_STEPS = 6 };
+    struct stand s;
+    char keys[PATH_BYTES + 16], options[PATH_BYTES + 64], key[PATH_BYTES + 64], tables[4][PATH_BYTES + 32];
+    unsetenv("REFRAIN_RECOMPUTE");
+    snprintf(keys, sizeof keys, "%s/calibrators", stand_directory);
+    for (int i = 0; i < 4; i++) snprintf(tables[i], sizeof tables[i], "%s/tables%d.json", stand_directory, i);
+    static const char *const people[][2] = {
+        {"ann", "client"}, {"bob", "client"}, {"boss", "admin"}, {"node", "worker"}};
+    for (size_t i = 0; i < 4; i++)
+        shell_run(stand_text, "refrain-coordinator --keys %s --make-key %s --role %s", keys, people[i][0],
+                  people[i][1]);
+    snprintf(options, sizeof options, "--threads 1 --keys %s", keys);
+    stand_start(&s, "calibrated", 2, options);
+    BE("boss");
+    add_model();
+    BE("ann");
+    shell_run(stand_text, CALIBRATE "--coordinator %s --output %s", s.endpoint, tables[0]);
+    assert_int_equal(latest_reused(PROMPTS), 0);
+    BE("bob"); /* the same bits of everybody's, and of his own words nothing */
+    shell_run(stand_text, CALIBRATE "--coordinator %s --output %s", s.endpoint, tables[1]);
+    assert_int_equal(latest_reused(PROMPTS), PROMPTS * CALIBRATION_STEPS);
+    expect_equal_files(tables[0], tables[1]);
+    expect_figure("table", "items", PROMPTS);
+    expect_figure("table", "hits", PROMPTS);
+    expect_figure("table", "seconds_saved", 1e-6);
+    shell_run(stand_text,
+              "printf 'a secret of bob\\n' > %s/words; " CALIBRATE
+              "--coordinator %s --prompts %s/words --output %s",
+              stand_directory, s.endpoint, stand_directory, tables[2]);
+    assert_int_equal(latest_reused(1), 0);
+    BE("ann");
+    shell_run(stand_text, CALIBRATE "--coordinator %s --prompts %s/words --output %s.ann", s.endpoint,
+              stand_directory, tables[2]);
+    assert_int_equal(latest_reused(1), 0);
+    /* the rank that has them dies: measured again, to the same bits */
+    kill(stand_last_rank(), SIGKILL);
+    BE("boss");
+    shell_run(stand_text, "refrain cache flush table --all");
+    BE("bob");
+    shell_run(stand_text, CALIBRATE "--recompute --coordinator %s --output %s", s.endpoint, tables[3]);
+    assert_int_equal(latest_reused(PROMPTS), 0);
+    expect_equal_files(tables[0], tables[3]);
+    unsetenv("REFRAIN_KEY");
+    stand_stop(&s);
+    setenv("REFRAIN_RECOMPUTE", "1", 1);
+}
+
+/* One bit in the middle of every file of an item. */
+static void damage_items(const char *directory)
+{
+    int files = 0;
+    char path[PATH_BYTES + 64];
+    shell_run(stand_text, "find %s -type f -name '*-*-*'", directory);
+    for (char *line = strtok(stand_text, "\n"); line; line = strtok(NULL, "\n"), files++) {
+        snprintf(path, sizeof path, "%s", line);
+        FILE *file = fopen(path, "r+");
+        assert_non_null(file);
+        fseek(file, 0, SEEK_END);
+        long at = ftell(file) / 2;
+        fseek(file, at, SEEK_SET);
+        int byte = fgetc(file);
+        fseek(file, at, SEEK_SET);
+        fputc(byte ^ 16, file);
+        assert_int_equal(fclose(file), 0);
+    }
+    assert_true(files > 0);
+}
+
+static void a_calibration_outlives_a_restart_and_a_damaged_one_is_made_again(void **state)
+{
+    enum { PROMPTS = 4, CALIBRATION_STEPS = 6 };
+    struct stand s;
+    char disk[PATH_BYTES + 16], tables[3][PATH_BYTES + 32];
+    unsetenv("REFRAIN_RECOMPUTE");
+    snprintf(disk, sizeof disk, "%s/items", stand_directory);
+    for (int i = 0; i < 3; i++) snprintf(tables[i], sizeof tables[i], "%s/kept%d.json", stand_directory, i);
+    setenv("REFRAIN_TIER_DISK", disk, 1);
+    stand_start(&s, "kept", 1, "--threads 1");
+    add_model();
+    shell_run(stand_text, CALIBRATE "--coordinator %s --output %s", s.endpoint, tables[0]);
+    stand_stop(&s); /* writes what is to be on disk */
+    stand_start(&s, "kept", 1, "--threads 1");
+    shell_run(stand_text, CALIBRATE "--coordinator %s --output %s", s.endpoint, tables[1]);
+    assert_int_equal(latest_reused(PROMPTS), PROMPTS * CALIBRATION_STEPS);
+    expect_equal_files(tables[0], tables[1]);
+    stand_stop(&s);
+    damage_items(disk);
+    stand_start(&s, "kept", 1, "--threads 1 --checkpoint-limit 0"); /* the vault would have them, too */
+    shell_run(stand_text, CALIBRATE "--coordinator %s --output %s", s.endpoint, tables[2]);
+    assert_int_equal(latest_reused(PROMPTS), 0);
+    expect_equal_files(tables[0], tables[2]);
+    expect_figure("table", "misses", PROMPTS);
+    shell_run(stand_text, "refrain cache");
+    assert_true(stand_says("damaged"));
+    stand_stop(&s);
+    unsetenv("REFRAIN_TIER_DISK");
+    setenv("REFRAIN_RECOMPUTE", "1", 1);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(an_equal_request_makes_no_step_and_says_so),
         cmocka_unit_test(policies_are_compared_with_one_uncached_run),
+        cmocka_unit_test(the_vault_answers_when_all_ranks_were_started_anew),
         cmocka_unit_test(tenants_take_nothing_from_each_other),
+        cmocka_unit_test(a_calibration_is_measured_once_for_everybody),
+        cmocka_unit_test(a_calibration_outlives_a_restart_and_a_damaged_one_is_made_again),
     };
     return cmocka_run_group_tests(tests, stand_set_up, stand_tear_down);
 }

@@ -16,21 +16,31 @@ enum { CREDITS = 3, MEMBERS = 3 };
 #define LATENCY_NS (5 * MILLISECOND_NS)
 #define DEATH_NS   (2 * MILLISECOND_NS)
 #define JOIN_NS    (10 * SECOND_NS)
-#define BYTES_A_MS 1000.0                /* of a link */
+#define BYTES_A_MS 1000.0                /* of a member */
 #define MESSAGE    (1000 - TICKET_BYTES) /* takes a millisecond with its ticket */
 
 static struct fabric *members[MEMBERS];
+static int woken;
 
-static int open_members(void **state)
+static void count_wake(void *context)
 {
-    const struct network_config network = {
-        .latency_ns = LATENCY_NS, .bytes_per_second = BYTES_A_MS * 1000, .death_ns = DEATH_NS};
+    woken++;
+}
+
+static int open_members_of(const struct network_config *network)
+{
     const struct fabric_config config = {
         .kind = "zmq", .bind = "virtual", .credits = CREDITS, .max_bytes = 4096};
     assert_int_equal(world_open(NULL), STATUS_OK);
-    assert_int_equal(network_open(&network, NULL), STATUS_OK);
+    assert_int_equal(network_open(network, NULL), STATUS_OK);
     for (int i = 0; i < MEMBERS; i++) assert_int_equal(fabric_open(&config, &members[i], NULL), STATUS_OK);
     return 0;
+}
+
+static int open_members(void **state)
+{
+    return open_members_of(&(struct network_config){
+        .latency_ns = LATENCY_NS, .bytes_per_second = BYTES_A_MS * 1000, .death_ns = DEATH_NS});
 }
 
 static int close_members(void **state)
@@ -86,24 +96,79 @@ static void a_message_takes_its_bytes_to_leave_and_the_latency_to_arrive(void **
     fabric_release(members[1], &event);
 }
 
-static void messages_of_one_link_leave_one_after_the_other_those_of_two_do_not_wait(void **state)
+static void messages_of_one_member_leave_one_after_the_other_whoever_they_are_for(void **state)
 {
     join_all(1);
     int64_t began_ns = world_now_ns();
     post(0, 1, 1);
     post(0, 1, 2);
     post(0, 2, 3);
+    post(1, 2, 4);
+    expect(1, FABRIC_SENT, 1, began_ns);
     expect(1, FABRIC_RECEIVED, 6, began_ns);
-    expect(2, FABRIC_RECEIVED, 6, began_ns);
+    struct fabric_event other = expect(2, FABRIC_RECEIVED, 6, began_ns);
+    assert_int_equal(other.ticket.job, 4);
     struct fabric_event second = expect(1, FABRIC_RECEIVED, 7, began_ns);
     assert_int_equal(second.ticket.job, 2);
+    struct fabric_event third = expect(2, FABRIC_RECEIVED, 8, began_ns);
+    assert_int_equal(third.ticket.job, 3);
     assert_int_equal(network_traffic(0, 1).bytes, 2 * MESSAGE);
 }
 
-static int woken;
-static void count_wake(void *context)
+/* Members 0 and 1 are a node, 2 is another one's. */
+static int open_two_nodes(void **state)
 {
-    woken++;
+    return open_members_of(&(struct network_config){.per_node = 2,
+                                                    .latency_ns = LATENCY_NS,
+                                                    .node_latency_ns = 3 * LATENCY_NS,
+                                                    .bytes_per_second = BYTES_A_MS * 1000,
+                                                    .node_bytes_per_second = BYTES_A_MS * 250,
+                                                    .death_ns = DEATH_NS});
+}
+
+static void a_nodes_members_share_its_way_to_other_nodes(void **state)
+{
+    join_all(1);
+    int64_t began_ns = world_now_ns();
+    world_enter(1);
+    world_charge(MILLISECOND_NS);
+    post(1, 2, 1); /* said first, but later on the clock */
+    world_leave();
+    post(0, 2, 2);
+    post(0, 1, 3);
+    expect(1, FABRIC_RECEIVED, 6, began_ns); /* another way */
+    struct fabric_event first = expect(2, FABRIC_RECEIVED, 4 + 15, began_ns);
+    assert_int_equal(first.ticket.job, 2);
+    struct fabric_event second = expect(2, FABRIC_RECEIVED, 8 + 15, began_ns);
+    assert_int_equal(second.ticket.job, 1);
+}
+
+/* Somebody who waits in the middle of his work: here the clock goes on by itself until he is woken. */
+static void let_time_go_on(void *context, int64_t deadline_ns)
+{
+    int before = woken;
+    while (woken == before && world_now_ns() < deadline_ns && world_step()) {
+    }
+}
+
+static void who_waits_is_woken_by_what_arrives_or_at_the_deadline(void **state)
+{
+    struct fabric_event event;
+    join_all(1);
+    assert_int_equal(fabric_wait(members[1], world_now_ns() + SECOND_NS, NULL), STATUS_DEADLINE);
+    network_notify(members[1], count_wake, let_time_go_on, NULL);
+    int64_t began_ns = world_now_ns();
+    post(0, 1, 4);
+    assert_int_equal(fabric_wait(members[1], began_ns + SECOND_NS, NULL), STATUS_OK);
+    assert_int_equal(world_now_ns() - began_ns, 6 * MILLISECOND_NS);
+    assert_int_equal(fabric_wait(members[1], began_ns, NULL), STATUS_OK); /* it is still there */
+    assert_int_equal(fabric_next(members[1], &event), STATUS_OK);
+    fabric_abort(members[0]);
+    fabric_leave(members[0]);
+    assert_int_equal(fabric_wait(members[1], began_ns + SECOND_NS, NULL), STATUS_OK);
+    assert_int_equal(fabric_next(members[1], &event), STATUS_OK);
+    assert_int_equal(event.kind, FABRIC_LOST);
+    assert_int_equal(fabric_wait(members[1], began_ns + SECOND_NS, NULL), STATUS_PEER_LOST);
 }
 
 static void beyond_the_credits_nothing_is_taken_until_the_receiver_released(void **state)
@@ -118,7 +183,7 @@ static void beyond_the_credits_nothing_is_taken_until_the_receiver_released(void
     assert_false(fabric_can_post(members[0], 1)); /* it was received, not released */
     fabric_release(members[1], &event);
     assert_false(fabric_can_post(members[0], 1)); /* the credit is on its way back */
-    network_notify(members[0], count_wake, NULL);
+    network_notify(members[0], count_wake, NULL, NULL);
     woken = 0;
     world_run(world_now_ns() + LATENCY_NS);
     assert_int_equal(woken, 1);
@@ -217,7 +282,10 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(a_message_takes_its_bytes_to_leave_and_the_latency_to_arrive),
-        TEST(messages_of_one_link_leave_one_after_the_other_those_of_two_do_not_wait),
+        TEST(messages_of_one_member_leave_one_after_the_other_whoever_they_are_for),
+        cmocka_unit_test_setup_teardown(a_nodes_members_share_its_way_to_other_nodes, open_two_nodes,
+                                        close_members),
+        TEST(who_waits_is_woken_by_what_arrives_or_at_the_deadline),
         TEST(beyond_the_credits_nothing_is_taken_until_the_receiver_released),
         TEST(what_somebody_computes_leaves_when_he_is_done),
         TEST(a_killed_member_is_missed_and_what_it_had_not_sent_never_comes),

@@ -154,7 +154,9 @@ static void values_that_mean_nothing_are_refused(void **state)
     assert_refused(&bad, STATUS_CORRUPT);
     bad = good, bad.dtype = TICKET_NO_DATA;
     assert_refused(&bad, STATUS_CORRUPT);
-    bad = good, bad.flags = 8;
+    bad = good, bad.flags = 16;
+    assert_refused(&bad, STATUS_CORRUPT);
+    bad = good, bad.flags = TICKET_ON_DEVICE | TICKET_YIELDS;
     assert_refused(&bad, STATUS_CORRUPT);
     bad = good, bad.timestep = NAN;
     assert_refused(&bad, STATUS_CORRUPT);

@@ -77,7 +77,6 @@ static void fill(struct facts *facts, int garbage)
     facts->residual.branch = 0;
     facts->residual.block_begin = 1;
     facts->residual.block_end = 39;
-    facts->residual.slot = 0;
     facts->table.weights = 21;
     facts->table.adapters = 22;
     facts->table.numerics = 23;
@@ -89,6 +88,7 @@ static void fill(struct facts *facts, int garbage)
     facts->table.steps = 50;
     facts->table.shift = 5;
     facts->table.guidance = 5;
+    facts->table.guidance_2 = 4;
     memset(&facts->origin, 0, sizeof facts->origin);
     facts->origin.tenant = 5, facts->origin.low = 6, facts->origin.high = 7;
     facts->origin.kind = ITEM_CHECKPOINT, facts->origin.format = KEY_FORMAT;
@@ -96,15 +96,16 @@ static void fill(struct facts *facts, int garbage)
 
 static struct key key_for(const struct facts *facts, enum item_kind kind)
 {
-    struct key key;
+    struct key key, run;
     struct error error = {0};
-    status_t status =
-        kind == ITEM_TEXT         ? key_of_text(facts->tenant, &facts->text, &key, &error)
-        : kind == ITEM_FIRST_STEP ? key_of_first_step(facts->tenant, &facts->first, &key, &error)
-        : kind == ITEM_CHECKPOINT ? key_of_checkpoint(facts->tenant, &facts->run, facts->step, &key, &error)
-        : kind == ITEM_LATENT     ? key_of_latent(facts->tenant, &facts->run, &key, &error)
-        : kind == ITEM_TABLE      ? key_of_table(facts->tenant, &facts->table, &key, &error)
-                             : key_of_residual(facts->tenant, &facts->run, &facts->residual, &key, &error);
+    assert_int_equal(key_of_latent(facts->tenant, &facts->run, &run, &error), STATUS_OK);
+    status_t status = kind == ITEM_TEXT ? key_of_text(facts->tenant, &facts->text, &key, &error)
+                      : kind == ITEM_FIRST_STEP
+                          ? key_of_first_step(facts->tenant, &facts->first, &key, &error)
+                      : kind == ITEM_CHECKPOINT ? key_of_checkpoint(&run, facts->step, &key, &error)
+                      : kind == ITEM_LATENT     ? (key = run, STATUS_OK)
+                      : kind == ITEM_TABLE      ? key_of_table(facts->tenant, &facts->table, &key, &error)
+                                                : key_of_residual(&run, &facts->residual, &key, &error);
     if (status != STATUS_OK) print_error("%s\n", error.text);
     assert_int_equal(status, STATUS_OK);
     return key;
@@ -193,7 +194,6 @@ static const struct {
     {FIELD(residual.branch), ADD_ONE, RESIDUAL},
     {FIELD(residual.block_begin), ADD_ONE, RESIDUAL},
     {FIELD(residual.block_end), ADD_ONE, RESIDUAL},
-    {FIELD(residual.slot), ADD_ONE, RESIDUAL},
     {FIELD(table.weights), ADD_ONE, TABLE},
     {FIELD(table.adapters), ADD_ONE, TABLE},
     {FIELD(table.numerics), ADD_ONE, TABLE},
@@ -207,6 +207,7 @@ static const struct {
     {FIELD(table.steps), ADD_ONE, TABLE},
     {FIELD(table.shift), ADD_DOUBLE, TABLE},
     {FIELD(table.guidance), ADD_DOUBLE, TABLE},
+    {FIELD(table.guidance_2), ADD_DOUBLE, TABLE},
 };
 enum { FIELDS = sizeof fields / sizeof *fields };
 
@@ -220,8 +221,8 @@ _Static_assert(sizeof(struct first_step_facts) == 3 * 8 + 48 + 24 + 16 + 2 * 8 +
 _Static_assert(sizeof(struct run_facts) ==
                    3 * 8 + 2 * 48 + 24 + 16 + 2 * 4 + 8 + 4 + 4 + 2 * 8 + 8 + 8 + 8 + 2 * 4,
                "a field of run_facts is not in the list");
-_Static_assert(sizeof(struct residual_facts) == 5 * 4, "a field of residual_facts is not in the list");
-_Static_assert(sizeof(struct table_facts) == 3 * 8 + 8 + 8 + 24 + 3 * 4 + 4 + 2 * 8, "one of table_facts");
+_Static_assert(sizeof(struct residual_facts) == 4 * 4, "a field of residual_facts is not in the list");
+_Static_assert(sizeof(struct table_facts) == 3 * 8 + 8 + 8 + 24 + 3 * 4 + 4 + 3 * 8, "one of table_facts");
 
 static void change(struct facts *facts, int field)
 {
@@ -356,9 +357,10 @@ static void only_what_depends_on_a_model_alone_can_be_public(void **state)
     assert_true(key.tenant == KEY_PUBLIC);
     assert_int_equal(key_of_table(NULL, &facts.table, &key, &error), STATUS_OK);
     assert_int_equal(key_of_first_step(NULL, &facts.first, &key, &error), STATUS_DENIED);
-    assert_int_equal(key_of_checkpoint(NULL, &facts.run, 20, &key, &error), STATUS_DENIED);
     assert_int_equal(key_of_latent(NULL, &facts.run, &key, &error), STATUS_DENIED);
-    assert_int_equal(key_of_residual(NULL, &facts.run, &facts.residual, &key, &error), STATUS_DENIED);
+    key = (struct key){.tenant = KEY_PUBLIC, .kind = ITEM_LATENT, .format = KEY_FORMAT};
+    assert_int_equal(key_of_checkpoint(&key, 20, &key, &error), STATUS_DENIED);
+    assert_int_equal(key_of_residual(&key, &facts.residual, &key, &error), STATUS_DENIED);
     assert_non_null(strstr(error.text, "residual"));
 }
 
@@ -383,10 +385,14 @@ static void what_is_out_of_range_is_refused_by_name(void **state)
     facts.first.sigma = strtod("nan", NULL);
     assert_int_equal(key_of_first_step("ann", &facts.first, &key, &error), STATUS_INVALID);
     assert_non_null(strstr(error.text, "sigma"));
-    assert_int_equal(key_of_checkpoint("ann", &facts.run, 50, &key, &error), STATUS_INVALID);
-    assert_non_null(strstr(error.text, "step is 50: 1 to 49"));
+    struct key run = {.tenant = 5, .kind = ITEM_LATENT, .format = KEY_FORMAT};
+    assert_int_equal(key_of_checkpoint(&run, 10001, &key, &error), STATUS_INVALID);
+    assert_non_null(strstr(error.text, "step is 10001: 1 to 10000"));
     facts.residual.block_end = facts.residual.block_begin;
-    assert_int_equal(key_of_residual("ann", &facts.run, &facts.residual, &key, &error), STATUS_INVALID);
+    assert_int_equal(key_of_residual(&run, &facts.residual, &key, &error), STATUS_INVALID);
+    run.kind = ITEM_TEXT;
+    assert_int_equal(key_of_checkpoint(&run, 1, &key, &error), STATUS_INVALID);
+    assert_non_null(strstr(error.text, "not by a text's"));
     assert_true(key.low == 77); /* nothing was written */
 }
 

@@ -327,6 +327,62 @@ static void garbage_in_reports_is_counted_and_does_no_harm(void **state)
     rig_stop(&rig);
 }
 
+/* The furthest that is known of a rank's store. */
+static uint32_t seek(struct fake_worker *worker, const struct key *run, uint32_t after, uint32_t steps,
+                     bool durable)
+{
+    static uint64_t asked;
+    Refrain__WorkerReport report = REFRAIN__WORKER_REPORT__INIT;
+    Refrain__TierSeek question = REFRAIN__TIER_SEEK__INIT;
+    uint8_t wire[KEY_BYTES];
+    key_encode(run, wire);
+    SET(question, ask, ++asked);
+    SET(question, run, ((ProtobufCBinaryData){KEY_BYTES, wire}));
+    SET(question, after, after);
+    SET(question, steps, steps);
+    SET(question, durable, durable);
+    report.body_case = REFRAIN__WORKER_REPORT__BODY_TIER_SEEK;
+    report.tier_seek = &question;
+    fake_worker_report(worker, &report);
+    Refrain__WorkerOrder *order =
+        fake_worker_order(worker, REFRAIN__WORKER_ORDER__BODY_TIER_FOUND, ANSWER_MS);
+    assert_non_null(order);
+    assert_int_equal(order->tier_found->ask, asked);
+    assert_null(order->tier_found->checkpoint);
+    uint32_t step = order->tier_found->step;
+    assert_true((step > 0) == (order->tier_found->seconds > 0));
+    refrain__worker_order__free_unpacked(order, NULL);
+    return step;
+}
+
+/* Of the run that is asked about, further than the asker, and gone when it is gone. */
+static void the_furthest_step_of_a_run_is_found(void **state)
+{
+    struct rig rig = {0};
+    struct fake_worker workers[RANKS];
+    struct key run = tier_rig_key(1, ITEM_LATENT, 5), other = tier_rig_key(2, ITEM_LATENT, 5), early, late;
+    rig_start(&rig, NULL);
+    open_ranks(&rig, workers);
+    assert_int_equal(key_of_checkpoint(&run, 10, &early, NULL), STATUS_OK);
+    assert_int_equal(key_of_checkpoint(&run, 20, &late, NULL), STATUS_OK);
+    assert_int_equal(seek(&workers[0], &run, 0, 50, false), 0);
+    report_items(&workers[1], &early, 1, false, false);
+    report_items(&workers[1], &late, 1, false, false);
+    assert_int_equal(seek(&workers[1], &run, 0, 50, false), 20); /* its own store counts */
+    assert_int_equal(seek(&workers[1], &run, 19, 50, false), 20);
+    assert_int_equal(seek(&workers[1], &run, 20, 50, false), 0);
+    assert_int_equal(seek(&workers[1], &run, 0, 19, false), 10);
+    assert_int_equal(seek(&workers[1], &run, 0, 50, true), 0);
+    assert_int_equal(seek(&workers[1], &other, 0, 50, false), 0);
+    report_items(&workers[1], &run, 1, false, false);
+    assert_int_equal(seek(&workers[1], &run, 0, 50, false), 50);
+    report_items(&workers[1], &run, 1, false, true);
+    report_items(&workers[1], &late, 1, false, true);
+    assert_int_equal(seek(&workers[1], &run, 0, 50, false), 10);
+    for (int i = 0; i < RANKS; i++) fake_worker_close(&workers[i]);
+    rig_stop(&rig);
+}
+
 static void make_key(const char *keys, const char *name, const char *role, struct keyfile *key)
 {
     char self[PATH_MAX], command[2 * PATH_MAX];
@@ -460,6 +516,7 @@ int main(void)
         cmocka_unit_test(after_a_restart_nothing_is_known_until_ranks_say_it_again),
         cmocka_unit_test(another_rank_is_told_to_fetch_what_is_dear),
         cmocka_unit_test(garbage_in_reports_is_counted_and_does_no_harm),
+        cmocka_unit_test(the_furthest_step_of_a_run_is_found),
         cmocka_unit_test(tenants_see_and_touch_their_own_and_public_items_and_admins_all),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

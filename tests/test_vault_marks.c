@@ -7,6 +7,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include "coordinator/vaultfile.h"
@@ -243,6 +244,98 @@ static void lending_anew_replaces_what_was_lent_before(void **state)
     vault_rig_stop(&rig);
 }
 
+static struct key run_of(uint64_t tenant, uint64_t number)
+{
+    return (struct key){
+        .tenant = tenant, .low = number, .high = 9, .kind = ITEM_LATENT, .format = KEY_FORMAT};
+}
+
+static void save_of(const struct vault_rig *rig, void *rank, uint64_t job, uint32_t step,
+                    struct run_point point, uint64_t bytes)
+{
+    struct checkpoint checkpoint = vault_rig_checkpoint(job, 1, step, bytes);
+    vault_rig_name_run(&point);
+    vault_allow(rig->vault, job, 1);
+    assert_int_equal(vault_rig_save(rank, &checkpoint), STATUS_OK);
+    vault_rig_name_run(NULL);
+}
+
+/* The step that is found, and of which job; 0: none. */
+static void expect_found(const struct vault_rig *rig, struct key run, uint32_t after, uint64_t job,
+                         uint32_t step, double seconds)
+{
+    struct checkpoint checkpoint = {0};
+    struct run_point point = {.step = 0};
+    bool found = vault_find_run(rig->vault, &run, after, &checkpoint, &point);
+    assert_int_equal(found, step > 0);
+    assert_int_equal(checkpoint.job, job);
+    assert_int_equal(point.step, step);
+    assert_true(point.seconds == seconds);
+}
+
+/* Whatever jobs made them, also after a restart, and never another tenant's or another run's. */
+static void a_run_is_found_by_its_name(void **state)
+{
+    struct vault_rig rig = {.mark_bytes = MARKS};
+    struct key run = run_of(5, 1), other = run_of(5, 2), foreign = run_of(6, 1);
+    vault_rig_start(&rig);
+    void *rank = vault_rig_rank(&rig);
+    expect_found(&rig, run, 0, 0, 0, 0);
+    for (uint64_t job = 7; job <= 9; job++) vault_mark(rig.vault, job, 2);
+    save_of(&rig, rank, 7, 2, (struct run_point){run, 2, 1.5}, SMALL);
+    save_of(&rig, rank, 7, 4, (struct run_point){run, 4, 3}, 3 << 20); /* in several pieces */
+    save_of(&rig, rank, 8, 36, (struct run_point){run, 6, 4.5},
+            SMALL); /* the second run of one that compares */
+    save_of(&rig, rank, 9, 8, (struct run_point){other, 8, 6}, SMALL);
+    for (int again = 0; again < 2; again++) {
+        expect_found(&rig, run, 0, 8, 6, 4.5);
+        expect_found(&rig, run, 5, 8, 6, 4.5);
+        expect_found(&rig, run, 6, 0, 0, 0);
+        expect_found(&rig, other, 0, 9, 8, 6);
+        expect_found(&rig, foreign, 0, 0, 0, 0);
+        zmq_close(rank);
+        vault_rig_restart(&rig);
+        for (uint64_t job = 7; job <= 9; job++) vault_retire(rig.vault, job);
+        rank = vault_rig_rank(&rig);
+    }
+    vault_drop(rig.vault, 8);
+    expect_found(&rig, run, 0, 7, 4, 3);
+    struct checkpoint checkpoint;
+    struct run_point point;
+    assert_true(vault_find_run(rig.vault, &run, 0, &checkpoint, &point));
+    assert_int_equal(vault_rig_load(rank, &checkpoint), STATUS_OK);
+    vault_spoil(rig.vault, &checkpoint);
+    expect_found(&rig, run, 0, 7, 2, 1.5);
+    /* a job that it was lent to has it, too */
+    struct error error;
+    assert_int_equal(vault_lend(rig.vault, 7, 2, 12, &error), STATUS_OK);
+    vault_drop(rig.vault, 7);
+    expect_found(&rig, run, 0, 12, 2, 1.5);
+    zmq_close(rank);
+    vault_rig_stop(&rig);
+}
+
+/* What cannot be a run's name or place is none; the checkpoint is kept all the same. */
+static void a_checkpoint_whose_run_cannot_be_is_of_none(void **state)
+{
+    struct vault_rig rig = {.mark_bytes = MARKS};
+    struct key run = run_of(5, 1), text = run;
+    text.kind = ITEM_TEXT;
+    struct key public = run_of(KEY_PUBLIC, 1);
+    const struct run_point bad[] = {{text, 2, 1}, {public, 2, 1}, {run, 0, 1}, {run, 2, -1}, {run, 2, NAN}};
+    vault_rig_start(&rig);
+    void *rank = vault_rig_rank(&rig);
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        uint64_t job = 20 + i;
+        vault_mark(rig.vault, job, 2);
+        save_of(&rig, rank, job, 2, bad[i], SMALL);
+        expect_steps(&rig, job, "2 ");
+        expect_found(&rig, bad[i].run, 0, 0, 0, 0);
+    }
+    zmq_close(rank);
+    vault_rig_stop(&rig);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -254,6 +347,8 @@ int main(void)
         cmocka_unit_test(what_is_lent_stays_whatever_becomes_of_the_other_job),
         cmocka_unit_test(what_is_lent_is_not_evicted),
         cmocka_unit_test(lending_anew_replaces_what_was_lent_before),
+        cmocka_unit_test(a_run_is_found_by_its_name),
+        cmocka_unit_test(a_checkpoint_whose_run_cannot_be_is_of_none),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

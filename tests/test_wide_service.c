@@ -10,6 +10,7 @@
 #include <string.h>
 #include <cmocka.h>
 
+#include "coordinator/planner.h"
 #include "tests/service_jobs.h"
 
 static const char plain[] = LARGE "--steps 20 --guidance 4",
@@ -113,6 +114,45 @@ static void what_does_not_fit_is_one_sentence(void **state)
     stand_stop(&s);
 }
 
+/* Steps that the coordinator believes to take some 20 s on one rank, before a block was timed: at half of the speed that ranks
+ * measured. 256x256x9 are 768 tokens of models/reference. */
+static int long_enough(void)
+{
+    const struct planner_model reference = {
+        .layers = 8, .heads = 4, .head_dim = 64, .ffn = 1024, .text_tokens = 64};
+    shell_run(stand_text, "refrain ranks --json");
+    json_t *all = stand_object(), *group = json_array_get(json_object_get(all, "groups"), 0);
+    double gflops = number_at(json_array_get(json_object_get(group, "ranks"), 0), "gflops");
+    json_decref(all);
+    assert_true(gflops > 0);
+    double steps = 20 * 0.5 * gflops * 1e9 / (8 * planner_block_flops(&reference, 768));
+    return steps < 10 ? 10 : steps > 1000 ? 1000 : (int)steps;
+}
+
+/* One branch, so that width is all there is to gain; long enough to be worth another layout before anything was timed. */
+static void auto_takes_a_wide_stage_for_one_large_job_and_gives_it_up_for_one_it_cannot_serve(void **state)
+{
+    static const char large[] = "--prompt 'a red star spinning' --seed 5 --width 256 --height 256 --frames 9 --steps %d "
+                                "--guidance 1 --priority high";
+    struct stand s;
+    start(&s, "large-auto", 2, "--threads 1");
+    stand_wait_links(1);
+    int steps = long_enough(), job = stand_make("large-auto", large, steps);
+    json_t *told = stand_job(job);
+    if (!strstr(string_at(told, "plan"), "2 ranks in stages of 2, blocks 8")) fail_msg("%s", string_at(told, "plan"));
+    json_decref(told);
+    /* What decides block by block is not for wide stages: the ranks are laid out anew for it. */
+    job = stand_make("by-blocks", SMALL "--steps 4 --cache dbprune:F=1,B=1,W=1,threshold=0.2");
+    told = stand_job(job);
+    assert_null(strstr(string_at(told, "plan"), "in stages"));
+    json_decref(told);
+    stand_stop(&s);
+    start(&s, "large-alone", 1, "--threads 1");
+    stand_make("large-alone", large, steps);
+    stand_stop(&s);
+    assert_true(latents_are_equal("large-auto", "large-alone"));
+}
+
 int main(int count, char **arguments)
 {
     const struct CMUnitTest tests[] = {
@@ -120,6 +160,7 @@ int main(int count, char **arguments)
         cmocka_unit_test(a_killed_member_is_replaced_and_the_bits_stay),
         cmocka_unit_test(a_stopped_member_is_replaced_and_the_bits_stay),
         cmocka_unit_test(what_does_not_fit_is_one_sentence),
+        cmocka_unit_test(auto_takes_a_wide_stage_for_one_large_job_and_gives_it_up_for_one_it_cannot_serve),
     };
     if (count > 1) cmocka_set_test_filter(arguments[1]);
     return cmocka_run_group_tests(tests, set_up, stand_tear_down);

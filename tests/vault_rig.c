@@ -115,6 +115,13 @@ static void send_request(void *rank, Refrain__VaultRequest *request)
     if (wire_send(rank, NULL, &request->base, &error) != STATUS_OK) fail_msg("%s", error.text);
 }
 
+static const struct run_point *sent_point;
+
+void vault_rig_name_run(const struct run_point *point)
+{
+    sent_point = point;
+}
+
 void vault_rig_send(void *rank, const struct checkpoint *checkpoint, const uint8_t *data, uint64_t offset,
                     size_t bytes)
 {
@@ -129,6 +136,14 @@ void vault_rig_send(void *rank, const struct checkpoint *checkpoint, const uint8
     chunk.has_data = 1;
     chunk.data.data = (uint8_t *)(uintptr_t)data + offset;
     chunk.data.len = bytes;
+    uint8_t run[KEY_BYTES];
+    if (sent_point && offset == 0) {
+        key_encode(&sent_point->run, run);
+        chunk.has_run = chunk.has_run_step = chunk.has_run_seconds = 1;
+        chunk.run = (ProtobufCBinaryData){KEY_BYTES, run};
+        chunk.run_step = sent_point->step;
+        chunk.run_seconds = sent_point->seconds;
+    }
     chunk.has_xxh64 = offset + bytes == checkpoint->bytes;
     chunk.xxh64 = checkpoint->xxh64;
     request.body_case = REFRAIN__VAULT_REQUEST__BODY_SAVE;

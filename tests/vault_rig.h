@@ -46,6 +46,8 @@ struct checkpoint vault_rig_checkpoint(uint64_t job, uint32_t attempt, uint32_t 
 /* Sends data[offset, offset + bytes) of the checkpoint without waiting for anything. */
 void vault_rig_send(void *rank, const struct checkpoint *checkpoint, const uint8_t *data, uint64_t offset,
                     size_t bytes);
+/* What is sent from now on is of that run; NULL: of none that has a name. Borrowed. */
+void vault_rig_name_run(const struct run_point *point);
 /* The next answer; NULL when none came in time. The caller frees it. */
 Refrain__VaultReply *vault_rig_answer(void *rank, int timeout_ms);
 /* Saves it in pieces of 1 MiB and returns what the vault says of it. */

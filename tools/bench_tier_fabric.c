@@ -10,7 +10,9 @@
  *                   4 KB back
  *     bandwidth     an item of 16 MB, from the lease on, beside a message of 16 MB and its acknowledgement
  *     slowdown      a ring of two ranks that hand hops to each other and compute, alone and while items are fetched at a
- *                   fifth of the fabric's bandwidth
+ *                   fifth of the fabric's bandwidth, turn and turn about: once with devices that compute (the ranks' processors
+ *                   are free, as with GPUs), where hops a second and what each waited count; once with processors, where
+ *                   the processor's time of a hop counts, which other programs do not change much
  *     directory     a million items: memory, look-ups
  */
 #include <inttypes.h>
@@ -21,6 +23,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -35,7 +38,12 @@
 #include "worker/engine.h"
 #include "worker/tier.h"
 
-enum { KB = 1 << 10, MB = 1 << 20, RANKS = 2, SMALL = 4 * KB, LARGE = 16 * MB, HOP = 256 * KB, MOST = 4000 };
+enum { KB = 1 << 10, MB = 1 << 20, RANKS = 2, SMALL = 4 * KB, LARGE = 16 * MB, HOP = MB, MOST = 4000 };
+enum {
+    HOPS = 4,
+    COMPUTE_NS = 4000000, /* of a hop */
+    WAITS = 1 << 16
+}; /* in the ring at once: two for each rank, so that nobody waits for one; remembered */
 enum { ECHO = TICKET_OPEN, ANSWER = TICKET_CLOSE, ROW = TICKET_HOP }; /* what the ranks say beside the tier */
 
 struct rank {
@@ -44,12 +52,23 @@ struct rank {
     struct tier *tier;
     char directory[SCRATCH_PATH_BYTES + 16];
     pthread_t thread;
-    _Atomic bool ready, stop, computes;
+    _Atomic bool ready, stop;
     int64_t leased_ns;
     uint8_t *bytes; /* [LARGE]: payloads */
-    uint64_t answers, hops;
-    int64_t compute_ns; /* of a hop */
+    uint64_t answers;
+    _Atomic uint64_t hops;
+    /* Hops on the device, one after the other. */
+    struct fabric_event queue[HOPS];
+    int64_t done_ns[HOPS]; /* when each is computed */
+    int queued;
 };
+
+enum computing { NOBODY, DEVICES, PROCESSORS };
+static _Atomic int computing;
+
+/* What hops took from one rank to the other, seconds. */
+static float waits[WAITS];
+static _Atomic int wait_count;
 
 static struct rank ranks[RANKS];
 
@@ -73,9 +92,55 @@ static void post(struct rank *r, uint16_t kind, uint64_t bytes, uint64_t wanted)
     if (status != STATUS_OK) stop("post", &error);
 }
 
+static int64_t thread_cpu_ns(void)
+{
+    struct timespec used;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &used);
+    return used.tv_sec * SECOND_NS + used.tv_nsec;
+}
+
+/* So much of this thread's own time, whoever else has the processor meanwhile. */
 static void compute(int64_t ns)
 {
-    for (int64_t until = clock_now_ns() + ns; clock_now_ns() < until;) continue;
+    for (int64_t until = thread_cpu_ns() + ns; thread_cpu_ns() < until;) continue;
+}
+
+static void send_on(struct rank *r)
+{
+    atomic_fetch_add(&r->hops, 1);
+    post(r, ROW, HOP, (uint64_t)clock_now_ns());
+}
+
+static void take_hop(struct rank *r, struct fabric_event *event)
+{
+    int64_t now_ns = clock_now_ns();
+    int place = atomic_fetch_add(&wait_count, 1);
+    if (place < WAITS) waits[place] = (float)(now_ns - (int64_t)event->ticket.trace) * 1e-9f;
+    if (atomic_load(&computing) == DEVICES && r->queued < HOPS) {
+        int64_t free_ns = r->queued ? r->done_ns[r->queued - 1] : now_ns;
+        r->queue[r->queued] = *event;
+        r->done_ns[r->queued++] = (free_ns > now_ns ? free_ns : now_ns) + COMPUTE_NS;
+        return;
+    }
+    bool computes = atomic_load(&computing) == PROCESSORS;
+    if (computes) compute(COMPUTE_NS);
+    fabric_release(r->engine.fabric, event);
+    if (computes) send_on(r);
+}
+
+/* What the device has done; *deadline_ns: when it has done the next. */
+static bool tend_device(struct rank *r, int64_t *deadline_ns)
+{
+    bool some = false;
+    for (; r->queued && r->done_ns[0] <= clock_now_ns(); some = true) {
+        fabric_release(r->engine.fabric, &r->queue[0]);
+        r->queued--;
+        memmove(r->queue, r->queue + 1, (size_t)r->queued * sizeof *r->queue);
+        memmove(r->done_ns, r->done_ns + 1, (size_t)r->queued * sizeof *r->done_ns);
+        if (atomic_load(&computing) != NOBODY) send_on(r);
+    }
+    if (r->queued && r->done_ns[0] < *deadline_ns) *deadline_ns = r->done_ns[0];
+    return some;
 }
 
 static void take_event(struct rank *r, struct fabric_event *event)
@@ -87,14 +152,13 @@ static void take_event(struct rank *r, struct fabric_event *event)
     if (event->kind != FABRIC_RECEIVED) return;
     uint16_t kind = event->ticket.kind;
     uint64_t wanted = event->ticket.trace;
+    if (kind == ROW) {
+        take_hop(r, event);
+        return;
+    }
     fabric_release(r->engine.fabric, event);
     if (kind == ECHO) post(r, ANSWER, wanted, 0);
     if (kind == ANSWER) r->answers++;
-    if (kind == ROW && atomic_load(&ranks[0].computes)) {
-        compute(r->compute_ns);
-        r->hops++;
-        post(r, ROW, HOP, 0);
-    }
 }
 
 static void join(struct rank *r, const Refrain__Epoch *order)
@@ -136,18 +200,22 @@ static void turn(struct rank *r, int wait_ms)
         }
         control_free(order);
     }
+    some |= tend_device(r, &deadline_ns);
     some |= tier_tend(r->tier, &deadline_ns);
     if (some) return;
     struct pollfd wait[] = {
         {.fd = control_descriptor(r->control), .events = POLLIN},
         {.fd = r->engine.epoch ? fabric_descriptor(r->engine.fabric) : -1, .events = POLLIN},
         {.fd = tier_descriptor(r->tier), .events = POLLIN}};
-    poll(wait, 3, clock_poll_ms(deadline_ns));
+    int64_t left_ns = deadline_ns - clock_now_ns();
+    if (left_ns < 0) left_ns = 0;
+    ppoll(wait, 3, &(struct timespec){left_ns / SECOND_NS, left_ns % SECOND_NS}, NULL);
 }
 
 static void *serve(void *argument)
 {
     struct rank *r = argument;
+    prctl(PR_SET_TIMERSLACK, 1);
     while (!atomic_load(&r->stop)) turn(r, 20);
     return NULL;
 }
@@ -283,7 +351,9 @@ static double median_of(const struct round *rounds, int count, size_t field)
     return median(values, count);
 }
 
-static double beside_messages(struct rank *r, uint64_t bytes, bool there, int count, const char *name)
+/* Bytes a second of the fabric's own messages; *cpu_of_byte: what an item takes of processors. */
+static double beside_messages(struct rank *r, uint64_t bytes, bool there, int count, const char *name,
+                              double *cpu_of_byte)
 {
     static struct round rounds[MOST];
     int got = 0;
@@ -307,65 +377,130 @@ static double beside_messages(struct rank *r, uint64_t bytes, bool there, int co
     printf("  with the directory asked   %9.1f us %7.2f GB/s   %.2f times; %.3f ms of CPU, %.2f times\n",
            whole * 1e6, (double)bytes / whole * 1e-9, whole / round_trip, MEDIAN(item_cpu) * 1e3,
            MEDIAN(item_cpu) / MEDIAN(message_cpu));
+    *cpu_of_byte = MEDIAN(item_cpu) / (double)bytes;
     return (double)bytes / round_trip;
 }
 
 /* --------------------------------------------------------------------------------------------------- slowdown */
 
-/* Hops a second; items of LARGE bytes come in at `rate` bytes a second meanwhile. */
-static double ring(struct rank *r, double seconds, double rate, double *fetched)
+/* One turn of the ring, without items or with some. */
+struct spell {
+    double hops, cpu, fetched; /* a second each */
+    double cpu_of_hop;
+    double wait, long_wait; /* of a hop from rank to rank: the median, and what one in a hundred exceeds */
+};
+
+/* Items of LARGE bytes come in at `rate` bytes a second meanwhile. */
+static struct spell ring(struct rank *r, double seconds, double rate)
 {
-    int64_t began_ns = clock_now_ns(), until_ns = began_ns + (int64_t)(seconds * 1e9);
-    uint64_t before = r->hops;
+    int64_t began_ns = clock_now_ns(), until_ns = began_ns + (int64_t)(seconds * 1e9), now_ns;
+    uint64_t before = atomic_load(&ranks[0].hops) + atomic_load(&ranks[1].hops);
+    double cpu = cpu_seconds(), fetched = 0;
     struct view view;
     struct tier_query query = {.key = key_number(LARGE), .tenant = 1};
     bool asking = false;
-    *fetched = 0;
-    while (clock_now_ns() < until_ns) {
-        double due = rate * (double)(clock_now_ns() - began_ns) * 1e-9;
-        if (rate > 0 && !asking && *fetched < due) {
-            asking = true;
-            query.deadline_ns = clock_now_ns() + 5 * SECOND_NS;
-        }
+    atomic_store(&wait_count, 0);
+    while ((now_ns = clock_now_ns()) < until_ns) {
+        double due = rate * (double)(now_ns - began_ns) * 1e-9;
+        if (!asking && fetched < due) query.deadline_ns = now_ns + 5 * SECOND_NS;
+        asking |= fetched < due;
         status_t status = asking ? tier_ask(r->tier, &query, &view) : STATUS_AGAIN;
-        if (asking && status != STATUS_AGAIN) {
-            asking = false;
-            if (status == STATUS_OK) {
-                *fetched += LARGE;
-                tier_release(r->tier, &view);
-                store_forget(tier_store(r->tier), &(struct store_match){.key = &query.key});
-            }
+        if (status == STATUS_OK) {
+            fetched += LARGE;
+            tier_release(r->tier, &view);
+            store_forget(tier_store(r->tier), &(struct store_match){.key = &query.key});
         }
+        asking &= status == STATUS_AGAIN;
         turn(r, 1);
     }
-    return (double)(r->hops - before) / seconds;
+    double took = (double)(clock_now_ns() - began_ns) * 1e-9;
+    double hops = (double)(atomic_load(&ranks[0].hops) + atomic_load(&ranks[1].hops) - before);
+    int count = atomic_load(&wait_count) < WAITS ? atomic_load(&wait_count) : WAITS;
+    static double sorted[WAITS];
+    for (int i = 0; i < count; i++) sorted[i] = (double)waits[i];
+    double middle = median(sorted, count);
+    cpu = cpu_seconds() - cpu;
+    return (struct spell){.hops = hops / took,
+                          .cpu = cpu / took,
+                          .fetched = fetched / took,
+                          .cpu_of_hop = hops > 0 ? cpu / hops : 0,
+                          .wait = middle,
+                          .long_wait = count ? sorted[count - 1 - count / 100] : 0};
 }
 
-static void slowdown(struct rank *r, double bandwidth)
+enum { SPELLS = 14 };
+
+/* The median over the spells, of a field, of what is there beside and alone: their ratio. */
+static double ratio_of(const struct spell *beside, const struct spell *alone, size_t field)
 {
-    enum { TURNS = 5, PIECE = 1 };
-    double alone = 0, beside = 0, cpu_alone = 0, cpu_beside = 0, bytes = 0, fetched;
-    for (int i = 0; i < RANKS; i++) ranks[i].compute_ns = MILLISECOND_NS;
-    atomic_store(&ranks[0].computes, true);
-    for (int i = 0; i < 4; i++) post(r, ROW, HOP, 0);
-    ring(r, 0.5, 0, &fetched);
-    for (int i = 0; i < TURNS; i++) {
-        double cpu = cpu_seconds();
-        alone += ring(r, PIECE, 0, &fetched);
-        cpu_alone += cpu_seconds() - cpu;
-        cpu = cpu_seconds();
-        beside += ring(r, PIECE, 0.2 * bandwidth, &fetched);
-        cpu_beside += cpu_seconds() - cpu;
-        bytes += fetched;
+    double values[SPELLS];
+    for (int i = 0; i < SPELLS; i++)
+        values[i] = *(const double *)((const char *)&beside[i] + field) /
+                    *(const double *)((const char *)&alone[i] + field);
+    return median(values, SPELLS);
+}
+
+static double spells_of(const struct spell *spells, size_t field)
+{
+    double values[SPELLS];
+    for (int i = 0; i < SPELLS; i++) values[i] = *(const double *)((const char *)&spells[i] + field);
+    return median(values, SPELLS);
+}
+
+static void run_spells(struct rank *r, enum computing how, double rate, struct spell *alone,
+                       struct spell *beside)
+{
+    const double seconds = 0.4;
+    atomic_store(&computing, how);
+    for (int i = 0; i < HOPS; i++) send_on(r);
+    ring(r, seconds, rate);
+    for (int i = 0; i < SPELLS; i++) {
+        alone[i] = ring(r, seconds, 0);
+        beside[i] = ring(r, seconds, rate);
     }
-    atomic_store(&ranks[0].computes, false);
-    for (int i = 0; i < 100; i++) turn(r, 5);
-    printf("two ranks that compute 1 ms for each hop of %d KB, %d s\n", HOP / KB, TURNS * PIECE);
-    printf("  alone                      %9.0f hops a second, %.2f CPU\n", alone / TURNS,
-           cpu_alone / TURNS / PIECE);
-    printf("  and %6.2f GB/s of items   %9.0f hops a second, %.2f CPU   %.1f %% fewer hops\n",
-           bytes / TURNS / PIECE * 1e-9, beside / TURNS, cpu_beside / TURNS / PIECE,
-           100 * (1 - beside / alone));
+    atomic_store(&computing, NOBODY);
+    for (int i = 0; i < 50; i++) turn(r, 5);
+}
+
+#define OF(spells, field) spells_of(spells, offsetof(struct spell, field))
+
+static void print_spells(const char *name, const struct spell *spells)
+{
+    printf(
+        "  %-26s %6.0f hops a second, each %4.0f us on its way, one in a hundred above %5.0f us; %.2f CPU\n",
+        name, OF(spells, hops), OF(spells, wait) * 1e6, OF(spells, long_wait) * 1e6, OF(spells, cpu));
+}
+
+/* `cpu_of_byte`: of the tier, measured with nothing beside it. */
+static void slowdown(struct rank *r, double bandwidth, double cpu_of_byte)
+{
+    static struct spell alone[SPELLS], beside[SPELLS];
+    char name[64];
+    prctl(PR_SET_TIMERSLACK, 1);
+    run_spells(r, DEVICES, 0.2 * bandwidth, alone, beside);
+    double fetched = OF(beside, fetched);
+    snprintf(name, sizeof name, "and %.2f GB/s of items", fetched * 1e-9);
+    printf("two ranks whose devices compute %d ms for each hop of %d KB, %d turns\n", COMPUTE_NS / 1000000,
+           HOP / KB, SPELLS);
+    print_spells("alone", alone);
+    print_spells(name, beside);
+    printf("  items at %.0f %% of the link: %.1f %% fewer hops (the bar: 2 %%, and what the tier takes of "
+           "processors: %.1f %% of two)\n",
+           100 * fetched / bandwidth, 100 * (1 - ratio_of(beside, alone, offsetof(struct spell, hops))),
+           100 * (OF(beside, cpu) - OF(alone, cpu)) / RANKS);
+    run_spells(r, PROCESSORS, 0.2 * bandwidth, alone, beside);
+    fetched = OF(beside, fetched);
+    double items = fetched * cpu_of_byte / OF(beside, hops);
+    snprintf(name, sizeof name, "and %.2f GB/s of items", fetched * 1e-9);
+    printf("two ranks whose processors do\n");
+    print_spells("alone", alone);
+    print_spells(name, beside);
+    printf("  items at %.0f %% of the link: %.3f ms of CPU a hop, not %.3f; items by themselves take %.3f of "
+           "that: %.1f %% more than both (the "
+           "bar: 2 %%)\n",
+           100 * fetched / bandwidth, OF(beside, cpu_of_hop) * 1e3, OF(alone, cpu_of_hop) * 1e3, items * 1e3,
+           100 * (ratio_of(beside, alone, offsetof(struct spell, cpu_of_hop)) - 1 -
+                  items / OF(alone, cpu_of_hop)));
 }
 
 /* -------------------------------------------------------------------------------------------------- directory */
@@ -447,9 +582,10 @@ int main(int count, char **words)
         return 1;
     }
     for (int i = 0; i < 20; i++) turn(asker, 20);
-    beside_messages(asker, SMALL, false, rounds, "4 KB");
-    double bandwidth = beside_messages(asker, LARGE, true, rounds / 5 + 1, "16 MB");
-    slowdown(asker, bandwidth);
+    double cpu_of_byte;
+    beside_messages(asker, SMALL, false, rounds, "4 KB", &cpu_of_byte);
+    double bandwidth = beside_messages(asker, LARGE, true, rounds / 5 + 1, "16 MB", &cpu_of_byte);
+    slowdown(asker, bandwidth, cpu_of_byte);
     directory();
     atomic_store(&ranks[1].stop, true);
     pthread_join(ranks[1].thread, NULL);

@@ -18,7 +18,7 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-GOLDEN = ["text", "solver", "vae", "denoiser", "pipeline", "experts", "quality", "masks", "forecasts", "policies", "cache"]  # tools/golden_NAME.py, each with make(out_dir)
+GOLDEN = ["text", "solver", "vae", "denoiser", "pipeline", "experts", "branches", "quality", "masks", "forecasts", "policies", "cache"]  # tools/golden_NAME.py, each with make(out_dir)
 
 
 def golden(a: argparse.Namespace) -> int:

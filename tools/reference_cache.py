@@ -76,11 +76,11 @@ class Counter:
             handle.remove()
 
 
-def measured_run(pipe, request: Request, changes: dict | None = None) -> Cached:
+def measured_run(pipe, request: Request, changes: dict | None = None, after=None) -> Cached:
     counter = Counter(pipe.transformer)
     began = time.perf_counter()
     try:
-        result = reference.run(pipe, request)
+        result = reference.run(pipe, request, after=after)
     finally:
         counter.remove()
     return Cached(result, pipe.transformer.config.num_layers, branches_of(request), counter.calls, changes if changes is not None else {},
@@ -123,14 +123,11 @@ def run_cache_dit(request: Request, options: dict, calibrator: dict | None = Non
 # ------------------------------------------------------------------------------------------------------------ diffusers
 
 
-def run_diffusers(request: Request, options: dict) -> Cached:
-    """options: "hook", the name of one of diffusers' cache configurations, and its arguments."""
-    from diffusers import hooks
+@contextlib.contextmanager
+def first_block_changes():
+    """What FirstBlockCache compared with its threshold, call by call of the model; None where there was nothing yet."""
     from diffusers.hooks import first_block_cache
 
-    options = dict(options)
-    config = getattr(hooks, options.pop("hook"))(**options)
-    pipe = fresh(request.model)
     log: list[float | None] = []
     decide = first_block_cache.FBCHeadBlockHook._should_compute_remaining_blocks
 
@@ -141,10 +138,21 @@ def run_diffusers(request: Request, options: dict) -> Cached:
 
     first_block_cache.FBCHeadBlockHook._should_compute_remaining_blocks = logged
     try:
-        pipe.transformer.enable_cache(config)
-        cached = measured_run(pipe, request)
+        yield log
     finally:
         first_block_cache.FBCHeadBlockHook._should_compute_remaining_blocks = decide
+
+
+def run_diffusers(request: Request, options: dict) -> Cached:
+    """options: "hook", the name of one of diffusers' cache configurations, and its arguments."""
+    from diffusers import hooks
+
+    options = dict(options)
+    config = getattr(hooks, options.pop("hook"))(**options)
+    pipe = fresh(request.model)
+    with first_block_changes() as log:
+        pipe.transformer.enable_cache(config)
+        cached = measured_run(pipe, request)
     cached.changes = {divmod(call, cached.branches): change for call, change in enumerate(log) if change is not None}
     return cached
 

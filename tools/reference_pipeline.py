@@ -124,8 +124,9 @@ def encode(pipe: WanPipeline, prompt: str) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @torch.no_grad()
-def run(pipe: WanPipeline, r: Request, noise: torch.Tensor | None = None) -> Result:
-    """One call of the pipeline. noise replaces the seed's, when given."""
+def run(pipe: WanPipeline, r: Request, noise: torch.Tensor | None = None, after=None) -> Result:
+    """One call of the pipeline. noise replaces the seed's, when given; after(pipe, index) is called behind each step and
+    may give back tensors for the next ones, as the pipeline's callback may."""
     own = pipe.scheduler
     pipe.scheduler = scheduler_for(pipe, r.solver, r.shift)
     inputs, velocities, steps = [], [], []
@@ -138,7 +139,7 @@ def run(pipe: WanPipeline, r: Request, noise: torch.Tensor | None = None) -> Res
 
     def after_step(_pipe, _index, _t, tensors):
         steps.append(tensors["latents"].clone())
-        return {}
+        return after(_pipe, _index) if after else {}
 
     pipe.scheduler.step = recording_step
     try:

@@ -10,8 +10,6 @@
 #include "worker/job.h"
 #include "worker/model/noise.h"
 
-enum { MEASURED_RUNS = 3 };
-
 /* The pieces of one forward, laid out once. */
 struct bench {
     struct engine engine;
@@ -21,6 +19,7 @@ struct bench {
     struct arena device, shared, host;
     int latent_frames, latent_height, latent_width, ids;
     int64_t latent_count;
+    int64_t began_ns; /* what is timed */
     float *velocity, *x, *modulation, *rows, *text; /* on the device */
     float *latent, *wave;                           /* shared */
     float *frames;                                  /* the host's */
@@ -58,17 +57,41 @@ static status_t time_text(struct bench *b, struct error *error)
     return status;
 }
 
+static void run_blocks(struct bench *b, const float *modulation)
+{
+    struct engine *e = &b->engine;
+    engine_blocks(e, b->context, NULL, 0, modulation, b->x, 0, e->model->config.denoiser.layers, NULL);
+}
+
+static struct denoiser_modulation modulation_of(struct bench *b)
+{
+    return (struct denoiser_modulation){.wave = b->wave,
+                                        .output = b->modulation,
+                                        .blocks = b->modulation + b->engine.model->config.denoiser.hidden};
+}
+
 static status_t time_forward(struct bench *b, struct error *error)
 {
-    const struct model *m = b->engine.model;
     struct engine *e = &b->engine;
-    struct denoiser_modulation modulation = {
-        .wave = b->wave, .output = b->modulation, .blocks = b->modulation + m->config.denoiser.hidden};
-    denoiser_time(m->denoiser[0], e->team, 721, &modulation);
+    struct denoiser_modulation modulation = modulation_of(b);
+    denoiser_time(e->model->denoiser[0], e->team, 721, &modulation);
     engine_embed(e, b->context, b->latent, b->x);
-    engine_blocks(e, b->context, NULL, 0, modulation.blocks, b->x, 0, m->config.denoiser.layers, NULL);
+    run_blocks(b, modulation.blocks);
     engine_output(e, b->context, modulation.output, b->x, b->velocity);
     return engine_wait(e, error);
+}
+
+/* As a stage has them: of rows that have been embedded, and of the modulation that home sends. */
+static status_t time_blocks(struct bench *b, struct error *error)
+{
+    struct engine *e = &b->engine;
+    struct denoiser_modulation modulation = modulation_of(b);
+    denoiser_time(e->model->denoiser[0], e->team, 721, &modulation);
+    engine_embed(e, b->context, b->latent, b->x);
+    status_t status = engine_wait(e, error);
+    b->began_ns = clock_now_ns();
+    run_blocks(b, modulation.blocks);
+    return status == STATUS_OK ? engine_wait(e, error) : status;
 }
 
 static status_t time_decode(struct bench *b, struct error *error)
@@ -135,68 +158,38 @@ static void serve(struct bench *b)
     while (fgets(line, sizeof line, stdin)) {
         struct error error = {0};
         status_t status = STATUS_OK;
-        int64_t began_ns = clock_now_ns();
         int steps;
+        b->began_ns = clock_now_ns();
         if (strncmp(line, "quit", 4) == 0) return;
         if (strncmp(line, "text", 4) == 0)
             status = time_text(b, &error);
         else if (strncmp(line, "forward", 7) == 0)
             status = time_forward(b, &error);
+        else if (strncmp(line, "blocks", 6) == 0)
+            status = time_blocks(b, &error);
         else if (strncmp(line, "decode", 6) == 0)
             status = time_decode(b, &error);
         else if (sscanf(line, "run %d", &steps) == 1 && steps > 0 && steps <= 1000)
             status = time_run(b, steps, &error);
         else
-            status = error_set(&error, STATUS_INVALID, "text, forward, decode, run N or quit");
+            status = error_set(&error, STATUS_INVALID, "text, forward, blocks, decode, run N or quit");
         if (status == STATUS_OK)
-            printf("{\"seconds\": %.6f}\n", (double)(clock_now_ns() - began_ns) / (double)SECOND_NS);
+            printf("{\"seconds\": %.6f}\n", (double)(clock_now_ns() - b->began_ns) / (double)SECOND_NS);
         else
             printf("{\"error\": \"%s\"}\n", error.text);
         fflush(stdout);
     }
 }
 
-/* The best of several runs, the first of which warms caches and is not counted: what disturbs a run makes it slower. */
-static status_t best_of(struct bench *b, status_t (*piece)(struct bench *, struct error *), double *seconds,
-                        struct error *error)
+static void announce_and_serve(struct bench *b)
 {
-    status_t status = piece(b, error);
-    *seconds = 0;
-    for (int i = 0; status == STATUS_OK && i < MEASURED_RUNS; i++) {
-        int64_t began_ns = clock_now_ns();
-        status = piece(b, error);
-        double took = (double)(clock_now_ns() - began_ns) / (double)SECOND_NS;
-        if (i == 0 || took < *seconds) *seconds = took;
-    }
-    return status;
-}
-
-static status_t measure(struct bench *b, struct error *error)
-{
-    double text, forward, decode;
-    status_t status = best_of(b, time_text, &text, error);
-    if (status == STATUS_OK) status = best_of(b, time_forward, &forward, error);
-    if (status == STATUS_OK) status = best_of(b, time_decode, &decode, error);
-    if (status == STATUS_OK)
-        printf(
-            "{\"backend\": \"%s\", \"threads\": %d, \"text\": %.9f, \"forward\": %.9f, \"decode\": %.9f}\n",
-            b->engine.ops->name, b->config.threads, text, forward, decode);
-    return status;
-}
-
-static status_t announce_and_serve(struct bench *b, struct error *error)
-{
-    (void)error;
     printf("{\"ready\": true, \"backend\": \"%s\", \"threads\": %d}\n", b->engine.ops->name,
            b->config.threads);
     fflush(stdout);
     serve(b);
-    return STATUS_OK;
 }
 
-/* A model on one rank, ready for passes of the size, for `work`. */
-static status_t with_bench(const struct bench_config *config,
-                           status_t (*work)(struct bench *, struct error *), struct error *error)
+status_t bench_run(const struct bench_config *config, struct error *error)
 {
     struct bench *b = calloc(1, sizeof *b);
     if (!b) return error_set(error, STATUS_NO_MEMORY, "no memory for the benchmark");
@@ -215,7 +208,7 @@ static status_t with_bench(const struct bench_config *config,
     if (status == STATUS_OK)
         status = model_load(config->directory, ops, b->engine.team, &split, 0, &b->engine.model, error);
     if (status == STATUS_OK) status = prepare(b, error);
-    if (status == STATUS_OK) status = work(b, error);
+    if (status == STATUS_OK) announce_and_serve(b);
     engine_clear(&b->engine);
     stretches_destroy(b->engine.stretches);
     vae_stream_close(b->decoder);
@@ -229,14 +222,4 @@ static status_t with_bench(const struct bench_config *config,
 out:
     free(b);
     return status;
-}
-
-status_t bench_run(const struct bench_config *config, struct error *error)
-{
-    return with_bench(config, announce_and_serve, error);
-}
-
-status_t bench_measure(const struct bench_config *config, struct error *error)
-{
-    return with_bench(config, measure, error);
 }

@@ -1,17 +1,14 @@
 /*
- * bench.h - `refrain-worker --bench DIR`: one process that computes on command, to be timed against a rival.
+ * bench.h - `refrain-worker --bench DIR`: one process that computes on command, for `refrain measure` and to be timed against a rival.
  *
  * Reads lines on standard input, answers each with one JSON object on standard output:
  *
  *     text        {"seconds": 0.0021}    both prompts through the text encoder and the denoiser's text layers
  *     forward     {"seconds": 0.0123}    one denoiser evaluation, conditional
+ *     blocks      {"seconds": 0.0119}    its blocks alone
  *     decode      {"seconds": 0.2500}    latents to frames
  *     run 10      {"seconds": 0.9000}    ten guided steps and the decode
  *     quit
- *
- * `refrain-worker --measure DIR` times text, forward and decode by itself and prints one object:
- *
- *     {"backend": "cpu-avx512", "threads": 2, "text": 0.0021, "forward": 0.0123, "decode": 0.2500}
  */
 #ifndef REFRAIN_WORKER_BENCH_H
 #define REFRAIN_WORKER_BENCH_H
@@ -26,6 +23,5 @@ struct bench_config {
 };
 
 status_t bench_run(const struct bench_config *config, struct error *error);
-status_t bench_measure(const struct bench_config *config, struct error *error);
 
 #endif

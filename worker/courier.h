@@ -27,6 +27,7 @@
 #include <stdint.h>
 
 #include "base/status.h"
+#include "cache/tier/key.h"
 
 struct courier;
 
@@ -44,7 +45,8 @@ struct checkpoint_name {
     uint64_t job;
     uint32_t attempt; /* that made it */
     uint32_t step;
-    uint64_t bytes, xxh64; /* of a fetch: what the coordinator says it has */
+    uint64_t bytes, xxh64;  /* of a fetch: what the coordinator says it has */
+    struct run_point point; /* of one that is sent: which run it is of, if that has a name */
 };
 
 status_t courier_open(const struct courier_config *config, struct courier **courier, struct error *error);

@@ -198,6 +198,13 @@ static bool send_piece(struct courier *courier, struct outgoing *job)
     piece.has_data = 1;
     piece.data.data = buffer->bytes + job->sent;
     piece.data.len = left < WIRE_CHUNK_MAX ? (size_t)left : WIRE_CHUNK_MAX;
+    uint8_t run[KEY_BYTES];
+    key_encode(&buffer->name.point.run, run);
+    piece.has_run = piece.has_run_step = piece.has_run_seconds =
+        job->sent == 0 && key_is_run(&buffer->name.point.run);
+    piece.run = (ProtobufCBinaryData){piece.has_run ? KEY_BYTES : 0, run};
+    piece.run_step = buffer->name.point.step;
+    piece.run_seconds = buffer->name.point.seconds;
     piece.has_xxh64 = piece.data.len == left;
     piece.xxh64 = buffer->name.xxh64;
     request.body_case = REFRAIN__VAULT_REQUEST__BODY_SAVE;

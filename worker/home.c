@@ -48,6 +48,7 @@ struct slot {
     bool rested;          /* said so */
     int mark;      /* checkpoints of steps that it divides are made beside the courier's pace; 0: none */
     bool fetching; /* a checkpoint to go on from is on its way */
+    bool taking;   /* ... that another job made, and this one can do without */
     struct checkpoint_name resume, origin; /* origin.bytes 0: it has none */
     int64_t began_ns, load_ns;
     int64_t marks_until_ns; /* all else is done; 0: not yet */
@@ -400,7 +401,7 @@ void home_cancel(struct home *home, uint64_t job, uint32_t attempt)
 {
     struct slot *slot = slot_of(home, job, attempt);
     if (!slot) return;
-    slot->fetching = false;
+    slot->fetching = slot->taking = false;
     job_cancel(slot->job);
 }
 
@@ -429,7 +430,7 @@ void home_welcome(struct home *home, const Refrain__Welcome *welcome)
         if (!adopted) {
             s->dropped = true;
             s->over |= s->ending != ENDING_NONE;
-            s->fetching = false;
+            s->fetching = s->taking = false;
             job_cancel(s->job);
         } else if (s->ending != ENDING_NONE) {
             report_ending(home, s);
@@ -527,10 +528,12 @@ static void save_checkpoint(struct home *home, struct slot *slot, bool now)
     struct checkpoint_name name = {.job = job_number(slot->job),
                                    .attempt = job_attempt(slot->job),
                                    .step = (uint32_t)step,
-                                   .bytes = bytes};
+                                   .bytes = bytes,
+                                   .point = job_run_point(slot->job)};
     if (job_save(slot->job, buffer, bytes, NULL) != STATUS_OK) return; /* the epoch ends, worker/engine.h */
     courier_send(home->courier, buffer, &name);
     slot->sent = step;
+    if (mark) job_give_checkpoint(slot->job);
 }
 
 static struct slot *slot_fetching(struct home *home, const struct checkpoint_name *name)
@@ -577,13 +580,35 @@ static void resume(struct home *home, struct slot *slot, const struct courier_ar
     }
 }
 
+/* Of an equal run. */
+static void fetch_wanted(struct home *home, struct slot *slot)
+{
+    const struct checkpoint_name *wanted = job_wants(slot->job);
+    if (!wanted) return;
+    if (!home->courier) {
+        job_bring(slot->job, NULL, 0);
+        return;
+    }
+    slot->taking = true;
+    fetch_checkpoint(home, slot, wanted);
+}
+
+static void end_taking(struct slot *slot, const void *bytes, size_t size)
+{
+    slot->fetching = slot->taking = false;
+    job_bring(slot->job, bytes, size);
+}
+
 static bool take_arrivals(struct home *home)
 {
     struct courier_arrival arrival;
     bool took = false;
     while (home->courier && courier_take(home->courier, &arrival)) {
         struct slot *slot = slot_fetching(home, &arrival.name);
-        if (slot) resume(home, slot, &arrival);
+        if (slot && slot->taking)
+            end_taking(slot, arrival.bytes, arrival.name.bytes);
+        else if (slot)
+            resume(home, slot, &arrival);
         courier_free(&arrival);
         took = true;
     }
@@ -603,7 +628,7 @@ static bool rests(const struct home *home, const struct slot *slot)
 {
     int step;
     if (!is_resting(home) || !job_between_steps(slot->job, &step)) return false;
-    return step < job_status(slot->job)->of && (step == 0 || !slot->every || job_save_bytes(slot->job) > 0);
+    return step < job_steps(slot->job) && (step == 0 || !slot->every || job_save_bytes(slot->job) > 0);
 }
 
 /* All steps are made: what follows goes on, for the ranks may stay as they are until it is done. */
@@ -611,7 +636,8 @@ static bool is_past_steps(const struct slot *slot)
 {
     int step;
     const struct job_status *status = job_status(slot->job);
-    return status->phase > JOB_PHASE_DENOISE || (job_between_steps(slot->job, &step) && step == status->of);
+    return status->phase > JOB_PHASE_DENOISE ||
+           (job_between_steps(slot->job, &step) && step == job_steps(slot->job));
 }
 
 static void rest(struct home *home, struct slot *slot)
@@ -715,10 +741,11 @@ static void list_choices(const struct home *home, struct choice *choice, int64_t
         const struct slot *s = &home->slots[i];
         if (s->job && s->marks_until_ns && s->ending == ENDING_NONE && s->marks_until_ns < *deadline_ns)
             *deadline_ns = s->marks_until_ns;
-        if (!has_turns(s)) continue;
-        bool resting = rests(home, s);
+        if (!has_turns(s) && !s->taking) continue;
+        bool resting = !s->taking && rests(home, s);
         int64_t deadline = resting ? home->rest_until_ns : job_deadline_ns(s->job);
         if (deadline < *deadline_ns) *deadline_ns = deadline;
+        if (s->taking) continue;
         add_choice(choice, home, i, resting ? PIECE_NONE : job_next(s->job), false);
         add_choice(choice, home, i, job_preview_waits(s->job) ? PIECE_DECODE : PIECE_NONE, true);
     }
@@ -737,9 +764,12 @@ bool home_tend(struct home *home)
         struct slot *slot = &home->slots[i];
         if (!slot->job) continue;
         moved |= tend(home, slot);
+        if (slot->taking && clock_now_ns() >= job_deadline_ns(slot->job)) end_taking(slot, NULL, 0);
         if (!has_turns(slot)) continue;
         job_tend(slot->job);
-        save_checkpoint(home, slot, false); /* all steps may have been there: others can go on from it all the same */
+        fetch_wanted(home, slot);
+        save_checkpoint(home, slot,
+                        false); /* all steps may have been there: others can go on from it all the same */
     }
     return moved;
 }

@@ -17,6 +17,7 @@
 #define REFRAIN_WORKER_JOB_H
 
 #include "cache/reuse.h"
+#include "worker/courier.h"
 #include "worker/engine.h"
 #include "worker/model/solver.h"
 #include "worker/quality.h"
@@ -157,9 +158,16 @@ size_t job_save_run_bytes(const struct job *job);
 status_t job_save_run(const struct job *job, void *bytes, size_t size, struct error *error);
 /* The checkpoint of a run that is this job's, in its name and hence in everything that changes a bit, made by whatever
  * job; before the text is encoded. It must be further than the job is. The job is then as if it had made those steps: what
- * it reports of its caching is the run's. Nothing is changed on failure, as with job_restore, but where all of a job's
- * caching had been restored before: then STATUS_CORRUPT leaves a job that must end. */
+ * it reports of its caching is the run's. Nothing is changed on failure, as with job_restore. */
 status_t job_adopt(struct job *job, const void *bytes, size_t size, struct error *error);
+
+/* A checkpoint in the vault that the job waits for, of whatever job; NULL: none. It is brought with job_bring, or NULL
+ * where it is not to be had (in time: job_deadline_ns). */
+const struct checkpoint_name *job_wants(const struct job *job);
+void job_bring(struct job *job, const void *bytes, size_t size);
+/* Between two steps: how far its run has come, for whoever keeps its checkpoint; and the checkpoint for the cache tier. */
+struct run_point job_run_point(const struct job *job);
+void job_give_checkpoint(struct job *job);
 
 /* A SENT or RECEIVED event whose cookie or ticket names this job's context. A received payload is copied: the
  * caller releases it. */

@@ -124,7 +124,7 @@ bool job_reuse_waits(const struct job *j)
 int64_t job_reuse_deadline_ns(const struct job *j)
 {
     if (j->life != LIFE_TEXT) return CLOCK_NEVER;
-    if (job_run_waits(j)) return j->latent_ask.query.deadline_ns;
+    if (job_run_waits(j)) return job_run_deadline_ns(j);
     return text_waits(j) ? j->text_ask[j->text_branch].query.deadline_ns : CLOCK_NEVER;
 }
 

@@ -15,6 +15,7 @@
  * done needs neither and goes to the decoder. Times are those that an undisturbed run would have measured.
  */
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
 
@@ -439,6 +440,28 @@ static void take_report(struct job *j, const struct head *head)
     j->reused_steps = (int)head->reused_steps;
 }
 
+/* What caching knew before, from a checkpoint, is put back where the new one is none. */
+static status_t read_over(struct job *j, const struct head *head, const void *bytes, size_t size,
+                          struct error *error)
+{
+    struct team *team = j->engine->team;
+    int first = j->cache ? reuse_first(j->cache) : 0;
+    bool known = j->resumed && j->reuse;
+    size_t before = known ? reuse_save_bytes(j->reuse, j->resume_step) : 0;
+    void *kept = before ? malloc(before) : NULL;
+    if (before && !kept) return error_set(error, STATUS_NO_MEMORY, "no memory for %zu bytes", before);
+    if (known) reuse_save(j->reuse, team, j->resume_step, kept);
+    status_t status = known ? engine_wait(j->engine, error) : STATUS_OK;
+    if (status == STATUS_OK) status = read_body(j, head, j->pass, true, false, bytes, size, error);
+    if (status != STATUS_OK && known) {
+        reuse_begin_at(j->reuse, first);
+        if (reuse_restore(j->reuse, team, j->resume_step, kept, before, NULL) != STATUS_OK)
+            status = error_set(error, STATUS_INTERNAL, "what the job knew of its caching is lost");
+    }
+    free(kept);
+    return status;
+}
+
 status_t job_adopt(struct job *j, const void *bytes, size_t size, struct error *error)
 {
     struct head head = {0};
@@ -447,7 +470,7 @@ status_t job_adopt(struct job *j, const void *bytes, size_t size, struct error *
         return error_set(error, STATUS_CONFLICT, "job %lu takes no steps now", (unsigned long)j->order.job);
     status_t status = check(bytes, size, &head, error);
     if (status == STATUS_OK) status = check_run(j, &head, error);
-    if (status == STATUS_OK) status = read_body(j, &head, pass, true, false, bytes, size, error);
+    if (status == STATUS_OK) status = read_over(j, &head, bytes, size, error);
     if (status != STATUS_OK) return status;
     take_report(j, &head);
     j->status.revision++;

@@ -140,7 +140,9 @@ struct job {
         bool changed;   /* not everything is as in that run */
     } from_run;         /* of the checkpoint that the job was restored from */
     double run_seconds; /* that the steps of the pass took so far, whoever made them */
-    struct ask latent_ask;
+    enum taking { TAKING_NOTHING, TAKING_SEEKS, TAKING_ITEM, TAKING_VAULT } taking; /* others' steps */
+    struct tier_seek seek;
+    struct tier_query run_query;
     struct ask text_ask[BRANCHES], step_ask[BRANCHES];
     bool named, asked;     /* its runs; for texts and first steps */
     int64_t text_began_ns; /* of text_branch */
@@ -264,6 +266,7 @@ status_t job_encode_text(struct job *job, bool *done, struct error *error);
  * when that is over. */
 void job_tend_run(struct job *job);
 bool job_run_waits(const struct job *job);
+int64_t job_run_deadline_ns(const struct job *job);
 void job_run_end(struct job *job);
 /* What a text of the job depends on. */
 struct text_facts job_text_facts(const struct job *job, int branch);

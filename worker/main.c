@@ -32,7 +32,7 @@
 #include "worker/tier.h"
 
 struct settings {
-    const char *coordinator, *group, *seat, *bind, *scratch, *key, *inspect, *bench, *measure, *size,
+    const char *coordinator, *group, *seat, *bind, *scratch, *key, *inspect, *bench, *size,
         *plan_memory, *cache;
     const char *tier_disk;
     int64_t tier_memory, tier_device, tier_disk_bytes; /* tier_device: -1 is not said */
@@ -107,12 +107,10 @@ static const struct option_spec specs[] = {
      .help = "check a checkpoint and print its card as JSON"},
     {"bench", 0, OPTION_TEXT, offsetof(struct settings, bench), "DIR",
      .help = "compute on command from standard input, for timing"},
-    {"measure", 0, OPTION_TEXT, offsetof(struct settings, measure), "DIR",
-     .help = "print the seconds of one prompt, one forward pass and one decode as JSON"},
     {"plan-memory", 0, OPTION_TEXT, offsetof(struct settings, plan_memory), "DIR",
      .help = "say how much memory each rank takes on GPUs, by a checkpoint that may be without its data"},
     {"size", 0, OPTION_TEXT, offsetof(struct settings, size), "WxHxF",
-     .help = "video size of --bench, --measure and --plan-memory", .standard = "64x64x17"},
+     .help = "video size of --bench and --plan-memory", .standard = "64x64x17"},
     {"ranks", 0, OPTION_INT, offsetof(struct settings, ranks), "N",
      .help = "of --plan-memory; 0: the fewest that fit in --memory", .standard = "1", .min = 0,
      .max = SPLIT_MAX_MEMBERS},
@@ -245,6 +243,8 @@ static void describe(const struct settings *settings, const struct place *place,
     hello->has_rank = hello->has_ranks = hello->has_pid = hello->has_threads = hello->has_memory_bytes = 1;
     hello->group = (char *)(uintptr_t)place->group;
     hello->rank = (uint32_t)place->rank;
+    hello->has_alone = 1;
+    hello->alone = settings->seat != NULL;
     hello->ranks = (uint32_t)place->ranks;
     hello->host = (char *)(uintptr_t)place->host;
     hello->pid = (uint32_t)getpid();
@@ -342,13 +342,13 @@ err_scratch:
 
 static status_t run_bench(const struct settings *settings, struct error *error)
 {
-    struct bench_config config = {.directory = settings->bench ? settings->bench : settings->measure,
+    struct bench_config config = {.directory = settings->bench,
                                   .backend = backends[settings->backend],
                                   .decode_memory = (size_t)settings->decode_memory,
                                   .threads = settings->threads ? (int)settings->threads : cores_allowed()};
     if (sscanf(settings->size, "%dx%dx%d", &config.width, &config.height, &config.frames) != 3)
         return error_set(error, STATUS_INVALID, "--size %s: must be WxHxF, such as 64x64x17", settings->size);
-    return settings->bench ? bench_run(&config, error) : bench_measure(&config, error);
+    return bench_run(&config, error);
 }
 
 static status_t plan_memory(const struct settings *settings, struct error *error)
@@ -449,8 +449,7 @@ int main(int argc, char **argv)
     }
     if (settings.version) return print_version();
     if (settings.inspect) return print_card(settings.inspect);
-    if (settings.bench || settings.measure)
-        return run_bench(&settings, &error) == STATUS_OK ? 0 : complain(&error);
+    if (settings.bench) return run_bench(&settings, &error) == STATUS_OK ? 0 : complain(&error);
     if (settings.plan_memory) return plan_memory(&settings, &error) == STATUS_OK ? 0 : complain(&error);
     if (check_together(&settings, &wish, &error) != STATUS_OK) return complain(&error);
 

@@ -153,7 +153,8 @@ static void take_echo(struct probe *p, const struct fabric_event *event)
 {
     const struct ticket *t = &event->ticket;
     int64_t took_ns = clock_now_ns() - p->sent_ns;
-    if (!p->engine || event->peer != p->peer || t->context != p->number || t->step != (uint32_t)p->round) return;
+    if (!p->engine || event->peer != p->peer || t->context != p->number || t->step != (uint32_t)p->round)
+        return;
     if (p->round == 0) p->there = t->trace;
     if (p->here != work_done(p->engine) || p->there != t->trace) {
         give_up(p, "one of the two had work to do");
@@ -175,9 +176,8 @@ static void send_back(struct probe *p, struct engine *e, struct fabric_event *ev
     while (place < PROBE_ECHOES && p->echo[place].taken) place++;
     ticket.kind = TICKET_PROBED;
     ticket.trace = work_done(e);
-    bool sent = place < PROBE_ECHOES &&
-                engine_post(e, event->peer, &ticket, event->payload, COOKIE_ECHO + (uint64_t)place, &error) ==
-                    STATUS_OK;
+    bool sent = place < PROBE_ECHOES && engine_post(e, event->peer, &ticket, event->payload,
+                                                    COOKIE_ECHO + (uint64_t)place, &error) == STATUS_OK;
     if (sent)
         p->echo[place] = (struct probe_echo){.event = *event, .taken = true};
     else

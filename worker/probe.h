@@ -29,13 +29,13 @@ struct probe {
     struct engine *engine; /* NULL: nothing is measured from here */
     struct control *control;
     int peer;
-    uint64_t number;     /* of this measurement: older echoes are not its own */
-    int64_t deadline_ns; /* then it is given up */
-    int64_t sent_ns;     /* the message that is under way */
-    int round;           /* which one that is */
-    uint64_t bytes;      /* of it */
-    int64_t latency_ns;  /* the shortest empty round trip; INT64_MAX: none yet */
-    int64_t best_ns;     /* of the messages of this size */
+    uint64_t number;      /* of this measurement: older echoes are not its own */
+    int64_t deadline_ns;  /* then it is given up */
+    int64_t sent_ns;      /* the message that is under way */
+    int round;            /* which one that is */
+    uint64_t bytes;       /* of it */
+    int64_t latency_ns;   /* the shortest empty round trip; INT64_MAX: none yet */
+    int64_t best_ns;      /* of the messages of this size */
     uint64_t here, there; /* pieces of work that each had done before; `there` once known */
     bool waits;           /* for a credit */
     void *payload;        /* of the engine's memory; NULL: none */

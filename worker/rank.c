@@ -315,6 +315,9 @@ static void serve_order(struct rank *r, const Refrain__WorkerOrder *order)
     case REFRAIN__WORKER_ORDER__BODY_PROBE:
         if (r->joined) probe_begin(&r->probe, r->engine, r->config->control, order->probe);
         return;
+    case REFRAIN__WORKER_ORDER__BODY_TIER_FOUND:
+        tier_found(r->engine->tier, order->tier_found);
+        return;
     case REFRAIN__WORKER_ORDER__BODY_TIER_COMMAND:
         tier_command(r->engine->tier, order->tier_command);
         return;

@@ -41,6 +41,7 @@
 #include "cluster/fabric.h"
 #include "kernels/ops.h"
 #include "proto/refrain.pb-c.h"
+#include "worker/courier.h"
 
 struct control;
 struct engine;
@@ -84,6 +85,38 @@ struct tier_query {
 status_t tier_ask(struct tier *tier, struct tier_query *query, struct view *view);
 void tier_release(struct tier *tier, struct view *view);
 
+/* How far has somebody come with this run (the key of its last latent), of which the asker has made `after` of `steps`?
+ *
+ *     struct tier_seek seek = {.run = run, .tenant = tenant, .steps = 50, .deadline_ns = until};
+ *     tier_seek(tier, &seek)       STATUS_OK: seek.step; AGAIN; NOT_FOUND: nobody, or the coordinator did not say by then
+ *
+ * Then the item is asked for by tier_run_key, or, if seek.vault.bytes, it is to be fetched from the vault. The question
+ * must stay where it is until it is answered or tier_seek_end. */
+struct tier_seek {
+    struct key run;
+    uint64_t tenant;
+    uint32_t after, steps;
+    bool durable; /* only of the vault */
+    int64_t deadline_ns;
+    uint32_t step;  /* the answer: more than `after` */
+    double seconds; /* that those steps took */
+    struct checkpoint_name vault;
+    enum { SEEK_NEW, SEEK_ASKED, SEEK_ANSWERED } state; /* the tier's own, as what follows */
+    uint64_t number;
+    struct tier_seek *next;
+};
+status_t tier_seek(struct tier *tier, struct tier_seek *seek);
+void tier_seek_end(struct tier *tier, struct tier_seek *seek);
+/* Of the run after so many steps: its checkpoint's, or after all of them its last latent's. */
+status_t tier_run_key(const struct key *run, uint32_t step, uint32_t steps, struct key *key);
+
+/* What came from the vault, for this rank's store and for the asker: a hit as from another rank. Not STATUS_OK: the store
+ * does not take it. */
+status_t tier_bring(struct tier *tier, uint64_t tenant, const struct key *key, const void *bytes, size_t size,
+                    double seconds, struct view *view);
+/* All steps of the run are made: its checkpoints in this rank's store are of no more use. */
+void tier_forget_steps(struct tier *tier, const struct key *run, uint32_t steps);
+
 /* Room for an item that saves `seconds` of this rank's time whoever has it. As store_reserve; STATUS_UNSUPPORTED: off;
  * STATUS_DENIED: another tenant's key. */
 status_t tier_reserve(struct tier *tier, uint64_t tenant, const struct key *key, uint64_t bytes,
@@ -111,6 +144,7 @@ void tier_leave(struct tier *tier);
 bool tier_concerns(const struct fabric_event *event);
 void tier_event(struct engine *engine, struct fabric_event *event);
 /* Orders of the coordinator. */
+void tier_found(struct tier *tier, const Refrain__TierFound *found);
 void tier_lease(struct tier *tier, const Refrain__TierLease *lease);
 void tier_command(struct tier *tier, const Refrain__TierCommand *command);
 

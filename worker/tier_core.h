@@ -10,6 +10,7 @@
 #define REFRAIN_WORKER_TIER_CORE_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <xxhash.h>
 #include "worker/tier.h"
 
@@ -26,11 +27,11 @@ enum {
     TIER_COPY_MS = 30000,                 /* for a second copy, of which nobody waits */
     TIER_STALL_MS = 50,                   /* a transfer that makes no way lets the next one begin */
     TIER_TELL_MS = 1000,                  /* between figures; changes are told at once */
-    TIER_PART = 512 << 10,                /* bytes of an item in one ticket */
-    TIER_PARTS =
-        2, /* of them under way at once, to all others together: a chunk of 1 MiB, a millisecond at 1 GB/s */
+    TIER_PART = 4 << 20,                  /* bytes of an item in one ticket */
+    TIER_PARTS = 2, /* of them posted at once, to all others together: one moves, the next is there */
     TIER_SPARE_PART =
-        64 << 10, /* of a second copy, which is sent where nothing else is on the way: one at a time */
+        64
+        << 10, /* of a second copy, which is sent where nothing else of the tier is on the way: one at a time */
     TIER_CREDITS =
         3, /* a ticket of the tier is posted while there are so many: two are left for hops, of which the last
                          one is kept for their way home (worker/engine.h) */
@@ -65,6 +66,9 @@ struct tier_landing {
     struct draft draft;
     struct fabric *fabric;
     struct fabric_place place;
+    XXH3_state_t
+        *hash; /* of what has come: the fabric's I/O thread hashes it, until the place was withdrawn */
+    atomic_ullong landed; /* bytes of that */
 };
 
 enum tier_fetch_state {
@@ -88,10 +92,10 @@ struct tier_fetch {
     uint64_t number;  /* of the question, and of the transfer */
     uint64_t lease;   /* 0: none */
     int holder, tries;
-    uint64_t bytes, xxh3, received;
+    uint64_t bytes, xxh3;
+    uint64_t received, landed; /* in whole parts; of parts, when it was looked at last */
     double seconds;
     struct tier_landing *landing; /* MOVING: where its parts arrive */
-    XXH3_state_t *hash;           /* MOVING: of what has come */
     int64_t asked_until_ns;       /* the latest deadline of those who ask for it */
     int64_t moved_ns;             /* when the last part came, or was asked for */
 };
@@ -127,10 +131,11 @@ struct tier {
     struct tier_serving servings[TIER_SERVINGS];
     struct tier_question questions[TIER_QUESTIONS];
     struct tier_landing landings[TIER_LANDINGS];
-    struct engine *engine; /* NULL: not in an epoch with others */
-    int serving;           /* whose part was posted last */
-    int parts;             /* posted and not SENT yet */
-    uint64_t numbers;      /* of fetches, so far */
+    struct engine *engine;   /* NULL: not in an epoch with others */
+    int serving;             /* whose part was posted last */
+    int parts;               /* posted and not SENT yet */
+    uint64_t numbers;        /* of fetches and questions, so far */
+    struct tier_seek *seeks; /* asked and not answered: the jobs' */
     pthread_t thread;
     bool thread_runs;
     uint64_t *told; /* the thread's: hashes of the figures told last */

@@ -9,12 +9,12 @@
  *       hashed as they come; committed if it fits
  *       -- TierEnded --------------->
  *
- * Parts are tickets like hops, posted by the same thread in one order with them. They never make a hop wait for more than
- * one chunk: a rank has two parts of 512 KiB under way at a time, to whomever, and has one item coming in at a time (the
- * next begins when it is complete or stands still). They leave hops two credits of each edge, and are taken in when they are received:
+ * Parts are tickets of 4 MiB that yield (cluster/fabric.h): the fabric sends them while nothing else is to be sent, and has 1 MiB of
+ * them under way, so that is what a hop finds before it. A rank has two parts posted at a time, to whomever, and one item coming in
+ * (the next begins when it is complete or stands still). They leave hops two credits of each edge, and are taken in when they are received:
  * no part ever waits, holding a credit, for anything. Second copies (`spare`), which nobody waits for, stand behind all of that: their
  * parts of 64 KiB go one at a time, when no other item is on its way. A part is read where it lies, in the store, and lands where it belongs,
- * in the draft: the fabric is told that (a place, cluster/fabric.h), and takes only what comes next and fits.
+ * in the draft: the fabric is told that (a place), and takes only what comes next and fits. Its I/O thread hashes what has landed.
  *
  * Whatever goes wrong is a miss with a reason, at the latest by the fetch's deadline. What ends a transfer gives back the
  * draft or the view at once, but for a part that the fabric still reads, or writes.
@@ -69,6 +69,7 @@ bool tier_settle_landings(struct tier *tier)
         struct tier_landing *landing = &tier->landings[i];
         if (!landing->abandoned) continue;
         if (fabric_withdraw(landing->fabric, &landing->place)) {
+            XXH3_freeState(landing->hash);
             store_abort(tier->store, &landing->draft);
             *landing = (struct tier_landing){.taken = false};
         } else {
@@ -92,7 +93,6 @@ static void fail(struct tier *tier, struct tier_fetch *fetch, enum miss reason)
     if (fetch->state == FETCH_MOVING) {
         fetch->landing->abandoned = true;
         tier_settle_landings(tier);
-        XXH3_freeState(fetch->hash);
         if (tier->engine && reason != MISS_LOST && reason != MISS_STALE)
             post(tier, fetch->holder, &stop, NULL, TIER_COOKIE); /* without it, the holder's patience ends */
     }
@@ -167,6 +167,14 @@ static bool ask_holder(struct tier *tier, const struct tier_fetch *fetch, int64_
     return question->under_way;
 }
 
+/* The fabric's I/O thread: what has just landed is still in its cache. */
+static void hash_landed(void *listener, const uint8_t *bytes, uint64_t count)
+{
+    struct tier_landing *landing = listener;
+    XXH3_64bits_update(landing->hash, bytes, count);
+    atomic_fetch_add_explicit(&landing->landed, count, memory_order_relaxed);
+}
+
 /* Room for it in the store, which the fabric is told of. False: not here; *reason says why. */
 static bool make_landing(struct tier *tier, struct tier_fetch *fetch, struct tier_landing *landing,
                          enum miss *reason)
@@ -178,18 +186,20 @@ static bool make_landing(struct tier *tier, struct tier_fetch *fetch, struct tie
     /* A job makes it, or has made it; or everything here is worth more. */
     *reason = status == STATUS_CONFLICT ? MISS_UNFINISHED : MISS_NO_ROOM;
     if (status != STATUS_OK) return false;
-    fetch->hash = XXH3_createState();
-    if (!fetch->hash) {
+    landing->hash = XXH3_createState();
+    if (!landing->hash) {
         store_abort(tier->store, &landing->draft);
         return false;
     }
-    XXH3_64bits_reset(fetch->hash);
+    XXH3_64bits_reset(landing->hash);
     landing->taken = true;
     landing->place = (struct fabric_place){.peer = fetch->holder,
                                            .kind = TICKET_ITEM,
                                            .context = fetch->number,
                                            .bytes = landing->draft.bytes,
-                                           .size = fetch->bytes};
+                                           .size = fetch->bytes,
+                                           .landed = hash_landed,
+                                           .listener = landing};
     fabric_offer(landing->fabric, &landing->place);
     fetch->landing = landing;
     return true;
@@ -208,7 +218,7 @@ static void begin_moving(struct tier *tier, struct tier_fetch *fetch, int64_t no
         return;
     }
     fetch->state = FETCH_MOVING;
-    fetch->received = 0;
+    fetch->received = fetch->landed = 0;
     fetch->moved_ns = now_ns;
     if (!ask_holder(tier, fetch, now_ns)) fail(tier, fetch, MISS_LOST);
 }
@@ -219,11 +229,11 @@ static void complete(struct tier *tier, struct tier_fetch *fetch)
     struct view view;
     enum miss reason;
     struct error error;
-    uint64_t hash = XXH3_64bits_digest(fetch->hash);
     struct draft draft = fetch->landing->draft;
-    XXH3_freeState(fetch->hash);
     report_ended(tier, fetch, false);
     fabric_withdraw(fetch->landing->fabric, &fetch->landing->place); /* full: nothing else lands there */
+    uint64_t hash = XXH3_64bits_digest(fetch->landing->hash);
+    XXH3_freeState(fetch->landing->hash);
     *fetch->landing = (struct tier_landing){.taken = false};
     if (store_commit_hashed(tier->store, &draft, hash, &fetch->xxh3, &error) != STATUS_OK) {
         log_line(LOG_WARN, "%s", error.text);
@@ -261,7 +271,6 @@ static void take_part(struct tier *tier, const struct fabric_event *event)
         fail(tier, fetch, MISS_TORN);
         return;
     }
-    XXH3_64bits_update(fetch->hash, event->payload, t->bytes);
     fetch->received += t->bytes;
     fetch->moved_ns = clock_now_ns();
     if (fetch->received == fetch->bytes) complete(tier, fetch);
@@ -282,6 +291,14 @@ static void take_gone(struct tier *tier, const struct fabric_event *event)
     ask_directory(tier, fetch, now_ns);
 }
 
+/* Parts take long behind hops: what counts is whether anything lands. */
+static void note_progress(struct tier_fetch *fetch, int64_t now_ns)
+{
+    uint64_t landed = atomic_load_explicit(&fetch->landing->landed, memory_order_relaxed);
+    if (landed != fetch->landed) fetch->moved_ns = now_ns;
+    fetch->landed = landed;
+}
+
 /* Which one of two that are leased is to move first: those that jobs wait for, in their order. */
 static bool is_before(const struct tier_fetch *one, const struct tier_fetch *other)
 {
@@ -300,6 +317,7 @@ static void move_fetches(struct tier *tier, int64_t now_ns, int64_t *deadline_ns
             continue;
         }
         if (fetch->until_ns < *deadline_ns) *deadline_ns = fetch->until_ns;
+        if (fetch->state == FETCH_MOVING) note_progress(fetch, now_ns);
         int64_t *stall_ns = &stalls_ns[fetch->spare];
         if (fetch->state == FETCH_MOVING && fetch->moved_ns + TIER_STALL_MS * MILLISECOND_NS > *stall_ns)
             *stall_ns = fetch->moved_ns + TIER_STALL_MS * MILLISECOND_NS;
@@ -410,6 +428,7 @@ static bool send_part(struct tier *tier, int place, uint64_t most)
     struct tier_serving *serving = &tier->servings[place];
     uint64_t left = serving->view.size - serving->sent;
     struct ticket ticket = {.kind = TICKET_ITEM,
+                            .flags = TICKET_YIELDS,
                             .context = serving->transfer,
                             .trace = serving->sent,
                             .bytes = left < most ? left : most};

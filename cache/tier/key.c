@@ -89,6 +89,13 @@ static void put_picture(struct list *list, const struct picture_facts *facts)
     put(list, facts->image);
 }
 
+static void put_key(struct list *list, const struct key *key)
+{
+    put(list, key->tenant);
+    put(list, key->low);
+    put(list, key->high);
+}
+
 static void put_run(struct list *list, const struct run_facts *facts)
 {
     bool guided = facts->guidance > 1;
@@ -103,9 +110,7 @@ static void put_run(struct list *list, const struct run_facts *facts)
     put_picture(list, &facts->picture);
     put(list, facts->origin != NULL);
     if (facts->origin) {
-        put(list, facts->origin->tenant);
-        put(list, facts->origin->low);
-        put(list, facts->origin->high);
+        put_key(list, facts->origin);
         put_range(list, "the step it went on from", facts->origin_step, 1, KEY_STEPS_MAX);
     } else {
         put(list, facts->noise.seed);
@@ -137,23 +142,28 @@ status_t key_tenant(const char *tenant, uint64_t *number, struct error *error)
     return STATUS_OK;
 }
 
-static status_t finish(const struct list *list, enum item_kind kind, const char *tenant, struct key *key)
+static status_t finish_for(const struct list *list, enum item_kind kind, uint64_t tenant, struct key *key)
 {
-    uint64_t number;
     if (list->status != STATUS_OK) return list->status;
-    if (!tenant && !may_be_public[kind])
+    if (tenant == KEY_PUBLIC && !may_be_public[kind])
         return error_set(list->error, STATUS_DENIED,
                          "key: an item of kind %s is a tenant's and cannot be public", kind_names[kind]);
-    status_t status = key_tenant(tenant, &number, list->error);
-    if (status != STATUS_OK) return status;
     XXH128_hash_t hash = XXH3_128bits_withSeed(list->facts, (size_t)list->count * sizeof *list->facts,
                                                (uint64_t)kind << 32 | KEY_FORMAT);
-    *key = (struct key){.tenant = number,
+    *key = (struct key){.tenant = tenant,
                         .low = hash.low64,
                         .high = hash.high64,
                         .kind = (uint32_t)kind,
                         .format = KEY_FORMAT};
     return STATUS_OK;
+}
+
+static status_t finish(const struct list *list, enum item_kind kind, const char *tenant, struct key *key)
+{
+    uint64_t number;
+    if (list->status != STATUS_OK) return list->status;
+    status_t status = key_tenant(tenant, &number, list->error);
+    return status == STATUS_OK ? finish_for(list, kind, number, key) : status;
 }
 
 /* ---------------------------------------------------------------------------------------------- the kinds */
@@ -182,15 +192,6 @@ status_t key_of_first_step(const char *tenant, const struct first_step_facts *fa
     return finish(&list, ITEM_FIRST_STEP, tenant, key);
 }
 
-status_t key_of_checkpoint(const char *tenant, const struct run_facts *facts, uint32_t step, struct key *key,
-                           struct error *error)
-{
-    struct list list = {.error = error};
-    put_run(&list, facts);
-    put_range(&list, "step", step, 1, facts->steps ? facts->steps - 1 : 0);
-    return finish(&list, ITEM_CHECKPOINT, tenant, key);
-}
-
 status_t key_of_latent(const char *tenant, const struct run_facts *facts, struct key *key,
                        struct error *error)
 {
@@ -199,17 +200,33 @@ status_t key_of_latent(const char *tenant, const struct run_facts *facts, struct
     return finish(&list, ITEM_LATENT, tenant, key);
 }
 
-status_t key_of_residual(const char *tenant, const struct run_facts *facts,
-                         const struct residual_facts *residual, struct key *key, struct error *error)
+/* A list that begins with a run's name. */
+static struct list begin_of(const struct key *run, struct error *error)
 {
     struct list list = {.error = error};
-    put_run(&list, facts);
-    put_range(&list, "step", residual->step, 0, facts->steps ? facts->steps - 1 : 0);
+    if (!key_is_run(run))
+        list.status = error_set(error, STATUS_INVALID, "key: a run is named by its latent's, not by a %s's",
+                                item_kind_name((enum item_kind)run->kind));
+    put_key(&list, run);
+    return list;
+}
+
+status_t key_of_checkpoint(const struct key *run, uint32_t step, struct key *key, struct error *error)
+{
+    struct list list = begin_of(run, error);
+    put_range(&list, "step", step, 1, KEY_STEPS_MAX);
+    return finish_for(&list, ITEM_CHECKPOINT, run->tenant, key);
+}
+
+status_t key_of_residual(const struct key *run, const struct residual_facts *residual, struct key *key,
+                         struct error *error)
+{
+    struct list list = begin_of(run, error);
+    put_range(&list, "step", residual->step, 0, KEY_STEPS_MAX);
     put(&list, residual->branch);
     put(&list, residual->block_begin);
     put_range(&list, "the last block", residual->block_end, (uint64_t)residual->block_begin + 1, UINT32_MAX);
-    put(&list, residual->slot);
-    return finish(&list, ITEM_RESIDUAL, tenant, key);
+    return finish_for(&list, ITEM_RESIDUAL, run->tenant, key);
 }
 
 status_t key_of_table(const char *tenant, const struct table_facts *facts, struct key *key,
@@ -227,10 +244,16 @@ status_t key_of_table(const char *tenant, const struct table_facts *facts, struc
     put_range(&list, "steps", facts->steps, 1, KEY_STEPS_MAX);
     put_number(&list, "shift", facts->shift);
     put_number(&list, "guidance", facts->guidance);
+    put_number(&list, "guidance_2", facts->guidance_2);
     return finish(&list, ITEM_TABLE, tenant, key);
 }
 
 /* ------------------------------------------------------------------------------------------ keys as bytes */
+
+bool key_is_run(const struct key *key)
+{
+    return (key->kind == ITEM_LATENT || key->kind == ITEM_TABLE) && key->format == KEY_FORMAT;
+}
 
 bool key_equal(const struct key *a, const struct key *b)
 {

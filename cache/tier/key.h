@@ -33,7 +33,7 @@ enum item_kind {
     ITEM_FIRST_STEP = 1, /* one branch's output of a run's first step, computed in full */
     ITEM_CHECKPOINT = 2, /* a run after so many steps: latent, the solver's and the policy's state */
     ITEM_LATENT = 3,     /* a run's last latent */
-    ITEM_TABLE = 4,      /* a calibration */
+    ITEM_TABLE = 4,      /* a calibration: a run that measured what tables are made from, with its records */
     ITEM_RESIDUAL = 5,   /* what skipped blocks would have added: a moving job's */
     ITEM_KINDS
 };
@@ -111,19 +111,26 @@ struct run_facts {
     uint32_t element;
 };
 
+/* How far a run has come, as its checkpoint says. */
+struct run_point {
+    struct key run; /* all zeros: it has no name */
+    uint32_t step;  /* finished */
+    double seconds; /* that the steps took */
+};
+
+/* What a run's step added to the hidden state in these blocks. */
 struct residual_facts {
-    uint32_t step, branch;           /* of the run: made there */
-    uint32_t block_begin, block_end; /* that it stands for */
-    uint32_t slot;                   /* of the history: 0 is the newest */
+    uint32_t step, branch;
+    uint32_t block_begin, block_end;
 };
 
 struct table_facts {
     uint64_t weights, adapters, numerics;
     const char *method; /* "teacache", ... */
-    uint64_t prompts;   /* texts and seeds it was measured with */
+    uint64_t prompts;   /* texts and seeds it was measured with, and what encoded them */
     struct picture_facts picture;
     uint32_t solver, order, steps;
-    double shift, guidance;
+    double shift, guidance, guidance_2; /* guidance_2: as in run_facts */
 };
 
 /* STATUS_INVALID names the fact that is out of range; STATUS_DENIED: this kind cannot be public. */
@@ -131,19 +138,21 @@ status_t key_of_text(const char *tenant, const struct text_facts *facts, struct 
                      struct error *error);
 status_t key_of_first_step(const char *tenant, const struct first_step_facts *facts, struct key *key,
                            struct error *error);
-/* step: finished steps, 1..steps-1. */
-status_t key_of_checkpoint(const char *tenant, const struct run_facts *facts, uint32_t step, struct key *key,
-                           struct error *error);
+/* Names the run, too. */
 status_t key_of_latent(const char *tenant, const struct run_facts *facts, struct key *key,
                        struct error *error);
-status_t key_of_residual(const char *tenant, const struct run_facts *facts,
-                         const struct residual_facts *residual, struct key *key, struct error *error);
+/* Of the run that has this name, and its tenant; of a public run (a calibration) there are none. step: finished steps,
+ * 1..KEY_STEPS_MAX. */
+status_t key_of_checkpoint(const struct key *run, uint32_t step, struct key *key, struct error *error);
+status_t key_of_residual(const struct key *run, const struct residual_facts *residual, struct key *key,
+                         struct error *error);
 status_t key_of_table(const char *tenant, const struct table_facts *facts, struct key *key,
                       struct error *error);
 
 /* The tenant's part of a key, as statistics and store_forget take it. */
 status_t key_tenant(const char *tenant, uint64_t *number, struct error *error);
 
+bool key_is_run(const struct key *key); /* a last latent's, or a calibration's */
 bool key_equal(const struct key *a, const struct key *b);
 
 /* On wire and disk; STATUS_CORRUPT: no key. */

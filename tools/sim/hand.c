@@ -81,8 +81,9 @@ static void order_load(struct hand *h)
     split.head = (uint32_t)s->head;
     split.tail = (uint32_t)s->tail;
     split.floating = s->floating;
-    split.has_spare = 1;
+    split.has_spare = split.has_width = 1;
     split.spare = (uint32_t)s->spare;
+    split.width = (uint32_t)split_width(s);
     split.n_chains = SPLIT_CHAINS;
     split.chains = chains;
     split.n_run = (size_t)(split_chains(s) * h->members);

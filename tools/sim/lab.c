@@ -39,5 +39,6 @@ status_t lab_model(struct lab *lab, int layers, char directory[PATH_MAX], struct
     if (lab->count == LAB_MODELS)
         return error_set(error, STATUS_NO_MEMORY, "more than %d models", LAB_MODELS);
     lab->layers[lab->count++] = layers;
-    return tiny_make(lab->source, directory, layers, error);
+    const struct tiny_shape shape = {.layers = layers, .heads = lab->heads, .head_dim = lab->head_dim};
+    return tiny_make(lab->source, directory, &shape, error);
 }

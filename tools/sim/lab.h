@@ -18,6 +18,7 @@ enum { LAB_MODELS = 8 };
 struct lab {
     char directory[256];
     const char *source; /* the small checkpoint they are made of */
+    int heads, head_dim; /* of the models, as in tools/sim/tiny.h; 0: the source's */
     int count, layers[LAB_MODELS];
 };
 

@@ -10,16 +10,18 @@
 
 #define BLOCK_NS (10 * MILLISECOND_NS)
 
-static void to_split(const struct plan *plan, struct split *split)
+struct split layout_split(const struct plan *plan)
 {
-    *split = (struct split){.members = (int)plan->ranks,
-                            .head = (int)plan->head,
-                            .tail = (int)plan->tail,
-                            .spare = (int)plan->spare,
-                            .floating = plan->floating};
+    struct split split = {.members = (int)plan->ranks,
+                          .head = (int)plan->head,
+                          .tail = (int)plan->tail,
+                          .spare = (int)plan->spare,
+                          .floating = plan->floating,
+                          .width = (int)plan_width(plan)};
     for (int e = 0; e < SPLIT_EXPERTS; e++)
-        for (int b = 0; b < SPLIT_BRANCHES; b++) split->chain[e][b] = (int)plan->chain[e][b];
-    for (uint32_t i = 0; i < plan_chains(plan) * plan->ranks; i++) split->run[i] = (int)plan->run[i];
+        for (int b = 0; b < SPLIT_BRANCHES; b++) split.chain[e][b] = (int)plan->chain[e][b];
+    for (uint32_t i = 0; i < plan_chains(plan) * plan->ranks; i++) split.run[i] = (int)plan->run[i];
+    return split;
 }
 
 static status_t lay_out(const struct layout_case *w, struct plan *plan, struct error *error)
@@ -78,7 +80,7 @@ status_t case_layout(struct lab *lab, const struct layout_case *w, struct layout
         jobs ? lay_out(w, &plan, error) : error_set(error, STATUS_NO_MEMORY, "no memory for jobs");
     if (status == STATUS_OK) status = lab_model(lab, w->layers, model, error);
     if (status != STATUS_OK) goto out;
-    to_split(&plan, &config.split);
+    config.split = layout_split(&plan);
     plan_describe(&plan, "", found->text, sizeof found->text);
     for (int i = 0; i < w->jobs; i++)
         jobs[i] = (struct hand_job){.steps = w->steps,
@@ -98,6 +100,81 @@ status_t case_layout(struct lab *lab, const struct layout_case *w, struct layout
     found->predicted = w->jobs > 1 ? plan.cycle : plan.alone;
     found->simulated = ns / (double)BLOCK_NS;
 out:
+    free(jobs);
+    return status;
+}
+
+/* ---------------------------------------------------------------------------------------- the planner's layouts */
+
+/* Pieces of a block by its operations: a product for q, k and v, then attention; norms are small. */
+static void to_pieces(const struct planner_request *r, double piece[COST_PIECES])
+{
+    double s = r->job.tokens, h = (double)r->model.heads * r->model.head_dim,
+           all = planner_block_flops(&r->model, r->job.tokens);
+    piece[COST_GIVE_V] = 6 * s * h * h / all;
+    piece[COST_GIVE_Q] = piece[COST_GIVE_K] = 0.005;
+    piece[COST_HEADS] = 4 * s * s * h / all;
+}
+
+/* Thousands of rows, beside which tickets and a hop's six rows of modulation are nothing. */
+static double weigh_rows(const struct ticket *t)
+{
+    if (t->kind == TICKET_PART) return (double)t->bytes;
+    if (t->kind != TICKET_HOP) return 0;
+    return (double)t->bytes * t->row_count / (t->row_count + (t->flags & TICKET_DONE ? 0 : 6));
+}
+
+static struct network_config to_network(const struct planner_machine *m)
+{
+    return (struct network_config){.per_node = (int)m->per_node,
+                                   .latency_ns = llrint(m->latency * (double)SECOND_NS),
+                                   .node_latency_ns = llrint(m->latency * (double)SECOND_NS),
+                                   .bytes_per_second = m->inside,
+                                   .node_bytes_per_second = m->between,
+                                   .weigh = weigh_rows};
+}
+
+status_t case_planned(struct lab *lab, const struct planner_request *r, const struct planner_layout *layout,
+                      struct planned_found *found, struct error *error)
+{
+    char model[PATH_MAX];
+    struct plan plan;
+    struct planner_option option;
+    struct hand_result result;
+    struct hand_config config = {.model = model,
+                                 .directory = lab->directory,
+                                 .costs = {.block_ns = llrint(r->machine.block_seconds * (double)SECOND_NS),
+                                           .rows = (int)r->job.tokens},
+                                 .network = to_network(&r->machine),
+                                 .end = HAND_STEPS};
+    int count = (int)((r->load.jobs + layout->replicas - 1) / layout->replicas),
+        steps = (int)(r->job.steps[0] + r->job.steps[1]);
+    planner_predict(r, layout, &option, &plan);
+    if (!option.possible || count < 1 || count > LAYOUT_MOST_JOBS)
+        return error_set(error, STATUS_INVALID, "%d jobs on a layout that is not possible", count);
+    struct hand_job *jobs = calloc((size_t)count, sizeof *jobs);
+    if (!jobs) return error_set(error, STATUS_NO_MEMORY, "no memory for jobs");
+    config.split = layout_split(&plan);
+    config.in_flight = (int)option.in_flight;
+    to_pieces(r, config.costs.piece);
+    plan_describe(&plan, "", found->text, sizeof found->text);
+    for (int i = 0; i < count; i++)
+        jobs[i] = (struct hand_job){.steps = steps,
+                                    .width = (int)r->job.width,
+                                    .height = (int)r->job.height,
+                                    .frames = (int)r->job.frames,
+                                    .seed = (uint64_t)i + 1,
+                                    .guidance = r->job.branches > 1 ? 5 : 1,
+                                    .shift = r->model.shift};
+    status_t status = lab_model(lab, (int)r->model.layers, model, error);
+    if (status == STATUS_OK) status = hand_run(&config, jobs, count, &result, error);
+    for (int i = 0; i < count && status == STATUS_OK; i++)
+        if (jobs[i].failure[0])
+            status = error_set(error, STATUS_INTERNAL, "job %d: %s", i + 1, jobs[i].failure);
+    if (status == STATUS_OK) {
+        found->predicted = option.all_seconds;
+        found->simulated = (double)(result.ended_ns - result.began_ns) / (double)SECOND_NS;
+    }
     free(jobs);
     return status;
 }

@@ -1,17 +1,20 @@
 /*
- * layouts.h - the layouts of several chains: what coordinator/plan.h predicts of them, and what the simulation says.
+ * layouts.h - layouts of several chains and of wide stages: what coordinator/plan.h and planner.h predict of them, and what the
+ * simulation says.
  *
  *     struct layout_case c = {.ranks = 4, .jobs = 1, .layers = 40, .steps = 10, .layout = PLAN_LAYOUT_CFG};
  *     case_layout(&lab, &c, &found, &error);
  *     ... found.predicted, found.simulated ...
+ *     case_planned(&lab, &request, &layout, &found, &error);       one of the planner's layouts, whatever it is made of
  *
  * A lab of a model with two experts (lab_open("tests/models/tiny-d", ...)) shows pools.
  */
 #ifndef REFRAIN_TOOLS_SIM_LAYOUTS_H
 #define REFRAIN_TOOLS_SIM_LAYOUTS_H
 
-#include "coordinator/plan.h"
+#include "coordinator/planner.h"
 #include "tools/sim/lab.h"
+#include "worker/model/model.h"
 
 enum { LAYOUT_MOST_JOBS = 96 };
 
@@ -34,7 +37,20 @@ struct layout_found {
     char text[160]; /* the plan */
 };
 
+/* A plan as ranks are told it. */
+struct split layout_split(const struct plan *plan);
+
 status_t case_layout(struct lab *lab, const struct layout_case *wanted, struct layout_found *found,
                      struct error *error);
+
+/* In seconds, until the steps of all the load's jobs are done. */
+struct planned_found {
+    double predicted, simulated;
+    char text[160]; /* the plan */
+};
+
+/* One replica, on nodes as the machine has them; of caching what the request says, by masks. */
+status_t case_planned(struct lab *lab, const struct planner_request *request,
+                      const struct planner_layout *layout, struct planned_found *found, struct error *error);
 
 #endif

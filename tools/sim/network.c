@@ -33,12 +33,6 @@ struct note {
     struct fabric_event event;
 };
 
-/* A directed link, from the port that has it. */
-struct link {
-    int64_t free_ns; /* when what was posted so far has left */
-    struct network_traffic traffic;
-};
-
 struct fabric {
     int port, credits_each;
     uint64_t max_bytes;
@@ -47,7 +41,8 @@ struct fabric {
     int64_t since_ns; /* killed or stopped: what its turn under way would have sent later is not sent */
     int descriptor;   /* always readable: nobody ever sleeps on it here */
     void (*wake)(void *context);
-    void *wake_context;
+    void (*wait)(void *context, int64_t deadline_ns);
+    void *owner;
 
     uint64_t epoch; /* of the latest join */
     bool joined, over, aborted;
@@ -60,14 +55,16 @@ struct fabric {
     struct message *early; /* arrived for an epoch that is not joined here yet, newest first */
     struct message *held;  /* it would have sent them, but was stopped; newest first */
     struct fabric_traffic traffic;
-    struct link links[MAX_PORTS];
+    int64_t free_ns;                      /* when what was posted so far to its own node has left */
+    struct network_traffic to[MAX_PORTS]; /* each port */
 };
 
 static struct network {
     struct network_config config;
     struct fabric *ports[MAX_PORTS];
     int count;
-    struct message *messages; /* those with holders */
+    int64_t free_ns[MAX_PORTS]; /* of each node: when what was posted so far to others has left */
+    struct message *messages;   /* those with holders */
 } network;
 
 status_t network_open(const struct network_config *config, struct error *error)
@@ -105,7 +102,7 @@ static void push(struct fabric *f, const struct fabric_event *event)
     *note = (struct note){.event = *event};
     *f->end = note;
     f->end = &note->next;
-    if (f->wake) f->wake(f->wake_context);
+    if (f->wake) f->wake(f->owner);
 }
 
 static void end_epoch(struct fabric *f, const struct fabric_event *event)
@@ -349,18 +346,37 @@ static void arrive(void *context, uint64_t unused)
              .kind = FABRIC_RECEIVED, .peer = from, .ticket = m->ticket, .payload = m->payload, .hold = m});
 }
 
-/* When a message that is posted now has left. */
-static int64_t occupy(struct link *link, const struct ticket *ticket)
+static int node_of(const struct fabric *f)
 {
-    double seconds = network.config.bytes_per_second > 0
-                         ? (double)(ticket->bytes + TICKET_BYTES) / network.config.bytes_per_second
-                         : 0;
-    int64_t begin_ns = clock_now_ns() > link->free_ns ? clock_now_ns() : link->free_ns;
-    link->free_ns = begin_ns + (int64_t)(seconds * (double)SECOND_NS);
-    link->traffic.messages++;
-    link->traffic.hops += ticket->kind == TICKET_HOP;
-    link->traffic.bytes += ticket->bytes;
-    return link->free_ns;
+    return network.config.per_node ? f->port / network.config.per_node : 0;
+}
+
+static int64_t latency_ns(const struct fabric *from, const struct fabric *to)
+{
+    return node_of(from) == node_of(to) ? network.config.latency_ns : network.config.node_latency_ns;
+}
+
+/* A message is at its sender's way out: when has it left? In the order of the moments at which they come here, whoever
+ * shares that way. */
+static int64_t occupy(const struct message *m)
+{
+    bool near = node_of(m->from) == node_of(m->to);
+    double rate = near ? network.config.bytes_per_second : network.config.node_bytes_per_second;
+    int64_t *free_ns = near ? &m->from->free_ns : &network.free_ns[node_of(m->from)];
+    double bytes =
+        network.config.weigh ? network.config.weigh(&m->ticket) : (double)(m->ticket.bytes + TICKET_BYTES);
+    double seconds = rate > 0 ? bytes / rate : 0;
+    int64_t begin_ns = world_now_ns() > *free_ns ? world_now_ns() : *free_ns;
+    *free_ns = begin_ns + (int64_t)(seconds * (double)SECOND_NS);
+    return *free_ns;
+}
+
+static void leave(void *context, uint64_t unused)
+{
+    struct message *m = context;
+    int64_t gone_ns = occupy(m);
+    world_at(gone_ns, WORLD_ARRIVES, sent, m, 0);
+    world_at(gone_ns + latency_ns(m->from, m->to), WORLD_ARRIVES, arrive, m, 0);
 }
 
 static struct message *make_message(struct fabric *f, struct fabric *to, const struct ticket *ticket,
@@ -403,10 +419,12 @@ status_t fabric_post(struct fabric *f, int peer, const struct ticket *ticket, co
     f->traffic.bytes_sent += ticket->bytes;
     if (!f->members[peer]) return STATUS_OK; /* an address that leads nowhere: lost at the join's deadline */
     struct message *m = make_message(f, f->members[peer], ticket, payload, cookie);
-    int64_t gone_ns = occupy(&f->links[m->to->port], ticket);
+    struct network_traffic *traffic = &f->to[m->to->port];
+    traffic->messages++;
+    traffic->hops += ticket->kind == TICKET_HOP;
+    traffic->bytes += ticket->bytes;
     if (network.config.seen) network.config.seen(network.config.argument, f->port, m->to->port, &m->ticket);
-    world_at(gone_ns, WORLD_ARRIVES, sent, m, 0);
-    world_at(gone_ns + network.config.latency_ns, WORLD_ARRIVES, arrive, m, 0);
+    world_at(m->posted_ns, WORLD_ARRIVES, leave, m, 0);
     return STATUS_OK;
 }
 
@@ -449,7 +467,7 @@ static void credit_back(void *context, uint64_t epoch)
     message_drop(m);
     if (peer < 0) return;
     f->credits[peer]++;
-    if (f->starved[peer] && f->wake) f->wake(f->wake_context);
+    if (f->starved[peer] && f->wake) f->wake(f->owner);
     f->starved[peer] = false;
 }
 
@@ -460,16 +478,19 @@ void fabric_release(struct fabric *f, struct fabric_event *event)
     event->hold = NULL;
     event->payload = NULL;
     if (in_epoch(f, m->epoch))
-        world_at(clock_now_ns() + network.config.latency_ns, WORLD_ARRIVES, credit_back, m, m->epoch);
+        world_at(clock_now_ns() + latency_ns(m->to, m->from), WORLD_ARRIVES, credit_back, m, m->epoch);
     else
         message_drop(m);
 }
 
-/* Nobody waits on the virtual clock: ranks are woken instead. */
+/* Who has a way to wait lets the clock go on; without one, ranks are woken and never wait. */
 status_t fabric_wait(struct fabric *f, int64_t deadline_ns, struct error *error)
 {
+    bool may_wait = f->wait && !f->first && f->joined && !f->over && clock_now_ns() < deadline_ns;
+    if (may_wait) f->wait(f->owner, deadline_ns);
     if (f->first) return STATUS_OK;
     if (!f->joined || f->over) return report_over(f, error);
+    if (may_wait && clock_now_ns() < deadline_ns) return STATUS_OK; /* woken by a credit, say */
     return error_set(error, STATUS_DEADLINE, "fabric: nothing came before the deadline");
 }
 
@@ -496,10 +517,12 @@ void fabric_traffic(const struct fabric *f, struct fabric_traffic *traffic)
     *traffic = f->traffic;
 }
 
-void network_notify(struct fabric *f, void (*wake)(void *context), void *context)
+void network_notify(struct fabric *f, void (*wake)(void *context),
+                    void (*wait)(void *context, int64_t deadline_ns), void *owner)
 {
     f->wake = wake;
-    f->wake_context = context;
+    f->wait = wait;
+    f->owner = owner;
 }
 
 int network_port(const struct fabric *f)
@@ -509,5 +532,5 @@ int network_port(const struct fabric *f)
 
 struct network_traffic network_traffic(int from, int to)
 {
-    return network.ports[from]->links[to].traffic;
+    return network.ports[from]->to[to];
 }

@@ -148,10 +148,18 @@ static struct rehearsal_told told_now(const Refrain__Job *job)
     return (struct rehearsal_told){now_ns, now_ns + left_ms * MILLISECOND_NS};
 }
 
+static void watch_bar(struct rehearsal_job *job, const Refrain__Progress *progress)
+{
+    if (!progress || !progress->steps || progress->phase > REFRAIN__PHASE__PHASE_DENOISE) return;
+    if (job->shown - (int)progress->step > job->set_back) job->set_back = job->shown - (int)progress->step;
+    job->shown = (int)progress->step;
+}
+
 static void take_job(struct rehearsal *s, const Refrain__Job *now)
 {
     struct rehearsal_job *job = job_of(s, now->job);
     if (!job) return;
+    watch_bar(job, now->progress);
     bool denoising = now->progress && now->progress->phase == REFRAIN__PHASE__PHASE_DENOISE;
     int steps = denoising ? (int)now->progress->step : 0;
     if (steps > job->steps_done || now->attempt != job->attempt) {

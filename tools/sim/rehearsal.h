@@ -49,6 +49,7 @@ struct rehearsal_job {
     uint32_t attempt;
     int64_t submitted_ns, started_ns, ended_ns; /* as the client hears of it; 0: not yet */
     int steps_done;                             /* of the latest progress */
+    int shown, set_back; /* steps as a bar would show them; the most that it ever went back */
     int steps_reported; /* over all attempts: what was computed more than once counts twice */
     struct rehearsal_told told[3]; /* at submission; when a quarter, and when half of its steps were done */
     struct rehearsal_told asked;   /* when rehearsal_ask last asked */

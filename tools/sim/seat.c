@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "tools/sim/fiber.h"
 #include "tools/sim/keeper.h"
 #include "tools/sim/network.h"
 #include "tools/sim/office.h"
@@ -24,9 +25,13 @@ struct seat {
     struct courier *courier;
     struct rank *rank;
     struct rank_config rank_config;
+    struct fiber *fiber; /* takes the turns: the rank may wait in the middle of one, for other ranks */
     bool killed, stopped, ended;
+    bool in_turn, worked;      /* a turn is not over yet; it did something */
+    int64_t again_ns, wait_ns; /* when the turn wants another one; when its wait is over */
+    bool alarmed;              /* the end of a wait was announced, of this one or an earlier one */
     int64_t busy_until_ns, busy_ns;
-    int64_t turn_ns; /* when the next turn is due; CLOCK_NEVER: somebody must wake it */
+    int64_t turn_ns; /* when it goes on; CLOCK_NEVER: somebody must wake it */
     char group[65], name[32];
     char directory[DIRECTORY_BYTES];
 };
@@ -58,23 +63,69 @@ static void end(struct seat *seat)
     seat->control = NULL;
 }
 
+/* On its own stack, turn after turn. */
+static void take_turns(void *context)
+{
+    struct seat *seat = context;
+    for (;;) {
+        seat->worked = rank_turn(seat->rank, &seat->again_ns);
+        seat->in_turn = false;
+        fiber_pause(seat->fiber);
+    }
+}
+
+/* The rank waits for the fabric: it goes on when something arrives that it has not seen, or at the deadline. */
+static void wait(void *context, int64_t deadline_ns)
+{
+    struct seat *seat = context;
+    seat->wait_ns = deadline_ns;
+    fiber_pause(seat->fiber);
+}
+
+/* Waits are many and their ends far away: one at a time is announced. */
+static void alarm_seat(void *context, uint64_t unused);
+
+static void set_alarm(struct seat *seat)
+{
+    if (seat->alarmed) return;
+    seat->alarmed = true;
+    world_at(seat->wait_ns, WORLD_WORKS, alarm_seat, seat, 0);
+}
+
+static void alarm_seat(void *context, uint64_t unused)
+{
+    struct seat *seat = context;
+    seat->alarmed = false;
+    if (!seat->in_turn || seat->killed) return;
+    if (world_now_ns() < seat->wait_ns)
+        set_alarm(seat);
+    else
+        wake(seat);
+}
+
 static void take_turn(void *context, uint64_t when_ns)
 {
     struct seat *seat = context;
-    int64_t deadline_ns;
     if (seat->turn_ns != (int64_t)when_ns) return; /* another one was made for an earlier moment */
     seat->turn_ns = CLOCK_NEVER;
     if (seat->killed || seat->stopped || seat->ended) return;
+    if (world_now_ns() < seat->busy_until_ns) { /* woken by what it did itself, while it was at it */
+        turn_at(seat, seat->busy_until_ns);
+        return;
+    }
     log_identify(seat->name);
     world_enter(seat->config.speed);
-    bool worked = rank_turn(seat->rank, &deadline_ns);
+    seat->in_turn = true;
+    fiber_resume(seat->fiber);
     seat->busy_until_ns = world_leave();
     log_identify("coordinator");
     seat->busy_ns += seat->busy_until_ns - world_now_ns();
-    if (rank_over(seat->rank))
+    if (seat->in_turn)
+        set_alarm(seat);
+    else if (rank_over(seat->rank))
         end(seat);
     else
-        turn_at(seat, worked ? seat->busy_until_ns : deadline_ns);
+        turn_at(seat, seat->worked ? seat->busy_until_ns : seat->again_ns);
 }
 
 /* --------------------------------------------------------------------------------------------------- life */
@@ -92,6 +143,8 @@ static void describe(const struct seat *seat, struct control_config *config)
     hello->pid = (uint32_t)(PIDS_FROM + network_port(seat->engine.fabric));
     hello->backend = (char *)(uintptr_t)seat->engine.ops->name;
     hello->threads = 1;
+    hello->has_alone = 1;
+    hello->alone = seat->config.alone;
     hello->memory_bytes = (uint64_t)1 << 40;
     hello->gflops = 100 * seat->config.speed;
     hello->fabric = (char *)(uintptr_t) "zmq";
@@ -135,14 +188,16 @@ status_t seat_open(const struct seat_config *config, struct seat **seat, struct 
                                           .courier = s->courier,
                                           .directory = s->directory,
                                           .join_timeout_ns = config->join_ns};
+    if (status == STATUS_OK) status = fiber_open(take_turns, s, &s->fiber, error);
     if (status == STATUS_OK) status = rank_open(&s->rank_config, &s->rank, error);
     if (status != STATUS_OK) goto err_control;
-    network_notify(s->engine.fabric, wake, s);
+    network_notify(s->engine.fabric, wake, wait, s);
     office_notify(s->control, wake, s);
     if (s->courier) keeper_notify(s->courier, wake, s);
     *seat = s;
     return STATUS_OK;
 err_control:
+    fiber_close(s->fiber);
     courier_close(s->courier);
     control_stop(s->control);
 err_fabric:
@@ -171,6 +226,7 @@ void seat_close(struct seat *seat)
 {
     if (!seat) return;
     if (seat->rank) rank_close(seat->rank, &(struct error){0});
+    fiber_close(seat->fiber);
     control_stop(seat->control);
     courier_close(seat->courier);
     fabric_close(seat->engine.fabric);

@@ -30,6 +30,7 @@ struct seat_config {
     int credits;           /* of the fabric */
     int64_t orphan_ns, join_ns;
     bool checkpoints; /* has a courier */
+    bool alone;       /* started by itself, not with the group */
 };
 
 status_t seat_open(const struct seat_config *config, struct seat **seat, struct error *error);

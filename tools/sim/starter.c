@@ -88,6 +88,7 @@ static void start_seat(void *context, uint64_t value)
     config.group = s->group;
     config.rank = rank;
     config.ranks = s->config.ranks;
+    config.alone = !first;
     config.speed = s->config.speeds ? s->config.speeds[rank] : 1;
     if (seat_open(&config, &s->seats[rank], &error) != STATUS_OK) abort();
     s->all[s->started++] = s->seats[rank];

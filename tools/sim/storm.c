@@ -9,7 +9,7 @@
 #include "base/log.h"
 #include "tools/sim/rehearsal.h"
 
-enum { LAYERS = 8, PERMILLE_STOPS = 300, PERMILLE_LOSSES = 150 };
+enum { LAYERS = 8, PERMILLE_STOPS = 300, PERMILLE_LOSSES = 150, PERMILLE_DRAINS = 600 };
 
 #define STORM_NS (20 * SECOND_NS)
 #define LIMIT_NS (3000 * SECOND_NS)
@@ -108,6 +108,12 @@ static void strike(struct rehearsal *r, const struct storm_case *w, struct dice 
                    struct storm_found *found)
 {
     int rank = (int)roll(dice, (uint64_t)w->ranks);
+    if (w->drains && roll(dice, 1000) < PERMILLE_DRAINS) {
+        bool back = roll(dice, 2);
+        log_line(LOG_INFO, "storm: rank %d is drained%s", rank, back ? ", or is no more" : "");
+        found->drains += rehearsal_drain(r, rank, back, NULL) == STATUS_OK;
+        return;
+    }
     uint64_t what = roll(dice, 1000);
     if (w->coordinator && what < PERMILLE_LOSSES) {
         int64_t away_ns = (int64_t)roll(dice, 2 * SECOND_NS);
@@ -181,6 +187,7 @@ status_t storm_run(struct calm *calm, const struct storm_case *wanted, struct st
         rehearsal_run(r, rehearsal_now_ns(r) + (int64_t)roll(&dice, (uint64_t)(2 * wanted->pause_ns)));
         strike(r, wanted, &dice, found);
     }
+    for (int rank = 0; rank < wanted->ranks && wanted->drains; rank++) rehearsal_drain(r, rank, true, NULL);
     if (status == STATUS_OK) status = rehearsal_finish(r, LIMIT_NS, error);
     for (int i = 0; i < wanted->jobs && status == STATUS_OK; i++) compare(calm, r, jobs[i], found);
     rehearsal_counts(r, &counts);

@@ -30,10 +30,12 @@ struct storm_case {
     int64_t pause_ns; /* between two disturbances, on average; 0: none */
     int64_t until_ns; /* no disturbance after that; 0: 20 s */
     bool coordinator; /* is killed, too */
+    bool drains;      /* ranks are drained, and told to come back, too */
 };
 
 struct storm_found {
     int kills, stops, losses; /* ranks killed, ranks stopped for a while, coordinators killed */
+    int drains;               /* ranks drained or told to come back, where that was not refused */
     int processes;            /* ranks started */
     int failed, different;    /* jobs that did not complete; latents that are not those of the calm */
     int given_up;             /* jobs whose ranks happened to be lost so often that they were taken for the cause */

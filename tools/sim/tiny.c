@@ -18,14 +18,45 @@
 static const char *const experts[] = {"transformer", "transformer_2"};
 static const char *const linked[] = {"model_index.json", "scheduler", "text_encoder", "tokenizer", "vae"};
 
-enum { EXPERTS = 2, LINKED = sizeof linked / sizeof *linked, NAME_BYTES = 160 };
+enum { EXPERTS = 2, LINKED = sizeof linked / sizeof *linked, NAME_BYTES = 160, MOST_AXES = 8 };
 
 /* A safetensors file as it grows: its header, and the values behind it. */
 struct writer {
     json_t *header;
     float *values;
     size_t count, capacity;
+    int64_t hidden, wanted; /* width of the source's hidden state, and of the new one */
 };
+
+/* Along an axis: those that are as long as the hidden state, or as the six vectors of its modulation. */
+static int64_t new_length(const struct writer *w, int64_t length)
+{
+    return length == w->hidden || length == 6 * w->hidden ? length / w->hidden * w->wanted : length;
+}
+
+/* The first values along each axis; in, out: [from], [to] of this axis and the further ones. Returns behind them. */
+static float *cut(const float *in, const int64_t *from, const int64_t *to, int axes, float scale, float *out)
+{
+    int64_t step = 1;
+    if (axes == 0) {
+        *out = *in * scale;
+        return out + 1;
+    }
+    for (int i = 1; i < axes; i++) step *= from[i];
+    for (int64_t i = 0; i < to[0]; i++) out = cut(in + i * step, from + 1, to + 1, axes - 1, scale, out);
+    return out;
+}
+
+static status_t make_room(struct writer *w, size_t count, struct error *error)
+{
+    if (w->count + count <= w->capacity) return STATUS_OK;
+    size_t capacity = 2 * (w->count + count);
+    float *more = realloc(w->values, capacity * sizeof *more);
+    if (!more) return error_set(error, STATUS_NO_MEMORY, "no memory for a tiny model");
+    w->values = more;
+    w->capacity = capacity;
+    return STATUS_OK;
+}
 
 static status_t add(struct writer *w, const char *name, const struct safetensors *file,
                     const struct safetensors_entry *entry, float scale, struct error *error)
@@ -34,26 +65,31 @@ static status_t add(struct writer *w, const char *name, const struct safetensors
                             .dtype = (dtype_t)entry->type->dtype,
                             .rank = entry->rank,
                             .count = entry->count};
-    size_t count = (size_t)entry->count;
-    if (entry->type->dtype < 0) return error_set(error, STATUS_INVALID, "%s: is not of floats", entry->name);
-    if (w->count + count > w->capacity) {
-        size_t capacity = 2 * (w->count + count);
-        float *more = realloc(w->values, capacity * sizeof *more);
-        if (!more) return error_set(error, STATUS_NO_MEMORY, "no memory for a tiny model");
-        w->values = more;
-        w->capacity = capacity;
-    }
-    float *out = w->values + w->count;
-    tensor_to_f32(&tensor, out);
-    for (size_t i = 0; i < count; i++) out[i] *= scale;
+    int64_t from[MOST_AXES], to[MOST_AXES];
+    size_t count = 1;
+    if (entry->type->dtype < 0 || entry->rank > MOST_AXES)
+        return error_set(error, STATUS_INVALID, "%s: is not of floats along a few axes", entry->name);
     json_t *shape = json_array();
-    for (int i = 0; i < entry->rank; i++) json_array_append_new(shape, json_integer(entry->shape[i]));
+    for (int i = 0; i < entry->rank; i++) {
+        from[i] = entry->shape[i];
+        to[i] = new_length(w, from[i]);
+        count *= (size_t)to[i];
+        json_array_append_new(shape, json_integer(to[i]));
+    }
     json_object_set_new(w->header, name,
                         json_pack("{s:s, s:o, s:[I, I]}", "dtype", "F32", "shape", shape, "data_offsets",
                                   (json_int_t)(w->count * sizeof(float)),
                                   (json_int_t)((w->count + count) * sizeof(float))));
-    w->count += count;
-    return STATUS_OK;
+    float *whole = malloc((size_t)entry->count * sizeof *whole);
+    status_t status = make_room(w, count, error);
+    if (!whole) status = error_set(error, STATUS_NO_MEMORY, "no memory for a tiny model");
+    if (status == STATUS_OK) {
+        tensor_to_f32(&tensor, whole);
+        cut(whole, from, to, entry->rank, scale, w->values + w->count);
+        w->count += count;
+    }
+    free(whole);
+    return status;
 }
 
 /* "blocks.7.attn1.to_q.weight": 7, and what comes behind the number. -1: not a block's. */
@@ -107,16 +143,23 @@ static int count_blocks(const struct safetensors *source)
     return count;
 }
 
-static status_t write_transformer(const char *from, const char *to, int layers, struct error *error)
+/* What stands in the source's config.json, and what the new one is to have. */
+struct widths {
+    int64_t hidden, wanted;
+    int layers, heads, head_dim;
+};
+
+static status_t write_transformer(const char *from, const char *to, const struct widths *widths,
+                                  struct error *error)
 {
     char path[PATH_MAX];
     struct safetensors source;
-    struct writer w = {.header = json_object()};
+    struct writer w = {.header = json_object(), .hidden = widths->hidden, .wanted = widths->wanted};
     snprintf(path, sizeof path, "%.4000s/" WEIGHTS, from);
     status_t status = safetensors_open(path, &source, error);
     if (status != STATUS_OK) goto out;
     int held = count_blocks(&source);
-    status = held ? write_blocks(&source, held, layers, &w, error)
+    status = held ? write_blocks(&source, held, widths->layers, &w, error)
                   : error_set(error, STATUS_INVALID, "%s: has no blocks", path);
     snprintf(path, sizeof path, "%.4000s/" WEIGHTS, to);
     if (status == STATUS_OK) status = write_file(&w, path, error);
@@ -127,28 +170,49 @@ out:
     return status;
 }
 
-static status_t write_config(const char *from, const char *to, int layers, struct error *error)
+static int number(const json_t *config, const char *key)
+{
+    return (int)json_integer_value(json_object_get(config, key));
+}
+
+static status_t write_config(const char *from, const char *to, const struct tiny_shape *shape,
+                             struct widths *widths, struct error *error)
 {
     char path[PATH_MAX];
     snprintf(path, sizeof path, "%.4000s/" CONFIG, from);
     json_t *config = json_load_file(path, 0, NULL);
     if (!config) return error_set(error, STATUS_IO, "%s: cannot be read", path);
-    json_object_set_new(config, "num_layers", json_integer(layers));
+    int heads = number(config, "num_attention_heads"), head_dim = number(config, "attention_head_dim");
+    *widths = (struct widths){.hidden = heads * head_dim,
+                              .layers = shape->layers ? shape->layers : number(config, "num_layers"),
+                              .heads = shape->heads ? shape->heads : heads,
+                              .head_dim = shape->head_dim ? shape->head_dim : head_dim};
+    widths->wanted = widths->heads * widths->head_dim;
+    json_object_set_new(config, "num_layers", json_integer(widths->layers));
+    json_object_set_new(config, "num_attention_heads", json_integer(widths->heads));
+    json_object_set_new(config, "attention_head_dim", json_integer(widths->head_dim));
     snprintf(path, sizeof path, "%.4000s/" CONFIG, to);
     bool written = json_dump_file(config, path, JSON_INDENT(2)) == 0;
     json_decref(config);
-    return written ? STATUS_OK : error_set(error, STATUS_IO, "%s: cannot be written", path);
+    if (!written) return error_set(error, STATUS_IO, "%s: cannot be written", path);
+    if (widths->wanted > widths->hidden)
+        return error_set(error, STATUS_INVALID, "%d heads of %d are more than %s has", widths->heads,
+                         widths->head_dim, from);
+    return STATUS_OK;
 }
 
 /* One expert: from its directory in the small model to a new one. */
-static status_t make_expert(const char *from, const char *to, int layers, struct error *error)
+static status_t make_expert(const char *from, const char *to, const struct tiny_shape *shape,
+                            struct error *error)
 {
+    struct widths widths = {0};
     if (mkdir(to, 0700) != 0) return error_set(error, STATUS_IO, "%s: cannot be made: %m", to);
-    status_t status = write_config(from, to, layers, error);
-    return status == STATUS_OK ? write_transformer(from, to, layers, error) : status;
+    status_t status = write_config(from, to, shape, &widths, error);
+    return status == STATUS_OK ? write_transformer(from, to, &widths, error) : status;
 }
 
-status_t tiny_make(const char *source, const char *directory, int layers, struct error *error)
+status_t tiny_make(const char *source, const char *directory, const struct tiny_shape *shape,
+                   struct error *error)
 {
     char whole[PATH_MAX], from[PATH_MAX], to[PATH_MAX];
     status_t status = STATUS_OK;
@@ -162,7 +226,7 @@ status_t tiny_make(const char *source, const char *directory, int layers, struct
     for (int i = 0; i < EXPERTS && status == STATUS_OK; i++) {
         snprintf(from, sizeof from, "%.3900s/%s", whole, experts[i]);
         snprintf(to, sizeof to, "%.3900s/%s", directory, experts[i]);
-        if (access(from, F_OK) == 0) status = make_expert(from, to, layers, error);
+        if (access(from, F_OK) == 0) status = make_expert(from, to, shape, error);
     }
     return status;
 }

@@ -136,9 +136,14 @@ struct names {
     struct text_facts positive, negative;
     struct first_step_facts first;
     struct run_facts run;
-    struct key origin;
+    struct key origin, begin; /* the run, and its checkpoint, that it goes on from */
     uint64_t weights;
 };
+
+static void must(status_t status)
+{
+    if (status != STATUS_OK) abort();
+}
 
 static void name_request(const struct replay *replay, const struct request *request, struct names *names)
 {
@@ -177,15 +182,10 @@ static void name_request(const struct replay *replay, const struct request *requ
     if (request->from < 0) return;
     struct names before;
     name_request(replay, &replay->trace->request[request->from], &before);
-    if (key_of_checkpoint(request->tenant, &before.run, request->at, &names->origin, NULL) != STATUS_OK)
-        abort();
+    if (key_of_latent(request->tenant, &before.run, &names->origin, NULL) != STATUS_OK) abort();
+    must(key_of_checkpoint(&names->origin, request->at, &names->begin, NULL));
     names->run.origin = &names->origin;
     names->run.origin_step = request->at;
-}
-
-static void must(status_t status)
-{
-    if (status != STATUS_OK) abort();
 }
 
 /* The text encodings that a job needs; returns when they are there. */
@@ -228,15 +228,15 @@ static void steps(struct replay *replay, const struct request *request, const st
 {
     struct costs costs = request_costs(request);
     double step_s = costs.forward_s * (request->guidance > 1 ? 2 : 1);
-    struct key key;
+    struct key key, run;
+    must(key_of_latent(request->tenant, &names->run, &run, NULL));
     for (uint32_t step = done + 1; step < request->steps; step++) {
         t += step_s;
         if (step % replay->settings->cadence || step <= names->run.origin_step) continue;
-        must(key_of_checkpoint(request->tenant, &names->run, step, &key, NULL));
+        must(key_of_checkpoint(&run, step, &key, NULL));
         due_add(replay, t, &key, costs.checkpoint_bytes, step * step_s);
     }
-    must(key_of_latent(request->tenant, &names->run, &key, NULL));
-    due_add(replay, t + step_s, &key, costs.latent_bytes, request->steps * step_s);
+    due_add(replay, t + step_s, &run, costs.latent_bytes, request->steps * step_s);
 }
 
 static void serve(struct replay *replay, const struct request *request)
@@ -251,10 +251,10 @@ static void serve(struct replay *replay, const struct request *request)
     must(key_of_latent(request->tenant, &names.run, &key, NULL));
     if (look_up(replay, &key) > 0) return;
     double t = texts(replay, request, &names, request->t);
-    uint32_t done = request->from >= 0 && look_up(replay, &names.origin) > 0 ? request->at : 0;
+    uint32_t done = request->from >= 0 && look_up(replay, &names.begin) > 0 ? request->at : 0;
     if (done == 0 && request->from >= 0) { /* what it goes on from has to be made again */
         double made = t + request->at * step_s;
-        due_add(replay, made, &names.origin, costs.checkpoint_bytes, request->at * step_s);
+        due_add(replay, made, &names.begin, costs.checkpoint_bytes, request->at * step_s);
         if (!replay->perhaps) t = made;
         done = request->at;
     } else if (done == 0) {

@@ -1,0 +1,182 @@
+/*
+ * test_moves_service.c - groups that change while jobs run, with real processes: a rank that comes by hand, another layout, ranks
+ * that leave and return at random, a coordinator that is killed meanwhile. The same files, always.
+ */
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <cmocka.h>
+
+#include "tests/service_fixture.h"
+
+enum { KINDS = 4, PATIENCE = 600 /* times 50 ms */ };
+
+static char text[TEXT_BYTES];
+
+/* Guided jobs whose state is of every sort: none, rings, blocks, two passes. */
+static const char *const kinds[KINDS] = {
+    "--steps 220 --width 96 --height 64 --frames 17 --guidance 4 --seed 3 --prompt 'a blue disc falling'",
+    "--steps 60 --width 64 --height 64 --frames 17 --guidance 4 --seed 4 --cache balanced --prompt 'a red ring rising'",
+    "--steps 40 --width 64 --height 64 --frames 9 --guidance 4 --seed 5 --cache dbprune:F=1,threshold=0.1 --prompt 'a star'",
+    "--steps 30 --width 64 --height 64 --frames 9 --guidance 4 --seed 6 --cache fast --preview-every 5 --prompt 'a ring'",
+};
+
+static void begin_job(int kind, char number[16])
+{
+    shell_run(text, "refrain submit --quiet --model reference %s", kinds[kind]);
+    snprintf(number, 16, "%lu", strtoul(text, NULL, 10));
+}
+
+static void fetch(const char *number, const char *name)
+{
+    shell_run(text, "refrain watch %s --quiet", number);
+    shell_run(text, "refrain result %s --output %s/%s.mp4", number, stand_directory, name);
+}
+
+/* As the job is when nothing happens; made once. */
+static void expect_calm(int kind, const char *number)
+{
+    char here[PATH_BYTES + 32], calm[PATH_BYTES + 32];
+    fetch(number, "here");
+    snprintf(here, sizeof here, "%s/here.mp4", stand_directory);
+    snprintf(calm, sizeof calm, "%s/calm-%d.mp4", stand_directory, kind);
+    expect_equal_files(here, calm);
+}
+
+static int number_after(const char *name)
+{
+    const char *at = strstr(text, name);
+    return at ? atoi(at + strlen(name)) : 0;
+}
+
+static void wait_for_step(const char *number, int step)
+{
+    for (int i = 0; i < PATIENCE; i++) {
+        shell_run(text, "refrain status %s --json", number);
+        if (strstr(text, "\"state\":\"completed\"")) fail_msg("job %s was too quick", number);
+        if (number_after("\"step\":") >= step) return;
+        usleep(50000);
+    }
+    fail_msg("job %s makes no way", number);
+}
+
+static int ranks_in(const char *state)
+{
+    shell_run(text, "refrain ranks --json | tr ',' '\\n' | grep -c '\"state\":\"%s\"' || true", state);
+    return atoi(text);
+}
+
+static void wait_for_ranks(const char *state, int count)
+{
+    for (int i = 0; i < PATIENCE && ranks_in(state) != count; i++) usleep(50000);
+    if (ranks_in(state) != count) fail_msg("%d ranks are %s, not %d", ranks_in(state), state, count);
+}
+
+static void the_calm(void **state)
+{
+    struct stand s;
+    char number[16], name[16];
+    stand_start(&s, "calm", 2, "");
+    shell_run(text, "refrain models add reference models/reference");
+    for (int kind = 0; kind < KINDS; kind++) {
+        begin_job(kind, number);
+        snprintf(name, sizeof name, "calm-%d", kind);
+        fetch(number, name);
+    }
+    stand_stop(&s);
+}
+
+/* One that the group never had, started by hand as on another host; it helps, and when it is killed the job goes on without. */
+static void a_rank_that_comes_by_hand_joins_the_job_that_runs(void **state)
+{
+    struct stand s;
+    char number[16], group[80];
+    stand_start(&s, "came", 1, "");
+    shell_run(text, "refrain models add reference models/reference");
+    begin_job(0, number);
+    wait_for_step(number, 3);
+    shell_run(text, "refrain ranks --json | sed 's/.*\"group\":\"\\([0-9a-f]*\\)\".*/\\1/'");
+    snprintf(group, sizeof group, "%.*s", (int)strcspn(text, "\n"), text);
+    program_start("mpirun -np 1 refrain-worker --coordinator ipc://%s.worker --group %s --seat 1/2 --threads 1 "
+                  ">>%s.log 2>&1",
+                  s.data, group, s.data);
+    wait_for_ranks("here", 2);
+    wait_for_step(number, 4);
+    assert_non_null(strstr(text, "2 ranks"));
+    kill(stand_last_rank(), SIGKILL);
+    wait_for_ranks("here", 1);
+    expect_calm(0, number);
+    shell_run(text, "refrain status %s --json", number);
+    assert_int_equal(number_after("\"attempt\":"), 3);
+    stand_stop(&s);
+}
+
+/* A guided job that comes while one without guidance runs, and is soon alone: then its branches are better computed side by
+ * side. */
+static void a_job_that_runs_gets_another_layout(void **state)
+{
+    struct stand s;
+    char number[16];
+    stand_start(&s, "anew", 2, "--settle 500ms --home fixed --threads 1");
+    shell_run(text, "refrain models add reference models/reference");
+    shell_run(text, "refrain submit --quiet --model reference --steps 20 --guidance 1 --prompt first");
+    begin_job(0, number);
+    for (int i = 0; i < PATIENCE; i++) {
+        shell_run(text, "refrain status %s", number);
+        if (strstr(text, "(attempt 2)") || strstr(text, "completed")) break;
+        usleep(50000);
+    }
+    assert_non_null(strstr(text, "because    laid out anew: cfg, "));
+    expect_calm(0, number);
+    shell_run(text, "grep -c 'laid out anew: cfg, [0-9]* s expected gain, [0-9]* s cost' %s.log", s.data);
+    assert_true(atoi(text) >= 1);
+    shell_run(text, "refrain status %s --json", number);
+    assert_int_equal(number_after("\"attempt\":"), 2);
+    assert_non_null(strstr(text, "branches"));
+    stand_stop(&s);
+}
+
+/* Somebody takes ranks out and puts them back, faster than the group can follow, while jobs of every sort run; in between the
+ * coordinator is killed. */
+static void ranks_that_come_and_go_at_random_cost_no_bit(void **state)
+{
+    enum { JOBS = 6, ROUNDS = 12, RANKS = 3 };
+    struct stand s;
+    char numbers[JOBS][16];
+    unsigned dice = 7;
+    stand_start(&s, "random", RANKS, "--settle 1s");
+    shell_run(text, "refrain models add reference models/reference");
+    for (int i = 0; i < JOBS; i++) begin_job(1 + i % (KINDS - 1), numbers[i]);
+    wait_for_step(numbers[0], 2);
+    for (int round = 0; round < ROUNDS; round++) {
+        dice = dice * 1103515245u + 12345u;
+        int rank = (int)(dice >> 16) % RANKS;
+        shell(text, "refrain drain %d %s", rank, dice >> 28 & 1 ? "--back" : ""); /* may be refused */
+        if (round == ROUNDS / 2) {
+            kill(s.coordinator, SIGKILL);
+            program_wait(s.coordinator, 15);
+            stand_start(&s, "random", RANKS, "--settle 1s");
+        }
+        usleep(100000 + (dice >> 20) % 5 * 100000);
+    }
+    for (int rank = 0; rank < RANKS; rank++) shell(text, "refrain drain %d --back", rank);
+    for (int i = 0; i < JOBS; i++) expect_calm(1 + i % (KINDS - 1), numbers[i]);
+    wait_for_ranks("here", RANKS);
+    stand_stop(&s);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(the_calm),
+        cmocka_unit_test(a_rank_that_comes_by_hand_joins_the_job_that_runs),
+        cmocka_unit_test(a_job_that_runs_gets_another_layout),
+        cmocka_unit_test(ranks_that_come_and_go_at_random_cost_no_bit),
+    };
+    return cmocka_run_group_tests(tests, stand_set_up, stand_tear_down);
+}

@@ -1,0 +1,241 @@
+/*
+ * test_sim_wide.c - stages of several ranks, branches on chains of their own, pools for experts, and all of these together: what
+ * the planner predicts until a load's last job is done, against the service's own ranks on the virtual clock.
+ */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <string.h>
+#include <cmocka.h>
+
+#include "base/clock.h"
+#include "tools/sim/hand.h"
+#include "tools/sim/layouts.h"
+
+#define WITHIN 0.05
+
+enum { LAYERS = 8, HEADS = 8, HEAD_DIM = 2, TOKENS = 16 };
+
+/* Bytes a second: the exchange of a block takes 1 %, a third and the whole of a block's time, on two ranks a stage. */
+enum { FAST, MEDIUM, SLOW, LINKS, FREE = LINKS };
+static const double links[] = {1e7, 6e5, 2e5, 1e15};
+
+static struct lab lab; /* of two experts, with heads for stages of eight */
+
+static int open_lab(void **state)
+{
+    struct error error;
+    if (lab_open("tests/models/tiny-d", &lab, &error) != STATUS_OK) fail_msg("%s", error.text);
+    lab.heads = HEADS;
+    lab.head_dim = HEAD_DIM;
+    return 0;
+}
+
+static int close_lab(void **state)
+{
+    lab_close(&lab);
+    return 0;
+}
+
+/* A row of the tables below. */
+struct row {
+    uint32_t ways, stages[2], width, jobs;
+    uint32_t layers, steps; /* 0: 8 and 10 */
+    uint32_t per_node;      /* 0: one node */
+    int inside, between;    /* links */
+    double latency;         /* seconds; a block takes 0.01 on one rank */
+    double within;          /* 0: 5 % */
+};
+
+static struct planner_request request_of(const struct row *row)
+{
+    uint32_t ranks = row->ways * (row->stages[0] + row->stages[1]) * row->width;
+    struct planner_request r = {.model = {.layers = row->layers ? row->layers : LAYERS,
+                                          .heads = HEADS,
+                                          .head_dim = HEAD_DIM,
+                                          .ffn = 56,
+                                          .experts = 2,
+                                          .text_tokens = 8,
+                                          .shift = 12,
+                                          .boundary = 0.875,
+                                          .parameter_bytes = 2},
+                                .job = {.width = 64, .height = 64, .frames = 1, .tokens = TOKENS},
+                                .machine = {.ranks = ranks,
+                                            .per_node = row->per_node ? row->per_node : ranks,
+                                            .block_seconds = 0.01,
+                                            .inside = links[row->inside],
+                                            .between = links[row->between],
+                                            .latency = row->latency,
+                                            .operand_bytes = 4,
+                                            .state_bytes = 4},
+                                .load = {.jobs = row->jobs}};
+    planner_steps(&r.model, row->steps ? row->steps : 10, 2, &r.job);
+    return r;
+}
+
+static double expect_predicted(const struct row *row)
+{
+    const struct planner_request r = request_of(row);
+    const struct planner_layout layout = {
+        .replicas = 1, .ways = row->ways, .stages = {row->stages[0], row->stages[1]}, .width = row->width};
+    struct planned_found found;
+    struct error error;
+    if (case_planned(&lab, &r, &layout, &found, &error) != STATUS_OK) fail_msg("%s", error.text);
+    double within = row->within > 0 ? row->within : WITHIN;
+    if (!(fabs(found.predicted / found.simulated - 1) <= within))
+        fail_msg("%s%u jobs, links %g and %g, latency %g: predicted %.4f s, simulated %.4f", found.text,
+                 row->jobs, links[row->inside], links[row->between], row->latency, found.predicted,
+                 found.simulated);
+    return found.simulated;
+}
+
+/* ------------------------------------------------------------------------------------------------ wide stages */
+
+static void wide_stages_take_what_is_predicted(void **state)
+{
+    static const uint32_t widths[] = {2, 4, 8}, stages[] = {1, 2};
+    for (int w = 0; w < 3; w++)
+        for (int p = 0; p < 2; p++)
+            for (int link = 0; link < LINKS; link++)
+                expect_predicted(&(struct row){.ways = 1,
+                                               .stages = {stages[p]},
+                                               .width = widths[w],
+                                               .jobs = (link + w) % 2 ? 4 : 1,
+                                               .inside = link,
+                                               .between = link});
+}
+
+static void latency_counts_twice_a_block(void **state)
+{
+    static const uint32_t widths[] = {2, 4, 8};
+    for (int w = 0; w < 3; w++)
+        for (uint32_t stages = 1; stages <= 2; stages++)
+            expect_predicted(
+                &(struct row){1, {stages}, widths[w], 1, .inside = MEDIUM, .latency = 0.003 / widths[w]});
+}
+
+static void many_wide_stages_take_what_is_predicted(void **state)
+{
+    static const struct row rows[] = {
+        {1, {4}, 2, 1, .inside = MEDIUM, .between = MEDIUM},
+        {1, {4}, 2, 6, .inside = FAST, .between = FAST},
+        {1, {8}, 8, 1, .inside = MEDIUM, .between = MEDIUM, .steps = 6},
+        {1, {8}, 8, 6, .inside = FAST, .between = FAST, .steps = 6, .within = 0.1},
+        {1, {4}, 8, 1, .inside = FAST, .between = SLOW, .per_node = 8, .within = 0.1}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) expect_predicted(&rows[i]);
+}
+
+/* Nodes of two ranks: width inside of them, or across. */
+static void links_between_nodes_take_what_is_predicted(void **state)
+{
+    static const struct row rows[] = {
+        {1, {2}, 2, 1, .inside = FAST, .between = MEDIUM, .per_node = 2},
+        {1, {2}, 2, 4, .inside = FAST, .between = SLOW, .per_node = 2},
+        {1, {1}, 4, 1, .inside = FAST, .between = MEDIUM, .per_node = 2, .within = 0.1},
+        {1, {1}, 4, 3, .inside = FAST, .between = FAST, .per_node = 1},
+        {2, {1}, 2, 1, .inside = FAST, .between = SLOW, .per_node = 2},
+        {2, {1}, 2, 3, .inside = FAST, .between = MEDIUM, .per_node = 2},
+        {2, {2}, 2, 1, .inside = FAST, .between = MEDIUM, .per_node = 4},
+        {1, {4}, 1, 4, .inside = FAST, .between = SLOW, .per_node = 2}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) expect_predicted(&rows[i]);
+}
+
+static void branches_with_wide_stages_take_what_is_predicted(void **state)
+{
+    static const uint32_t widths[] = {2, 4, 8};
+    for (int w = 0; w < 3; w++)
+        for (uint32_t stages = 1; stages <= 2; stages++)
+            for (int link = w % 2; link < LINKS; link += 2)
+                expect_predicted(&(struct row){
+                    2, {stages}, widths[w], stages == 1 ? 3 : 1, .inside = link, .between = link});
+}
+
+/* ------------------------------------------------------------------------------------------------------ pools */
+
+/* 40 steps of which the first expert makes 26. */
+static void pools_take_what_is_predicted_with_one_job_and_with_many(void **state)
+{
+    static const uint32_t pools[][2] = {{5, 3}, {4, 4}, {2, 2}}, jobs[] = {1, 2, 3, 4, 7};
+    for (int p = 0; p < 3; p++)
+        for (int j = 0; j < 5; j++)
+            expect_predicted(&(struct row){
+                1, {pools[p][0], pools[p][1]}, 1, jobs[j], .layers = 40, .steps = 20, .inside = FREE});
+}
+
+static void wide_pools_and_pools_of_branches_take_what_is_predicted(void **state)
+{
+    static const struct row rows[] = {
+        {1, {2, 2}, 2, 1, .inside = MEDIUM}, {1, {2, 2}, 2, 4, .inside = FREE, .steps = 20},
+        {1, {1, 1}, 4, 1, .inside = MEDIUM}, {1, {1, 1}, 4, 3, .inside = FAST},
+        {1, {5, 3}, 2, 1, .layers = 40},     {2, {1, 1}, 2, 1, .inside = MEDIUM},
+        {2, {1, 1}, 2, 3, .inside = FAST},   {2, {2, 2}, 1, 3, .inside = FAST},
+        {2, {2, 2}, 2, 1, .inside = FAST}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) expect_predicted(&rows[i]);
+}
+
+/* Wan 2.2 T2V: an endless queue, on eight ranks. */
+static void five_and_three_ranks_beat_four_and_four_by_a_fifth(void **state)
+{
+    const struct row by_halves = {1, {4, 4}, 1, 36, .layers = 40, .steps = 20, .inside = FREE},
+                     by_steps = {1, {5, 3}, 1, 36, .layers = 40, .steps = 20, .inside = FREE};
+    double halves = expect_predicted(&by_halves), steps = expect_predicted(&by_steps);
+    if (halves < 1.2 * steps) fail_msg("4 + 4 ranks: %.2f s, 5 + 3: %.2f", halves, steps);
+}
+
+/* ------------------------------------------------------------------------------------------------------- bits */
+
+static void run(const struct split *split, struct hand_job *job)
+{
+    char model[PATH_MAX];
+    struct hand_result result;
+    struct error error;
+    struct hand_config config = {.model = model,
+                                 .directory = lab.directory,
+                                 .split = *split,
+                                 .costs = {.block_ns = 10 * MILLISECOND_NS},
+                                 .network = {.latency_ns = MILLISECOND_NS, .bytes_per_second = 1e6},
+                                 .end = HAND_FILES};
+    *job = (struct hand_job){.steps = 6, .width = 48, .height = 48, .frames = 1, .seed = 5, .guidance = 4};
+    if (lab_model(&lab, LAYERS, model, &error) != STATUS_OK ||
+        hand_run(&config, job, 1, &result, &error) != STATUS_OK)
+        fail_msg("%s", error.text);
+    if (job->failure[0]) fail_msg("%s", job->failure);
+}
+
+/* Nine tokens on two, four and eight ranks. */
+static void virtual_wide_stages_give_the_bits_of_one_rank(void **state)
+{
+    static const struct split splits[] = {
+        {.members = 2, .width = 2, .run = {8, 8}},
+        {.members = 8, .width = 4, .run = {3, 3, 3, 3, 5, 5, 5, 5}},
+        {.members = 8, .width = 8, .run = {8, 8, 8, 8, 8, 8, 8, 8}},
+    };
+    const struct split one = {.members = 1, .run = {8}};
+    struct hand_job alone, wide;
+    run(&one, &alone);
+    for (size_t i = 0; i < sizeof splits / sizeof *splits; i++) {
+        run(&splits[i], &wide);
+        assert_int_equal(wide.latent_bytes, alone.latent_bytes);
+        assert_memory_equal(wide.latents, alone.latents, alone.latent_bytes);
+        hand_free(&wide, 1);
+    }
+    hand_free(&alone, 1);
+}
+
+int main(int count, char **arguments)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(virtual_wide_stages_give_the_bits_of_one_rank),
+        cmocka_unit_test(wide_stages_take_what_is_predicted),
+        cmocka_unit_test(latency_counts_twice_a_block),
+        cmocka_unit_test(many_wide_stages_take_what_is_predicted),
+        cmocka_unit_test(links_between_nodes_take_what_is_predicted),
+        cmocka_unit_test(branches_with_wide_stages_take_what_is_predicted),
+        cmocka_unit_test(pools_take_what_is_predicted_with_one_job_and_with_many),
+        cmocka_unit_test(wide_pools_and_pools_of_branches_take_what_is_predicted),
+        cmocka_unit_test(five_and_three_ranks_beat_four_and_four_by_a_fifth),
+    };
+    if (count > 1) cmocka_set_test_filter(arguments[1]);
+    return cmocka_run_group_tests(tests, open_lab, close_lab);
+}
