@@ -66,7 +66,7 @@ static void extents_never_overlap_and_holes_join(void **state)
     for (int round = 0; round < 20000; round++) {
         if (count < MOST && chance(100) < 55) {
             uint64_t bytes = 1 + chance(chance(10) ? 20 * EXTENT_UNIT : 400 * EXTENT_UNIT);
-            uint32_t extent = extents_take(&extents, bytes);
+            uint32_t extent = extents_take(&extents, bytes, 7);
             struct extents_stats stats;
             extents_stats(&extents, &stats);
             if (extent == EXTENT_NONE) {
@@ -108,7 +108,7 @@ static void little_is_lost_to_holes_when_sizes_differ(void **state)
     for (int round = 0; round < 20000; round++) {
         uint64_t bytes = sizes[chance(5)] + chance(16) * 256;
         uint32_t extent;
-        while ((extent = extents_take(&extents, bytes)) == EXTENT_NONE) {
+        while ((extent = extents_take(&extents, bytes, 7)) == EXTENT_NONE) {
             extents_stats(&extents, &stats);
             if (round > 5000) full += 1 - (double)stats.free_bytes / ARENA, measured++;
             int which = (int)chance((uint64_t)count);
@@ -130,12 +130,12 @@ static void an_arena_has_its_limits(void **state)
     assert_int_equal(extents_open(&extents, 100, 16, &error), STATUS_INVALID);
     assert_int_equal(extents_open(&extents, UINT64_MAX, 16, &error), STATUS_INVALID);
     assert_int_equal(extents_open(&extents, 4 * EXTENT_UNIT, 16, &error), STATUS_OK);
-    assert_int_equal(extents_take(&extents, 0), EXTENT_NONE);
-    assert_int_equal(extents_take(&extents, UINT64_MAX - 5), EXTENT_NONE);
-    assert_int_equal(extents_take(&extents, 4 * EXTENT_UNIT + 1), EXTENT_NONE);
-    uint32_t all = extents_take(&extents, 4 * EXTENT_UNIT);
+    assert_int_equal(extents_take(&extents, 0, 7), EXTENT_NONE);
+    assert_int_equal(extents_take(&extents, UINT64_MAX - 5, 7), EXTENT_NONE);
+    assert_int_equal(extents_take(&extents, 4 * EXTENT_UNIT + 1, 7), EXTENT_NONE);
+    uint32_t all = extents_take(&extents, 4 * EXTENT_UNIT, 7);
     assert_int_not_equal(all, EXTENT_NONE);
-    assert_int_equal(extents_take(&extents, 1), EXTENT_NONE);
+    assert_int_equal(extents_take(&extents, 1, 7), EXTENT_NONE);
     extents_give(&extents, all);
     extents_close(&extents);
 }

@@ -375,6 +375,30 @@ static void a_spare_item_is_worth_a_part_until_it_is_used(void **state)
     tier_rig_close(&rig);
 }
 
+/* Cheap and dear ones by turns: what would have to go is what lies side by side. */
+static void what_goes_is_a_run_of_neighbours_or_nothing(void **state)
+{
+    struct tier_rig rig = {.config.limit_bytes[LEVEL_HOST] = 100 * KB};
+    struct draft draft;
+    struct key keys[5];
+    tier_rig_open(&rig);
+    for (uint64_t i = 0; i < 5; i++) {
+        keys[i] = tier_rig_key(i, ITEM_TEXT, 1);
+        assert_int_equal(tier_rig_put(&rig, &keys[i], 20 * KB, i % 2 ? 1 : 1000), STATUS_OK);
+    }
+    struct key large = tier_rig_key(9, ITEM_TEXT, 1);
+    struct item item = {.bytes = 40 * KB, .seconds = 10};
+    assert_int_equal(store_reserve(rig.store, &large, &item, LEVEL_HOST, &draft, NULL), STATUS_NO_MEMORY);
+    for (int i = 0; i < 5; i++) assert_int_equal(tier_rig_copies(&rig, &keys[i]), 1 << LEVEL_HOST);
+    /* Two of the cheap ones and the dear one between them cost less than two dear ones would. */
+    item = (struct item){.bytes = 60 * KB, .seconds = 1500};
+    assert_int_equal(store_reserve(rig.store, &large, &item, LEVEL_HOST, &draft, NULL), STATUS_OK);
+    store_abort(rig.store, &draft);
+    static const int left[] = {1, 0, 0, 0, 1};
+    for (int i = 0; i < 5; i++) assert_int_equal(tier_rig_copies(&rig, &keys[i]) != 0, left[i]);
+    tier_rig_close(&rig);
+}
+
 static struct store_entry last_change(struct tier_rig *rig)
 {
     struct store_entry changes[16] = {0};
@@ -603,6 +627,7 @@ int main(void)
         cmocka_unit_test(items_go_down_to_disk_in_the_background_and_come_back_when_asked_for),
         cmocka_unit_test(the_disk_has_a_limit_too),
         cmocka_unit_test(a_spare_item_is_worth_a_part_until_it_is_used),
+        cmocka_unit_test(what_goes_is_a_run_of_neighbours_or_nothing),
         cmocka_unit_test(an_item_that_is_used_again_is_dear_if_fetching_it_saves_something),
         cmocka_unit_test(a_device_s_item_is_copied_down_and_comes_back_to_the_device),
         cmocka_unit_test(who_does_not_wait_copies_nothing_between_memories),

@@ -12,19 +12,27 @@
 #include <cmocka.h>
 
 #include "tools/tier/replay.h"
+#include "tools/tier/rival.h"
 
-static struct replay_result replay(const struct trace *trace, double gb, enum eviction eviction)
+static struct replay_result replay_by(const struct trace *trace, double gb, enum eviction eviction,
+                                      const char *rival)
 {
     struct replay_result result;
     struct error error = {0};
     struct replay_settings settings = {.limit_bytes[LEVEL_HOST] = (uint64_t)(gb * 1e9),
                                        .eviction = eviction,
+                                       .rival = rival,
                                        .scale = 1024,
                                        .cadence = 10,
                                        .items = 1 << 17};
     if (replay_run(trace, &settings, &result, &error) != STATUS_OK) fail_msg("%s", error.text);
     assert_int_equal(result.wrong, 0);
     return result;
+}
+
+static struct replay_result replay(const struct trace *trace, double gb, enum eviction eviction)
+{
+    return replay_by(trace, gb, eviction, NULL);
 }
 
 static double ratio(const struct trace *trace, double gb)
@@ -45,6 +53,56 @@ static void on_the_mixed_trace_worth_saves_a_third_more_than_age(void **state)
         if (found < 1.3) fail_msg("at %g GB: %.3f", gb[i], found);
     }
     free(trace.request);
+}
+
+/* And no more than can be saved. */
+static void worth_saves_more_than_other_policies_do(void **state)
+{
+    static const char *const names[] = {"iterate", "archive", NULL};
+    for (const char *const *name = names; *name; name++) {
+        struct trace trace = {0};
+        struct bound *bound = bound_open();
+        double least, most;
+        assert_true(trace_make(*name, 3, &trace));
+        double saved = replay(&trace, 5, EVICT_LEAST_WORTH).saved_s;
+        replay_foresee(&trace, &(struct replay_settings){.scale = 1, .cadence = 10}, bound);
+        bound_at(bound, 5e9, &least, &most);
+        assert_true(least > 0 && least <= most * 1.0001);
+        if (saved > most) fail_msg("%s: %.0f s, of %.0f at most", *name, saved, most);
+        for (const char *const *rival = rival_names; *rival; rival++) {
+            double other = replay_by(&trace, 5, EVICT_OLDEST, *rival).saved_s;
+            if (other > most) fail_msg("%s, %s: %.0f s, of %.0f at most", *name, *rival, other, most);
+            if (saved < 1.01 * other) fail_msg("%s: %.0f s, and %.0f by worth", *rival, other, saved);
+        }
+        bound_close(bound);
+        free(trace.request);
+    }
+}
+
+/* Two items of 10 bytes, one place for one of them: both are asked for again, one of them for more, and later. */
+static void a_bound_is_what_fits(void **state)
+{
+    struct bound *bound = bound_open();
+    struct key keys[3] = {
+        {.low = 1, .kind = ITEM_TEXT}, {.low = 2, .kind = ITEM_TEXT}, {.low = 3, .kind = ITEM_LATENT}};
+    double least, most;
+    for (int i = 0; i < 2; i++) assert_false(bound_asked(bound, &keys[i], 0, 0, false));
+    bound_made(bound, &keys[0], 0, 10, 5);
+    bound_made(bound, &keys[1], 0, 10, 8);
+    assert_true(bound_asked(bound, &keys[0], 100, 1, false));
+    assert_true(bound_asked(bound, &keys[1], 100, 2, false));
+    bound_at(bound, 10, &least, &most);
+    assert_true(least == 8 && most >= 8 && most < 8.01);
+    bound_at(bound, 15, &least, &most);
+    assert_true(least == 8 && most > 10.4 && most < 10.6); /* half of the other one */
+    bound_at(bound, 20, &least, &most);
+    assert_true(least == 13 && most == 13);
+    bound_made(bound, &keys[2], 100, 10, 50); /* all that a request takes, parts of which are there */
+    assert_true(bound_asked(bound, &keys[0], 200, 3, false));
+    assert_true(bound_asked(bound, &keys[2], 200, 3, true));
+    bound_at(bound, 1000, &least, &most);
+    assert_true(least == 13 + 50 && most == 13 + 50);
+    bound_close(bound);
 }
 
 static void on_no_trace_worth_saves_much_less_than_age(void **state)
@@ -151,6 +209,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(on_the_mixed_trace_worth_saves_a_third_more_than_age),
+        cmocka_unit_test(worth_saves_more_than_other_policies_do),
+        cmocka_unit_test(a_bound_is_what_fits),
         cmocka_unit_test(on_no_trace_worth_saves_much_less_than_age),
         cmocka_unit_test(where_age_is_all_that_counts_worth_finds_it_out),
         cmocka_unit_test(a_trace_survives_its_file),

@@ -8,6 +8,7 @@
  *     simulate_tier --disk 500                               a disk level of 500 GB below, real files
  *     simulate_tier --csv                                    for tools/plot_tier.py
  *     simulate_tier --kinds                                  what each kind of item did
+ *     simulate_tier --rivals                                 beside other policies, and what knowing the future would save
  */
 #include <getopt.h>
 #include <stdio.h>
@@ -15,6 +16,7 @@
 #include <string.h>
 #include "base/scratch.h"
 #include "tools/tier/replay.h"
+#include "tools/tier/rival.h"
 
 enum { LIMITS = 16, SCALE = 1024 };
 
@@ -24,7 +26,7 @@ struct request_line {
     double limit_gb[LIMITS], disk_gb;
     int limits;
     uint32_t cadence;
-    bool write, csv, kinds;
+    bool write, csv, kinds, rivals;
 };
 
 static void stop(const struct error *error)
@@ -50,8 +52,9 @@ static void get_trace(const struct request_line *line, const char *name, struct 
     fclose(file);
 }
 
+/* rival: NULL: the store, by `eviction`. */
 static struct replay_result run(const struct trace *trace, const struct request_line *line, double gb,
-                                enum eviction eviction)
+                                enum eviction eviction, const char *rival)
 {
     struct error error;
     struct scratch scratch = {0};
@@ -60,6 +63,7 @@ static struct replay_result run(const struct trace *trace, const struct request_
     struct replay_settings settings = {
         .limit_bytes = {[LEVEL_HOST] = (uint64_t)(gb * 1e9), [LEVEL_DISK] = (uint64_t)(line->disk_gb * 1e9)},
         .eviction = eviction,
+        .rival = rival,
         .scale = SCALE,
         .cadence = line->cadence,
         .items = 1 << 18};
@@ -97,6 +101,19 @@ static void print_kinds(const struct replay_result *result, const char *policy)
     }
 }
 
+/* asked_s: of a run without a hit would be more; this is what the other shares are of. */
+static void print_rivals(const struct trace *trace, const struct request_line *line, double gb,
+                         double asked_s, struct bound *bound)
+{
+    double least, most;
+    printf("    ");
+    for (const char *const *rival = rival_names; *rival; rival++)
+        printf("%s %.2f %%, ", *rival, 100 * run(trace, line, gb, EVICT_OLDEST, *rival).saved_s / asked_s);
+    bound_at(bound, gb * 1e9, &least, &most);
+    printf("who knows the future at least %.2f %%, nobody above %.2f %%\n", 100 * least / asked_s,
+           100 * most / asked_s);
+}
+
 static void compare(const struct request_line *line, const char *name)
 {
     struct trace trace;
@@ -106,10 +123,12 @@ static void compare(const struct request_line *line, const char *name)
         free(trace.request);
         return;
     }
+    struct bound *bound = bound_open();
+    replay_foresee(&trace, &(struct replay_settings){.scale = 1, .cadence = line->cadence}, bound);
     for (int i = 0; i < line->limits; i++) {
         double gb = line->limit_gb[i];
-        struct replay_result worth = run(&trace, line, gb, EVICT_LEAST_WORTH),
-                             oldest = run(&trace, line, gb, EVICT_OLDEST);
+        struct replay_result worth = run(&trace, line, gb, EVICT_LEAST_WORTH, NULL),
+                             oldest = run(&trace, line, gb, EVICT_OLDEST, NULL);
         double ratio = oldest.saved_s > 0 ? worth.saved_s / oldest.saved_s : 1;
         double by_worth = worth.saved_s / worth.asked_s, by_age = oldest.saved_s / worth.asked_s;
         double published_gb = (double)worth.published_bytes * 1e-9, asked_h = worth.asked_s / 3600;
@@ -122,8 +141,10 @@ static void compare(const struct request_line *line, const char *name)
                    "%6.2f %%, ratio %.3f\n",
                    name, gb, trace.count, published_gb, asked_h, 100 * by_worth, 100 * by_age, ratio);
         fflush(stdout);
+        if (line->rivals) print_rivals(&trace, line, gb, worth.asked_s, bound);
         if (line->kinds) print_kinds(&worth, "worth"), print_kinds(&oldest, "oldest");
     }
+    bound_close(bound);
     free(trace.request);
 }
 
@@ -137,15 +158,12 @@ static void read_limits(struct request_line *line, char *text)
 
 int main(int count, char **words)
 {
-    static const struct option options[] = {{"trace", required_argument, NULL, 't'},
-                                            {"seed", required_argument, NULL, 's'},
-                                            {"limits", required_argument, NULL, 'l'},
-                                            {"disk", required_argument, NULL, 'd'},
-                                            {"cadence", required_argument, NULL, 'c'},
-                                            {"write", no_argument, NULL, 'w'},
-                                            {"csv", no_argument, NULL, 'v'},
-                                            {"kinds", no_argument, NULL, 'k'},
-                                            {0}};
+    static const struct option options[] = {
+        {"trace", required_argument, NULL, 't'},   {"seed", required_argument, NULL, 's'},
+        {"limits", required_argument, NULL, 'l'},  {"disk", required_argument, NULL, 'd'},
+        {"cadence", required_argument, NULL, 'c'}, {"write", no_argument, NULL, 'w'},
+        {"csv", no_argument, NULL, 'v'},           {"kinds", no_argument, NULL, 'k'},
+        {"rivals", no_argument, NULL, 'r'},        {0}};
     struct request_line line = {.seed = 1, .limit_gb = {1, 5, 20, 50, 100, 200}, .limits = 6, .cadence = 10};
     for (int letter; (letter = getopt_long(count, words, "", options, NULL)) != -1;) switch (letter) {
         case 't':
@@ -171,6 +189,9 @@ int main(int count, char **words)
             break;
         case 'k':
             line.kinds = true;
+            break;
+        case 'r':
+            line.rivals = true;
             break;
         default:
             return 2;

@@ -1,7 +1,6 @@
 /* extents.c - see extents.h. The caller's lock. */
 #include "cache/tier/extents.h"
 
-#include <stdbool.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -112,7 +111,7 @@ static uint32_t find_hole(const struct extents *extents, uint32_t units)
     return EXTENT_NONE;
 }
 
-uint32_t extents_take(struct extents *extents, uint64_t bytes)
+uint32_t extents_take(struct extents *extents, uint64_t bytes, uint32_t owner)
 {
     uint64_t wanted = (bytes + EXTENT_UNIT - 1) / EXTENT_UNIT;
     if (wanted == 0 || wanted > extents->free_units) return EXTENT_NONE;
@@ -131,8 +130,15 @@ uint32_t extents_take(struct extents *extents, uint64_t bytes)
         add_hole(extents, rest);
     }
     taken->previous = EXTENT_TAKEN;
+    taken->next = owner;
     extents->free_units -= units;
     return at;
+}
+
+bool extents_fit(const struct extents *extents, uint64_t bytes)
+{
+    uint64_t wanted = (bytes + EXTENT_UNIT - 1) / EXTENT_UNIT;
+    return wanted > 0 && wanted <= extents->free_units && find_hole(extents, (uint32_t)wanted) != EXTENT_NONE;
 }
 
 /* `after` follows `at` in the arena, both are holes and in no list: becomes part of it. */
@@ -148,6 +154,11 @@ static void join(struct extents *extents, uint32_t at, uint32_t after)
 static bool is_hole(const struct extents *extents, uint32_t at)
 {
     return at != EXTENT_NONE && extents->extent[at].previous != EXTENT_TAKEN;
+}
+
+uint32_t extents_owner(const struct extents *extents, uint32_t at)
+{
+    return is_hole(extents, at) ? EXTENT_NONE : extents->extent[at].next;
 }
 
 void extents_give(struct extents *extents, uint32_t at)

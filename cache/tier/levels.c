@@ -196,8 +196,7 @@ double level_worth(struct store *store, const struct entry *entry, double now)
     return entry->spare ? worth / STORE_SPARE : worth;
 }
 
-/* What letting this copy go costs, in seconds per second: the whole item, or only fetching it from further down. */
-static double loss_of(struct store *store, enum level level, const struct entry *entry, double now)
+double level_loss(struct store *store, enum level level, const struct entry *entry, double now)
 {
     double worth = level_worth(store, entry, now);
     for (enum level below = level + 1; below < LEVELS; below++)
@@ -208,7 +207,7 @@ static double loss_of(struct store *store, enum level level, const struct entry 
     return worth;
 }
 
-static bool may_go(const struct entry *entry, enum level level)
+bool level_may_go(const struct entry *entry, enum level level)
 {
     return entry->readers == 0 && !(entry->pinned && entry->copies == level_bit(level));
 }
@@ -217,7 +216,7 @@ static bool may_go(const struct entry *entry, enum level level)
 static uint32_t list_victim(const struct store *store, enum level level, uint32_t list, int look)
 {
     uint32_t slot = store->level[level].oldest[list];
-    while (slot != SLOT_NONE && !may_go(&store->entries[slot], level))
+    while (slot != SLOT_NONE && !level_may_go(&store->entries[slot], level))
         slot = --look > 0 ? store->entries[slot].newer[level] : SLOT_NONE;
     return slot;
 }
@@ -234,7 +233,7 @@ static uint32_t victim_among(struct store *store, enum level level, double now, 
             const struct entry *entry = &store->entries[slot];
             double order = store->config.eviction == EVICT_OLDEST
                                ? entry->last
-                               : loss_of(store, level, entry, now) / (double)entry->bytes;
+                               : level_loss(store, level, entry, now) / (double)entry->bytes;
             if (order >= least && victim != SLOT_NONE) continue;
             least = order;
             victim = slot;
@@ -242,14 +241,18 @@ static uint32_t victim_among(struct store *store, enum level level, double now, 
     return victim;
 }
 
-static uint32_t pick_victim(struct store *store, enum level level, double now)
+uint32_t level_least(struct store *store, enum level level, double now)
 {
     uint32_t victim = victim_among(store, level, now, LOOK);
     return victim != SLOT_NONE ? victim : victim_among(store, level, now, INT32_MAX);
 }
 
-/* The copy of an entry that is in no list of this level any more. */
-static void evict(struct store *store, enum level level, uint32_t slot, double now)
+void level_unlist(struct store *store, enum level level, uint32_t slot)
+{
+    list_remove(store, level, store->entries[slot].list, slot);
+}
+
+void level_evict(struct store *store, enum level level, uint32_t slot, double now)
 {
     struct entry *entry = &store->entries[slot];
     tally_of(store, entry->tenant, entry->key.kind)->evictions[level]++;
@@ -276,10 +279,10 @@ static bool gather(struct store *store, enum level level, uint64_t need, double 
     uint64_t freed = 0, limit = limit_of(store, level, now);
     *victims = SLOT_NONE;
     while (need <= limit && room->used - freed > limit - need) {
-        uint32_t slot = pick_victim(store, level, now);
+        uint32_t slot = level_least(store, level, now);
         if (slot == SLOT_NONE) break;
         struct entry *entry = &store->entries[slot];
-        *cost += loss_of(store, level, entry, now);
+        *cost += level_loss(store, level, entry, now);
         if (*cost > worth) break;
         list_remove(store, level, entry->list, slot);
         entry->older[level] = *victims;
@@ -294,27 +297,51 @@ static bool gather(struct store *store, enum level level, uint64_t need, double 
     return false;
 }
 
-bool level_make_room(struct store *store, enum level level, uint64_t bytes, double worth, uint32_t *extent)
+/* The least worth in all, wherever they lie. */
+static bool let_go(struct store *store, enum level level, uint64_t need, double worth, double now,
+                   double *cost)
 {
-    struct level_room *room = &store->level[level];
-    uint64_t need = level_bytes(level, bytes);
-    double now = store_seconds(store), cost = 0;
     uint32_t victims;
-    if (store->config.eviction == EVICT_OLDEST) worth = INFINITY;
-    if (!gather(store, level, need, worth, now, &victims, &cost)) return false;
+    if (!gather(store, level, need, worth, now, &victims, cost)) return false;
     for (uint32_t slot = victims, next; slot != SLOT_NONE; slot = next) {
         next = store->entries[slot].older[level];
-        evict(store, level, slot, now);
+        level_evict(store, level, slot, now);
     }
-    /* There is room enough, but perhaps not in one piece: then a little more has to go. */
-    while (level != LEVEL_DISK && (*extent = extents_take(&room->extents, bytes)) == EXTENT_NONE) {
-        uint32_t slot = pick_victim(store, level, now);
-        if (slot == SLOT_NONE || (cost += loss_of(store, level, &store->entries[slot], now)) > worth)
+    return true;
+}
+
+/* There is room enough then, but perhaps not in one piece: then a little more goes. */
+static bool let_go_some(struct store *store, enum level level, uint64_t bytes, double worth, double now)
+{
+    const struct extents *extents = &store->level[level].extents;
+    double cost = 0;
+    if (!let_go(store, level, level_bytes(level, bytes), worth, now, &cost)) return false;
+    while (!extents_fit(extents, bytes)) {
+        uint32_t slot = level_least(store, level, now);
+        if (slot == SLOT_NONE || (cost += level_loss(store, level, &store->entries[slot], now)) > worth)
             return false;
-        list_remove(store, level, store->entries[slot].list, slot);
-        evict(store, level, slot, now);
+        level_unlist(store, level, slot);
+        level_evict(store, level, slot, now);
     }
-    room->used += need;
+    return true;
+}
+
+bool level_make_room(struct store *store, enum level level, uint32_t slot, uint64_t bytes, double worth)
+{
+    struct level_room *room = &store->level[level];
+    double now = store_seconds(store), cost = 0;
+    bool oldest = store->config.eviction == EVICT_OLDEST;
+    if (oldest) worth = INFINITY;
+    if (level == LEVEL_DISK) {
+        if (!let_go(store, level, level_bytes(level, bytes), worth, now, &cost)) return false;
+    } else {
+        bool whole = !oldest && store->live <= WINDOW_ITEMS;
+        if (!extents_fit(&room->extents, bytes) &&
+            !(whole ? window_clear : let_go_some)(store, level, bytes, worth, now))
+            return false;
+        store->entries[slot].extent[level] = extents_take(&room->extents, bytes, slot);
+    }
+    room->used += level_bytes(level, bytes);
     return true;
 }
 
@@ -322,7 +349,7 @@ void level_evict_any(struct store *store)
 {
     double now = store_seconds(store);
     for (int level = LEVELS - 1; level >= 0; level--) {
-        uint32_t slot = pick_victim(store, (enum level)level, now);
+        uint32_t slot = level_least(store, (enum level)level, now);
         if (slot == SLOT_NONE || store->entries[slot].pinned) continue;
         struct entry *entry = &store->entries[slot];
         tally_of(store, entry->tenant, entry->key.kind)->evictions[level]++;

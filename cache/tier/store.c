@@ -262,12 +262,12 @@ static status_t make_draft(struct store *store, const struct key *key, const str
                          "copied",
                          kind, item->bytes, item->seconds);
     if (store->live == store->items) level_evict_any(store);
-    uint32_t slot = index_add(store, key), extent;
+    uint32_t slot = index_add(store, key);
     if (slot == SLOT_NONE)
         return error_set(error, STATUS_NO_MEMORY, "cache: all of %u items are in use", store->items);
-    bool room = level_make_room(store, level, item->bytes, worth, &extent);
+    bool room = level_make_room(store, level, slot, item->bytes, worth);
     if (!room && level == LEVEL_DEVICE)
-        room = level_make_room(store, level = LEVEL_HOST, item->bytes, worth, &extent);
+        room = level_make_room(store, level = LEVEL_HOST, slot, item->bytes, worth);
     if (!room) {
         index_hide(store, slot);
         index_free(store, slot);
@@ -281,7 +281,6 @@ static status_t make_draft(struct store *store, const struct key *key, const str
     entry->seconds = (float)item->seconds;
     entry->uses = uses;
     entry->spare = item->spare;
-    entry->extent[level] = extent;
     entry->state = ENTRY_DRAFT;
     entry->tenant = tally_slot(store, key->tenant);
     store->drafts++;

@@ -1,6 +1,6 @@
 /*
  * store_core.h - what the files of a store share: index.c finds entries, levels.c keeps their copies and chooses what
- * goes, store.c publishes and reads, store_fetch.c brings copies to
+ * goes, window.c which neighbours go together, store.c publishes and reads, store_fetch.c brings copies to
  * levels, store_settle.c works in the background, store_report.c lists and counts. Nobody
  * else includes this.
  *
@@ -120,12 +120,20 @@ void level_touch(struct store *store, uint32_t slot, double now);
 void level_add(struct store *store, enum level level, uint32_t slot);
 /* The copy is let go; a file becomes waste. The entry stays. */
 void level_drop(struct store *store, enum level level, uint32_t slot);
-/* Room for `bytes`, at the cost of what is worth less than `worth` (INFINITY: than anything) in all. *extent: for device
- * and host. What is given is counted as used. */
-bool level_make_room(struct store *store, enum level level, uint64_t bytes, double worth, uint32_t *extent);
+/* Room for `bytes` of that entry, at the cost of what is worth less than `worth` (INFINITY: than anything) in all; on device
+ * and host in one piece, its `extent`. What is given is counted as used. */
+bool level_make_room(struct store *store, enum level level, uint32_t slot, uint64_t bytes, double worth);
 void level_give_back(struct store *store, enum level level, uint64_t bytes, uint32_t extent);
 /* Seconds saved per second of keeping it; of a spare copy, a part of that. */
 double level_worth(struct store *store, const struct entry *entry, double now);
+/* What letting this copy go costs, in seconds per second: the whole item, or only fetching it from further down. */
+double level_loss(struct store *store, enum level level, const struct entry *entry, double now);
+bool level_may_go(const struct entry *entry, enum level level);
+/* The copy whose loss costs least for its bytes (or the oldest, where that is asked for); SLOT_NONE: none may go. */
+uint32_t level_least(struct store *store, enum level level, double now);
+/* Out of its list, to be evicted: level_evict does that. */
+void level_unlist(struct store *store, enum level level, uint32_t slot);
+void level_evict(struct store *store, enum level level, uint32_t slot, double now);
 /* One item less, whatever its levels, if one can go. */
 void level_evict_any(struct store *store);
 
@@ -142,6 +150,11 @@ void entry_leave(struct store *store, uint32_t slot);
 struct tally *tally_of(struct store *store, uint16_t tenant, uint32_t kind);
 uint16_t tally_slot(struct store *store, uint64_t tenant); /* found or made */
 void change_note(struct store *store, uint32_t slot);      /* it came or went */
+
+/* ---- window.c */
+enum { WINDOW_ITEMS = 4096 };
+/* Lets neighbours go until so many bytes lie free in one piece. False: they are worth more than `worth`, or in use. */
+bool window_clear(struct store *store, enum level level, uint64_t bytes, double worth, double now);
 
 /* ---- store_fetch.c; the caller is a reader of the entry */
 /* Takes room for a copy at `level`, worth so much, and makes it; from the device its bytes are checked. MISSES: it is

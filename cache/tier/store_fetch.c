@@ -8,13 +8,11 @@ enum miss entry_fetch(struct store *store, uint32_t slot, enum level level, doub
 {
     struct entry *entry = &store->entries[slot];
     struct error error = {0};
-    uint32_t extent;
-    if (!level_make_room(store, level, entry->bytes, worth, &extent)) return MISS_NO_ROOM;
+    if (!level_make_room(store, level, slot, entry->bytes, worth)) return MISS_NO_ROOM;
     enum level from = level == LEVEL_DEVICE            ? LEVEL_HOST
                       : level_has(entry, LEVEL_DEVICE) ? LEVEL_DEVICE
                                                        : LEVEL_DISK;
     const struct level_memory *memory = store->level[from == LEVEL_DISK ? level : LEVEL_DEVICE].memory;
-    entry->extent[level] = extent;
     entry->fetching = true;
     void *to = level_address(store, level, entry);
     const void *source = from == LEVEL_DISK ? NULL : level_address(store, from, entry);
@@ -40,7 +38,7 @@ enum miss entry_fetch(struct store *store, uint32_t slot, enum level level, doub
         level_add(store, level, slot);
         return MISSES;
     }
-    level_give_back(store, level, item.bytes, extent);
+    level_give_back(store, level, item.bytes, entry->extent[level]);
     if (entry->state != ENTRY_HERE) return MISS_ABSENT; /* forgotten meanwhile */
     if (from != LEVEL_HOST) entry_forget(store, slot);
     return status == STATUS_CORRUPT ? MISS_DAMAGED : MISS_UNREADABLE;

@@ -44,7 +44,7 @@ static void copy_to_disk(struct store *store, uint32_t slot)
     struct error error;
     double now = store_seconds(store);
     if ((double)entry->seconds * store->config.bytes_per_second[LEVEL_DISK] < MARGIN * (double)entry->bytes ||
-        !level_make_room(store, LEVEL_DISK, entry->bytes, level_worth(store, entry, now), NULL))
+        !level_make_room(store, LEVEL_DISK, slot, entry->bytes, level_worth(store, entry, now)))
         return;
     struct disk_item item = {.key = entry->key,
                              .bytes = entry->bytes,

@@ -7,7 +7,7 @@
 
 /* PRIOR_CHANCE: of a use within the next octave of age, believed as if PRIOR_SEEN items had shown it. Tables are
  * halved at MOST_SEEN, so that they follow what changes; rates are made anew every REFRESH changes. */
-static const float PRIOR_CHANCE = 0.1F, PRIOR_SEEN = 6, LEAST_CHANCE = 1e-4F, MOST_SEEN = 4000;
+static const float PRIOR_CHANCE = 0.1F, PRIOR_SEEN = 6, LEAST_CHANCE = 1e-6F, MOST_SEEN = 4000;
 /* A tenant's factor leans on 1 as if so many uses had been expected and seen; and is halved at MOST_EXPECTED. */
 static const float ONE_EXPECTED = 1, MOST_EXPECTED = 100;
 static const double LEAST_RATE = 1e-30;
@@ -31,12 +31,17 @@ static void index_of(const float chance[WORTH_AGES], float rate[WORTH_AGES])
 }
 
 /* What few items have shown leans on the octave before it and, after some uses, on those with fewer: the larger of the
- * two. The first of all leans on PRIOR_CHANCE, and no chance is believed to be nothing. */
+ * two. The first of all leans on what the kind has shown at any age, and no chance is believed to be nothing. */
 static void refresh(struct worth *worth, int kind)
 {
-    float chance[WORTH_AGES] = {0};
+    float chance[WORTH_AGES] = {0}, used = PRIOR_SEEN * PRIOR_CHANCE, reached = PRIOR_SEEN;
+    for (int class = 0; class < WORTH_USES; class ++)
+        for (int age = 0; age < WORTH_AGES; age++) {
+            used += worth->used[kind][class][age];
+            reached += worth->reached[kind][class][age];
+        }
     for (int class = 0; class < WORTH_USES; class ++) {
-        float before = class ? 0 : PRIOR_CHANCE;
+        float before = class ? 0 : used / reached;
         for (int age = 0; age < WORTH_AGES; age++) {
             float prior = fmaxf(LEAST_CHANCE, fmaxf(chance[age], before));
             chance[age] = before = (worth->used[kind][class][age] + PRIOR_SEEN * prior) /

@@ -13,9 +13,9 @@
  *
  * (the index of Gittins 1979 for an item that pays when it is used; "hit density" of Beckmann et al., NSDI 2018, with
  * T chosen instead of taken from the past). Where chances fall with age this is recency, where earlier uses foretell
- * later ones it is frequency, and a kind that nobody comes back for stops taking room. With nothing seen yet, the
- * chance within the next octave is the same at every age and for all kinds; with few earlier uses, a table leans on
- * the one before it.
+ * later ones it is frequency, and a kind that nobody comes back for stops taking room. What an octave has not shown
+ * itself yet it leans on the one before it for, the first one on all that the kind has shown, and with nothing seen at all the
+ * chance is the same at every age and for all kinds; with few earlier uses, a table leans on the one before it.
  *
  * How a tenant's items of a kind do beside everybody's of that kind is a factor on the rate: their uses, over those that
  * the tables would have let expect (drawn towards 1 while few were expected). People who come back for finished clips

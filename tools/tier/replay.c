@@ -3,6 +3,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include "tools/tier/rival.h"
 
 enum { GENERATOR = 1, SOLVER = 1, ORDER = 2, ENCODER = 5, TOKENIZER = 6, NUMERICS = 7 };
 
@@ -18,7 +19,11 @@ struct replay {
     const struct trace *trace;
     const struct replay_settings *settings;
     struct replay_result *result;
-    struct store *store;
+    struct store *store; /* one of these three */
+    struct rival *rival;
+    struct bound *bound;
+    size_t request;
+    bool perhaps;    /* foreseeing: what was just asked for may be there, and then it takes no time */
     struct due *due; /* a heap, the earliest first */
     size_t due_count, due_room;
     uint64_t due_made;
@@ -39,12 +44,17 @@ static bool earlier(const struct due *a, const struct due *b)
 
 static void due_add(struct replay *replay, double t, const struct key *key, uint64_t bytes, double seconds)
 {
+    if (replay->bound) {
+        bound_made(replay->bound, key, t, bytes, seconds);
+        return;
+    }
     if (replay->due_count == replay->due_room) {
         replay->due_room = replay->due_room ? 2 * replay->due_room : 256;
         replay->due = realloc(replay->due, replay->due_room * sizeof *replay->due);
         if (!replay->due) abort();
     }
-    struct due made = {.t = t, .number = replay->due_made++, .key = *key, .item = {bytes, seconds}};
+    struct due made = {
+        .t = t, .number = replay->due_made++, .key = *key, .item = {.bytes = bytes, .seconds = seconds}};
     size_t at = replay->due_count++;
     for (; at > 0 && earlier(&made, &replay->due[(at - 1) / 2]); at = (at - 1) / 2)
         replay->due[at] = replay->due[(at - 1) / 2];
@@ -79,6 +89,10 @@ static void publish(struct replay *replay, const struct due *due)
     replay->result->published_bytes += item.bytes;
     item.bytes = item.bytes / replay->settings->scale / 8 * 8;
     if (item.bytes == 0) item.bytes = 8;
+    if (replay->rival) {
+        rival_put(replay->rival, &due->key, &item);
+        return;
+    }
     if (store_reserve(replay->store, &due->key, &item, LEVEL_HOST, &draft, NULL) != STATUS_OK) return;
     for (uint64_t at = 0; at < draft.size / 8; at++) ((uint64_t *)draft.bytes)[at] = word(&due->key, at);
     store_commit(replay->store, &draft, NULL, NULL);
@@ -89,7 +103,19 @@ static void publish(struct replay *replay, const struct due *due)
 static double look_up(struct replay *replay, const struct key *key)
 {
     struct view view;
+    double saved;
+    if (replay->bound) {
+        replay->perhaps = bound_asked(replay->bound, key, (double)replay->now_ns * 1e-9, replay->request,
+                                      key->kind == ITEM_LATENT);
+        return 0;
+    }
     replay->result->lookups++;
+    if (replay->rival) {
+        if (!rival_get(replay->rival, key, &saved)) return 0;
+        replay->result->hits++;
+        replay->result->saved_s += saved;
+        return saved;
+    }
     if (store_get(replay->store, key, LEVEL_HOST, &view, NULL) != STATUS_OK) return 0;
     replay->result->hits++;
     double seconds = view.seconds;
@@ -173,8 +199,8 @@ static double texts(struct replay *replay, const struct request *request, const 
         must(key_of_text(request->tenant, facts[i], &key, NULL));
         replay->result->asked_s += costs.text_s;
         if (look_up(replay, &key) > 0) continue;
-        t += costs.text_s;
-        due_add(replay, t, &key, costs.text_bytes, costs.text_s);
+        due_add(replay, t + costs.text_s, &key, costs.text_bytes, costs.text_s);
+        if (!replay->perhaps) t += costs.text_s;
     }
     return t;
 }
@@ -190,8 +216,8 @@ static double first_step(struct replay *replay, const struct request *request, s
         names->first.text = *facts[i];
         must(key_of_first_step(request->tenant, &names->first, &key, NULL));
         if (look_up(replay, &key) > 0) continue;
-        t += costs.forward_s;
-        due_add(replay, t, &key, costs.output_bytes, costs.forward_s);
+        due_add(replay, t + costs.forward_s, &key, costs.output_bytes, costs.forward_s);
+        if (!replay->perhaps) t += costs.forward_s;
     }
     return t;
 }
@@ -227,8 +253,9 @@ static void serve(struct replay *replay, const struct request *request)
     double t = texts(replay, request, &names, request->t);
     uint32_t done = request->from >= 0 && look_up(replay, &names.begin) > 0 ? request->at : 0;
     if (done == 0 && request->from >= 0) { /* what it goes on from has to be made again */
-        t += request->at * step_s;
-        due_add(replay, t, &names.begin, costs.checkpoint_bytes, request->at * step_s);
+        double made = t + request->at * step_s;
+        due_add(replay, made, &names.begin, costs.checkpoint_bytes, request->at * step_s);
+        if (!replay->perhaps) t = made;
         done = request->at;
     } else if (done == 0) {
         t = first_step(replay, request, &names, t);
@@ -262,14 +289,27 @@ status_t replay_run(const struct trace *trace, const struct replay_settings *set
         config.bytes_per_second[level] = usual[level] / settings->scale;
     }
     *result = (struct replay_result){0};
-    status_t status = store_open(&config, &replay.store, error);
-    if (status != STATUS_OK) return status;
+    if (settings->rival)
+        replay.rival = rival_open(settings->rival, config.limit_bytes[LEVEL_HOST]);
+    else if (store_open(&config, &replay.store, error) != STATUS_OK)
+        return error->status;
     for (size_t i = 0; i < trace->count; i++) {
         advance(&replay, trace->request[i].t);
         serve(&replay, &trace->request[i]);
     }
-    store_stats(replay.store, NULL, &result->stats);
+    if (replay.store) store_stats(replay.store, NULL, &result->stats);
     store_close(replay.store);
+    if (replay.rival) rival_close(replay.rival);
     free(replay.due);
     return STATUS_OK;
+}
+
+void replay_foresee(const struct trace *trace, const struct replay_settings *settings, struct bound *bound)
+{
+    struct replay_result ignored = {0};
+    struct replay replay = {.trace = trace, .settings = settings, .result = &ignored, .bound = bound};
+    for (; replay.request < trace->count; replay.request++) {
+        replay.now_ns = (int64_t)(trace->request[replay.request].t * 1e9);
+        serve(&replay, &trace->request[replay.request]);
+    }
 }
