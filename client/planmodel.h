@@ -10,7 +10,7 @@
 #ifndef REFRAIN_CLIENT_PLANMODEL_H
 #define REFRAIN_CLIENT_PLANMODEL_H
 
-#include "coordinator/planner.h"
+#include "coordinator/planner/planner.h"
 
 /* Video a request without a size asks for. */
 struct planmodel_clip {

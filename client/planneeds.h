@@ -9,7 +9,7 @@
 #ifndef REFRAIN_CLIENT_PLANNEEDS_H
 #define REFRAIN_CLIENT_PLANNEEDS_H
 
-#include "coordinator/planner.h"
+#include "coordinator/planner/planner.h"
 
 /* NOT_FOUND: there is no worker beside this program; INVALID: the directory has no whole checkpoint; UNSUPPORTED: its card does
  * not say; DEADLINE. */

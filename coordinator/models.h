@@ -20,7 +20,7 @@
 #include <zmq.h>
 #include "base/status.h"
 #include "coordinator/card.h"
-#include "coordinator/jobstore.h"
+#include "coordinator/jobs/jobstore.h"
 #include "proto/wire.h"
 
 enum { MODELS_POLL_ITEMS = 2 };

@@ -5,11 +5,11 @@
 #ifndef REFRAIN_COORDINATOR_ORDERS_H
 #define REFRAIN_COORDINATOR_ORDERS_H
 
-#include "coordinator/groups.h"
-#include "coordinator/jobs.h"
+#include "coordinator/ranks/groups.h"
+#include "coordinator/jobs/jobs.h"
 #include "coordinator/models.h"
 #include "coordinator/outbox.h"
-#include "coordinator/vault.h"
+#include "coordinator/vault/vault.h"
 
 void order_shutdown(struct outbox *outbox, const struct wire_peer *peer, const char *reason);
 void order_shutdown_group(struct outbox *outbox, const struct group *group, const char *reason);

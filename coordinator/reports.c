@@ -11,13 +11,13 @@
 #include <string.h>
 #include "base/clock.h"
 #include "base/log.h"
-#include "coordinator/foresight.h"
-#include "coordinator/lessons.h"
-#include "coordinator/move.h"
+#include "coordinator/foresight/foresight.h"
+#include "coordinator/foresight/lessons.h"
+#include "coordinator/ranks/move.h"
 #include "coordinator/orders.h"
-#include "coordinator/repair.h"
+#include "coordinator/ranks/repair.h"
 #include "coordinator/server.h"
-#include "coordinator/tierdesk.h"
+#include "coordinator/tier/tierdesk.h"
 #include "proto/caching.h"
 #include "proto/validate.h"
 

@@ -13,14 +13,14 @@
 #include <xxhash.h>
 #include "base/clock.h"
 #include "base/log.h"
-#include "coordinator/drain.h"
-#include "coordinator/foresight.h"
-#include "coordinator/layout.h"
-#include "coordinator/move.h"
+#include "coordinator/ranks/drain.h"
+#include "coordinator/foresight/foresight.h"
+#include "coordinator/planner/layout.h"
+#include "coordinator/ranks/move.h"
 #include "coordinator/orders.h"
-#include "coordinator/repair.h"
+#include "coordinator/ranks/repair.h"
 #include "coordinator/server.h"
-#include "coordinator/wiring.h"
+#include "coordinator/ranks/wiring.h"
 #include "proto/caching.h"
 
 #define WORTH_A_LOAD 0.9 /* of the time now: another layout costs a pause and a load */

@@ -19,10 +19,10 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/signals.h"
-#include "coordinator/drain.h"
-#include "coordinator/metrics.h"
-#include "coordinator/scrape.h"
-#include "coordinator/tierdesk.h"
+#include "coordinator/ranks/drain.h"
+#include "coordinator/metrics/metrics.h"
+#include "coordinator/metrics/scrape.h"
+#include "coordinator/tier/tierdesk.h"
 
 enum {
     TURN_MESSAGES = 2048,  /* taken from a socket before a commit */

@@ -17,19 +17,19 @@
 #ifndef REFRAIN_COORDINATOR_SERVER_H
 #define REFRAIN_COORDINATOR_SERVER_H
 
-#include "coordinator/counts.h"
+#include "coordinator/metrics/counts.h"
 #include "coordinator/curve.h"
-#include "coordinator/groups.h"
-#include "coordinator/hitrate.h"
-#include "coordinator/jobs.h"
-#include "coordinator/launch.h"
-#include "coordinator/launchers.h"
+#include "coordinator/ranks/groups.h"
+#include "coordinator/foresight/hitrate.h"
+#include "coordinator/jobs/jobs.h"
+#include "coordinator/ranks/launch.h"
+#include "coordinator/ranks/launchers.h"
 #include "coordinator/models.h"
 #include "coordinator/outbox.h"
-#include "coordinator/results.h"
+#include "coordinator/jobs/results.h"
 #include "coordinator/settings.h"
-#include "coordinator/stream.h"
-#include "coordinator/vault.h"
+#include "coordinator/foresight/stream.h"
+#include "coordinator/vault/vault.h"
 #include "coordinator/watches.h"
 
 enum { SERVER_LEARNT = 32 };

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-#include "coordinator/scrape.h"
+#include "coordinator/metrics/scrape.h"
 
 #define AT(field) offsetof(struct settings, field)
 

@@ -14,8 +14,8 @@
 #include <stdint.h>
 #include <stdio.h>
 #include "base/options.h"
-#include "coordinator/groups.h"
-#include "coordinator/plan.h"
+#include "coordinator/ranks/groups.h"
+#include "coordinator/planner/plan.h"
 
 struct settings {
     /* as given; strings are borrowed from argv, the environment or `options` */

@@ -15,7 +15,7 @@
 
 #include <stdbool.h>
 #include "base/status.h"
-#include "coordinator/jobs.h"
+#include "coordinator/jobs/jobs.h"
 #include "coordinator/outbox.h"
 #include "proto/wire.h"
 

@@ -173,7 +173,7 @@ static status_t check_pixels(const Refrain__JobSpec *spec, const char **field, s
                  spec->frames, spec->width, spec->height, spec->frames, pixels, LIMIT_VIDEO_PIXELS);
 }
 
-/* What only the other job can tell is coordinator/branch.h's. */
+/* What only the other job can tell is coordinator/jobs/branch.h's. */
 static status_t check_origin(const Refrain__JobSpec *spec, const char **field, struct error *error)
 {
     status_t status = STATUS_OK;

@@ -6,7 +6,7 @@
 #include <cmocka.h>
 
 #include <string.h>
-#include "coordinator/copies.h"
+#include "coordinator/tier/copies.h"
 
 enum { RANKS = 4, MB = 1000000 };
 

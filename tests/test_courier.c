@@ -17,7 +17,7 @@
 #include <xxhash.h>
 #include "base/clock.h"
 #include "coordinator/curve.h"
-#include "coordinator/vaultfile.h"
+#include "coordinator/vault/vaultfile.h"
 #include "tests/vault_rig.h"
 #include "worker/courier.h"
 

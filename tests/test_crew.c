@@ -9,7 +9,7 @@
 #include <cmocka.h>
 
 #include <math.h>
-#include "coordinator/crew.h"
+#include "coordinator/foresight/crew.h"
 
 enum { LAYERS = 8 };
 

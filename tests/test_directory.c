@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "base/clock.h"
-#include "coordinator/directory.h"
+#include "coordinator/tier/directory.h"
 #include "tests/tier_rig.h"
 
 enum { RANKS = 8, ITEMS = 1 << 10, ANN = 1, BOB = 2 };

@@ -8,7 +8,7 @@
 #include <cmocka.h>
 
 #include <math.h>
-#include "coordinator/finish.h"
+#include "coordinator/foresight/finish.h"
 
 enum { MODEL = 7, OTHER = 8, JOBS = 400 };
 

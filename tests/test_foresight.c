@@ -10,8 +10,8 @@
 #include <math.h>
 #include <string.h>
 #include "base/clock.h"
-#include "coordinator/pace.h"
-#include "coordinator/stream.h"
+#include "coordinator/foresight/pace.h"
+#include "coordinator/foresight/stream.h"
 
 static void hear(struct paces *paces, int64_t now_ns, uint32_t tokens, double block_ns)
 {

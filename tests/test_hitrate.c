@@ -11,7 +11,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
-#include "coordinator/hitrate.h"
+#include "coordinator/foresight/hitrate.h"
 #include "proto/caching.h"
 #include "tests/pipeline.h"
 

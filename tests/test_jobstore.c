@@ -16,7 +16,7 @@
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
-#include "coordinator/jobs.h"
+#include "coordinator/jobs/jobs.h"
 
 #define SET(message, field, value) ((message).has_##field = 1, (message).field = (value))
 #define STATE(name)                REFRAIN__JOB_STATE__JOB_##name

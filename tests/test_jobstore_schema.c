@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-#include "coordinator/jobs.h"
+#include "coordinator/jobs/jobs.h"
 
 #define SET(message, field, value) ((message).has_##field = 1, (message).field = (value))
 #define STATE(name)                REFRAIN__JOB_STATE__JOB_##name

@@ -9,7 +9,7 @@
 #include <cmocka.h>
 
 #include <math.h>
-#include "coordinator/layout.h"
+#include "coordinator/planner/layout.h"
 
 #define GB 1000000000ull
 

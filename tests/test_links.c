@@ -10,7 +10,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include "coordinator/links.h"
+#include "coordinator/planner/links.h"
 
 enum { MOST = 40 };
 

@@ -19,8 +19,8 @@
 #include "base/clock.h"
 #include "cache/tier/key.h"
 #include "cache/tier/miss.h"
-#include "coordinator/counts.h"
-#include "coordinator/scrape.h"
+#include "coordinator/metrics/counts.h"
+#include "coordinator/metrics/scrape.h"
 #include "tests/coordinator_rig.h"
 #include "tests/scraped.h"
 

@@ -8,7 +8,7 @@
 #include <cmocka.h>
 
 #include <math.h>
-#include "coordinator/movecost.h"
+#include "coordinator/planner/movecost.h"
 
 enum { LAYERS = 40, RANKS = 2 };
 

@@ -7,7 +7,7 @@
 #include <string.h>
 #include <cmocka.h>
 
-#include "coordinator/needs.h"
+#include "coordinator/planner/needs.h"
 #include "proto/caching.h"
 #include "kernels/paper.h"
 #include "tests/golden.h"

@@ -11,7 +11,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include "coordinator/planner.h"
+#include "coordinator/planner/planner.h"
 
 #define GB       1000000000ull
 #define NVLINK   300e9

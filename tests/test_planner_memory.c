@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "coordinator/card.h"
-#include "coordinator/planner.h"
+#include "coordinator/planner/planner.h"
 #include "kernels/paper.h"
 #include "tests/footprint_rig.h"
 #include "tests/golden.h"

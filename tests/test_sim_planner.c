@@ -9,7 +9,7 @@
 #include <string.h>
 #include <cmocka.h>
 
-#include "coordinator/planner.h"
+#include "coordinator/planner/planner.h"
 #include "tools/sim/cases.h"
 
 #define BLOCK_SECONDS 0.01 /* as in tools/sim/cases.c */

@@ -14,7 +14,7 @@
 #include <string.h>
 #include <unistd.h>
 #include "coordinator/curve.h"
-#include "coordinator/vaultfile.h"
+#include "coordinator/vault/vaultfile.h"
 #include "tests/vault_rig.h"
 
 enum { SMALL = 150000, LARGE = (5 << 20) + 4321 };

@@ -18,7 +18,7 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
-#include "coordinator/vaultfile.h"
+#include "coordinator/vault/vaultfile.h"
 #include "tests/vault_rig.h"
 
 enum { SMALL = 150000, LARGE = (5 << 20) + 4321 };

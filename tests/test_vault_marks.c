@@ -10,7 +10,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
-#include "coordinator/vaultfile.h"
+#include "coordinator/vault/vaultfile.h"
 #include "tests/vault_rig.h"
 
 enum { SMALL = 150000, MARKS = 64 << 20 };

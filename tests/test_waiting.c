@@ -1,5 +1,5 @@
 /*
- * test_waiting.c - what a queued job is said to wait for (coordinator/waiting.h).
+ * test_waiting.c - what a queued job is said to wait for (coordinator/jobs/waiting.h).
  */
 #include <setjmp.h>
 #include <stdarg.h>

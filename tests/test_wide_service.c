@@ -10,7 +10,7 @@
 #include <string.h>
 #include <cmocka.h>
 
-#include "coordinator/planner.h"
+#include "coordinator/planner/planner.h"
 #include "tests/service_jobs.h"
 
 static const char plain[] = LARGE "--steps 20 --guidance 4",

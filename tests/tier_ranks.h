@@ -15,7 +15,7 @@
 #define REFRAIN_TESTS_TIER_RANKS_H
 
 #include "base/scratch.h"
-#include "coordinator/directory.h"
+#include "coordinator/tier/directory.h"
 #include "worker/control.h"
 #include "worker/engine.h"
 #include "worker/tier_core.h"

@@ -15,7 +15,7 @@
 #ifndef REFRAIN_TESTS_VAULT_RIG_H
 #define REFRAIN_TESTS_VAULT_RIG_H
 
-#include "coordinator/vault.h"
+#include "coordinator/vault/vault.h"
 #include "proto/wire.h"
 
 enum { VAULT_RIG_ANSWER_MS = 10000, VAULT_RIG_PATH = 128 };

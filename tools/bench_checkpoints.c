@@ -21,8 +21,8 @@
 #include <zmq.h>
 #include "base/clock.h"
 #include "base/file.h"
-#include "coordinator/vault.h"
-#include "coordinator/vaultfile.h"
+#include "coordinator/vault/vault.h"
+#include "coordinator/vault/vaultfile.h"
 #include "worker/courier.h"
 
 enum { MAX_JOBS = COURIER_JOBS };

@@ -5,7 +5,7 @@
  *
  * In each round ranks of one thread time the model's blocks (client/stopwatch.h, as `refrain measure` does), one alone and two at
  * once, and services of one rank and of two in each layout make the same guided job, in turns, so that what else goes on on
- * the machine goes on beside all of them. The planner (coordinator/planner.h) gets the medians and the links that the services
+ * the machine goes on beside all of them. The planner (coordinator/planner/planner.h) gets the medians and the links that the services
  * measured, and says what a step takes. Printed: predicted, measured (the median), difference. BIN: the directory of the programs.
  */
 #include <stdio.h>

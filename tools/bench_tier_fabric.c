@@ -21,7 +21,7 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include "base/clock.h"
-#include "coordinator/directory.h"
+#include "coordinator/tier/directory.h"
 #include "tools/bench/pair.h"
 
 enum { KB = 1 << 10, SMALL = 4 * KB, LARGE = PAIR_LARGE, MOST = 4000 };

@@ -9,7 +9,7 @@
  * One message at a time: empty ones, whose shortest way there and back is twice the latency, then growing ones, until a
  * round trip takes long against it. They take the way of hops, through both ranks' loops and, where the fabric carries
  * tensors of GPUs, from GPU to GPU. The other rank sends each back as it came. Who is measured, and when nothing else
- * disturbs it, is the coordinator's business (coordinator/links.h); a rank that worked meanwhile says so, and the
+ * disturbs it, is the coordinator's business (coordinator/planner/links.h); a rank that worked meanwhile says so, and the
  * measurement is none.
  *
  * Ends by its deadline with a LinkMeasured, of no bandwidth if it came to nothing. Compute thread.

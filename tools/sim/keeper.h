@@ -1,5 +1,5 @@
 /*
- * keeper.h - checkpoints on the virtual clock: worker/courier.h and coordinator/vault.h without sockets, threads and
+ * keeper.h - checkpoints on the virtual clock: worker/courier.h and coordinator/vault/vault.h without sockets, threads and
  * files.
  *
  *     keeper_open(&(struct keeper_config){.delay_ns = 200000, .bytes_per_second = 1e9}, &error);
@@ -7,13 +7,13 @@
  *     vault_open(...), vault_close(...)                            the coordinator: what it kept outlives it
  *     keeper_close();
  *
- * Links in place of worker/courier.o and coordinator/vault.o. A checkpoint takes its time to travel and counts once it
+ * Links in place of worker/courier.o and coordinator/vault/vault.o. A checkpoint takes its time to travel and counts once it
  * has arrived; an attempt that may not save is refused then. One vault at a time; its directory does not matter.
  */
 #ifndef REFRAIN_TOOLS_SIM_KEEPER_H
 #define REFRAIN_TOOLS_SIM_KEEPER_H
 
-#include "coordinator/vault.h"
+#include "coordinator/vault/vault.h"
 #include "worker/courier.h"
 
 struct keeper_config {

@@ -10,7 +10,7 @@
 #include <unistd.h>
 
 #include "coordinator/server.h"
-#include "coordinator/survey.h"
+#include "coordinator/ranks/survey.h"
 #include "kernels/team.h"
 #include "tools/sim/keeper.h"
 #include "tools/sim/office.h"

@@ -1,0 +1,74 @@
+/*
+ * crew.h - the ranks of a group at work, played forward: who has which piece when, by the ranks' own rules.
+ *
+ *     struct crew *crew = crew_open(&layout, 1);
+ *     crew_add(crew, &job, 0);                               to the home it has, or the one it would get
+ *     while (crew_next(crew) < INFINITY)
+ *         if (crew_step(crew, &number)) ... job `number` is done at crew_now(crew) ...
+ *     crew_close(crew);
+ *
+ * A job is text, steps, latent frames to decode and files to write, each of so many seconds; a step is for each branch the
+ * blocks of the layout, one hop after the other, as worker/job_step.c walks them. What a rank does next is said by the functions that say it in
+ * the worker (worker/turn.h, worker/share.h), and how many hops a home has out by the same bounds (worker/piece.h), so that jobs that share ranks
+ * get here what they get there. What is left out: tickets without rows, credits, previews, and that texts may come from the tier.
+ *
+ * grain: so many steps are played as one, in so many times the time: a long queue is looked at more coarsely. Times in seconds
+ * from the moment of the call. Memory: some 3 kB a rank, 13 kB a home. One thread.
+ */
+#ifndef REFRAIN_COORDINATOR_FORESIGHT_CREW_H
+#define REFRAIN_COORDINATOR_FORESIGHT_CREW_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include "coordinator/planner/plan.h"
+
+enum { CREW_JOBS = 64 }; /* at once */
+
+struct crew_layout {
+    const struct plan *plan; /* stages of one rank (plan_wide_stages); copied */
+    bool wide;               /* a stage is several ranks: its blocks are hops, also home's */
+    const double *pace;      /* [ranks] how much longer than usual a block takes there; NULL: 1 */
+    double hop;              /* of a message between ranks */
+};
+
+enum crew_phase { CREW_TEXT, CREW_STEPS, CREW_DECODE, CREW_FILES };
+
+struct crew_pieces {
+    uint32_t count; /* that are left */
+    double seconds; /* of one */
+};
+
+struct crew_job {
+    uint64_t number;
+    const char *tenant; /* borrowed for crew_add */
+    int home;           /* rank; negative: the one with the fewest jobs, where homes float */
+    int priority;
+    double due; /* its deadline; 0: none */
+    uint32_t tokens, branches;
+    enum crew_phase phase; /* where it stands */
+    uint32_t done, steps;  /* steps, done and in all */
+    uint32_t first_steps;  /* that the first of two experts makes; `steps`: there is one */
+    bool cached;
+    uint32_t head, tail;  /* blocks that its policy runs at every step */
+    const uint8_t *skips; /* a bit for each step that skips what is between them; NULL: it is known only: */
+    double hits[2];       /* of the steps left of each expert, their share */
+    double block, begin, end; /* of one block; of home before and after the blocks: for a branch */
+    struct crew_pieces text, frames, files;
+};
+
+/* grain: at least 1. NULL: no memory. */
+struct crew *crew_open(const struct crew_layout *layout, uint32_t grain);
+void crew_close(struct crew *crew); /* NULL is fine */
+
+/* In the order in which they came. now: not before crew_now. False: there are CREW_JOBS. */
+bool crew_add(struct crew *crew, const struct crew_job *job, double now);
+uint32_t crew_count(const struct crew *crew);
+/* Jobs of that priority or above. */
+uint32_t crew_urgent(const struct crew *crew, int priority);
+
+double crew_next(const struct crew *crew); /* when something happens next; INFINITY: nothing does */
+double crew_now(const struct crew *crew);
+/* That one thing. True: it was the end of job *number. */
+bool crew_step(struct crew *crew, uint64_t *number);
+
+#endif

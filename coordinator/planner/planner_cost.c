@@ -1,0 +1,645 @@
+/*
+ * planner_cost.c - what one layout is worth (planner.h). Pure functions.
+ *
+ * Everything follows from one block's time: a stage U wide takes 1/U of it and the exchange of four all-to-alls; a ring's
+ * cycle and the time of one step alone are plan.h's, in those units; a link that every step's bytes must pass bounds the
+ * cycle from below. The formulas and where they were published: docs/planner.md.
+ */
+#include <math.h>
+#include <string.h>
+#include "coordinator/planner/planner.h"
+#include "coordinator/planner/planner_load.h"
+#include "coordinator/planner/planner_memory.h"
+
+#define UNSTEADY 0.16
+
+/* Hops that a home has with wide stages at most (worker/engine.h); fewer where they land on a GPU. */
+enum { WIDE_HOPS = 4, WIDE_HOPS_LANDING = 2 };
+
+static uint32_t smaller(uint32_t a, uint32_t b)
+{
+    return a < b ? a : b;
+}
+
+static double hidden_of(const struct planner_model *m)
+{
+    return (double)m->heads * m->head_dim;
+}
+
+double planner_block_flops(const struct planner_model *m, uint32_t tokens)
+{
+    double h = hidden_of(m), s = tokens, t = m->text_tokens;
+    return 8 * s * h * h + 4 * s * s * h + 4 * s * h * h + 4 * t * h * h + 4 * s * t * h + 4 * s * h * m->ffn;
+}
+
+uint64_t planner_block_bytes(const struct planner_model *m)
+{
+    double h = hidden_of(m);
+    return (uint64_t)((8 * h * h + 2 * h * m->ffn) * (double)m->parameter_bytes);
+}
+
+/* ------------------------------------------------------------------------------------------------- one stage */
+
+/* A layout on this machine, made complete. */
+struct field {
+    const struct planner_request *request;
+    const struct planner_layout *layout;
+    uint32_t group;     /* ranks of a replica */
+    uint32_t rows;      /* tokens of one of a stage's ranks, at most */
+    double state_bytes; /* of a whole hidden state on the wire */
+    double alone;       /* seconds of a block on one rank */
+    double block;       /* ... and on a stage: computing and exchange */
+    double exchange;    /* of that */
+};
+
+/* What a block's four all-to-alls carry, all ranks together. */
+static double exchanged_bytes(const struct field *f)
+{
+    return 4 * (double)f->request->job.tokens * hidden_of(&f->request->model) *
+           f->request->machine.operand_bytes;
+}
+
+/* Where a stage's ranks [at, ...) leave a node. */
+static uint32_t end_in_node(const struct field *f, uint32_t at, uint32_t stage_end)
+{
+    uint32_t per_node = f->request->machine.per_node;
+    return smaller(stage_end, (at / per_node + 1) * per_node);
+}
+
+/* Four all-to-alls of a block of a stage whose ranks are [first, first + width): each rank gives 1/U of its 1/U to each of the
+ * others, those of its node over its own link, the rest over its node's. Q, k and v leave together, so their messages'
+ * latency counts once, and once on the way back. */
+static double exchange_seconds(const struct field *f, uint32_t first)
+{
+    const struct planner_machine *m = &f->request->machine;
+    double u = f->layout->width, bytes = exchanged_bytes(f), near = 0, far = 0;
+    if (u < 2) return 0;
+    for (uint32_t at = first, end; at < first + f->layout->width; at = end) {
+        end = end_in_node(f, at, first + f->layout->width);
+        double here = end - at;
+        near = fmax(near, bytes * (here - 1) / (u * u));
+        far = fmax(far, bytes * here / u * (1 - here / u));
+    }
+    return fmax(near / m->inside, far / m->between) + 2 * m->latency;
+}
+
+static double block_seconds(const struct planner_request *r)
+{
+    return r->machine.block_seconds > 0 ? r->machine.block_seconds
+                                        : planner_block_flops(&r->model, r->job.tokens) / r->machine.flops;
+}
+
+static uint32_t stages_of(const struct planner_layout *layout)
+{
+    return layout->stages[0] + layout->stages[1];
+}
+
+static double steps_of(const struct planner_request *r)
+{
+    return (double)r->job.steps[0] + r->job.steps[1];
+}
+
+static void make_field(const struct planner_request *r, const struct planner_layout *layout, struct field *f)
+{
+    *f = (struct field){
+        .request = r, .layout = layout, .group = layout->ways * stages_of(layout) * layout->width};
+    f->rows = (r->job.tokens + layout->width - 1) / layout->width;
+    f->state_bytes = (double)r->job.tokens * hidden_of(&r->model) * r->machine.state_bytes;
+    for (uint32_t first = 0; first < f->group; first += layout->width)
+        f->exchange = fmax(f->exchange, exchange_seconds(f, first));
+    f->alone = block_seconds(r);
+    f->block = f->alone * f->rows / r->job.tokens + f->exchange;
+}
+
+double planner_exchange(const struct planner_request *r, uint32_t width, uint32_t count)
+{
+    struct field f;
+    make_field(r, &(struct planner_layout){.ways = 1, .stages = {count / width, 0}, .width = width}, &f);
+    return f.exchange;
+}
+
+/* -------------------------------------------------------------------------------------------------- the links */
+
+/* What a step of one job in every replica sends: on all links, and out of each node. */
+struct traffic {
+    double hops, exchanges;
+    double node[PLANNER_MAX_RANKS],
+        rank[PLANNER_MAX_RANKS]; /* bytes out of each node, and of each rank inside its node */
+    double between,
+        count; /* hops between nodes, and all from stage to stage or, where they are one rank wide, of a ring */
+};
+
+static void send_bytes(const struct field *f, struct traffic *t, uint32_t from, uint32_t to, double bytes)
+{
+    uint32_t per_node = f->request->machine.per_node;
+    if (from / per_node != to / per_node)
+        t->node[from / per_node] += bytes;
+    else
+        t->rank[from] += bytes;
+}
+
+/* From stage to stage, each rank to the one with the same rows. */
+static void send(const struct field *f, struct traffic *t, uint32_t from, uint32_t to, double bytes)
+{
+    uint32_t per_node = f->request->machine.per_node, width = f->layout->width;
+    t->count++;
+    if (from / per_node != to / per_node) t->between++;
+    for (uint32_t u = 0; u < width; u++) send_bytes(f, t, from + u, to + u, bytes / width);
+}
+
+/* A chain's hops: from home, or to it, and on. first: its first rank; own: home is of its first stage. A wide stage's ranks get
+ * their rows from home and give them back to it, but for its own. */
+static void send_around(const struct field *f, struct traffic *t, uint32_t home, uint32_t first,
+                        uint32_t stages, bool own, double bytes)
+{
+    uint32_t width = f->layout->width, last = first + (stages - 1) * width;
+    double kept = own ? bytes / width : 0, back = stages == 1 ? bytes - kept : bytes;
+    for (uint32_t s = 0; s + 1 < stages; s++) send(f, t, first + s * width, first + (s + 1) * width, bytes);
+    for (uint32_t u = 0; u < width; u++) {
+        if (first + u != home) send_bytes(f, t, home, first + u, bytes / width);
+        if (last + u != home) send_bytes(f, t, last + u, home, bytes / width);
+    }
+    uint32_t per_node = f->request->machine.per_node;
+    if (width == 1) { /* those of wide stages are no hops like the others */
+        t->count += (bytes > kept) + (back > 0);
+        t->between += (bytes > kept && home / per_node != first / per_node) +
+                      (back > 0 && home / per_node != last / per_node);
+    }
+    t->hops += bytes * (stages - 1) + (bytes - kept) + back;
+}
+
+static void exchange_all(const struct field *f, struct traffic *t, uint32_t first, uint32_t stages,
+                         double times)
+{
+    uint32_t width = f->layout->width;
+    double u = width, bytes = exchanged_bytes(f);
+    if (width < 2) return;
+    t->exchanges += times * bytes * (u - 1) / u;
+    for (uint32_t s = 0; s < stages; s++)
+        for (uint32_t at = first + s * width, stop = at + width, begin = at, end; at < stop; at = end) {
+            end = end_in_node(f, at, stop);
+            double here = (double)(end - at) / (stop - begin);
+            t->node[at / f->request->machine.per_node] += times / stages * bytes * here * (1 - here);
+            for (uint32_t i = at; i < end; i++)
+                t->rank[i] += times / stages * bytes * (end - at - 1) / (u * u);
+        }
+}
+
+/* All replicas' chains, each branch-step with the odds of a miss. */
+static void count_traffic(const struct field *f, struct traffic *t)
+{
+    const struct planner_request *r = f->request;
+    const struct planner_layout *l = f->layout;
+    double miss = 1 - r->load.hit_rate, each = miss * r->job.branches / l->ways;
+    double total = (double)r->job.steps[0] + r->job.steps[1];
+    uint32_t pools = l->stages[1] > 0 ? 2 : 1;
+    double ring = r->model.layers - r->load.head - r->load.tail;
+    memset(t, 0, sizeof *t);
+    for (uint32_t d = 0; d < l->replicas; d++)
+        for (uint32_t e = 0; e < pools; e++)
+            for (uint32_t w = 0; w < l->ways; w++) {
+                uint32_t home = d * f->group,
+                         first = home + (l->ways * (e ? l->stages[0] : 0) + w * l->stages[e]) * l->width;
+                double share = pools == 2 ? r->job.steps[e] / total : 1, stages = l->stages[e];
+                /* Where homes float a job's home is anywhere on the ring. */
+                double more = l->floating ? (stages - 1) * (1 + 2 / stages) / fmax(1, stages) : 1;
+                send_around(f, t, home, first, l->stages[e], e == 0 && w == 0,
+                            each * share * more * f->state_bytes);
+                exchange_all(f, t, first, l->stages[e], each * share * ring);
+            }
+    t->hops /= l->replicas;
+    t->exchanges /= l->replicas;
+}
+
+static double most_of(const double *bytes, uint32_t count)
+{
+    double most = 0;
+    for (uint32_t i = 0; i < count; i++) most = fmax(most, bytes[i]);
+    return most;
+}
+
+/* A hop, on the mean over the ring's links. */
+static double hop_seconds(const struct field *f, const struct traffic *t)
+{
+    const struct planner_machine *m = &f->request->machine;
+    double far = t->count > 0 ? t->between / t->count : 0, width = f->layout->width;
+    double inside = f->state_bytes / width / m->inside, between = f->state_bytes / m->between;
+    return far * between + (1 - far) * inside + m->latency;
+}
+
+/* Seconds for the rows that home sends to the ranks of a stage, over its one link to its node and its node's to the others. */
+static double deal_seconds(const struct field *f, uint32_t first)
+{
+    const struct planner_machine *m = &f->request->machine;
+    double each = f->state_bytes / f->layout->width, near = 0, far = 0;
+    for (uint32_t at = first; at < first + f->layout->width; at++)
+        *(at / m->per_node ? &far : &near) += at ? each : 0;
+    return fmax(near / m->inside, far / m->between);
+}
+
+/* And for those that come back: each rank's over its own link, but a node's over its one. */
+static double collect_seconds(const struct field *f, uint32_t first)
+{
+    const struct planner_machine *m = &f->request->machine;
+    double each = f->state_bytes / f->layout->width, near = 0, most = 0;
+    for (uint32_t at = first, end; at < first + f->layout->width; at = end) {
+        end = end_in_node(f, at, first + f->layout->width);
+        if (at / m->per_node)
+            most = fmax(most, (end - at) * each);
+        else
+            near = end > 1 ? each : 0;
+    }
+    return fmax(near / m->inside, most / m->between);
+}
+
+/* What dealing rows to wide stages and collecting them adds to the hops that plan.h counts for a step of one job alone, in the
+ * chains of an expert: home's link takes them one after the other, for all chains, and a stage without home waits once
+ * more to be told which hop is next. */
+static double ends_seconds(const struct field *f, double hop, int expert)
+{
+    const struct planner_layout *l = f->layout;
+    double latency = f->request->machine.latency;
+    uint32_t first = expert ? l->ways * l->stages[0] * l->width : 0, chain = l->stages[expert] * l->width;
+    bool remote = expert > 0 || l->ways > 1;
+    if (l->width < 2) return 0;
+    double more = collect_seconds(f, first + l->ways * chain - l->width) + (2 + remote) * latency -
+                  hop * (remote ? 2 : l->stages[expert] > 1);
+    for (uint32_t w = 0; w < l->ways; w++) more += deal_seconds(f, first + w * chain);
+    return more;
+}
+
+/* Seconds that a wide stage waits in each hop for links to be free: rows that home deals and those that the hop before sends on
+ * are on the way of the first exchange, as far as q, k and v do not take longer to compute. */
+static double jam_seconds(const struct field *f, int expert)
+{
+    const struct planner_request *r = f->request;
+    const struct planner_layout *l = f->layout;
+    uint32_t first = expert ? l->ways * l->stages[0] * l->width : 0, chain = l->stages[expert] * l->width;
+    double s = r->job.tokens, h = hidden_of(&r->model), dealt = 0;
+    double on = f->state_bytes / l->width / r->machine.inside;
+    double products = 6 * s * h * h / planner_block_flops(&r->model, r->job.tokens);
+    if (l->width < 2) return 0;
+    for (uint32_t w = 0; w < l->ways && expert == 0; w++) dealt += deal_seconds(f, first + w * chain);
+    double most = fmax(on, dealt + (l->stages[expert] > 1 ? on : 0));
+    return fmax(0, most - products * (f->block - f->exchange));
+}
+
+/* What plan.h does not know of a step of one job alone on wide stages: rows are dealt and collected, and a hit's blocks are
+ * the stages' too. */
+static double wide_seconds(const struct field *f, double hop, int expert)
+{
+    const struct planner_request *r = f->request;
+    double ends = ends_seconds(f, hop, expert), rate = r->load.hit_rate;
+    double caps = (double)(r->load.head + r->load.tail) * r->job.branches / f->layout->ways;
+    if (f->layout->width < 2) return 0;
+    ends += (r->job.branches / f->layout->ways - 1) * jam_seconds(f, expert);
+    return (1 - rate) * ends + (caps > 0 ? rate * (ends + caps * f->block) : 0);
+}
+
+/* -------------------------------------------------------------------------------------------------- the rings */
+
+/* All chains' times, means over a job's steps: of one job alone, and the busiest rank's, in seconds. */
+struct chains {
+    bool possible;
+    double alone, cycle;
+    struct planner_pace pace;
+    uint32_t blocks, home_blocks; /* the most of a rank that is no home; of a home */
+};
+
+/* Home's own work of a branch-step in block times: `all`: with its part of text and decoding. */
+static double home_work(const struct field *f, bool all)
+{
+    const struct planner_request *r = f->request;
+    double steps = steps_of(r) * r->job.branches;
+    return (r->machine.ends_seconds + (all ? r->machine.home_seconds / steps : 0)) / f->alone;
+}
+
+/* Of ranks that are all alike, what is left for weights. Where homes float, all are stages as well. */
+static void seat_all(const struct field *f, const struct planner_room *room, struct plan_seat *seats)
+{
+    for (uint32_t i = 0; i < f->group; i++) {
+        double taken = room->work + (i > 0 || f->layout->floating ? room->buffers : 0);
+        double left = (double)f->request->machine.memory_bytes - taken;
+        seats[i] = (struct plan_seat){.speed = 1, .make = 1, .memory_bytes = (uint64_t)fmax(1, left)};
+    }
+}
+
+static enum plan_layout kind_of(const struct planner_layout *l)
+{
+    if (l->stages[1] > 0) return l->ways > 1 ? PLAN_LAYOUT_CFG_POOLS : PLAN_LAYOUT_POOLS;
+    return l->ways > 1 ? PLAN_LAYOUT_CFG : PLAN_LAYOUT_PIPELINE;
+}
+
+static struct plan_mix mix_of(const struct field *f, double hop)
+{
+    const struct planner_request *r = f->request;
+    bool pools = f->layout->stages[1] > 0;
+    return (struct plan_mix){.branches = r->job.branches,
+                             .experts = pools ? 2 : 1,
+                             .first_share = pools ? r->job.steps[0] / steps_of(r) : 1,
+                             .head = r->load.head,
+                             .tail = r->load.tail,
+                             .hit_rate = r->load.hit_rate,
+                             .hop = hop / f->alone,
+                             .exchange = f->exchange / f->alone};
+}
+
+/* Home's own blocks go to its oldest jobs, hops at a stage to who came first: so a chain from home on is filled by groups of
+ * jobs, one that lies elsewhere takes all alike, and of branches on one of each half of that holds. A wide stage's hops all
+ * wait at home, the oldest job's go first. */
+static void share_ranks(const struct planner_layout *l, struct planner_pace *pace)
+{
+    pace->groups[0] = l->ways == 1 && l->width == 1;
+    pace->even[0] = l->ways > 1 && l->width == 1 ? 0.5 : 0;
+    pace->even[1] = 1;
+}
+
+/* Wide stages: how long a step's hops are away, on their way through all stages. */
+static void limit_hops(const struct field *f, double hop, struct planner_pace *pace)
+{
+    const struct planner_request *r = f->request;
+    if (f->layout->width < 2) return;
+    pace->most_away = r->machine.operand_bytes < 4 ? WIDE_HOPS_LANDING : WIDE_HOPS;
+    for (int e = 0; e < PLANNER_PHASES; e++)
+        pace->away[e] = (1 - r->load.hit_rate) * r->job.branches *
+                        (r->model.layers * f->block + (f->layout->stages[e] + 1) * hop);
+}
+
+/* Seconds of a step of all, and of each expert's where they have pools. asked: the request, whose mix is changed. */
+static void set_pace(const struct field *f, double hop, struct plan_request *asked, const struct plan *plan,
+                     struct chains *c)
+{
+    const struct planner_request *r = f->request;
+    double unit = f->alone, steps = steps_of(r);
+    double hops = (1 - r->load.hit_rate) * r->job.branches / f->layout->ways;
+    bool pools = f->layout->stages[1] > 0;
+    c->cycle = plan_cycle(plan, asked) * unit + hops * jam_seconds(f, 0);
+    c->pace = (struct planner_pace){.steps = {steps}};
+    share_ranks(f->layout, &c->pace);
+    limit_hops(f, hop, &c->pace);
+    for (int e = 0; e <= pools; e++) {
+        if (pools) {
+            c->pace.steps[e] = r->job.steps[e];
+            asked->mix.first_share = e == 0;
+        }
+        if (!r->real) asked->mix.home_work = home_work(f, true);
+        c->pace.cycle[e] = plan_cycle(plan, asked) * unit + hops * jam_seconds(f, e);
+        if (!r->real) asked->mix.home_work = home_work(f, false);
+        c->pace.alone[e] = plan_alone(plan, asked) * unit + wide_seconds(f, hop, e);
+        c->alone += c->pace.steps[e] / steps * c->pace.alone[e];
+    }
+}
+
+/* Dealt by plan.h. */
+static void lay_chains(const struct field *f, double hop, uint32_t jobs, struct chains *c, struct plan *plan)
+{
+    const struct planner_request *r = f->request;
+    const struct planner_layout *l = f->layout;
+    struct plan_seat seats[PLAN_MAX_RANKS];
+    struct plan_wish wish = {.home = l->floating ? PLAN_HOME_FLOATING : PLAN_HOME_FIXED,
+                             .layout = kind_of(l),
+                             .width = l->width,
+                             .pool = l->stages[1] > 0 ? l->stages[0] * l->ways * l->width : 0};
+    uint32_t homes = l->floating ? f->group : 1;
+    struct planner_room room;
+    planner_room_of(r, l, jobs, &room);
+    if (r->machine.memory_bytes) seat_all(f, &room, seats);
+    struct plan_request asked = {.layers = r->model.layers,
+                                 .ranks = f->group,
+                                 .seats = r->machine.memory_bytes ? seats : NULL,
+                                 .mix = mix_of(f, hop),
+                                 .wish = &wish,
+                                 .heads = r->model.heads,
+                                 .block_bytes = (uint64_t)room.block,
+                                 .home_bytes = (uint64_t)room.home};
+    asked.mix.home_work = home_work(f, true);
+    *c = (struct chains){.possible = plan_make(&asked, plan, NULL) == STATUS_OK};
+    if (!c->possible) return;
+    set_pace(f, hop, &asked, plan, c);
+    for (uint32_t i = 0; i < f->group; i++) {
+        uint32_t blocks = plan_blocks(plan, i), *most = i < homes ? &c->home_blocks : &c->blocks;
+        if (blocks > *most) *most = blocks;
+        if (l->floating && blocks > c->blocks) c->blocks = blocks;
+    }
+}
+
+static void count_memory(const struct field *f, const struct chains *c, struct planner_option *o)
+{
+    struct planner_room room;
+    planner_room_of(f->request, f->layout, o->in_flight, &room);
+    double at_home = room.work + (f->layout->floating ? room.buffers : 0) + room.home;
+    o->stage_bytes = c->blocks ? (uint64_t)(room.work + room.buffers + c->blocks * room.block) : 0;
+    o->memory_bytes = (uint64_t)(at_home + c->home_blocks * room.block);
+    if (o->stage_bytes > o->memory_bytes) o->memory_bytes = o->stage_bytes;
+    o->fits = f->request->machine.memory_bytes == 0 || o->memory_bytes <= f->request->machine.memory_bytes;
+}
+
+/* Jobs that keep a replica busy, by Little's law. */
+static uint32_t wanted_jobs(const struct chains *c, const struct plan *plan, const struct field *f,
+                            double job_alone)
+{
+    if (f->group == 1) return 1;
+    if (f->layout->floating) return plan->jobs_to_saturate;
+    double jobs = c->cycle > 0 ? job_alone / (c->cycle * steps_of(f->request)) : 1;
+    return jobs > 1 ? (uint32_t)ceil(jobs - 1e-9) : 1;
+}
+
+/* Where homes float, a home of few jobs is now short of work and now behind, as their hits come; several jobs smooth each
+ * other. Fitted to the simulator: docs/planner.md. */
+static double unsteady(const struct field *f, double j)
+{
+    double rate = f->request->load.hit_rate, each = fmax(1, j / f->layout->stages[0]);
+    return f->layout->floating ? 1 + UNSTEADY * rate * rate / (each * each * each) : 1;
+}
+
+/* Ranks of a node share its memory and its power: how much longer blocks take while, in the mean of a time, so many jobs' steps
+ * are computed in it. */
+static double crowded(const struct field *f, double jobs, double seconds)
+{
+    const struct planner_request *r = f->request;
+    uint32_t ranks = f->layout->replicas * f->group, node = smaller(ranks, r->machine.per_node);
+    double ring = r->model.layers - r->load.head - r->load.tail;
+    double blocks = r->job.branches * (r->model.layers - r->load.hit_rate * ring);
+    if (r->machine.crowd <= 1 || node < 2 || seconds <= 0) return 1;
+    double busy = f->layout->replicas * jobs * blocks * f->alone / seconds / ranks * node;
+    return 1 + (r->machine.crowd - 1) * fmin(1, fmax(0, (busy - 1) / (node - 1)));
+}
+
+/* j jobs of a replica: the walk of one alone, or the busiest rank, whichever takes longer. */
+static double many_seconds(const struct field *f, const struct chains *c, double j, double link)
+{
+    double steps = steps_of(f->request), cycle = fmax(c->cycle, link) * unsteady(f, j);
+    double slower = crowded(f, j, fmax(c->alone, j * cycle));
+    return fmax(steps * c->alone * slower + f->request->machine.home_seconds, j * steps * cycle * slower);
+}
+
+/* One pool rests while the other works: the busiest rank is busier than a mean one would be by more than a block. */
+static bool pools_uneven(const struct field *f, const struct chains *c)
+{
+    const struct planner_request *r = f->request;
+    double ring = r->model.layers - r->load.head - r->load.tail;
+    double mean =
+        r->job.branches * ((1 - r->load.hit_rate) * ring / (f->layout->ways * stages_of(f->layout)) + 1);
+    return f->layout->stages[1] > 0 && c->cycle > mean * f->block;
+}
+
+/* The least time of a step, in the mean, that a home's limit of hops allows. */
+static double away_seconds(const struct field *f, const struct planner_pace *pace)
+{
+    double sum = 0;
+    for (int e = 0; e < PLANNER_PHASES && pace->most_away > 0; e++)
+        sum += pace->steps[e] * pace->away[e] / pace->most_away;
+    return sum / steps_of(f->request);
+}
+
+static enum planner_bound find_bound(const struct field *f, const struct chains *c, double link,
+                                     uint32_t wanted, const struct planner_option *o)
+{
+    if (o->in_flight < wanted) return BOUND_MEMORY;
+    if (o->ranks * 10 < f->request->machine.ranks * 9) return BOUND_IDLE;
+    if (link > c->cycle) return BOUND_LINK;
+    if (f->exchange > 0.1 * f->block) return BOUND_EXCHANGE;
+    if (away_seconds(f, &c->pace) > c->cycle) return BOUND_FILL;
+    if (f->request->load.jobs < f->layout->replicas * o->saturate) return BOUND_FILL;
+    return pools_uneven(f, c) ? BOUND_POOLS : BOUND_COMPUTE;
+}
+
+/* As many jobs at once as fill a replica, as there are and as fit, with the blocks dealt so that they do. */
+static void lay_for_jobs(const struct field *f, double hop, double jobs, uint32_t most, struct chains *c,
+                         struct plan *plan, struct planner_option *o)
+{
+    o->in_flight = jobs < most ? (uint32_t)jobs : most;
+    for (;; o->in_flight--) {
+        lay_chains(f, hop, o->in_flight, c, plan);
+        if (c->possible) count_memory(f, c, o);
+        if ((c->possible && o->fits) || o->in_flight == 1) return;
+    }
+}
+
+/* What it would take, had the ranks the memory. */
+static void predict_roomy(const struct planner_request *r, const struct planner_layout *layout,
+                          struct planner_option *o)
+{
+    struct planner_request roomy = *r;
+    roomy.machine.memory_bytes = 0;
+    if (r->machine.memory_bytes) planner_predict(&roomy, layout, o, NULL);
+    o->fits = false;
+}
+
+/* Until the steps of all jobs are done; loaded: of one beside the others in flight. Floating homes have jobs of their own each,
+ * which end together. */
+static double all_seconds(const struct field *f, const struct chains *c, double link, double jobs,
+                          double in_flight, double loaded)
+{
+    struct planner_pace pace = c->pace;
+    if (f->request->real) return loaded * fmax(1, jobs / in_flight); /* jobs of any length */
+    if (f->layout->floating)
+        return loaded * fmax(1, jobs / in_flight) + planner_load_apart(&pace, (uint32_t)in_flight);
+    double slower = crowded(f, in_flight, fmax(c->alone, in_flight * fmax(c->cycle, link)));
+    for (int e = 0; e < PLANNER_PHASES; e++) {
+        pace.alone[e] *= slower;
+        pace.away[e] *= slower;
+        pace.cycle[e] = fmax(pace.cycle[e], pace.steps[e] > 0 ? link : 0) * slower;
+    }
+    return planner_load_seconds(&pace, (uint32_t)jobs, (uint32_t)in_flight);
+}
+
+static void predict_times(const struct field *f, const struct chains *c, double link, double jobs,
+                          uint32_t most, struct planner_option *o)
+{
+    const struct planner_request *r = f->request;
+    double steps = steps_of(r), home = r->machine.home_seconds, n = fmin(jobs, o->in_flight);
+    double least = fmax(link, away_seconds(f, &c->pace)), cycle = fmax(c->cycle, least);
+    double per_job = steps * cycle * crowded(f, 1, cycle);
+    o->job_seconds = many_seconds(f, c, 1, link);
+    o->step_seconds = (o->job_seconds - home) / steps;
+    o->loaded_seconds = many_seconds(f, c, n, least);
+    o->all_seconds = home + all_seconds(f, c, link, jobs, n, o->loaded_seconds - home);
+    o->jobs_per_hour = f->layout->replicas * 3600 / fmax(per_job, o->job_seconds / (n < jobs ? n : most));
+    o->busy = fmin(1, jobs * per_job * c->cycle / cycle / o->all_seconds);
+}
+
+/* How many jobs there are at once, and what that brings. */
+static void predict(const struct field *f, struct chains *c, struct plan *ring, double hop,
+                    const struct traffic *traffic, struct planner_option *o)
+{
+    const struct planner_request *r = f->request;
+    double jobs = ceil((double)r->load.jobs / f->layout->replicas);
+    if (r->real && r->load.unequal_jobs > 0) jobs = r->load.unequal_jobs;
+    o->node_bytes = most_of(traffic->node, PLANNER_MAX_RANKS);
+    o->hop_bytes = traffic->hops;
+    o->exchange_bytes = traffic->exchanges;
+    double link = fmax(o->node_bytes / r->machine.between,
+                       most_of(traffic->rank, PLANNER_MAX_RANKS) / r->machine.inside);
+    o->saturate = wanted_jobs(c, ring, f, many_seconds(f, c, 1, link));
+    uint32_t most = f->group == 1 ? 1 : o->saturate + 1;
+    if (r->real)
+        o->in_flight = jobs < most ? (uint32_t)ceil(jobs) : most;
+    else
+        lay_for_jobs(f, hop, jobs, most, c, ring, o);
+    predict_times(f, c, link, jobs, most, o);
+    o->bound = find_bound(f, c, link, jobs < o->saturate ? (uint32_t)jobs : o->saturate, o);
+}
+
+void planner_predict(const struct planner_request *r, const struct planner_layout *layout,
+                     struct planner_option *o, struct plan *plan)
+{
+    struct field f;
+    struct traffic traffic;
+    struct chains c;
+    struct plan ring;
+    make_field(r, layout, &f);
+    count_traffic(&f, &traffic);
+    double hop = hop_seconds(&f, &traffic);
+    *o = (struct planner_option){.layout = *layout, .ranks = layout->replicas * f.group};
+    lay_chains(&f, hop, 1, &c, &ring);
+    o->possible = c.possible;
+    if (!c.possible) {
+        predict_roomy(r, layout, o);
+        return;
+    }
+    predict(&f, &c, &ring, hop, &traffic, o);
+    if (plan) *plan = ring;
+}
+
+/* --------------------------------------------------------------------------------------------- plans that are there */
+
+/* Ranks that have blocks of an expert's chains, as stages of one. */
+static uint32_t stages_in(const struct plan *plan, uint32_t expert)
+{
+    uint32_t ranks = 0, width = plan_width(plan),
+             ways = plan->chain[expert][0] != plan->chain[expert][1] ? PLAN_BRANCHES : 1;
+    for (uint32_t i = 0; i < plan->ranks; i++)
+        ranks += i == 0 || plan_run(plan, plan->chain[expert][0], i) > 0 ||
+                 plan_run(plan, plan->chain[expert][1], i) > 0;
+    return (ranks + ways * width - 1) / (ways * width);
+}
+
+static struct planner_layout layout_of(const struct plan *plan)
+{
+    bool pools = plan->chain[0][0] != plan->chain[1][0];
+    return (struct planner_layout){.replicas = 1,
+                                   .ways = plan->chain[0][0] != plan->chain[0][1] ? PLAN_BRANCHES : 1,
+                                   .width = plan_width(plan),
+                                   .stages = {stages_in(plan, 0), pools ? stages_in(plan, 1) : 0},
+                                   .floating = plan->floating};
+}
+
+void planner_rate(const struct planner_request *r, const struct plan *plan, struct planner_option *o)
+{
+    struct field f;
+    struct traffic traffic;
+    struct plan ring = *plan;
+    struct planner_layout layout = layout_of(plan);
+    struct plan_request asked = *r->real;
+    make_field(r, &layout, &f);
+    f.group = plan->ranks;
+    count_traffic(&f, &traffic);
+    asked.mix.hop = hop_seconds(&f, &traffic) / f.alone;
+    asked.mix.exchange = f.exchange / f.alone;
+    struct chains c = {.possible = true};
+    set_pace(&f, asked.mix.hop * f.alone, &asked, plan, &c);
+    *o = (struct planner_option){.layout = layout, .ranks = plan->ranks};
+    o->possible = o->fits = c.cycle > 0 && c.alone > 0;
+    if (o->possible) predict(&f, &c, &ring, 0, &traffic, o);
+}

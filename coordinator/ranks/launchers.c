@@ -1,0 +1,100 @@
+/* launchers.c - see launchers.h. Runs on the coordinator's loop thread; holds no locks. */
+#include "coordinator/ranks/launchers.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MAX_LAUNCHERS = 64 };
+
+struct launchers {
+    struct launcher list[MAX_LAUNCHERS]; /* [count] */
+    size_t count;
+};
+
+status_t launchers_open(struct launchers **launchers, struct error *error)
+{
+    *launchers = calloc(1, sizeof **launchers);
+    return *launchers ? STATUS_OK : error_set(error, STATUS_NO_MEMORY, "no memory for the list of launchers");
+}
+
+void launchers_close(struct launchers *launchers)
+{
+    free(launchers);
+}
+
+static struct launcher *find(struct launchers *launchers, const struct wire_peer *peer)
+{
+    for (size_t i = 0; i < launchers->count; i++)
+        if (wire_peer_equal(&launchers->list[i].peer, peer)) return &launchers->list[i];
+    return NULL;
+}
+
+status_t launchers_hello(struct launchers *launchers, const struct wire_peer *peer,
+                         const Refrain__Launcher *message, int64_t now_ns, struct error *error)
+{
+    if (!group_text_fits(message->group, GROUP_NAME_BYTES) ||
+        !group_text_fits(message->host, MEMBER_TEXT_BYTES) ||
+        !group_text_fits(message->fabric, sizeof((struct launcher *)0)->fabric) || message->ranks < 1 ||
+        message->ranks > PLAN_MAX_RANKS)
+        return error_set(error, STATUS_INVALID,
+                         "a launcher must give its group, host and fabric, and 1 to %d ranks",
+                         PLAN_MAX_RANKS);
+    struct launcher *launcher = find(launchers, peer);
+    if (!launcher) launcher = launchers_of(launchers, message->group); /* over a new connection */
+    if (!launcher && launchers->count == MAX_LAUNCHERS)
+        return error_set(error, STATUS_NO_MEMORY, "there are %d launchers already", MAX_LAUNCHERS);
+    if (!launcher) {
+        launcher = &launchers->list[launchers->count++];
+        *launcher = (struct launcher){0};
+    }
+    launcher->peer = *peer;
+    launcher->ranks = message->ranks;
+    launcher->pid = message->pid;
+    launcher->heard_ns = now_ns;
+    snprintf(launcher->group, sizeof launcher->group, "%s", message->group);
+    snprintf(launcher->host, sizeof launcher->host, "%s", message->host);
+    snprintf(launcher->fabric, sizeof launcher->fabric, "%s", message->fabric);
+    return STATUS_OK;
+}
+
+bool launchers_heard(struct launchers *launchers, const struct wire_peer *peer, int64_t now_ns)
+{
+    struct launcher *launcher = find(launchers, peer);
+    if (launcher) launcher->heard_ns = now_ns;
+    return launcher != NULL;
+}
+
+static void forget(struct launchers *launchers, size_t index)
+{
+    launchers->list[index] = launchers->list[--launchers->count];
+}
+
+void launchers_gone(struct launchers *launchers, const struct wire_peer *peer)
+{
+    const struct launcher *launcher = find(launchers, peer);
+    if (launcher) forget(launchers, (size_t)(launcher - launchers->list));
+}
+
+void launchers_check(struct launchers *launchers, int64_t now_ns, int64_t silence_ns)
+{
+    for (size_t i = launchers->count; i-- > 0;)
+        if (now_ns - launchers->list[i].heard_ns > silence_ns) forget(launchers, i);
+}
+
+void launchers_forgive(struct launchers *launchers, int64_t now_ns)
+{
+    for (size_t i = 0; i < launchers->count; i++) launchers->list[i].heard_ns = now_ns;
+}
+
+struct launcher *launchers_of(struct launchers *launchers, const char *group)
+{
+    for (size_t i = 0; i < launchers->count; i++)
+        if (strcmp(launchers->list[i].group, group) == 0) return &launchers->list[i];
+    return NULL;
+}
+
+struct launcher *launchers_at(struct launchers *launchers, size_t index)
+{
+    return index < launchers->count ? &launchers->list[index] : NULL;
+}
