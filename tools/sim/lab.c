@@ -9,11 +9,13 @@
 
 status_t lab_open(const char *source, struct lab *lab, struct error *error)
 {
+    static const char *const places[] = {"/dev/shm", "/tmp"};
     *lab = (struct lab){.source = source};
-    snprintf(lab->directory, sizeof lab->directory, "/dev/shm/refrain-sim-XXXXXX");
-    if (mkdtemp(lab->directory)) return STATUS_OK;
-    snprintf(lab->directory, sizeof lab->directory, "/tmp/refrain-sim-XXXXXX");
-    return mkdtemp(lab->directory) ? STATUS_OK : error_set(error, STATUS_IO, "%s: %m", lab->directory);
+    for (int i = 0; i < 2; i++) {
+        snprintf(lab->directory, sizeof lab->directory, "%s/refrain-sim-XXXXXX", places[i]);
+        if (mkdtemp(lab->directory)) return STATUS_OK;
+    }
+    return error_set(error, STATUS_IO, "%s: %m", lab->directory);
 }
 
 static void model_path(const struct lab *lab, int layers, char path[PATH_MAX])
