@@ -69,6 +69,9 @@ int stand_make(const char *name, const char *format, ...)
 /* The same, but goes on while the client waits for it; its events come into NAME.log. */
 pid_t stand_begin(const char *name, const char *words)
 {
+    char log[PATH_BYTES + 64];
+    snprintf(log, sizeof log, "%s/%s.log", stand_directory, name);
+    unlink(log); /* an earlier job's: stand_begun would take its number */
     return program_start("refrain submit --model ref %s --json " FILES " >%s/%s.log 2>&1", words,
                          FILES_OF(name), stand_directory, name);
 }
