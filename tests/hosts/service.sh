@@ -41,9 +41,9 @@ ready() {
 workers() { hosts_processes "$1" | grep -c "^[^ ]*refrain-worker .*--group"; }
 holds() { [ "$(workers "$1")" = "$2" ]; }
 
-# Always the same video; its latents in $work/NAME.safetensors.
+# Always the same video, made anew; its latents in $work/NAME.safetensors.
 submit() {
-    refrain submit --model ref --steps 40 --width 64 --height 64 --frames 17 --seed 5 --quiet --prompt "a red star" \
+    refrain submit --recompute --model ref --steps 40 --width 64 --height 64 --frames 17 --seed 5 --quiet --prompt "a red star" \
         --save-latents "$work/$1.safetensors" --output "$work/$1.mp4" >/dev/null || fail "$1: the job failed"
 }
 same() { cmp -s "$work/undisturbed.safetensors" "$work/$1.safetensors" || fail "$1: other latents than undisturbed"; }
