@@ -72,8 +72,8 @@ static const struct option_spec specs[] = {
      .standard = "auto", .choices = "auto|ref|cpu-avx2|cpu-avx512|cuda", .env = "REFRAIN_BACKEND"},
     {"decode-memory", 0, OPTION_BYTES, offsetof(struct settings, decode_memory), "BYTES",
      .help =
-         "what the VAE may take while it decodes: a video that needs more is decoded in bands of rows; by "
-         "default a quarter of the GPU's memory, or of this rank's share of the host's",
+         "what the VAE may take while it decodes, or encodes what is compared: a video that needs more is made in "
+         "bands of rows; by default a quarter of the GPU's memory, or of this rank's share of the host's",
      .env = "REFRAIN_DECODE_MEMORY", .min = 1 << 20, .max = 1e15},
     {"scratch", 0, OPTION_TEXT, offsetof(struct settings, scratch), "DIR",
      .help = "where files are made before they are sent", .env = "TMPDIR", .standard = "/tmp"},
