@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include <cmocka.h>
+#include <mpi.h>
 
 #include "base/clock.h"
 #include "tests/gpu_memory.h"
@@ -275,13 +276,25 @@ void group_find_gpu(char **arguments)
 
 /* -------------------------------------------------------------------------------------- the members' side */
 
-void group_run_member(const char *path, int rank, scenario run)
+static void run_mpi_member(const char *path, int rank, scenario run)
 {
     struct board *board = map_board(path, O_RDWR);
     if (!board) _exit(3);
     const char *job = getenv("PMIX_NAMESPACE");
     if (job) atomic_store(&board->job, (unsigned)strtoul(job, NULL, 10));
     run_member(board, rank, run);
+}
+
+void group_serve(int argc, char **argv, const struct group_scenario *scenarios, size_t count)
+{
+    int threads, rank;
+    if (argc != 4 || strcmp(argv[1], "--member") != 0) return;
+    alarm(60);
+    MPI_Init_thread(NULL, NULL, MPI_THREAD_SERIALIZED, &threads);
+    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+    for (size_t i = 0; i < count; i++)
+        if (strcmp(scenarios[i].name, argv[2]) == 0) run_mpi_member(argv[3], rank, scenarios[i].run);
+    _exit(2);
 }
 
 void member_fail(struct member *member, const char *file, int line, const char *what)

@@ -18,7 +18,7 @@
  *
  * Members and test share a board: a mapped file with addresses, results and marks. With mpi the members are
  * new processes of the same program, `PROGRAM --member SCENARIO BOARD`; main() has to hand those to
- * group_run_member. With nccl payloads lie in device memory, and group_end proves from the members' logs that
+ * group_serve. With nccl payloads lie in device memory, and group_end proves from the members' logs that
  * their orders of transfers do not contradict each other. The libraries are the stand-ins that main() found by
  * group_find_gpu.
  */
@@ -83,8 +83,14 @@ bool group_tests_all(void);
 
 /* -------------------------------------------------------------------------------------- the members' side */
 
-/* Runs the scenario in a process that mpirun started; does not return. */
-void group_run_member(const char *board, int rank, scenario run) __attribute__((noreturn));
+struct group_scenario {
+    const char *name; /* as in group_start */
+    scenario run;
+};
+
+/* In main(), behind group_find_gpu: where mpirun started the program for a member (--member NAME BOARD) this runs the
+ * scenario of that name, one of [count], and does not return. */
+void group_serve(int argc, char **argv, const struct group_scenario *scenarios, size_t count);
 
 /* Opens the fabric, tells its address, and waits until all have told theirs. */
 void member_open(struct member *member, int credits, uint64_t max_bytes);

@@ -13,7 +13,6 @@
 #include <unistd.h>
 
 #include <cmocka.h>
-#include <mpi.h>
 
 #include "base/clock.h"
 #include "cluster/circle.h"
@@ -428,10 +427,7 @@ static void refuse_parts(struct member *m)
 
 /* ---------------------------------------------------------------------------------------------- the tests */
 
-static const struct {
-    const char *name;
-    scenario run;
-} scenarios[] = {
+static const struct group_scenario scenarios[] = {
     {"exchange_many", exchange_many},
     {"exchange_with_few_credits", exchange_with_few_credits},
     {"run_ahead", run_ahead},
@@ -530,18 +526,6 @@ static void parts_that_do_not_fit_are_refused_with_a_reason(void **state)
     all_well(state, 3, refuse_parts);
 }
 
-/* An mpi member is this program again, started by mpirun. */
-static void run_mpi_member(const char *name, const char *board)
-{
-    int threads, rank;
-    alarm(60);
-    MPI_Init_thread(NULL, NULL, MPI_THREAD_SERIALIZED, &threads);
-    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
-    for (size_t i = 0; i < sizeof scenarios / sizeof *scenarios; i++)
-        if (strcmp(scenarios[i].name, name) == 0) group_run_member(board, rank, scenarios[i].run);
-    _exit(2);
-}
-
 #define SHARED_TESTS(kind)                                                                                   \
     cmocka_unit_test_prestate(parts_of_all_sizes_cross_with_several_rounds_under_way, kind),                 \
         cmocka_unit_test_prestate(few_credits_slow_exchanges_and_nothing_else, kind),                        \
@@ -559,7 +543,7 @@ int main(int count, char **arguments)
 {
     static char ipc[] = "zmq-ipc", mpi[] = "mpi", nccl[] = "nccl";
     group_find_gpu(arguments);
-    if (count == 4 && strcmp(arguments[1], "--member") == 0) run_mpi_member(arguments[2], arguments[3]);
+    group_serve(count, arguments, scenarios, sizeof scenarios / sizeof *scenarios);
     setenv("REFRAIN_LOG", "error", 0); /* losses are what is tested */
     const struct CMUnitTest over_ipc[] = {
         SHARED_TESTS(ipc),

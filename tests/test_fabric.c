@@ -20,7 +20,6 @@
 #include <unistd.h>
 
 #include <cmocka.h>
-#include <mpi.h>
 #include <zmq.h>
 
 #include "base/clock.h"
@@ -604,10 +603,7 @@ static void refuse_wrong_token(struct member *m)
 
 /* ---------------------------------------------------------------------------------------------- the tests */
 
-static const struct {
-    const char *name;
-    scenario run;
-} scenarios[] = {
+static const struct group_scenario scenarios[] = {
     {"exchange_with_all", exchange_with_all},
     {"exchange_large_payloads", exchange_large_payloads},
     {"use_up_credits", use_up_credits},
@@ -830,18 +826,6 @@ static void an_address_bound_everywhere_is_announced_as_one_that_can_be_reached(
     }
 }
 
-/* An mpi member is this program again, started by mpirun. */
-static void run_mpi_member(const char *name, const char *board)
-{
-    int threads, rank;
-    alarm(60);
-    MPI_Init_thread(NULL, NULL, MPI_THREAD_SERIALIZED, &threads);
-    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
-    for (size_t i = 0; i < sizeof scenarios / sizeof *scenarios; i++)
-        if (strcmp(scenarios[i].name, name) == 0) group_run_member(board, rank, scenarios[i].run);
-    _exit(2);
-}
-
 #define SHARED_TESTS(kind)                                                                                   \
     cmocka_unit_test_prestate(messages_of_all_sizes_arrive_whole_and_in_order, kind),                        \
         cmocka_unit_test_prestate(large_payloads_cross_in_both_directions, kind),                            \
@@ -867,7 +851,7 @@ int main(int count, char **arguments)
 {
     static char ipc[] = "zmq-ipc", tcp[] = "zmq-tcp", mpi[] = "mpi", nccl[] = "nccl";
     group_find_gpu(arguments);
-    if (count == 4 && strcmp(arguments[1], "--member") == 0) run_mpi_member(arguments[2], arguments[3]);
+    group_serve(count, arguments, scenarios, sizeof scenarios / sizeof *scenarios);
     setenv("REFRAIN_LOG", "error", 0); /* losses are what is tested */
     const struct CMUnitTest any[] = {
         cmocka_unit_test(configurations_that_cannot_work_are_refused),

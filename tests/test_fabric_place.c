@@ -9,7 +9,6 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include <mpi.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -296,10 +295,8 @@ static void outlive_sender(struct member *m)
 
 /* ---------------------------------------------------------------------------------------------------- tests */
 
-static const struct {
-    const char *name;
-    scenario run;
-} scenarios[] = {{"hand_over", hand_over}, {"stray", stray}, {"leave_half_way", leave_half_way}};
+static const struct group_scenario scenarios[] = {
+    {"hand_over", hand_over}, {"stray", stray}, {"leave_half_way", leave_half_way}};
 
 static void parts_land_one_behind_the_other(void **state)
 {
@@ -328,18 +325,6 @@ static void after_the_sender_was_killed_half_way_the_memory_is_free(void **state
     group_end(g);
 }
 
-/* A member that mpirun started. */
-static void run_mpi_member(const char *name, const char *board)
-{
-    int threads, rank;
-    alarm(60);
-    MPI_Init_thread(NULL, NULL, MPI_THREAD_SERIALIZED, &threads);
-    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
-    for (size_t i = 0; i < sizeof scenarios / sizeof *scenarios; i++)
-        if (strcmp(scenarios[i].name, name) == 0) group_run_member(board, rank, scenarios[i].run);
-    _exit(2);
-}
-
 #define SHARED_TESTS(kind)                                                                                   \
     cmocka_unit_test_prestate(parts_land_one_behind_the_other, kind),                                        \
         cmocka_unit_test_prestate(what_does_not_come_next_or_does_not_fit_lands_elsewhere, kind),            \
@@ -349,7 +334,7 @@ int main(int count, char **arguments)
 {
     static char ipc[] = "zmq-ipc", tcp[] = "zmq-tcp", mpi[] = "mpi", nccl[] = "nccl";
     group_find_gpu(arguments);
-    if (count == 4 && strcmp(arguments[1], "--member") == 0) run_mpi_member(arguments[2], arguments[3]);
+    group_serve(count, arguments, scenarios, sizeof scenarios / sizeof *scenarios);
     setenv("REFRAIN_LOG", "error", 0); /* losses are what is tested */
     const struct CMUnitTest tests[] = {
         SHARED_TESTS(ipc),

@@ -8,7 +8,6 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include <mpi.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -176,17 +175,7 @@ static void another_message_finds_at_most_a_chunk_of_them_before_it(void **state
     group_all_well(*state, 2, "pass", pass);
 }
 
-/* A member that mpirun started. */
-static void run_mpi_member(const char *name, const char *board)
-{
-    int threads, rank;
-    alarm(60);
-    MPI_Init_thread(NULL, NULL, MPI_THREAD_SERIALIZED, &threads);
-    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
-    if (strcmp(name, "mix") == 0) group_run_member(board, rank, mix);
-    if (strcmp(name, "pass") == 0) group_run_member(board, rank, pass);
-    _exit(2);
-}
+static const struct group_scenario scenarios[] = {{"mix", mix}, {"pass", pass}};
 
 #define SHARED_TESTS(kind)                                                                                   \
     cmocka_unit_test_prestate(both_orders_are_kept, kind),                                                   \
@@ -196,7 +185,7 @@ int main(int count, char **arguments)
 {
     static char ipc[] = "zmq-ipc", tcp[] = "zmq-tcp", mpi[] = "mpi", nccl[] = "nccl";
     group_find_gpu(arguments);
-    if (count == 4 && strcmp(arguments[1], "--member") == 0) run_mpi_member(arguments[2], arguments[3]);
+    group_serve(count, arguments, scenarios, sizeof scenarios / sizeof *scenarios);
     setenv("REFRAIN_LOG", "error", 0);
     const struct CMUnitTest tests[] = {SHARED_TESTS(ipc), SHARED_TESTS(tcp), SHARED_TESTS(mpi),
                                        SHARED_TESTS(nccl)};

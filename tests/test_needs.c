@@ -50,6 +50,21 @@ static Refrain__JobSpec spec_of(const struct job_order *order)
 }
 
 /* Never less than the rank takes, and not much more. */
+static struct job_order order_of(int width, int height, int frames, double guidance)
+{
+    return (struct job_order){.job = 1,
+                              .attempt = 1,
+                              .prompt = "a",
+                              .negative = "a",
+                              .steps = 2,
+                              .width = width,
+                              .height = height,
+                              .frames = frames,
+                              .fps = 16,
+                              .guidance = guidance,
+                              .shift = 3};
+}
+
 static void expect_near(uint64_t thought, size_t taken, const char *what)
 {
     print_message("  %-16s %.1f MB, taken %.1f\n", what, (double)thought / 1e6, (double)taken / 1e6);
@@ -70,17 +85,8 @@ static void ranks_take_no_more_than_the_coordinator_thinks_and_little_less(void 
     char model[512];
     golden_path(model, sizeof model, "models/reference");
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        const struct job_order order = {.job = 1,
-                                        .attempt = 1,
-                                        .prompt = "a",
-                                        .negative = "a",
-                                        .steps = 2,
-                                        .width = cases[i].width,
-                                        .height = cases[i].height,
-                                        .frames = cases[i].frames,
-                                        .fps = 16,
-                                        .guidance = cases[i].guidance,
-                                        .shift = 3};
+        const struct job_order order =
+            order_of(cases[i].width, cases[i].height, cases[i].frames, cases[i].guidance);
         const struct split split = {
             .members = 2, .head = cases[i].blocks, .run = {0, LAYERS - cases[i].blocks}};
         struct footprint ranks[2];
@@ -108,17 +114,7 @@ static void so_it_is_with_two_ranks_wide_stages(void **state)
     char model[512];
     golden_path(model, sizeof model, "models/reference");
     for (size_t i = 0; i < sizeof frames / sizeof *frames; i++) {
-        const struct job_order order = {.job = 1,
-                                        .attempt = 1,
-                                        .prompt = "a",
-                                        .negative = "a",
-                                        .steps = 2,
-                                        .width = 832,
-                                        .height = 480,
-                                        .frames = frames[i],
-                                        .fps = 16,
-                                        .guidance = 4,
-                                        .shift = 3};
+        const struct job_order order = order_of(832, 480, frames[i], 4);
         const struct split split = {.members = 2, .width = 2, .run = {LAYERS, LAYERS}};
         struct footprint ranks[2];
         struct needs needs;

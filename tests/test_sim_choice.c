@@ -10,28 +10,12 @@
 #include <string.h>
 #include <cmocka.h>
 
+#include "tests/sim_lab.h"
 #include "tools/sim/layouts.h"
 
-enum { LAYERS = 8, HEADS = 8, HEAD_DIM = 2, TOKENS = 16 };
+enum { LAYERS = 8, TOKENS = 16 };
 
 #define AS_GOOD 1.03
-
-static struct lab lab; /* of two experts, with heads for stages of eight */
-
-static int open_lab(void **state)
-{
-    struct error error;
-    if (lab_open("tests/models/tiny-d", &lab, &error) != STATUS_OK) fail_msg("%s", error.text);
-    lab.heads = HEADS;
-    lab.head_dim = HEAD_DIM;
-    return 0;
-}
-
-static int close_lab(void **state)
-{
-    lab_close(&lab);
-    return 0;
-}
 
 struct load {
     uint32_t ranks, per_node, jobs, branches;
@@ -41,8 +25,8 @@ struct load {
 static struct planner_request request_of(const struct load *load, uint32_t steps)
 {
     struct planner_request r = {.model = {.layers = LAYERS,
-                                          .heads = HEADS,
-                                          .head_dim = HEAD_DIM,
+                                          .heads = WIDE_HEADS,
+                                          .head_dim = WIDE_HEAD_DIM,
                                           .ffn = 56,
                                           .experts = 2,
                                           .text_tokens = 8,
@@ -133,5 +117,5 @@ int main(int count, char **arguments)
         cmocka_unit_test(no_layout_of_eight_ranks_is_more_than_3_percent_better_than_the_choice),
     };
     if (count > 1) cmocka_set_test_filter(arguments[1]);
-    return cmocka_run_group_tests(tests, open_lab, close_lab);
+    return cmocka_run_group_tests(tests, open_wide_lab, close_lab);
 }

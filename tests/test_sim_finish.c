@@ -11,29 +11,14 @@
 #include <cmocka.h>
 
 #include "base/clock.h"
+#include "tests/sim_lab.h"
 #include "tools/sim/foretold.h"
-#include "tools/sim/lab.h"
 #include "tools/sim/rehearsal.h"
 
 enum { LAYERS = 8, JOBS = 24 };
 
 #define MICROSECOND_NS (MILLISECOND_NS / 1000)
 #define LIMIT_NS       (1000 * SECOND_NS)
-
-static struct lab lab;
-
-static int open_lab(void **state)
-{
-    struct error error;
-    if (lab_open("tests/models/tiny-a", &lab, &error) != STATUS_OK) fail_msg("%s", error.text);
-    return 0;
-}
-
-static int close_lab(void **state)
-{
-    lab_close(&lab);
-    return 0;
-}
 
 static struct rehearsal *begin(int ranks, const char *home)
 {

@@ -9,25 +9,11 @@
 #include <cmocka.h>
 
 #include "base/clock.h"
+#include "tests/sim_lab.h"
 #include "tools/sim/flight.h"
 #include "tools/sim/hand.h"
 
 enum { JOBS = 4, STEPS = 20, LAYERS = 8 };
-
-static struct lab lab;
-
-static int open_lab(void **state)
-{
-    struct error error;
-    if (lab_open("tests/models/tiny-a", &lab, &error) != STATUS_OK) fail_msg("%s", error.text);
-    return 0;
-}
-
-static int close_lab(void **state)
-{
-    lab_close(&lab);
-    return 0;
-}
 
 static struct flight_found fly(struct flight_case c)
 {

@@ -11,28 +11,13 @@
 #include <cmocka.h>
 
 #include "base/clock.h"
-#include "tools/sim/lab.h"
+#include "tests/sim_lab.h"
 #include "tools/sim/rehearsal.h"
 #include "tools/sim/storm.h"
 
 enum { LAYERS = 8, LONG_STEPS = 240, MIDDLE_STEPS = 100, SHORT_STEPS = 30 };
 
 #define LIMIT_NS (3000 * SECOND_NS)
-
-static struct lab lab;
-
-static int open_lab(void **state)
-{
-    struct error error;
-    if (lab_open("tests/models/tiny-a", &lab, &error) != STATUS_OK) fail_msg("%s", error.text);
-    return 0;
-}
-
-static int close_lab(void **state)
-{
-    lab_close(&lab);
-    return 0;
-}
 
 /* A block takes 50 ms: a guided step of the whole model 0.8 s. */
 static struct rehearsal *begin(int ranks, const char *layout, const char *settle)

@@ -11,22 +11,8 @@
 #include <cmocka.h>
 
 #include "base/clock.h"
+#include "tests/sim_lab.h"
 #include "tools/sim/cases.h"
-
-static struct lab lab;
-
-static int open_lab(void **state)
-{
-    struct error error;
-    if (lab_open("tests/models/tiny-a", &lab, &error) != STATUS_OK) fail_msg("%s", error.text);
-    return 0;
-}
-
-static int close_lab(void **state)
-{
-    lab_close(&lab);
-    return 0;
-}
 
 /* -------------------------------------------------------------------------------------------------- cycle */
 

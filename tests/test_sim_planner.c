@@ -10,27 +10,13 @@
 #include <cmocka.h>
 
 #include "coordinator/planner/planner.h"
+#include "tests/sim_lab.h"
 #include "tools/sim/cases.h"
 
 #define BLOCK_SECONDS 0.01 /* as in tools/sim/cases.c */
 #define WITHIN        0.05
 
 enum { MOST_JOBS = 64 }; /* that the simulator takes */
-
-static struct lab lab;
-
-static int open_lab(void **state)
-{
-    struct error error;
-    if (lab_open("tests/models/tiny-a", &lab, &error) != STATUS_OK) fail_msg("%s", error.text);
-    return 0;
-}
-
-static int close_lab(void **state)
-{
-    lab_close(&lab);
-    return 0;
-}
 
 /* A model of so many blocks whose time on one rank is known, on ranks whose hops take so many stage times of an even split. */
 static struct planner_request make_request(uint32_t ranks, uint32_t layers, uint32_t branches, uint32_t jobs,

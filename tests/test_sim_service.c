@@ -11,6 +11,7 @@
 #include <cmocka.h>
 
 #include "base/clock.h"
+#include "tests/sim_lab.h"
 #include "tools/sim/rehearsal.h"
 #include "tools/sim/storm.h"
 
@@ -18,21 +19,6 @@ enum { STEPS = 12, LAYERS = 8 };
 
 #define START_NS (500 * MILLISECOND_NS)
 #define LIMIT_NS (1000 * SECOND_NS)
-
-static struct lab lab;
-
-static int open_lab(void **state)
-{
-    struct error error;
-    if (lab_open("tests/models/tiny-a", &lab, &error) != STATUS_OK) fail_msg("%s", error.text);
-    return 0;
-}
-
-static int close_lab(void **state)
-{
-    lab_close(&lab);
-    return 0;
-}
 
 static struct rehearsal *begin(int ranks)
 {

@@ -10,33 +10,17 @@
 #include <cmocka.h>
 
 #include "base/clock.h"
+#include "tests/sim_lab.h"
 #include "tools/sim/hand.h"
 #include "tools/sim/layouts.h"
 
 #define WITHIN 0.05
 
-enum { LAYERS = 8, HEADS = 8, HEAD_DIM = 2, TOKENS = 16 };
+enum { LAYERS = 8, TOKENS = 16 };
 
 /* Bytes a second: the exchange of a block takes 1 %, a third and the whole of a block's time, on two ranks a stage. */
 enum { FAST, MEDIUM, SLOW, LINKS, FREE = LINKS };
 static const double links[] = {1e7, 6e5, 2e5, 1e15};
-
-static struct lab lab; /* of two experts, with heads for stages of eight */
-
-static int open_lab(void **state)
-{
-    struct error error;
-    if (lab_open("tests/models/tiny-d", &lab, &error) != STATUS_OK) fail_msg("%s", error.text);
-    lab.heads = HEADS;
-    lab.head_dim = HEAD_DIM;
-    return 0;
-}
-
-static int close_lab(void **state)
-{
-    lab_close(&lab);
-    return 0;
-}
 
 /* A row of the tables below. */
 struct row {
@@ -52,8 +36,8 @@ static struct planner_request request_of(const struct row *row)
 {
     uint32_t ranks = row->ways * (row->stages[0] + row->stages[1]) * row->width;
     struct planner_request r = {.model = {.layers = row->layers ? row->layers : LAYERS,
-                                          .heads = HEADS,
-                                          .head_dim = HEAD_DIM,
+                                          .heads = WIDE_HEADS,
+                                          .head_dim = WIDE_HEAD_DIM,
                                           .ffn = 56,
                                           .experts = 2,
                                           .text_tokens = 8,
@@ -237,5 +221,5 @@ int main(int count, char **arguments)
         cmocka_unit_test(five_and_three_ranks_beat_four_and_four_by_a_fifth),
     };
     if (count > 1) cmocka_set_test_filter(arguments[1]);
-    return cmocka_run_group_tests(tests, open_lab, close_lab);
+    return cmocka_run_group_tests(tests, open_wide_lab, close_lab);
 }

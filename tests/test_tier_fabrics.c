@@ -8,7 +8,6 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include <mpi.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -187,21 +186,13 @@ static void a_killed_asker_leaves_nothing_at_the_holder(void **state)
     group_end(g);
 }
 
-/* A member of hand_over that mpirun started. */
-static void run_mpi_member(const char *board)
-{
-    int threads, rank;
-    alarm(60);
-    MPI_Init_thread(NULL, NULL, MPI_THREAD_SERIALIZED, &threads);
-    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
-    group_run_member(board, rank, hand_over);
-}
+static const struct group_scenario scenarios[] = {{"hand_over", hand_over}};
 
 int main(int count, char **arguments)
 {
     static char ipc[] = "zmq-ipc", tcp[] = "zmq-tcp", mpi[] = "mpi", nccl[] = "nccl";
     group_find_gpu(arguments);
-    if (count == 4 && strcmp(arguments[1], "--member") == 0) run_mpi_member(arguments[3]);
+    group_serve(count, arguments, scenarios, sizeof scenarios / sizeof *scenarios);
     setenv("REFRAIN_LOG", "error", 0); /* losses are what is tested */
     const struct CMUnitTest tests[] = {
         {"items_travel_whole over zmq, ipc", items_travel_whole, NULL, NULL, ipc},

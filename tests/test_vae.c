@@ -299,47 +299,43 @@ static void bits_do_not_depend_on_how_many_frames_a_pass_takes(void **state)
     }
 }
 
-static void frames_have_the_same_bits_in_any_number_of_bands(void **state)
+static void check_bands(const struct fixture *f, enum vae_part part)
+{
+    bool decodes = part == VAE_DECODER;
+    int64_t floats = decodes ? f->frames * frame_floats(f) : latent_floats(f, f->latent_frames);
+    float *whole = decodes ? decode(f, f->latent_frames) : encode(f);
+    for (int bands = 2; bands <= (f->latent_height + 1) / VAE_BAND_ROWS; bands++) {
+        int made;
+        struct vae_limits limits = {.batch = SIZE_MAX, .bands = bands, .frames = f->latent_frames};
+        float *other =
+            decodes ? decode_within(f, f->latent_frames, &limits, &made) : encode_within(f, &limits, &made);
+        assert_int_equal(made, bands);
+        assert_memory_equal(other, whole, (size_t)floats * sizeof *whole);
+        free(other);
+    }
+    free(whole);
+}
+
+static void check_bands_of_all(enum vae_part part)
 {
     for (const struct ops *const *ops = guarded_or_all(); *ops; ops++)
         for (int i = 0; i < NAME_COUNT; i++) {
             struct fixture f;
             if (takes_too_long(*ops, NAMES[i])) continue;
             open_fixture(NAMES[i], *ops, 2, &f);
-            float *frames = decode(&f, f.latent_frames);
-            for (int bands = 2; bands <= (f.latent_height + 1) / VAE_BAND_ROWS; bands++) {
-                int made;
-                struct vae_limits limits = {.batch = SIZE_MAX, .bands = bands};
-                float *other = decode_within(&f, f.latent_frames, &limits, &made);
-                assert_int_equal(made, bands);
-                assert_memory_equal(other, frames, (size_t)(f.frames * frame_floats(&f)) * sizeof *frames);
-                free(other);
-            }
-            free(frames);
+            check_bands(&f, part);
             close_fixture(&f);
         }
 }
 
+static void frames_have_the_same_bits_in_any_number_of_bands(void **state)
+{
+    check_bands_of_all(VAE_DECODER);
+}
+
 static void latents_have_the_same_bits_in_any_number_of_bands(void **state)
 {
-    for (const struct ops *const *ops = guarded_or_all(); *ops; ops++)
-        for (int i = 0; i < NAME_COUNT; i++) {
-            struct fixture f;
-            if (takes_too_long(*ops, NAMES[i])) continue;
-            open_fixture(NAMES[i], *ops, 2, &f);
-            float *latents = encode(&f);
-            for (int bands = 2; bands <= (f.latent_height + 1) / VAE_BAND_ROWS; bands++) {
-                int made;
-                struct vae_limits limits = {.batch = SIZE_MAX, .bands = bands, .frames = f.latent_frames};
-                float *other = encode_within(&f, &limits, &made);
-                assert_int_equal(made, bands);
-                assert_memory_equal(other, latents,
-                                    (size_t)latent_floats(&f, f.latent_frames) * sizeof *latents);
-                free(other);
-            }
-            free(latents);
-            close_fixture(&f);
-        }
+    check_bands_of_all(VAE_ENCODER);
 }
 
 /* Noise with more rows than convolutions see beyond a band, decoded or encoded in bands. The caller frees. */
