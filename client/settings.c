@@ -165,7 +165,8 @@ static const struct option_spec specs[] = {
 
     {.type = OPTION_HEADING, .help = "How it runs", .groups = STARTS | VERB_MEASURE},
     {"ranks", 0, OPTION_INT, AT(ranks), "N",
-     "MPI ranks that the model's layers are split over; measure: that compute at once, and between which links are measured",
+     "MPI ranks that the model's layers are split over; measure: that compute at once, and between which "
+     "links are measured",
      .standard = "2", .min = 1, .max = 1024, .groups = STARTS | PLANS},
     {"threads", 0, OPTION_INT, AT(threads), "N", "threads of each rank (default: the cores, shared out)",
      .min = 1, .max = 1024, .groups = STARTS | VERB_MEASURE},
@@ -297,10 +298,9 @@ status_t settings_clip(const struct settings *settings, const struct options *op
         const char *name;
         int64_t alone, of_size, min, max;
         uint32_t *to;
-    } sides[] = {
-        {"width", settings->width, size.width, LIMIT_SIZE_MULTIPLE, LIMIT_SIZE, &clip->width},
-        {"height", settings->height, size.height, LIMIT_SIZE_MULTIPLE, LIMIT_SIZE, &clip->height},
-        {"frames", settings->frames, size.frames, 1, LIMIT_FRAMES, &clip->frames}};
+    } sides[] = {{"width", settings->width, size.width, LIMIT_SIZE_MULTIPLE, LIMIT_SIZE, &clip->width},
+                 {"height", settings->height, size.height, LIMIT_SIZE_MULTIPLE, LIMIT_SIZE, &clip->height},
+                 {"frames", settings->frames, size.frames, 1, LIMIT_FRAMES, &clip->frames}};
     for (size_t i = 0; i < COUNT(sides); i++) {
         bool alone = options_given(options, sides[i].name);
         int64_t value = whole ? sides[i].of_size : sides[i].alone;

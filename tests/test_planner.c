@@ -192,11 +192,13 @@ static void hits_on_wide_stages_travel_for_the_blocks_that_always_run(void **sta
     r.load.head = 1;
     struct planner_option first = predicted(&r, layout);
     expect_near(none.hop_bytes, 0.5 * 2 * 2 * a * 7 / 8, 1e-9, "hits send nothing");
-    expect_near(first.hop_bytes, (0.5 + 1) * 2 * 2 * a * 7 / 8, 1e-9, "for a block each step, for the others half of them");
+    expect_near(first.hop_bytes, (0.5 + 1) * 2 * 2 * a * 7 / 8, 1e-9,
+                "for a block each step, for the others half of them");
     expect_near(none.exchange_bytes, 2 * 20 * 4 * a * 7 / 8, 1e-9, "half of all blocks");
     expect_near(first.exchange_bytes, 2 * (40 - 19.5) * 4 * a * 7 / 8, 1e-9, "and half of one");
     expect_near(first.step_seconds - none.step_seconds,
-                a / NVLINK + 40e-6 + block + planner_exchange(&r, 8, 8), 1e-6, "there and back, and half of both branches' block");
+                a / NVLINK + 40e-6 + block + planner_exchange(&r, 8, 8), 1e-6,
+                "there and back, and half of both branches' block");
     r.load.tail = 1;
     expect_near(predicted(&r, layout).hop_bytes, (0.5 + 2) * 2 * 2 * a * 7 / 8, 1e-9, "first and last");
 }
@@ -205,7 +207,8 @@ static void hits_on_wide_stages_travel_for_the_blocks_that_always_run(void **sta
 static void a_load_is_done_with_its_slowest_replica_and_its_slower_branch(void **state)
 {
     struct planner_request r = wan("wan2.1-t2v-14b", 6);
-    double a = 75600.0 * 5120 * 2, pass = 40 * planner_block_flops(&r.model, r.job.tokens) / 517e12, far = a / 0.1e9;
+    double a = 75600.0 * 5120 * 2, pass = 40 * planner_block_flops(&r.model, r.job.tokens) / 517e12,
+           far = a / 0.1e9;
     r.machine.per_node = 3;
     r.machine.between = 0.1e9;
     r.load.jobs = 3;
@@ -214,7 +217,8 @@ static void a_load_is_done_with_its_slowest_replica_and_its_slower_branch(void *
     expect_near(pairs.all_seconds, 40 * (pass + 2 * far), 0.001, "the pair that stands on two nodes");
     struct planner_option rows =
         predicted(&r, (struct planner_layout){.replicas = 1, .ways = 2, .stages = {3, 0}, .width = 1});
-    expect_near(rows.job_seconds, 40 * (pass + 2 * far + 2 * a / NVLINK), 0.001, "the branch on the other node");
+    expect_near(rows.job_seconds, 40 * (pass + 2 * far + 2 * a / NVLINK), 0.001,
+                "the branch on the other node");
     struct planner_option wide =
         predicted(&r, (struct planner_layout){.replicas = 3, .ways = 1, .stages = {1, 0}, .width = 2});
     assert_true(wide.job_seconds > 40 * 2 * 40 * 4 * a / 4 / 0.1e9); /* across the border in every block */

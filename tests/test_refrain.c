@@ -183,14 +183,10 @@ static void exit_codes_tell_what_happened(void **state)
 static void a_wrong_option_is_blamed_by_its_own_name(void **state)
 {
     struct client_fixture *fixture = *state;
-    static const char *const cases[][3] = {{"--width", "100", "width"},
-                                           {"--frames", "16", "frames"},
-                                           {"--height", "0", "height"},
-                                           {"--shift", "0", "shift"},
-                                           {"--size", "832x480", "size"},
-                                           {"--size", "832x0x81", "size"},
-                                           {"--size", "8208x480x81", "size"},
-                                           {"--size", "100x480x81", "width"}};
+    static const char *const cases[][3] = {
+        {"--width", "100", "width"},       {"--frames", "16", "frames"},     {"--height", "0", "height"},
+        {"--shift", "0", "shift"},         {"--size", "832x480", "size"},    {"--size", "832x0x81", "size"},
+        {"--size", "8208x480x81", "size"}, {"--size", "100x480x81", "width"}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         const char *argv[] = {"submit", "--prompt", "x", cases[i][0], cases[i][1], NULL};
         struct settings settings = {0};
@@ -222,8 +218,8 @@ static void a_size_is_width_height_and_frames_in_one(void **state)
         struct options *options = NULL;
         struct refrain_spec spec;
         const char *field = NULL;
-        assert_int_equal(options_parse(settings_table(), VERB_SUBMIT, words, (char **)(uintptr_t)argv, &settings, &options,
-                                       &fixture->error),
+        assert_int_equal(options_parse(settings_table(), VERB_SUBMIT, words, (char **)(uintptr_t)argv,
+                                       &settings, &options, &fixture->error),
                          STATUS_OK);
         status_t status = settings_spec(&settings, options, &loaded, &spec, &field, &fixture->error);
         if (words == 5) {
@@ -232,7 +228,8 @@ static void a_size_is_width_height_and_frames_in_one(void **state)
         } else {
             assert_int_equal(status, STATUS_INVALID);
             assert_string_equal(field, "size");
-            assert_string_equal(fixture->error.text, "size 48x32x9: says the height as well: leave --height out");
+            assert_string_equal(fixture->error.text,
+                                "size 48x32x9: says the height as well: leave --height out");
         }
         settings_loaded_free(&loaded);
         options_destroy(options);

@@ -71,8 +71,9 @@ status_t planner_size(const struct planner_model *m, uint32_t width, uint32_t he
                       ((frames - 1) / m->pixels_per_frame_token + 1);
     int64_t pixels = (int64_t)width * height * frames;
     if (pixels > LIMIT_VIDEO_PIXELS)
-        return error_set(error, STATUS_INVALID, "size: %ux%ux%u is %" PRId64 " pixels, at most %" PRId64 " are allowed",
-                         width, height, frames, pixels, LIMIT_VIDEO_PIXELS);
+        return error_set(error, STATUS_INVALID,
+                         "size: %ux%ux%u is %" PRId64 " pixels, at most %" PRId64 " are allowed", width,
+                         height, frames, pixels, LIMIT_VIDEO_PIXELS);
     job->width = width;
     job->height = height;
     job->frames = frames;
@@ -133,8 +134,9 @@ static status_t check_request(const struct planner_request *r, struct error *err
     for (size_t i = 0; status == STATUS_OK && i < sizeof wholes / sizeof *wholes; i++)
         status = check_whole(wholes[i].field, wholes[i].value, wholes[i].least, wholes[i].most, error);
     if (status == STATUS_OK && !(l->hit_rate >= 0 && l->hit_rate < 1))
-        status = error_set(error, STATUS_INVALID, "hit-rate %g: must be at least 0 and below 1: the first step is computed",
-                           l->hit_rate);
+        status =
+            error_set(error, STATUS_INVALID,
+                      "hit-rate %g: must be at least 0 and below 1: the first step is computed", l->hit_rate);
     if (status == STATUS_OK) status = check_real("deadline", l->deadline, 1e9, error);
     if (status == STATUS_OK) status = check_real("latency", a->latency, 10, error);
     if (status == STATUS_OK) status = check_real("home seconds", a->home_seconds, 1e9, error);

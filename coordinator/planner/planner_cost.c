@@ -115,7 +115,9 @@ static void make_field(const struct planner_request *r, const struct planner_lay
 double planner_exchange(const struct planner_request *r, uint32_t width, uint32_t count)
 {
     struct field f;
-    make_field(r, &(struct planner_layout){.replicas = 1, .ways = 1, .stages = {count / width, 0}, .width = width}, &f);
+    make_field(
+        r, &(struct planner_layout){.replicas = 1, .ways = 1, .stages = {count / width, 0}, .width = width},
+        &f);
     return f.exchange;
 }
 
@@ -127,8 +129,9 @@ struct traffic {
     double node[PLANNER_MAX_RANKS],
         rank[PLANNER_MAX_RANKS]; /* bytes out of each node, and of each rank inside its node */
     double between,
-        count;  /* of a way: hops between nodes, and all from stage to stage or, where they are one rank wide, of a ring */
-    double far; /* the share that the former have of the latter, of the way of any replica that has most: branches are done
+        count; /* of a way: hops between nodes, and all from stage to stage or, where they are one rank wide, of a ring */
+    double
+        far; /* the share that the former have of the latter, of the way of any replica that has most: branches are done
                    with the slower of their ways, and a load with the slowest replica */
 };
 
