@@ -357,6 +357,11 @@ bool groups_find(struct groups *groups, const struct wire_peer *peer, struct gro
     return false;
 }
 
+const char *groups_host(const struct groups *groups)
+{
+    return groups->host;
+}
+
 struct group *groups_at(struct groups *groups, size_t index)
 {
     return index < groups->count ? groups->list[index] : NULL;
