@@ -335,13 +335,19 @@ static status_t answer_failed(struct stage *s, const struct ticket *about, const
 
 /* ------------------------------------------------------------------------------------------------ buffers */
 
-/* As many as branches are open, and one more. */
+static int open_branches(const struct engine_context *c)
+{
+    int open = 0;
+    for (int b = 0; b < ENGINE_BRANCHES; b++) open += c->branch[b][0] || c->branch[b][1];
+    return open;
+}
+
+/* As many as branches are open, also those that home lends, and one more. */
 static int wanted_buffers(const struct stage *s)
 {
     int wanted = 1;
-    for (int i = 0; i < s->count; i++)
-        for (int b = 0; b < ENGINE_BRANCHES; b++)
-            wanted += s->contexts[i].branch[b][0] || s->contexts[i].branch[b][1];
+    for (int i = 0; i < s->count; i++) wanted += open_branches(&s->contexts[i]);
+    for (const struct engine_context *c = s->engine->lent; c; c = c->next) wanted += open_branches(c);
     return wanted < STAGE_BUFFERS ? wanted : STAGE_BUFFERS;
 }
 
@@ -381,7 +387,8 @@ static status_t buffer_fit(struct buffer *b, struct engine *e, size_t bytes, str
 }
 
 /* Room for as many hops as branches are open, one more included, before the first of them comes: a job that does not
- * fit here is refused before it has begun. Buffers that are lent are seen to when they are used. */
+ * fit here is refused before it has begun. Buffers that are lent are seen to when they are used, and those for jobs of this
+ * rank's own home, which sends itself no OPEN, at their first hop. */
 static status_t buffers_fit(struct stage *s, size_t bytes, struct error *error)
 {
     int wanted = wanted_buffers(s);
@@ -544,7 +551,8 @@ static status_t run_hop(struct stage *s, const struct engine_context *c, struct 
     int next = goes_home(&t, m) ? t.home : next_stage(&t, m);
     size_t modulation = 6 * (size_t)m->config.denoiser.hidden * sizeof(float), records = record_bytes(&t, m);
     const void *payload;
-    status_t status = buffer_fit(b, e, t.bytes, error);
+    status_t status = buffers_fit(s, t.bytes, error);
+    if (status == STATUS_OK) status = buffer_fit(b, e, t.bytes, error);
     if (status == STATUS_OK) status = prepare(s, &c->grid, error);
     if (status == STATUS_OK) status = tell_turn(s, &t, error);
     if (status != STATUS_OK) return status;
