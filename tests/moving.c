@@ -10,7 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { TRIES = 900, PAUSE_US = 40000 };
+enum { TRIES = 3000, PAUSE_US = 40000 };
 
 static char text[TEXT_BYTES];
 
