@@ -335,36 +335,11 @@ static status_t answer_failed(struct stage *s, const struct ticket *about, const
 
 /* ------------------------------------------------------------------------------------------------ buffers */
 
-static int open_branches(const struct engine_context *c)
+static struct buffer *free_buffer(struct stage *s)
 {
-    int open = 0;
-    for (int b = 0; b < ENGINE_BRANCHES; b++) open += c->branch[b][0] || c->branch[b][1];
-    return open;
-}
-
-/* As many as branches are open, also those that home lends, and one more. */
-static int wanted_buffers(const struct stage *s)
-{
-    int wanted = 1;
-    for (int i = 0; i < s->count; i++) wanted += open_branches(&s->contexts[i]);
-    for (const struct engine_context *c = s->engine->lent; c; c = c->next) wanted += open_branches(c);
-    return wanted < STAGE_BUFFERS ? wanted : STAGE_BUFFERS;
-}
-
-/* One that has room, or may get it. NULL: a hop waits until one comes back, rather than have another one made: how late SENT is
- * shall not say how much memory there must be. */
-static struct buffer *free_buffer(struct stage *s, size_t bytes)
-{
-    struct buffer *small = NULL;
-    int roomy = 0;
-    for (int i = 0; i < STAGE_BUFFERS; i++) {
-        struct buffer *b = &s->buffers[i];
-        roomy += b->bytes >= bytes;
-        if (b->lent) continue;
-        if (b->bytes >= bytes) return b;
-        if (!small) small = b;
-    }
-    return roomy < wanted_buffers(s) ? small : NULL;
+    for (int i = 0; i < STAGE_BUFFERS; i++)
+        if (!s->buffers[i].lent) return &s->buffers[i];
+    return NULL;
 }
 
 static status_t buffer_fit(struct buffer *b, struct engine *e, size_t bytes, struct error *error)
@@ -387,13 +362,15 @@ static status_t buffer_fit(struct buffer *b, struct engine *e, size_t bytes, str
 }
 
 /* Room for as many hops as branches are open, one more included, before the first of them comes: a job that does not
- * fit here is refused before it has begun. Buffers that are lent are seen to when they are used, and those for jobs of this
- * rank's own home, which sends itself no OPEN, at their first hop. */
+ * fit here is refused before it has begun. Buffers that are lent are seen to when they are used. */
 static status_t buffers_fit(struct stage *s, size_t bytes, struct error *error)
 {
-    int wanted = wanted_buffers(s);
+    int wanted = 1;
     status_t status = STATUS_OK;
-    for (int i = 0; i < wanted && status == STATUS_OK; i++)
+    for (int i = 0; i < s->count; i++)
+        for (int b = 0; b < ENGINE_BRANCHES; b++)
+            wanted += s->contexts[i].branch[b][0] || s->contexts[i].branch[b][1];
+    for (int i = 0; i < wanted && i < STAGE_BUFFERS && status == STATUS_OK; i++)
         if (!s->buffers[i].lent) status = buffer_fit(&s->buffers[i], s->engine, bytes, error);
     return status;
 }
@@ -546,13 +523,12 @@ static status_t run_hop(struct stage *s, const struct engine_context *c, struct 
     struct engine *e = s->engine;
     const struct model *m = e->model;
     struct ticket t = event->ticket;
-    struct buffer *b = free_buffer(s, t.bytes);
+    struct buffer *b = free_buffer(s);
     int first = run_of(&t, m)->first, last = last_here(&t, m);
     int next = goes_home(&t, m) ? t.home : next_stage(&t, m);
     size_t modulation = 6 * (size_t)m->config.denoiser.hidden * sizeof(float), records = record_bytes(&t, m);
     const void *payload;
-    status_t status = buffers_fit(s, t.bytes, error);
-    if (status == STATUS_OK) status = buffer_fit(b, e, t.bytes, error);
+    status_t status = buffer_fit(b, e, t.bytes, error);
     if (status == STATUS_OK) status = prepare(s, &c->grid, error);
     if (status == STATUS_OK) status = tell_turn(s, &t, error);
     if (status != STATUS_OK) return status;
@@ -598,8 +574,7 @@ static bool ready(struct stage *s, const struct ticket *t)
     if (!c) return context_over(s, t);
     if (!hop_fits(s, t, c)) return true;
     if (e->ulysses && place_of(s) == 0 && !can_tell(s)) return false;
-    return free_buffer(s, t->bytes) &&
-           (goes_home(t, e->model) || engine_reaches_stage(e, next_stage(t, e->model)));
+    return free_buffer(s) && (goes_home(t, e->model) || engine_reaches_stage(e, next_stage(t, e->model)));
 }
 
 /* Is this the oldest ticket of its context? An OPEN does not stand behind hops: those that came before it,
