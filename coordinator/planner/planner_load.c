@@ -87,7 +87,9 @@ double planner_load_apart(const struct planner_pace *pace, uint32_t jobs)
 static uint32_t last_ones(const struct planner_pace *pace, uint32_t jobs)
 {
     uint32_t group = filling(pace, 0);
-    if (pace->groups[0]) return (jobs - 1) % group + 1;
+    bool whole = pace->hop > 0 && pace->steps[1] <= 0; /* those that go at the pace of the oldest one */
+    if (whole) group = (uint32_t)fmax(1, oldest_step(pace, 0, jobs) / pace->cycle[0] + SAME);
+    if (pace->groups[0] || whole) return (jobs - 1) % group + 1;
     return jobs <= group ? jobs : 1;
 }
 
