@@ -83,7 +83,7 @@ static void wait_for_ranks(const char *state, int count)
 static void the_calm(void **state)
 {
     struct stand s;
-    char number[16], name[16];
+    char number[16], name[32];
     stand_start(&s, "calm", 2, "");
     shell_run(text, "refrain models add reference models/reference");
     for (int kind = 0; kind < KINDS; kind++) {
