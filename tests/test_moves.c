@@ -279,6 +279,28 @@ static void a_rank_more_than_there_were_joins_and_may_go_again(void **state)
     end(&b);
 }
 
+/* A new group would have the drained ones as well, whom somebody took out for a reason. */
+static void the_last_rank_that_was_not_drained_is_replaced_when_it_is_lost(void **state)
+{
+    struct bench b;
+    begin(&b);
+    drain(&b, "1", false, "1 rank is drained");
+    expect_rest(&b, true, ANSWER_MS);
+    say_rested(&b, 1);
+    expect(&b.ranks[1], ORDER(SHUTDOWN), ANSWER_MS);
+    drain(&b, "2", false, "1 rank is drained");
+    expect(&b.ranks[2], ORDER(SHUTDOWN), ANSWER_MS);
+    fake_worker_goodbye(&b.ranks[0], "for a test");
+    Refrain__WorkerOrder *order = fake_worker_order(&b.launcher, ORDER(REPLACE), ANSWER_MS);
+    assert_non_null(order);
+    assert_int_equal(order->replace->rank, 0);
+    refrain__worker_order__free_unpacked(order, NULL);
+    fake_worker_close(&b.ranks[0]);
+    fake_worker_open(&b.ranks[0], &b.rig, "one", 0, RANKS);
+    fake_workers_join(b.ranks, 1);
+    end(&b);
+}
+
 /* It could not be reached, and would cost the others their epoch, and then the group. */
 static void a_rank_that_unix_sockets_cannot_reach_is_sent_away(void **state)
 {
@@ -326,6 +348,7 @@ int main(void)
         cmocka_unit_test(a_coordinator_that_dies_while_jobs_rest_leaves_nothing_undone),
         cmocka_unit_test(the_last_ranks_take_the_group_with_them),
         cmocka_unit_test(a_rank_more_than_there_were_joins_and_may_go_again),
+        cmocka_unit_test(the_last_rank_that_was_not_drained_is_replaced_when_it_is_lost),
         cmocka_unit_test(a_rank_that_unix_sockets_cannot_reach_is_sent_away),
         cmocka_unit_test(a_rank_that_came_by_hand_may_be_lost_to_a_group_without_a_launcher),
     };
