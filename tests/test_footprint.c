@@ -72,15 +72,14 @@ static void so_they_do_with_branches_apart(void **state)
 }
 
 /* A job on real ranks, of which each thread's allocations are counted. */
-static void expect_wide(const struct split *split, const char *cache)
+static void expect_wide(const struct split *split)
 {
     struct ledger seen[4] = {0};
     struct footprint paper[4];
     struct error error;
     char model[512];
-    struct ring_job job = {
-        .order = footprint_order(&(struct footprint_case){
-            .width = 48, .height = 32, .frames = 9, .guidance = 3, .steps = 3, .cache = cache})};
+    struct ring_job job = {.order = footprint_order(&(struct footprint_case){
+                               .width = 48, .height = 32, .frames = 9, .guidance = 3, .steps = 2})};
     struct ring_run run = {.model = "models/reference",
                            .split = *split,
                            .ops = counting_ops(guarded_ops(DTYPE_BF16)),
@@ -106,11 +105,8 @@ static void expect_wide(const struct split *split, const char *cache)
 
 static void so_they_do_on_wide_stages(void **state)
 {
-    expect_wide(&(struct split){.members = 2, .width = 2, .run = {8, 8}}, NULL);
-    expect_wide(&(struct split){.members = 4, .width = 2, .run = {3, 3, 5, 5}}, NULL);
-    /* Whose ranks add up what changed of the blocks' inputs, and which reuses the whole. */
-    expect_wide(&(struct split){.members = 4, .width = 2, .run = {3, 3, 5, 5}}, "dbprune:F1B0,W1");
-    expect_wide(&(struct split){.members = 2, .width = 2, .run = {8, 8}}, "dbcache:F1B0,W1,threshold=0.5");
+    expect_wide(&(struct split){.members = 2, .width = 2, .run = {8, 8}});
+    expect_wide(&(struct split){.members = 4, .width = 2, .run = {3, 3, 5, 5}});
 }
 
 /* Keys and values of a branch are where its blocks are run, and not where others have the same weights. */
