@@ -5,6 +5,7 @@
 #include <jansson.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
@@ -92,13 +93,16 @@ int cli_job_exit_code(const struct refrain_job *job)
     }
 }
 
-/* "width 100: must ..." is about --width if that is the field and an option. */
-static const char *flag_sentence(const char *field, const char *text, char *out, size_t size)
+const char *cli_flag_sentence(const char *field, const char *text, char *out, size_t size)
 {
-    const char *flag = field && *field ? settings_flag_of(field) : NULL;
+    const char *flag = field && *field ? settings_flag_of(field) : NULL, *rest;
     size_t length = flag ? strlen(field) : 0;
     if (!flag || strncmp(text, field, length) != 0 || !strchr(" :", text[length])) return text;
-    snprintf(out, size, "--%s%s", flag, text + length);
+    bool milliseconds = strcmp(field, "deadline_ms") == 0 && text[length] == ' ';
+    if (milliseconds && (rest = strchr(text, ':')))
+        snprintf(out, size, "--%s %gs%s", flag, strtod(text + length, NULL) / 1000, rest);
+    else
+        snprintf(out, size, "--%s%s", flag, text + length);
     return out;
 }
 
@@ -118,7 +122,7 @@ int cli_fail(struct cli *cli, status_t status, struct error *error)
     const char *field = cli->field && *cli->field ? cli->field
                         : cli->refrain            ? refrain_error_field(cli->refrain)
                                                   : NULL;
-    const char *sentence = flag_sentence(field, error->text, buffer, sizeof buffer);
+    const char *sentence = cli_flag_sentence(field, error->text, buffer, sizeof buffer);
     fflush(stdout);
     if (cli->settings.json)
         print_json_error(status, field, sentence);

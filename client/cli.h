@@ -50,6 +50,10 @@ status_t cli_connect(struct cli *cli, struct error *error);
 /* From now on SIGINT, SIGTERM and SIGHUP do not kill but make cli->signal_fd readable. */
 status_t cli_catch_signals(struct cli *cli, struct error *error);
 
+/* "width 100: must ..." is about --width where that is the field and an option, and a deadline's milliseconds are said as a
+ * person says them; otherwise `text`. out: [size]. */
+const char *cli_flag_sentence(const char *field, const char *text, char *out, size_t size);
+
 /* Tells the person what went wrong, on standard error, and returns the exit code. A sentence about a field
  * becomes one about the option that set it. */
 int cli_fail(struct cli *cli, status_t status, struct error *error);

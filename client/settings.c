@@ -409,6 +409,7 @@ status_t settings_spec(const struct settings *settings, const struct options *op
 const char *settings_flag_of(const char *field)
 {
     static const char *const renamed[][2] = {{"negative_prompt", "negative"},
+                                             {"guidance_scale_2", "guidance-2"},
                                              {"deadline_ms", "deadline"},
                                              {"idempotency_key", "idempotency-key"},
                                              {"cache_tables", "cache-table"},

@@ -8,20 +8,7 @@
 
 #include <inttypes.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-
-/* The coordinator names its field, a person knows the option. */
-static const char *warned(const char *warning, char words[SHOW_TEXT_BYTES])
-{
-    const char field[] = "deadline_ms ";
-    bool named = strncmp(warning, field, strlen(field)) == 0;
-    double seconds = named ? strtod(warning + strlen(field), NULL) / 1000 : 0;
-    const char *rest = strchr(warning, ':');
-    if (!named || !rest) return warning;
-    snprintf(words, SHOW_TEXT_BYTES, "--deadline %gs%s", seconds, rest);
-    return words;
-}
 
 static void report_submitted(struct cli *cli, const struct refrain_job *job)
 {
@@ -42,7 +29,8 @@ static void report_submitted(struct cli *cli, const struct refrain_job *job)
                    show_duration(&cli->style, job->progress.seconds_left, left));
         printf("\n");
     }
-    if (job->warning && !cli->settings.json) fprintf(stderr, "refrain: %s\n", warned(job->warning, words));
+    if (job->warning && !cli->settings.json) 
+        fprintf(stderr, "refrain: %s\n", cli_flag_sentence("deadline_ms", job->warning, words, sizeof words));
     fflush(stdout);
 }
 

@@ -16,7 +16,7 @@
 #include <unistd.h>
 #include "tests/outcome.h"
 
-static char refrain[PATH_MAX];
+static char refrain[PATH_MAX], worker[PATH_MAX];
 
 static char times[] = "/tmp/refrain-times-XXXXXX";
 
@@ -150,14 +150,34 @@ static void what_makes_no_sense_is_refused_with_a_sentence(void **state)
     outcome_free(&o);
 }
 
-/* The program lies beside this one's folder. */
+/* The worker's own planner of memory: sizes are whole words, and within what a job may have. */
+static void what_is_no_size_is_no_size_for_memory_either(void **state)
+{
+    static const char *const sizes[][2] = {{"64x64", "must be WxHxF"},
+                                           {"64x64x17x9", "must be WxHxF"},
+                                           {"64x64x0", "must be WxHxF"},
+                                           {"8208x64x17", "a side is at most 8192 pixels"},
+                                           {"8192x8192x81", "2147483648 pixels"}};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        expect_refused(run((const char *const[]){worker, "--plan-memory", "models/reference", "--size",
+                                                 sizes[i][0], NULL}),
+                       sizes[i][1]);
+    /* Ranks that add up what changed of their rows do so on no paper. */
+    struct outcome o = run((const char *const[]){worker, "--plan-memory", "models/reference", "--ranks", "2",
+                                                 "--stage-width", "2", "--cache", "dbprune:F1B0", NULL});
+    if (o.status != 0) fail_msg("%s", o.text);
+    outcome_free(&o);
+}
+
+/* The programs lie beside this one's folder. */
 static int find_program(void)
 {
-    char self[PATH_MAX - 16];
+    char self[PATH_MAX - 32];
     ssize_t length = readlink("/proc/self/exe", self, sizeof self - 1);
     if (length <= 0) return 1;
     self[length] = '\0';
     *strrchr(self, '/') = '\0';
+    snprintf(worker, sizeof worker, "%s/../refrain-worker", self);
     return snprintf(refrain, sizeof refrain, "%s/../refrain", self) < 0;
 }
 
@@ -181,6 +201,7 @@ int main(void)
         cmocka_unit_test(a_size_and_a_schedule_are_said_as_for_a_video),
         cmocka_unit_test(what_was_measured_is_what_is_planned_with),
         cmocka_unit_test(what_makes_no_sense_is_refused_with_a_sentence),
+        cmocka_unit_test(what_is_no_size_is_no_size_for_memory_either),
     };
     return cmocka_run_group_tests(tests, make_file, remove_file);
 }

@@ -202,6 +202,20 @@ static void hits_on_wide_stages_travel_for_the_blocks_that_always_run(void **sta
     expect_near(predicted(&r, layout).hop_bytes, (0.5 + 2) * 2 * 2 * a * 7 / 8, 1e-9, "first and last");
 }
 
+/* Eight of forty blocks are more than a share of eight ranks: those that home does not hold are a way of their own. */
+static void so_they_do_to_the_rank_that_holds_what_home_cannot(void **state)
+{
+    struct planner_request r = wan("wan2.1-t2v-14b", 8);
+    const struct planner_layout layout = {.replicas = 1, .ways = 1, .stages = {8, 0}, .width = 1};
+    double a = 75600.0 * 5120 * 2;
+    r.load.hit_rate = 0.5;
+    r.load.head = 1;
+    expect_near(predicted(&r, layout).hop_bytes, 0.5 * 2 * 8 * a, 1e-9, "home holds it");
+    r.load.head = 8;
+    expect_near(predicted(&r, layout).hop_bytes, 0.5 * 2 * 8 * a + 2 * 2 * a, 1e-9,
+                "there and back in every step");
+}
+
 /* Three nodes' borders go through replicas of two: one of them has its branches on two nodes, and is done last. */
 static void a_load_is_done_with_its_slowest_replica_and_its_slower_branch(void **state)
 {
@@ -602,6 +616,7 @@ int main(void)
         cmocka_unit_test(long_rows_of_wide_stages_are_filled),
         cmocka_unit_test(what_is_sent_is_what_the_formulas_say),
         cmocka_unit_test(hits_on_wide_stages_travel_for_the_blocks_that_always_run),
+        cmocka_unit_test(so_they_do_to_the_rank_that_holds_what_home_cannot),
         cmocka_unit_test(a_load_is_done_with_its_slowest_replica_and_its_slower_branch),
         cmocka_unit_test(no_stage_has_more_ranks_than_there_are_tokens),
         cmocka_unit_test(pools_in_proportion_beat_halves_by_what_was_computed),

@@ -205,6 +205,12 @@ static void a_wrong_option_is_blamed_by_its_own_name(void **state)
     }
     assert_string_equal(settings_flag_of("negative_prompt"), "negative");
     assert_string_equal(settings_flag_of("deadline_ms"), "deadline");
+    assert_string_equal(settings_flag_of("guidance_scale_2"), "guidance-2");
+    char out[128];
+    assert_string_equal(cli_flag_sentence("deadline_ms", "deadline_ms 1500: the job is late", out, sizeof out),
+                        "--deadline 1.5s: the job is late");
+    assert_string_equal(cli_flag_sentence("deadline_ms", "deadline_ms: must be given", out, sizeof out),
+                        "--deadline: must be given");
     assert_null(settings_flag_of("nothing"));
 }
 

@@ -137,6 +137,20 @@ static void cached_pipelines_take_what_is_predicted(void **state)
                 }
 }
 
+/* Eight first blocks that every step runs are more than home's share of forty on eight ranks: they lie on two, and hits go there
+ * as well. */
+static void caps_that_home_does_not_hold_take_what_is_predicted(void **state)
+{
+    static const double rates[] = {0.3, 0.7};
+    for (int rate = 0; rate < 2; rate++)
+        for (uint32_t jobs = 1; jobs <= 9; jobs += 8) {
+            struct planner_request r = make_request(8, 40, 2, jobs, 0.1);
+            r.load.head = 8;
+            r.load.hit_rate = rates[rate];
+            expect_predicted(r, 1, false, 0.1);
+        }
+}
+
 static void branches_side_by_side_take_what_is_predicted(void **state)
 {
     static const uint32_t ranks[] = {2, 4, 8};
@@ -152,6 +166,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(pipelines_of_2_to_64_ranks_take_what_is_predicted),
         cmocka_unit_test(cached_pipelines_take_what_is_predicted),
+        cmocka_unit_test(caps_that_home_does_not_hold_take_what_is_predicted),
         cmocka_unit_test(branches_side_by_side_take_what_is_predicted),
     };
     return cmocka_run_group_tests(tests, open_lab, close_lab);

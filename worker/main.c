@@ -6,6 +6,7 @@
  * not needed after something has failed.
  */
 #include <errno.h>
+#include <inttypes.h>
 #include <limits.h>
 #include <mpi.h>
 #include <sched.h>
@@ -22,6 +23,7 @@
 #include "base/options.h"
 #include "base/scratch.h"
 #include "proto/keyfile.h"
+#include "proto/validate.h"
 #include "worker/bench.h"
 #include "worker/courier.h"
 #include "worker/footprint_report.h"
@@ -346,15 +348,29 @@ err_scratch:
     return status;
 }
 
+/* Multiples are the model's to judge. */
+static status_t read_size(const char *text, int *width, int *height, int *frames, struct error *error)
+{
+    int end = 0;
+    if (sscanf(text, "%dx%dx%d%n", width, height, frames, &end) != 3 || text[end] || *width < 1 ||
+        *height < 1 || *frames < 1)
+        return error_set(error, STATUS_INVALID, "--size %s: must be WxHxF, such as 64x64x17", text);
+    if (*width > LIMIT_SIZE || *height > LIMIT_SIZE || *frames > LIMIT_FRAMES ||
+        (int64_t)*width * *height * *frames > LIMIT_VIDEO_PIXELS)
+        return error_set(error, STATUS_INVALID,
+                         "--size %s: a side is at most %d pixels, a video %d frames and %" PRId64 " pixels",
+                         text, LIMIT_SIZE, LIMIT_FRAMES, LIMIT_VIDEO_PIXELS);
+    return STATUS_OK;
+}
+
 static status_t run_bench(const struct settings *settings, struct error *error)
 {
     struct bench_config config = {.directory = settings->bench,
                                   .backend = backends[settings->backend],
                                   .decode_memory = (size_t)settings->decode_memory,
                                   .threads = settings->threads ? (int)settings->threads : cores_allowed()};
-    if (sscanf(settings->size, "%dx%dx%d", &config.width, &config.height, &config.frames) != 3)
-        return error_set(error, STATUS_INVALID, "--size %s: must be WxHxF, such as 64x64x17", settings->size);
-    return bench_run(&config, error);
+    status_t status = read_size(settings->size, &config.width, &config.height, &config.frames, error);
+    return status == STATUS_OK ? bench_run(&config, error) : status;
 }
 
 static status_t plan_memory(const struct settings *settings, struct error *error)
@@ -373,9 +389,8 @@ static status_t plan_memory(const struct settings *settings, struct error *error
                                                      : (uint64_t)settings->memory / TIER_DEVICE_PARTS,
                                   .lands = settings->fabric == FABRIC_NCCL,
                                   .json = settings->json};
-    if (sscanf(settings->size, "%dx%dx%d", &wish.width, &wish.height, &wish.frames) != 3)
-        return error_set(error, STATUS_INVALID, "--size %s: must be WxHxF, such as 64x64x17", settings->size);
-    return footprint_report(&wish, error);
+    status_t status = read_size(settings->size, &wish.width, &wish.height, &wish.frames, error);
+    return status == STATUS_OK ? footprint_report(&wish, error) : status;
 }
 
 static int print_card(const char *directory)

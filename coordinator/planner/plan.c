@@ -317,6 +317,61 @@ static struct walk walk_of(const struct field *field, const struct plan *plan, u
     return walk;
 }
 
+/* A branch's way through the blocks that hits run too. */
+struct detour {
+    double home,
+        away; /* times of those that home holds, with what else it does, and of the others, with the hops there and back */
+    double slowest; /* rank of the others */
+    uint32_t trips; /* away from home and back: for the first blocks, for the last ones */
+};
+
+static struct detour detour_of(const struct field *field, const struct plan *plan, uint32_t chain)
+{
+    struct plan_mix hits = field->mix;
+    uint32_t at = plan->head, hops = 0;
+    bool first = false, last = false;
+    hits.hit_rate = 1;
+    struct detour d = {.home = home_work(field, plan, &hits)};
+    for (uint32_t i = 0; i < field->ranks; i++) {
+        uint32_t end = at + plan_run(plan, chain, i);
+        double work = work_of(field, &hits, at, end);
+        if (i == 0 && !plan->floating)
+            d.home += work;
+        else if (work > 0) {
+            bool of_first = at<hits.head, of_last = end> field->layers - hits.tail;
+            hops += of_first + of_last;
+            first = first || of_first;
+            last = last || of_last;
+            d.away += work / field->speed[i];
+            d.slowest = fmax(d.slowest, work / field->speed[i]);
+        }
+        at = end;
+    }
+    d.trips = first + last;
+    d.away += (hops + d.trips) * field->mix.hop;
+    return d;
+}
+
+/* A step of one job alone that is a hit, at a home of that speed. */
+static double hit_alone(const struct field *field, const struct plan *plan, uint32_t expert, double speed)
+{
+    struct detour first = detour_of(field, plan, plan->chain[expert][0]),
+                  second = detour_of(field, plan, plan->chain[expert][1]);
+    if (smaller(field->mix.branches, PLAN_BRANCHES) == 1) return first.home / speed + first.away;
+    double both = (first.home + second.home) / speed;
+    if (plan->chain[expert][0] != plan->chain[expert][1])
+        return fmax(second.home / speed + second.away, both + first.away);
+    return fmax(both, first.home / speed + first.slowest) + first.away;
+}
+
+/* What is judged at home after blocks that lie elsewhere has come back for it. */
+static double trips_alone(const struct field *field, const struct plan *plan, uint32_t expert)
+{
+    double trips = fmax(detour_of(field, plan, plan->chain[expert][0]).trips,
+                        detour_of(field, plan, plan->chain[expert][1]).trips);
+    return field->mix.hit_rate > 0 ? 2 * trips * field->mix.hop : 0;
+}
+
 /* No step is done before each rank has done its part for all branches. */
 static double busiest_alone(const struct field *field, const struct plan *plan, uint32_t expert, double ends)
 {
@@ -351,17 +406,16 @@ static double miss_alone(const struct field *field, const struct plan *plan, uin
 static double step_alone(const struct field *field, const struct plan *plan)
 {
     const struct plan_mix *mix = &field->mix;
-    struct plan_mix always = *mix, never = *mix; /* home may hold more blocks than a hit runs */
+    struct plan_mix always = *mix; /* home may hold more blocks than a hit runs */
     double speed = 0, step = 0;
     always.hit_rate = 0;
-    never.hit_rate = 1;
     for (uint32_t i = 0; i < field->ranks; i++) speed += field->speed[i] / field->ranks;
     if (!plan->floating) speed = field->speed[0];
     double ends = home_work(field, plan, &always) / speed;
-    double hit = mix->branches * home_work(field, plan, &never) / speed;
     for (uint32_t e = 0; e < mix->experts; e++) {
-        double rate = mix_of(mix, e).hit_rate;
-        step += share_of(mix, e) * ((1 - rate) * miss_alone(field, plan, e, ends) + rate * hit);
+        double rate = mix_of(mix, e).hit_rate, hit = hit_alone(field, plan, e, speed);
+        double miss = miss_alone(field, plan, e, ends) + trips_alone(field, plan, e);
+        step += share_of(mix, e) * ((1 - rate) * miss + rate * hit);
     }
     return step;
 }

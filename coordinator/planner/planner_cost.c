@@ -196,7 +196,7 @@ static void send_trips(const struct field *f, struct traffic *t, uint32_t home, 
                        uint32_t stages, bool own, double bytes)
 {
     const struct planner_load *load = &f->request->load;
-    if (f->layout->width < 2) return;
+    if (f->layout->width < 2 || load->hit_rate <= 0) return;
     if (load->head > 0) send_trip(f, t, home, first, own, bytes);
     if (load->tail > 0)
         send_trip(f, t, home, first + (stages - 1) * f->layout->width, own && stages == 1, bytes);
@@ -247,6 +247,22 @@ static void count_traffic(const struct field *f, struct traffic *t)
         }
     t->hops /= l->replicas;
     t->exchanges /= l->replicas;
+}
+
+/* The same of stages one rank wide, where home does not hold all of those blocks: to the next rank, and to the last one. */
+static void send_detours(const struct field *f, const struct plan *plan, struct traffic *t)
+{
+    const struct planner_request *r = f->request;
+    const struct planner_layout *l = f->layout;
+    double hops = t->hops, bytes = r->job.branches * f->state_bytes;
+    if (l->width > 1 || plan->floating || r->load.hit_rate <= 0) return;
+    bool next = r->load.head > plan->head + plan_run(plan, 0, 0),
+         last = r->load.tail > plan->tail && plan->ranks > 1;
+    for (uint32_t home = 0; home < l->replicas * f->group; home += f->group) {
+        if (next) send_trip(f, t, home, home + 1, false, bytes);
+        if (last) send_trip(f, t, home, home + l->stages[0] - 1, false, bytes);
+    }
+    t->hops = hops + (t->hops - hops) / l->replicas;
 }
 
 static double most_of(const double *bytes, uint32_t count)
@@ -385,19 +401,21 @@ static double trip_seconds(const struct field *f, uint32_t first, uint32_t chain
 }
 
 /* What plan.h does not know of a step of one job alone on wide stages: rows are dealt and collected, for the ring and for the
- * blocks that hits run too, which are the stages' as well. */
+ * blocks that hits run too. Where it counts hops for those already, that is less them. */
 static double wide_seconds(const struct field *f, double hop, int expert)
 {
     const struct planner_request *r = f->request;
     const struct planner_layout *l = f->layout;
-    double ends = ends_seconds(f, hop, expert), rate = r->load.hit_rate;
-    double caps = (double)(r->load.head + r->load.tail) * r->job.branches / l->ways;
     uint32_t first = expert ? l->ways * l->stages[0] * l->width : 0, chain = l->stages[expert] * l->width;
+    bool remote = expert > 0 || l->ways > 1;
+    double trips = 0;
     if (l->width < 2) return 0;
-    ends += (r->job.branches / l->ways - 1) * apart_seconds(f, expert);
-    double trips = r->load.head > 0 ? trip_seconds(f, first, chain) : 0;
-    if (r->load.tail > 0) trips += trip_seconds(f, first + chain - l->width, chain);
-    return (1 - rate) * ends + rate * caps * f->block + trips;
+    double ends = ends_seconds(f, hop, expert) + (r->job.branches / l->ways - 1) * apart_seconds(f, expert);
+    if (r->load.head > 0) trips += trip_seconds(f, first, chain) - (remote ? 2 * hop : 0);
+    if (r->load.tail > 0)
+        trips += trip_seconds(f, first + chain - l->width, chain) -
+                 (remote || l->stages[expert] > 1 ? 2 * hop : 0);
+    return (1 - r->load.hit_rate) * ends + (r->load.hit_rate > 0 ? trips : 0);
 }
 
 /* -------------------------------------------------------------------------------------------------- the rings */
@@ -693,6 +711,7 @@ void planner_predict(const struct planner_request *r, const struct planner_layou
         predict_roomy(r, layout, o);
         return;
     }
+    send_detours(&f, &ring, &traffic);
     predict(&f, &c, &ring, hop, &traffic, o);
     if (plan) *plan = ring;
 }
