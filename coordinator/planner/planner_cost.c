@@ -298,11 +298,11 @@ static double wide_seconds(const struct field *f, double hop, int expert)
 
 /* -------------------------------------------------------------------------------------------------- the rings */
 
-/* All chains' times, means over a job's steps: of one job alone, and the busiest rank's, in seconds. */
+/* All chains' times, means over a job's steps: of one job alone, and the busiest rank's, in seconds; and the least that a home's
+ * limit of hops allows. */
 struct chains {
     bool possible;
-    double alone, cycle;
-    struct planner_pace pace;
+    double alone, cycle, away;
     uint32_t blocks, home_blocks; /* the most of a rank that is no home; of a home */
 };
 
@@ -344,28 +344,21 @@ static struct plan_mix mix_of(const struct field *f, double hop)
                              .exchange = f->exchange / f->alone};
 }
 
-/* Home's own blocks go to its oldest jobs, hops at a stage to who came first: so a chain from home on is filled by groups of
- * jobs, one that lies elsewhere takes all alike, and of branches on one of each half of that holds. A wide stage's hops all
- * wait at home, the oldest job's go first. */
-static void share_ranks(const struct planner_layout *l, struct planner_pace *pace)
-{
-    pace->groups[0] = l->ways == 1 && l->width == 1;
-    pace->even[0] = l->ways > 1 && l->width == 1 ? 0.5 : 0;
-    pace->even[1] = 1;
-}
-
-/* Wide stages: how long a step's hops are away, on their way through all stages. */
-static void limit_hops(const struct field *f, double hop, struct planner_pace *pace)
+/* Wide stages: how long a step's hops are away, on their way through all stages, of which a home has a few at most. */
+static double away_seconds(const struct field *f, double hop)
 {
     const struct planner_request *r = f->request;
-    if (f->layout->width < 2) return;
-    pace->most_away = r->machine.operand_bytes < 4 ? WIDE_HOPS_LANDING : WIDE_HOPS;
-    for (int e = 0; e < PLANNER_PHASES; e++)
-        pace->away[e] = (1 - r->load.hit_rate) * r->job.branches *
-                        (r->model.layers * f->block + (f->layout->stages[e] + 1) * hop);
+    uint32_t most = r->machine.operand_bytes < 4 ? WIDE_HOPS_LANDING : WIDE_HOPS;
+    bool pools = f->layout->stages[1] > 0;
+    double stages = 0;
+    if (f->layout->width < 2) return 0;
+    for (int e = 0; e < PLAN_EXPERTS; e++)
+        stages += r->job.steps[e] * f->layout->stages[pools ? e : 0] / steps_of(r);
+    double away = r->model.layers * f->block + (stages + 1) * hop;
+    return (1 - r->load.hit_rate) * r->job.branches * away / most;
 }
 
-/* Seconds of a step of all, and of each expert's where they have pools. asked: the request, whose mix is changed. */
+/* Seconds of a step. asked: the request, whose mix is changed. */
 static void set_pace(const struct field *f, double hop, struct plan_request *asked, const struct plan *plan,
                      struct chains *c)
 {
@@ -374,19 +367,12 @@ static void set_pace(const struct field *f, double hop, struct plan_request *ask
     double hops = (1 - r->load.hit_rate) * r->job.branches / f->layout->ways;
     bool pools = f->layout->stages[1] > 0;
     c->cycle = plan_cycle(plan, asked) * unit + hops * jam_seconds(f, 0);
-    c->pace = (struct planner_pace){.steps = {steps}};
-    share_ranks(f->layout, &c->pace);
-    limit_hops(f, hop, &c->pace);
+    c->away = away_seconds(f, hop);
+    if (!r->real) asked->mix.home_work = home_work(f, false);
     for (int e = 0; e <= pools; e++) {
-        if (pools) {
-            c->pace.steps[e] = r->job.steps[e];
-            asked->mix.first_share = e == 0;
-        }
-        if (!r->real) asked->mix.home_work = home_work(f, true);
-        c->pace.cycle[e] = plan_cycle(plan, asked) * unit + hops * jam_seconds(f, e);
-        if (!r->real) asked->mix.home_work = home_work(f, false);
-        c->pace.alone[e] = plan_alone(plan, asked) * unit + wide_seconds(f, hop, e);
-        c->alone += c->pace.steps[e] / steps * c->pace.alone[e];
+        if (pools) asked->mix.first_share = e == 0;
+        double alone = plan_alone(plan, asked) * unit + wide_seconds(f, hop, e);
+        c->alone += (pools ? r->job.steps[e] / steps : 1) * alone;
     }
 }
 
@@ -483,15 +469,6 @@ static bool pools_uneven(const struct field *f, const struct chains *c)
     return f->layout->stages[1] > 0 && c->cycle > mean * f->block;
 }
 
-/* The least time of a step, in the mean, that a home's limit of hops allows. */
-static double away_seconds(const struct field *f, const struct planner_pace *pace)
-{
-    double sum = 0;
-    for (int e = 0; e < PLANNER_PHASES && pace->most_away > 0; e++)
-        sum += pace->steps[e] * pace->away[e] / pace->most_away;
-    return sum / steps_of(f->request);
-}
-
 static enum planner_bound find_bound(const struct field *f, const struct chains *c, double link,
                                      uint32_t wanted, const struct planner_option *o)
 {
@@ -499,7 +476,7 @@ static enum planner_bound find_bound(const struct field *f, const struct chains 
     if (o->ranks * 10 < f->request->machine.ranks * 9) return BOUND_IDLE;
     if (link > c->cycle) return BOUND_LINK;
     if (f->exchange > 0.1 * f->block) return BOUND_EXCHANGE;
-    if (away_seconds(f, &c->pace) > c->cycle) return BOUND_FILL;
+    if (c->away > c->cycle) return BOUND_FILL;
     if (f->request->load.jobs < f->layout->replicas * o->saturate) return BOUND_FILL;
     return pools_uneven(f, c) ? BOUND_POOLS : BOUND_COMPUTE;
 }
@@ -526,35 +503,93 @@ static void predict_roomy(const struct planner_request *r, const struct planner_
     o->fits = false;
 }
 
-/* Until the steps of all jobs are done; loaded: of one beside the others in flight. Floating homes have jobs of their own each,
- * which end together. */
-static double all_seconds(const struct field *f, const struct chains *c, double link, double jobs,
-                          double in_flight, double loaded)
+/* What wide stages' links carry beside the exchanges, in each of which the ranks that stand at the same place send to each other. */
+struct rows {
+    double deal[PLAN_MAX_RANKS], on[PLAN_MAX_RANKS], collect[PLAN_MAX_RANKS]; /* [stages] */
+    struct crew_links links;
+};
+
+/* From a stage to the next. */
+static double on_seconds(const struct field *f, uint32_t first)
 {
-    struct planner_pace pace = c->pace;
-    if (f->request->real) return loaded * fmax(1, jobs / in_flight); /* jobs of any length */
-    if (f->layout->floating)
-        return loaded * fmax(1, jobs / in_flight) + planner_load_apart(&pace, (uint32_t)in_flight);
-    double slower = crowded(f, in_flight, fmax(c->alone, in_flight * fmax(c->cycle, link)));
-    for (int e = 0; e < PLANNER_PHASES; e++) {
-        pace.alone[e] *= slower;
-        pace.away[e] *= slower;
-        pace.cycle[e] = fmax(pace.cycle[e], pace.steps[e] > 0 ? link : 0) * slower;
-    }
-    return planner_load_seconds(&pace, (uint32_t)jobs, (uint32_t)in_flight);
+    const struct planner_machine *m = &f->request->machine;
+    uint32_t width = f->layout->width, far = 0;
+    double each = f->state_bytes / width;
+    for (uint32_t u = first; u < first + width; u++) far += u / m->per_node != (u + width) / m->per_node;
+    return fmax(far < width ? each / m->inside : 0, smaller(far, m->per_node) * each / m->between);
 }
 
-static void predict_times(const struct field *f, const struct chains *c, double link, double jobs,
-                          uint32_t most, struct planner_option *o)
+static void fill_rows(const struct field *f, struct rows *rows)
+{
+    const struct planner_request *r = f->request;
+    double s = r->job.tokens, h = hidden_of(&r->model);
+    double products = 6 * s * h * h / planner_block_flops(&r->model, r->job.tokens);
+    for (uint32_t stage = 0, first = 0; first < f->group; stage++, first += f->layout->width) {
+        rows->deal[stage] = deal_seconds(f, first);
+        rows->on[stage] = on_seconds(f, first);
+        rows->collect[stage] = collect_seconds(f, first);
+    }
+    rows->links = (struct crew_links){.deal = rows->deal,
+                                      .on = rows->on,
+                                      .collect = rows->collect,
+                                      .latency = r->machine.latency,
+                                      .products = products * (f->block - f->exchange)};
+}
+
+static uint32_t latents_of(const struct planner_request *r)
+{
+    uint32_t each = r->model.pixels_per_frame_token;
+    return each > 0 && r->job.frames > 0 ? (r->job.frames - 1) / each + 1 : 1;
+}
+
+/* Played; false: it is not. slower: than alone, blocks and ends. */
+static bool play(const struct field *f, const struct plan *plan, double hop, double slower,
+                 const struct planner_option *o, uint32_t jobs, double *seconds)
+{
+    const struct planner_request *r = f->request;
+    bool wide = f->layout->width > 1;
+    struct rows rows;
+    if (wide) fill_rows(f, &rows);
+    const struct planner_play play = {.plan = plan,
+                                      .block = f->block * slower,
+                                      .hop = hop,
+                                      .links = wide ? &rows.links : NULL,
+                                      .ends = r->machine.ends_seconds * slower,
+                                      .beside = r->machine.home_seconds,
+                                      .tokens = r->job.tokens,
+                                      .latents = latents_of(r),
+                                      .steps = {r->job.steps[0], r->job.steps[1]},
+                                      .branches = r->job.branches,
+                                      .head = r->load.head,
+                                      .tail = r->load.tail,
+                                      .hit_rate = r->load.hit_rate};
+    return planner_load_seconds(&play, jobs, smaller(jobs, o->in_flight), o->saturate, seconds);
+}
+
+/* Until all jobs are done. Those of a group that is there are of any length and have done what they have: of those, as of so many
+ * that they are not played, what they would take as a queue. */
+static double all_seconds(const struct field *f, const struct chains *c, const struct plan *plan, double hop,
+                          double link, double jobs, const struct planner_option *o)
+{
+    const struct planner_request *r = f->request;
+    double n = fmin(jobs, o->in_flight), home = r->machine.home_seconds, seconds;
+    double slower = crowded(f, n, fmax(c->alone, n * fmax(c->cycle, link)));
+    if (r->real || jobs < 2 || !play(f, plan, hop, slower, o, (uint32_t)jobs, &seconds))
+        return home + (o->loaded_seconds - home) * fmax(1, jobs / n);
+    return fmax(seconds, jobs * steps_of(r) * link * slower);
+}
+
+static void predict_times(const struct field *f, const struct chains *c, const struct plan *ring, double hop,
+                          double link, double jobs, uint32_t most, struct planner_option *o)
 {
     const struct planner_request *r = f->request;
     double steps = steps_of(r), home = r->machine.home_seconds, n = fmin(jobs, o->in_flight);
-    double least = fmax(link, away_seconds(f, &c->pace)), cycle = fmax(c->cycle, least);
+    double least = fmax(link, c->away), cycle = fmax(c->cycle, least);
     double per_job = steps * cycle * crowded(f, 1, cycle);
     o->job_seconds = many_seconds(f, c, 1, link);
     o->step_seconds = (o->job_seconds - home) / steps;
     o->loaded_seconds = many_seconds(f, c, n, least);
-    o->all_seconds = home + all_seconds(f, c, link, jobs, n, o->loaded_seconds - home);
+    o->all_seconds = all_seconds(f, c, ring, hop, link, jobs, o);
     o->jobs_per_hour = f->layout->replicas * 3600 / fmax(per_job, o->job_seconds / (n < jobs ? n : most));
     o->busy = fmin(1, jobs * per_job * c->cycle / cycle / o->all_seconds);
 }
@@ -577,7 +612,7 @@ static void predict(const struct field *f, struct chains *c, struct plan *ring, 
         o->in_flight = jobs < most ? (uint32_t)ceil(jobs) : most;
     else
         lay_for_jobs(f, hop, jobs, most, c, ring, o);
-    predict_times(f, c, link, jobs, most, o);
+    predict_times(f, c, ring, hop, link, jobs, most, o);
     o->bound = find_bound(f, c, link, jobs < o->saturate ? (uint32_t)jobs : o->saturate, o);
 }
 
