@@ -478,15 +478,21 @@ static void lend_contexts(struct job *j)
     engine_lend(j->engine, &j->lent);
 }
 
-/* Wide stages have been told, and not all of them have answered. */
-static bool awaits_opened(const struct job *j)
+/* Only those of the step's expert need have answered: no other sees its hops. */
+bool job_is_open(const struct job *j)
 {
-    int wanted = 0;
+    int wanted = 0, expert = job_expert(j);
     for (int at = 0; at < told_all(j) && job_width(j) > 1; at++) {
         struct telling t = telling(j, at);
-        wanted += serves(j, &t);
+        wanted += t.expert == expert && serves(j, &t);
     }
-    return j->told > 0 && told_next(j) == told_all(j) && j->opened < wanted;
+    return j->opened[expert] >= wanted;
+}
+
+/* All were told. */
+static bool awaits_opened(const struct job *j)
+{
+    return j->told > 0 && told_next(j) == told_all(j) && !job_is_open(j);
 }
 
 static enum job_result advance_open(struct job *j)
@@ -609,7 +615,7 @@ void job_event(struct job *j, const struct fabric_event *event)
         const struct ticket *t = &event->ticket;
         struct branch *b = &j->branch[t->branch % BRANCHES];
         if (t->kind == TICKET_HOP && b->parts > 0) b->parts--;
-        if (t->kind == TICKET_OPENED) j->opened++;
+        if (t->kind == TICKET_OPENED) j->opened[t->expert % MODEL_EXPERTS]++;
         bool current = t->attempt == j->order.attempt;
         bool listening = j->life == LIFE_STEP || j->life == LIFE_OPEN;
         /* A stage may refuse an OPEN before the first step, and that ticket's step is none. */

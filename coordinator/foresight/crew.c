@@ -77,7 +77,7 @@ struct rank {
     int jobs;
     int decodes; /* the job that has the decoder; -1: none */
     uint32_t out[PLAN_CHAINS][PRIORITIES];
-    double link;            /* of a wide stage: free from then on */
+    double link, far_link;  /* of a wide stage: free from then on */
     struct hop queue[HOPS]; /* the oldest first */
     int queued;
     uint32_t coming; /* hops on their way to the queue */
@@ -102,6 +102,7 @@ struct crew {
     struct plan plan;
     bool whole, wide; /* blocks of the ring are hops, whoever holds them */
     bool exact;
+    uint32_t most_out;
     double hop;
     struct crew_links links;
     uint32_t grain, count;
@@ -241,7 +242,7 @@ static bool window_open(const struct crew *c, const struct job *j, uint32_t chai
     if (c->wide) {
         for (uint32_t k = 0; k < PLAN_CHAINS; k++)
             for (int p = 0; p < PRIORITIES; p++) out += home->out[k][p];
-        return out < WIDE_HOPS;
+        return out < c->most_out;
     }
     for (int p = j->of.priority; p < PRIORITIES; p++) out += home->out[chain][p];
     if (c->plan.floating) return out < HOPS_PER_STAGE + 1;
@@ -487,19 +488,26 @@ static void come_to_stage(struct crew *c, uint32_t number, struct hop hop)
     r->queue[r->queued++] = hop;
 }
 
+/* When a link will have carried so much more; *free: when it has nothing to carry. */
+static double carry(const struct crew *c, double *free, double seconds)
+{
+    if (seconds > 0) *free = fmax(*free, c->now) + seconds;
+    return seconds > 0 ? *free - c->now : 0;
+}
+
 /* Rows leave one after the other: when the last of them are where they belong, from now. */
-static double leave_by(struct crew *c, uint32_t from, double seconds)
+static double leave_by(struct crew *c, uint32_t from, const struct crew_way *way)
 {
     struct rank *r = &c->ranks[from];
-    r->link = fmax(r->link, c->now) + seconds;
-    return r->link - c->now + c->links.latency;
+    double near = carry(c, &r->link, way->near), far = carry(c, &r->far_link, way->far);
+    return fmax(near, far) + c->links.latency;
 }
 
 /* What a rank gives itself is there at once: before home chooses again. */
 static void send(struct crew *c, struct hop hop, uint32_t from, uint32_t to, bool first)
 {
     const struct crew_links *l = c->links.deal ? &c->links : NULL;
-    double seconds = l ? leave_by(c, from, first ? l->deal[to] : l->on[from]) : c->hop;
+    double seconds = l ? leave_by(c, from, first ? &l->deal[to] : &l->on[from]) : c->hop;
     if (from == to) {
         hop.ready = l ? c->now + seconds : c->now;
         come_to_stage(c, to, hop);
@@ -508,6 +516,17 @@ static void send(struct crew *c, struct hop hop, uint32_t from, uint32_t to, boo
     if (l && first) seconds += l->latency; /* its first rank tells the others */
     c->ranks[to].coming++;
     put_event(c, seconds, AT_STAGE, to, hop);
+}
+
+/* How long rows are on their way home. own: from the others of home's stage, while home's own link deals. */
+static double home_in(struct crew *c, uint32_t from, bool own)
+{
+    const struct crew_way *way = c->links.collect ? &c->links.collect[from] : NULL;
+    struct rank *r = &c->ranks[from];
+    if (!way) return c->hop;
+    if (!own) return leave_by(c, from, way);
+    r->link = fmax(r->link, c->now + way->near);
+    return fmax(way->near, way->far) + c->links.latency;
 }
 
 static void come_home(struct crew *c, struct hop hop)
@@ -569,7 +588,7 @@ static void begin_hop(struct crew *c, struct rank *r, uint32_t number, int at)
     struct branch *b = &j->branch[hop.branch];
     uint32_t end = smaller(b->until, run_end(c, chain_of(c, j, hop.branch), number));
     double seconds = blocks_seconds(c, j, b->at, end) * r->pace;
-    seconds += fmax(0, fmax(hop.ready, r->link - c->links.products) - c->now);
+    seconds += fmax(0, fmax(hop.ready - c->links.slack, r->link - c->links.products) - c->now);
     memmove(&r->queue[at], &r->queue[at + 1], (size_t)(--r->queued - at) * sizeof *r->queue);
     share_charge_stage(&r->share, (int64_t)(NANOSECONDS * seconds));
     r->busy = r->at_stage = true;
@@ -614,8 +633,7 @@ static void end_hop(struct crew *c, struct rank *r, uint32_t number)
     else if (number == home && !c->wide)
         come_home(c, hop);
     else
-        put_event(c, c->links.deal ? leave_by(c, number, c->links.collect[number]) : c->hop, AT_HOME, home,
-                  hop);
+        put_event(c, home_in(c, number, number == home), AT_HOME, home, hop);
 }
 
 /* True: a job ended. */
@@ -714,6 +732,7 @@ struct crew *crew_open(const struct crew_layout *layout, uint32_t grain)
     c->wide = layout->wide;
     c->whole = layout->wide || c->plan.floating;
     c->exact = layout->exact;
+    c->most_out = layout->most_out > 0 ? layout->most_out : WIDE_HOPS;
     c->hop = layout->hop;
     if (layout->links) c->links = *layout->links;
     c->grain = grain;

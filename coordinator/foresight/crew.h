@@ -24,12 +24,16 @@
 
 enum { CREW_JOBS = 64 }; /* at once */
 
-/* Rows on wide stages' links beside what they exchange, in seconds: home deals them over its one link, a stage sends them on, and what a
- * hop exchanges first leaves behind them. */
+/* Rows on wide stages' links beside what they exchange, in seconds: on the ranks' own links inside a node, and on a node's. Home deals
+ * them over its one link, a stage sends them on, and what a hop exchanges first leaves behind them. */
+struct crew_way {
+    double near, far;
+};
 struct crew_links {
-    const double *deal, *on, *collect; /* [stages] from home, to the next one, and home */
-    double latency;                    /* of a message, besides all of these */
-    double products;                   /* until a block has something to exchange: q, k and v */
+    const struct crew_way *deal, *on, *collect; /* [stages] from home, to the next one, and home */
+    double latency;                             /* of a message, besides all of these */
+    double products;                            /* until a block has something to exchange: q, k and v */
+    double slack; /* so much later than home its stage's other ranks may begin: home then does not wait for what they attended */
 };
 
 struct crew_layout {
@@ -38,6 +42,7 @@ struct crew_layout {
     const double *pace;      /* [ranks] how much longer than usual a block takes there; NULL: 1 */
     double hop;              /* of a message between ranks */
     bool exact;              /* home's own blocks one at a time; or some at once, which is sooner played */
+    uint32_t most_out;       /* hops of a home with wide stages; 0: as on CPUs */
     const struct crew_links *links; /* of wide stages; NULL: whatever is sent is on its way for a hop */
 };
 

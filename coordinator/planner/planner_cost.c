@@ -262,17 +262,17 @@ static double hop_seconds(const struct field *f, const struct traffic *t)
 }
 
 /* Seconds for the rows that home sends to the ranks of a stage, over its one link to its node and its node's to the others. */
-static double deal_from(const struct field *f, uint32_t home, uint32_t first)
+static struct crew_way deal_from(const struct field *f, uint32_t home, uint32_t first)
 {
     const struct planner_machine *m = &f->request->machine;
     double each = f->state_bytes / f->layout->width, near = 0, far = 0;
     for (uint32_t at = first; at < first + f->layout->width; at++)
         *(at / m->per_node == home / m->per_node ? &near : &far) += at == home ? 0 : each;
-    return fmax(near / m->inside, far / m->between);
+    return (struct crew_way){near / m->inside, far / m->between};
 }
 
 /* And for those that come back: each rank's over its own link, but a node's over its one. */
-static double collect_at(const struct field *f, uint32_t home, uint32_t first)
+static struct crew_way collect_at(const struct field *f, uint32_t home, uint32_t first)
 {
     const struct planner_machine *m = &f->request->machine;
     double each = f->state_bytes / f->layout->width, near = 0, most = 0;
@@ -283,24 +283,47 @@ static double collect_at(const struct field *f, uint32_t home, uint32_t first)
         else if (end - at > (at <= home && home < end))
             near = each;
     }
-    return fmax(near / m->inside, most / m->between);
+    return (struct crew_way){near / m->inside, most / m->between};
 }
 
-/* The same of the replica that takes longest for it; first: the stage's, counted from home. */
+/* From a stage to the next, each rank to the one that has the same rows. */
+static struct crew_way on_from(const struct field *f, uint32_t home, uint32_t first)
+{
+    const struct planner_machine *m = &f->request->machine;
+    double each = f->state_bytes / f->layout->width, most = 0;
+    uint32_t stop = first + f->layout->width, crossing = 0;
+    for (uint32_t at = first, end; at < stop; at = end) {
+        uint32_t far = 0;
+        end = end_in_node(f, at, stop);
+        for (uint32_t u = at; u < end; u++) far += u / m->per_node != (u + f->layout->width) / m->per_node;
+        most = fmax(most, far * each);
+        crossing += far;
+    }
+    return (struct crew_way){crossing < f->layout->width ? each / m->inside : 0, most / m->between};
+}
+
+/* One of these in the replica that takes longest for it; first: the stage's, counted from home. */
+static struct crew_way slowest(const struct field *f, uint32_t first,
+                               struct crew_way (*way)(const struct field *, uint32_t home, uint32_t first))
+{
+    struct crew_way most = {0};
+    for (uint32_t home = 0; home < f->layout->replicas * f->group; home += f->group) {
+        struct crew_way one = way(f, home, home + first);
+        most = (struct crew_way){fmax(most.near, one.near), fmax(most.far, one.far)};
+    }
+    return most;
+}
+
 static double deal_seconds(const struct field *f, uint32_t first)
 {
-    double most = 0;
-    for (uint32_t home = 0; home < f->layout->replicas * f->group; home += f->group)
-        most = fmax(most, deal_from(f, home, home + first));
-    return most;
+    struct crew_way way = slowest(f, first, deal_from);
+    return fmax(way.near, way.far);
 }
 
 static double collect_seconds(const struct field *f, uint32_t first)
 {
-    double most = 0;
-    for (uint32_t home = 0; home < f->layout->replicas * f->group; home += f->group)
-        most = fmax(most, collect_at(f, home, home + first));
-    return most;
+    struct crew_way way = slowest(f, first, collect_at);
+    return fmax(way.near, way.far);
 }
 
 /* What dealing rows to wide stages and collecting them adds to the hops that plan.h counts for a step of one job alone, in the
@@ -409,18 +432,22 @@ static struct plan_mix mix_of(const struct field *f, double hop)
                              .exchange = f->exchange / f->alone};
 }
 
+static uint32_t wide_hops(const struct planner_request *r)
+{
+    return r->machine.operand_bytes < 4 ? WIDE_HOPS_LANDING : WIDE_HOPS;
+}
+
 /* Wide stages: how long a step's hops are away, on their way through all stages, of which a home has a few at most. */
 static double away_seconds(const struct field *f, double hop)
 {
     const struct planner_request *r = f->request;
-    uint32_t most = r->machine.operand_bytes < 4 ? WIDE_HOPS_LANDING : WIDE_HOPS;
     bool pools = f->layout->stages[1] > 0;
     double stages = 0;
     if (f->layout->width < 2) return 0;
     for (int e = 0; e < PLAN_EXPERTS; e++)
         stages += r->job.steps[e] * f->layout->stages[pools ? e : 0] / steps_of(r);
     double away = r->model.layers * f->block + (stages + 1) * hop;
-    return (1 - r->load.hit_rate) * r->job.branches * away / most;
+    return (1 - r->load.hit_rate) * r->job.branches * away / wide_hops(r);
 }
 
 /* Seconds of a step. asked: the request, whose mix is changed. */
@@ -568,37 +595,28 @@ static void predict_roomy(const struct planner_request *r, const struct planner_
     o->fits = false;
 }
 
-/* What wide stages' links carry beside the exchanges, in each of which the ranks that stand at the same place send to each other. */
+/* What wide stages' links carry beside the exchanges. */
 struct rows {
-    double deal[PLAN_MAX_RANKS], on[PLAN_MAX_RANKS], collect[PLAN_MAX_RANKS]; /* [stages] */
+    struct crew_way deal[PLAN_MAX_RANKS], on[PLAN_MAX_RANKS], collect[PLAN_MAX_RANKS]; /* [stages] */
     struct crew_links links;
 };
-
-/* From a stage to the next. */
-static double on_seconds(const struct field *f, uint32_t first)
-{
-    const struct planner_machine *m = &f->request->machine;
-    uint32_t width = f->layout->width, far = 0;
-    double each = f->state_bytes / width;
-    for (uint32_t u = first; u < first + width; u++) far += u / m->per_node != (u + width) / m->per_node;
-    return fmax(far < width ? each / m->inside : 0, smaller(far, m->per_node) * each / m->between);
-}
 
 static void fill_rows(const struct field *f, struct rows *rows)
 {
     const struct planner_request *r = f->request;
-    double s = r->job.tokens, h = hidden_of(&r->model);
+    double s = r->job.tokens, h = hidden_of(&r->model), latency = r->machine.latency;
     double products = 6 * s * h * h / planner_block_flops(&r->model, r->job.tokens);
     for (uint32_t stage = 0, first = 0; first < f->group; stage++, first += f->layout->width) {
-        rows->deal[stage] = deal_seconds(f, first);
-        rows->on[stage] = on_seconds(f, first);
-        rows->collect[stage] = collect_seconds(f, first);
+        rows->deal[stage] = slowest(f, first, deal_from);
+        rows->on[stage] = slowest(f, first, on_from);
+        rows->collect[stage] = slowest(f, first, collect_at);
     }
     rows->links = (struct crew_links){.deal = rows->deal,
                                       .on = rows->on,
                                       .collect = rows->collect,
-                                      .latency = r->machine.latency,
-                                      .products = products * (f->block - f->exchange)};
+                                      .latency = latency,
+                                      .products = products * (f->block - f->exchange),
+                                      .slack = (f->exchange - 2 * latency) / 4 + latency};
 }
 
 static uint32_t latents_of(const struct planner_request *r)
@@ -619,6 +637,7 @@ static bool play(const struct field *f, const struct plan *plan, double hop, dou
                                       .block = f->block * slower,
                                       .hop = hop,
                                       .links = wide ? &rows.links : NULL,
+                                      .most_out = wide_hops(r),
                                       .ends = r->machine.ends_seconds * slower,
                                       .beside = r->machine.home_seconds,
                                       .tokens = r->job.tokens,
