@@ -137,6 +137,21 @@ static void one_pipeline_takes_what_the_formula_says(void **state)
             }
 }
 
+/* Not all of them are played, nor all steps. */
+static void many_jobs_of_many_steps_take_a_queue_s_time(void **state)
+{
+    static const uint32_t jobs[] = {301, 20011};
+    for (int j = 0; j < 2; j++)
+        for (uint32_t steps = 40; steps <= 1000; steps *= 5) {
+            struct planner_request r = wan("wan2.1-t2v-14b", 8);
+            r.load.jobs = jobs[j];
+            r.job.steps[0] = steps;
+            struct planner_option o =
+                predicted(&r, (struct planner_layout){.replicas = 1, .ways = 1, .stages = {8, 0}, .width = 1});
+            expect_near(o.all_seconds, steps * jobs[j] * formula(&r, 8, 1, 2, true).cycle, 0.02, "all jobs");
+        }
+}
+
 static void branches_apart_take_half_the_time_and_two_hops_more(void **state)
 {
     struct planner_request r = wan("wan2.1-t2v-14b", 8);
@@ -600,6 +615,7 @@ int main(void)
         cmocka_unit_test(a_forward_pass_costs_what_the_literature_counts),
         cmocka_unit_test(experts_take_over_where_the_schedules_say),
         cmocka_unit_test(one_pipeline_takes_what_the_formula_says),
+        cmocka_unit_test(many_jobs_of_many_steps_take_a_queue_s_time),
         cmocka_unit_test(branches_apart_take_half_the_time_and_two_hops_more),
         cmocka_unit_test(long_rows_of_wide_stages_are_not_filled),
         cmocka_unit_test(what_is_sent_is_what_the_formulas_say),

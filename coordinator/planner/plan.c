@@ -21,6 +21,8 @@
 #define SPEEDS_ALIKE 0.85 /* of the fastest: measured speeds this near each other are one machine's noise */
 #define FLOATING_GAIN                                                                                        \
     1.03                 /* what floating homes must bring: they cost memory for caps, text encoder and VAE */
+#define UNFOLDED_GAIN                                                                                        \
+    1.10                 /* what a layout must bring whose hits travel: as simulated, below that they cost more */
 #define AMPLE_PARTS 8    /* a model that takes so small a part of a rank's memory costs nothing anywhere */
 #define SPARE_GAIN  1.01 /* what a spare block must bring: it costs memory */
 #define FOREIGN_SLACK                                                                                        \
@@ -296,19 +298,23 @@ static double cycle_of(const struct field *field, const struct plan *plan, const
     return busiest;
 }
 
-/* A branch's way through a chain, alone. */
+/* A branch's way through a chain, alone, past the ranks that have something to do for it. */
 struct walk {
     double time;    /* of all runs and hops */
     double slowest; /* rank on it; `ends`, home's own part, included where that has a run */
 };
 
-static struct walk walk_of(const struct field *field, const struct plan *plan, uint32_t chain, double ends)
+/* mix: of a step that hits, or of one that does not. */
+static struct walk walk_of(const struct field *field, const struct plan *plan, const struct plan_mix *mix,
+                           uint32_t chain, double ends)
 {
     struct walk walk = {0};
-    uint32_t away = 0;
+    uint32_t away = 0, at = plan->head;
     for (uint32_t i = 0; i < field->ranks; i++) {
-        double run = plan_run(plan, chain, i) / field->speed[i];
+        uint32_t blocks = plan_run(plan, chain, i);
+        double run = work_of(field, mix, at, at + blocks) / field->speed[i];
         bool at_home = i == 0 && !plan->floating;
+        at += blocks;
         walk.time += run;
         walk.slowest = fmax(walk.slowest, run + (at_home ? ends : 0));
         away += run > 0 && !at_home;
@@ -334,17 +340,30 @@ static double busiest_alone(const struct field *field, const struct plan *plan, 
 /* A step of one job alone that is computed. Branches follow each other through the ranks of one chain (parallelism.md
  * 5.2); on chains of their own they are under way together, and home, whose part for each is `ends`, half before and half
  * after the ring, sends the second branch away before it goes on with the first. */
-static double miss_alone(const struct field *field, const struct plan *plan, uint32_t expert, double ends)
+static double miss_alone(const struct field *field, const struct plan *plan, const struct plan_mix *miss,
+                         uint32_t expert, double ends)
 {
     uint32_t branches = smaller(field->mix.branches, PLAN_BRANCHES);
-    struct walk first = walk_of(field, plan, plan->chain[expert][0], ends),
-                second = walk_of(field, plan, plan->chain[expert][1], ends);
+    struct walk first = walk_of(field, plan, miss, plan->chain[expert][0], ends),
+                second = walk_of(field, plan, miss, plan->chain[expert][1], ends);
     if (branches == 1) return first.time + ends;
     if (plan->chain[expert][0] == plan->chain[expert][1])
         return first.time + ends + fmax(first.slowest, ends);
     double back_first = ends + first.time, back_second = ends / 2 + second.time;
     double both = fmax(fmax(back_first, back_second) + ends / 2, fmin(back_first, back_second) + ends);
     return fmax(both, busiest_alone(field, plan, expert, ends));
+}
+
+/* The same of one that hits. Blocks that it runs nevertheless may lie elsewhere, if they are no caps of the plan. */
+static double hit_alone(const struct field *field, const struct plan *plan, const struct plan_mix *hit,
+                        uint32_t expert, double ends)
+{
+    struct walk first = walk_of(field, plan, hit, plan->chain[expert][0], ends),
+                second = walk_of(field, plan, hit, plan->chain[expert][1], ends);
+    if (field->mix.branches == 1) return first.time + ends;
+    if (plan->chain[expert][0] == plan->chain[expert][1])
+        return first.time + ends + fmax(first.slowest, ends);
+    return fmax(first.time, second.time) + PLAN_BRANCHES * ends;
 }
 
 /* One job alone: how long a step takes from end to end, as a mean over hits and misses. */
@@ -357,11 +376,11 @@ static double step_alone(const struct field *field, const struct plan *plan)
     never.hit_rate = 1;
     for (uint32_t i = 0; i < field->ranks; i++) speed += field->speed[i] / field->ranks;
     if (!plan->floating) speed = field->speed[0];
-    double ends = home_work(field, plan, &always) / speed;
-    double hit = mix->branches * home_work(field, plan, &never) / speed;
+    double ends = home_work(field, plan, &always) / speed, hit_ends = home_work(field, plan, &never) / speed;
     for (uint32_t e = 0; e < mix->experts; e++) {
         double rate = mix_of(mix, e).hit_rate;
-        step += share_of(mix, e) * ((1 - rate) * miss_alone(field, plan, e, ends) + rate * hit);
+        step += share_of(mix, e) * ((1 - rate) * miss_alone(field, plan, &always, e, ends) +
+                                    rate * hit_alone(field, plan, &never, e, hit_ends));
     }
     return step;
 }
@@ -581,9 +600,10 @@ static void lay_spare(const struct field *field, struct plan *plan)
 static void choose(const struct field *field, bool may_float, struct plan *plan)
 {
     struct plan floating, folded;
-    /* Folded, hits need no other rank: that is worth having also where the even layout is no slower. */
+    /* Folded, hits need no other rank: that is worth having also where the even layout is no slower, or a little faster. */
     if (field->mix.hit_rate > 0 && lay_caps(field, false, &folded) &&
-        compare(folded.cycle, plan->cycle_uncached) <= 0)
+        compare(folded.cycle, plan->cycle_uncached) <= 0 &&
+        compare(folded.cycle, UNFOLDED_GAIN * plan->cycle) <= 0)
         *plan = folded;
     lay_spare(field, plan);
     bool free = field->ample && plan_chains(plan) == 1;

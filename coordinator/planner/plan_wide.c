@@ -174,5 +174,6 @@ double plan_wide_alone(const struct plan *plan, const struct plan_request *reque
     struct plan stages = plan_wide_stages(plan);
     if (request->ranks != plan->ranks) return 0;
     narrow_request(request, plan->width, &n);
+    n.request.mix.head = n.request.mix.tail = 0; /* the planner counts hits, which travel to all stages */
     return plan_alone(&stages, &n.request) * unit_of(request, plan->width);
 }

@@ -3,10 +3,13 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* MOST_MOVES: of hops and home's pieces that are played, about; a play of so many takes a few milliseconds. LEAST_STEPS: of each
  * job that are played nevertheless. TEXT_PIECES: home takes jobs' texts between others' steps, so that jobs which come together do not
  * begin together; what the texts take is in `beside`. PERIODS: from which the pace of many jobs is taken. */
+enum { MOST_STEPS = 1000, SKIP_BYTES = MOST_STEPS / 8 + 1 };
+
 enum { MOST_MOVES = 32768, MOVES_AT_HOME = 3, LEAST_STEPS = 8, TEXT_PIECES = 4, PERIODS = 2 };
 
 static struct crew_job job_of(const struct planner_play *p)
@@ -21,7 +24,6 @@ static struct crew_job job_of(const struct planner_play *p)
                              .cached = p->hit_rate > 0,
                              .head = p->head,
                              .tail = p->tail,
-                             .hits = {p->hit_rate, p->hit_rate},
                              .block = p->block,
                              .begin = p->ends / 2,
                              .end = p->ends / 2,
@@ -30,8 +32,24 @@ static struct crew_job job_of(const struct planner_play *p)
                                         .seconds = p->beside / fmax(1, p->latents)}};
 }
 
-/* ended: [jobs] when each is done, the first to end first. */
-static bool play(const struct planner_play *p, uint32_t jobs, uint32_t in_flight, uint32_t grain, double *ended)
+/* Steps that hit, as many as the rate says, but for an expert's first; which, is chance, of each job another. */
+static void draw_hits(const struct planner_play *p, uint64_t job, uint8_t *skips)
+{
+    uint32_t steps = p->steps[0] + p->steps[1], hits = (uint32_t)(p->hit_rate * steps + 0.5);
+    uint64_t state = job * 0x9E3779B97F4A7C15u + 1;
+    memset(skips, 0, SKIP_BYTES);
+    for (uint32_t i = 1; i < steps; i++) {
+        if (i == p->steps[0]) continue;
+        state = state * 6364136223846793005u + 1442695040888963407u; /* Knuth's MMIX */
+        if ((state >> 33) % (steps - i) >= hits) continue;
+        skips[i / 8] |= (uint8_t)(1 << i % 8);
+        hits--;
+    }
+}
+
+/* ended: [jobs] when each is done, the first to end first. skips: room for [jobs]. */
+static bool play_with(const struct planner_play *p, uint32_t jobs, uint32_t in_flight, uint32_t grain,
+                      uint8_t (*skips)[SKIP_BYTES], double *ended)
 {
     struct plan stages = plan_wide_stages(p->plan);
     const struct crew_layout layout = {.plan = &stages,
@@ -47,7 +65,8 @@ static bool play(const struct planner_play *p, uint32_t jobs, uint32_t in_flight
     while (done < jobs) {
         uint64_t number;
         while (job.number < jobs && job.number < done + in_flight) {
-            job.number++;
+            if (job.cached) draw_hits(p, job.number, skips[job.number]);
+            job.skips = skips[job.number++];
             crew_add(crew, &job, crew_now(crew));
         }
         if (!(crew_next(crew) < INFINITY)) break;
@@ -55,6 +74,14 @@ static bool play(const struct planner_play *p, uint32_t jobs, uint32_t in_flight
     }
     crew_close(crew);
     return done == jobs;
+}
+
+static bool play(const struct planner_play *p, uint32_t jobs, uint32_t in_flight, uint32_t grain, double *ended)
+{
+    uint8_t(*skips)[SKIP_BYTES] = calloc(jobs, sizeof *skips);
+    bool played = skips && play_with(p, jobs, in_flight, grain, skips, ended);
+    free(skips);
+    return played;
 }
 
 static double moves_of_job(const struct planner_play *p)
@@ -95,7 +122,7 @@ bool planner_load_seconds(const struct planner_play *p, uint32_t jobs, uint32_t 
 {
     uint32_t fewest = 2 * in_flight + PERIODS * period, more = 0;
     uint32_t played = (uint32_t)fmax(fewest, floor(MOST_MOVES / moves_of_job(p)));
-    if (in_flight > CREW_JOBS) return false;
+    if (in_flight > CREW_JOBS || p->steps[0] + p->steps[1] > MOST_STEPS) return false;
     if (jobs > played + period) more = (jobs - played) / period * period;
     jobs -= more;
     double *ended = calloc(jobs, sizeof *ended);

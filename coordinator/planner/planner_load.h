@@ -31,7 +31,7 @@ struct planner_play {
 };
 
 /* jobs, in_flight >= 1; period: so many jobs more take as much longer whichever they are, jobs that fill the ranks. Many are not all
- * played, nor is every step of a long play. False: so many in flight are not played (CREW_JOBS), or there is no memory. */
+ * played, nor is every step of a long play. False: more in flight than are played (CREW_JOBS), more steps than jobs have, no memory. */
 bool planner_load_seconds(const struct planner_play *play, uint32_t jobs, uint32_t in_flight, uint32_t period,
                           double *seconds);
 
