@@ -178,7 +178,6 @@ static status_t report(const struct footprint_wish *wish, const struct job_order
 {
     struct split split;
     struct beside beside = {.own = paper_own_bytes(MEMORY_DEVICE),
-                            .landing = landing_bytes(wish, config, wish->ranks == 0 ? 2 : wish->ranks),
                             .tier = wish->tier_device,
                             .shared = paper_own_bytes(MEMORY_SHARED)};
     const struct footprint_task task = {
@@ -187,7 +186,7 @@ static status_t report(const struct footprint_wish *wish, const struct job_order
         .decode_memory = wish->decode_memory ? wish->decode_memory : wish->memory / ENGINE_DECODE_PARTS};
     bool chain = wish->layout <= PLAN_LAYOUT_PIPELINE && wish->stage_width <= 1;
     status_t status = chain ? footprint_split(wish->directory, &task, wish->ranks, wish->memory,
-                                              beside.own + beside.landing + beside.tier, &split, error)
+                                              beside.own + beside.tier, landing_bytes(wish, config, 2), &split, error)
                             : lay_out(wish, config, &split, error);
     if (status != STATUS_OK) return status;
     beside.landing = landing_bytes(wish, config, split.members);
