@@ -233,8 +233,8 @@ static void the_fewest_ranks_fit_and_one_less_does_not(void **state)
     assert_true(footprint_split(model, &task, 0, memory + 1000, 400, 601, &fewest, &error) != STATUS_OK ||
                 fewest.members > 2);
     /* One rank alone needs no memory for what others would send. */
-    assert_int_equal(
-        footprint_split(model, &task, 0, fullest(model, &one, &order), 0, 1000, &fewest, &error), STATUS_OK);
+    assert_int_equal(footprint_split(model, &task, 0, fullest(model, &one, &order), 0, 1000, &fewest, &error),
+                     STATUS_OK);
     assert_int_equal(fewest.members, 1);
     assert_int_equal(footprint_split(model, &task, 0, 1000000, 0, 0, &fewest, &error), STATUS_NO_MEMORY);
     assert_non_null(strstr(error.text, "home without a block"));

@@ -37,25 +37,26 @@ struct row {
 static struct planner_request request_of(const struct row *row)
 {
     uint32_t ranks = row->ways * (row->stages[0] + row->stages[1]) * row->width;
-    struct planner_request r = {.model = {.layers = row->layers ? row->layers : LAYERS,
-                                          .heads = WIDE_HEADS,
-                                          .head_dim = WIDE_HEAD_DIM,
-                                          .ffn = 56,
-                                          .experts = 2,
-                                          .text_tokens = 8,
-                                          .schedule = {.shift = row->shift > 0 ? row->shift : 12, .train_steps = 1000},
-                                          .boundary = 0.875,
-                                          .parameter_bytes = 2},
-                                .job = {.width = 64, .height = 64, .frames = 1, .tokens = TOKENS},
-                                .machine = {.ranks = ranks,
-                                            .per_node = row->per_node ? row->per_node : ranks,
-                                            .block_seconds = 0.01,
-                                            .inside = links[row->inside],
-                                            .between = links[row->between],
-                                            .latency = row->latency,
-                                            .operand_bytes = 4,
-                                            .state_bytes = 4},
-                                .load = {.jobs = row->jobs}};
+    struct planner_request r = {
+        .model = {.layers = row->layers ? row->layers : LAYERS,
+                  .heads = WIDE_HEADS,
+                  .head_dim = WIDE_HEAD_DIM,
+                  .ffn = 56,
+                  .experts = 2,
+                  .text_tokens = 8,
+                  .schedule = {.shift = row->shift > 0 ? row->shift : 12, .train_steps = 1000},
+                  .boundary = 0.875,
+                  .parameter_bytes = 2},
+        .job = {.width = 64, .height = 64, .frames = 1, .tokens = TOKENS},
+        .machine = {.ranks = ranks,
+                    .per_node = row->per_node ? row->per_node : ranks,
+                    .block_seconds = 0.01,
+                    .inside = links[row->inside],
+                    .between = links[row->between],
+                    .latency = row->latency,
+                    .operand_bytes = 4,
+                    .state_bytes = 4},
+        .load = {.jobs = row->jobs}};
     planner_steps(&r.model, row->steps ? row->steps : 10, row->branches ? row->branches : 2, &r.job);
     return r;
 }

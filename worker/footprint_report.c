@@ -185,9 +185,10 @@ static status_t report(const struct footprint_wish *wish, const struct job_order
         .jobs = wish->jobs,
         .decode_memory = wish->decode_memory ? wish->decode_memory : wish->memory / ENGINE_DECODE_PARTS};
     bool chain = wish->layout <= PLAN_LAYOUT_PIPELINE && wish->stage_width <= 1;
-    status_t status = chain ? footprint_split(wish->directory, &task, wish->ranks, wish->memory,
-                                              beside.own + beside.tier, landing_bytes(wish, config, 2), &split, error)
-                            : lay_out(wish, config, &split, error);
+    status_t status =
+        chain ? footprint_split(wish->directory, &task, wish->ranks, wish->memory, beside.own + beside.tier,
+                                landing_bytes(wish, config, 2), &split, error)
+              : lay_out(wish, config, &split, error);
     if (status != STATUS_OK) return status;
     beside.landing = landing_bytes(wish, config, split.members);
     struct footprint *ranks = calloc((size_t)split.members, sizeof *ranks);

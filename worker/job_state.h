@@ -106,7 +106,7 @@ struct job {
     struct token_grid grid;
     int latent_frames, latent_height, latent_width;
     int opened[MODEL_EXPERTS]; /* OPENs answered by wide stages */
-    int64_t latent_count; /* in_channels * frames * height * width */
+    int64_t latent_count;      /* in_channels * frames * height * width */
     /* Expert 0 makes the steps below switch_at, the other one the rest: a run of one expert has them all on one side.
      * Text and contexts are those of the experts whose turn is still to come, first_expert .. last_expert. */
     int switch_at, first_expert, last_expert;

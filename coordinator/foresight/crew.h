@@ -33,7 +33,8 @@ struct crew_links {
     const struct crew_way *deal, *on, *collect; /* [stages] from home, to the next one, and home */
     double latency;                             /* of a message, besides all of these */
     double products;                            /* until a block has something to exchange: q, k and v */
-    double slack; /* so much later than home its stage's other ranks may begin: home then does not wait for what they attended */
+    double
+        slack; /* so much later than home its stage's other ranks may begin: home then does not wait for what they attended */
 };
 
 struct crew_layout {

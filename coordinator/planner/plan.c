@@ -20,9 +20,9 @@
 
 #define SPEEDS_ALIKE 0.85 /* of the fastest: measured speeds this near each other are one machine's noise */
 #define FLOATING_GAIN                                                                                        \
-    1.03                 /* what floating homes must bring: they cost memory for caps, text encoder and VAE */
+    1.03 /* what floating homes must bring: they cost memory for caps, text encoder and VAE */
 #define UNFOLDED_GAIN                                                                                        \
-    1.10                 /* what a layout must bring whose hits travel: as simulated, below that they cost more */
+    1.10 /* what a layout must bring whose hits travel: as simulated, below that they cost more */
 #define AMPLE_PARTS 8    /* a model that takes so small a part of a rank's memory costs nothing anywhere */
 #define SPARE_GAIN  1.01 /* what a spare block must bring: it costs memory */
 #define FOREIGN_SLACK                                                                                        \

@@ -15,21 +15,21 @@ enum { MOST_MOVES = 32768, MOVES_AT_HOME = 3, LEAST_STEPS = 8, TEXT_PIECES = 4, 
 static struct crew_job job_of(const struct planner_play *p)
 {
     uint32_t steps = p->steps[0] + p->steps[1];
-    return (struct crew_job){.home = -1,
-                             .tokens = p->tokens,
-                             .branches = p->branches,
-                             .phase = CREW_TEXT,
-                             .steps = steps,
-                             .first_steps = p->steps[0],
-                             .cached = p->hit_rate > 0,
-                             .head = p->head,
-                             .tail = p->tail,
-                             .block = p->block,
-                             .begin = p->ends / 2,
-                             .end = p->ends / 2,
-                             .text = {.count = TEXT_PIECES},
-                             .frames = {.count = p->beside > 0 ? p->latents : 0,
-                                        .seconds = p->beside / fmax(1, p->latents)}};
+    return (struct crew_job){
+        .home = -1,
+        .tokens = p->tokens,
+        .branches = p->branches,
+        .phase = CREW_TEXT,
+        .steps = steps,
+        .first_steps = p->steps[0],
+        .cached = p->hit_rate > 0,
+        .head = p->head,
+        .tail = p->tail,
+        .block = p->block,
+        .begin = p->ends / 2,
+        .end = p->ends / 2,
+        .text = {.count = TEXT_PIECES},
+        .frames = {.count = p->beside > 0 ? p->latents : 0, .seconds = p->beside / fmax(1, p->latents)}};
 }
 
 /* Steps that hit, as many as the rate says, but for an expert's first; which, is chance, of each job another. */
@@ -76,7 +76,8 @@ static bool play_with(const struct planner_play *p, uint32_t jobs, uint32_t in_f
     return done == jobs;
 }
 
-static bool play(const struct planner_play *p, uint32_t jobs, uint32_t in_flight, uint32_t grain, double *ended)
+static bool play(const struct planner_play *p, uint32_t jobs, uint32_t in_flight, uint32_t grain,
+                 double *ended)
 {
     uint8_t(*skips)[SKIP_BYTES] = calloc(jobs, sizeof *skips);
     bool played = skips && play_with(p, jobs, in_flight, grain, skips, ended);
