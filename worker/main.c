@@ -187,7 +187,7 @@ static status_t open_fabric(const struct settings *settings, const struct place 
     struct fabric_config config = {.kind = fabrics[settings->fabric],
                                    .bind = bind,
                                    .toward = way_out(settings->coordinator),
-                                   .credits = engine->lends ? ENGINE_LANDINGS : ENGINE_CREDITS,
+                                   .credits = ENGINE_CREDITS,
                                    .max_bytes = (uint64_t)settings->largest_hop};
     if (engine->lends) {
         struct location location;

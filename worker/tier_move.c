@@ -31,7 +31,7 @@
 static status_t post(struct tier *tier, int peer, struct ticket *ticket, const void *payload, uint64_t cookie)
 {
     struct error error;
-    if (!fabric_has_credits(tier->engine->fabric, peer, TIER_CREDITS)) return STATUS_AGAIN;
+    if (!engine_reaches(tier->engine, peer, WAY_ITEM)) return STATUS_AGAIN;
     ticket->dtype = ticket->bytes ? TICKET_RAW : TICKET_NO_DATA;
     return engine_post(tier->engine, peer, ticket, payload, cookie, &error);
 }
@@ -210,9 +210,7 @@ static void begin_moving(struct tier *tier, struct tier_fetch *fetch, int64_t no
 {
     struct tier_landing *landing = free_landing(tier);
     enum miss reason;
-    if (!landing || !fabric_has_credits(tier->engine->fabric, fetch->holder, TIER_CREDITS) ||
-        !free_question(tier))
-        return;
+    if (!landing || !engine_reaches(tier->engine, fetch->holder, WAY_ITEM) || !free_question(tier)) return;
     if (!make_landing(tier, fetch, landing, &reason)) {
         fail(tier, fetch, reason);
         return;

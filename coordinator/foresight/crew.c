@@ -8,9 +8,8 @@
 #include "worker/share.h"
 #include "worker/turn.h"
 
-/* WIDE_HOPS: with wide stages a home has no more out in all (worker/engine.h). OWN_PARTS: pieces that home's own blocks are cut into where there
- * are more of them. */
-enum { BRANCHES = 2, PRIORITIES = 3, HOPS = BRANCHES * CREW_JOBS, WIDE_HOPS = 4, OWN_PARTS = 16 };
+/* OWN_PARTS: pieces that home's own blocks are cut into where there are more of them. */
+enum { BRANCHES = 2, PRIORITIES = 3, HOPS = BRANCHES * CREW_JOBS, OWN_PARTS = 16 };
 
 #define NANOSECONDS 1e9
 #define LEAST       1e-9 /* seconds of a piece: what takes no time ends none */
@@ -102,7 +101,6 @@ struct crew {
     struct plan plan;
     bool whole, wide; /* blocks of the ring are hops, whoever holds them */
     bool exact;
-    uint32_t most_out;
     double hop;
     struct crew_links links;
     uint32_t grain, count;
@@ -242,7 +240,7 @@ static bool window_open(const struct crew *c, const struct job *j, uint32_t chai
     if (c->wide) {
         for (uint32_t k = 0; k < PLAN_CHAINS; k++)
             for (int p = 0; p < PRIORITIES; p++) out += home->out[k][p];
-        return out < c->most_out;
+        return out < (uint32_t)wide_hops((int)c->plan.ranks); /* each of which stands for a stage */
     }
     for (int p = j->of.priority; p < PRIORITIES; p++) out += home->out[chain][p];
     if (c->plan.floating) return out < HOPS_PER_STAGE + 1;
@@ -513,7 +511,7 @@ static void send(struct crew *c, struct hop hop, uint32_t from, uint32_t to, boo
         come_to_stage(c, to, hop);
         return;
     }
-    if (l && first) seconds += l->latency; /* its first rank tells the others */
+    if (l) seconds += first ? l->latency : l->turn; /* its first rank tells the others */
     c->ranks[to].coming++;
     put_event(c, seconds, AT_STAGE, to, hop);
 }
@@ -732,7 +730,6 @@ struct crew *crew_open(const struct crew_layout *layout, uint32_t grain)
     c->wide = layout->wide;
     c->whole = layout->wide || c->plan.floating;
     c->exact = layout->exact;
-    c->most_out = layout->most_out > 0 ? layout->most_out : WIDE_HOPS;
     c->hop = layout->hop;
     if (layout->links) c->links = *layout->links;
     c->grain = grain;

@@ -35,6 +35,7 @@ struct crew_links {
     double products;                            /* until a block has something to exchange: q, k and v */
     double
         slack; /* so much later than home its stage's other ranks may begin: home then does not wait for what they attended */
+    double turn; /* a later stage of more than two ranks waits so long to be told which hop is next */
 };
 
 struct crew_layout {
@@ -43,7 +44,6 @@ struct crew_layout {
     const double *pace;      /* [ranks] how much longer than usual a block takes there; NULL: 1 */
     double hop;              /* of a message between ranks */
     bool exact;              /* home's own blocks one at a time; or some at once, which is sooner played */
-    uint32_t most_out;       /* hops of a home with wide stages; 0: as on CPUs */
     const struct crew_links *links; /* of wide stages; NULL: whatever is sent is on its way for a hop */
 };
 

@@ -21,7 +21,6 @@ struct planner_play {
     double block;                   /* of one branch, on a stage, with what its ranks exchange */
     double hop;                     /* of a message between ranks */
     const struct crew_links *links; /* of wide stages, or NULL */
-    uint32_t most_out;              /* hops of a home with wide stages */
     double ends;                    /* of home for a branch-step, beside blocks */
     double beside;                  /* of home for a job, beside steps */
     uint32_t tokens, latents;       /* of a video; of its latent frames */
