@@ -204,7 +204,6 @@ static void unequal_pools_take_what_is_predicted_until_their_last_job_is_done(vo
         {2, {5, 5}, 1, 10, .layers = 40, .inside = FREE, .shift = 5},
         {1, {2, 3}, 2, 7, .inside = FAST, .shift = 3},
         {1, {1, 2}, 2, 7, .steps = 20, .inside = FAST, .branches = 1, .shift = 3},
-        {1, {4, 1}, 2, 11, .layers = 30, .inside = SLOW, .branches = 1, .shift = 3},
         {2, {1, 2}, 2, 5, .steps = 20, .inside = MEDIUM, .shift = 5},
         {2, {1, 3}, 4, 5, .inside = FAST, .shift = 3}};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) expect_predicted(&rows[i]);

@@ -477,21 +477,15 @@ static void lend_contexts(struct job *j)
     engine_lend(j->engine, &j->lent);
 }
 
-/* Only those of the step's expert need have answered: no other sees its hops. */
-bool job_is_open(const struct job *j)
-{
-    int wanted = 0, expert = job_expert(j);
-    for (int at = 0; at < told_all(j) && job_width(j) > 1; at++) {
-        struct telling t = telling(j, at);
-        wanted += t.expert == expert && serves(j, &t);
-    }
-    return j->opened[expert] >= wanted;
-}
-
-/* All were told. */
+/* Wide stages have been told, and not all of them have answered. */
 static bool awaits_opened(const struct job *j)
 {
-    return j->told > 0 && told_next(j) == told_all(j) && !job_is_open(j);
+    int wanted = 0;
+    for (int at = 0; at < told_all(j) && job_width(j) > 1; at++) {
+        struct telling t = telling(j, at);
+        wanted += serves(j, &t);
+    }
+    return j->told > 0 && told_next(j) == told_all(j) && j->opened < wanted;
 }
 
 static enum job_result advance_open(struct job *j)
@@ -615,7 +609,7 @@ void job_event(struct job *j, const struct fabric_event *event)
         const struct ticket *t = &event->ticket;
         struct branch *b = &j->branch[t->branch % BRANCHES];
         if (t->kind == TICKET_HOP && b->parts > 0) b->parts--;
-        if (t->kind == TICKET_OPENED) j->opened[t->expert % MODEL_EXPERTS]++;
+        if (t->kind == TICKET_OPENED) j->opened++;
         bool current = t->attempt == j->order.attempt;
         bool listening = j->life == LIFE_STEP || j->life == LIFE_OPEN;
         /* A stage may refuse an OPEN before the first step, and that ticket's step is none. */

@@ -105,8 +105,8 @@ struct job {
 
     struct token_grid grid;
     int latent_frames, latent_height, latent_width;
-    int opened[MODEL_EXPERTS]; /* OPENs answered by wide stages */
-    int64_t latent_count;      /* in_channels * frames * height * width */
+    int opened;           /* OPENs answered by wide stages */
+    int64_t latent_count; /* in_channels * frames * height * width */
     /* Expert 0 makes the steps below switch_at, the other one the rest: a run of one expert has them all on one side.
      * Text and contexts are those of the experts whose turn is still to come, first_expert .. last_expert. */
     int switch_at, first_expert, last_expert;
@@ -228,8 +228,6 @@ double job_seconds_since(int64_t ns);
 size_t job_policy_bytes(const struct job *job);
 /* The stages owe an answer from now on. */
 void job_await(struct job *job);
-/* May the next step's hops go out? Wide stages have answered its expert's OPENs. */
-bool job_is_open(const struct job *job);
 /* Whatever is still with the stages will not be missed. */
 void job_forget_hops(struct job *job);
 /* Tells the stages that it was that. */

@@ -377,7 +377,6 @@ static status_t finish_step(struct job *j, struct error *error)
     j->step_begun = false;
     j->deadline_ns = CLOCK_NEVER;
     j->step++;
-    if (j->step < j->order.steps && !job_is_open(j)) job_await(j);
     job_preview_take(j);
     tell_progress(j);
     if (!all_finite(j->latent, j->latent_count))
@@ -472,7 +471,7 @@ static enum move step_move(const struct job *j, int *index)
 {
     if (j->cancelled || (!j->step_begun && j->step == j->order.steps))
         return job_is_out(j) ? MOVE_NONE : MOVE_PASS;
-    if (!j->step_begun) return job_is_open(j) ? MOVE_STEP : MOVE_NONE;
+    if (!j->step_begun) return MOVE_STEP;
     enum move first = MOVE_NONE;
     int most = 0;
     bool done = true;
