@@ -316,9 +316,37 @@ static void wishes_that_do_not_go_together_are_refused(void **state)
     expect_text(&plan, "3 ranks, 1 block at home, branches 0+8+0 and 0+0+8, x");
 }
 
+/* Home alone would run what hits run for both branches; unfolded they travel, which costs what it brings up to a tenth. */
+static void caps_stay_in_the_chains_where_home_would_be_the_busiest(void **state)
+{
+    struct plan_wish wish = {.layout = PLAN_LAYOUT_CFG, .home = PLAN_HOME_FIXED};
+    struct plan_request request = {.layers = 40, .ranks = 4, .wish = &wish, .mix = {2, 1, 1, 8, 0, 0.7}};
+    struct plan plan = make(&request);
+    assert_int_equal(plan.head, 0);
+    assert_true(plan.cycle < 0.75 * 2 * 8);
+    request.mix.head = request.mix.tail = 2;
+    plan = make(&request);
+    assert_int_equal(plan.head + plan.tail, 4);
+}
+
+/* A step that hits walks to the ranks that hold what it runs. */
+static void hits_that_travel_take_their_time(void **state)
+{
+    struct plan_wish wish = {.even = true};
+    struct plan_request request = {
+        .layers = 8, .ranks = 4, .wish = &wish, .mix = {1, 1, 1, 1, 2, 1, .hop = 0.25}};
+    struct plan plan = make(&request);
+    assert_true(fabs(plan.alone - (1 + 2 + 2 * 0.25)) < 1e-9);
+    request.mix.branches = 2;
+    plan = make(&request);
+    assert_true(fabs(plan.alone - (1 + 2 + 2 * 0.25 + 2)) < 1e-9);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(caps_stay_in_the_chains_where_home_would_be_the_busiest),
+        cmocka_unit_test(hits_that_travel_take_their_time),
         cmocka_unit_test(no_cut_of_the_branches_is_faster_than_the_one_chosen),
         cmocka_unit_test(a_job_alone_waits_for_one_branch_only),
         cmocka_unit_test(home_and_hops_are_part_of_what_a_job_alone_takes),

@@ -26,6 +26,8 @@ static const double links[] = {1e7, 6e5, 2e5, 1e15};
 struct row {
     uint32_t ways, stages[2], width, jobs;
     uint32_t layers, steps; /* 0: 8 and 10 */
+    uint32_t branches;      /* 0: 2 */
+    double shift;           /* of the noise schedule, which says when the second expert takes over; 0: 12 */
     uint32_t per_node;      /* 0: one node */
     int inside, between;    /* links */
     double latency;         /* seconds; a block takes 0.01 on one rank */
@@ -34,26 +36,27 @@ struct row {
 static struct planner_request request_of(const struct row *row)
 {
     uint32_t ranks = row->ways * (row->stages[0] + row->stages[1]) * row->width;
-    struct planner_request r = {.model = {.layers = row->layers ? row->layers : LAYERS,
-                                          .heads = WIDE_HEADS,
-                                          .head_dim = WIDE_HEAD_DIM,
-                                          .ffn = 56,
-                                          .experts = 2,
-                                          .text_tokens = 8,
-                                          .schedule = {.shift = 12, .train_steps = 1000},
-                                          .boundary = 0.875,
-                                          .parameter_bytes = 2},
-                                .job = {.width = 64, .height = 64, .frames = 1, .tokens = TOKENS},
-                                .machine = {.ranks = ranks,
-                                            .per_node = row->per_node ? row->per_node : ranks,
-                                            .block_seconds = 0.01,
-                                            .inside = links[row->inside],
-                                            .between = links[row->between],
-                                            .latency = row->latency,
-                                            .operand_bytes = 4,
-                                            .state_bytes = 4},
-                                .load = {.jobs = row->jobs}};
-    planner_steps(&r.model, row->steps ? row->steps : 10, 2, &r.job);
+    struct planner_request r = {
+        .model = {.layers = row->layers ? row->layers : LAYERS,
+                  .heads = WIDE_HEADS,
+                  .head_dim = WIDE_HEAD_DIM,
+                  .ffn = 56,
+                  .experts = 2,
+                  .text_tokens = 8,
+                  .schedule = {.shift = row->shift > 0 ? row->shift : 12, .train_steps = 1000},
+                  .boundary = 0.875,
+                  .parameter_bytes = 2},
+        .job = {.width = 64, .height = 64, .frames = 1, .tokens = TOKENS},
+        .machine = {.ranks = ranks,
+                    .per_node = row->per_node ? row->per_node : ranks,
+                    .block_seconds = 0.01,
+                    .inside = links[row->inside],
+                    .between = links[row->between],
+                    .latency = row->latency,
+                    .operand_bytes = 4,
+                    .state_bytes = 4},
+        .load = {.jobs = row->jobs}};
+    planner_steps(&r.model, row->steps ? row->steps : 10, row->branches ? row->branches : 2, &r.job);
     return r;
 }
 
@@ -173,6 +176,39 @@ static void wide_pools_and_pools_of_branches_take_what_is_predicted(void **state
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) expect_predicted(&rows[i]);
 }
 
+/* Where home has fewer blocks than the others all jobs go alike, where it has as many the first ones go first; and one more
+ * goes with them where alone / cycle lies above a whole number, be it by next to nothing. */
+static void chains_take_what_is_predicted_until_their_last_job_is_done(void **state)
+{
+    static const struct row rows[] = {
+        {1, {5}, 1, 8, .steps = 20, .inside = FREE},
+        {1, {5}, 1, 13, .inside = FREE, .latency = 0.0048, .branches = 1},
+        {1, {16}, 1, 9, .layers = 40, .inside = FREE, .latency = 0.0025},
+        {1, {12}, 1, 24, .layers = 40, .steps = 20, .inside = FREE, .latency = 0.0033, .branches = 1},
+        {1, {3}, 1, 3, .layers = 30, .steps = 20, .inside = FREE, .latency = 0.0001},
+        {1, {3}, 1, 3, .layers = 30, .steps = 20, .inside = FREE},
+        {1, {5}, 1, 8, .layers = 30, .steps = 20, .inside = FREE, .latency = 0.0001},
+        {1, {4}, 1, 8, .steps = 20, .inside = FREE, .latency = 0.00001, .branches = 1},
+        {2, {6}, 1, 7, .layers = 30, .steps = 20, .inside = FREE, .latency = 0.0001}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) expect_predicted(&rows[i]);
+}
+
+static void unequal_pools_take_what_is_predicted_until_their_last_job_is_done(void **state)
+{
+    static const struct row rows[] = {
+        {1, {5, 1}, 1, 18, .steps = 20, .inside = FREE, .latency = 0.0013, .branches = 1, .shift = 5},
+        {1, {3, 1}, 1, 14, .inside = FREE, .latency = 0.006, .branches = 1, .shift = 3},
+        {1, {2, 10}, 1, 6, .layers = 40, .steps = 20, .inside = FREE, .latency = 0.003, .shift = 5},
+        {2, {3, 5}, 1, 9, .steps = 20, .inside = FREE, .latency = 0.001, .shift = 5},
+        {2, {2, 1}, 1, 6, .layers = 30, .steps = 20, .inside = FREE, .latency = 0.01},
+        {2, {5, 5}, 1, 10, .layers = 40, .inside = FREE, .shift = 5},
+        {1, {2, 3}, 2, 7, .inside = FAST, .shift = 3},
+        {1, {1, 2}, 2, 7, .steps = 20, .inside = FAST, .branches = 1, .shift = 3},
+        {2, {1, 2}, 2, 5, .steps = 20, .inside = MEDIUM, .shift = 5},
+        {2, {1, 3}, 4, 5, .inside = FAST, .shift = 3}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) expect_predicted(&rows[i]);
+}
+
 /* Wan 2.2 T2V: an endless queue, on eight ranks. */
 static void five_and_three_ranks_beat_four_and_four_by_a_fifth(void **state)
 {
@@ -267,6 +303,8 @@ int main(int count, char **arguments)
         cmocka_unit_test(branches_with_wide_stages_take_what_is_predicted),
         cmocka_unit_test(pools_take_what_is_predicted_with_one_job_and_with_many),
         cmocka_unit_test(wide_pools_and_pools_of_branches_take_what_is_predicted),
+        cmocka_unit_test(chains_take_what_is_predicted_until_their_last_job_is_done),
+        cmocka_unit_test(unequal_pools_take_what_is_predicted_until_their_last_job_is_done),
         cmocka_unit_test(with_one_credit_less_than_hops_take_jobs_stand_still_and_with_it_they_do_not),
         cmocka_unit_test(five_and_three_ranks_beat_four_and_four_by_a_fifth),
     };

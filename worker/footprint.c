@@ -400,14 +400,17 @@ static int best_home(const struct lines *l, int ranks)
     return best;
 }
 
-static status_t least_ranks(const struct lines *l, double room, int *ranks, struct error *error)
+/* landing: of that room, what several ranks need for what they send each other. */
+static status_t least_ranks(const struct lines *l, double room, double landing, int *ranks,
+                            struct error *error)
 {
     int most = l->layers + 1 < SPLIT_MAX_MEMBERS ? l->layers + 1 : SPLIT_MAX_MEMBERS;
     for (int n = 1; n <= most; n++)
-        if (fullest(l, n, best_home(l, n)) <= room) {
+        if (fullest(l, n, best_home(l, n)) <= room - (n > 1 ? landing : 0)) {
             *ranks = n;
             return STATUS_OK;
         }
+    room -= landing;
     bool home = home_at(l, 0) > room;
     return error_set(
         error, STATUS_NO_MEMORY,
@@ -417,7 +420,7 @@ static status_t least_ranks(const struct lines *l, double room, int *ranks, stru
 }
 
 status_t footprint_split(const char *directory, const struct footprint_task *task, int ranks, size_t memory,
-                         size_t beside, struct split *split, struct error *error)
+                         size_t beside, size_t landing, struct split *split, struct error *error)
 {
     struct lines lines;
     status_t status = draw_lines(directory, task, &lines, error);
@@ -425,7 +428,7 @@ status_t footprint_split(const char *directory, const struct footprint_task *tas
         status = error_set(error, STATUS_INVALID, "%d ranks: a model of %d blocks has work for %d", ranks,
                            lines.layers, lines.layers + 1);
     if (status == STATUS_OK && ranks == 0)
-        status = least_ranks(&lines, (double)memory - (double)beside, &ranks, error);
+        status = least_ranks(&lines, (double)memory - (double)beside, (double)landing, &ranks, error);
     if (status != STATUS_OK) return status;
     *split = (struct split){.members = ranks, .head = best_home(&lines, ranks)};
     for (int i = 1, left = lines.layers - split->head; i < ranks; i++) {

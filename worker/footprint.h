@@ -55,9 +55,9 @@ status_t footprint_caching(const char *directory, const struct split *split,
                            const struct footprint_task *task, struct footprint *ranks, struct error *error);
 
 /* Blocks for home (head) and the stages (run) so that the fullest rank is as empty as can be. ranks 0: for the least number
- * of ranks that all have `memory` bytes of the device with `beside` of them taken otherwise; STATUS_NO_MEMORY, with what
- * is too large, where no number does. */
+ * of ranks that all have `memory` bytes of the device with `beside` of them taken otherwise, and `landing` where there
+ * are several ranks; STATUS_NO_MEMORY, with what is too large, where no number does. */
 status_t footprint_split(const char *directory, const struct footprint_task *task, int ranks, size_t memory,
-                         size_t beside, struct split *split, struct error *error);
+                         size_t beside, size_t landing, struct split *split, struct error *error);
 
 #endif

@@ -190,8 +190,7 @@ static status_t report(const struct footprint_wish *wish, const struct job_order
                        const struct model_config *config, struct error *error)
 {
     struct split split;
-    const struct split two = {.members = wish->ranks == 0 ? 2 : wish->ranks};
-    size_t landing = landing_bytes(wish, config, &two, true);
+    const struct split several = {.members = 2};
     struct beside beside = {.own = paper_own_bytes(MEMORY_DEVICE),
                             .tier = wish->tier_device,
                             .shared = paper_own_bytes(MEMORY_SHARED)};
@@ -200,9 +199,10 @@ static status_t report(const struct footprint_wish *wish, const struct job_order
         .jobs = wish->jobs,
         .decode_memory = wish->decode_memory ? wish->decode_memory : wish->memory / ENGINE_DECODE_PARTS};
     bool chain = wish->layout <= PLAN_LAYOUT_PIPELINE && wish->stage_width <= 1;
-    status_t status = chain ? footprint_split(wish->directory, &task, wish->ranks, wish->memory,
-                                              beside.own + landing + beside.tier, &split, error)
-                            : lay_out(wish, config, &split, error);
+    status_t status =
+        chain ? footprint_split(wish->directory, &task, wish->ranks, wish->memory, beside.own + beside.tier,
+                                landing_bytes(wish, config, &several, true), &split, error)
+              : lay_out(wish, config, &split, error);
     if (status != STATUS_OK) return status;
     for (int other = 0; other < 2; other++)
         beside.landing[other] = landing_bytes(wish, config, &split, other == 0);

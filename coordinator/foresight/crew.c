@@ -64,17 +64,19 @@ struct effort {
 
 struct hop {
     uint8_t job, branch;
+    double ready; /* of a wide stage that home is of: when all its ranks have their rows */
 };
 
 struct rank {
     double pace;
-    bool home, stage, busy;
+    bool home, stage, busy, idle;
     struct share share;
     struct turn *turn;          /* of a home */
     uint8_t at_home[CREW_JOBS]; /* [jobs], in no order */
     int jobs;
     int decodes; /* the job that has the decoder; -1: none */
     uint32_t out[PLAN_CHAINS][PRIORITIES];
+    double link, far_link;  /* of a wide stage: free from then on */
     struct hop queue[HOPS]; /* the oldest first */
     int queued;
     uint32_t coming; /* hops on their way to the queue */
@@ -98,13 +100,17 @@ struct event {
 struct crew {
     struct plan plan;
     bool whole, wide; /* blocks of the ring are hops, whoever holds them */
+    bool exact;
     double hop;
+    struct crew_links links;
     uint32_t grain, count;
     uint32_t *first; /* [chains][ranks]: where each run begins */
     struct rank *ranks;
     struct job jobs[CREW_JOBS];
     uint64_t arrivals, orders;
     double now;
+    uint32_t *idle; /* [ranks] that may have something to do, once all that happens at this time has */
+    uint32_t idle_count;
     struct event *events; /* a heap, [room] */
     int event_count;
 };
@@ -119,7 +125,7 @@ static bool is_sooner(const struct event *a, const struct event *b)
 /* Room is for all that can be: each rank becomes free once, each branch is on its way once. */
 static void put_event(struct crew *c, double after, enum event_kind kind, uint32_t rank, struct hop hop)
 {
-    struct event event = {c->now + after, ++c->orders, kind, rank, hop};
+    struct event event = {rint((c->now + after) * NANOSECONDS) / NANOSECONDS, ++c->orders, kind, rank, hop};
     int at = c->event_count++;
     for (; at > 0 && is_sooner(&event, &c->events[(at - 1) / 2]); at = (at - 1) / 2)
         c->events[at] = c->events[(at - 1) / 2];
@@ -321,7 +327,7 @@ static struct move job_move(const struct crew *c, const struct job *j)
 /* How far home takes a branch in one piece. */
 static uint32_t own_end(const struct crew *c, const struct job *j, const struct move *move)
 {
-    uint32_t at = j->branch[move->branch].at, end = at + c->plan.layers / OWN_PARTS + 1;
+    uint32_t at = j->branch[move->branch].at, end = at + (c->exact ? 0 : c->plan.layers / OWN_PARTS) + 1;
     if (move->piece == PIECE_SPARE) return at + 1;
     if (!is_cap(c, at))
         end = smaller(end, run_end(c, chain_of(c, j, move->branch), (uint32_t)j->of.home));
@@ -474,10 +480,59 @@ static void leave(struct crew *c, struct job *j)
 
 /* ------------------------------------------------------------------------------------------------------ ranks at work */
 
-static void send(struct crew *c, struct hop hop, uint32_t from, uint32_t to)
+static void come_to_stage(struct crew *c, uint32_t number, struct hop hop)
 {
+    struct rank *r = &c->ranks[number];
+    r->queue[r->queued++] = hop;
+}
+
+/* When a link will have carried so much more; *free: when it has nothing to carry. */
+static double carry(const struct crew *c, double *free, double seconds)
+{
+    if (seconds > 0) *free = fmax(*free, c->now) + seconds;
+    return seconds > 0 ? *free - c->now : 0;
+}
+
+/* Rows leave one after the other: when the last of them are where they belong, from now. */
+static double leave_by(struct crew *c, uint32_t from, const struct crew_way *way)
+{
+    struct rank *r = &c->ranks[from];
+    double near = carry(c, &r->link, way->near), far = carry(c, &r->far_link, way->far);
+    return fmax(near, far) + c->links.latency;
+}
+
+/* What a rank gives itself is there at once: before home chooses again. */
+static void send(struct crew *c, struct hop hop, uint32_t from, uint32_t to, bool first)
+{
+    const struct crew_links *l = c->links.deal ? &c->links : NULL;
+    double seconds = l ? leave_by(c, from, first ? &l->deal[to] : &l->on[from]) : c->hop;
+    if (from == to) {
+        hop.ready = l ? c->now + seconds : c->now;
+        come_to_stage(c, to, hop);
+        return;
+    }
+    if (l) seconds += first ? l->latency : l->turn; /* its first rank tells the others */
     c->ranks[to].coming++;
-    put_event(c, from == to ? 0 : c->hop, AT_STAGE, to, hop);
+    put_event(c, seconds, AT_STAGE, to, hop);
+}
+
+/* How long rows are on their way home. own: from the others of home's stage, while home's own link deals. */
+static double home_in(struct crew *c, uint32_t from, bool own)
+{
+    const struct crew_way *way = c->links.collect ? &c->links.collect[from] : NULL;
+    struct rank *r = &c->ranks[from];
+    if (!way) return c->hop;
+    if (!own) return leave_by(c, from, way);
+    r->link = fmax(r->link, c->now + way->near);
+    return fmax(way->near, way->far) + c->links.latency;
+}
+
+static void come_home(struct crew *c, struct hop hop)
+{
+    struct job *j = &c->jobs[hop.job];
+    uint32_t chain = chain_of(c, j, hop.branch);
+    c->ranks[j->of.home].out[chain][j->of.priority]--;
+    j->branch[hop.branch].state = HERE;
 }
 
 static void send_first(struct crew *c, int job, const struct move *move, struct candidate *chosen)
@@ -489,7 +544,7 @@ static void send_first(struct crew *c, int job, const struct move *move, struct 
     b->state = AWAY;
     c->ranks[home].out[chain][j->of.priority]++;
     turn_charge(c->ranks[home].turn, chosen, (uint64_t)j->of.tokens * (b->until - b->at) * j->made);
-    send(c, (struct hop){(uint8_t)job, (uint8_t)move->branch}, home, holder_of(c, chain, b->at));
+    send(c, (struct hop){(uint8_t)job, (uint8_t)move->branch, 0}, home, holder_of(c, chain, b->at), true);
 }
 
 static bool end_move(struct crew *c, struct rank *r, uint64_t *ended);
@@ -531,6 +586,7 @@ static void begin_hop(struct crew *c, struct rank *r, uint32_t number, int at)
     struct branch *b = &j->branch[hop.branch];
     uint32_t end = smaller(b->until, run_end(c, chain_of(c, j, hop.branch), number));
     double seconds = blocks_seconds(c, j, b->at, end) * r->pace;
+    seconds += fmax(0, fmax(hop.ready - c->links.slack, r->link - c->links.products) - c->now);
     memmove(&r->queue[at], &r->queue[at + 1], (size_t)(--r->queued - at) * sizeof *r->queue);
     share_charge_stage(&r->share, (int64_t)(NANOSECONDS * seconds));
     r->busy = r->at_stage = true;
@@ -571,9 +627,11 @@ static void end_hop(struct crew *c, struct rank *r, uint32_t number)
     uint32_t chain = chain_of(c, j, hop.branch), home = (uint32_t)j->of.home;
     b->at = smaller(b->until, run_end(c, chain, number));
     if (b->at < b->until)
-        send(c, hop, number, holder_of(c, chain, b->at));
+        send(c, hop, number, holder_of(c, chain, b->at), false);
+    else if (number == home && !c->wide)
+        come_home(c, hop);
     else
-        put_event(c, number == home ? 0 : c->hop, AT_HOME, home, hop);
+        put_event(c, home_in(c, number, number == home), AT_HOME, home, hop);
 }
 
 /* True: a job ended. */
@@ -612,12 +670,19 @@ static bool end_move(struct crew *c, struct rank *r, uint64_t *ended)
     }
 }
 
-static void come_home(struct crew *c, struct hop hop)
+/* What comes at the same time comes before the choice: a rank looks at what has arrived first. */
+static void let_go_on(struct crew *c, uint32_t number)
 {
-    struct job *j = &c->jobs[hop.job];
-    uint32_t chain = chain_of(c, j, hop.branch);
-    c->ranks[j->of.home].out[chain][j->of.priority]--;
-    j->branch[hop.branch].state = HERE;
+    struct rank *r = &c->ranks[number];
+    if (!r->idle) c->idle[c->idle_count++] = number;
+    r->idle = true;
+    if (c->event_count > 0 && c->events[0].at <= c->now) return;
+    uint32_t count = c->idle_count;
+    c->idle_count = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        c->ranks[c->idle[i]].idle = false;
+        go_on(c, c->idle[i]);
+    }
 }
 
 bool crew_step(struct crew *c, uint64_t *number)
@@ -628,7 +693,7 @@ bool crew_step(struct crew *c, uint64_t *number)
     c->now = event.at;
     if (event.kind == AT_STAGE) {
         r->coming--;
-        r->queue[r->queued++] = event.hop;
+        come_to_stage(c, event.rank, event.hop);
     } else if (event.kind == AT_HOME) {
         come_home(c, event.hop);
     } else {
@@ -638,7 +703,7 @@ bool crew_step(struct crew *c, uint64_t *number)
         else
             ended = end_move(c, r, number);
     }
-    go_on(c, event.rank);
+    let_go_on(c, event.rank);
     return ended;
 }
 
@@ -664,12 +729,15 @@ struct crew *crew_open(const struct crew_layout *layout, uint32_t grain)
     c->plan = *layout->plan;
     c->wide = layout->wide;
     c->whole = layout->wide || c->plan.floating;
+    c->exact = layout->exact;
     c->hop = layout->hop;
+    if (layout->links) c->links = *layout->links;
     c->grain = grain;
     c->first = calloc((size_t)ranks * PLAN_CHAINS, sizeof *c->first);
     c->ranks = calloc(ranks, sizeof *c->ranks);
     c->events = calloc((size_t)ranks + HOPS, sizeof *c->events);
-    if (!c->first || !c->ranks || !c->events) goto fail;
+    c->idle = calloc(ranks, sizeof *c->idle);
+    if (!c->first || !c->ranks || !c->events || !c->idle) goto fail;
     find_runs(c);
     for (uint32_t i = 0; i < ranks; i++) {
         struct rank *r = &c->ranks[i];
@@ -691,6 +759,7 @@ void crew_close(struct crew *c)
     free(c->first);
     free(c->ranks);
     free(c->events);
+    free(c->idle);
     free(c);
 }
 

@@ -13,7 +13,7 @@
  * get here what they get there. What is left out: tickets without rows, credits, previews, and that texts may come from the tier.
  *
  * grain: so many steps are played as one, in so many times the time: a long queue is looked at more coarsely. Times in seconds
- * from the moment of the call. Memory: some 3 kB a rank, 13 kB a home. One thread.
+ * from the moment of the call. Memory: some 5 kB a rank, 15 kB a home. One thread.
  */
 #ifndef REFRAIN_COORDINATOR_FORESIGHT_CREW_H
 #define REFRAIN_COORDINATOR_FORESIGHT_CREW_H
@@ -24,11 +24,27 @@
 
 enum { CREW_JOBS = 64 }; /* at once */
 
+/* Rows on wide stages' links beside what they exchange, in seconds: on the ranks' own links inside a node, and on a node's. Home deals
+ * them over its one link, a stage sends them on, and what a hop exchanges first leaves behind them. */
+struct crew_way {
+    double near, far;
+};
+struct crew_links {
+    const struct crew_way *deal, *on, *collect; /* [stages] from home, to the next one, and home */
+    double latency;                             /* of a message, besides all of these */
+    double products;                            /* until a block has something to exchange: q, k and v */
+    double
+        slack; /* so much later than home its stage's other ranks may begin: home then does not wait for what they attended */
+    double turn; /* a later stage of more than two ranks waits so long to be told which hop is next */
+};
+
 struct crew_layout {
     const struct plan *plan; /* stages of one rank (plan_wide_stages); copied */
     bool wide;               /* a stage is several ranks: its blocks are hops, also home's */
     const double *pace;      /* [ranks] how much longer than usual a block takes there; NULL: 1 */
     double hop;              /* of a message between ranks */
+    bool exact;              /* home's own blocks one at a time; or some at once, which is sooner played */
+    const struct crew_links *links; /* of wide stages; NULL: whatever is sent is on its way for a hop */
 };
 
 enum crew_phase { CREW_TEXT, CREW_STEPS, CREW_DECODE, CREW_FILES };

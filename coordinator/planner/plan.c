@@ -20,7 +20,9 @@
 
 #define SPEEDS_ALIKE 0.85 /* of the fastest: measured speeds this near each other are one machine's noise */
 #define FLOATING_GAIN                                                                                        \
-    1.03                 /* what floating homes must bring: they cost memory for caps, text encoder and VAE */
+    1.03 /* what floating homes must bring: they cost memory for caps, text encoder and VAE */
+#define UNFOLDED_GAIN                                                                                        \
+    1.10 /* what a layout must bring whose hits travel: as simulated, below that they cost more */
 #define AMPLE_PARTS 8    /* a model that takes so small a part of a rank's memory costs nothing anywhere */
 #define SPARE_GAIN  1.01 /* what a spare block must bring: it costs memory */
 #define FOREIGN_SLACK                                                                                        \
@@ -635,9 +637,10 @@ static void lay_spare(const struct field *field, struct plan *plan)
 static void choose(const struct field *field, bool may_float, struct plan *plan)
 {
     struct plan floating, folded;
-    /* Folded, hits need no other rank: that is worth having also where the even layout is no slower. */
+    /* Folded, hits need no other rank: that is worth having also where the even layout is no slower, or a little faster. */
     if (field->mix.hit_rate > 0 && lay_caps(field, false, &folded) &&
-        compare(folded.cycle, plan->cycle_uncached) <= 0)
+        compare(folded.cycle, plan->cycle_uncached) <= 0 &&
+        compare(folded.cycle, UNFOLDED_GAIN * plan->cycle) <= 0)
         *plan = folded;
     lay_spare(field, plan);
     bool free = field->ample && plan_chains(plan) == 1;

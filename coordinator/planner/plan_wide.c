@@ -131,7 +131,6 @@ status_t plan_wide_make(const struct plan_request *request, struct plan *plan, s
     status_t status = plan_wide_wish(request, error);
     if (status != STATUS_OK) return status;
     narrow_request(request, width, &n);
-    n.request.mix.head = n.request.mix.tail = 0; /* home has no caps */
     status = plan_make(&n.request, &made, error);
     if (status != STATUS_OK) {
         error_prefix(error, "stages of %u ranks", width);

@@ -282,17 +282,17 @@ static double hop_seconds(const struct field *f, const struct traffic *t)
 }
 
 /* Seconds for the rows that home sends to the ranks of a stage, over its one link to its node and its node's to the others. */
-static double deal_from(const struct field *f, uint32_t home, uint32_t first)
+static struct crew_way deal_from(const struct field *f, uint32_t home, uint32_t first)
 {
     const struct planner_machine *m = &f->request->machine;
     double each = f->state_bytes / f->layout->width, near = 0, far = 0;
     for (uint32_t at = first; at < first + f->layout->width; at++)
         *(at / m->per_node == home / m->per_node ? &near : &far) += at == home ? 0 : each;
-    return fmax(near / m->inside, far / m->between);
+    return (struct crew_way){near / m->inside, far / m->between};
 }
 
 /* And for those that come back: each rank's over its own link, but a node's over its one. */
-static double collect_at(const struct field *f, uint32_t home, uint32_t first)
+static struct crew_way collect_at(const struct field *f, uint32_t home, uint32_t first)
 {
     const struct planner_machine *m = &f->request->machine;
     double each = f->state_bytes / f->layout->width, near = 0, most = 0;
@@ -303,24 +303,47 @@ static double collect_at(const struct field *f, uint32_t home, uint32_t first)
         else if (end - at > (at <= home && home < end))
             near = each;
     }
-    return fmax(near / m->inside, most / m->between);
+    return (struct crew_way){near / m->inside, most / m->between};
 }
 
-/* The same of the replica that takes longest for it; first: the stage's, counted from home. */
+/* From a stage to the next, each rank to the one that has the same rows. */
+static struct crew_way on_from(const struct field *f, uint32_t home, uint32_t first)
+{
+    const struct planner_machine *m = &f->request->machine;
+    double each = f->state_bytes / f->layout->width, most = 0;
+    uint32_t stop = first + f->layout->width, crossing = 0;
+    for (uint32_t at = first, end; at < stop; at = end) {
+        uint32_t far = 0;
+        end = end_in_node(f, at, stop);
+        for (uint32_t u = at; u < end; u++) far += u / m->per_node != (u + f->layout->width) / m->per_node;
+        most = fmax(most, far * each);
+        crossing += far;
+    }
+    return (struct crew_way){crossing < f->layout->width ? each / m->inside : 0, most / m->between};
+}
+
+/* One of these in the replica that takes longest for it; first: the stage's, counted from home. */
+static struct crew_way slowest(const struct field *f, uint32_t first,
+                               struct crew_way (*way)(const struct field *, uint32_t home, uint32_t first))
+{
+    struct crew_way most = {0};
+    for (uint32_t home = 0; home < f->layout->replicas * f->group; home += f->group) {
+        struct crew_way one = way(f, home, home + first);
+        most = (struct crew_way){fmax(most.near, one.near), fmax(most.far, one.far)};
+    }
+    return most;
+}
+
 static double deal_seconds(const struct field *f, uint32_t first)
 {
-    double most = 0;
-    for (uint32_t home = 0; home < f->layout->replicas * f->group; home += f->group)
-        most = fmax(most, deal_from(f, home, home + first));
-    return most;
+    struct crew_way way = slowest(f, first, deal_from);
+    return fmax(way.near, way.far);
 }
 
 static double collect_seconds(const struct field *f, uint32_t first)
 {
-    double most = 0;
-    for (uint32_t home = 0; home < f->layout->replicas * f->group; home += f->group)
-        most = fmax(most, collect_at(f, home, home + first));
-    return most;
+    struct crew_way way = slowest(f, first, collect_at);
+    return fmax(way.near, way.far);
 }
 
 /* Seconds that the stages behind the first of a chain wait to be told which hop is next: two members do not, as the one that is told
@@ -424,7 +447,6 @@ static double wide_seconds(const struct field *f, double hop, int expert)
 struct chains {
     bool possible;
     double alone, cycle;
-    struct planner_pace pace;
     uint32_t blocks, home_blocks; /* the most of a rank that is no home; of a home */
 };
 
@@ -466,28 +488,7 @@ static struct plan_mix mix_of(const struct field *f, double hop)
                              .exchange = f->exchange / f->alone};
 }
 
-/* Home's own blocks go to its oldest jobs, hops at a stage to who came first: so a chain from home on is filled by groups of
- * jobs, one that lies elsewhere takes all alike, and of branches on one of each half of that holds. A wide stage's hops all
- * wait at home, the oldest job's go first. */
-static void share_ranks(const struct planner_layout *l, struct planner_pace *pace)
-{
-    pace->groups[0] = l->ways == 1 && l->width == 1;
-    pace->even[0] = l->ways > 1 && l->width == 1 ? 0.5 : 0;
-    pace->even[1] = 1;
-}
-
-/* Of wide stages, from when a step's first hop has begun at home's until the last one is back: its own rows are no longer to be
- * dealt, but those of others. hops: of a step. */
-static void set_hops(const struct field *f, double hops, struct planner_pace *pace)
-{
-    double dealt = f->request->machine.latency;
-    for (uint32_t w = 0; w < f->layout->ways; w++)
-        dealt += deal_seconds(f, w * f->layout->stages[0] * f->layout->width);
-    pace->hop = pace->cycle[0] / hops;
-    pace->away = pace->alone[0] - dealt + jam_seconds(f, 0);
-}
-
-/* Seconds of a step of all, and of each expert's where they have pools. asked: the request, whose mix is changed. */
+/* Seconds of a step. asked: the request, whose mix is changed. */
 static void set_pace(const struct field *f, double hop, struct plan_request *asked, const struct plan *plan,
                      struct chains *c)
 {
@@ -496,20 +497,12 @@ static void set_pace(const struct field *f, double hop, struct plan_request *ask
     double hops = (1 - r->load.hit_rate) * r->job.branches / f->layout->ways;
     bool pools = f->layout->stages[1] > 0;
     c->cycle = plan_cycle(plan, asked) * unit + hops * jam_seconds(f, 0);
-    c->pace = (struct planner_pace){.steps = {steps}};
-    share_ranks(f->layout, &c->pace);
+    if (!r->real) asked->mix.home_work = home_work(f, false);
     for (int e = 0; e <= pools; e++) {
-        if (pools) {
-            c->pace.steps[e] = r->job.steps[e];
-            asked->mix.first_share = e == 0;
-        }
-        if (!r->real) asked->mix.home_work = home_work(f, true);
-        c->pace.cycle[e] = plan_cycle(plan, asked) * unit + hops * jam_seconds(f, e);
-        if (!r->real) asked->mix.home_work = home_work(f, false);
-        c->pace.alone[e] = plan_alone(plan, asked) * unit + wide_seconds(f, hop, e);
-        c->alone += c->pace.steps[e] / steps * c->pace.alone[e];
+        if (pools) asked->mix.first_share = e == 0;
+        double alone = plan_alone(plan, asked) * unit + wide_seconds(f, hop, e);
+        c->alone += (pools ? r->job.steps[e] / steps : 1) * alone;
     }
-    if (f->layout->width > 1) set_hops(f, hops, &c->pace);
 }
 
 /* Dealt by plan.h. */
@@ -638,27 +631,76 @@ static void predict_roomy(const struct planner_request *r, const struct planner_
     o->fits = false;
 }
 
-/* Until the steps of all jobs are done; loaded: of one beside the others in flight. Floating homes have jobs of their own each,
- * which end together. */
-static double all_seconds(const struct field *f, const struct chains *c, double link, double jobs,
-                          double in_flight, double loaded)
+/* What wide stages' links carry beside the exchanges. */
+struct rows {
+    struct crew_way deal[PLAN_MAX_RANKS], on[PLAN_MAX_RANKS], collect[PLAN_MAX_RANKS]; /* [stages] */
+    struct crew_links links;
+};
+
+static void fill_rows(const struct field *f, struct rows *rows)
 {
-    struct planner_pace pace = c->pace;
-    if (f->request->real) return loaded * fmax(1, jobs / in_flight); /* jobs of any length */
-    if (f->layout->floating)
-        return loaded * fmax(1, jobs / in_flight) + planner_load_apart(&pace, (uint32_t)in_flight);
-    double slower = crowded(f, in_flight, fmax(c->alone, in_flight * fmax(c->cycle, link)));
-    pace.hop *= fmax(1, link / pace.cycle[0]) * slower;
-    pace.away *= slower;
-    for (int e = 0; e < PLANNER_PHASES; e++) {
-        pace.alone[e] *= slower;
-        pace.cycle[e] = fmax(pace.cycle[e], pace.steps[e] > 0 ? link : 0) * slower;
+    const struct planner_request *r = f->request;
+    double s = r->job.tokens, h = hidden_of(&r->model), latency = r->machine.latency;
+    double products = 6 * s * h * h / planner_block_flops(&r->model, r->job.tokens);
+    for (uint32_t stage = 0, first = 0; first < f->group; stage++, first += f->layout->width) {
+        rows->deal[stage] = slowest(f, first, deal_from);
+        rows->on[stage] = slowest(f, first, on_from);
+        rows->collect[stage] = slowest(f, first, collect_at);
     }
-    return planner_load_seconds(&pace, (uint32_t)jobs, (uint32_t)in_flight);
+    rows->links = (struct crew_links){.deal = rows->deal,
+                                      .on = rows->on,
+                                      .collect = rows->collect,
+                                      .latency = latency,
+                                      .products = products * (f->block - f->exchange),
+                                      .slack = (f->exchange - 2 * latency) / 4 + latency,
+                                      .turn = f->layout->width > 2 ? latency : 0};
 }
 
-static void predict_times(const struct field *f, const struct chains *c, double link, double jobs,
-                          uint32_t most, struct planner_option *o)
+static uint32_t latents_of(const struct planner_request *r)
+{
+    uint32_t each = r->model.pixels_per_frame_token;
+    return each > 0 && r->job.frames > 0 ? (r->job.frames - 1) / each + 1 : 1;
+}
+
+/* Played; false: it is not. slower: than alone, blocks and ends. */
+static bool play(const struct field *f, const struct plan *plan, double hop, double slower,
+                 const struct planner_option *o, uint32_t jobs, double *seconds)
+{
+    const struct planner_request *r = f->request;
+    bool wide = f->layout->width > 1;
+    struct rows rows;
+    if (wide) fill_rows(f, &rows);
+    const struct planner_play play = {.plan = plan,
+                                      .block = f->block * slower,
+                                      .hop = hop,
+                                      .links = wide ? &rows.links : NULL,
+                                      .ends = r->machine.ends_seconds * slower,
+                                      .beside = r->machine.home_seconds,
+                                      .tokens = r->job.tokens,
+                                      .latents = latents_of(r),
+                                      .steps = {r->job.steps[0], r->job.steps[1]},
+                                      .branches = r->job.branches,
+                                      .head = r->load.head,
+                                      .tail = r->load.tail,
+                                      .hit_rate = r->load.hit_rate};
+    return planner_load_seconds(&play, jobs, smaller(jobs, o->in_flight), o->saturate, seconds);
+}
+
+/* Until all jobs are done. Those of a group that is there are of any length and have done what they have: of those, as of so many
+ * that they are not played, what they would take as a queue. */
+static double all_seconds(const struct field *f, const struct chains *c, const struct plan *plan, double hop,
+                          double link, double jobs, const struct planner_option *o)
+{
+    const struct planner_request *r = f->request;
+    double n = fmin(jobs, o->in_flight), home = r->machine.home_seconds, seconds;
+    double slower = crowded(f, n, fmax(c->alone, n * fmax(c->cycle, link)));
+    if (r->real || jobs < 2 || !play(f, plan, hop, slower, o, (uint32_t)jobs, &seconds))
+        return home + (o->loaded_seconds - home) * fmax(1, jobs / n);
+    return fmax(seconds, jobs * steps_of(r) * link * slower);
+}
+
+static void predict_times(const struct field *f, const struct chains *c, const struct plan *ring, double hop,
+                          double link, double jobs, uint32_t most, struct planner_option *o)
 {
     const struct planner_request *r = f->request;
     double steps = steps_of(r), home = r->machine.home_seconds, n = fmin(jobs, o->in_flight);
@@ -667,7 +709,7 @@ static void predict_times(const struct field *f, const struct chains *c, double 
     o->job_seconds = many_seconds(f, c, 1, link);
     o->step_seconds = (o->job_seconds - home) / steps;
     o->loaded_seconds = many_seconds(f, c, n, link);
-    o->all_seconds = home + all_seconds(f, c, link, jobs, n, o->loaded_seconds - home);
+    o->all_seconds = all_seconds(f, c, ring, hop, link, jobs, o);
     o->jobs_per_hour = f->layout->replicas * 3600 / fmax(per_job, o->job_seconds / (n < jobs ? n : most));
     o->busy = fmin(1, jobs * per_job * c->cycle / cycle / o->all_seconds);
 }
@@ -690,7 +732,7 @@ static void predict(const struct field *f, struct chains *c, struct plan *ring, 
         o->in_flight = jobs < most ? (uint32_t)ceil(jobs) : most;
     else
         lay_for_jobs(f, hop, jobs, most, c, ring, o);
-    predict_times(f, c, link, jobs, most, o);
+    predict_times(f, c, ring, hop, link, jobs, most, o);
     o->bound = find_bound(f, c, link, jobs < o->saturate ? (uint32_t)jobs : o->saturate, o);
 }
 

@@ -1,113 +1,134 @@
-/* planner_load.c - see planner_load.h. Pure functions. */
+/* planner_load.c - see planner_load.h. */
 #include "coordinator/planner/planner_load.h"
 
 #include <math.h>
+#include <stdlib.h>
+#include <string.h>
 
-/* Jobs that are followed one by one; more of them go through at the pace of the busiest rank. */
-enum { FOLLOWED = 160 };
+/* MOST_MOVES: of hops and home's pieces that are played, about; a play of so many takes a few milliseconds. LEAST_STEPS: of each
+ * job that are played nevertheless. TEXT_PIECES: home takes jobs' texts between others' steps, so that jobs which come together do not
+ * begin together; what the texts take is in `beside`. PERIODS: from which the pace of many jobs is taken. */
+enum { MOST_STEPS = 1000, SKIP_BYTES = MOST_STEPS / 8 + 1 };
 
-#define NONE_LEFT 1e-9 /* steps */
-#define SAME      1e-6 /* hops */
+enum { MOST_MOVES = 32768, MOVES_AT_HOME = 3, LEAST_STEPS = 8, TEXT_PIECES = 4, PERIODS = 2 };
 
-struct course {
-    int phase;   /* PLANNER_PHASES: done */
-    double left; /* steps of the phase */
-    double rate; /* steps a second, now */
-};
-
-/* Jobs that fill the ranks in a phase; for a tenth of one no other is begun. */
-static uint32_t filling(const struct planner_pace *pace, int phase)
+static struct crew_job job_of(const struct planner_play *p)
 {
-    double jobs = pace->cycle[phase] > 0 ? pace->alone[phase] / pace->cycle[phase] : 1;
-    return jobs > 1 ? (uint32_t)fmin(ceil(jobs - 0.1), FOLLOWED) : 1;
+    uint32_t steps = p->steps[0] + p->steps[1];
+    return (struct crew_job){
+        .home = -1,
+        .tokens = p->tokens,
+        .branches = p->branches,
+        .phase = CREW_TEXT,
+        .steps = steps,
+        .first_steps = p->steps[0],
+        .cached = p->hit_rate > 0,
+        .head = p->head,
+        .tail = p->tail,
+        .block = p->block,
+        .begin = p->ends / 2,
+        .end = p->ends / 2,
+        .text = {.count = TEXT_PIECES},
+        .frames = {.count = p->beside > 0 ? p->latents : 0, .seconds = p->beside / fmax(1, p->latents)}};
 }
 
-static void enter(const struct planner_pace *pace, struct course *job, int phase)
+/* Steps that hit, as many as the rate says, but for an expert's first; which, is chance, of each job another. */
+static void draw_hits(const struct planner_play *p, uint64_t job, uint8_t *skips)
 {
-    while (phase < PLANNER_PHASES && pace->steps[phase] <= 0) phase++;
-    *job = (struct course){.phase = phase, .left = phase < PLANNER_PHASES ? pace->steps[phase] : 0};
-}
-
-/* Seconds of a step of the oldest of so many jobs: of one alone, in whole hops once there always is another one's. */
-static double oldest_step(const struct planner_pace *pace, int phase, uint32_t jobs)
-{
-    double alone = pace->alone[phase];
-    bool full = phase == 0 && pace->hop > 0 && jobs * pace->cycle[phase] > alone;
-    return full ? ceil(pace->away / pace->hop - SAME) * pace->hop : alone;
-}
-
-/* Shares a phase's ranks out to its jobs, which stand in the order of their age. */
-static void set_rates(const struct planner_pace *pace, int phase, struct course *jobs, uint32_t count)
-{
-    uint32_t here = 0, given = 0, group = filling(pace, phase);
-    for (uint32_t i = 0; i < count; i++) here += jobs[i].phase == phase;
-    double alone = 1 / fmax(oldest_step(pace, phase, here), 1e-12),
-           left = 1 / fmax(pace->cycle[phase], 1e-12);
-    uint32_t most = pace->groups[phase] ? group : here;
-    double even = pace->groups[phase] || (here <= group && pace->even[phase] > 0) ? 1 : pace->even[phase];
-    double alike = fmin(alone, left / fmax(1, fmin(here, most)));
-    for (uint32_t i = 0; i < count; i++) {
-        if (jobs[i].phase != phase) continue;
-        double first = fmin(alone, left);
-        left -= first;
-        jobs[i].rate = (given++ < most ? even * alike : 0) + (1 - even) * first;
+    uint32_t steps = p->steps[0] + p->steps[1], hits = (uint32_t)(p->hit_rate * steps + 0.5);
+    uint64_t state = job * 0x9E3779B97F4A7C15u + 1;
+    memset(skips, 0, SKIP_BYTES);
+    for (uint32_t i = 1; i < steps; i++) {
+        if (i == p->steps[0]) continue;
+        state = state * 6364136223846793005u + 1442695040888963407u; /* Knuth's MMIX */
+        if ((state >> 33) % (steps - i) >= hits) continue;
+        skips[i / 8] |= (uint8_t)(1 << i % 8);
+        hits--;
     }
 }
 
-/* Of jobs that are all in flight: until the first of them has done its phase. */
-static double go_on(const struct planner_pace *pace, struct course *jobs, uint32_t count)
+/* ended: [jobs] when each is done, the first to end first. skips: room for [jobs]. */
+static bool play_with(const struct planner_play *p, uint32_t jobs, uint32_t in_flight, uint32_t grain,
+                      uint8_t (*skips)[SKIP_BYTES], double *ended)
 {
-    double seconds = INFINITY;
-    for (int phase = 0; phase < PLANNER_PHASES; phase++) set_rates(pace, phase, jobs, count);
-    for (uint32_t i = 0; i < count; i++)
-        if (jobs[i].rate > 0) seconds = fmin(seconds, jobs[i].left / jobs[i].rate);
-    for (uint32_t i = 0; i < count; i++) {
-        jobs[i].left -= jobs[i].rate * seconds;
-        if (jobs[i].left <= NONE_LEFT) enter(pace, &jobs[i], jobs[i].phase + 1);
+    struct plan stages = plan_wide_stages(p->plan);
+    const struct crew_layout layout = {
+        .plan = &stages, .wide = plan_width(p->plan) > 1, .exact = true, .hop = p->hop, .links = p->links};
+    struct crew *crew = crew_open(&layout, grain);
+    struct crew_job job = job_of(p);
+    uint32_t done = 0;
+    if (!crew) return false;
+    while (done < jobs) {
+        uint64_t number;
+        while (job.number < jobs && job.number < done + in_flight) {
+            if (job.cached) draw_hits(p, job.number, skips[job.number]);
+            job.skips = skips[job.number++];
+            crew_add(crew, &job, crew_now(crew));
+        }
+        if (!(crew_next(crew) < INFINITY)) break;
+        if (crew_step(crew, &number)) ended[done++] = crew_now(crew);
     }
-    return seconds;
+    crew_close(crew);
+    return done == jobs;
 }
 
-/* The jobs that are not done stay, in their order. */
-static uint32_t drop_done(struct course *jobs, uint32_t count)
+static bool play(const struct planner_play *p, uint32_t jobs, uint32_t in_flight, uint32_t grain,
+                 double *ended)
 {
-    uint32_t left = 0;
-    for (uint32_t i = 0; i < count; i++)
-        if (jobs[i].phase < PLANNER_PHASES) jobs[left++] = jobs[i];
-    return left;
+    uint8_t(*skips)[SKIP_BYTES] = calloc(jobs, sizeof *skips);
+    bool played = skips && play_with(p, jobs, in_flight, grain, skips, ended);
+    free(skips);
+    return played;
 }
 
-double planner_load_apart(const struct planner_pace *pace, uint32_t jobs)
+static double moves_of_job(const struct planner_play *p)
 {
-    int last = pace->steps[1] > 0;
-    return fmin((jobs - 1) * pace->cycle[last], fmax(0, pace->alone[last] - pace->cycle[last]));
+    double stages = p->plan->ranks / plan_width(p->plan), steps = p->steps[0] + p->steps[1];
+    return steps * p->branches * (stages + MOVES_AT_HOME);
 }
 
-/* Jobs that are left at the end, and begin a step one after the other. */
-static uint32_t last_ones(const struct planner_pace *pace, uint32_t jobs)
+static uint32_t choose_grain(const struct planner_play *p, uint32_t jobs)
 {
-    uint32_t group = filling(pace, 0);
-    bool whole = pace->hop > 0 && pace->steps[1] <= 0; /* those that go at the pace of the oldest one */
-    if (whole) group = (uint32_t)fmax(1, oldest_step(pace, 0, jobs) / pace->cycle[0] + SAME);
-    if (pace->groups[0] || whole) return (jobs - 1) % group + 1;
-    return jobs <= group ? jobs : 1;
+    uint32_t steps = p->steps[0] + p->steps[1];
+    return (uint32_t)fmax(1, fmin(ceil(jobs * moves_of_job(p) / MOST_MOVES), steps / LEAST_STEPS));
 }
 
-double planner_load_seconds(const struct planner_pace *pace, uint32_t jobs, uint32_t in_flight)
+/* The same with steps of twice the size: what jobs are apart at the ends of a load is so many times too much as steps are too
+ * large, and is taken off. */
+static bool play_finely(const struct planner_play *p, uint32_t jobs, uint32_t in_flight, double *ended)
 {
-    struct course course[FOLLOWED];
-    int busiest = pace->steps[1] * pace->cycle[1] > pace->steps[0] * pace->cycle[0];
-    uint32_t group = filling(pace, busiest), count = 0;
-    double seconds = planner_load_apart(pace, last_ones(pace, jobs));
-    if (jobs > FOLLOWED / 2) { /* whole groups of them, so that as many are left over as without them */
-        uint32_t more = (jobs - FOLLOWED / 2) / group * group;
-        seconds += more * pace->steps[busiest] * pace->cycle[busiest];
-        jobs -= more;
+    uint32_t grain = choose_grain(p, jobs);
+    if (!play(p, jobs, in_flight, grain, ended)) return false;
+    if (grain == 1) return true;
+    double *coarse = calloc(jobs, sizeof *coarse);
+    bool played = coarse && play(p, jobs, in_flight, 2 * grain, coarse);
+    for (uint32_t i = 0; i < jobs && played; i++) ended[i] -= (coarse[i] - ended[i]) * (grain - 1) / grain;
+    free(coarse);
+    return played;
+}
+
+/* What one more of many takes: while as many are in flight as can be, and over whole periods. */
+static double pace_of(const double *ended, uint32_t jobs, uint32_t in_flight, uint32_t period)
+{
+    uint32_t between = (jobs - 2 * in_flight) / period * period;
+    return (ended[in_flight - 1 + between] - ended[in_flight - 1]) / between;
+}
+
+bool planner_load_seconds(const struct planner_play *p, uint32_t jobs, uint32_t in_flight, uint32_t period,
+                          double *seconds)
+{
+    uint32_t fewest = 2 * in_flight + PERIODS * period, more = 0;
+    uint32_t played = (uint32_t)fmax(fewest, floor(MOST_MOVES / moves_of_job(p)));
+    if (in_flight > CREW_JOBS || p->steps[0] + p->steps[1] > MOST_STEPS) return false;
+    if (jobs > played + period) more = (jobs - played) / period * period;
+    jobs -= more;
+    double *ended = calloc(jobs, sizeof *ended);
+    if (!ended || !play_finely(p, jobs, in_flight, ended)) {
+        free(ended);
+        return false;
     }
-    while (jobs > 0 || count > 0) {
-        while (jobs > 0 && count < in_flight && count < FOLLOWED) enter(pace, &course[count++], 0), jobs--;
-        seconds += go_on(pace, course, count);
-        count = drop_done(course, count);
-    }
-    return seconds;
+    *seconds = ended[jobs - 1];
+    if (more > 0) *seconds += more * pace_of(ended, jobs, in_flight, period);
+    free(ended);
+    return true;
 }

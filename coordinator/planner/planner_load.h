@@ -1,38 +1,37 @@
 /*
  * planner_load.h - until the last of so many equal jobs is done, of which so many are in flight.
  *
- *     struct planner_pace pace = {.steps = {26, 14}, .alone = {0.48, 0.54}, .cycle = {0.16, 0.28}};
- *     planner_load_seconds(&pace, 6, 6);
+ *     struct planner_play play = {.plan = &plan, .block = 0.8, .hop = 0.1, .tokens = 32760, .latents = 21, .steps = {26, 14}, .branches = 2};
+ *     planner_load_seconds(&play, 6, 5, 4, &seconds);
  *
- * A queue that never ends is served at the pace of the busiest rank. A few jobs are not: a home takes its oldest jobs first
- * (worker/turn.h, rule 7), so the last job of all goes at the pace of one alone, and jobs that need the second of two
- * pools come to it together. How the service's ranks share themselves out was seen on the virtual clock (docs/planner.md).
- * Pure functions.
+ * A queue that never ends is served at the pace of the busiest rank. A few jobs are not: a home takes its oldest jobs first where
+ * its own blocks are what all wait for, a stage takes them as they come, jobs that need the second of two pools come to it
+ * together, and the last ones leave ranks without work. No formula says that of every layout, so the ranks are played forward
+ * by their own rules (coordinator/foresight/crew.h), as when it is foretold when jobs will be done.
+ * Pure but for the memory that playing takes and gives back.
  */
 #ifndef REFRAIN_COORDINATOR_PLANNER_PLANNER_LOAD_H
 #define REFRAIN_COORDINATOR_PLANNER_PLANNER_LOAD_H
 
-#include <stdbool.h>
-#include <stdint.h>
+#include "coordinator/foresight/crew.h"
 
-enum { PLANNER_PHASES = 2 };
-
-/* Seconds of a step: of one job alone, and the busiest rank's part of it, in each phase; where both experts lie on the same
- * ranks there is only the first. */
-struct planner_pace {
-    double steps[PLANNER_PHASES], alone[PLANNER_PHASES], cycle[PLANNER_PHASES];
-    /* Who gets the ranks: as many jobs as fill them, at the same pace, and the others nothing; or all, from 0, the older one as
-     * much as it can take, to 1, all alike, which above 0 no more than fill them are in any case. */
-    bool groups[PLANNER_PHASES];
-    double even[PLANNER_PHASES];
-    /* Where home serves a wide stage, of the first phase: seconds of one hop there, and from when a step's first hop begins there
-     * until its last one is back. Then it waits for the hop of another job that is there. hop 0: it does not. */
-    double hop, away;
+/* Seconds, on ranks that have nothing else to do. */
+struct planner_play {
+    const struct plan *plan;
+    double block;                   /* of one branch, on a stage, with what its ranks exchange */
+    double hop;                     /* of a message between ranks */
+    const struct crew_links *links; /* of wide stages, or NULL */
+    double ends;                    /* of home for a branch-step, beside blocks */
+    double beside;                  /* of home for a job, beside steps */
+    uint32_t tokens, latents;       /* of a video; of its latent frames */
+    uint32_t steps[PLAN_EXPERTS], branches;
+    uint32_t head, tail; /* blocks of a hit */
+    double hit_rate;
 };
 
-/* jobs, in_flight >= 1. */
-double planner_load_seconds(const struct planner_pace *pace, uint32_t jobs, uint32_t in_flight);
-/* Jobs that go at the same pace do not begin a step together, nor end together: how much later the last of them does. */
-double planner_load_apart(const struct planner_pace *pace, uint32_t jobs);
+/* jobs, in_flight >= 1; period: so many jobs more take as much longer whichever they are, jobs that fill the ranks. Many are not all
+ * played, nor is every step of a long play. False: more in flight than are played (CREW_JOBS), more steps than jobs have, no memory. */
+bool planner_load_seconds(const struct planner_play *play, uint32_t jobs, uint32_t in_flight, uint32_t period,
+                          double *seconds);
 
 #endif
