@@ -69,11 +69,13 @@ static void wide_stages_make_the_latents_of_one_rank(void **state)
     assert_true(latents_are_equal("four", "alone"));
 }
 
-/* A rank of the second stage, in the middle of an exchange more often than not. */
+/* A rank of the second stage, in the middle of an exchange more often than not, which is cut into all the parts it can be. */
 static void strike(const char *name, int number)
 {
     struct stand s;
+    setenv("REFRAIN_PART_BYTES", "1", 1);
     start(&s, name, 4, "--threads 1 --stage-width 2");
+    unsetenv("REFRAIN_PART_BYTES");
     pid_t client = stand_begin(name, plain);
     int job = stand_begun(name);
     stand_wait_step(job, 5);
