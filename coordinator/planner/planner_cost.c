@@ -1,7 +1,7 @@
 /*
  * planner_cost.c - what one layout is worth (planner.h). Pure functions.
  *
- * Everything follows from one block's time: a stage U wide takes 1/U of it and the exchange of four all-to-alls; a ring's
+ * Everything follows from one block's time: a stage U wide takes 1/U of it and what four all-to-alls add to that; a ring's
  * cycle and the time of one step alone are plan.h's, in those units; a link that every step's bytes must pass bounds the
  * cycle from below. The formulas and where they were published: docs/planner.md.
  */
@@ -15,6 +15,9 @@
 
 /* Hops that a home has with wide stages at most (worker/engine.h); fewer where they land on a GPU. */
 enum { WIDE_HOPS = 4, WIDE_HOPS_LANDING = 2 };
+
+/* Of heads, that exchange one behind the other (worker/ulysses.h). */
+enum { GROUPS = 2 };
 
 static uint32_t smaller(uint32_t a, uint32_t b)
 {
@@ -49,7 +52,7 @@ struct field {
     double state_bytes; /* of a whole hidden state on the wire */
     double alone;       /* seconds of a block on one rank */
     double block;       /* ... and on a stage: computing and exchange */
-    double exchange;    /* of that */
+    double exchange;    /* of that, what is not hidden behind computing */
 };
 
 /* What a block's four all-to-alls carry, all ranks together. */
@@ -59,6 +62,12 @@ static double exchanged_bytes(const struct field *f)
            f->request->machine.operand_bytes;
 }
 
+/* Of a rank's heads, in the g-th group. */
+static double group_share(uint32_t heads, uint32_t groups, uint32_t g)
+{
+    return (double)(heads * (g + 1) / groups - heads * g / groups) / heads;
+}
+
 /* Where a stage's ranks [at, ...) leave a node. */
 static uint32_t end_in_node(const struct field *f, uint32_t at, uint32_t stage_end)
 {
@@ -66,21 +75,43 @@ static uint32_t end_in_node(const struct field *f, uint32_t at, uint32_t stage_e
     return smaller(stage_end, (at / per_node + 1) * per_node);
 }
 
-/* Four all-to-alls of a block of a stage whose ranks are [first, first + width): each rank gives 1/U of its 1/U to each of the
- * others, those of its node over its own link, the rest over its node's. Q, k and v leave together, so their messages'
- * latency counts once, and once on the way back. */
-static double exchange_seconds(const struct field *f, uint32_t first)
+/* That the links carry the four all-to-alls of a block of a stage whose ranks are [first, first + width): each rank gives 1/U of its
+ * 1/U to each of the others, those of its node over its own link, the rest over its node's. */
+static double carry_seconds(const struct field *f, uint32_t first)
 {
     const struct planner_machine *m = &f->request->machine;
     double u = f->layout->width, bytes = exchanged_bytes(f), near = 0, far = 0;
-    if (u < 2) return 0;
     for (uint32_t at = first, end; at < first + f->layout->width; at = end) {
         end = end_in_node(f, at, first + f->layout->width);
         double here = end - at;
         near = fmax(near, bytes * (here - 1) / (u * u));
         far = fmax(far, bytes * here / u * (1 - here / u));
     }
-    return fmax(near / m->inside, far / m->between) + 2 * m->latency;
+    return fmax(near / m->inside, far / m->between);
+}
+
+/* What these cost beside computing, as worker/ulysses.h hides them: v, q and k each leave when their product is done, behind each
+ * other on the link; k and what was attended to in two groups of heads where there are two, and a group is attended for
+ * when its k is there. busy: seconds from the block's beginning for which something else is on the link. */
+static double exchange_seconds(const struct field *f, uint32_t first, double busy)
+{
+    const struct planner_request *r = f->request;
+    double s = r->job.tokens, h = hidden_of(&r->model), latency = r->machine.latency;
+    if (f->layout->width < 2) return 0;
+    double computed = f->alone * f->rows / s / planner_block_flops(&r->model, r->job.tokens);
+    double product = 2 * s * h * h * computed, attention = 4 * s * s * h * computed;
+    double each = carry_seconds(f, first) / 4, now = product, link = busy, come[GROUPS];
+    uint32_t heads = r->model.heads / f->layout->width, groups = heads < GROUPS ? 1 : GROUPS;
+    for (int i = 0; i < 2; i++, now += product) link = fmax(link, now) + each;
+    for (uint32_t g = 0; g < groups; g++) {
+        link = fmax(link, now) + each * group_share(heads, groups, g);
+        come[g] = link + latency;
+    }
+    for (uint32_t g = 0; g < groups; g++) {
+        now = fmax(now, come[g]) + attention * group_share(heads, groups, g);
+        link = fmax(link, now) + each * group_share(heads, groups, g);
+    }
+    return fmax(now, link + latency) - 3 * product - attention;
 }
 
 static double block_seconds(const struct planner_request *r)
@@ -105,9 +136,9 @@ static void make_field(const struct planner_request *r, const struct planner_lay
         .request = r, .layout = layout, .group = layout->ways * stages_of(layout) * layout->width};
     f->rows = (r->job.tokens + layout->width - 1) / layout->width;
     f->state_bytes = (double)r->job.tokens * hidden_of(&r->model) * r->machine.state_bytes;
-    for (uint32_t first = 0; first < f->group; first += layout->width)
-        f->exchange = fmax(f->exchange, exchange_seconds(f, first));
     f->alone = block_seconds(r);
+    for (uint32_t first = 0; first < f->group; first += layout->width)
+        f->exchange = fmax(f->exchange, exchange_seconds(f, first, 0));
     f->block = f->alone * f->rows / r->job.tokens + f->exchange;
 }
 
@@ -227,14 +258,24 @@ static double hop_seconds(const struct field *f, const struct traffic *t)
     return far * between + (1 - far) * inside + m->latency;
 }
 
-/* Seconds for the rows that home sends to the ranks of a stage, over its one link to its node and its node's to the others. */
-static double deal_seconds(const struct field *f, uint32_t first)
+/* Seconds for the rows that home sends to the ranks of a stage: over its one link to its node, and its node's to the others. */
+struct deal {
+    double near, far;
+};
+
+static struct deal deal_rows(const struct field *f, uint32_t first)
 {
     const struct planner_machine *m = &f->request->machine;
     double each = f->state_bytes / f->layout->width, near = 0, far = 0;
     for (uint32_t at = first; at < first + f->layout->width; at++)
         *(at / m->per_node ? &far : &near) += at ? each : 0;
-    return fmax(near / m->inside, far / m->between);
+    return (struct deal){near / m->inside, far / m->between};
+}
+
+static double deal_seconds(const struct field *f, uint32_t first)
+{
+    struct deal deal = deal_rows(f, first);
+    return fmax(deal.near, deal.far);
 }
 
 /* And for those that come back: each rank's over its own link, but a node's over its one. */
@@ -269,19 +310,19 @@ static double ends_seconds(const struct field *f, double hop, int expert)
 }
 
 /* Seconds that a wide stage waits in each hop for links to be free: rows that home deals and those that the hop before sends on
- * are on the way of the first exchange, as far as q, k and v do not take longer to compute. */
+ * are on the way of its first block's exchange; those that leave the node only if it does as well. */
 static double jam_seconds(const struct field *f, int expert)
 {
     const struct planner_request *r = f->request;
     const struct planner_layout *l = f->layout;
     uint32_t first = expert ? l->ways * l->stages[0] * l->width : 0, chain = l->stages[expert] * l->width;
-    double s = r->job.tokens, h = hidden_of(&r->model), dealt = 0;
-    double on = f->state_bytes / l->width / r->machine.inside;
-    double products = 6 * s * h * h / planner_block_flops(&r->model, r->job.tokens);
+    double on = f->state_bytes / l->width / r->machine.inside, dealt = 0;
     if (l->width < 2) return 0;
-    for (uint32_t w = 0; w < l->ways && expert == 0; w++) dealt += deal_seconds(f, first + w * chain);
-    double most = fmax(on, dealt + (l->stages[expert] > 1 ? on : 0));
-    return fmax(0, most - products * (f->block - f->exchange));
+    bool crosses = end_in_node(f, first, first + l->width) < first + l->width;
+    for (uint32_t w = 0; w < l->ways && expert == 0; w++)
+        dealt += crosses ? deal_seconds(f, first + w * chain) : deal_rows(f, first + w * chain).near;
+    double busy = fmax(on, dealt + (l->stages[expert] > 1 ? on : 0));
+    return exchange_seconds(f, first, busy) - exchange_seconds(f, first, 0);
 }
 
 /* What plan.h does not know of a step of one job alone on wide stages: rows are dealt and collected, and a hit's blocks are
