@@ -201,6 +201,7 @@ static status_t read_entry(const json_t *entry, const struct planner_model *mode
         size[i] = (uint32_t)value;
     }
     status_t status = planner_size(model, size[0], size[1], size[2], job, error);
+    if (status != STATUS_OK) error_prefix(error, "measured");
     if (status == STATUS_OK) status = read_seconds(entry, "text", &time->text, error);
     if (status == STATUS_OK) status = read_seconds(entry, "forward", &time->forward, error);
     if (status == STATUS_OK) status = read_seconds(entry, "decode", &time->decode, error);

@@ -50,17 +50,18 @@ static const struct option_spec specs[] = {
      "the same for the steps that the second of two experts makes (default: --guidance)", .min = 0,
      .max = LIMIT_GUIDANCE, .groups = MAKES},
     {"width", 0, OPTION_INT, AT(width), "N", "pixels, a multiple of 16 (default: the model's)",
-     .groups = MAKES},
+     .groups = MAKES | VERB_PLAN},
     {"height", 0, OPTION_INT, AT(height), "N", "pixels, a multiple of 16 (default: the model's)",
-     .groups = MAKES},
-    {"frames", 0, OPTION_INT, AT(frames), "N", "4n + 1 (default: the model's)", .groups = MAKES},
-    {"size", 0, OPTION_TEXT, AT(size), "WxHxF[,WxHxF...]",
-     "width, height and frames; measure takes several (default: the model's)", .groups = PLANS},
+     .groups = MAKES | VERB_PLAN},
+    {"frames", 0, OPTION_INT, AT(frames), "N", "4n + 1 (default: the model's)", .groups = MAKES | VERB_PLAN},
+    {"size", 0, OPTION_TEXT, AT(size), "WxHxF",
+     "width, height and frames in one, such as 832x480x81; measure takes several, with commas between",
+     .groups = MAKES | PLANS},
     {"solver", 0, OPTION_CHOICE, AT(solver), .choices = "unipc|euler",
-     .help = "how the steps are taken (default: the model's)", .groups = MAKES},
+     .help = "how the steps are taken (default: the model's)", .groups = MAKES | VERB_PLAN},
     {"shift", 0, OPTION_REAL, AT(shift), "X",
      "flow shift: larger values spend more steps on the coarse shape; above 0 (default: the model's)",
-     .min = 0, .max = LIMIT_SHIFT, .groups = MAKES},
+     .min = 0, .max = LIMIT_SHIFT, .groups = MAKES | VERB_PLAN},
     {"fps", 0, OPTION_INT, AT(fps), "N", "frames a second in the video file (default 16)", .min = 1,
      .max = LIMIT_FPS, .groups = MAKES},
 
@@ -164,7 +165,8 @@ static const struct option_spec specs[] = {
 
     {.type = OPTION_HEADING, .help = "How it runs", .groups = STARTS | VERB_MEASURE},
     {"ranks", 0, OPTION_INT, AT(ranks), "N",
-     "MPI ranks that the model's layers are split over; measure: that compute at once, and between which links are measured",
+     "MPI ranks that the model's layers are split over; measure: that compute at once, and between which "
+     "links are measured",
      .standard = "2", .min = 1, .max = 1024, .groups = STARTS | PLANS},
     {"threads", 0, OPTION_INT, AT(threads), "N", "threads of each rank (default: the cores, shared out)",
      .min = 1, .max = 1024, .groups = STARTS | VERB_MEASURE},
@@ -283,26 +285,45 @@ void settings_loaded_free(struct settings_loaded *loaded)
 
 /* --------------------------------------------------------------------------------- requests */
 
+status_t settings_clip(const struct settings *settings, const struct options *options,
+                       struct planmodel_clip *clip, const char **field, struct error *error)
+{
+    struct planmodel_clip size;
+    size_t count;
+    bool whole = settings->size != NULL;
+    *field = "size";
+    status_t status = whole ? planmodel_sizes(settings->size, &size, 1, &count, error) : STATUS_OK;
+    if (status) return status;
+    const struct {
+        const char *name;
+        int64_t alone, of_size, min, max;
+        uint32_t *to;
+    } sides[] = {{"width", settings->width, size.width, LIMIT_SIZE_MULTIPLE, LIMIT_SIZE, &clip->width},
+                 {"height", settings->height, size.height, LIMIT_SIZE_MULTIPLE, LIMIT_SIZE, &clip->height},
+                 {"frames", settings->frames, size.frames, 1, LIMIT_FRAMES, &clip->frames}};
+    for (size_t i = 0; i < COUNT(sides); i++) {
+        bool alone = options_given(options, sides[i].name);
+        int64_t value = whole ? sides[i].of_size : sides[i].alone;
+        if (whole && alone)
+            return error_set(error, STATUS_INVALID, "size %s: says the %s as well: leave --%s out",
+                             settings->size, sides[i].name, sides[i].name);
+        if (!whole && !alone) continue;
+        if (!whole) *field = sides[i].name;
+        if (value < sides[i].min || value > sides[i].max)
+            return error_set(error, STATUS_INVALID, "%s%s %lld%s must be %lld to %lld", whole ? "size: " : "",
+                             sides[i].name, (long long)value, whole ? "" : ":", (long long)sides[i].min,
+                             (long long)sides[i].max);
+        *sides[i].to = (uint32_t)value;
+    }
+    *field = "";
+    return STATUS_OK;
+}
+
 /* 0 stands for "not said" in a spec, so a 0 that was said must be caught here; so must what no unsigned can
  * hold. The finer rules (multiples, limits together) are proto/validate.c's. */
 static status_t check_said(const struct settings *settings, const struct options *options, const char **field,
                            struct error *error)
 {
-    const struct {
-        const char *name;
-        int64_t value, max;
-    } sizes[] = {{"width", settings->width, LIMIT_SIZE},
-                 {"height", settings->height, LIMIT_SIZE},
-                 {"frames", settings->frames, LIMIT_FRAMES}};
-    for (size_t i = 0; i < COUNT(sizes); i++) {
-        int64_t min = strcmp(sizes[i].name, "frames") == 0 ? 1 : LIMIT_SIZE_MULTIPLE;
-        if (!options_given(options, sizes[i].name) ||
-            (sizes[i].value >= min && sizes[i].value <= sizes[i].max))
-            continue;
-        *field = sizes[i].name;
-        return error_set(error, STATUS_INVALID, "%s %lld: must be %lld to %lld", sizes[i].name,
-                         (long long)sizes[i].value, (long long)min, (long long)sizes[i].max);
-    }
     if (options_given(options, "shift") && !(settings->shift > 0)) {
         *field = "shift";
         return error_set(error, STATUS_INVALID, "shift %g: must be above 0 and at most %d", settings->shift,
@@ -338,8 +359,10 @@ status_t settings_spec(const struct settings *settings, const struct options *op
                        struct settings_loaded *loaded, struct refrain_spec *spec, const char **field,
                        struct error *error)
 {
+    struct planmodel_clip clip = {0};
     *field = "";
-    status_t status = check_said(settings, options, field, error);
+    status_t status = settings_clip(settings, options, &clip, field, error);
+    if (!status) status = check_said(settings, options, field, error);
     if (!status && settings->prompt) status = read_text("prompt", settings->prompt, &loaded->prompt, error);
     if (!status && settings->negative)
         status = read_text("negative", settings->negative, &loaded->negative, error);
@@ -354,9 +377,9 @@ status_t settings_spec(const struct settings *settings, const struct options *op
     made.steps = (unsigned)settings->steps;
     if (options_given(options, "guidance")) made.guidance = settings->guidance;
     if (options_given(options, "guidance-2")) made.guidance_scale_2 = settings->guidance_2;
-    made.width = (unsigned)settings->width;
-    made.height = (unsigned)settings->height;
-    made.frames = (unsigned)settings->frames;
+    made.width = clip.width;
+    made.height = clip.height;
+    made.frames = clip.frames;
     if (options_given(options, "solver")) made.solver = (enum refrain_solver)(settings->solver + 1);
     made.shift = settings->shift;
     made.fps = (unsigned)settings->fps;
@@ -397,6 +420,15 @@ const char *settings_flag_of(const char *field)
         if (strcmp(field, renamed[i][0]) == 0) return renamed[i][1];
     for (size_t i = 0; i < COUNT(specs); i++)
         if (specs[i].name && strcmp(field, specs[i].name) == 0) return specs[i].name;
+    return NULL;
+}
+
+const char *settings_blamed(const char *sentence)
+{
+    size_t length = strcspn(sentence, " :");
+    for (size_t i = 0; i < COUNT(specs); i++)
+        if (specs[i].name && strlen(specs[i].name) == length && strncmp(sentence, specs[i].name, length) == 0)
+            return specs[i].name;
     return NULL;
 }
 

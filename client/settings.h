@@ -13,6 +13,7 @@
 
 #include "base/options.h"
 #include "client/librefrain.h"
+#include "client/planmodel.h"
 #include "client/tablefile.h"
 
 /* One bit per verb: which options it takes. */
@@ -69,7 +70,9 @@ struct settings {
     int64_t ranks, threads;
     int fabric; /* index of "zmq|mpi" */
 
-    const char *size, *measured, *caps; /* of plan and measure */
+    const char *size; /* width, height and frames in one; of measure several */
+
+    const char *measured, *caps; /* of plan */
     int64_t per_node, jobs, replicas;
     double hit_rate, link, link_inside, memory, tflops;
     bool explain;
@@ -100,8 +103,16 @@ status_t settings_spec(const struct settings *settings, const struct options *op
                        struct settings_loaded *loaded, struct refrain_spec *spec, const char **field,
                        struct error *error);
 
+/* Width, height and frames as they were said, one by one or with --size; of each that was not said `clip` keeps what it has. A
+ * number is within its limits, or INVALID with the field. */
+status_t settings_clip(const struct settings *settings, const struct options *options,
+                       struct planmodel_clip *clip, const char **field, struct error *error);
+
 /* The option that a field of proto/refrain.proto is set by, without dashes; NULL: none. */
 const char *settings_flag_of(const char *field);
+
+/* The option that a sentence such as "size '832x480': must be ..." begins with; NULL: none. */
+const char *settings_blamed(const char *sentence);
 
 /* A job's number as people type it: digits, above 0. */
 status_t settings_job_number(const char *text, uint64_t *number, struct error *error);

@@ -184,7 +184,10 @@ int verb_measure(struct cli *cli)
         if (status == STATUS_OK && talks) print_time(&times[i]);
     }
     if (status == STATUS_OK) status = planmodel_write(output, &model, times, count, &links, &error);
-    if (status != STATUS_OK) return cli_fail(cli, status, &error);
+    if (status != STATUS_OK) {
+        cli->field = settings_blamed(error.text);
+        return cli_fail(cli, status, &error);
+    }
     if (cli->settings.json)
         jobjson_print(json_pack("{s:s,s:i}", "file", output, "sizes", (int)count));
     else if (talks)

@@ -21,19 +21,32 @@ static status_t read_caps(const char *text, struct planner_load *load, struct er
 
 /* ------------------------------------------------------------------------------------------------ the request */
 
+/* Another solver than the model's own has its class's schedule (worker/model/solver.c). */
+static void take_schedule(const struct cli *cli, struct schedule *schedule)
+{
+    const struct settings *s = &cli->settings;
+    const enum schedule_kind kinds[] = {SCHEDULE_UNIPC, SCHEDULE_EULER};
+    if (options_given(cli->options, "solver") && kinds[s->solver] != schedule->kind)
+        *schedule = (struct schedule){
+            .kind = kinds[s->solver], .shift = schedule->shift, .train_steps = schedule->train_steps};
+    if (options_given(cli->options, "shift")) schedule->shift = s->shift;
+}
+
 static status_t read_request(struct cli *cli, struct planner_request *r, struct error *error)
 {
     const struct settings *s = &cli->settings;
     struct planmodel_clip clip;
-    size_t sizes;
     if (!s->model)
         return error_set(error, STATUS_INVALID,
                          "model: must be given, as a directory or a name such as wan2.1-t2v-14b");
     status_t status = planmodel_find(s->model, &r->model, &clip, error);
-    if (status == STATUS_OK && s->size) status = planmodel_sizes(s->size, &clip, 1, &sizes, error);
+    if (status == STATUS_OK) status = settings_clip(s, cli->options, &clip, &cli->field, error);
+    if (status == STATUS_OK && options_given(cli->options, "shift") && !(s->shift > 0))
+        status = error_set(error, STATUS_INVALID, "shift %g: must be above 0", s->shift);
     if (status == STATUS_OK)
         status = planner_size(&r->model, clip.width, clip.height, clip.frames, &r->job, error);
     if (status != STATUS_OK) return status;
+    take_schedule(cli, &r->model.schedule);
     bool guided = !options_given(cli->options, "guidance") || s->guidance > 1;
     planner_steps(&r->model, s->steps ? (uint32_t)s->steps : STEPS, guided ? BRANCHES : 1, &r->job);
     r->machine = (struct planner_machine){.ranks = (uint32_t)s->ranks,
@@ -158,7 +171,10 @@ int verb_plan(struct cli *cli)
         planneeds_find(cli->settings.model, &request.job, &request.machine, &needs, NULL) == STATUS_OK)
         request.needs = &needs;
     if (status == STATUS_OK) status = planner_choose(&request, &answer, &error);
-    if (status != STATUS_OK) return cli_fail(cli, status, &error);
+    if (status != STATUS_OK) {
+        cli->field = settings_blamed(error.text);
+        return cli_fail(cli, status, &error);
+    }
     if (cli->settings.json)
         for (size_t i = 0; i < answer.count; i++) jobjson_print(option_json(&answer.option[i], i == 0));
     else

@@ -199,6 +199,18 @@ static status_t read_pools(struct settings *settings, struct error *error)
     return STATUS_OK;
 }
 
+/* Before a model is there: do the ranks that will be stand in whole stages? */
+static status_t check_stages(const struct settings *settings, struct error *error)
+{
+    const struct plan_wish *wish = &settings->wish;
+    uint32_t ranks = settings->launch > 0 ? (uint32_t)settings->launch
+                     : wish->runs > 0     ? wish->runs
+                                          : wish->pool + wish->second_pool;
+    if (wish->width < 2) return STATUS_OK;
+    if (ranks == 0) ranks = wish->width; /* they come by themselves */
+    return plan_wide_wish(&(struct plan_request){.ranks = ranks, .wish = wish}, error);
+}
+
 /* How blocks are laid over the ranks, where the operator knows better. */
 static status_t read_wish(struct settings *settings, struct error *error)
 {
@@ -217,7 +229,7 @@ static status_t read_wish(struct settings *settings, struct error *error)
         settings->wish.runs != settings->launch)
         return error_set(error, STATUS_INVALID, "--split: names %u ranks, --launch starts %" PRId64,
                          settings->wish.runs, settings->launch);
-    return status;
+    return status == STATUS_OK ? check_stages(settings, error) : status;
 }
 
 status_t settings_read(int argc, char **argv, struct settings *settings, struct error *error)

@@ -140,11 +140,11 @@ static void a_rank_that_comes_by_hand_joins_the_jobs_that_run(void **state)
 
 /* A guided job that comes while one without guidance runs, and is soon alone: then its branches are better computed side by
  * side. */
-static void a_job_that_runs_gets_another_layout(void **state)
+static void expect_another_layout(const char *name, const char *options)
 {
     struct stand s;
     char number[16];
-    stand_start(&s, "anew", 2, "--settle 500ms --home fixed --threads 1");
+    stand_start(&s, name, 2, options);
     shell_run(text, "refrain models add reference models/reference");
     shell_run(text, "refrain submit --quiet --model reference --steps 20 --guidance 1 --prompt first");
     begin_job(0, number);
@@ -160,6 +160,17 @@ static void a_job_that_runs_gets_another_layout(void **state)
     shell_run(text, "refrain status %s --json", number);
     assert_in_range(number_after("\"attempt\":"), 2, 4); /* so short a --settle, and other work beside it */
     stand_stop(&s);
+}
+
+static void a_job_that_runs_gets_another_layout(void **state)
+{
+    expect_another_layout("anew", "--settle 500ms --home fixed --threads 1");
+}
+
+/* The world of MPI stays as it is, in a new epoch. */
+static void so_does_one_over_mpi(void **state)
+{
+    expect_another_layout("anew-mpi", "--settle 500ms --home fixed --threads 1 --fabric mpi");
 }
 
 /* Somebody takes ranks out and puts them back, faster than the group can follow, while jobs of every sort run; in between the
@@ -198,6 +209,7 @@ int main(void)
         cmocka_unit_test(the_calm),
         cmocka_unit_test(a_rank_that_comes_by_hand_joins_the_jobs_that_run),
         cmocka_unit_test(a_job_that_runs_gets_another_layout),
+        cmocka_unit_test(so_does_one_over_mpi),
         cmocka_unit_test(ranks_that_come_and_go_at_random_cost_no_bit),
     };
     return cmocka_run_group_tests(tests, stand_set_up, stand_tear_down);

@@ -67,6 +67,22 @@ static void each_line_of_json_is_a_layout_and_the_first_is_the_choice(void **sta
     outcome_free(&o);
 }
 
+/* One by one or in one, as of a video; solver and shift say which expert makes which step. */
+static void a_size_and_a_schedule_are_said_as_for_a_video(void **state)
+{
+    struct outcome o =
+        RUN("plan", "--model", "wan2.2-t2v-a14b", "--size", "832x480x81", "--steps", "40", "--ranks", "2");
+    assert_true(outcome_says(&o, "832x480x81: 32760 tokens, 26 + 14 steps"));
+    outcome_free(&o);
+    o = RUN("plan", "--model", "wan2.2-t2v-a14b", "--width", "832", "--height", "480", "--steps", "40",
+            "--ranks", "2", "--shift", "5");
+    assert_true(outcome_says(&o, "832x480x81: 32760 tokens, 17 + 23 steps"));
+    outcome_free(&o);
+    o = RUN("plan", "--model", "wan2.2-t2v-a14b", "--steps", "40", "--ranks", "2", "--solver", "euler");
+    assert_true(outcome_says(&o, "25 + 15 steps"));
+    outcome_free(&o);
+}
+
 static void what_was_measured_is_what_is_planned_with(void **state)
 {
     struct outcome o = RUN("measure", "--model", "models/reference", "--size", "64x64x5,32x32x5", "--threads",
@@ -109,7 +125,7 @@ static void what_was_measured_is_what_is_planned_with(void **state)
 
 static void what_makes_no_sense_is_refused_with_a_sentence(void **state)
 {
-    expect_refused(RUN("plan"), "model: must be given");
+    expect_refused(RUN("plan"), "--model: must be given");
     expect_refused(RUN("plan", "--model", "nobody"), "none of the published sizes wan2.1-t2v-1.3b");
     expect_refused(RUN("plan", "--model", "wan2.1-t2v-14b", "--size", "33x16x1"),
                    "width 33 must be a multiple of 16");
@@ -118,6 +134,12 @@ static void what_makes_no_sense_is_refused_with_a_sentence(void **state)
     expect_refused(RUN("plan", "--model", "wan2.1-t2v-14b", "--caps", "1"), "must be F,B in blocks");
     expect_refused(RUN("plan", "--model", "wan2.1-t2v-14b", "--caps", "30,11"), "must be 0 to 40");
     expect_refused(RUN("plan", "--model", "wan2.1-t2v-14b", "--hit-rate", "1.5"), "must be 0 to 1");
+    expect_refused(RUN("plan", "--model", "wan2.1-t2v-14b", "--hit-rate", "1"),
+                   "--hit-rate 1: must be at least 0 and below 1");
+    expect_refused(RUN("plan", "--model", "wan2.1-t2v-14b", "--size", "832x480x81", "--frames", "81"),
+                   "--size 832x480x81: says the frames as well: leave --frames out");
+    expect_refused(RUN("plan", "--model", "wan2.1-t2v-14b", "--shift", "0"), "--shift 0: must be above 0");
+    expect_refused(RUN("plan", "--model", "wan2.1-t2v-14b", "--caps", "1", "--json"), "\"field\":\"caps\"");
     expect_refused(RUN("plan", "--model", "wan2.1-t2v-14b", "--ranks", "0"), "must be 1 to 1024");
     expect_refused(RUN("plan", "--model", "wan2.1-t2v-14b", "--measured", "/nowhere"), "cannot be read");
     expect_refused(RUN("plan", "--model", "wan2.1-t2v-14b", "--measured", "README.md"), "is not JSON");
@@ -156,6 +178,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_directory_of_json_files_is_planned),
         cmocka_unit_test(each_line_of_json_is_a_layout_and_the_first_is_the_choice),
+        cmocka_unit_test(a_size_and_a_schedule_are_said_as_for_a_video),
         cmocka_unit_test(what_was_measured_is_what_is_planned_with),
         cmocka_unit_test(what_makes_no_sense_is_refused_with_a_sentence),
     };

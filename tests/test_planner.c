@@ -182,6 +182,66 @@ static void what_is_sent_is_what_the_formulas_say(void **state)
     expect_near(deep.node_bytes, 2 * a, 1e-9, "hops out of a node");
 }
 
+/* Blocks that hits run too are the stages': home sends its rows for these alone, whether the rest is computed or not. */
+static void hits_on_wide_stages_travel_for_the_blocks_that_always_run(void **state)
+{
+    struct planner_request r = wan("wan2.1-t2v-14b", 8);
+    const struct planner_layout layout = {.replicas = 1, .ways = 1, .stages = {1, 0}, .width = 8};
+    double a = 75600.0 * 5120 * 2, block = planner_block_flops(&r.model, r.job.tokens) / 517e12 / 8;
+    r.load.hit_rate = 0.5;
+    struct planner_option none = predicted(&r, layout);
+    r.load.head = 1;
+    struct planner_option first = predicted(&r, layout);
+    expect_near(none.hop_bytes, 0.5 * 2 * 2 * a * 7 / 8, 1e-9, "hits send nothing");
+    expect_near(first.hop_bytes, (0.5 + 1) * 2 * 2 * a * 7 / 8, 1e-9,
+                "for a block each step, for the others half of them");
+    expect_near(none.exchange_bytes, 2 * 20 * 4 * a * 7 / 8, 1e-9, "half of all blocks");
+    expect_near(first.exchange_bytes, 2 * (40 - 19.5) * 4 * a * 7 / 8, 1e-9, "and half of one");
+    expect_near(first.step_seconds - none.step_seconds,
+                a / NVLINK + 40e-6 + block + planner_exchange(&r, 8, 8), 1e-6,
+                "there and back, and half of both branches' block");
+    r.load.tail = 1;
+    expect_near(predicted(&r, layout).hop_bytes, (0.5 + 2) * 2 * 2 * a * 7 / 8, 1e-9, "first and last");
+}
+
+/* Three nodes' borders go through replicas of two: one of them has its branches on two nodes, and is done last. */
+static void a_load_is_done_with_its_slowest_replica_and_its_slower_branch(void **state)
+{
+    struct planner_request r = wan("wan2.1-t2v-14b", 6);
+    double a = 75600.0 * 5120 * 2, pass = 40 * planner_block_flops(&r.model, r.job.tokens) / 517e12,
+           far = a / 0.1e9;
+    r.machine.per_node = 3;
+    r.machine.between = 0.1e9;
+    r.load.jobs = 3;
+    struct planner_option pairs =
+        predicted(&r, (struct planner_layout){.replicas = 3, .ways = 2, .stages = {1, 0}, .width = 1});
+    expect_near(pairs.all_seconds, 40 * (pass + 2 * far), 0.001, "the pair that stands on two nodes");
+    struct planner_option rows =
+        predicted(&r, (struct planner_layout){.replicas = 1, .ways = 2, .stages = {3, 0}, .width = 1});
+    expect_near(rows.job_seconds, 40 * (pass + 2 * far + 2 * a / NVLINK), 0.001,
+                "the branch on the other node");
+    struct planner_option wide =
+        predicted(&r, (struct planner_layout){.replicas = 3, .ways = 1, .stages = {1, 0}, .width = 2});
+    assert_true(wide.job_seconds > 40 * 2 * 40 * 4 * a / 4 / 0.1e9); /* across the border in every block */
+    assert_true(chosen(&r).node_bytes == 0);
+}
+
+static void no_stage_has_more_ranks_than_there_are_tokens(void **state)
+{
+    struct planner_request r = wan("wan2.1-t2v-14b", 4);
+    struct planner_answer answer;
+    struct error error = {0};
+    assert_int_equal(planner_size(&r.model, 16, 48, 1, &r.job, &error), STATUS_OK);
+    assert_int_equal(planner_choose(&r, &answer, &error), STATUS_OK);
+    bool two = false;
+    for (size_t i = 0; i < answer.count; i++) {
+        assert_true(answer.option[i].layout.width <= 3);
+        two = two || answer.option[i].layout.width == 2;
+    }
+    assert_true(two);
+    planner_free(&answer);
+}
+
 static void pools_in_proportion_beat_halves_by_what_was_computed(void **state)
 {
     struct planner_request r = wan("wan2.2-t2v-a14b", 8);
@@ -417,17 +477,23 @@ static void what_makes_no_sense_is_refused_with_the_field_and_the_limit(void **s
     expect_refused(bad, STATUS_INVALID, "ranks 0: must be 1 to 1024");
     bad = r, bad.load.hit_rate = NAN;
     expect_refused(bad, STATUS_INVALID, "hit-rate");
+    bad = r, bad.load.hit_rate = 1;
+    expect_refused(bad, STATUS_INVALID, "hit-rate 1: must be at least 0 and below 1");
     bad = r, bad.machine.between = 0;
     expect_refused(bad, STATUS_INVALID, "link between nodes 0: must be above 0");
     bad = r, bad.machine.flops = -1;
     expect_refused(bad, STATUS_INVALID, "FLOP/s");
     bad = r, bad.load.head = 30, bad.load.tail = 11;
-    expect_refused(bad, STATUS_INVALID, "blocks that always run 41: must be 0 to 40");
+    expect_refused(bad, STATUS_INVALID, "caps 41: must be 0 to 40");
     bad = r, bad.machine.memory_bytes = 20 * GB;
     expect_refused(bad, STATUS_NO_MEMORY, "of 20.0 GB a rank");
     assert_int_equal(planner_size(&r.model, 1281, 720, 81, &r.job, &error), STATUS_INVALID);
     assert_non_null(strstr(error.text, "width 1281 must be a multiple of 16"));
     assert_int_equal(planner_size(&r.model, 1280, 720, 80, &r.job, &error), STATUS_INVALID);
+    assert_int_equal(planner_size(&r.model, 8208, 720, 81, &r.job, &error), STATUS_INVALID);
+    assert_non_null(strstr(error.text, "from 16 to 8192"));
+    assert_int_equal(planner_size(&r.model, 8192, 8192, 81, &r.job, &error), STATUS_INVALID);
+    assert_non_null(strstr(error.text, "5435817984 pixels, at most 2147483648"));
     assert_null(planner_preset("wan"));
 }
 
@@ -558,6 +624,9 @@ int main(void)
         cmocka_unit_test(branches_apart_take_half_the_time_and_two_hops_more),
         cmocka_unit_test(long_rows_of_wide_stages_are_not_filled),
         cmocka_unit_test(what_is_sent_is_what_the_formulas_say),
+        cmocka_unit_test(hits_on_wide_stages_travel_for_the_blocks_that_always_run),
+        cmocka_unit_test(a_load_is_done_with_its_slowest_replica_and_its_slower_branch),
+        cmocka_unit_test(no_stage_has_more_ranks_than_there_are_tokens),
         cmocka_unit_test(pools_in_proportion_beat_halves_by_what_was_computed),
         cmocka_unit_test(a_job_alone_is_cut_by_branches_and_width),
         cmocka_unit_test(a_pipeline_overtakes_width_where_it_is_full),

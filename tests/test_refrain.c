@@ -183,10 +183,10 @@ static void exit_codes_tell_what_happened(void **state)
 static void a_wrong_option_is_blamed_by_its_own_name(void **state)
 {
     struct client_fixture *fixture = *state;
-    static const char *const cases[][3] = {{"--width", "100", "width"},
-                                           {"--frames", "16", "frames"},
-                                           {"--height", "0", "height"},
-                                           {"--shift", "0", "shift"}};
+    static const char *const cases[][3] = {
+        {"--width", "100", "width"},       {"--frames", "16", "frames"},     {"--height", "0", "height"},
+        {"--shift", "0", "shift"},         {"--size", "832x480", "size"},    {"--size", "832x0x81", "size"},
+        {"--size", "8208x480x81", "size"}, {"--size", "100x480x81", "width"}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         const char *argv[] = {"submit", "--prompt", "x", cases[i][0], cases[i][1], NULL};
         struct settings settings = {0};
@@ -206,6 +206,34 @@ static void a_wrong_option_is_blamed_by_its_own_name(void **state)
     assert_string_equal(settings_flag_of("negative_prompt"), "negative");
     assert_string_equal(settings_flag_of("deadline_ms"), "deadline");
     assert_null(settings_flag_of("nothing"));
+}
+
+static void a_size_is_width_height_and_frames_in_one(void **state)
+{
+    struct client_fixture *fixture = *state;
+    const char *argv[] = {"submit", "--prompt", "x", "--size", "48x32x9", "--height", "32", NULL};
+    for (int words = 5; words <= 7; words += 2) {
+        struct settings settings = {0};
+        struct settings_loaded loaded = {0};
+        struct options *options = NULL;
+        struct refrain_spec spec;
+        const char *field = NULL;
+        assert_int_equal(options_parse(settings_table(), VERB_SUBMIT, words, (char **)(uintptr_t)argv,
+                                       &settings, &options, &fixture->error),
+                         STATUS_OK);
+        status_t status = settings_spec(&settings, options, &loaded, &spec, &field, &fixture->error);
+        if (words == 5) {
+            assert_int_equal(status, STATUS_OK);
+            assert_true(spec.width == 48 && spec.height == 32 && spec.frames == 9);
+        } else {
+            assert_int_equal(status, STATUS_INVALID);
+            assert_string_equal(field, "size");
+            assert_string_equal(fixture->error.text,
+                                "size 48x32x9: says the height as well: leave --height out");
+        }
+        settings_loaded_free(&loaded);
+        options_destroy(options);
+    }
 }
 
 static void a_job_has_checkpoints_as_often_as_was_said_and_none_is_said_by_zero(void **state)
@@ -350,6 +378,7 @@ int main(void)
         TEST(list_has_a_row_for_each_job),
         TEST(exit_codes_tell_what_happened),
         TEST(a_wrong_option_is_blamed_by_its_own_name),
+        TEST(a_size_is_width_height_and_frames_in_one),
         TEST(a_job_has_checkpoints_as_often_as_was_said_and_none_is_said_by_zero),
         TEST(text_fits_its_column_whatever_is_in_it),
         TEST(durations_and_sizes_read_well),

@@ -121,6 +121,7 @@ static void links_between_nodes_take_what_is_predicted(void **state)
         {2, {1}, 2, 1, .inside = FAST, .between = SLOW, .per_node = 2},
         {2, {1}, 2, 3, .inside = FAST, .between = MEDIUM, .per_node = 2},
         {2, {2}, 2, 1, .inside = FAST, .between = MEDIUM, .per_node = 4},
+        {2, {2}, 1, 1, .layers = 4, .inside = FAST, .between = SLOW, .per_node = 2},
         {1, {4}, 1, 4, .inside = FAST, .between = SLOW, .per_node = 2}};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) expect_predicted(&rows[i]);
 }

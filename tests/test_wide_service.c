@@ -106,9 +106,22 @@ static void expect_failed(const char *words, const char *sentence)
     if (!stand_says(sentence)) fail_msg("%s", stand_text);
 }
 
+/* Before anything is started, where the options alone tell. */
+static void expect_not_started(const char *options, const char *sentence)
+{
+    assert_int_equal(shell(stand_text, "refrain-coordinator --data %s/never %s", stand_directory, options),
+                     2);
+    if (!stand_says(sentence)) fail_msg("%s", stand_text);
+}
+
 static void what_does_not_fit_is_one_sentence(void **state)
 {
     struct stand s;
+    expect_not_started("--launch 3 --stage-width 2", "--stage-width 2: 3 ranks cannot stand in stages of 2");
+    expect_not_started("--stage-width 2 --pools 1+3",
+                       "--stage-width 2: a pool of 1 ranks is not of whole stages");
+    expect_not_started("--stage-width 2 --split 4,3,4,4", "--split: ranks 0 and 1 are one stage");
+    expect_not_started("--stage-width 2 --home floating", "leave --home floating out");
     start(&s, "heads", 3, "--threads 1 --stage-width 3");
     expect_failed(SMALL "--steps 4", "--stage-width 3: 4 attention heads cannot be dealt to 3 ranks");
     stand_stop(&s);

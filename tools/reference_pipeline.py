@@ -101,15 +101,16 @@ def solver_of(pipe: WanPipeline) -> tuple[str, float]:
 
 
 def scheduler_for(pipe: WanPipeline, solver: str | None, shift: float | None):
-    """The model's own scheduler with another shift, or the flow-matching form of the other class."""
+    """The model's own scheduler with another shift, or the flow-matching form of the other class over as many train steps."""
     own, own_shift = solver_of(pipe)
     solver, shift = solver or own, own_shift if shift is None else shift
     if solver == own:
         key = "flow_shift" if own == "unipc" else "shift"
         return type(pipe.scheduler).from_config(pipe.scheduler.config, **{key: shift})
+    trained = pipe.scheduler.config.num_train_timesteps
     if solver == "euler":
-        return FlowMatchEulerDiscreteScheduler(shift=shift)
-    return UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift)
+        return FlowMatchEulerDiscreteScheduler(shift=shift, num_train_timesteps=trained)
+    return UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift, num_train_timesteps=trained)
 
 
 @torch.no_grad()

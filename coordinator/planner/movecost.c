@@ -3,7 +3,7 @@
 
 #include <math.h>
 
-/* Of a checkpoint's way to the coordinator and back, where nobody has measured it: a network of 1 Gb/s. */
+/* Of a checkpoint's way, where nobody has measured it: a network of 1 Gb/s. */
 #define BYTES_A_SECOND 125e6
 /* For ranks to leave an epoch and find each other in the next one, and the requests about it. */
 #define EPOCH_SECONDS 0.5
@@ -69,5 +69,8 @@ bool movecost_pays(const struct move_place *here, const struct move_place *there
 
 double movecost_again(const struct move_loss *loss)
 {
-    return (loss->steps + loss->replayed) * loss->step + loss->tail + 2 * loss->bytes / BYTES_A_SECOND;
+    bool measured = loss->way.bytes_per_second > 0;
+    double way = measured ? loss->bytes / (double)loss->way.bytes_per_second + (double)loss->way.latency
+                          : loss->bytes / BYTES_A_SECOND;
+    return (loss->steps + loss->replayed) * loss->step + loss->tail + 2 * way; /* there and back */
 }

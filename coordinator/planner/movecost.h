@@ -17,6 +17,7 @@
 #define REFRAIN_COORDINATOR_PLANNER_MOVECOST_H
 
 #include "coordinator/planner/layout.h"
+#include "coordinator/planner/links.h"
 
 struct move_job {
     double steps;      /* to be made */
@@ -52,7 +53,8 @@ struct move_loss {
     double replayed; /* and steps whose features its caching keeps: they are made again */
     double step;     /* seconds of one */
     double tail;     /* seconds of decoding that are done already */
-    double bytes;    /* of a checkpoint */
+    double bytes;    /* of a checkpoint, which goes to the coordinator and back: */
+    struct link way; /* between home and there; nothing is known of it: 1 Gb/s */
 };
 double movecost_again(const struct move_loss *loss);
 

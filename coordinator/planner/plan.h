@@ -146,6 +146,9 @@ static inline uint32_t plan_width(const struct plan *plan)
     return plan->width > 1 ? plan->width : 1;
 }
 
+/* Do ranks and wish stand in stages, as far as that is known before a model is? heads 0: unknown. INVALID with the option. */
+status_t plan_wide_wish(const struct plan_request *request, struct error *error);
+
 /* Of wide stages alone; the functions above come to these. */
 status_t plan_wide_make(const struct plan_request *request, struct plan *plan, struct error *error);
 status_t plan_wide_check(const struct plan *plan, const struct plan_request *request,

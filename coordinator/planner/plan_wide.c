@@ -90,7 +90,7 @@ static struct plan widen(const struct plan *stages, uint32_t width)
     return wide;
 }
 
-static status_t check_wish(const struct plan_request *request, struct error *error)
+status_t plan_wide_wish(const struct plan_request *request, struct error *error)
 {
     const struct plan_wish *wish = request->wish;
     uint32_t width = wish->width;
@@ -128,7 +128,7 @@ status_t plan_wide_make(const struct plan_request *request, struct plan *plan, s
     uint32_t width = request->wish->width;
     struct narrow n;
     struct plan made;
-    status_t status = check_wish(request, error);
+    status_t status = plan_wide_wish(request, error);
     if (status != STATUS_OK) return status;
     narrow_request(request, width, &n);
     n.request.mix.head = n.request.mix.tail = 0; /* home has no caps */

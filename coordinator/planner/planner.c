@@ -4,16 +4,17 @@
 #include "coordinator/planner/planner.h"
 
 #include "base/line.h"
+#include "proto/validate.h"
 
+#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define AS_FAST   1.01 /* within so much of the fastest a layout is as fast: then what it moves decides */
-#define WORTH     1.5  /* moving must bring so many times what it costs, */
-#define WORTH_OF  0.05 /* and so much of what remains */
-#define MOST_SIZE 16384
+#define AS_FAST  1.01 /* within so much of the fastest a layout is as fast: then what it moves decides */
+#define WORTH    1.5  /* moving must bring so many times what it costs, */
+#define WORTH_OF 0.05 /* and so much of what remains */
 
 /* ------------------------------------------------------------------------------------------------- the job */
 
@@ -52,9 +53,9 @@ const struct planner_model *planner_preset(const char *name)
 
 static status_t check_axis(const char *axis, uint32_t value, uint32_t multiple, struct error *error)
 {
-    if (value >= multiple && value <= MOST_SIZE && value % multiple == 0) return STATUS_OK;
+    if (value >= multiple && value <= LIMIT_SIZE && value % multiple == 0) return STATUS_OK;
     return error_set(error, STATUS_INVALID, "size: %s %u must be a multiple of %u from %u to %d", axis, value,
-                     multiple, multiple, MOST_SIZE);
+                     multiple, multiple, LIMIT_SIZE);
 }
 
 status_t planner_size(const struct planner_model *m, uint32_t width, uint32_t height, uint32_t frames,
@@ -63,14 +64,16 @@ status_t planner_size(const struct planner_model *m, uint32_t width, uint32_t he
     status_t status = check_axis("width", width, m->pixels_per_token, error);
     if (status == STATUS_OK) status = check_axis("height", height, m->pixels_per_token, error);
     if (status != STATUS_OK) return status;
-    if (frames < 1 || frames > MOST_SIZE || (frames - 1) % m->pixels_per_frame_token != 0)
+    if (frames < 1 || frames > LIMIT_FRAMES || (frames - 1) % m->pixels_per_frame_token != 0)
         return error_set(error, STATUS_INVALID, "size: frames %u must be %u n + 1, at most %d", frames,
-                         m->pixels_per_frame_token, MOST_SIZE);
+                         m->pixels_per_frame_token, LIMIT_FRAMES);
     uint64_t tokens = (uint64_t)(width / m->pixels_per_token) * (height / m->pixels_per_token) *
                       ((frames - 1) / m->pixels_per_frame_token + 1);
-    if (tokens > 1u << 30)
-        return error_set(error, STATUS_INVALID, "size: %ux%ux%u is %llu tokens, at most %u", width, height,
-                         frames, (unsigned long long)tokens, 1u << 30);
+    int64_t pixels = (int64_t)width * height * frames;
+    if (pixels > LIMIT_VIDEO_PIXELS)
+        return error_set(error, STATUS_INVALID,
+                         "size: %ux%ux%u is %" PRId64 " pixels, at most %" PRId64 " are allowed", width,
+                         height, frames, pixels, LIMIT_VIDEO_PIXELS);
     job->width = width;
     job->height = height;
     job->frames = frames;
@@ -126,11 +129,14 @@ static status_t check_request(const struct planner_request *r, struct error *err
                   {"ranks", a->ranks, 1, PLANNER_MAX_RANKS},
                   {"per-node", a->per_node, 1, PLANNER_MAX_RANKS},
                   {"jobs", l->jobs, 1, 1e6},
-                  {"blocks that always run", (double)l->head + l->tail, 0, m->layers}};
+                  {"caps", (double)l->head + l->tail, 0, m->layers}};
     status_t status = STATUS_OK;
     for (size_t i = 0; status == STATUS_OK && i < sizeof wholes / sizeof *wholes; i++)
         status = check_whole(wholes[i].field, wholes[i].value, wholes[i].least, wholes[i].most, error);
-    if (status == STATUS_OK) status = check_real("hit-rate", l->hit_rate, 1, error);
+    if (status == STATUS_OK && !(l->hit_rate >= 0 && l->hit_rate < 1))
+        status =
+            error_set(error, STATUS_INVALID,
+                      "hit-rate %g: must be at least 0 and below 1: the first step is computed", l->hit_rate);
     if (status == STATUS_OK) status = check_real("deadline", l->deadline, 1e9, error);
     if (status == STATUS_OK) status = check_real("latency", a->latency, 10, error);
     if (status == STATUS_OK) status = check_real("home seconds", a->home_seconds, 1e9, error);
@@ -225,7 +231,7 @@ static void list_all(struct list *list)
 {
     const struct planner_request *r = list->request;
     uint32_t ranks = r->machine.ranks, ways = limit(r->most_ways, r->job.branches),
-             width = limit(r->most_width, ranks);
+             width = limit(r->most_width, ranks < r->job.tokens ? ranks : r->job.tokens);
     /* Of replicas that leave the same ranks to each only the most are worth a look. */
     for (uint32_t d = limit(r->most_replicas, ranks); d > 0; d--) {
         if (d < ranks && d < limit(r->most_replicas, ranks) && ranks / (d + 1) == ranks / d) continue;

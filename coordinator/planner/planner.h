@@ -74,7 +74,7 @@ bool planner_take_links(const struct planner_links *links, struct planner_machin
 struct planner_load {
     uint32_t jobs;       /* at once, all alike */
     double unequal_jobs; /* of planner_rate: all there are, in the work of one; 0: `jobs` */
-    double hit_rate;     /* 0..1: of branch-steps that skip the ring */
+    double hit_rate;     /* 0 to below 1: of branch-steps that skip the ring */
     uint32_t head, tail; /* blocks a hit still runs */
     double deadline;     /* seconds from its start in which one job must be done beside the others; 0: none */
 };

@@ -11,7 +11,8 @@
 #include "coordinator/planner/planner_load.h"
 #include "coordinator/planner/planner_memory.h"
 
-#define UNSTEADY 0.16
+#define UNSTEADY  0.16
+#define UNNOTICED 0.01 /* of a job: nobody adds another one for the last hundredth of a rank's time */
 
 /* Hops that a home has with wide stages at most (worker/engine.h); fewer where they land on a GPU. */
 enum { WIDE_HOPS = 4, WIDE_HOPS_LANDING = 2 };
@@ -137,7 +138,7 @@ static void make_field(const struct planner_request *r, const struct planner_lay
     f->rows = (r->job.tokens + layout->width - 1) / layout->width;
     f->state_bytes = (double)r->job.tokens * hidden_of(&r->model) * r->machine.state_bytes;
     f->alone = block_seconds(r);
-    for (uint32_t first = 0; first < f->group; first += layout->width)
+    for (uint32_t first = 0; first < layout->replicas * f->group; first += layout->width)
         f->exchange = fmax(f->exchange, exchange_seconds(f, first, 0));
     f->block = f->alone * f->rows / r->job.tokens + f->exchange;
 }
@@ -145,7 +146,9 @@ static void make_field(const struct planner_request *r, const struct planner_lay
 double planner_exchange(const struct planner_request *r, uint32_t width, uint32_t count)
 {
     struct field f;
-    make_field(r, &(struct planner_layout){.ways = 1, .stages = {count / width, 0}, .width = width}, &f);
+    make_field(
+        r, &(struct planner_layout){.replicas = 1, .ways = 1, .stages = {count / width, 0}, .width = width},
+        &f);
     return f.exchange;
 }
 
@@ -157,7 +160,10 @@ struct traffic {
     double node[PLANNER_MAX_RANKS],
         rank[PLANNER_MAX_RANKS]; /* bytes out of each node, and of each rank inside its node */
     double between,
-        count; /* hops between nodes, and all from stage to stage or, where they are one rank wide, of a ring */
+        count; /* of a way: hops between nodes, and all from stage to stage or, where they are one rank wide, of a ring */
+    double
+        far; /* the share that the former have of the latter, of the way of any replica that has most: branches are done
+                   with the slower of their ways, and a load with the slowest replica */
 };
 
 static void send_bytes(const struct field *f, struct traffic *t, uint32_t from, uint32_t to, double bytes)
@@ -199,6 +205,30 @@ static void send_around(const struct field *f, struct traffic *t, uint32_t home,
     t->hops += bytes * (stages - 1) + (bytes - kept) + back;
 }
 
+/* A wide stage's ranks hold the blocks that every step runs as well: home sends them its rows for these alone, and gets them
+ * back. own: home is one of them. */
+static void send_trip(const struct field *f, struct traffic *t, uint32_t home, uint32_t first, bool own,
+                      double bytes)
+{
+    uint32_t width = f->layout->width;
+    for (uint32_t at = first; at < first + width; at++) {
+        if (at == home) continue;
+        send_bytes(f, t, home, at, bytes / width);
+        send_bytes(f, t, at, home, bytes / width);
+    }
+    t->hops += 2 * (bytes - (own ? bytes / width : 0));
+}
+
+static void send_trips(const struct field *f, struct traffic *t, uint32_t home, uint32_t first,
+                       uint32_t stages, bool own, double bytes)
+{
+    const struct planner_load *load = &f->request->load;
+    if (f->layout->width < 2) return;
+    if (load->head > 0) send_trip(f, t, home, first, own, bytes);
+    if (load->tail > 0)
+        send_trip(f, t, home, first + (stages - 1) * f->layout->width, own && stages == 1, bytes);
+}
+
 static void exchange_all(const struct field *f, struct traffic *t, uint32_t first, uint32_t stages,
                          double times)
 {
@@ -216,28 +246,32 @@ static void exchange_all(const struct field *f, struct traffic *t, uint32_t firs
         }
 }
 
-/* All replicas' chains, each branch-step with the odds of a miss. */
+/* All replicas' chains, each branch-step with the odds of a miss, but for what is sent for the blocks that hits run too. */
 static void count_traffic(const struct field *f, struct traffic *t)
 {
     const struct planner_request *r = f->request;
     const struct planner_layout *l = f->layout;
-    double miss = 1 - r->load.hit_rate, each = miss * r->job.branches / l->ways;
+    double hit = r->load.hit_rate, branches = (double)r->job.branches / l->ways, each = (1 - hit) * branches;
     double total = (double)r->job.steps[0] + r->job.steps[1];
     uint32_t pools = l->stages[1] > 0 ? 2 : 1;
-    double ring = r->model.layers - r->load.head - r->load.tail;
+    double ring = r->model.layers - r->load.head - r->load.tail, computed = r->model.layers - hit * ring;
     memset(t, 0, sizeof *t);
     for (uint32_t d = 0; d < l->replicas; d++)
-        for (uint32_t e = 0; e < pools; e++)
-            for (uint32_t w = 0; w < l->ways; w++) {
+        for (uint32_t w = 0; w < l->ways; w++) {
+            t->between = t->count = 0;
+            for (uint32_t e = 0; e < pools; e++) {
                 uint32_t home = d * f->group,
                          first = home + (l->ways * (e ? l->stages[0] : 0) + w * l->stages[e]) * l->width;
                 double share = pools == 2 ? r->job.steps[e] / total : 1, stages = l->stages[e];
                 /* Where homes float a job's home is anywhere on the ring. */
                 double more = l->floating ? (stages - 1) * (1 + 2 / stages) / fmax(1, stages) : 1;
-                send_around(f, t, home, first, l->stages[e], e == 0 && w == 0,
-                            each * share * more * f->state_bytes);
-                exchange_all(f, t, first, l->stages[e], each * share * ring);
+                bool own = e == 0 && w == 0;
+                send_around(f, t, home, first, l->stages[e], own, each * share * more * f->state_bytes);
+                send_trips(f, t, home, first, l->stages[e], own, branches * share * f->state_bytes);
+                exchange_all(f, t, first, l->stages[e], branches * share * computed);
             }
+            if (t->count > 0) t->far = fmax(t->far, t->between / t->count);
+        }
     t->hops /= l->replicas;
     t->exchanges /= l->replicas;
 }
@@ -249,48 +283,56 @@ static double most_of(const double *bytes, uint32_t count)
     return most;
 }
 
-/* A hop, on the mean over the ring's links. */
+/* A hop, on the mean over the links of a way. */
 static double hop_seconds(const struct field *f, const struct traffic *t)
 {
     const struct planner_machine *m = &f->request->machine;
-    double far = t->count > 0 ? t->between / t->count : 0, width = f->layout->width;
+    double far = t->far, width = f->layout->width;
     double inside = f->state_bytes / width / m->inside, between = f->state_bytes / m->between;
     return far * between + (1 - far) * inside + m->latency;
 }
 
-/* Seconds for the rows that home sends to the ranks of a stage: over its one link to its node, and its node's to the others. */
-struct deal {
-    double near, far;
-};
-
-static struct deal deal_rows(const struct field *f, uint32_t first)
+/* Seconds for the rows that home sends to the ranks of a stage, over its one link to its node and, if `out`, its node's to the
+ * others. */
+static double deal_from(const struct field *f, uint32_t home, uint32_t first, bool out)
 {
     const struct planner_machine *m = &f->request->machine;
     double each = f->state_bytes / f->layout->width, near = 0, far = 0;
     for (uint32_t at = first; at < first + f->layout->width; at++)
-        *(at / m->per_node ? &far : &near) += at ? each : 0;
-    return (struct deal){near / m->inside, far / m->between};
-}
-
-static double deal_seconds(const struct field *f, uint32_t first)
-{
-    struct deal deal = deal_rows(f, first);
-    return fmax(deal.near, deal.far);
+        *(at / m->per_node == home / m->per_node ? &near : &far) += at == home ? 0 : each;
+    return fmax(near / m->inside, out ? far / m->between : 0);
 }
 
 /* And for those that come back: each rank's over its own link, but a node's over its one. */
-static double collect_seconds(const struct field *f, uint32_t first)
+static double collect_at(const struct field *f, uint32_t home, uint32_t first)
 {
     const struct planner_machine *m = &f->request->machine;
     double each = f->state_bytes / f->layout->width, near = 0, most = 0;
     for (uint32_t at = first, end; at < first + f->layout->width; at = end) {
         end = end_in_node(f, at, first + f->layout->width);
-        if (at / m->per_node)
+        if (at / m->per_node != home / m->per_node)
             most = fmax(most, (end - at) * each);
-        else
-            near = end > 1 ? each : 0;
+        else if (end - at > (at <= home && home < end))
+            near = each;
     }
     return fmax(near / m->inside, most / m->between);
+}
+
+/* The same of the replica that takes longest for it; first: the stage's, counted from home. */
+static double deal_seconds(const struct field *f, uint32_t first)
+{
+    double most = 0;
+    for (uint32_t home = 0; home < f->layout->replicas * f->group; home += f->group)
+        most = fmax(most, deal_from(f, home, home + first, true));
+    return most;
+}
+
+static double collect_seconds(const struct field *f, uint32_t first)
+{
+    double most = 0;
+    for (uint32_t home = 0; home < f->layout->replicas * f->group; home += f->group)
+        most = fmax(most, collect_at(f, home, home + first));
+    return most;
 }
 
 /* What dealing rows to wide stages and collecting them adds to the hops that plan.h counts for a step of one job alone, in the
@@ -310,31 +352,51 @@ static double ends_seconds(const struct field *f, double hop, int expert)
 }
 
 /* Seconds that a wide stage waits in each hop for links to be free: rows that home deals and those that the hop before sends on
- * are on the way of its first block's exchange; those that leave the node only if it does as well. */
-static double jam_seconds(const struct field *f, int expert)
+ * are on the way of its first block's exchange; those that leave the node only if that does as well. */
+static double jam_at(const struct field *f, uint32_t home, int expert)
 {
-    const struct planner_request *r = f->request;
     const struct planner_layout *l = f->layout;
-    uint32_t first = expert ? l->ways * l->stages[0] * l->width : 0, chain = l->stages[expert] * l->width;
-    double on = f->state_bytes / l->width / r->machine.inside, dealt = 0;
-    if (l->width < 2) return 0;
-    bool crosses = end_in_node(f, first, first + l->width) < first + l->width;
-    for (uint32_t w = 0; w < l->ways && expert == 0; w++)
-        dealt += crosses ? deal_seconds(f, first + w * chain) : deal_rows(f, first + w * chain).near;
+    uint32_t first = home + (expert ? l->ways * l->stages[0] * l->width : 0),
+             chain = l->stages[expert] * l->width;
+    double on = f->state_bytes / l->width / f->request->machine.inside, dealt = 0;
+    bool out = end_in_node(f, first, first + l->width) < first + l->width;
+    for (uint32_t w = 0; w < l->ways && expert == 0; w++) dealt += deal_from(f, home, first + w * chain, out);
     double busy = fmax(on, dealt + (l->stages[expert] > 1 ? on : 0));
     return exchange_seconds(f, first, busy) - exchange_seconds(f, first, 0);
 }
 
-/* What plan.h does not know of a step of one job alone on wide stages: rows are dealt and collected, and a hit's blocks are
- * the stages' too. */
+static double jam_seconds(const struct field *f, int expert)
+{
+    double most = 0;
+    for (uint32_t home = 0; home < f->layout->replicas * f->group && f->layout->width > 1; home += f->group)
+        most = fmax(most, jam_at(f, home, expert));
+    return most;
+}
+
+/* The rows to one stage of each way and back, for the blocks that every step runs there; first: the first way's, counted from
+ * home. */
+static double trip_seconds(const struct field *f, uint32_t first, uint32_t chain)
+{
+    const struct planner_layout *l = f->layout;
+    double sum = collect_seconds(f, first + (l->ways - 1) * chain) + 2 * f->request->machine.latency;
+    for (uint32_t w = 0; w < l->ways; w++) sum += deal_seconds(f, first + w * chain);
+    return sum;
+}
+
+/* What plan.h does not know of a step of one job alone on wide stages: rows are dealt and collected, for the ring and for the
+ * blocks that hits run too, which are the stages' as well. */
 static double wide_seconds(const struct field *f, double hop, int expert)
 {
     const struct planner_request *r = f->request;
+    const struct planner_layout *l = f->layout;
     double ends = ends_seconds(f, hop, expert), rate = r->load.hit_rate;
-    double caps = (double)(r->load.head + r->load.tail) * r->job.branches / f->layout->ways;
-    if (f->layout->width < 2) return 0;
-    ends += (r->job.branches / f->layout->ways - 1) * jam_seconds(f, expert);
-    return (1 - rate) * ends + (caps > 0 ? rate * (ends + caps * f->block) : 0);
+    double caps = (double)(r->load.head + r->load.tail) * r->job.branches / l->ways;
+    uint32_t first = expert ? l->ways * l->stages[0] * l->width : 0, chain = l->stages[expert] * l->width;
+    if (l->width < 2) return 0;
+    ends += (r->job.branches / l->ways - 1) * jam_seconds(f, expert);
+    double trips = r->load.head > 0 ? trip_seconds(f, first, chain) : 0;
+    if (r->load.tail > 0) trips += trip_seconds(f, first + chain - l->width, chain);
+    return (1 - rate) * ends + rate * caps * f->block + trips;
 }
 
 /* -------------------------------------------------------------------------------------------------- the rings */
@@ -475,14 +537,14 @@ static void count_memory(const struct field *f, const struct chains *c, struct p
     o->fits = f->request->machine.memory_bytes == 0 || o->memory_bytes <= f->request->machine.memory_bytes;
 }
 
-/* Jobs that keep a replica busy, by Little's law. */
+/* Jobs that keep a replica busy, but for a hundredth, by Little's law. */
 static uint32_t wanted_jobs(const struct chains *c, const struct plan *plan, const struct field *f,
                             double job_alone)
 {
     if (f->group == 1) return 1;
     if (f->layout->floating) return plan->jobs_to_saturate;
     double jobs = c->cycle > 0 ? job_alone / (c->cycle * steps_of(f->request)) : 1;
-    return jobs > 1 ? (uint32_t)ceil(jobs - 1e-9) : 1;
+    return jobs > 1 ? (uint32_t)ceil(jobs - UNNOTICED) : 1;
 }
 
 /* Where homes float, a home of few jobs is now short of work and now behind, as their hits come; several jobs smooth each

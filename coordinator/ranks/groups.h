@@ -170,6 +170,7 @@ status_t groups_hello(struct groups *groups, const struct wire_peer *peer, const
 
 /* Whose connection it is, a rank's or a guest's (*rank >= group->ranks); false: nobody's. */
 bool groups_find(struct groups *groups, const struct wire_peer *peer, struct group **group, uint32_t *rank);
+const char *groups_host(const struct groups *groups); /* ours; "": it has no name */
 struct group *groups_at(struct groups *groups, size_t index); /* NULL past the end */
 /* The slot that holds a job, and its group; NULL: nobody works on it. */
 struct slot *groups_slot(struct groups *groups, uint64_t job, struct group **group);

@@ -255,9 +255,7 @@ static void want_layout(struct server *server, struct group *group)
         !may_move(server, group))
         return;
     group->weighed_ns = server->now_ns;
-    if (!is_open(&server->settings->wish) || strcmp(group->fabric, "mpi") == 0 ||
-        !movejobs_gather(server, group, &jobs))
-        return;
+    if (!is_open(&server->settings->wish) || !movejobs_gather(server, group, &jobs)) return;
     bool pays = movejobs_weigh(server, group, &jobs, &plan, &worth);
     log_line(LOG_DEBUG, "group %.8s: %.1f s instead of %.1f s with another layout, and %.1f s for the move",
              group->name, worth.then, worth.now, worth.cost);

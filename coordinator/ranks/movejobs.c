@@ -53,6 +53,7 @@ static double again(struct server *server, const struct group *group, const stru
     loss.replayed =
         job->outlook.mix.hit_rate > 0 && phase_of(job) == REFRAIN__PHASE__PHASE_DENOISE ? REPLAYED_STEPS : 0;
     loss.bytes = (double)newest.bytes;
+    wiring_way(group, slot->home, groups_host(server->groups), &loss.way);
     double tail = foresight_tail(server, &job->outlook);
     if (phase_of(job) == REFRAIN__PHASE__PHASE_DECODE)
         loss.tail = tail * (p->steps ? (double)p->step / p->steps : 1);

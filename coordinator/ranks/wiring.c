@@ -39,6 +39,26 @@ bool wiring_of(const struct group *group, struct planner_links *links)
     return true;
 }
 
+bool wiring_way(const struct group *group, uint32_t rank, const char *host, struct link *way)
+{
+    struct link slowest = {0}, link;
+    if (strcmp(group->fabric, "zmq") != 0 || rank >= group->ranks) return false;
+    bool here = strcmp(group->members[rank].host, host) == 0;
+    for (uint32_t other = 0; other < group->ranks; other++) {
+        if (!links_find(&group->links, group->members[rank].seat, group->members[other].seat, &link))
+            continue;
+        if (strcmp(group->members[other].host, host) == 0) {
+            *way = link;
+            return true;
+        }
+        if (here || same_host(group, rank, other)) continue;
+        if (slowest.bytes_per_second > 0 && slowest.bytes_per_second <= link.bytes_per_second) continue;
+        slowest = link;
+    }
+    if (slowest.bytes_per_second > 0) *way = slowest;
+    return slowest.bytes_per_second > 0;
+}
+
 void wiring_describe(const struct group *group, const Refrain__ModelCard *card, const struct outlook *outlook,
                      struct layout_load *load)
 {
