@@ -27,7 +27,7 @@
 
 #define SET(message, field, value) ((message).has_##field = 1, (message).field = (value))
 
-enum { READY_MS = 10000, ANSWER_MS = 5000, CHUNK = 300 << 10 };
+enum { READY_MS = 60000, ANSWER_MS = 30000, CHUNK = 300 << 10 };
 
 static const char inspecting_worker[] =
     "#!/bin/sh\n"

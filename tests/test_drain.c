@@ -47,7 +47,7 @@ static void fetch(const char *number, const char *name)
 
 static void wait_for_step(const char *number, int step)
 {
-    for (int i = 0; i < 1500; i++) {
+    for (int i = 0; i < 6000; i++) {
         shell_run(text, "refrain status %s --json", number);
         const char *at = strstr(text, "\"step\":");
         if (strstr(text, "\"state\":\"completed\"")) fail_msg("job %s was too quick", number);

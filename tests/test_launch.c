@@ -275,7 +275,7 @@ static void a_stopped_rank_is_killed_before_its_seat_is_given_away(void **state)
         kill(old, SIGSTOP);
         order_replace(&desk, desk.group, 2, 0);
         desk_wait(&desk, desk.ranks[2].pid != old);
-        for (int i = 0; i < 200 && kill(old, 0) == 0; i++) usleep(20000);
+        for (int i = 0; i < PATIENCE_MS / 20 && kill(old, 0) == 0; i++) usleep(20000);
         assert_int_equal(kill(old, 0), -1);
         assert_int_equal(census_count(desk.group, 2), 1);
     }
@@ -407,7 +407,7 @@ static void a_restarted_coordinator_hears_what_it_missed(void **state)
     zmq_close(desk.socket);
     usleep(200000);
     for (int i = 0; i < RANKS; i++) kill(desk.ranks[i].pid, SIGKILL);
-    for (int i = 0; i < 200 && census_count(desk.group, CENSUS_ALL); i++) usleep(20000);
+    for (int i = 0; i < PATIENCE_MS / 20 && census_count(desk.group, CENSUS_ALL); i++) usleep(20000);
     usleep(300000);
     desk.launchers = desk.ends = 0;
     desk_bind(&desk);
@@ -468,7 +468,7 @@ static void ranks_end_with_their_mpirun(void **state)
     kill((pid_t)atoi(text), SIGKILL);
     desk_wait(&desk, desk.ends > 0);
     assert_true(desk.whole_ended);
-    for (int i = 0; i < 200 && census_count(desk.group, CENSUS_ALL); i++) usleep(20000);
+    for (int i = 0; i < PATIENCE_MS / 20 && census_count(desk.group, CENSUS_ALL); i++) usleep(20000);
     assert_int_equal(census_count(desk.group, CENSUS_ALL), 0);
     stop(&desk, pid);
 }

@@ -158,7 +158,7 @@ static void expect_another_layout(const char *name, const char *options)
     shell_run(text, "grep -c 'laid out anew: cfg, [0-9]* s expected gain, [0-9]* s cost' %s.log", s.data);
     assert_true(atoi(text) >= 1);
     shell_run(text, "refrain status %s --json", number);
-    assert_in_range(number_after("\"attempt\":"), 2, 4); /* so short a --settle, and other work beside it */
+    assert_true(number_after("\"attempt\":") >= 2); /* or more often: so short a --settle, and other work beside it */
     stand_stop(&s);
 }
 
