@@ -186,6 +186,12 @@ struct ops {
     void (*linear_destroy)(struct linear *linear); /* NULL is fine */
     size_t (*linear_bytes)(const struct linear *linear);
 
+    /* Outputs [first, first + count) of a whole layer as a layer of their own, which reads the whole's weights (it has no bytes
+     * itself) and must go before it. Its results are the whole's: the same bits where a product is not planned by its
+     * shape (cuda: within the operand's rounding). Of a part there are no parts. */
+    status_t (*linear_part)(const struct linear *whole, int first, int count, struct linear **part,
+                            struct error *error);
+
     /* y[m, n] = epilogue(x[m, k] w^T + bias); x and y have row strides in elements. y may be epilogue->other.
      */
     void (*linear)(struct team *team, const struct linear *linear, const void *x, int64_t x_stride, int rows,

@@ -109,6 +109,16 @@ static status_t paper_linear_create(const struct matrix *w, const struct matrix 
     return STATUS_OK;
 }
 
+static status_t paper_linear_part(const struct linear *whole, int first, int count, struct linear **part,
+                                  struct error *error)
+{
+    struct linear *made = malloc(sizeof *made);
+    if (!made) return error_set(error, STATUS_NO_MEMORY, "no memory for a part of a weight on paper");
+    *made = (struct linear){.ledger = whole->ledger};
+    *part = made;
+    return STATUS_OK;
+}
+
 static void paper_linear_destroy(struct linear *linear)
 {
     if (linear) ledger_give(linear->ledger, LEDGER_WEIGHTS, linear->bytes);
@@ -230,6 +240,7 @@ const struct ops *paper_ops(void)
         .linear_create = paper_linear_create,
         .linear_destroy = paper_linear_destroy,
         .linear_bytes = paper_linear_bytes,
+        .linear_part = paper_linear_part,
         .linear = paper_linear,
         .layer_norm = paper_layer_norm,
         .rms_norm = paper_rms_norm,

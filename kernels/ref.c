@@ -17,18 +17,22 @@ struct linear {
     dtype_t dtype;
     void *weights; /* [n, k] of dtype */
     float *bias;   /* [n], zeros where there was none */
+    bool part;     /* both are the whole's */
 };
 
 static void ref_linear_destroy(struct linear *linear)
 {
     if (!linear) return;
-    free(linear->weights);
-    free(linear->bias);
+    if (!linear->part) {
+        free(linear->weights);
+        free(linear->bias);
+    }
     free(linear);
 }
 
 static size_t ref_linear_bytes(const struct linear *linear)
 {
+    if (linear->part) return 0;
     return (size_t)linear->n * (size_t)linear->k * dtype_bytes(linear->dtype) +
            (size_t)linear->n * sizeof(float);
 }
@@ -61,6 +65,22 @@ static status_t ref_linear_create(const struct matrix *w, const struct matrix *b
 no_memory:
     ref_linear_destroy(linear);
     return error_set(error, STATUS_NO_MEMORY, "no memory for a [%d, %d] weight", w->rows, w->columns);
+}
+
+static status_t ref_linear_part(const struct linear *whole, int first, int count, struct linear **part,
+                                struct error *error)
+{
+    status_t status = weights_check_part(whole->n, first, count, error);
+    if (status) return status;
+    struct linear *made = malloc(sizeof *made);
+    if (!made) return error_set(error, STATUS_NO_MEMORY, "no memory for a part of a weight");
+    *made = *whole;
+    made->n = count;
+    made->weights = (char *)whole->weights + (size_t)first * (size_t)whole->k * dtype_bytes(whole->dtype);
+    made->bias = whole->bias + first;
+    made->part = true;
+    *part = made;
+    return STATUS_OK;
 }
 
 static double sigmoid(double a)
@@ -464,6 +484,7 @@ const struct ops ops_ref = {
     .linear_create = ref_linear_create,
     .linear_destroy = ref_linear_destroy,
     .linear_bytes = ref_linear_bytes,
+    .linear_part = ref_linear_part,
     .linear = ref_linear,
     .layer_norm = ref_layer_norm,
     .rms_norm = ref_rms_norm,

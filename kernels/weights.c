@@ -33,6 +33,12 @@ status_t weights_check_linear(const struct matrix *w, const struct matrix *bias,
     return check(w, bias, error);
 }
 
+status_t weights_check_part(int n, int first, int count, struct error *error)
+{
+    if (first >= 0 && count >= 1 && first < n && count <= n - first) return STATUS_OK;
+    return error_set(error, STATUS_INVALID, "part of a weight: %d rows from %d on, of %d", count, first, n);
+}
+
 static bool within(int value, int limit)
 {
     return value >= 1 && value <= limit;

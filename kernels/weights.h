@@ -75,6 +75,9 @@ status_t weights_check_linear(const struct matrix *w, const struct matrix *bias,
 status_t weights_check_conv(const struct conv_shape *shape, const struct matrix *w, const struct matrix *bias,
                             struct error *error);
 
+/* Whether outputs [first, first + count) are some of n. */
+status_t weights_check_part(int n, int first, int count, struct error *error);
+
 /* `bytes` of memory aligned to a cache line, filled with zeros, in huge pages where it is large; release with
  * free(). NULL when there is none. */
 void *weights_alloc(size_t bytes);

@@ -72,6 +72,14 @@ static status_t linear_create(const struct matrix *w, const struct matrix *bias,
     return status;
 }
 
+static status_t linear_part(const struct linear *whole, int first, int count, struct linear **part,
+                            struct error *error)
+{
+    status_t status = backend->linear_part(whole, first, count, part, error);
+    if (status == STATUS_OK) take(*part, LEDGER_WEIGHTS, backend->linear_bytes(*part));
+    return status;
+}
+
 static void linear_destroy(struct linear *linear)
 {
     give(linear, LEDGER_WEIGHTS);
@@ -100,6 +108,7 @@ const struct ops *counting_ops(const struct ops *inner)
     ops.allocate = allocate;
     ops.release = release;
     ops.linear_create = linear_create;
+    ops.linear_part = linear_part;
     ops.linear_destroy = linear_destroy;
     ops.conv_create = conv_create;
     ops.conv_destroy = conv_destroy;

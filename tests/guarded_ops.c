@@ -78,6 +78,20 @@ static status_t linear_create(const struct matrix *w, const struct matrix *bias,
     return status;
 }
 
+static status_t linear_part(const struct linear *whole, int first, int count, struct linear **part,
+                            struct error *error)
+{
+    const struct guarded_linear *of = (const struct guarded_linear *)(const void *)whole;
+    struct guarded_linear *made = malloc(sizeof *made);
+    *made = (struct guarded_linear){.n = count, .k = of->k};
+    status_t status = guarded_inner()->linear_part(of->inner, first, count, &made->inner, error);
+    if (status == STATUS_OK)
+        *part = (struct linear *)(void *)made;
+    else
+        free(made);
+    return status;
+}
+
 static void linear_destroy(struct linear *linear)
 {
     struct guarded_linear *l = (struct guarded_linear *)(void *)linear;
@@ -351,6 +365,7 @@ void guarded_fill(struct ops *ops)
     *ops = (struct ops){.linear_create = linear_create,
                         .linear_destroy = linear_destroy,
                         .linear_bytes = linear_bytes,
+                        .linear_part = linear_part,
                         .linear = linear,
                         .layer_norm = layer_norm,
                         .rms_norm = rms_norm,

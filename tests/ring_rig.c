@@ -160,6 +160,7 @@ static void *member_main(void *argument)
     if (m->run->ledgers) counting_enter(&m->run->ledgers[m->engine.self]);
     m->engine.ops = m->run->ops ? m->run->ops : guarded_or(NULL);
     m->engine.decode_memory = m->run->decode_memory;
+    m->engine.part_bytes = m->run->part_bytes;
     m->engine.epoch = 1;
     if (set_up(m) == STATUS_OK) {
         m->error.text[0] = 0;

@@ -34,6 +34,7 @@ struct ring_run {
     const struct ops *ops;  /* NULL: guarded_or(NULL) */
     struct ledger *ledgers; /* [members], with ops of tests/counting.h; or NULL */
     size_t decode_memory;   /* as engine.decode_memory */
+    size_t part_bytes;      /* as engine.part_bytes: 0 cuts whatever can be cut */
     struct ring_job *jobs;
     int count;
     uint64_t tickets[RING_MEMBERS]; /* sent by each member to others */

@@ -263,11 +263,21 @@ static void wide_stages_do_not_come_and_go(void **state)
 static void a_block_timed_in_a_wide_stage_is_put_right(void **state)
 {
     struct plan_request request = make_wide(4, 1);
-    struct layout_load load = make_large(1, 0.5, 4);
+    struct layout_load load = make_large(1, 100, 4);
     struct plan wide = choose(&request, load, NULL), plain;
-    assert_true(plan_width(&wide) > 1);
-    double width = plan_width(&wide), state_bytes = 4.0 * 75600 * 5120 * 2;
-    double exchange = state_bytes * (width - 1) / (width * width) / 0.5e9 + 2 * 20e-6;
+    double width = plan_width(&wide), state_bytes = 75600.0 * 5120 * 2;
+    assert_true(width == 4); /* ten heads each: what is not hidden is one all-to-all of four, in two halves */
+    double exchange = state_bytes * (width - 1) / (width * width) / 100e9 + 2 * 20e-6;
+    load.block_seconds = width * (11 / width + exchange);
+    assert_true(fabs(layout_block_seconds(&wide, &request, &load) - 11) < 1e-6);
+    /* So slow that q and k stand behind v on the link. */
+    load.links = (struct planner_links){0};
+    planner_add_link(&load.links, true, 1e9, 20e-6);
+    load.links.per_node = 4;
+    double product = 2.0 * 5120 / (12 * 5120 + 4 * 75600) * 11 / width; /* no feed-forward, no text */
+    double each = state_bytes * (width - 1) / (width * width) / 1e9;
+    assert_true(each > product);
+    exchange = each + 2 * (each - product) + 2 * 20e-6;
     load.block_seconds = width * (11 / width + exchange);
     assert_true(fabs(layout_block_seconds(&wide, &request, &load) - 11) < 1e-6);
     assert_int_equal(plan_make(&request, &plain, NULL), STATUS_OK);

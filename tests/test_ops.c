@@ -2,6 +2,7 @@
  * test_ops.c - dense layers, norms, attention and element-wise ops of every backend this machine can run;
  * how: trial.h. Convolutions: test_conv.c.
  */
+#include <limits.h>
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -204,6 +205,131 @@ static void linear_of_a_matrix_that_does_not_fit_is_refused(void **state)
         assert_int_equal((*ops)->linear_create(&good, &bias, &linear, &error), STATUS_INVALID);
         assert_null(linear);
         (*ops)->linear_destroy(NULL);
+    }
+}
+
+/* A part of a layer beside the layer itself. */
+struct part_inputs {
+    struct linear_inputs of; /* its w and bias are the part's, from where they lie in the whole's */
+    struct matrix whole, whole_bias;
+    int first;
+};
+
+struct part_made {
+    struct linear *whole, *part;
+};
+
+static void *part_make(const struct ops *ops, const void *inputs)
+{
+    const struct part_inputs *in = inputs;
+    struct part_made *made = calloc(1, sizeof *made);
+    assert_int_equal(ops->linear_create(&in->whole, &in->whole_bias, &made->whole, NULL), STATUS_OK);
+    assert_int_equal(ops->linear_part(made->whole, in->first, in->of.w.rows, &made->part, NULL), STATUS_OK);
+    assert_int_equal(ops->linear_bytes(made->part), 0);
+    return made;
+}
+
+static void part_drop(const struct ops *ops, void *made)
+{
+    struct part_made *p = made;
+    ops->linear_destroy(p->part);
+    ops->linear_destroy(p->whole);
+    free(p);
+}
+
+static void part_run(const struct ops *ops, void *made, struct team *team, const void *inputs, int first,
+                     int count, const struct sheet *out)
+{
+    const struct part_inputs *in = inputs;
+    linear_run(ops, ((struct part_made *)made)->part, team, &in->of, first, count, out);
+}
+
+/* Outputs [first, first + count) of n, against `ref` as any op, and where a row's bits are its own, with those of the whole. */
+static void check_part(int rows, int n, int first, int count, int k, dtype_t dtype, enum epilogue_kind kind,
+                       bool operand)
+{
+    void *w = random_weights((int64_t)n * k, dtype, 1, 1), *bias = random_weights(n, DTYPE_F32, 1, 2);
+    float *x = random_floats((int64_t)rows * k, 2, 3), *other = random_floats((int64_t)rows * n, 1, 4),
+          *gate = random_floats(n, 1, 5);
+    struct matrix whole = matrix_of(w, dtype, n, k), whole_bias = matrix_of(bias, DTYPE_F32, n, 1);
+    struct part_inputs in = {
+        .of = {.w = {(const char *)whole.data + (size_t)first * (size_t)k * dtype_bytes(dtype), dtype, count,
+                     k},
+               .x = x,
+               .other = other + first,
+               .gate = gate + first,
+               .other_gap = n - count,
+               .kind = kind,
+               .x_operand = operand},
+        .whole = whole,
+        .whole_bias = whole_bias,
+        .first = first};
+    char name[80];
+    snprintf(name, sizeof name, "linear %dx%d, %d from %d on, type %d epilogue %d", rows, n, count, first,
+             (int)dtype, (int)kind);
+    trial_check(&(struct trial){.name = name,
+                                .items = rows,
+                                .width = count,
+                                .gap = operand ? 8 : 3,
+                                .run = part_run,
+                                .make = part_make,
+                                .drop = part_drop,
+                                .inputs = &in,
+                                .tolerance = operand ? rounded : 1e-6,
+                                .rounded_tolerance = rounded,
+                                .shape_bound = true,
+                                .operand = operand});
+    struct linear_inputs all = {
+        .w = whole, .bias = whole_bias, .has_bias = true, .x = x, .other = other, .gate = gate, .kind = kind};
+    in.of.x_operand = false;
+    for (const struct ops *const *ops = trial_backends(); *ops; ops++) {
+        if (!(*ops)->local) continue;
+        struct sheet a = sheet_new(rows, n, n), b = sheet_new(rows, count, count);
+        struct team *team;
+        assert_int_equal(team_create(2, &team, NULL), STATUS_OK);
+        struct part_made *made = part_make(*ops, &in);
+        linear_run(*ops, made->whole, team, &all, 0, rows, &a);
+        part_run(*ops, made, team, &in, 0, rows, &b);
+        for (int row = 0; row < rows; row++)
+            if (memcmp((float *)sheet_row(&a, row) + first, sheet_row(&b, row), (size_t)count * 4) != 0)
+                fail_msg("%s: %s: row %d is not the whole's", name, (*ops)->name, row);
+        part_drop(*ops, made);
+        team_destroy(team);
+        sheet_free(&a), sheet_free(&b);
+    }
+    free(w), free(bias), free(x), free(other), free(gate);
+}
+
+/* Thirds of layers as of q, k and v of any heads: at, before and behind the edges of panels and of groups of 8. */
+static void a_part_of_a_layer_gives_what_the_layer_gives(void **state)
+{
+    static const int thirds[] = {1, 2, 6, 10, 14, 20, 24, 31, 32, 33, 48, 64, 96, 190};
+    for (size_t i = 0; i < sizeof thirds / sizeof *thirds; i++)
+        for (int third = 0; third < 3; third++) {
+            int n = thirds[i], which = (int)i + third;
+            check_part(which % 4 ? 13 : 1, 3 * n, third * n, n, i % 3 ? 24 : 520, (dtype_t)(which % 3),
+                       (enum epilogue_kind)(which % 6), false);
+        }
+    check_part(29, 288, 96, 96, 96, DTYPE_BF16, EPILOGUE_NONE, true);
+    check_part(29, 216, 72, 72, 96, DTYPE_BF16, EPILOGUE_GELU, true);
+    check_part(29, 60, 20, 20, 24, DTYPE_BF16, EPILOGUE_NONE, true);
+    check_part(3, 100, 99, 1, 40, DTYPE_BF16, EPILOGUE_SILU, false);
+    check_part(160, 2100, 700, 700, 300, DTYPE_F32, EPILOGUE_NONE, false);
+}
+
+static void a_part_that_the_layer_has_not_is_refused(void **state)
+{
+    float data[6] = {0};
+    for (const struct ops *const *ops = trial_backends(); *ops; ops++) {
+        static const int bad[][2] = {{-1, 1}, {0, 0}, {0, 4}, {3, 1}, {2, 2}, {1, INT_MAX}};
+        struct linear *whole = NULL, *part = NULL;
+        struct error error;
+        assert_int_equal((*ops)->linear_create(&(struct matrix){data, DTYPE_F32, 3, 2}, NULL, &whole, &error),
+                         STATUS_OK);
+        for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+            assert_int_equal((*ops)->linear_part(whole, bad[i][0], bad[i][1], &part, &error), STATUS_INVALID);
+        assert_null(part);
+        (*ops)->linear_destroy(whole);
     }
 }
 
@@ -600,6 +726,8 @@ int main(void)
         cmocka_unit_test(linear_of_few_rows_of_floats_is_exact_where_weights_are_narrow),
         cmocka_unit_test(linear_cut_into_many_tasks_has_the_same_bits),
         cmocka_unit_test(linear_of_a_matrix_that_does_not_fit_is_refused),
+        cmocka_unit_test(a_part_of_a_layer_gives_what_the_layer_gives),
+        cmocka_unit_test(a_part_that_the_layer_has_not_is_refused),
         cmocka_unit_test(layer_norm_equals_ref),
         cmocka_unit_test(rms_norm_equals_ref),
         cmocka_unit_test(rms_norm_rope_equals_ref_for_any_head_size),

@@ -90,7 +90,8 @@ static void experts_take_over_where_the_schedules_say(void **state)
 /* ------------------------------------------------------------------------------------------------ the formulas */
 
 /* A step on P stages of U with G branches in each chain: from end to end, and the busiest rank's part (parallelism 5.2 with the
- * exchange of U). Rows are dealt to U ranks over one link, for all chains, and collected over U. */
+ * exchange of U, of which computing hides three of four all-to-alls on links this fast). Rows are dealt to U ranks over one link, for all
+ * chains, and collected over U. */
 struct formula {
     double alone, cycle;
 };
@@ -99,7 +100,7 @@ static struct formula formula(const struct planner_request *r, double p, double 
 {
     double h = 5120, s = r->job.tokens, state = s * h * r->machine.state_bytes, operand = s * h * 2;
     double block = planner_block_flops(&r->model, r->job.tokens) / r->machine.flops, l = r->machine.latency;
-    double exchange = u > 1 ? 4 * operand * (u - 1) / (u * u) / NVLINK + 2 * l : 0;
+    double exchange = u > 1 ? operand * (u - 1) / (u * u) / NVLINK + 2 * l : 0;
     double stage = (block / u + exchange) * 40 / p, hop = state / u / NVLINK + l;
     double path = (p + branches - 1) * stage + (p > 1 || !own ? p + !own : 0) * hop;
     double dealt = state * ((u - 1) / u + !own);
@@ -292,13 +293,15 @@ static void a_job_alone_is_cut_by_branches_and_width(void **state)
     assert_non_null(strstr(o.why, "latency"));
 }
 
-/* Where J G reaches P + G - 1 + P c a pipeline needs no bubbles, and wins by what the exchange costs. */
+/* Where J G reaches P + G - 1 + P c a pipeline needs no bubbles, and wins by what is not hidden of the exchange, where links are
+ * slower than NVLink: there both take the same within a hundredth. */
 static void a_pipeline_overtakes_width_where_it_is_full(void **state)
 {
     static const uint32_t stages[] = {4, 8};
     for (size_t i = 0; i < 2; i++) {
         uint32_t p = stages[i], first = 0;
         struct planner_request r = wan("wan2.1-t2v-14b", p);
+        r.machine.inside = NVLINK / 4;
         for (r.load.jobs = 1; r.load.jobs < 12 && first == 0; r.load.jobs++) {
             struct planner_option deep = predicted(
                 &r, (struct planner_layout){.replicas = 1, .ways = 1, .stages = {p, 0}, .width = 1});
@@ -306,8 +309,17 @@ static void a_pipeline_overtakes_width_where_it_is_full(void **state)
                 &r, (struct planner_layout){.replicas = 1, .ways = 1, .stages = {1, 0}, .width = p});
             if (deep.all_seconds <= wide.all_seconds) first = r.load.jobs;
         }
-        double hop = 75600.0 * 5120 * 2 / NVLINK / (12.6 / p); /* in stage times */
-        assert_int_equal(first, (uint32_t)ceil((p + 1 + p * hop) / 2));
+        double hop = 75600.0 * 5120 * 2 / r.machine.inside / (12.6 / p); /* in stage times */
+        r.load.jobs = (uint32_t)ceil((p + 1 + p * hop) / 2);
+        assert_int_equal(first, r.load.jobs);
+        r.machine.inside = NVLINK;
+        double deep =
+            predicted(&r, (struct planner_layout){.replicas = 1, .ways = 1, .stages = {p, 0}, .width = 1})
+                .all_seconds;
+        double wide =
+            predicted(&r, (struct planner_layout){.replicas = 1, .ways = 1, .stages = {1, 0}, .width = p})
+                .all_seconds;
+        expect_near(deep, wide, 0.01, "a pipeline that is just full, over NVLink");
     }
 }
 
@@ -430,8 +442,18 @@ static void nothing_that_fits_is_faster_than_the_choice(void **state)
 
 /* --------------------------------------------------------------------------------------- what was published */
 
+/* Of a block's exchange, what computing hides here. */
+static double hidden_seconds(const struct planner_request *r, uint32_t width)
+{
+    double u = width, bytes = 4 * (double)r->job.tokens * 5120 * r->machine.operand_bytes;
+    if (width == 1) return 0;
+    return bytes * (u - 1) / (u * u) / r->machine.inside + 2 * r->machine.latency -
+           planner_exchange(r, width, width);
+}
+
 /* Seconds of others' systems on so many ranks; theirs beside their own one-GPU time, so that only what parallel work costs
- * is predicted. All of them take longer than predicted, by what the model leaves out (docs/planner.md). */
+ * is predicted, without what is hidden here: they exchange, and compute then. All of them take longer than predicted, by what
+ * the model leaves out (docs/planner.md). */
 static void published_scaling_is_predicted_within_a_fifth(void **state)
 {
     static const struct {
@@ -460,8 +482,9 @@ static void published_scaling_is_predicted_within_a_fifth(void **state)
         struct planner_option o =
             predicted(&r, (struct planner_layout){
                               .replicas = 1, .ways = rows[i].ways, .stages = {1, 0}, .width = rows[i].width});
-        expect_near(o.job_seconds, rows[i].seconds, 0.20, rows[i].what);
-        assert_true(o.job_seconds < 1.01 * rows[i].seconds);
+        double seconds = o.job_seconds + 40 * 2 * 40 / rows[i].ways * hidden_seconds(&r, rows[i].width);
+        expect_near(seconds, rows[i].seconds, 0.20, rows[i].what);
+        assert_true(seconds < 1.01 * rows[i].seconds);
     }
 }
 

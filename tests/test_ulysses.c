@@ -111,11 +111,13 @@ static struct job_order order_of_size(int width, int height, int frames, double 
                               .priority = 1};
 }
 
-static void expect_like_one(const char *model, struct split split, struct job_order order)
+/* One job of that ring, beside a rank that has it alone. */
+static void expect_ring_like_one(struct ring_run ring, struct job_order order)
 {
-    struct pipeline_run alone = {.model = model, .order = order};
+    struct pipeline_run alone = {.model = ring.model, .ops = ring.ops, .order = order};
     struct ring_job job = {.order = order};
-    struct ring_run ring = {.model = model, .split = split, .jobs = &job, .count = 1};
+    ring.jobs = &job;
+    ring.count = 1;
     pipeline_execute(&alone);
     if (alone.outcome != STATUS_OK) fail_msg("%s", alone.error.text);
     ring_execute(&ring);
@@ -124,6 +126,11 @@ static void expect_like_one(const char *model, struct split split, struct job_or
     assert_memory_equal(job.latents, alone.latents, (size_t)job.latent_count * sizeof *job.latents);
     ring_free(&ring);
     pipeline_free(&alone);
+}
+
+static void expect_like_one(const char *model, struct split split, struct job_order order)
+{
+    expect_ring_like_one((struct ring_run){.model = model, .split = split}, order);
 }
 
 static void rows_need_not_divide_evenly(void **state)
@@ -200,18 +207,49 @@ static void any_heads_are_dealt_to_any_width_that_divides_them(void **state)
     }
 }
 
-/* In flight together: more shards than rows change from hop to hop. */
+/* Parts of q, k and v that begin anywhere in what a backend packs, and groups of heads of unequal size. */
+static void every_backend_gives_the_bits_of_its_own_single_rank(void **state)
+{
+    static const struct cut cuts[] = {{"tests/models/tiny-a", {.layers = 2, .heads = 6, .head_dim = 4}},
+                                      {"tests/models/tiny-a", {.layers = 2, .heads = 3, .head_dim = 8}},
+                                      {"tests/models/tiny-a", {.layers = 2, .heads = 10, .head_dim = 2}}};
+    static const int widths[] = {2, 3, 2};
+    for (size_t i = 0; i < sizeof cuts / sizeof *cuts; i++) {
+        char path[64];
+        cut_model(&cuts[i], path);
+        for (const struct ops *const *ops = guarded_or_all(); *ops; ops++)
+            expect_ring_like_one(
+                (struct ring_run){.model = path, .split = split_wide(widths[i], 1, 2), .ops = *ops},
+                order_of_size(48, 80, 1, 4));
+        tiny_remove(path);
+    }
+}
+
+/* Two members, two heads each, of 64 floats: parts of one head are 256 bytes a row. */
+static void whether_parts_are_cut_does_not_change_a_bit(void **state)
+{
+    static const size_t bounds[] = {1, 40 * 256, 40 * 256 + 1, SIZE_MAX};
+    const struct job_order order = order_of_size(64, 64, 17, 4);
+    for (size_t i = 0; i < sizeof bounds / sizeof *bounds; i++)
+        expect_ring_like_one((struct ring_run){.model = "models/reference",
+                                               .split = {.members = 2, .width = 2, .run = {8, 8}},
+                                               .part_bytes = bounds[i]},
+                             order);
+}
+
+/* In flight together: more shards than rows change from hop to hop, and so does whether parts are cut. */
 static void jobs_of_all_sizes_share_wide_stages(void **state)
 {
     static const int sizes[][3] = {{16, 80, 1}, {80, 80, 5},  {16, 112, 1},
                                    {48, 48, 1}, {16, 208, 1}, {64, 32, 9}};
     enum { JOBS = sizeof sizes / sizeof *sizes };
-    static const struct cut cut = {"tests/models/tiny-a", {.layers = 4, .heads = 5, .head_dim = 4}};
+    static const struct cut cut = {"tests/models/tiny-a", {.layers = 4, .heads = 10, .head_dim = 2}};
     struct ring_job jobs[JOBS] = {0};
     char path[64];
     cut_model(&cut, path);
     for (int width = 1; width <= 5; width += 4) {
-        struct ring_run ring = {.model = path, .split = split_wide(width, 1, 4), .jobs = jobs, .count = JOBS};
+        struct ring_run ring = {
+            .model = path, .split = split_wide(width, 1, 4), .part_bytes = 24, .jobs = jobs, .count = JOBS};
         for (int i = 0; i < JOBS; i++) {
             jobs[i] = (struct ring_job){
                 .order = order_of_size(sizes[i][0], sizes[i][1], sizes[i][2], i % 2 ? 1 : 4)};
@@ -294,6 +332,8 @@ int main(int count, char **arguments)
         cmocka_unit_test(rows_need_not_divide_evenly),
         cmocka_unit_test(three_members_share_three_heads),
         cmocka_unit_test(any_heads_are_dealt_to_any_width_that_divides_them),
+        cmocka_unit_test(every_backend_gives_the_bits_of_its_own_single_rank),
+        cmocka_unit_test(whether_parts_are_cut_does_not_change_a_bit),
         cmocka_unit_test(jobs_of_all_sizes_share_wide_stages),
         cmocka_unit_test(jobs_that_cannot_be_dealt_to_wide_stages_are_refused),
     };

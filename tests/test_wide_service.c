@@ -94,11 +94,13 @@ static void jobs_that_fill_three_wide_stages_have_the_latents_of_one_rank(void *
     }
 }
 
-/* A rank of the second stage, in the middle of an exchange more often than not. */
+/* A rank of the second stage, in the middle of an exchange more often than not, which is cut into all the parts it can be. */
 static void strike(const char *name, int number)
 {
     struct stand s;
+    setenv("REFRAIN_PART_BYTES", "1", 1);
     start(&s, name, 4, "--threads 1 --stage-width 2");
+    unsetenv("REFRAIN_PART_BYTES");
     pid_t client = stand_begin(name, plain);
     int job = stand_begun(name);
     stand_wait_step(job, 5);

@@ -66,6 +66,8 @@ enum {
 };
 _Static_assert((int)WIDE_HOPS_MOST + (int)ENGINE_PARTS + (int)FABRIC_UNTOLD < (int)ENGINE_CREDITS,
                "hops of wide stages would wait for credits");
+/* engine.part_bytes, over the host and from GPU to GPU (docs/decisions.md, 80). */
+enum { ENGINE_PART_BYTES = 64 << 10, ENGINE_PART_BYTES_LENT = 1 << 20 };
 /* Of a rank's memory the decoder may take a quarter, where nobody says another limit: the rest is for weights and steps. */
 enum { ENGINE_DECODE_PARTS = 4 };
 
@@ -113,6 +115,7 @@ struct engine {
     struct team *team;
     struct fabric *fabric;          /* NULL in a process of its own (benchmarks): then members is 1 */
     struct engine_carrier *carrier; /* NULL but on paper */
+    size_t part_bytes; /* a wide stage's members cut what they exchange into no smaller parts; alike on all */
     bool lends;          /* the fabric carries memory of the device (nccl), so hops and OPENs stay there */
     struct tier *tier;   /* NULL: off; borrowed (worker/tier.h) */
     double text_seconds; /* that encoding a prompt took lately; 0: none was encoded yet */

@@ -9,10 +9,11 @@
 
 #include "kernels/paper.h"
 #include "worker/footprint.h"
+#include "worker/ulysses.h"
 
-/* PROMPT_WORDS: more than any text length. PARTS_AT_ONCE: of a member of a wide stage q, k and v of a block and what was attended to in
- * the one before (worker/ulysses.h). */
-enum { PROMPT_WORDS = 2048, PARTS_AT_ONCE = 4 };
+/* PROMPT_WORDS: more than any text length. PARTS_AT_ONCE: of a member of a wide stage v and q of a block, and k and what was attended
+ * to, each in as many parts as there are groups of heads. */
+enum { PROMPT_WORDS = 2048, PARTS_AT_ONCE = 2 + 2 * ULYSSES_GROUPS };
 
 /* A prompt as long as the model takes. */
 static char *long_prompt(void)

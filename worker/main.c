@@ -39,7 +39,7 @@ struct settings {
     const char *tier_disk;
     int64_t tier_memory, tier_device, tier_disk_bytes; /* tier_device: -1 is not said */
     int64_t threads, orphan_ms, join_ms, largest_hop, ranks, jobs, steps, memory, decode_memory;
-    int64_t stage_width;
+    int64_t stage_width, part_bytes;
     int fabric, backend, layout;
     bool json, version, help;
 };
@@ -91,6 +91,10 @@ static const struct option_spec specs[] = {
     {"largest-hop", 0, OPTION_BYTES, offsetof(struct settings, largest_hop), "BYTES",
      .help = "a message between ranks above this is not believed", .standard = "8G", .min = 65536,
      .max = 1e12},
+    {"part-bytes", 0, OPTION_BYTES, offsetof(struct settings, part_bytes), "BYTES",
+     .help = "what ranks of a wide stage exchange is not cut into messages smaller than this, the same on "
+             "all ranks; by default 64 KiB, between GPUs 1 MiB",
+     .min = 1, .max = 1e12, .env = "REFRAIN_PART_BYTES"},
     {.help = "What it keeps for later jobs"},
     {"tier-memory", 0, OPTION_BYTES, offsetof(struct settings, tier_memory), "BYTES",
      .help = "host memory of this rank for the cache tier; 0: no cache tier", .standard = "256M", .min = 0,
@@ -175,6 +179,8 @@ static status_t open_fabric(const struct settings *settings, const struct place 
                             const struct scratch *scratch, struct engine *engine, struct error *error)
 {
     engine->lends = settings->fabric == FABRIC_NCCL;
+    engine->part_bytes = engine->lends ? ENGINE_PART_BYTES_LENT : ENGINE_PART_BYTES;
+    if (settings->part_bytes > 0) engine->part_bytes = (size_t)settings->part_bytes;
     if (engine->lends && !engine->ops->locate)
         return error_set(
             error, STATUS_INVALID,

@@ -10,15 +10,25 @@
 /* What a member that is alive may take for its part: a bound for one that is stuck, as for hops (worker/job_state.h). */
 #define PART_TIMEOUT_NS (600 * SECOND_NS)
 
-/* Purposes of exchanges: those of enum ulysses_kind, and the way back. */
-enum { BACK = ULYSSES_KINDS, EXCHANGES };
+/* Exchanges of a block in the order in which they begin, which is also what they are for: v, q, then k and what was attended to
+ * for each group of heads. */
+enum { V, Q, K, BACK = K + ULYSSES_GROUPS, EXCHANGES = BACK + ULYSSES_GROUPS };
+_Static_assert((int)EXCHANGES <= (int)CIRCLE_ROUNDS, "a block's exchanges may all be under way");
 
-/* One of q, k, v on its way to the heads' ranks, or what was attended to on its way back. */
+/* What is exchanged between rows' ranks and heads' ranks: of each row, for each place, some of that place's heads. */
 struct crossing {
+    int first, count;          /* of a place's heads */
     char *packed;              /* device: what is given, a block for each place */
     char *sent;                /* what the fabric reads: the same, or its copy on the host */
-    char *heads;               /* device: [tokens, own heads * head_dim]; NULL on the way back */
+    char *heads; /* device: [tokens, own heads * head_dim], where it lands; NULL on the way back */
     struct exchange *exchange; /* under way; NULL: none */
+    bool landed[CIRCLE_MEMBERS];
+};
+
+/* Memory for v, q, k, each at its number, and for the way back. Groups of heads divide it. */
+enum { BUFFER_BACK = K + 1, BUFFERS };
+struct buffer {
+    char *packed, *sent, *heads; /* as in a crossing */
 };
 
 struct ulysses {
@@ -29,7 +39,8 @@ struct ulysses {
     size_t element;
     int heads, head_dim; /* own heads */
     struct arena device, shared;
-    int room, tokens;
+    int room, tokens, groups;
+    struct buffer buffer[BUFFERS];
     struct crossing crossing[EXCHANGES];
     struct error failure; /* status STATUS_OK: none */
 };
@@ -72,22 +83,24 @@ static int rows_of(const struct ulysses *u, int place)
     return shard_row(u->tokens, u->width, place + 1) - shard_row(u->tokens, u->width, place);
 }
 
-/* Bytes of a row of one place's heads. */
-static size_t row_bytes(const struct ulysses *u)
+/* Bytes of a row of so many heads. */
+static size_t bytes_of(const struct ulysses *u, int heads)
 {
-    return (size_t)u->heads * (size_t)u->head_dim * u->element;
+    return (size_t)heads * (size_t)u->head_dim * u->element;
 }
 
 /* The attended rows of own heads are given from where attention writes them, the rest from where it is packed. */
 static void lay_out(struct ulysses *u, int tokens)
 {
-    size_t all = (size_t)tokens, own = (size_t)(tokens / u->width + 1) * (size_t)u->width;
-    for (int i = 0; i < EXCHANGES; i++) {
-        struct crossing *c = &u->crossing[i];
-        size_t rows = i == BACK ? all : own;
-        c->packed = arena_take(&u->device, rows, row_bytes(u));
-        c->heads = i == BACK ? NULL : arena_take(&u->device, all, row_bytes(u));
-        c->sent = u->staged ? arena_take(&u->shared, rows, row_bytes(u)) : c->packed;
+    size_t all = (size_t)tokens, own = (size_t)(tokens / u->width + 1) * (size_t)u->width,
+           row = bytes_of(u, u->heads);
+    for (int i = 0; i < BUFFERS; i++) {
+        struct buffer *b = &u->buffer[i];
+        bool back = i == BUFFER_BACK;
+        size_t rows = back ? all : own;
+        b->packed = arena_take(&u->device, rows, row);
+        b->heads = back ? NULL : arena_take(&u->device, all, row);
+        b->sent = u->staged ? arena_take(&u->shared, rows, row) : b->packed;
     }
 }
 
@@ -114,9 +127,38 @@ status_t ulysses_fit(struct ulysses *u, const struct denoiser_config *config, in
     return STATUS_OK;
 }
 
+/* Two groups, unless their parts would be too small to be worth a message each; the same everywhere in the circle. */
+static int groups_of(const struct ulysses *u)
+{
+    size_t least = (size_t)(u->tokens / u->width) * bytes_of(u, u->heads / 2);
+    return u->heads >= 2 && least >= u->engine->part_bytes ? 2 : 1;
+}
+
+/* Heads [first, next) of each place's. rows: that the buffer has packed for all places. */
+static struct crossing cut(const struct ulysses *u, const struct buffer *buffer, size_t rows, int first,
+                           int next)
+{
+    size_t before = rows * bytes_of(u, first);
+    return (struct crossing){.first = first,
+                             .count = next - first,
+                             .packed = buffer->packed + before,
+                             .sent = buffer->sent + before,
+                             .heads = buffer->heads};
+}
+
 void ulysses_begin(struct ulysses *u, int tokens)
 {
     u->tokens = tokens;
+    u->groups = groups_of(u);
+    size_t rows = (size_t)rows_of(u, u->place) * (size_t)u->width;
+    for (int i = V; i <= Q; i++) u->crossing[i] = cut(u, &u->buffer[i], rows, 0, u->heads);
+    for (int g = 0; g < u->groups; g++) {
+        int first = u->heads * g / u->groups, next = u->heads * (g + 1) / u->groups;
+        u->crossing[K + g] = cut(u, &u->buffer[K], rows, first, next);
+        u->crossing[BACK + g] = cut(u, &u->buffer[BUFFER_BACK], (size_t)tokens, first, next);
+    }
+    for (int g = u->groups; g < ULYSSES_GROUPS; g++)
+        u->crossing[K + g] = u->crossing[BACK + g] = (struct crossing){0};
 }
 
 bool ulysses_failed(const struct ulysses *u)
@@ -149,7 +191,10 @@ static void send(struct ulysses *u, int purpose, const size_t *begin, const uint
         e->ops->copy(e->team, c->sent, c->packed, bytes);
         if (engine_wait(e, &u->failure) != STATUS_OK) return;
     }
-    for (int p = 0; p < u->width; p++) give[p] = c->sent + begin[p];
+    for (int p = 0; p < u->width; p++) {
+        give[p] = c->sent + begin[p];
+        c->landed[p] = p == u->place;
+    }
     const struct circle_parts parts = {.purpose = (uint32_t)purpose,
                                        .dtype = e->ops->operand == DTYPE_F32 ? TICKET_F32 : TICKET_BF16,
                                        .on_device = e->lends,
@@ -159,35 +204,6 @@ static void send(struct ulysses *u, int purpose, const size_t *begin, const uint
     circle_begin(u->circle, &parts, &c->exchange, &u->failure);
 }
 
-void ulysses_give(struct ulysses *u, struct team *team, enum ulysses_kind kind, const void *rows,
-                  int64_t stride)
-{
-    const struct ops *ops = u->engine->ops;
-    struct crossing *c = &u->crossing[kind];
-    size_t wide = row_bytes(u), begin[CIRCLE_MEMBERS];
-    int own = rows_of(u, u->place);
-    uint64_t give_bytes[CIRCLE_MEMBERS], take_bytes[CIRCLE_MEMBERS];
-    finish(u, c);
-    if (ulysses_failed(u)) return;
-    for (int p = 0; p < u->width; p++) {
-        begin[p] = (size_t)p * (size_t)own * wide;
-        give_bytes[p] = (size_t)own * wide;
-        take_bytes[p] = (size_t)rows_of(u, p) * wide;
-        char *to = p == u->place ? c->heads + (size_t)shard_row(u->tokens, u->width, p) * wide
-                                 : c->packed + begin[p];
-        ops->copy_rows(team, to, wide, (const char *)rows + (size_t)p * wide, (size_t)stride * u->element,
-                       wide, own);
-    }
-    send(u, kind, begin, give_bytes, take_bytes);
-}
-
-/* The part from a place, wherever it lies; `event` is to be given back after it was read. */
-static bool take(struct ulysses *u, struct crossing *c, int place, struct fabric_event *event)
-{
-    return !u->engine->carrier && !ulysses_failed(u) &&
-           exchange_take(c->exchange, place, deadline(), event, &u->failure) == STATUS_OK;
-}
-
 /* Memory that the fabric lent on the device is free in the order of ops, the host's once it was read. */
 static void put_back(struct ulysses *u, struct fabric_event *event)
 {
@@ -195,50 +211,103 @@ static void put_back(struct ulysses *u, struct fabric_event *event)
     fabric_release(u->engine->fabric, event);
 }
 
-void ulysses_heads(struct ulysses *u, struct team *team, struct attention *a)
+/* Puts the parts of an exchange that have come where they belong: heads' rows, or, on the way back, rows' heads in `rows` with a
+ * stride in bytes. wait: until all have come. */
+static void land(struct ulysses *u, struct team *team, struct crossing *c, void *rows, size_t stride,
+                 bool wait)
 {
-    int64_t stride = (int64_t)u->heads * u->head_dim;
+    size_t row = bytes_of(u, u->heads), wide = bytes_of(u, c->count), before = bytes_of(u, c->first);
     struct fabric_event event;
-    for (int i = 0; i < ULYSSES_KINDS; i++) {
-        struct crossing *c = &u->crossing[i];
-        for (int p = 0; p < u->width; p++) {
-            char *to = c->heads + (size_t)shard_row(u->tokens, u->width, p) * row_bytes(u);
-            if (p == u->place || !take(u, c, p, &event)) continue;
-            u->engine->ops->copy(team, to, event.payload, event.ticket.bytes);
-            put_back(u, &event);
-        }
+    for (int p = 0; p < u->width && c->exchange; p++) {
+        if (c->landed[p] || (!wait && !exchange_ready(c->exchange, p))) continue;
+        if (ulysses_failed(u) || exchange_take(c->exchange, p, deadline(), &event, &u->failure) != STATUS_OK)
+            return;
+        size_t at = c->heads ? (size_t)shard_row(u->tokens, u->width, p) * row : (size_t)p * row;
+        u->engine->ops->copy_rows(team, (c->heads ? c->heads : (char *)rows) + at + before,
+                                  c->heads ? row : stride, event.payload, wide, wide,
+                                  rows_of(u, c->heads ? p : u->place));
+        c->landed[p] = true;
+        put_back(u, &event);
     }
-    finish(u, &u->crossing[BACK]);
-    a->q = u->crossing[ULYSSES_Q].heads;
-    a->k = u->crossing[ULYSSES_K].heads;
-    a->v = u->crossing[ULYSSES_V].heads;
-    a->out = u->crossing[BACK].packed;
-    a->q_stride = a->k_stride = a->v_stride = a->out_stride = stride;
-    a->q_rows = a->kv_rows = u->tokens;
-    a->heads = u->heads;
 }
 
-void ulysses_rows(struct ulysses *u, struct team *team, void *rows, int64_t stride)
+static void give_heads(struct ulysses *u, struct team *team, int purpose, const char *rows, size_t stride)
 {
-    const struct ops *ops = u->engine->ops;
-    struct crossing *c = &u->crossing[BACK];
-    struct fabric_event event;
-    size_t wide = row_bytes(u), begin[CIRCLE_MEMBERS];
+    struct crossing *c = &u->crossing[purpose];
+    size_t row = bytes_of(u, u->heads), wide = bytes_of(u, c->count), before = bytes_of(u, c->first);
+    size_t begin[CIRCLE_MEMBERS];
     int own = rows_of(u, u->place);
+    uint64_t give_bytes[CIRCLE_MEMBERS], take_bytes[CIRCLE_MEMBERS];
+    finish(u, c);
+    if (ulysses_failed(u)) return;
+    for (int p = 0; p < u->width; p++) {
+        bool mine = p == u->place;
+        begin[p] = (size_t)p * (size_t)own * wide;
+        give_bytes[p] = (size_t)own * wide;
+        take_bytes[p] = (size_t)rows_of(u, p) * wide;
+        char *to =
+            mine ? c->heads + (size_t)shard_row(u->tokens, u->width, p) * row + before : c->packed + begin[p];
+        u->engine->ops->copy_rows(team, to, mine ? row : wide, rows + (size_t)p * row + before, stride, wide,
+                                  own);
+    }
+    send(u, purpose, begin, give_bytes, take_bytes);
+}
+
+/* What has come meanwhile makes room for what is still to come. */
+void ulysses_give(struct ulysses *u, struct team *team, enum ulysses_kind kind, const void *rows,
+                  int64_t stride)
+{
+    int first = kind == ULYSSES_V ? V : kind == ULYSSES_Q ? Q : K;
+    int last = kind == ULYSSES_K ? K + u->groups - 1 : first;
+    for (int i = first; i <= last; i++) give_heads(u, team, i, rows, (size_t)stride * u->element);
+    for (int i = V; i < first; i++) land(u, team, &u->crossing[i], NULL, 0, false);
+}
+
+int ulysses_groups(const struct ulysses *u)
+{
+    return u->groups;
+}
+
+void ulysses_heads(struct ulysses *u, struct team *team, int group, struct attention *a)
+{
+    const int wanted[] = {V, Q, K + group}; /* as they come: each holds a credit until it has landed */
+    struct crossing *back = &u->crossing[BACK + group];
+    for (int i = 0; i < 3; i++) land(u, team, &u->crossing[wanted[i]], NULL, 0, true);
+    finish(u, back);
+    size_t before = bytes_of(u, back->first);
+    a->q = u->crossing[Q].heads + before;
+    a->k = u->crossing[K + group].heads + before;
+    a->v = u->crossing[V].heads + before;
+    a->out = back->packed;
+    a->q_stride = a->k_stride = a->v_stride = (int64_t)u->heads * u->head_dim;
+    a->out_stride = (int64_t)back->count * u->head_dim;
+    a->q_rows = a->kv_rows = u->tokens;
+    a->heads = back->count;
+}
+
+void ulysses_back(struct ulysses *u, int group)
+{
+    size_t wide = bytes_of(u, u->crossing[BACK + group].count), begin[CIRCLE_MEMBERS];
     uint64_t give_bytes[CIRCLE_MEMBERS], take_bytes[CIRCLE_MEMBERS];
     if (ulysses_failed(u)) return;
     for (int p = 0; p < u->width; p++) {
         begin[p] = (size_t)shard_row(u->tokens, u->width, p) * wide;
         give_bytes[p] = (size_t)rows_of(u, p) * wide;
-        take_bytes[p] = (size_t)own * wide;
+        take_bytes[p] = (size_t)rows_of(u, u->place) * wide;
     }
-    send(u, BACK, begin, give_bytes, take_bytes);
-    for (int p = 0; p < u->width; p++) {
-        bool mine = p == u->place;
-        if (!mine && !take(u, c, p, &event)) return;
-        ops->copy_rows(team, (char *)rows + (size_t)p * wide, (size_t)stride * u->element,
-                       mine ? c->packed + begin[p] : event.payload, wide, wide, own);
-        if (!mine) put_back(u, &event);
+    send(u, BACK + group, begin, give_bytes, take_bytes);
+}
+
+void ulysses_rows(struct ulysses *u, struct team *team, void *rows, int64_t stride)
+{
+    size_t bytes = (size_t)stride * u->element, own = (size_t)shard_row(u->tokens, u->width, u->place);
+    for (int g = 0; g < u->groups; g++) {
+        struct crossing *c = &u->crossing[BACK + g];
+        size_t wide = bytes_of(u, c->count);
+        char *mine = (char *)rows + (size_t)u->place * bytes_of(u, u->heads) + bytes_of(u, c->first);
+        u->engine->ops->copy_rows(team, mine, bytes, c->packed + own * wide, wide, wide,
+                                  rows_of(u, u->place));
+        land(u, team, c, rows, bytes, true);
     }
 }
 

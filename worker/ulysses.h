@@ -3,10 +3,13 @@
  *
  *     ulysses_fit(u, &config, tokens, &error)                       room for that many tokens
  *     ulysses_begin(u, tokens);                                     a hop: this rank has rows shard_row(tokens, U, place) ...
- *     ulysses_give(u, team, ULYSSES_Q, q, stride);                  and in each block: own rows of all heads leave,
- *     ... compute k meanwhile, give it, and v ...
- *     ulysses_heads(u, team, &attention);                           all rows of own heads are there
- *     ops->attention(team, &attention);
+ *     ulysses_give(u, team, ULYSSES_V, v, stride);                  and in each block: own rows of all heads leave,
+ *     ... compute q meanwhile, give it, then k ...
+ *     for (int group = 0; group < ulysses_groups(u); group++) {
+ *         ulysses_heads(u, team, group, &attention);                all rows of some own heads are there
+ *         ops->attention(team, &attention);
+ *         ulysses_back(u, group);                                   ... and travel while the next ones are attended for
+ *     }
  *     ulysses_rows(u, team, attended, stride);                      own rows of all heads again
  *     ulysses_join(u, sums, bytes, all)                             what the host has of own rows, of all rows
  *     ulysses_end(u, &error)                                        did all of it work?
@@ -15,6 +18,11 @@
  * at place p has the tokens' rows [S p / U, S (p + 1) / U) and, during attention, heads [H p / U, H (p + 1) / U): U divides
  * H, it need not divide S. Everything but attention over the tokens works row by row, and no head's result depends on
  * another, so where a row's bits depend on nothing beside it (kernels/ops.h) they are those of one rank.
+ *
+ * Four all-to-alls a block, and what of them is not hidden by computing: v travels while q is computed, q while k is, and where
+ * two or more own heads make parts of engine->part_bytes or more, k and what was attended to are exchanged in two groups of
+ * heads, so that the second group's k travels while the first is attended for, and the first's results while the second is
+ * (docs/decisions.md, 80). What waits is the last group's.
  *
  * What is given leaves at once; a later call waits for it only when its memory is needed again. A failure (a lost member,
  * a deadline) is kept until ulysses_end, and nothing more is sent or waited for; what was computed is then worth nothing.
@@ -30,7 +38,10 @@
 struct engine;
 struct ulysses;
 
-enum ulysses_kind { ULYSSES_Q, ULYSSES_K, ULYSSES_V, ULYSSES_KINDS };
+/* In the order in which they are given. */
+enum ulysses_kind { ULYSSES_V, ULYSSES_Q, ULYSSES_K };
+
+enum { ULYSSES_GROUPS = 2 }; /* of heads, at most */
 
 /* The first of a place's rows; of place `width`: how many rows there are. */
 static inline int shard_row(int tokens, int width, int place)
@@ -49,13 +60,18 @@ status_t ulysses_fit(struct ulysses *ulysses, const struct denoiser_config *conf
                      struct error *error);
 void ulysses_begin(struct ulysses *ulysses, int tokens);
 
+/* The own heads' groups, for the tokens at work. */
+int ulysses_groups(const struct ulysses *ulysses);
+
 /* rows: operands, a view [own rows, hidden] with a stride in elements; it may be written again after this. */
 void ulysses_give(struct ulysses *ulysses, struct team *team, enum ulysses_kind kind, const void *rows,
                   int64_t stride);
 /* Waits for what the others gave, and makes a->q, k, v and out, their strides, rows and heads those of all tokens and the
- * own heads. */
-void ulysses_heads(struct ulysses *ulysses, struct team *team, struct attention *a);
-/* After that attention: into a view [own rows, hidden]. */
+ * group's heads. The groups in their order. */
+void ulysses_heads(struct ulysses *ulysses, struct team *team, int group, struct attention *a);
+/* After that attention: its results leave. */
+void ulysses_back(struct ulysses *ulysses, int group);
+/* After all of them: waits for what the others attended to, and puts it into a view [own rows, hidden]. */
 void ulysses_rows(struct ulysses *ulysses, struct team *team, void *rows, int64_t stride);
 
 /* own: `bytes` for each own row, all: for each of all rows, in their order; memory of the host. Waits; false: it failed. */

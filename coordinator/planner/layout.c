@@ -7,8 +7,9 @@
 /* Within so much of the best a simpler layout is as good. */
 #define AS_GOOD 1.01
 
-/* LEAST_ROWS: of a rank of a wide stage, worth an exchange. STEPS: that are predicted, for those that are left of any job. */
-enum { LEAST_ROWS = 16, STEPS = 1000 };
+/* LEAST_ROWS: of a rank of a wide stage, worth an exchange. STEPS: that are predicted, for those that are left of any job.
+ * HALVINGS: of a time, until it is known to a billionth. */
+enum { LEAST_ROWS = 16, STEPS = 1000, HALVINGS = 30 };
 
 /* What the planner is asked, of the ranks that there are. Links that are not known cost nothing: then no layout is wide. */
 static struct planner_request describe(const struct plan_request *request, const struct layout_load *load)
@@ -18,6 +19,8 @@ static struct planner_request describe(const struct plan_request *request, const
     struct planner_request asked = {.model = {.layers = request->layers,
                                               .heads = request->heads,
                                               .head_dim = load->head_dim,
+                                              .ffn = load->ffn,
+                                              .text_tokens = load->text_tokens,
                                               .experts = mix->experts > 1 ? PLAN_EXPERTS : 1},
                                     .job = {.tokens = load->tokens ? load->tokens : 1,
                                             .steps = {first, STEPS - first},
@@ -54,9 +57,17 @@ double layout_block_seconds(const struct plan *plan, const struct plan_request *
 {
     struct planner_request asked = describe(request, load);
     uint32_t width = plan_width(plan);
-    /* A rank has 1 / width of the rows: per row it waited for all of the exchange. */
-    double waited = plan->ranks > 0 ? width * planner_exchange(&asked, width, plan->ranks) : 0;
-    return fmax(load->block_seconds - waited, load->block_seconds / 2);
+    double least = load->block_seconds / 2, most = load->block_seconds;
+    if (plan->ranks == 0 || width == 1) return most;
+    /* A rank has 1 / width of the rows: per row it waited for all of the exchange, which is less the longer it computed. Both
+     * together grow with what it computed, so that is found by halving. */
+    for (int i = 0; i < HALVINGS; i++) {
+        asked.machine.block_seconds = (least + most) / 2;
+        double waited = width * planner_exchange(&asked, width, plan->ranks);
+        *(asked.machine.block_seconds + waited < load->block_seconds ? &least : &most) =
+            asked.machine.block_seconds;
+    }
+    return most;
 }
 
 static uint32_t fewest_tokens(const struct layout_load *load)

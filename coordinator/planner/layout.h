@@ -30,6 +30,8 @@ struct layout_load {
     double deadline;      /* seconds that this job has left; 0: none */
     /* For what is sent: stages are only wide where all of it is known. */
     uint32_t tokens, head_dim;
+    /* What a block computes besides; 0: unknown, and more is believed to be hidden. */
+    uint32_t ffn, text_tokens;
     uint32_t fewest_tokens; /* of any of the jobs; 0: they are alike */
     uint32_t operand_bytes; /* of an element inside a block */
     struct planner_links links;

@@ -161,7 +161,7 @@ void planner_predict(const struct planner_request *request, const struct planner
  * number of ranks. */
 void planner_rate(const struct planner_request *request, const struct plan *plan,
                   struct planner_option *option);
-/* What the ranks of stages so wide give each other in a block, in seconds: the slowest stage of ranks [0, count). */
+/* What ranks of stages so wide wait for each other in a block, in seconds: the slowest stage of ranks [0, count). */
 double planner_exchange(const struct planner_request *request, uint32_t width, uint32_t count);
 
 /* Is it worth to stop, move and go on? Gain: what remains now, in seconds, less what would remain then; it must exceed the

@@ -1,7 +1,7 @@
 /*
  * planner_cost.c - what one layout is worth (planner.h). Pure functions.
  *
- * Everything follows from one block's time: a stage U wide takes 1/U of it and the exchange of four all-to-alls; a ring's
+ * Everything follows from one block's time: a stage U wide takes 1/U of it and what four all-to-alls add to that; a ring's
  * cycle and the time of one step alone are plan.h's, in those units; a link that every step's bytes must pass bounds the
  * cycle from below. The formulas and where they were published: docs/planner.md.
  */
@@ -13,6 +13,9 @@
 
 #define UNSTEADY  0.16
 #define UNNOTICED 0.01 /* of a job: nobody adds another one for the last hundredth of a rank's time */
+
+/* Of heads, that exchange one behind the other (worker/ulysses.h). */
+enum { GROUPS = 2 };
 
 static uint32_t smaller(uint32_t a, uint32_t b)
 {
@@ -47,7 +50,7 @@ struct field {
     double state_bytes; /* of a whole hidden state on the wire */
     double alone;       /* seconds of a block on one rank */
     double block;       /* ... and on a stage: computing and exchange */
-    double exchange;    /* of that */
+    double exchange;    /* of that, what is not hidden behind computing */
 };
 
 /* What a block's four all-to-alls carry, all ranks together. */
@@ -55,6 +58,12 @@ static double exchanged_bytes(const struct field *f)
 {
     return 4 * (double)f->request->job.tokens * hidden_of(&f->request->model) *
            f->request->machine.operand_bytes;
+}
+
+/* Of a rank's heads, in the g-th group. */
+static double group_share(uint32_t heads, uint32_t groups, uint32_t g)
+{
+    return (double)(heads * (g + 1) / groups - heads * g / groups) / heads;
 }
 
 /* Where a stage's ranks [at, ...) leave a node. */
@@ -71,21 +80,43 @@ static double staggered(double here, double there)
     return here > 1 && there > 0 ? (there - 1) / (4 * here * there) : 0;
 }
 
-/* Four all-to-alls of a block of a stage whose ranks are [first, first + width): each rank gives 1/U of its 1/U to each of the
- * others, those of its node over its own link, the rest over its node's. Q, k and v leave together, so their messages'
- * latency counts once, and once on the way back. */
-static double exchange_seconds(const struct field *f, uint32_t first)
+/* That the links carry the four all-to-alls of a block of a stage whose ranks are [first, first + width): each rank gives 1/U of its
+ * 1/U to each of the others, those of its node over its own link, the rest over its node's. */
+static double carry_seconds(const struct field *f, uint32_t first)
 {
     const struct planner_machine *m = &f->request->machine;
     double u = f->layout->width, bytes = exchanged_bytes(f), near = 0, far = 0;
-    if (u < 2) return 0;
     for (uint32_t at = first, end; at < first + f->layout->width; at = end) {
         end = end_in_node(f, at, first + f->layout->width);
         double here = end - at;
         near = fmax(near, bytes * (here - 1) / (u * u));
         far = fmax(far, bytes * here / u * (1 - here / u) * (1 - staggered(here, u - here)));
     }
-    return fmax(near / m->inside, far / m->between) + 2 * m->latency;
+    return fmax(near / m->inside, far / m->between);
+}
+
+/* What these cost beside computing, as worker/ulysses.h hides them: v, q and k each leave when their product is done, behind each
+ * other on the link; k and what was attended to in two groups of heads where there are two, and a group is attended for
+ * when its k is there. */
+static double exchange_seconds(const struct field *f, uint32_t first)
+{
+    const struct planner_request *r = f->request;
+    double s = r->job.tokens, h = hidden_of(&r->model), latency = r->machine.latency;
+    if (f->layout->width < 2) return 0;
+    double computed = f->alone * f->rows / s / planner_block_flops(&r->model, r->job.tokens);
+    double product = 2 * s * h * h * computed, attention = 4 * s * s * h * computed;
+    double each = carry_seconds(f, first) / 4, now = product, link = 0, come[GROUPS];
+    uint32_t heads = r->model.heads / f->layout->width, groups = heads < GROUPS ? 1 : GROUPS;
+    for (int i = 0; i < 2; i++, now += product) link = fmax(link, now) + each;
+    for (uint32_t g = 0; g < groups; g++) {
+        link = fmax(link, now) + each * group_share(heads, groups, g);
+        come[g] = link + latency;
+    }
+    for (uint32_t g = 0; g < groups; g++) {
+        now = fmax(now, come[g]) + attention * group_share(heads, groups, g);
+        link = fmax(link, now) + each * group_share(heads, groups, g);
+    }
+    return fmax(now, link + latency) - 3 * product - attention;
 }
 
 static double block_seconds(const struct planner_request *r)
@@ -110,9 +141,9 @@ static void make_field(const struct planner_request *r, const struct planner_lay
         .request = r, .layout = layout, .group = layout->ways * stages_of(layout) * layout->width};
     f->rows = (r->job.tokens + layout->width - 1) / layout->width;
     f->state_bytes = (double)r->job.tokens * hidden_of(&r->model) * r->machine.state_bytes;
+    f->alone = block_seconds(r);
     for (uint32_t first = 0; first < layout->replicas * f->group; first += layout->width)
         f->exchange = fmax(f->exchange, exchange_seconds(f, first));
-    f->alone = block_seconds(r);
     f->block = f->alone * f->rows / r->job.tokens + f->exchange;
 }
 

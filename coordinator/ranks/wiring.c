@@ -63,6 +63,8 @@ void wiring_describe(const struct group *group, const Refrain__ModelCard *card, 
 {
     load->tokens = load->fewest_tokens = (uint32_t)outlook->tokens;
     load->head_dim = card->head_dim;
+    load->ffn = card->ffn_dim;
+    load->text_tokens = card->text_length;
     load->operand_bytes = group->members[0].gpu[0] ? 2 : 4; /* bf16, or float32 */
     wiring_of(group, &load->links);
 }

@@ -11,6 +11,8 @@ status_t FOR_ISA(linear_create)(const struct matrix *w, const struct matrix *bia
                                 struct error *error);
 void FOR_ISA(linear_destroy)(struct linear *linear);
 size_t FOR_ISA(linear_bytes)(const struct linear *linear);
+status_t FOR_ISA(linear_part)(const struct linear *whole, int first, int count, struct linear **part,
+                              struct error *error);
 void FOR_ISA(linear)(struct team *team, const struct linear *linear, const void *x, int64_t x_stride,
                      int rows, const struct epilogue *epilogue, void *y, int64_t y_stride);
 

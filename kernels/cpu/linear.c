@@ -31,6 +31,10 @@ struct linear {
     dtype_t dtype;
     void *panels; /* see above */
     float *bias;  /* [n rounded up to a panel], zeros beyond n and where there was none */
+    /* A part of a whole layer has its memory, from the panel on in which the part begins; a whole one is its only part. */
+    bool part;
+    int skip;   /* columns of the first panel that are before the part */
+    int packed; /* columns from the first panel to the whole's end */
 };
 
 /* What one thread's scratch holds. */
@@ -59,6 +63,12 @@ static size_t panel_elements(int n, int k)
     return (size_t)divide_up(n, LANES) * LANES * (size_t)k;
 }
 
+/* Those that a part reaches into. */
+static int panels_of(const struct linear *linear)
+{
+    return panel_count(linear->skip + linear->n);
+}
+
 static size_t bias_bytes(int n)
 {
     return (size_t)panel_count(n) * TILE_COLUMNS * sizeof(float);
@@ -67,13 +77,16 @@ static size_t bias_bytes(int n)
 void FOR_ISA(linear_destroy)(struct linear *linear)
 {
     if (!linear) return;
-    free(linear->panels);
-    free(linear->bias);
+    if (!linear->part) {
+        free(linear->panels);
+        free(linear->bias);
+    }
     free(linear);
 }
 
 size_t FOR_ISA(linear_bytes)(const struct linear *linear)
 {
+    if (linear->part) return 0;
     return panel_elements(linear->n, linear->k) * dtype_bytes(linear->dtype) + bias_bytes(linear->n);
 }
 
@@ -101,7 +114,7 @@ status_t FOR_ISA(linear_create)(const struct matrix *w, const struct matrix *bia
 
     struct linear *linear = malloc(sizeof *linear);
     if (!linear) goto no_memory;
-    *linear = (struct linear){.n = w->rows, .k = w->columns, .dtype = w->dtype};
+    *linear = (struct linear){.n = w->rows, .k = w->columns, .dtype = w->dtype, .packed = w->rows};
     linear->panels = weights_alloc(panel_elements(w->rows, w->columns) * dtype_bytes(w->dtype));
     linear->bias = weights_alloc(bias_bytes(w->rows));
     if (!linear->panels || !linear->bias) goto no_memory;
@@ -113,6 +126,28 @@ status_t FOR_ISA(linear_create)(const struct matrix *w, const struct matrix *bia
 no_memory:
     FOR_ISA(linear_destroy)(linear);
     return error_set(error, STATUS_NO_MEMORY, "no memory for a [%d, %d] weight", w->rows, w->columns);
+}
+
+/* Panels before the last one of a whole layer are full, so that a part begins at whole panels' distance from it. */
+status_t FOR_ISA(linear_part)(const struct linear *whole, int first, int count, struct linear **result,
+                              struct error *error)
+{
+    status_t status = weights_check_part(whole->n, first, count, error);
+    if (status) return status;
+    struct linear *part = malloc(sizeof *part);
+    if (!part) return error_set(error, STATUS_NO_MEMORY, "no memory for a part of a weight");
+    int skip = first % TILE_COLUMNS, begin = first - skip;
+    *part = (struct linear){.n = count,
+                            .k = whole->k,
+                            .dtype = whole->dtype,
+                            .panels = (char *)whole->panels +
+                                      (size_t)begin * (size_t)whole->k * dtype_bytes(whole->dtype),
+                            .bias = whole->bias + begin,
+                            .part = true,
+                            .skip = skip,
+                            .packed = whole->n - begin};
+    *result = part;
+    return STATUS_OK;
 }
 
 /* ----------------------------------------------------------------------------------------- the product */
@@ -141,7 +176,7 @@ static void widen(const uint16_t *from, dtype_t dtype, int count, float *to)
 static void point_at_panel(const struct linear *linear, int panel, int k, int length, int rows,
                            float *scratch, struct tile *tile)
 {
-    int columns = panel_columns(linear->n, panel);
+    int columns = panel_columns(linear->packed, panel);
     size_t at = (size_t)panel * TILE_COLUMNS * (size_t)linear->k + (size_t)k * (size_t)columns;
     tile->columns = columns;
     tile->b_step = columns;
@@ -174,19 +209,20 @@ INLINE v16 apply(const struct epilogue *e, const enum epilogue_kind kind, v16 a,
     return a;
 }
 
-/* Bias and epilogue for one panel's sums, rows [first, first + rows). */
+/* Bias and epilogue for one panel's sums, rows [first, first + rows); columns are counted from the first panel's. */
 INLINE void store_panel(const struct linear_run *run, const enum epilogue_kind kind, int panel, int first,
                         int rows, const float (*sums)[TILE_COLUMNS])
 {
     const struct epilogue *e = &run->epilogue;
-    int begin = panel * TILE_COLUMNS,
-        end = begin + TILE_COLUMNS < run->linear->n ? begin + TILE_COLUMNS : run->linear->n;
+    int skip = run->linear->skip, last = skip + run->linear->n, begin = panel * TILE_COLUMNS,
+        end = begin + TILE_COLUMNS < last ? begin + TILE_COLUMNS : last;
     for (int r = 0; r < rows; r++) {
         const float *other = e->other ? e->other + (first + r) * e->other_stride : NULL;
         float *y = run->y + (first + r) * run->y_stride;
-        for (int at = begin; at < end; at += LANES) {
-            v16 a = v16_add(v16_load(sums[r] + at - begin), v16_load(run->linear->bias + at));
-            v16_store_n(y + at, apply(e, kind, a, other, at, end - at), end - at);
+        for (int at = begin > skip ? begin : skip; at < end; at += LANES) {
+            v16 a = v16_add(v16_load_n(sums[r] + at - begin, end - at),
+                            v16_load_n(run->linear->bias + at, end - at));
+            v16_store_n(y + at - skip, apply(e, kind, a, other, at - skip, end - at), end - at);
         }
     }
 }
@@ -265,7 +301,7 @@ static void plan_tasks(struct linear_run *run, int threads)
 {
     int tiles = TASK_ROWS / TILE_ROWS, panels = TASK_PANELS;
     run->row_tiles = divide_up(run->rows, TILE_ROWS);
-    run->panels = panel_count(run->linear->n);
+    run->panels = panels_of(run->linear);
     for (;;) {
         run->row_parts = divide_up(run->row_tiles, tiles);
         run->panel_parts = divide_up(run->panels, panels);

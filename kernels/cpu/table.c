@@ -14,6 +14,7 @@ const struct ops FOR_ISA(ops_cpu) = {
     .linear_create = FOR_ISA(linear_create),
     .linear_destroy = FOR_ISA(linear_destroy),
     .linear_bytes = FOR_ISA(linear_bytes),
+    .linear_part = FOR_ISA(linear_part),
     .linear = FOR_ISA(linear),
     .layer_norm = FOR_ISA(layer_norm),
     .rms_norm = FOR_ISA(rms_norm),

@@ -132,6 +132,7 @@ extern "C" int cuda_finish_rows(void *stream, const float *sums, int64_t sums_st
     cudaStream_t on = (cudaStream_t)stream;
     size_t size = dtype_bytes(e->y_dtype);
     bool vector = n % 4 == 0 && rows_aligned(y, y_stride, size, 4 * size) && rows_aligned(bias, 0, 4, 16) &&
+                  rows_aligned(sums, sums_stride, 4, 16) &&
                   (e->kind < EPILOGUE_MULTIPLY || rows_aligned(e->other, e->other_stride, 4, 16)) &&
                   (e->kind != EPILOGUE_GATE_ADD || rows_aligned(e->gate, 0, 4, 16));
     if (rows < 1) return 0;

@@ -11,10 +11,12 @@
 
 struct linear {
     int n, k, padded_n, padded_k;
+    bool part; /* of a whole, whose memory it reads, from a group of outputs on; */
+    int skip;  /* those of the group that are before the part */
     size_t bytes;
     char *weights;     /* [padded_n, padded_k] of bf16; then the biases, zeros where there are none */
     float *bias;       /* [padded_n] */
-    void *narrow_bias; /* the same in bf16 */
+    char *narrow_bias; /* the same in bf16 */
 };
 
 /* ---------------------------------------------------------------------------------------------------------- weights */
@@ -65,13 +67,34 @@ status_t linear_make(const struct matrix *w, const struct matrix *bias, struct l
 void linear_drop(struct linear *linear)
 {
     if (!linear) return;
-    device_release(MEMORY_DEVICE, linear->weights);
+    if (!linear->part) device_release(MEMORY_DEVICE, linear->weights);
     free(linear);
 }
 
 size_t linear_size(const struct linear *linear)
 {
     return linear->bytes;
+}
+
+status_t linear_cut(const struct linear *whole, int first, int count, struct linear **result,
+                    struct error *error)
+{
+    status_t status = weights_check_part(whole->n, first, count, error);
+    if (status != STATUS_OK) return status;
+    struct linear *part = malloc(sizeof *part);
+    if (!part) return error_set(error, STATUS_NO_MEMORY, "no memory for a part of a weight");
+    int skip = first % LINEAR_GROUP, begin = first - skip;
+    *part = *whole;
+    part->part = true;
+    part->bytes = 0;
+    part->n = count;
+    part->padded_n = cuda_linear_sizes(skip + count, whole->k).padded_n;
+    part->skip = skip;
+    part->weights += (size_t)begin * (size_t)whole->padded_k * 2;
+    part->bias += begin;
+    part->narrow_bias += (size_t)begin * 2;
+    *result = part;
+    return STATUS_OK;
 }
 
 /* --------------------------------------------------------------------------------------------------------- products */
@@ -143,7 +166,8 @@ static struct plan_shape shape_of(const struct call *c, int rows)
 static bool multiply(const struct call *c, const struct plan *plan, const void *x, const void *other, void *y)
 {
     const float one = 1, zero = 0;
-    const void *bias = plan->shape.y_dtype == DTYPE_BF16 ? c->linear->narrow_bias : (void *)c->linear->bias;
+    const void *bias =
+        plan->shape.y_dtype == DTYPE_BF16 ? (void *)c->linear->narrow_bias : (void *)c->linear->bias;
     cublasStatus_t code = CUBLAS_STATUS_SUCCESS;
     if (plan->shape.bias)
         code = cublasLtMatmulDescSetAttribute(plan->product, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias,
@@ -186,8 +210,9 @@ static bool run_piece(const struct call *c, int first, int rows)
     if (!c->finish) return multiply(c, plan, x, e.other, y);
     return multiply(c, plan, x, NULL, at) &&
            device_try("linear",
-                      cuda_finish_rows(c->lane->stream, (const float *)(const void *)at, linear->padded_n,
-                                       linear->bias, &e, rows, linear->n, y, c->y_stride));
+                      cuda_finish_rows(c->lane->stream, (const float *)(const void *)at + linear->skip,
+                                       linear->padded_n, linear->bias + linear->skip, &e, rows, linear->n, y,
+                                       c->y_stride));
 }
 
 /* An epilogue that cuBLASLt has in general it may still lack for this shape and type. */
@@ -200,11 +225,13 @@ static bool has_epilogue(const struct call *c)
 
 static bool run_gemv(const struct call *c)
 {
-    const struct gemv gemv = {.weights = c->linear->weights,
-                              .bias = c->linear->bias,
-                              .n = c->linear->n,
-                              .k = c->linear->k,
-                              .padded = c->linear->padded_k,
+    const struct linear *linear = c->linear;
+    const struct gemv gemv = {.weights =
+                                  linear->weights + (size_t)linear->skip * (size_t)linear->padded_k * 2,
+                              .bias = linear->bias + linear->skip,
+                              .n = linear->n,
+                              .k = linear->k,
+                              .padded = linear->padded_k,
                               .x = (const float *)(const void *)c->x,
                               .x_stride = c->x_stride,
                               .rows = c->rows,

@@ -16,6 +16,8 @@ enum {
     LANE_STAGE_BYTES = 2 << 20, /* pinned */
 };
 
+enum { LINEAR_GROUP = 8 }; /* elements of bf16 in 16 bytes */
+
 /* A dense layer: weights [padded n, padded k] of bf16, then the biases, in float32 and in bf16. */
 struct linear_sizes {
     int padded_n, padded_k;
@@ -29,9 +31,8 @@ static inline size_t cuda_whole(size_t bytes)
 
 static inline struct linear_sizes cuda_linear_sizes(int n, int k)
 {
-    enum { GROUP = 8 }; /* elements of bf16 in 16 bytes */
-    struct linear_sizes s = {.padded_n = (n + GROUP - 1) / GROUP * GROUP,
-                             .padded_k = (k + GROUP - 1) / GROUP * GROUP};
+    struct linear_sizes s = {.padded_n = (n + LINEAR_GROUP - 1) / LINEAR_GROUP * LINEAR_GROUP,
+                             .padded_k = (k + LINEAR_GROUP - 1) / LINEAR_GROUP * LINEAR_GROUP};
     s.weights = cuda_whole((size_t)s.padded_n * (size_t)s.padded_k * 2);
     s.bias = cuda_whole((size_t)s.padded_n * sizeof(float));
     s.bytes = s.weights + s.bias + cuda_whole((size_t)s.padded_n * 2);

@@ -229,6 +229,7 @@ static const struct ops ops_cuda = {
     .linear_create = linear_make,
     .linear_destroy = linear_drop,
     .linear_bytes = linear_size,
+    .linear_part = linear_cut,
     .linear = run_linear,
     .layer_norm = run_layer_norm,
     .rms_norm = run_rms_norm,

@@ -65,9 +65,10 @@ static struct shard *shard_of(const struct ulysses *ulysses)
     return shard;
 }
 
-static void charge_piece(struct shard *shard, int piece)
+/* share: of the piece. */
+static void charge_piece(struct shard *shard, int piece, double share)
 {
-    int64_t ns = (int64_t)((double)shard->block_ns * costs.piece[piece]);
+    int64_t ns = (int64_t)((double)shard->block_ns * costs.piece[piece] * share);
     world_charge(ns);
     shard->left_ns -= ns;
 }
@@ -77,15 +78,16 @@ void __wrap_ulysses_give(struct ulysses *ulysses, struct team *team, enum ulysse
 {
     struct shard *shard = shard_of(ulysses);
     if (kind == ULYSSES_V) shard->left_ns = shard->block_ns;
-    charge_piece(shard, kind == ULYSSES_V ? COST_GIVE_V : kind == ULYSSES_Q ? COST_GIVE_Q : COST_GIVE_K);
+    charge_piece(shard, kind == ULYSSES_V ? COST_GIVE_V : kind == ULYSSES_Q ? COST_GIVE_Q : COST_GIVE_K, 1);
     __real_ulysses_give(ulysses, team, kind, rows, stride);
 }
 
-/* The attention is between this and the way back. */
-void __wrap_ulysses_heads(struct ulysses *ulysses, struct team *team, struct attention *attention)
+/* The attention for a group of the own heads is between this and the group's way back. */
+void __wrap_ulysses_heads(struct ulysses *ulysses, struct team *team, int group, struct attention *attention)
 {
-    __real_ulysses_heads(ulysses, team, attention);
-    charge_piece(shard_of(ulysses), COST_HEADS);
+    __real_ulysses_heads(ulysses, team, group, attention);
+    double width = (double)attention->heads * attention->head_dim;
+    charge_piece(shard_of(ulysses), COST_HEADS, width / (double)attention->q_stride);
 }
 
 void __wrap_ulysses_rows(struct ulysses *ulysses, struct team *team, void *rows, int64_t stride)

@@ -14,7 +14,7 @@
 #include <stdint.h>
 
 /* Pieces of a block, as its parts leave and come: before the first part leaves, between that and the next ones, the attention
- * over all rows, and what comes after it. */
+ * over all rows (each group of heads has its share), and what comes after it. */
 enum { COST_GIVE_V, COST_GIVE_Q, COST_GIVE_K, COST_HEADS, COST_PIECES };
 
 struct costs {

@@ -106,13 +106,12 @@ out:
 
 /* ---------------------------------------------------------------------------------------- the planner's layouts */
 
-/* Pieces of a block by its operations: a product for q, k and v, then attention; norms are small. */
+/* Pieces of a block by its operations: a product for each of v, q and k, then attention; norms are small. */
 static void to_pieces(const struct planner_request *r, double piece[COST_PIECES])
 {
     double s = r->job.tokens, h = (double)r->model.heads * r->model.head_dim,
            all = planner_block_flops(&r->model, r->job.tokens);
-    piece[COST_GIVE_V] = 6 * s * h * h / all;
-    piece[COST_GIVE_Q] = piece[COST_GIVE_K] = 0.005;
+    for (int i = COST_GIVE_V; i <= COST_GIVE_K; i++) piece[i] = 2 * s * h * h / all;
     piece[COST_HEADS] = 4 * s * s * h / all;
 }
 

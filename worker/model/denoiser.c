@@ -203,45 +203,100 @@ void denoiser_output(const struct denoiser *d, struct team *team, const struct d
 
 /* ------------------------------------------------------------------------------------------------- blocks */
 
-/* With a shard of the rows each of q, k and v leaves as soon as it is there, while the next one is computed. */
+/* Where q, k and v of a block lie, and the rotary tables of their rows. */
+struct qkv {
+    void *q, *k, *v;
+    int64_t stride;
+    const float *cosines, *sines;
+};
+
+static struct qkv qkv_of(const struct denoiser *d, const struct denoiser_work *work)
+{
+    int64_t hidden = d->config.hidden, first = (int64_t)work->first_row * d->config.head_dim / 2;
+    return (struct qkv){.q = work->qkv,
+                        .k = memory_at(work->qkv, d->ops->operand, hidden),
+                        .v = memory_at(work->qkv, d->ops->operand, 2 * hidden),
+                        .stride = 3 * hidden,
+                        .cosines = work->cosines + first,
+                        .sines = work->sines + first};
+}
+
+static void project(const struct denoiser *d, struct team *team, const struct denoiser_work *work,
+                    const struct linear *linear, void *y)
+{
+    const struct epilogue operands = {.x_dtype = d->ops->operand, .y_dtype = d->ops->operand};
+    d->ops->linear(team, linear, work->norm, d->config.hidden, work->rows, &operands, y,
+                   3 * (int64_t)d->config.hidden);
+}
+
+static void turn(const struct denoiser *d, struct team *team, const struct qkv *t, int rows, void *x,
+                 const float *norm)
+{
+    const struct denoiser_config *c = &d->config;
+    d->ops->rms_norm_rope(team, x, t->stride, rows, c->heads, c->head_dim, c->eps, norm, t->cosines, t->sines,
+                          d->ops->operand);
+}
+
+/* Of a shard of the rows each leaves as soon as it is there, while the next one is computed. v first, as it can go as the
+ * product leaves it; k last, of which attention can begin with a part. */
+static void give_qkv(const struct denoiser *d, struct team *team, const struct denoiser_work *work,
+                     const struct block *b, const struct qkv *t)
+{
+    project(d, team, work, b->v, t->v);
+    ulysses_give(work->ulysses, team, ULYSSES_V, t->v, t->stride);
+    project(d, team, work, b->q, t->q);
+    turn(d, team, t, work->rows, t->q, b->norm_q);
+    ulysses_give(work->ulysses, team, ULYSSES_Q, t->q, t->stride);
+    project(d, team, work, b->k, t->k);
+    turn(d, team, t, work->rows, t->k, b->norm_k);
+    ulysses_give(work->ulysses, team, ULYSSES_K, t->k, t->stride);
+}
+
+/* The own heads over all rows, group by group, of which each leaves while the next one is attended for. */
+static void attend_for_heads(const struct denoiser *d, struct team *team, const struct denoiser_work *work,
+                             struct attention *attention)
+{
+    struct ulysses *u = work->ulysses;
+    for (int group = 0; group < ulysses_groups(u); group++) {
+        ulysses_heads(u, team, group, attention);
+        d->ops->attention(team, attention);
+        ulysses_back(u, group);
+    }
+    ulysses_rows(u, team, work->attended, d->config.hidden);
+}
+
 static void self_attention(const struct denoiser *d, struct team *team, const struct denoiser_work *work,
                            const struct block *b, int rows, const float *gate, float *x)
 {
     const struct denoiser_config *c = &d->config;
     const struct ops *ops = d->ops;
-    int64_t hidden = c->hidden, stride = 3 * hidden, first = (int64_t)work->first_row * c->head_dim / 2;
-    const float *cosines = work->cosines + first, *sines = work->sines + first;
-    dtype_t operand = ops->operand;
-    struct ulysses *u = work->ulysses;
-    void *q = work->qkv, *k = memory_at(q, operand, hidden), *v = memory_at(q, operand, 2 * hidden);
-    struct attention attention = {.q = q,
-                                  .k = k,
-                                  .v = v,
+    const struct qkv t = qkv_of(d, work);
+    int64_t hidden = c->hidden;
+    struct attention attention = {.q = t.q,
+                                  .k = t.k,
+                                  .v = t.v,
                                   .out = work->attended,
-                                  .dtype = operand,
-                                  .q_stride = stride,
-                                  .k_stride = stride,
-                                  .v_stride = stride,
+                                  .dtype = ops->operand,
+                                  .q_stride = t.stride,
+                                  .k_stride = t.stride,
+                                  .v_stride = t.stride,
                                   .out_stride = hidden,
                                   .q_rows = rows,
                                   .kv_rows = rows,
                                   .heads = c->heads,
                                   .head_dim = c->head_dim,
                                   .scale = d->attention_scale};
-    ops->linear(team, b->qkv, work->norm, hidden, rows,
-                &(struct epilogue){.x_dtype = operand, .y_dtype = operand}, work->qkv, stride);
-    if (u) ulysses_give(u, team, ULYSSES_V, v, stride);
-    ops->rms_norm_rope(team, q, stride, rows, c->heads, c->head_dim, c->eps, b->norm_q, cosines, sines,
-                       operand);
-    if (u) ulysses_give(u, team, ULYSSES_Q, q, stride);
-    ops->rms_norm_rope(team, k, stride, rows, c->heads, c->head_dim, c->eps, b->norm_k, cosines, sines,
-                       operand);
-    if (u) ulysses_give(u, team, ULYSSES_K, k, stride);
-    if (u) ulysses_heads(u, team, &attention);
-    ops->attention(team, &attention);
-    if (u) ulysses_rows(u, team, work->attended, hidden);
+    if (work->ulysses) {
+        give_qkv(d, team, work, b, &t);
+        attend_for_heads(d, team, work, &attention);
+    } else {
+        project(d, team, work, b->qkv, t.q);
+        turn(d, team, &t, rows, t.q, b->norm_q);
+        turn(d, team, &t, rows, t.k, b->norm_k);
+        ops->attention(team, &attention);
+    }
     struct epilogue gated = {
-        .kind = EPILOGUE_GATE_ADD, .other = x, .other_stride = hidden, .gate = gate, .x_dtype = operand};
+        .kind = EPILOGUE_GATE_ADD, .other = x, .other_stride = hidden, .gate = gate, .x_dtype = ops->operand};
     ops->linear(team, b->out, work->attended, hidden, rows, &gated, x, hidden);
 }
 

@@ -9,6 +9,7 @@
 struct block {
     float *table;                     /* scale_shift_table [6, hidden] */
     struct linear *qkv;               /* attn1: to_q, to_k, to_v stacked, [3 hidden, hidden] */
+    struct linear *q, *k, *v;         /* its parts, for wide stages */
     float *norm_q, *norm_k;           /* attn1: [hidden] */
     struct linear *out;               /* attn1.to_out */
     float *norm_scale, *norm_shift;   /* norm2 [hidden]; NULL when the model has cross_attn_norm false */
