@@ -13,6 +13,7 @@
 
 #include "cluster/circle.h"
 #include "worker/cargo.h"
+#include "worker/share.h"
 #include "worker/ulysses.h"
 
 enum {
@@ -457,7 +458,8 @@ static status_t open_context(struct stage *s, const struct ticket *t, int peer, 
     size_t hop = hop_bytes((int)row_count(s, token_count(&c->grid)), m->config.denoiser.hidden) +
                  (t->text_bytes ? (size_t)m->config.denoiser.layers * sizeof(float) : 0);
     status = prepare(s, &c->grid, error);
-    bool open = c->branch[t->branch][0] || c->branch[t->branch][1]; /* a branch is with one expert at a time */
+    bool open =
+        c->branch[t->branch][0] || c->branch[t->branch][1]; /* a branch is with one expert at a time */
     if (status == STATUS_OK && !open) status = buffers_fit(s, hop, error);
     if (status != STATUS_OK) return status;
     if (!c->blocks[t->branch]) status = open_blocks(s, c, t, peer, payload, &blocks, error);
@@ -587,6 +589,14 @@ static bool leads(const struct stage *s, const struct waiting *ticket)
     return w == ticket;
 }
 
+/* A fixed home has decided between its jobs by what it sent first. */
+static bool goes_before(const struct stage *s, const struct ticket *a, const struct ticket *b)
+{
+    if (a->priority != b->priority) return a->priority > b->priority;
+    return s->engine->model && s->engine->model->split.floating &&
+           share_elder(a->age, b->age, (uint32_t)s->engine->members);
+}
+
 /* Where the next ticket hangs; NULL: none can be worked on. */
 static struct waiting **find_next(struct stage *s)
 {
@@ -597,7 +607,7 @@ static struct waiting **find_next(struct stage *s)
             if (is_turn(s, t) && ready(s, t)) return at;
             continue;
         }
-        if (best && t->priority <= (*best)->event.ticket.priority) continue;
+        if (best && !goes_before(s, t, &(*best)->event.ticket)) continue;
         if (leads(s, *at) && ready(s, t)) best = at;
     }
     return best;

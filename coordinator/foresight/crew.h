@@ -29,6 +29,7 @@ struct crew_layout {
     bool wide;               /* a stage is several ranks: its blocks are hops, also home's */
     const double *pace;      /* [ranks] how much longer than usual a block takes there; NULL: 1 */
     double hop;              /* of a message between ranks */
+    uint64_t newest;         /* age of the job that was taken last (share_elder) */
 };
 
 enum crew_phase { CREW_TEXT, CREW_STEPS, CREW_DECODE, CREW_FILES };
@@ -43,7 +44,8 @@ struct crew_job {
     const char *tenant; /* borrowed for crew_add */
     int home;           /* rank; negative: the one with the fewest jobs, where homes float */
     int priority;
-    double due; /* its deadline; 0: none */
+    uint64_t age; /* 0: the next */
+    double due;   /* its deadline; 0: none */
     uint32_t tokens, branches;
     enum crew_phase phase; /* where it stands */
     uint32_t done, steps;  /* steps, done and in all */
