@@ -165,6 +165,23 @@ void order_replace(struct outbox *outbox, const struct wire_peer *launcher, cons
     SEND(outbox, launcher, REPLACE, replace, &body);
 }
 
+void order_joined(struct outbox *outbox, const struct wire_peer *launcher, const char *group, uint32_t first,
+                  bool near)
+{
+    Refrain__Joined body = REFRAIN__JOINED__INIT;
+    body.group = (char *)(uintptr_t)group;
+    SET(body, first, first);
+    SET(body, near, near);
+    SEND(outbox, launcher, JOINED, joined, &body);
+}
+
+void order_stay(struct outbox *outbox, const struct wire_peer *launcher, const char *group)
+{
+    Refrain__Stay body = REFRAIN__STAY__INIT;
+    body.group = (char *)(uintptr_t)group;
+    SEND(outbox, launcher, STAY, stay, &body);
+}
+
 void order_relaunch(struct outbox *outbox, const struct wire_peer *launcher, const char *group,
                     const char *reason)
 {

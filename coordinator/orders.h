@@ -52,6 +52,11 @@ void order_tier_command(struct outbox *outbox, const struct wire_peer *peer, Ref
 /* To a launcher. host: "": wherever it likes. */
 void order_replace(struct outbox *outbox, const struct wire_peer *launcher, const struct group *group,
                    uint32_t seat, const char *host, uint32_t threads);
+/* To one that joins: its ranks' seats begin at that one. */
+void order_joined(struct outbox *outbox, const struct wire_peer *launcher, const char *group, uint32_t first,
+                  bool near);
+/* To one whose ranks were drained. */
+void order_stay(struct outbox *outbox, const struct wire_peer *launcher, const char *group);
 void order_relaunch(struct outbox *outbox, const struct wire_peer *launcher, const char *group,
                     const char *reason);
 

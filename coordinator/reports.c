@@ -395,7 +395,8 @@ static void take_goodbye(struct server *server, const struct sender *sender, con
 static bool is_for_guests(Refrain__WorkerReport__BodyCase kind)
 {
     return kind == REFRAIN__WORKER_REPORT__BODY_HEARTBEAT || kind == REFRAIN__WORKER_REPORT__BODY_GOODBYE ||
-           kind == REFRAIN__WORKER_REPORT__BODY_TIER_CHANGES || kind == REFRAIN__WORKER_REPORT__BODY_TIER_FIGURES;
+           kind == REFRAIN__WORKER_REPORT__BODY_TIER_CHANGES ||
+           kind == REFRAIN__WORKER_REPORT__BODY_TIER_FIGURES;
 }
 
 /* What does not fit the present state is ignored inside each function; what is unknown is counted. */
@@ -468,6 +469,7 @@ void server_report(struct server *server, const struct wire_peer *peer, zmq_msg_
     Refrain__WorkerReport *report;
     struct error error;
     struct sender sender;
+    const struct launcher *launcher;
     status_t status = wire_unpack_report(zmq_msg_data(frame), zmq_msg_size(frame), &report, &error);
     if (status != STATUS_OK) {
         server->refused++;
@@ -479,11 +481,10 @@ void server_report(struct server *server, const struct wire_peer *peer, zmq_msg_
         take_hello(server, peer, report->hello);
     } else if (report->body_case == REFRAIN__WORKER_REPORT__BODY_LAUNCHER) {
         repair_take_launcher(server, peer, report->launcher);
-    } else if (launchers_heard(server->launchers, peer, server->now_ns)) {
+    } else if ((launcher = launchers_heard(server->launchers, peer, server->now_ns))) {
         if (report->body_case == REFRAIN__WORKER_REPORT__BODY_SEAT_ENDED)
-            repair_take_seat_ended(server, report->seat_ended);
-        if (report->body_case == REFRAIN__WORKER_REPORT__BODY_GOODBYE)
-            launchers_gone(server->launchers, peer);
+            repair_take_seat_ended(server, launcher, report->seat_ended);
+        if (report->body_case == REFRAIN__WORKER_REPORT__BODY_GOODBYE) repair_take_goodbye(server, launcher);
     } else if (groups_find(server->groups, peer, &sender.group, &sender.rank)) {
         sender.member = &sender.group->members[sender.rank];
         sender.member->heard_ns = server->now_ns;

@@ -674,7 +674,7 @@ void server_schedule(struct server *server)
     groups_drop_dead(server->groups, server->now_ns);
     for (size_t i = 0; groups_at(server->groups, i);) {
         struct group *group = groups_at(server->groups, i);
-        group->repairable = repair_possible(server, group);
+        repair_look(server, group);
         group_check(server->groups, group, server->now_ns);
         bool leaves = group->state == GROUP_LOST;
         drive(server, group);

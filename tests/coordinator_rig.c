@@ -27,7 +27,7 @@
 
 #define SET(message, field, value) ((message).has_##field = 1, (message).field = (value))
 
-enum { READY_MS = 10000, ANSWER_MS = 5000, CHUNK = 300 << 10 };
+enum { READY_MS = 60000, ANSWER_MS = 30000, CHUNK = 300 << 10 };
 
 static const char inspecting_worker[] =
     "#!/bin/sh\n"
@@ -297,12 +297,18 @@ void rig_await(void *client, uint64_t job, Refrain__JobState state)
 
 /* ------------------------------------------------------------------------------------------- fake workers */
 
-void fake_worker_open(struct fake_worker *worker, struct rig *rig, const char *group, uint32_t rank,
-                      uint32_t ranks)
+void fake_worker_connect(struct fake_worker *worker, struct rig *rig, const char *group, uint32_t rank,
+                         uint32_t ranks)
 {
     /* Process 1 always lives and is never "ours": the coordinator does not take the rank for dead. */
     *worker = (struct fake_worker){.group = group, .rank = rank, .ranks = ranks, .pid = 1};
     worker->socket = connect_dealer(rig, rig->worker_endpoint);
+}
+
+void fake_worker_open(struct fake_worker *worker, struct rig *rig, const char *group, uint32_t rank,
+                      uint32_t ranks)
+{
+    fake_worker_connect(worker, rig, group, rank, ranks);
     fake_worker_hello(worker);
 }
 
@@ -363,10 +369,11 @@ void fake_worker_hello(struct fake_worker *worker)
     SET(hello, threads, 1);
     SET(hello, epoch, worker->epoch);
     SET(hello, last_epoch, worker->last_epoch);
-    hello.host = (char *)"somewhere";
+    hello.host = (char *)(worker->host ? worker->host : "somewhere");
     hello.backend = (char *)"cpu-fake";
-    hello.fabric = (char *)"zmq";
-    hello.fabric_address = address;
+    hello.fabric = (char *)(worker->fabric ? worker->fabric : "zmq");
+    hello.fabric_address = (char *)(worker->address ? worker->address : address);
+    SET(hello, alone, worker->alone);
     hello.model = (char *)worker->model;
     hello.gpu = (char *)worker->gpu;
     SET(hello, memory_bytes, worker->memory);

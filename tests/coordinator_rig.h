@@ -58,10 +58,15 @@ struct fake_worker {
     uint32_t running_attempt;
     const char *model;
     const char *gpu; /* NULL: none */
+    const char *fabric, *host, *address; /* NULL: zmq, somewhere, tcp */
+    bool alone;
     uint64_t memory, tier_device;
 };
 void fake_worker_open(struct fake_worker *worker, struct rig *rig, const char *group, uint32_t rank,
                       uint32_t ranks);
+/* The same before its first Hello, which may then say something else. */
+void fake_worker_connect(struct fake_worker *worker, struct rig *rig, const char *group, uint32_t rank,
+                         uint32_t ranks);
 /* Says Launcher of a group and waits for its Welcome; fake_worker_order and _close work on it, too. */
 void fake_launcher_open(struct fake_worker *launcher, struct rig *rig, const char *group, uint32_t ranks);
 void fake_worker_close(struct fake_worker *worker);

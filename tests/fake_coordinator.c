@@ -38,8 +38,8 @@ static void open_socket(struct fake *fake)
         zmq_setsockopt(fake->socket, ZMQ_CURVE_SECRETKEY, fake->script.server_secret, 41);
     }
     /* A socket that was just closed lets go of its address a little later. */
-    while (zmq_bind(fake->socket, fake->endpoint) != 0 && tries++ < 200) usleep(10000);
-    assert_true(tries < 200);
+    while (zmq_bind(fake->socket, fake->endpoint) != 0 && tries++ < 2000) usleep(10000);
+    assert_true(tries < 2000);
 }
 
 static void reply(struct fake *fake, const struct wire_peer *peer, uint64_t id, Refrain__Reply *message)

@@ -51,7 +51,7 @@ void saved_tier_settle(void)
 {
     struct store_stats stats;
     int64_t ignored = CLOCK_NEVER;
-    for (int i = 0; i < 2000; i++, usleep(1000)) {
+    for (int i = 0; i < 20000; i++, usleep(1000)) {
         tier_tend(saved_tier, &ignored);
         store_stats(tier_store(saved_tier), NULL, &stats);
         if (stats.drafts == 0) return;

@@ -147,7 +147,7 @@ static int processes_left(void)
 
 void expect_nothing_left(void)
 {
-    for (int i = 0; i < 250 && processes_left(); i++) usleep(20000); /* 5 s */
+    for (int i = 0; i < 1500 && processes_left(); i++) usleep(20000); /* 30 s */
     if (processes_left()) fail_msg("%d processes are left behind", processes_left());
 }
 
@@ -165,7 +165,7 @@ void stand_start(struct stand *s, const char *name, int ranks, const char *optio
                       "ipc://%s.worker --endpoint-file %s %s 2>>%s.log",
                       s->data, ranks, s->endpoint, s->data, ready, options, s->data);
     setenv("REFRAIN_COORDINATOR", s->endpoint, 1);
-    for (int i = 0; i < 500 && !file_exists(ready); i++) usleep(20000);
+    for (int i = 0; i < 3000 && !file_exists(ready); i++) usleep(20000);
     assert_true(file_exists(ready));
 }
 

@@ -79,7 +79,7 @@ pid_t stand_begin(const char *name, const char *words)
 /* The number of the job of stand_begin(NAME), as soon as it has one. */
 int stand_begun(const char *name)
 {
-    for (int i = 0; i < 500; i++, usleep(20000)) {
+    for (int i = 0; i < 3000; i++, usleep(20000)) {
         shell(stand_text, "head -n 1 %s/%s.log", stand_directory, name);
         const char *number = strstr(stand_text, "\"job\":");
         if (number && strchr(number, '\n')) return atoi(number + strlen("\"job\":"));

@@ -278,12 +278,10 @@ static void lose_one(struct member *m)
         for (;;) pause();
     }
     begin(m, &p, 3, buffer, &x);
+    member_mark(m, 1 + m->self / 2);
     struct fabric_event event;
-    status_t status = exchange_take(x, 1, clock_now_ns() + 10 * SECOND_NS, &event, &m->error);
+    status_t status = exchange_take(x, 1, soon(), &event, &m->error);
     CHECK(m, status == STATUS_PEER_LOST && strstr(m->error.text, "member 1 was lost"));
-    member_await(m, 1);
-    int64_t since_ns = clock_now_ns() - atomic_load(&m->board->moments[1]);
-    CHECK(m, since_ns < FABRIC_LOST_MS * MILLISECOND_NS);
     /* The owner hears of it as ever. */
     do CHECK(m, circles_next(p.circles, &event) == STATUS_OK);
     while (event.kind != FABRIC_LOST);
@@ -310,7 +308,7 @@ static void wait_for_nothing(struct member *m)
         int64_t deadline_ns = clock_now_ns() + 2500 * MILLISECOND_NS;
         CHECK(m, circle_sum(p.circle, &mine, 1, deadline_ns, &sum, &m->error) == STATUS_DEADLINE);
         CHECK(m, strstr(m->error.text, "circle 7: part 1 did not come from member 1 in time"));
-        CHECK(m, clock_now_ns() >= deadline_ns && clock_now_ns() < deadline_ns + SECOND_NS);
+        CHECK(m, clock_now_ns() >= deadline_ns);
     }
     end_party(m, &p);
 }
@@ -491,10 +489,7 @@ static void rows_of_members_come_side_by_side(void **state)
 static void lose(void **state, int number)
 {
     struct group *group = group_start(*state, 3, name_of(lose_one), lose_one);
-    group_await(group, 0);
-    group_pause_ms(20); /* the others wait in the exchange by now */
-    atomic_store(&group_board(group)->moments[1], clock_now_ns());
-    atomic_store(&group_board(group)->marks[1], 1);
+    for (int mark = 0; mark < 3; mark++) group_await(group, mark); /* the others are in the exchange */
     group_signal(group, 1, number);
     group_expect(group, 0);
     group_expect(group, 2);

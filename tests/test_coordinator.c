@@ -366,7 +366,7 @@ static void a_silent_rank_loses_the_group_and_survivors_are_told(void **state)
     struct fake_worker workers[2];
     uint64_t job;
     uint32_t attempt;
-    rig_start(&rig, (const char *[]){"--heartbeat", "100ms", "--silence", "400ms", NULL});
+    rig_start(&rig, (const char *[]){"--heartbeat", "500ms", "--silence", "2s", NULL});
     rig_add_model(&rig, "small");
     void *client = rig_client(&rig);
     uint64_t submitted = rig_submit(client, "x");

@@ -275,11 +275,11 @@ static void a_stopped_rank_is_killed_before_its_seat_is_given_away(void **state)
         kill(old, SIGSTOP);
         order_replace(&desk, desk.group, 2, 0);
         desk_wait(&desk, desk.ranks[2].pid != old);
-        for (int i = 0; i < 200 && kill(old, 0) == 0; i++) usleep(20000);
+        for (int i = 0; i < PATIENCE_MS / 20 && kill(old, 0) == 0; i++) usleep(20000);
         assert_int_equal(kill(old, 0), -1);
-        assert_int_equal(census_count(desk.group, 2), 1);
+        assert_int_equal(census_count(desk.group, 2, 1), 1);
     }
-    assert_int_equal(census_count(desk.group, CENSUS_ALL), RANKS);
+    assert_int_equal(census_count(desk.group, 0, RANKS), RANKS);
     assert_int_equal(desk.ends, 0); /* whoever was replaced is no news */
     char text[TEXT_BYTES];
     shell_run(text, "ls %s/refrain-launch-*", stand_directory);
@@ -318,7 +318,7 @@ static void a_replacement_that_ends_is_reported_with_its_exit_code(void **state)
     int known = desk.launchers;
     desk_wait(&desk, desk.launchers > known); /* who speaks of another group is told which one it is */
     assert_int_equal(desk.ends, 2);
-    assert_int_equal(census_count(desk.group, CENSUS_ALL), RANKS - 1);
+    assert_int_equal(census_count(desk.group, 0, RANKS), RANKS - 1);
     stop(&desk, pid);
 }
 
@@ -338,7 +338,7 @@ static void replacements_outlive_the_group_s_first_mpirun(void **state)
     assert_false(desk.whole_ended);
     assert_int_equal(desk.ended_rank, 0);
     assert_non_null(strstr(desk.ended_message, "KILL"));
-    assert_int_equal(census_count(desk.group, CENSUS_ALL), 1);
+    assert_int_equal(census_count(desk.group, 0, RANKS), 1);
     desk_wait_back(&desk); /* a coordinator that knows nothing is not told that nobody is left */
     desk_wait(&desk, desk.ends == 2);
     assert_false(desk.whole_ended);
@@ -361,8 +361,8 @@ static void a_relaunched_group_has_another_name_and_the_old_one_is_gone(void **s
         kill(desk.ranks[0].pid, SIGSTOP); /* such a rank does not stand in the way */
         order_relaunch(&desk, old);
         desk_wait(&desk, strcmp(desk.group, old) != 0 && all_here(&desk));
-        assert_int_equal(census_count(old, CENSUS_ALL), 0);
-        assert_int_equal(census_count(desk.group, CENSUS_ALL), RANKS);
+        assert_int_equal(census_count(old, 0, RANKS), 0);
+        assert_int_equal(census_count(desk.group, 0, RANKS), RANKS);
     }
     char now[NAME_BYTES];
     strcpy(now, desk.group);
@@ -396,7 +396,7 @@ static void the_mpi_fabric_is_relaunched_without_an_order(void **state)
     order_replace(&desk, desk.group, 1, 1); /* refused */
     kill(desk.ranks[1].pid, SIGKILL);
     desk_wait(&desk, strcmp(desk.group, old) != 0 && all_here(&desk));
-    assert_int_equal(census_count(old, CENSUS_ALL), 0);
+    assert_int_equal(census_count(old, 0, RANKS), 0);
     stop(&desk, pid);
 }
 
@@ -407,7 +407,7 @@ static void a_restarted_coordinator_hears_what_it_missed(void **state)
     zmq_close(desk.socket);
     usleep(200000);
     for (int i = 0; i < RANKS; i++) kill(desk.ranks[i].pid, SIGKILL);
-    for (int i = 0; i < 200 && census_count(desk.group, CENSUS_ALL); i++) usleep(20000);
+    for (int i = 0; i < PATIENCE_MS / 20 && census_count(desk.group, 0, RANKS); i++) usleep(20000);
     usleep(300000);
     desk.launchers = desk.ends = 0;
     desk_bind(&desk);
@@ -468,8 +468,8 @@ static void ranks_end_with_their_mpirun(void **state)
     kill((pid_t)atoi(text), SIGKILL);
     desk_wait(&desk, desk.ends > 0);
     assert_true(desk.whole_ended);
-    for (int i = 0; i < 200 && census_count(desk.group, CENSUS_ALL); i++) usleep(20000);
-    assert_int_equal(census_count(desk.group, CENSUS_ALL), 0);
+    for (int i = 0; i < PATIENCE_MS / 20 && census_count(desk.group, 0, RANKS); i++) usleep(20000);
+    assert_int_equal(census_count(desk.group, 0, RANKS), 0);
     stop(&desk, pid);
 }
 

@@ -279,6 +279,42 @@ static void a_rank_more_than_there_were_joins_and_may_go_again(void **state)
     end(&b);
 }
 
+/* It could not be reached, and would cost the others their epoch, and then the group. */
+static void a_rank_that_unix_sockets_cannot_reach_is_sent_away(void **state)
+{
+    struct bench b;
+    struct fake_worker stranger;
+    begin(&b);
+    fake_worker_connect(&stranger, &b.rig, "one", RANKS, RANKS + 1);
+    stranger.host = "elsewhere";
+    stranger.address = "ipc:///tmp/here";
+    fake_worker_hello(&stranger);
+    Refrain__WorkerOrder *order = fake_worker_order(&stranger, ORDER(SHUTDOWN), ANSWER_MS);
+    assert_non_null(order);
+    assert_non_null(strstr(order->shutdown->reason, "talk over Unix sockets and cannot reach each other"));
+    refrain__worker_order__free_unpacked(order, NULL);
+    expect_quiet(&b.ranks[0], ORDER(REST));
+    fake_worker_close(&stranger);
+    end(&b);
+}
+
+/* Where nobody can start anybody again, a rank that came by itself is no part of those that end together. */
+static void a_rank_that_came_by_hand_may_be_lost_to_a_group_without_a_launcher(void **state)
+{
+    struct bench b = {0};
+    rig_start(&b.rig, NULL);
+    b.client = rig_client(&b.rig);
+    fake_worker_open(&b.ranks[0], &b.rig, "one", 0, 1);
+    fake_workers_join(b.ranks, 1);
+    fake_worker_connect(&b.ranks[1], &b.rig, "one", 1, 2);
+    b.ranks[1].alone = true;
+    fake_worker_hello(&b.ranks[1]);
+    fake_workers_join(b.ranks, 2);
+    fake_worker_goodbye(&b.ranks[1], "for a test");
+    fake_workers_join(b.ranks, 1);
+    end(&b);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -290,6 +326,8 @@ int main(void)
         cmocka_unit_test(a_coordinator_that_dies_while_jobs_rest_leaves_nothing_undone),
         cmocka_unit_test(the_last_ranks_take_the_group_with_them),
         cmocka_unit_test(a_rank_more_than_there_were_joins_and_may_go_again),
+        cmocka_unit_test(a_rank_that_unix_sockets_cannot_reach_is_sent_away),
+        cmocka_unit_test(a_rank_that_came_by_hand_may_be_lost_to_a_group_without_a_launcher),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

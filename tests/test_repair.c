@@ -169,6 +169,24 @@ static void a_lost_rank_is_replaced_and_every_job_in_flight_goes_on(void **state
     end(&b);
 }
 
+/* As the ranks of GPUs are over it. */
+static void so_it_is_over_nccl(void **state)
+{
+    struct bench b = {0};
+    rig_start(&b.rig, NULL);
+    b.client = rig_client(&b.rig);
+    fake_launcher_open(&b.launcher, &b.rig, "one", RANKS);
+    for (uint32_t rank = 0; rank < RANKS; rank++) {
+        fake_worker_connect(&b.ranks[rank], &b.rig, "one", rank, RANKS);
+        b.ranks[rank].fabric = "nccl";
+        fake_worker_hello(&b.ranks[rank]);
+    }
+    fake_workers_join(b.ranks, RANKS);
+    fake_worker_goodbye(&b.ranks[1], "for a test");
+    expect_replace(&b, 1);
+    end(&b);
+}
+
 static void home_can_be_lost_like_any_other_rank(void **state)
 {
     struct bench b;
@@ -312,7 +330,8 @@ static void a_suspected_job_that_gets_further_has_company_again(void **state)
 {
     struct bench b;
     begin(&b, (const char *[]){"--in-flight", "2", NULL}, true);
-    uint64_t first = rig_submit(b.client, "x"), second = rig_submit(b.client, "y"), third = rig_submit(b.client, "z");
+    uint64_t first = rig_submit(b.client, "x"), second = rig_submit(b.client, "y"),
+             third = rig_submit(b.client, "z");
     fake_workers_load(b.ranks, RANKS);
     for (uint32_t attempt = 1; attempt <= 2; attempt++) {
         expect_assigned(&b, first, attempt);
@@ -355,6 +374,7 @@ int main(void)
         cmocka_unit_test(as_many_jobs_as_allowed_are_in_flight_and_the_next_follows_one_that_ends),
         cmocka_unit_test(a_job_of_higher_priority_does_not_wait_for_room),
         cmocka_unit_test(a_lost_rank_is_replaced_and_every_job_in_flight_goes_on),
+        cmocka_unit_test(so_it_is_over_nccl),
         cmocka_unit_test(home_can_be_lost_like_any_other_rank),
         cmocka_unit_test(
             a_seat_nobody_can_fill_is_asked_for_with_growing_pauses_and_then_all_is_started_anew),

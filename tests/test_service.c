@@ -178,7 +178,7 @@ static void interrupting_generate_leaves_nothing(void **state)
 static void wait_for_denoising(int job)
 {
     char text[TEXT_BYTES];
-    for (int i = 0; i < 500; i++, usleep(20000)) {
+    for (int i = 0; i < 3000; i++, usleep(20000)) {
         shell(text, "refrain status %d --json", job);
         if (strstr(text, "\"phase\":\"denoise\"")) return;
     }

@@ -240,14 +240,14 @@ static void a_prompt_outlives_the_rank_that_encoded_it(void **state)
     json_decref(stand_job(stand_make("kept1", TEN "--seed 9")));
     for (int i = 0; i < 300 && texts_of_two(&maker) < 2; i++) usleep(100000);
     assert_int_equal(texts_of_two(&maker), 2);
-    for (int i = 0; i < 50 && copied() < 2; i++) usleep(100000); /* figures come once a second */
+    for (int i = 0; i < 300 && copied() < 2; i++) usleep(100000); /* figures come once a second */
     assert_true(copied() >= 2);
     assert_int_equal(maker, 0);
     kill(pid_of(maker), SIGKILL);
     json_t *job = stand_job(stand_make("kept2", TEN "--seed 11"));
     assert_int_equal((int)number_at(json_object_get(job, "times"), "texts_reused"), 2);
     json_decref(job);
-    for (int i = 0; i < 100 && texts_of_two(&other) < 2; i++) usleep(100000);
+    for (int i = 0; i < 300 && texts_of_two(&other) < 2; i++) usleep(100000);
     assert_int_equal(texts_of_two(&other), 2); /* the one that is home now has them again */
     stand_stop(&s);
 }

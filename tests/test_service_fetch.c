@@ -77,7 +77,7 @@ static double memory_in_use(void)
 static void expect_nothing_kept(void)
 {
     double left = 0;
-    for (int i = 0; i < 100; i++, usleep(100000)) {
+    for (int i = 0; i < 300; i++, usleep(100000)) {
         shell_run(stand_text, "refrain cache flush --all");
         left = memory_in_use();
         if (left == 0) return;

@@ -59,7 +59,7 @@ static double cache_figure(const char *kind, const char *key)
 /* Ranks tell their figures once a second. */
 static void expect_figure(const char *kind, const char *key, double least)
 {
-    for (int i = 0; i < 100; i++, usleep(50000))
+    for (int i = 0; i < 600; i++, usleep(50000))
         if (cache_figure(kind, key) >= least) return;
     fail_msg("%s of kind %s: %g", key, kind, cache_figure(kind, key));
 }
@@ -210,7 +210,7 @@ static void a_job_whose_group_moves_makes_no_step_of_its_history_again(void **st
     shell_run(stand_text, "refrain drain %d", home == 2 ? 1 : 2);
     program_wait(waiting, 200);
     expect_latents("calm", "moved");
-    for (int i = 0; i < 100; i++, usleep(50000))
+    for (int i = 0; i < 600; i++, usleep(50000))
         if (cache_figure("residual", "hits") + cache_figure("residual", "fetched") >= 2) break;
     assert_true(cache_figure("residual", "hits") + cache_figure("residual", "fetched") >= 2);
     assert_true(cache_figure("residual", "seconds_saved") > 0);

@@ -42,7 +42,7 @@ static void a_device_that_fails_leaves_no_item_half_made(void **state)
     guarded_fail_after(0);
     ops->zero(team, draft.bytes, draft.size);
     tier_commit(tier, &draft);
-    for (int i = 0; i < 2000; i++, usleep(1000)) {
+    for (int i = 0; i < 20000; i++, usleep(1000)) {
         store_stats(tier_store(tier), NULL, &stats);
         if (!stats.drafts) break;
     }

@@ -104,6 +104,7 @@ static void what_cannot_be_is_refused_with_a_sentence(void **state)
         {{.bytes = UINT64_MAX, .seconds = 1}, LEVEL_HOST, "bytes: 1 to 1048576"},
         {{.bytes = 100, .seconds = -1}, LEVEL_HOST, "saves -1 seconds"},
         {{.bytes = 100, .seconds = INFINITY}, LEVEL_HOST, "saves inf seconds"},
+        {{.bytes = 100, .seconds = 1e300}, LEVEL_HOST, "saves 1e+300 seconds"},
         {{.bytes = 100000, .seconds = 1e-6}, LEVEL_HOST, "sooner computed than copied"},
         {{.bytes = 100, .seconds = 1}, LEVEL_DISK, "where no memory is"},
     };

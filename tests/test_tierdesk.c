@@ -150,7 +150,7 @@ static void expect_error(Refrain__Reply *reply, status_t status, const char *par
 /* Until that many figures, or items, of a scope are shown; its items and hits in all. */
 static uint64_t await_figures(void *client, bool all, const char *scope, size_t count, uint64_t *hits)
 {
-    for (int tries = 0; tries < 200; tries++) {
+    for (int tries = 0; tries < 1500; tries++) {
         Refrain__Reply *reply = query(client, VERB(SHOW), NULL, all);
         if (reply->body_case == REFRAIN__REPLY__BODY_ERROR) fail_msg("%s", reply->error->message);
         size_t found = 0;

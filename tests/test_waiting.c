@@ -11,7 +11,7 @@
 
 #include "tests/coordinator_rig.h"
 
-enum { TRIES = 100, PAUSE_US = 50000, BACKEND = 400000000, ROOM = 300000000 };
+enum { TRIES = 600, PAUSE_US = 50000, BACKEND = 400000000, ROOM = 300000000 };
 
 /* Until it says so: a moment passes before a group has heard of its ranks. */
 static void expect_waits(void *client, uint64_t job, const char *words)

@@ -18,7 +18,7 @@ status_t cargo_send(struct cargo *c, struct engine *e, int peer, size_t begin, s
     *payload = (direct ? c->device : c->host) + begin;
     if (ops->local) return STATUS_OK;
     if (direct) {
-        if (tail) ops->copy(e->team, c->device + c->body, c->host + c->body, tail);
+        if (tail && !c->constant) ops->copy(e->team, c->device + c->body, c->host + c->body, tail);
         return STATUS_OK;
     }
     if (c->brought) return STATUS_OK; /* the fabric may be reading it */

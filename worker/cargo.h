@@ -21,7 +21,7 @@
 struct cargo {
     char *device, *host; /* body and tail */
     size_t body;
-    bool constant;    /* the body was made for good: the host's side of it is brought once */
+    bool constant;    /* body and tail were made for good: the host's side of the body is brought once */
     bool brought;     /* and has been */
     uint64_t read_at; /* the engine's waits, plus one, when an op was to read the host's side; 0: never */
 };
@@ -29,7 +29,7 @@ struct cargo {
 void cargo_lay_out(struct cargo *cargo, const struct ops *ops, struct arena *device, struct arena *shared,
                    size_t bytes);
 
-/* Written by the host while no post of it is under way. */
+/* Written by the host while no post of it is under way; of a constant one before the first, and on the device's side as well. */
 static inline void *cargo_tail(const struct cargo *cargo)
 {
     return cargo->host + cargo->body;

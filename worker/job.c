@@ -352,14 +352,13 @@ double job_seconds_since(int64_t ns)
     return (double)(clock_now_ns() - ns) / (double)SECOND_NS;
 }
 
-/* A stage whose blocks decide by themselves learns the policy with OPEN, behind the branch's text. */
-static void add_policy(const struct job *j, struct ticket *t, void *behind)
+/* A stage whose blocks decide by themselves learns the policy with OPEN, behind the branch's text (job_text.c). */
+static void add_policy(const struct job *j, struct ticket *t)
 {
-    if (!j->cache || reuse_plan(j->cache)->policy.site != SITE_BLOCKS) return;
-    t->text_bytes = (uint32_t)strlen(j->policy);
+    t->text_bytes = (uint32_t)job_policy_bytes(j);
+    if (!t->text_bytes) return;
     t->step = (uint32_t)j->order.steps;
     t->block_begin = (uint32_t)j->switch_at;
-    memcpy(behind, j->policy, t->text_bytes);
     t->bytes += t->text_bytes;
 }
 
@@ -425,7 +424,7 @@ static status_t tell_stages(struct job *j, enum ticket_kind kind, struct error *
             t.expert = (uint16_t)what.expert;
             t.row_count = (uint32_t)j->branch[what.branch].ids;
             t.bytes = text->body;
-            add_policy(j, &t, cargo_tail(text));
+            add_policy(j, &t);
             status_t status = cargo_send(text, e, what.peer, 0, t.text_bytes, &payload, error);
             if (status != STATUS_OK) return status;
         }

@@ -224,6 +224,8 @@ static inline float *branch_records(const struct branch *b)
 }
 
 double job_seconds_since(int64_t ns);
+/* Of the policy's text that goes with OPEN; 0: stages need none. */
+size_t job_policy_bytes(const struct job *job);
 /* The stages owe an answer from now on. */
 void job_await(struct job *job);
 /* Whatever is still with the stages will not be missed. */

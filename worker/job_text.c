@@ -5,6 +5,7 @@
  * values of all blocks held here.
  */
 #include <stdlib.h>
+#include <string.h>
 
 #include "worker/job_state.h"
 
@@ -31,6 +32,21 @@ out:
     return status;
 }
 
+size_t job_policy_bytes(const struct job *j)
+{
+    return j->cache && reuse_plan(j->cache)->policy.site == SITE_BLOCKS ? strlen(j->policy) : 0;
+}
+
+/* Behind the text, on both sides, for every OPEN there will be: stage after stage is told, and told again, while the fabric reads. */
+static void add_policy(const struct job *j, struct cargo *text)
+{
+    const struct ops *ops = j->engine->ops;
+    size_t bytes = job_policy_bytes(j);
+    memcpy(cargo_tail(text), j->policy, bytes);
+    if (bytes && !ops->local) ops->copy(j->engine->team, text->device + text->body, cargo_tail(text), bytes);
+    text->constant = true;
+}
+
 static status_t make_context(struct job *j, struct branch *b, int expert, struct error *error)
 {
     struct engine *e = j->engine;
@@ -43,7 +59,7 @@ static status_t make_context(struct job *j, struct branch *b, int expert, struct
         (size_t)denoiser_text_rows(b->ids, limit) * (size_t)m->config.denoiser.hidden * sizeof *text;
     status_t status = denoiser_text(d, e->team, j->text_rows, b->ids, limit, text, error);
     if (status != STATUS_OK) return status;
-    cargo->constant = true;
+    add_policy(j, cargo);
     return engine_context_create(e, expert, (int)(b - j->branch), text, b->ids, &b->context[expert], error);
 }
 

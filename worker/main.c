@@ -62,7 +62,7 @@ static const struct option_spec specs[] = {
     {"group", 0, OPTION_TEXT, offsetof(struct settings, group), "NAME",
      .help = "what this group of ranks is called; by default rank 0 makes a name"},
     {"seat", 0, OPTION_TEXT, offsetof(struct settings, seat), "RANK/RANKS",
-     .help = "take this rank's place in a group that lost it; for an mpirun of one rank"},
+     .help = "take this rank's place in a group that lost or never had it; of several ranks, the first one's"},
     {.help = "How it computes"},
     {"threads", 't', OPTION_INT, offsetof(struct settings, threads), "N",
      .help = "threads of this rank; 0: the host's cores divided by its ranks", .standard = "0", .min = 0,

@@ -55,14 +55,15 @@ status_t place_find(const struct place_wish *wish, struct place *place, struct e
     MPI_Comm here;
     MPI_Comm_rank(MPI_COMM_WORLD, &found.rank);
     MPI_Comm_size(MPI_COMM_WORLD, &found.world_ranks);
-    if (wish->ranks && found.world_ranks != 1)
-        return error_set(error, STATUS_INVALID, "--seat %d/%d: one rank takes it, but mpirun started %d",
-                         wish->seat, wish->ranks, found.world_ranks);
+    if (wish->ranks && found.world_ranks > wish->ranks - wish->seat)
+        return error_set(error, STATUS_INVALID,
+                         "--seat %d/%d: mpirun started %d ranks, for rank %d and those behind it", wish->seat,
+                         wish->ranks, found.world_ranks, wish->seat);
     MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &here);
     MPI_Comm_size(here, &found.local_ranks);
     MPI_Comm_free(&here);
     found.ranks = wish->ranks ? wish->ranks : found.world_ranks;
-    if (wish->ranks) found.rank = wish->seat;
+    if (wish->ranks) found.rank += wish->seat;
     gethostname(found.host, sizeof found.host - 1);
     if (wish->group)
         snprintf(found.group, sizeof found.group, "%s", wish->group);

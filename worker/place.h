@@ -22,7 +22,7 @@ enum { PLACE_GROUP_BYTES = 65 };
 
 struct place_wish {
     const char *group; /* NULL: rank 0 makes a name; borrowed */
-    int seat, ranks;   /* ranks 0: as MPI says */
+    int seat, ranks;   /* of the first rank of this mpirun; ranks 0: as MPI says */
 };
 
 struct place {

@@ -35,6 +35,7 @@ struct rank {
     struct share share;  /* of home and stage, on a rank that is both */
     struct probe probe;  /* of the link to another member */
     bool joined, stop;
+    int64_t order_patience_ns;
     struct error broken; /* why the epoch cannot go on; STATUS_OK: it can */
     int broken_peer;
     int64_t broken_until_ns; /* when that is said, unless an order ends the epoch before */
@@ -101,7 +102,7 @@ static void break_epoch(struct rank *r, int peer, const struct error *why)
     if (r->broken.status != STATUS_OK) return;
     r->broken = *why;
     r->broken_peer = peer;
-    r->broken_until_ns = clock_now_ns() + ORDER_PATIENCE_MS * MILLISECOND_NS;
+    r->broken_until_ns = clock_now_ns() + r->order_patience_ns;
 }
 
 static void lose_epoch(struct rank *r)
@@ -418,6 +419,8 @@ status_t rank_open(const struct rank_config *config, struct rank **rank, struct 
     if (!r) return error_set(error, STATUS_NO_MEMORY, "no memory for the rank");
     r->config = config;
     r->engine = config->engine;
+    r->order_patience_ns =
+        config->order_patience_ns ? config->order_patience_ns : ORDER_PATIENCE_MS * MILLISECOND_NS;
     *rank = r;
     return STATUS_OK;
 }

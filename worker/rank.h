@@ -26,6 +26,8 @@ struct rank_config {
     struct courier *courier; /* NULL: no checkpoints */
     const char *directory;   /* private, existing: jobs' files are made here */
     int64_t join_timeout_ns; /* for all members of an epoch to find each other */
+    /* From a member's loss to its report: an order that ends the epoch, which is then no loss, may be on its way. 0: 50 ms */
+    int64_t order_patience_ns;
 };
 
 status_t rank_run(const struct rank_config *config, struct error *error);
@@ -34,7 +36,7 @@ status_t rank_open(const struct rank_config *config, struct rank **rank, struct 
 /* Takes what has arrived and does one piece of work, never waits. False: nothing was left to do; *deadline_ns says
  * when time alone brings something. */
 bool rank_turn(struct rank *rank, int64_t *deadline_ns);
-bool rank_over(const struct rank *rank); /* a Shutdown order came */
+bool rank_over(const struct rank *rank);                     /* a Shutdown order came */
 status_t rank_close(struct rank *rank, struct error *error); /* as rank_run returns */
 
 #endif

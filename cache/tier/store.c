@@ -61,15 +61,20 @@ static int newest_first(const void *a, const void *b)
     return one->serial > other->serial ? -1 : one->serial < other->serial;
 }
 
+/* False for NaN, too. */
+static bool is_a_time(double seconds)
+{
+    return seconds >= 0 && seconds <= STORE_SECONDS_MOST;
+}
+
 /* A whole file of an earlier store. False: there is no place for it, or a newer one. */
 static bool adopt(struct store *store, const struct disk_item *item)
 {
     struct level_room *room = &store->level[LEVEL_DISK];
     uint64_t bytes = disk_bytes(item->bytes);
     if (item->serial >= store->serial) store->serial = item->serial + 1;
-    if (item->bytes == 0 || !isfinite(item->seconds) || item->seconds < 0 ||
-        bytes > room->limit - room->used || item->bytes > store->level[LEVEL_HOST].limit ||
-        index_find(store, &item->key) != SLOT_NONE)
+    if (item->bytes == 0 || !is_a_time(item->seconds) || bytes > room->limit - room->used ||
+        item->bytes > store->level[LEVEL_HOST].limit || index_find(store, &item->key) != SLOT_NONE)
         return false;
     uint32_t slot = index_add(store, &item->key);
     if (slot == SLOT_NONE) return false;
@@ -78,7 +83,7 @@ static bool adopt(struct store *store, const struct disk_item *item)
     entry->xxh3 = item->xxh3;
     entry->seconds = (float)item->seconds;
     entry->serial = item->serial;
-    entry->last = (double)(item->made_ms - store->opened_wall_ms) * 1e-3;
+    entry->last = ((double)item->made_ms - (double)store->opened_wall_ms) * 1e-3;
     if (entry->last > 0) entry->last = 0; /* the wall clock was set back */
     entry->state = ENTRY_HERE;
     entry->tenant = tally_slot(store, item->key.tenant);
@@ -242,7 +247,7 @@ static status_t check_item(const struct store *store, const struct key *key, con
         return error_set(error, STATUS_INVALID,
                          "cache: an item of kind %s has %" PRIu64 " bytes: 1 to %" PRIu64 " are allowed",
                          kind, item->bytes, store->level[level].limit);
-    if (!isfinite(item->seconds) || item->seconds < 0)
+    if (!is_a_time(item->seconds))
         return error_set(error, STATUS_INVALID, "cache: an item of kind %s saves %g seconds: no such time",
                          kind, item->seconds);
     return STATUS_OK;

@@ -74,9 +74,11 @@ void store_close(struct store *store);
 
 /* ---------------------------------------------------------------------------------------------- publishing */
 
+#define STORE_SECONDS_MOST 1e9 /* thirty years: more is no time */
+
 struct item {
     uint64_t bytes;
-    double seconds; /* of a processor's time that a hit saves */
+    double seconds; /* of a processor's time that a hit saves: 0..STORE_SECONDS_MOST */
     bool spare;     /* another rank has it: it is worth a STORE_SPARE-th here, until it is used */
 };
 

@@ -54,43 +54,40 @@ static const char *value_of(const char *texts, const char *name)
 }
 
 /* mpirun itself has the same words on its command line, but no rank. */
-static bool is_rank(const char *pid, const char *group, int rank)
+static bool is_rank(const char *pid, const char *group, int first, int count)
 {
     char *arguments = read_texts(pid, "cmdline"), *environment = NULL;
     const char *named = arguments ? argument_of(arguments, "--group") : NULL;
     bool is = named && strcmp(named, group) == 0 && (environment = read_texts(pid, "environ"));
     const char *given = is ? value_of(environment, "OMPI_COMM_WORLD_RANK=") : NULL;
     const char *seat = is ? argument_of(arguments, "--seat") : NULL;
-    if (!given)
-        is = false;
-    else if (rank != CENSUS_ALL)
-        is = atoi(seat ? seat : given) == rank;
+    int rank = given ? atoi(given) + (seat ? atoi(seat) : 0) : -1;
     free(arguments);
     free(environment);
-    return is;
+    return rank >= first && rank < first + count;
 }
 
 /* Signal 0 only counts. */
-static int signal_ranks(const char *group, int rank, int number)
+static int signal_ranks(const char *group, int first, int count, int number)
 {
-    int count = 0;
+    int found = 0;
     DIR *processes = opendir("/proc");
     if (!processes) return 0;
     for (struct dirent *entry; (entry = readdir(processes));) {
-        if (entry->d_name[0] < '1' || entry->d_name[0] > '9' || !is_rank(entry->d_name, group, rank))
+        if (entry->d_name[0] < '1' || entry->d_name[0] > '9' || !is_rank(entry->d_name, group, first, count))
             continue;
-        count += kill((pid_t)atol(entry->d_name), number) == 0;
+        found += kill((pid_t)atol(entry->d_name), number) == 0;
     }
     closedir(processes);
-    return count;
+    return found;
 }
 
-int census_kill(const char *group, int rank)
+int census_kill(const char *group, int first, int count)
 {
-    return signal_ranks(group, rank, SIGKILL);
+    return signal_ranks(group, first, count, SIGKILL);
 }
 
-int census_count(const char *group, int rank)
+int census_count(const char *group, int first, int count)
 {
-    return signal_ranks(group, rank, 0);
+    return signal_ranks(group, first, count, 0);
 }

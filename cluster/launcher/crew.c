@@ -47,7 +47,7 @@ struct crew {
     const struct mpirun_plan *plan;
     const char *directory;
     char name[CREW_NAME_BYTES], host[256];
-    struct seat *seats; /* [plan->ranks] */
+    struct seat *seats; /* [plan->ranks], from plan->first on */
     struct hand hands[CREW_POLL_ITEMS];
     int hand_count;
     uint64_t started; /* mpiruns so far */
@@ -61,7 +61,7 @@ struct crew {
 
 static void make_name(char name[CREW_NAME_BYTES])
 {
-    uint8_t random[(CREW_NAME_BYTES - 1) / 2];
+    uint8_t random[16];
     if (getrandom(random, sizeof random, 0) != sizeof random) memset(random, 0, sizeof random);
     for (size_t i = 0; i < sizeof random; i++) snprintf(name + 2 * i, 3, "%02x", random[i]);
 }
@@ -111,7 +111,10 @@ status_t crew_start(const struct mpirun_plan *plan, const char *directory, struc
     }
     made->plan = plan;
     made->directory = directory;
-    make_name(made->name);
+    if (plan->group)
+        snprintf(made->name, sizeof made->name, "%s", plan->group);
+    else
+        make_name(made->name);
     gethostname(made->host, sizeof made->host - 1);
     status_t status = start_hand(made, NULL, error);
     if (status == STATUS_OK)
@@ -128,7 +131,8 @@ void crew_free(struct crew *crew)
         kill(crew->hands[i].child.pid, SIGKILL);
         child_reap(&crew->hands[i].child);
     }
-    census_kill(crew->name, CENSUS_ALL); /* those that lost their mpirun in an odd moment */
+    census_kill(crew->name, crew->plan->first,
+                crew->plan->ranks); /* who lost their mpirun in an odd moment */
     free(crew->seats);
     free(crew);
 }
@@ -147,11 +151,16 @@ bool crew_empty(const struct crew *crew)
     return true;
 }
 
-static void leave_seat(struct crew *crew, int rank, const char *message)
+static struct seat *seat_of(const struct crew *crew, int rank)
 {
-    crew->seats[rank].hold = EMPTY;
-    crew->seats[rank].untold = true;
-    snprintf(crew->seats[rank].message, sizeof crew->seats[rank].message, "%s", message);
+    return &crew->seats[rank - crew->plan->first];
+}
+
+static void leave_seat(struct seat *seat, const char *message)
+{
+    seat->hold = EMPTY;
+    seat->untold = true;
+    snprintf(seat->message, sizeof seat->message, "%s", message);
 }
 
 /* The one who held it is gone or to be gone. In the group's own mpirun there is no order for one rank only,
@@ -163,10 +172,10 @@ static void clear_seat(struct crew *crew, int rank)
         struct hand *hand = &crew->hands[i];
         if (hand->rank != rank || hand->outdated) continue;
         hand->outdated = true;
-        crew->seats[rank].far_failed = hand->far && clock_now_ns() - hand->began_ns < FAR_TRIAL_NS;
+        seat_of(crew, rank)->far_failed = hand->far && clock_now_ns() - hand->began_ns < FAR_TRIAL_NS;
         kill(hand->child.pid, SIGKILL); /* its rank dies with it */
     }
-    int killed = census_kill(crew->name, rank);
+    int killed = census_kill(crew->name, rank, 1);
     if (killed) log_line(LOG_INFO, "rank %d: an older process was still there and was killed", rank);
 }
 
@@ -174,26 +183,27 @@ static void clear_seat(struct crew *crew, int rank)
 static const char *far_host(const struct crew *crew, const struct crew_seat *seat)
 {
     if (!seat->host || !seat->host[0] || !crew->plan->several_hosts) return NULL;
-    if (strcmp(seat->host, crew->host) == 0 || crew->seats[seat->rank].far_failed) return NULL;
+    if (strcmp(seat->host, crew->host) == 0 || seat_of(crew, seat->rank)->far_failed) return NULL;
     return seat->host;
 }
 
 status_t crew_replace(struct crew *crew, const struct crew_seat *wanted, struct error *error)
 {
     struct crew_seat seat = *wanted;
-    if (seat.rank < 0 || seat.rank >= crew->plan->ranks)
-        return error_set(error, STATUS_INVALID, "rank %d: the group has %d", seat.rank, crew->plan->ranks);
+    int first = crew->plan->first, last = first + crew->plan->ranks - 1;
+    if (seat.rank < first || seat.rank > last)
+        return error_set(error, STATUS_INVALID, "rank %d: here are ranks %d to %d", seat.rank, first, last);
     if (!mpirun_mends(crew->plan))
         return error_set(error, STATUS_UNSUPPORTED,
                          "rank %d: with fabric mpi a group is relaunched as a whole", seat.rank);
     clear_seat(crew, seat.rank);
     seat.host = far_host(crew, wanted);
-    crew->seats[seat.rank].far_failed = false; /* once: then the host gets its next chance */
+    seat_of(crew, seat.rank)->far_failed = false; /* once: then the host gets its next chance */
     status_t status = start_hand(crew, &seat, error);
     if (status == STATUS_OK)
-        crew->seats[seat.rank].hold = HELD_BY_ONE;
+        seat_of(crew, seat.rank)->hold = HELD_BY_ONE;
     else
-        leave_seat(crew, seat.rank, error->text);
+        leave_seat(seat_of(crew, seat.rank), error->text);
     return status;
 }
 
@@ -213,13 +223,13 @@ static void take_end(struct crew *crew, const struct hand *hand, int code, const
              hand->rank == CREW_ALL ? "the group's mpirun" : "a replacement", message);
     if (hand->outdated) return;
     if (hand->rank != CREW_ALL) {
-        crew->seats[hand->rank].far_failed = hand->far && !mpirun_ran(code);
-        leave_seat(crew, hand->rank, message);
+        seat_of(crew, hand->rank)->far_failed = hand->far && !mpirun_ran(code);
+        leave_seat(seat_of(crew, hand->rank), message);
         return;
     }
     for (int i = 0; i < crew->plan->ranks; i++) { /* those who were replaced live on */
         if (crew->seats[i].hold != HELD_BY_ALL) continue;
-        leave_seat(crew, i, message);
+        leave_seat(&crew->seats[i], message);
         crew->seats[i].untold = false;
         crew->rest_untold = true;
     }
@@ -258,7 +268,7 @@ bool crew_news(struct crew *crew, struct crew_end *end)
         struct seat *seat = &crew->seats[i];
         if (!seat->untold) continue;
         seat->untold = false;
-        end->rank = i;
+        end->rank = crew->plan->first + i;
         snprintf(end->message, sizeof end->message, "%s", seat->message);
         return true;
     }

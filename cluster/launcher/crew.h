@@ -1,8 +1,8 @@
 /*
- * crew.h - the ranks of one group, from their start to the end of the last: one mpirun for all, and one for
- * each rank that was replaced since.
+ * crew.h - the ranks of one group, or those that came to it together, from their start to the end of the last: one mpirun for
+ * all, and one for each rank that was replaced since.
  *
- *     crew_start(&plan, scratch, &crew, &error);               a new name, all ranks
+ *     crew_start(&plan, scratch, &crew, &error);               a new name, unless the plan has one; all ranks
  *     crew_replace(crew, &seat, &error);                       one of them anew
  *     int items = crew_poll(crew, poll_items); zmq_poll(...);
  *     crew_reap(crew); while (crew_news(crew, &end)) ... tell the coordinator ...
@@ -27,7 +27,7 @@
 struct crew;
 
 enum {
-    CREW_NAME_BYTES = 33,
+    CREW_NAME_BYTES = 65,
     CREW_MAX_RANKS = 1024,
     CREW_MAX_THREADS = 4096,
     CREW_ALL = -1,

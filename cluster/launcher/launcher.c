@@ -8,6 +8,7 @@
 
 #include <inttypes.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
@@ -25,9 +26,11 @@ enum { SOCKET, MONITOR, SIGNALS, FIXED_ITEMS };
 #define LAST_PAUSE_NS     (30 * SECOND_NS)
 #define SETTLED_NS        (60 * SECOND_NS) /* a group that lived so long does not make the next pause longer */
 #define ASK_GRACE_NS      SECOND_NS        /* for ranks that were told to end by the coordinator */
+#define PARTING_NS        (20 * SECOND_NS) /* for jobs to go on without ranks that came to their group */
 #define ANNOUNCE_EVERY_NS (200 * MILLISECOND_NS) /* at most: a coordinator may ask after each message */
 
 enum state {
+    ASKING,   /* none yet: which seats of the group are they to have? */
     AT_WORK,  /* there is a crew */
     CHANGING, /* it is ending, another one follows */
     PAUSING,  /* none: the next one starts at start_ns */
@@ -36,10 +39,13 @@ enum state {
 
 struct launcher {
     const struct launcher_config *config;
+    struct mpirun_plan plan; /* the config's; of a group that was joined, with its name and our first seat */
     struct uplink *uplink;
-    struct crew *crew; /* NULL: PAUSING, or left */
+    struct crew *crew; /* NULL: ASKING, PAUSING, or left */
     enum state state;
-    char group[CREW_NAME_BYTES], host[256]; /* group: of the latest crew */
+    char group[CREW_NAME_BYTES], host[256]; /* group: of the latest crew; while ASKING what was typed */
+    bool stays;                             /* without ranks: they were drained */
+    char why[ERROR_TEXT_BYTES];             /* of an outcome that is none */
     int signals, failures;                  /* failures: groups in a row that did not live long */
     status_t outcome;
     bool announce; /* Launcher is due */
@@ -70,10 +76,14 @@ static void say_launcher(struct launcher *l)
     Refrain__Launcher message = REFRAIN__LAUNCHER__INIT;
     message.group = l->group;
     message.has_ranks = message.has_pid = 1;
-    message.ranks = (uint32_t)l->config->plan->ranks;
+    message.ranks = (uint32_t)l->plan.ranks;
     message.pid = (uint32_t)getpid();
     message.host = l->host;
-    message.fabric = (char *)(uintptr_t)l->config->plan->fabric;
+    message.fabric = (char *)(uintptr_t)l->plan.fabric;
+    message.has_joins = 1;
+    message.joins = l->config->join != NULL;
+    message.has_first = l->plan.group != NULL;
+    message.first = (uint32_t)l->plan.first;
     message.software = (char *)REFRAIN_VERSION;
     report(l, REFRAIN__WORKER_REPORT__BODY_LAUNCHER, &message);
 }
@@ -91,9 +101,16 @@ static void say_ends(struct launcher *l)
     }
 }
 
+/* Whoever goes is not to be counted on any more, from now on. */
+static void say_goodbye(struct launcher *l)
+{
+    Refrain__Goodbye message = REFRAIN__GOODBYE__INIT;
+    report(l, REFRAIN__WORKER_REPORT__BODY_GOODBYE, &message);
+}
+
 static void announce(struct launcher *l, int64_t now_ns)
 {
-    if (!l->announce || now_ns < l->announced_ns + ANNOUNCE_EVERY_NS) return;
+    if (!l->announce || l->state == LEAVING || now_ns < l->announced_ns + ANNOUNCE_EVERY_NS) return;
     l->announce = false;
     l->announced_ns = now_ns;
     say_launcher(l);
@@ -103,7 +120,7 @@ static void announce(struct launcher *l, int64_t now_ns)
 static void beat(struct launcher *l, int64_t now_ns)
 {
     Refrain__Heartbeat message = REFRAIN__HEARTBEAT__INIT;
-    if (now_ns < l->next_heartbeat_ns) return;
+    if (now_ns < l->next_heartbeat_ns || l->state == LEAVING) return;
     l->next_heartbeat_ns = now_ns + l->heartbeat_ns;
     report(l, REFRAIN__WORKER_REPORT__BODY_HEARTBEAT, &message);
 }
@@ -115,6 +132,20 @@ static void leave(struct launcher *l, status_t outcome, int64_t now_ns, int64_t 
     if (l->state != LEAVING) l->outcome = outcome;
     l->state = LEAVING;
     if (l->crew) crew_end(l->crew, now_ns, grace_ns);
+}
+
+static void fail(struct launcher *l, status_t outcome, int64_t now_ns, int64_t grace_ns, const char *why)
+{
+    if (l->state != LEAVING) snprintf(l->why, sizeof l->why, "%s", why);
+    leave(l, outcome, now_ns, grace_ns);
+}
+
+/* Jobs go on without ranks that came to their group, at the end of their steps, and then the coordinator ends these. */
+static void part(struct launcher *l, int64_t now_ns)
+{
+    bool awaited = l->config->join && l->state == AT_WORK && !uplink_away_ns(l->uplink, now_ns);
+    if (l->state != LEAVING) say_goodbye(l);
+    leave(l, STATUS_OK, now_ns, awaited ? PARTING_NS : 0);
 }
 
 /* The first time at once; when it keeps happening, after pauses that double. */
@@ -138,13 +169,26 @@ static void change(struct launcher *l, int64_t now_ns)
 static status_t start(struct launcher *l, int64_t now_ns, struct error *error)
 {
     l->began_ns = now_ns;
-    status_t status = crew_start(l->config->plan, l->config->directory, &l->crew, error);
+    status_t status = crew_start(&l->plan, l->config->directory, &l->crew, error);
     if (status != STATUS_OK) return status;
-    strcpy(l->group, crew_name(l->crew));
+    snprintf(l->group, sizeof l->group, "%s", crew_name(l->crew));
     l->state = AT_WORK;
     l->order_ns = CLOCK_NEVER;
     l->announce = true;
-    log_line(LOG_INFO, "group %.8s: started %d ranks", l->group, l->config->plan->ranks);
+    log_line(LOG_INFO, "group %.8s: started %d ranks%s", l->group, l->plan.ranks,
+             l->plan.group ? " that are to join it" : "");
+    return STATUS_OK;
+}
+
+static status_t ask(struct launcher *l, int64_t now_ns, struct error *error)
+{
+    if (!*l->config->join || strlen(l->config->join) >= sizeof l->group)
+        return error_set(error, STATUS_INVALID, "--join: must be 1 to %zu letters of a group's name",
+                         sizeof l->group - 1);
+    snprintf(l->group, sizeof l->group, "%s", l->config->join);
+    l->state = ASKING;
+    l->announce = true;
+    l->order_ns = now_ns + l->config->order_ns;
     return STATUS_OK;
 }
 
@@ -173,6 +217,32 @@ static void take_replace(struct launcher *l, const Refrain__Replace *order)
     else
         log_line(LOG_ERROR, "%s", error.text);
     l->order_ns = CLOCK_NEVER;
+    l->stays = false;
+}
+
+static void take_joined(struct launcher *l, const Refrain__Joined *order, int64_t now_ns)
+{
+    struct error error;
+    if (l->state != ASKING) return;
+    if (!order->group || strlen(order->group) >= sizeof l->group || order->first >= CREW_MAX_RANKS) {
+        fail(l, STATUS_CORRUPT, now_ns, 0, "--join: the coordinator's answer makes no sense");
+        return;
+    }
+    snprintf(l->group, sizeof l->group, "%s", order->group);
+    l->plan.group = l->group;
+    l->plan.first = (int)order->first;
+    l->plan.near = l->plan.near && order->near;
+    if (start(l, now_ns, &error) != STATUS_OK) fail(l, error.status, now_ns, 0, error.text);
+}
+
+static void take_shutdown(struct launcher *l, const char *reason, int64_t now_ns)
+{
+    if (l->state == ASKING) {
+        fail(l, STATUS_DENIED, now_ns, 0, reason);
+        return;
+    }
+    log_line(LOG_INFO, "ending: %s", reason);
+    leave(l, STATUS_OK, now_ns, ASK_GRACE_NS);
 }
 
 static void take_relaunch(struct launcher *l, const Refrain__Relaunch *order, int64_t now_ns)
@@ -201,9 +271,14 @@ static void take_order(struct launcher *l, const Refrain__WorkerOrder *order, in
     case REFRAIN__WORKER_ORDER__BODY_RELAUNCH:
         take_relaunch(l, order->relaunch, now_ns);
         break;
+    case REFRAIN__WORKER_ORDER__BODY_JOINED:
+        take_joined(l, order->joined, now_ns);
+        break;
+    case REFRAIN__WORKER_ORDER__BODY_STAY:
+        l->stays = l->stays || is_ours(l, order->stay->group, "word");
+        break;
     case REFRAIN__WORKER_ORDER__BODY_SHUTDOWN:
-        log_line(LOG_INFO, "ending: %s", order->shutdown->reason ? order->shutdown->reason : "as ordered");
-        leave(l, STATUS_OK, now_ns, ASK_GRACE_NS);
+        take_shutdown(l, order->shutdown->reason ? order->shutdown->reason : "as ordered", now_ns);
         break;
     default:
         break; /* for ranks */
@@ -235,7 +310,7 @@ static void take_signals(struct launcher *l, int64_t now_ns)
     while (read(l->signals, &signal, sizeof signal) == sizeof signal) {
         bool again = l->state == LEAVING;
         log_line(LOG_INFO, "ending: %s", strsignal((int)signal.ssi_signo));
-        leave(l, STATUS_OK, now_ns, 0);
+        part(l, now_ns);
         if (again) {
             crew_free(l->crew);
             l->crew = NULL;
@@ -249,16 +324,28 @@ static void take_signals(struct launcher *l, int64_t now_ns)
  * only one future. */
 static void follow_emptiness(struct launcher *l, int64_t now_ns)
 {
-    if (l->state != AT_WORK || !crew_empty(l->crew)) return;
-    if (l->order_ns == CLOCK_NEVER)
-        l->order_ns = now_ns + (mpirun_mends(l->config->plan) ? l->config->order_ns : 0);
+    if (l->state != AT_WORK || l->stays || !crew_empty(l->crew)) return;
+    if (l->order_ns == CLOCK_NEVER) l->order_ns = now_ns + (mpirun_mends(&l->plan) ? l->config->order_ns : 0);
     if (now_ns < l->order_ns) return;
     if (uplink_away_ns(l->uplink, now_ns)) { /* nothing to do for them without one */
         l->order_ns = now_ns + SECOND_NS;
         return;
     }
+    if (l->plan.group) {
+        fail(l, STATUS_PEER_LOST, now_ns, 0, "none of the ranks that were to join the group is left");
+        return;
+    }
     log_line(LOG_WARN, "group %.8s: no rank is left; it is relaunched", l->group);
     change(l, now_ns);
+}
+
+static void follow_question(struct launcher *l, int64_t now_ns)
+{
+    if (l->state != ASKING || now_ns < l->order_ns) return;
+    if (uplink_away_ns(l->uplink, now_ns))
+        l->order_ns = now_ns + SECOND_NS; /* follow_orphan has a patience of its own */
+    else
+        fail(l, STATUS_DEADLINE, now_ns, 0, "--join: the coordinator does not answer");
 }
 
 static void follow_end(struct launcher *l, int64_t now_ns)
@@ -285,7 +372,7 @@ static void follow_orphan(struct launcher *l, int64_t now_ns)
     if (l->state == LEAVING || uplink_away_ns(l->uplink, now_ns) < l->config->orphan_ns) return;
     log_line(LOG_ERROR, "no coordinator at %s for %d s: ending", l->config->uplink.endpoint,
              (int)(l->config->orphan_ns / SECOND_NS));
-    leave(l, STATUS_PEER_LOST, now_ns, 0);
+    fail(l, STATUS_PEER_LOST, now_ns, 0, "ended without a coordinator");
 }
 
 /* What time and the states bring about; the order matters only for how soon. */
@@ -299,6 +386,7 @@ static void follow(struct launcher *l, int64_t now_ns)
     if (l->state == AT_WORK) say_ends(l);
     beat(l, now_ns);
     follow_orphan(l, now_ns);
+    follow_question(l, now_ns);
     follow_emptiness(l, now_ns);
     follow_end(l, now_ns);
     follow_pause(l, now_ns);
@@ -346,17 +434,19 @@ static void turn(struct launcher *l)
 
 status_t launcher_run(const struct launcher_config *config, struct error *error)
 {
-    struct launcher l = {
-        .config = config, .outcome = STATUS_OK, .heartbeat_ns = HEARTBEAT_NS, .order_ns = CLOCK_NEVER};
+    struct launcher l = {.config = config,
+                         .plan = *config->plan,
+                         .outcome = STATUS_OK,
+                         .heartbeat_ns = HEARTBEAT_NS,
+                         .order_ns = CLOCK_NEVER};
     int64_t now_ns = clock_now_ns();
     gethostname(l.host, sizeof l.host - 1);
     status_t status = signals_open(&l.signals, error);
     if (status != STATUS_OK) return status;
     status = uplink_open(&config->uplink, now_ns, &l.uplink, error);
-    if (status == STATUS_OK) status = start(&l, now_ns, error);
+    if (status == STATUS_OK) status = config->join ? ask(&l, now_ns, error) : start(&l, now_ns, error);
     while (status == STATUS_OK && (l.state != LEAVING || l.crew)) turn(&l);
-    if (status == STATUS_OK && l.outcome != STATUS_OK)
-        status = error_set(error, l.outcome, "ended without a coordinator");
+    if (status == STATUS_OK && l.outcome != STATUS_OK) status = error_set(error, l.outcome, "%s", l.why);
     crew_free(l.crew);
     uplink_close(l.uplink);
     close(l.signals);

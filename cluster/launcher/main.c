@@ -23,7 +23,7 @@
 #include "proto/keyfile.h"
 
 struct settings {
-    const char *coordinator, *key, *worker, *hostfile, *scratch;
+    const char *coordinator, *key, *worker, *hostfile, *scratch, *join;
     int64_t ranks, threads, orphan_ms, order_ms;
     int fabric;
     bool tie, version, help;
@@ -45,6 +45,8 @@ static const struct option_spec specs[] = {
     {.help = "What it starts"},
     {"ranks", 'n', OPTION_INT, offsetof(struct settings, ranks), "N", .help = "how many ranks form the group",
      .standard = "1", .min = 1, .max = CREW_MAX_RANKS},
+    {"join", 'j', OPTION_TEXT, offsetof(struct settings, join), "GROUP",
+     .help = "they come to a group that is there, named as `refrain ranks` does, while its jobs run"},
     {"hostfile", 0, OPTION_TEXT, offsetof(struct settings, hostfile), "FILE",
      .help = "mpirun's list of hosts; by default this host, or what the batch system gave"},
     {"threads", 't', OPTION_INT, offsetof(struct settings, threads), "N",
@@ -78,7 +80,8 @@ static void print_help(void)
            "Starts ranks of refrain-worker with mpirun, and a lost one anew when the coordinator asks for "
            "it.\n\n"
            "  refrain-launch -n 8 --hostfile hosts --coordinator tcp://head:5732\n"
-           "  refrain-launch -n $SLURM_NTASKS --coordinator tcp://head:5732 -- --backend cpu-avx2\n\n");
+           "  refrain-launch -n $SLURM_NTASKS --coordinator tcp://head:5732 -- --backend cpu-avx2\n"
+           "  refrain-launch --join 40d6ff9d -n 2 --hostfile more --coordinator tcp://head:5732\n\n");
     options_help(&table, 0, stdout);
     printf(
         "\nEnds on SIGTERM and SIGINT, when the coordinator says so, and when there is none for too long;\n"
@@ -149,6 +152,7 @@ static status_t launch(const struct settings *settings, const struct mpirun_plan
     struct scratch scratch;
     struct keyfile key;
     struct launcher_config config = {.plan = plan,
+                                     .join = settings->join,
                                      .uplink = {.endpoint = settings->coordinator},
                                      .directory = scratch.path,
                                      .orphan_ns = settings->orphan_ms * MILLISECOND_NS,
@@ -170,13 +174,18 @@ static status_t make_plan(const struct settings *settings, const struct options 
     if (status != STATUS_OK) return status;
     if (settings->hostfile && access(settings->hostfile, R_OK) != 0)
         return error_set(error, STATUS_INVALID, "--hostfile %s: %m", settings->hostfile);
+    if (settings->join && strcmp(fabrics[settings->fabric], "mpi") == 0)
+        return error_set(error, STATUS_INVALID,
+                         "--join: a group over the fabric mpi has the ranks that it was started with");
     int more = options_operand_count(options);
+    bool several_hosts = settings->hostfile || in_an_allocation();
     *plan = (struct mpirun_plan){.worker = worker,
                                  .endpoint = settings->coordinator,
                                  .key_file = settings->key,
                                  .hostfile = settings->hostfile,
                                  .fabric = fabrics[settings->fabric],
-                                 .several_hosts = settings->hostfile || in_an_allocation(),
+                                 .several_hosts = several_hosts,
+                                 .near = !several_hosts,
                                  .ranks = (int)settings->ranks,
                                  .threads = (int)settings->threads,
                                  .more_count = more};

@@ -69,11 +69,11 @@ static void add_worker(struct line *line, const struct mpirun_plan *plan, const 
     add(line, plan->worker);
     add_two(line, "--coordinator", plan->endpoint);
     add_two(line, "--group", job->group);
-    if (job->single) add_two(line, "--seat", line->seat);
+    if (job->single || plan->group) add_two(line, "--seat", line->seat);
     if (job->threads || plan->threads) add_two(line, "--threads", line->threads);
     add_two(line, "--fabric", plan->fabric);
-    /* A replacement must be reachable the way the others are, and cannot see them. */
-    if (mpirun_mends(plan) && !plan->several_hosts) add_two(line, "--fabric-bind", "ipc://*");
+    /* Who comes later must be reachable the way the others are, and cannot see them. */
+    if (mpirun_mends(plan) && plan->near) add_two(line, "--fabric-bind", "ipc://*");
     if (plan->key_file) add_two(line, "--key", plan->key_file);
     for (int i = 0; i < plan->more_count; i++) add(line, plan->more[i]); /* last: what a person says wins */
 }
@@ -90,7 +90,8 @@ status_t mpirun_start(const struct mpirun_plan *plan, const struct mpirun_job *j
     if (!line.words) return error_set(error, STATUS_NO_MEMORY, "no memory for a command line");
     snprintf(line.ranks, sizeof line.ranks, "%d", plan->ranks);
     snprintf(line.threads, sizeof line.threads, "%d", job->threads ? job->threads : plan->threads);
-    snprintf(line.seat, sizeof line.seat, "%d/%d", job->seat, plan->ranks);
+    snprintf(line.seat, sizeof line.seat, "%d/%d", job->single ? job->seat : plan->first,
+             plan->first + plan->ranks);
     add_mpirun(&line, plan, job);
     add_worker(&line, plan, job);
     /* A session of its own: Ctrl-C is for refrain-launch, which then ends it. */

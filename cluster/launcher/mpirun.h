@@ -1,5 +1,5 @@
 /*
- * mpirun.h - one mpirun of refrain-worker: a whole group, or one rank that takes a lost one's seat.
+ * mpirun.h - one mpirun of refrain-worker: a whole group, ranks that come to one, or one rank that takes a lost one's seat.
  *
  *     struct child child;
  *     mpirun_start(&plan, &(struct mpirun_job){.group = "a3f0", .directory = "/tmp/refrain-launch-71/1"},
@@ -24,7 +24,9 @@ struct mpirun_plan {
     const char *hostfile;
     const char *fabric;      /* "zmq", "mpi": the loss of one rank ends them all, or "nccl" */
     bool several_hosts;      /* a hostfile, or an allocation of more than this host */
-    int ranks;               /* of the group */
+    bool near;               /* all of the group's ranks are on this host, and talk over Unix sockets */
+    const char *group;       /* one that is there, which the ranks come to; NULL: they form one */
+    int first, ranks;        /* their number, and the first one's seat */
     int threads;             /* of each rank; 0: not said */
     const char *const *more; /* [more_count] options for refrain-worker */
     int more_count;
@@ -33,7 +35,7 @@ struct mpirun_plan {
 struct mpirun_job {
     const char *group;
     const char *directory; /* existing, nobody else's: for mpirun's own files */
-    bool single;           /* one rank, for `seat` */
+    bool single;           /* one rank, for `seat`; otherwise all */
     int seat, threads;     /* of the single one; threads 0: as the plan says */
     const char *host;      /* of the single one; NULL: this host */
 };

@@ -27,22 +27,11 @@ static bool is_number(const char *text)
     return digits >= 1 && digits <= 4 && text[digits] == '\0';
 }
 
-/* The one group whose name begins so; NULL: none or several. */
-static const struct group *find_group(const struct server *server, const char *name, size_t letters)
-{
-    const struct group *group, *found = NULL;
-    for (size_t i = 0; (group = groups_at(server->groups, i)); i++) {
-        if (strncmp(group->name, name, letters) != 0) continue;
-        if (found) return NULL;
-        found = group;
-    }
-    return found;
-}
-
 /* A number, with or without a group before it, is a rank; anything else a host. */
 static status_t read_aim(const struct server *server, const char *who, struct aim *aim, struct error *error)
 {
     const char *slash = strrchr(who, '/'), *number = slash ? slash + 1 : who;
+    bool several;
     *aim = (struct aim){0};
     if (!is_number(number)) {
         if (slash) return error_set(error, STATUS_INVALID, "who %s: must be GROUP/RANK, RANK or a host", who);
@@ -50,11 +39,11 @@ static status_t read_aim(const struct server *server, const char *who, struct ai
         return STATUS_OK;
     }
     aim->seat = (uint32_t)atoi(number);
-    aim->group = find_group(server, who, slash ? (size_t)(slash - who) : 0);
+    aim->group = groups_called(server->groups, who, slash ? (size_t)(slash - who) : 0, &several);
     if (!aim->group && !groups_at(server->groups, 0)) return error_set(error, STATUS_NOT_FOUND, "there are no ranks");
     if (!aim->group)
         return error_set(error, STATUS_NOT_FOUND, "who %s: %s; say GROUP/RANK, with names as `refrain ranks` shows them",
-                         who, slash ? "not one group's name begins so" : "there are several groups");
+                         who, several ? "there are several such groups" : "no group's name begins so");
     if (aim->seat >= aim->group->seats)
         return error_set(error, STATUS_NOT_FOUND, "who %s: group %.*s has ranks 0 to %u", who, SHOWN_LETTERS,
                          aim->group->name, aim->group->seats - 1);
@@ -89,7 +78,8 @@ static status_t check(const struct server *server, const struct group *group, co
     bool gone[PLAN_MAX_RANKS];
     uint32_t count = 0, new = 0;
     for (uint32_t rank = 0; rank < group->ranks; rank++) {
-        gone[rank] = leaves[rank] || groups_seat(server->groups, group->name, group->members[rank].seat) == SEAT_DRAINED;
+        gone[rank] = leaves[rank] || group->members[rank].resigns ||
+                     groups_seat(server->groups, group->name, group->members[rank].seat) == SEAT_DRAINED;
         count += gone[rank];
         new += leaves[rank];
     }
@@ -164,7 +154,7 @@ static status_t keep_seat(struct server *server, const struct group *group, uint
 static status_t bring_back(struct server *server, const struct group *group, uint32_t seat, char *text, size_t bytes,
                            struct error *error)
 {
-    const struct launcher *launcher = launchers_of(server->launchers, group->name);
+    const struct launcher *launcher = launchers_for(server->launchers, group->name, seat);
     char host[MEMBER_TEXT_BYTES];
     uint32_t rank, threads = group->ranks ? group->members[0].threads : 0;
     if (group_rank_of(group, seat, &rank)) return keep_seat(server, group, seat, text, bytes, error);

@@ -116,8 +116,9 @@ void group_vacate(struct group *group, uint32_t rank, int64_t now_ns, const char
     group->here--;
     group->disturbed = true;
     group->suspect = -1;
-    /* One that was about to leave need not be replaced. */
-    bool goes_on = worth_repairing(group) || (member->leaves && group->here > 0);
+    /* One that was about to leave need not be replaced, and one that came later took nobody along. */
+    bool dispensable = member->leaves || (member->alone && member->seat >= group->own);
+    bool goes_on = worth_repairing(group) || (dispensable && group->here > 0);
     group_enter(group, goes_on ? GROUP_GATHERING : GROUP_LOST, now_ns);
 }
 
@@ -360,6 +361,19 @@ bool groups_find(struct groups *groups, const struct wire_peer *peer, struct gro
 const char *groups_host(const struct groups *groups)
 {
     return groups->host;
+}
+
+struct group *groups_called(const struct groups *groups, const char *name, size_t letters, bool *several)
+{
+    struct group *found = NULL;
+    *several = false;
+    for (size_t i = 0; i < groups->count; i++) {
+        if (strncmp(groups->list[i]->name, name, letters) != 0) continue;
+        *several = found != NULL;
+        if (found) return NULL;
+        found = groups->list[i];
+    }
+    return found;
 }
 
 struct group *groups_at(struct groups *groups, size_t index)

@@ -49,7 +49,8 @@ struct member {
     uint32_t seat; /* the number it was started with, as people and launchers know it */
     bool here;     /* said Hello; false: the seat is vacant */
     bool alone;    /* started by an mpirun of its own */
-    bool leaves;   /* its seat was drained: the next epoch is without it */
+    bool leaves;   /* its seat was drained, or it resigns: the next epoch is without it */
+    bool resigns;  /* its launcher is about to end it */
     bool answered; /* what the state waits for: EpochReady, Loaded, LoadFailed */
     struct wire_peer peer;
     uint32_t pid, threads, first_block, blocks;
@@ -112,6 +113,8 @@ struct group {
     int64_t since_ns;               /* of the state */
     uint32_t seats;                 /* ranks it was started with, and those that came since */
     uint32_t ranks, here;           /* of them, those not drained; ranks that said Hello */
+    uint32_t own;                   /* the seats that its own launcher can fill */
+    uint32_t reserved;              /* ... and any launcher; nobody may have come to the last of them yet (schedule.c, too) */
     uint32_t guests;                /* ranks that came while it works and wait for the next epoch */
     int64_t guest_ns;               /* when the latest of them came */
     struct member *members;         /* [ranks], by seat: a rank is its place here; 0 is home. Behind them [guests] */
@@ -137,7 +140,7 @@ struct group {
     struct held held;
     uint64_t launch;     /* launch_number() of the launcher of ours it came from; 0: somebody else's */
     int64_t progress_ns; /* when any compute_progress last grew */
-    bool repairable;     /* a launcher can start replacements (schedule.c keeps it true) */
+    bool repairable;     /* its own launcher can start replacements (schedule.c keeps it true) */
     bool disturbed;      /* the epoch ended: what was in flight is to be given back */
     bool blameless;      /* ... through no fault of any job's */
     bool formed;         /* every seat was taken once */
@@ -171,6 +174,8 @@ status_t groups_hello(struct groups *groups, const struct wire_peer *peer, const
 /* Whose connection it is, a rank's or a guest's (*rank >= group->ranks); false: nobody's. */
 bool groups_find(struct groups *groups, const struct wire_peer *peer, struct group **group, uint32_t *rank);
 const char *groups_host(const struct groups *groups); /* ours; "": it has no name */
+/* The one group whose name begins with so many letters; NULL: none or *several. */
+struct group *groups_called(const struct groups *groups, const char *name, size_t letters, bool *several);
 struct group *groups_at(struct groups *groups, size_t index); /* NULL past the end */
 /* The slot that holds a job, and its group; NULL: nobody works on it. */
 struct slot *groups_slot(struct groups *groups, uint64_t job, struct group **group);

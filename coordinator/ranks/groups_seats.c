@@ -188,9 +188,21 @@ static bool has_lived(const struct group *group, const Refrain__Hello *hello)
 }
 
 /* Seats have no gaps, so that a coordinator that restarts knows from any of the ranks how many there are. */
-static bool is_next_seat(const struct group *group, uint32_t seat)
+static uint32_t next_seat(const struct group *group)
 {
-    return seat <= group->seats;
+    return group->reserved > group->seats ? group->reserved : group->seats;
+}
+
+/* Unix sockets are of one host. */
+static const struct member *out_of_reach(const struct group *group, const Refrain__Hello *hello)
+{
+    bool near = strncmp(hello->fabric_address, "ipc:", 4) == 0;
+    for (uint32_t rank = 0; rank < people(group); rank++) {
+        const struct member *member = &group->members[rank];
+        bool unix_socket = near || strncmp(member->address, "ipc:", 4) == 0;
+        if (member->here && unix_socket && strcmp(member->host, hello->host) != 0) return member;
+    }
+    return NULL;
 }
 
 /* Does this rank fit into the group it names? */
@@ -199,17 +211,25 @@ static status_t check_place(const struct group *group, const Refrain__Hello *hel
     uint32_t rank;
     bool known = group_rank_of(group, hello->rank, &rank) || group_guest_of(group, hello->rank, &rank);
     const struct member *member = known ? &group->members[rank] : NULL;
-    if ((hello->ranks != group->seats && !has_lived(group, hello)) || strcmp(hello->fabric, group->fabric) != 0)
+    if ((hello->ranks != group->seats && !has_lived(group, hello)) ||
+        strcmp(hello->fabric, group->fabric) != 0)
         return error_set(error, STATUS_CONFLICT, "rank %u says %u ranks on fabric %s, the group has %u on %s",
                          hello->rank, hello->ranks, hello->fabric, group->seats, group->fabric);
-    if (!is_next_seat(group, hello->rank))
+    if (hello->rank > next_seat(group))
         return error_set(error, STATUS_CONFLICT, "rank %u: the next one of this group is rank %u",
-                         hello->rank, group->seats);
+                         hello->rank, next_seat(group));
     if (member && member->here && member->pid != hello->pid)
         return error_set(error, STATUS_CONFLICT, "rank %u is taken by process %u on %s", hello->rank,
                          member->pid, member->host);
     if (group->state == GROUP_LOST)
         return error_set(error, STATUS_PEER_LOST, "the group is lost: %s", group->failure);
+    const struct member *unreached = out_of_reach(group, hello);
+    if (unreached)
+        return error_set(error, STATUS_CONFLICT,
+                         "rank %u on %s and rank %u on %s talk over Unix sockets and cannot reach each "
+                         "other: give all ranks "
+                         "--fabric-bind tcp://*:*",
+                         hello->rank, hello->host, unreached->seat, unreached->host);
     return STATUS_OK;
 }
 

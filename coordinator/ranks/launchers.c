@@ -30,18 +30,34 @@ static struct launcher *find(struct launchers *launchers, const struct wire_peer
     return NULL;
 }
 
+static bool is_of(const struct launcher *launcher, const char *group)
+{
+    return strcmp(launcher->group, group) == 0;
+}
+
+/* The same one over a new connection. */
+static struct launcher *find_again(struct launchers *launchers, const Refrain__Launcher *message)
+{
+    for (size_t i = 0; i < launchers->count; i++) {
+        struct launcher *launcher = &launchers->list[i];
+        bool same = launcher->joins == message->joins && launcher->first == message->first;
+        if (is_of(launcher, message->group) && same) return launcher;
+    }
+    return NULL;
+}
+
 status_t launchers_hello(struct launchers *launchers, const struct wire_peer *peer,
                          const Refrain__Launcher *message, int64_t now_ns, struct error *error)
 {
     if (!group_text_fits(message->group, GROUP_NAME_BYTES) ||
         !group_text_fits(message->host, MEMBER_TEXT_BYTES) ||
         !group_text_fits(message->fabric, sizeof((struct launcher *)0)->fabric) || message->ranks < 1 ||
-        message->ranks > PLAN_MAX_RANKS)
+        message->ranks > PLAN_MAX_RANKS || message->first > PLAN_MAX_RANKS - message->ranks)
         return error_set(error, STATUS_INVALID,
                          "a launcher must give its group, host and fabric, and 1 to %d ranks",
                          PLAN_MAX_RANKS);
     struct launcher *launcher = find(launchers, peer);
-    if (!launcher) launcher = launchers_of(launchers, message->group); /* over a new connection */
+    if (!launcher) launcher = find_again(launchers, message);
     if (!launcher && launchers->count == MAX_LAUNCHERS)
         return error_set(error, STATUS_NO_MEMORY, "there are %d launchers already", MAX_LAUNCHERS);
     if (!launcher) {
@@ -49,6 +65,8 @@ status_t launchers_hello(struct launchers *launchers, const struct wire_peer *pe
         *launcher = (struct launcher){0};
     }
     launcher->peer = *peer;
+    launcher->joins = message->joins;
+    launcher->first = message->first;
     launcher->ranks = message->ranks;
     launcher->pid = message->pid;
     launcher->heard_ns = now_ns;
@@ -58,11 +76,11 @@ status_t launchers_hello(struct launchers *launchers, const struct wire_peer *pe
     return STATUS_OK;
 }
 
-bool launchers_heard(struct launchers *launchers, const struct wire_peer *peer, int64_t now_ns)
+struct launcher *launchers_heard(struct launchers *launchers, const struct wire_peer *peer, int64_t now_ns)
 {
     struct launcher *launcher = find(launchers, peer);
     if (launcher) launcher->heard_ns = now_ns;
-    return launcher != NULL;
+    return launcher;
 }
 
 static void forget(struct launchers *launchers, size_t index)
@@ -90,8 +108,29 @@ void launchers_forgive(struct launchers *launchers, int64_t now_ns)
 struct launcher *launchers_of(struct launchers *launchers, const char *group)
 {
     for (size_t i = 0; i < launchers->count; i++)
-        if (strcmp(launchers->list[i].group, group) == 0) return &launchers->list[i];
+        if (!launchers->list[i].joins && is_of(&launchers->list[i], group)) return &launchers->list[i];
     return NULL;
+}
+
+struct launcher *launchers_for(struct launchers *launchers, const char *group, uint32_t seat)
+{
+    for (size_t i = 0; i < launchers->count; i++) {
+        struct launcher *launcher = &launchers->list[i];
+        if (is_of(launcher, group) && seat >= launcher->first && seat - launcher->first < launcher->ranks)
+            return launcher;
+    }
+    return NULL;
+}
+
+uint32_t launchers_end(struct launchers *launchers, const char *group)
+{
+    uint32_t end = 0;
+    for (size_t i = 0; i < launchers->count; i++) {
+        const struct launcher *launcher = &launchers->list[i];
+        if (is_of(launcher, group) && launcher->first + launcher->ranks > end)
+            end = launcher->first + launcher->ranks;
+    }
+    return end;
 }
 
 struct launcher *launchers_at(struct launchers *launchers, size_t index)

@@ -32,7 +32,8 @@ static uint32_t count_leaving(const struct server *server, struct group *group)
     uint32_t count = 0;
     for (uint32_t rank = 0; rank < group->ranks; rank++) {
         struct member *member = &group->members[rank];
-        member->leaves = groups_seat(server->groups, group->name, member->seat) == SEAT_DRAINED;
+        member->leaves =
+            member->resigns || groups_seat(server->groups, group->name, member->seat) == SEAT_DRAINED;
         count += member->leaves;
     }
     return count;
@@ -123,7 +124,8 @@ static void send_away(struct server *server, struct group *group)
     for (uint32_t rank = group->ranks; rank-- > 0;) {
         const struct member *member = &group->members[rank];
         if (!member->leaves) continue;
-        if (member->here) order_shutdown(server->outbox, &member->peer, "this rank was drained");
+        const char *why = member->resigns ? "its launcher ends" : "this rank was drained";
+        if (member->here) order_shutdown(server->outbox, &member->peer, why);
         group_dismiss(group, rank, server->now_ns);
     }
 }
@@ -194,11 +196,19 @@ static void name_ranks(const struct group *group, uint32_t from, uint32_t to, bo
     if (used < bytes) snprintf(text + used, bytes - used, "%s %s", named < count ? "..." : "", what);
 }
 
+static const char *how_they_leave(const struct group *group, uint32_t leaving)
+{
+    bool drained = false;
+    for (uint32_t rank = 0; rank < group->ranks; rank++)
+        drained |= group->members[rank].leaves && !group->members[rank].resigns;
+    if (!drained) return leaving == 1 ? "leaves" : "leave";
+    return leaving == 1 ? "was drained" : "were drained";
+}
+
 static void want_change(struct server *server, struct group *group, uint32_t leaving, bool joins)
 {
     char gone[96], came[96], why[sizeof group->move.why];
-    name_ranks(group, 0, group->ranks, true, leaving == 1 ? "was drained" : "were drained", gone,
-               sizeof gone);
+    name_ranks(group, 0, group->ranks, true, how_they_leave(group, leaving), gone, sizeof gone);
     name_ranks(group, group->ranks, group->ranks + group->guests, false, "joined", came, sizeof came);
     if (leaving && joins)
         snprintf(why, sizeof why, "%.60s, %.60s", gone, came);
@@ -207,15 +217,16 @@ static void want_change(struct server *server, struct group *group, uint32_t lea
     want(server, group, why);
 }
 
-/* Another one was told to come back, too: one move is enough for both. */
+/* Another one was told to come, too: one move is enough for both. */
 static bool awaits_more(const struct server *server, const struct group *group)
 {
-    uint32_t rank;
+    uint32_t rank, seats = group->reserved > group->seats ? group->reserved : group->seats;
     if (server->now_ns - group->guest_ns > MORE_NS) return false;
-    for (uint32_t seat = 0; seat < group->seats; seat++)
-        if (groups_seat(server->groups, group->name, seat) == SEAT_RETURNING &&
-            !group_guest_of(group, seat, &rank))
-            return true;
+    for (uint32_t seat = 0; seat < seats; seat++) {
+        enum seat_state state = groups_seat(server->groups, group->name, seat);
+        bool awaited = state == SEAT_RETURNING || (state == SEAT_SERVES && seat >= group->own);
+        if (awaited && !group_rank_of(group, seat, &rank) && !group_guest_of(group, seat, &rank)) return true;
+    }
     return false;
 }
 
@@ -278,14 +289,16 @@ static bool waits_for_ends(const struct server *server, const struct group *grou
     return false;
 }
 
-/* Guests whose seat was drained meanwhile never get in. */
+/* Guests whose seat was drained meanwhile, or whose launcher ends, never get in. */
 static void send_guests_away(struct server *server, struct group *group)
 {
     for (uint32_t rank = group->ranks + group->guests; rank-- > group->ranks;) {
         const struct member *guest = &group->members[rank];
-        if (groups_seat(server->groups, group->name, guest->seat) != SEAT_DRAINED) continue;
-        order_shutdown(server->outbox, &guest->peer, "this rank was drained");
-        group_vacate(group, rank, server->now_ns, "it was drained");
+        bool drained = groups_seat(server->groups, group->name, guest->seat) == SEAT_DRAINED;
+        if (!drained && !guest->resigns) continue;
+        const char *why = drained ? "this rank was drained" : "its launcher ends";
+        order_shutdown(server->outbox, &guest->peer, why);
+        group_vacate(group, rank, server->now_ns, "%s", why);
     }
 }
 

@@ -6,6 +6,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "coordinator/ranks/drain.h"
+#include "coordinator/ranks/joining.h"
 #include "coordinator/orders.h"
 
 enum { MOST_ASKS = 4 };
@@ -15,9 +16,18 @@ enum { MOST_ASKS = 4 };
 #define RETURN_NS         (2 * SECOND_NS) /* after our own restart: for ranks that were there before */
 #define LAUNCHER_GRACE_NS SECOND_NS       /* for a launcher to notice by itself */
 
-bool repair_possible(const struct server *server, const struct group *group)
+/* A world of MPI that lost a rank cannot be mended. */
+static bool is_mendable(const struct group *group)
 {
-    return strcmp(group->fabric, "zmq") == 0 && launchers_of(server->launchers, group->name);
+    return strcmp(group->fabric, "mpi") != 0;
+}
+
+void repair_look(struct server *server, struct group *group)
+{
+    const struct launcher *launcher = launchers_of(server->launchers, group->name);
+    group->repairable = is_mendable(group) && launcher;
+    group->own = launcher ? launcher->ranks : 0;
+    group->reserved = launchers_end(server->launchers, group->name);
 }
 
 void repair_give_back(struct server *server, struct group *group, const char *why)
@@ -65,7 +75,11 @@ static void check_lonely(struct server *server, struct launcher *launcher)
         launcher->lonely_ns = 0;
     } else if (launcher->lonely_ns == 0) {
         launcher->lonely_ns = server->now_ns;
-    } else if (server->now_ns - launcher->lonely_ns > limit_ms * MILLISECOND_NS) {
+    } else if (server->now_ns - launcher->lonely_ns <= limit_ms * MILLISECOND_NS) {
+        return;
+    } else if (launcher->joins) {
+        order_shutdown(server->outbox, &launcher->peer, "the group that its ranks were to join is gone");
+    } else {
         log_line(LOG_WARN, "no rank came within %.1f s of its start", (double)limit_ms / 1000);
         relaunch(server, launcher, "no rank of it came");
     }
@@ -90,32 +104,42 @@ static bool was_formed(const struct group *group)
     return before;
 }
 
+/* Nobody can start it again, or not any more; a group does without those that came to it. */
+static void give_up_seat(struct server *server, struct group *group, uint32_t rank, const char *why)
+{
+    const struct member *member = &group->members[rank];
+    if (member->seat >= group->own && (group->repairable || member->alone))
+        group_dismiss(group, rank, server->now_ns);
+    else if (group->formed)
+        group_lose(group, server->now_ns, "%s", why);
+}
+
 void repair_seats(struct server *server, struct group *group)
 {
-    const struct launcher *launcher = launchers_of(server->launchers, group->name);
-    if (!group->repairable) {
-        if (group->formed)
-            group_lose(group, server->now_ns, "%s; no launcher is there to replace it", group->failure);
-        return;
-    }
+    char why[ERROR_TEXT_BYTES];
     for (uint32_t rank = 0; rank < group->ranks; rank++) {
         struct member *member = &group->members[rank];
         if (member->here) continue;
-        if (launcher && member->seat >= launcher->ranks) { /* came by itself: nobody can start it again */
-            group_dismiss(group, rank, server->now_ns);
+        const struct launcher *launcher = launchers_for(server->launchers, group->name, member->seat);
+        if (!launcher || !is_mendable(group)) {
+            if (!group->formed && server->now_ns - group->since_ns < RETURN_NS)
+                continue; /* it may be on its way */
+            snprintf(why, sizeof why, "%.400s; no launcher is there to replace it", group->failure);
+            give_up_seat(server, group, rank, why);
             return;
         }
         if (member->ask_ns == CLOCK_NEVER && was_formed(group)) member->ask_ns = group->since_ns + RETURN_NS;
         if (server->now_ns < member->ask_ns) continue;
         if (member->asked >= MOST_ASKS) {
-            group_lose(group, server->now_ns, "rank %u could not be replaced %d times", member->seat,
-                       member->asked);
+            snprintf(why, sizeof why, "rank %u could not be replaced %d times", member->seat, member->asked);
+            give_up_seat(server, group, rank, why);
             return;
         }
         member->asked++;
         member->ask_ns = server->now_ns + SEAT_PATIENCE_NS;
         order_replace(server->outbox, &launcher->peer, group, member->seat, member->host, member->threads);
-        log_line(LOG_INFO, "group %.8s: a replacement for rank %u is being started", group->name, member->seat);
+        log_line(LOG_INFO, "group %.8s: a replacement for rank %u is being started", group->name,
+                 member->seat);
     }
 }
 
@@ -145,7 +169,7 @@ static void seat_ended(struct server *server, struct group *group, uint32_t rank
 /* The mpirun that started the group: all that nobody replaced since are gone with it. */
 static void group_ended(struct server *server, struct group *group)
 {
-    group->blameless = strcmp(group->fabric, "zmq") == 0; /* there one dead rank does not end the others */
+    group->blameless = is_mendable(group); /* there one dead rank does not end the others */
     if (!group->formed) group_lose(group, server->now_ns, "mpirun ended");
     for (uint32_t rank = 0; rank < group->ranks; rank++)
         if (group->members[rank].here && group->members[rank].replaced == 0 && !group->members[rank].alone)
@@ -162,15 +186,31 @@ static void start_failed(struct server *server, const char *name)
     relaunch(server, launcher, "its ranks ended before they had come here");
 }
 
-void repair_take_seat_ended(struct server *server, const Refrain__SeatEnded *message)
+/* They were drained: then their end is no loss, and one of them may be wanted again. */
+static bool was_drained(const struct server *server, const struct launcher *launcher)
+{
+    for (uint32_t seat = launcher->first; seat < launcher->first + launcher->ranks; seat++)
+        if (groups_seat(server->groups, launcher->group, seat) == SEAT_DRAINED) return true;
+    return false;
+}
+
+/* The ranks of a launcher's first mpirun are gone; of those that came to a group others hear by themselves. */
+static void first_ended(struct server *server, const struct launcher *launcher, struct group *group)
+{
+    if (was_drained(server, launcher)) order_stay(server->outbox, &launcher->peer, launcher->group);
+    if (!launcher->joins) group_ended(server, group);
+}
+
+void repair_take_seat_ended(struct server *server, const struct launcher *launcher,
+                            const Refrain__SeatEnded *message)
 {
     struct group *group = find_group(server, message->group);
     uint32_t rank;
     log_line(LOG_WARN, "launcher: %s", message->message ? message->message : "ranks ended");
     if (!group) {
-        if (!message->has_rank) start_failed(server, message->group);
+        if (!message->has_rank && !launcher->joins) start_failed(server, message->group);
     } else if (!message->has_rank) {
-        group_ended(server, group);
+        first_ended(server, launcher, group);
     } else if (group_rank_of(group, message->rank, &rank)) {
         seat_ended(server, group, rank);
     }
@@ -183,7 +223,12 @@ void repair_take_launcher(struct server *server, const struct wire_peer *peer,
 {
     struct error error;
     Refrain__Welcome welcome = REFRAIN__WELCOME__INIT;
-    if (launchers_hello(server->launchers, peer, message, server->now_ns, &error) != STATUS_OK) {
+    Refrain__Launcher known = *message;
+    bool asks = message->joins && !message->has_first, near;
+    status_t status = asks ? joining_place(server, message, &known, &near, &error) : STATUS_OK;
+    if (status == STATUS_OK)
+        status = launchers_hello(server->launchers, peer, &known, server->now_ns, &error);
+    if (status != STATUS_OK) {
         log_line(LOG_WARN, "a launcher was sent away: %s", error.text);
         order_shutdown(server->outbox, peer, error.text);
         return;
@@ -192,6 +237,14 @@ void repair_take_launcher(struct server *server, const struct wire_peer *peer,
     welcome.heartbeat_ms = (uint32_t)server->settings->heartbeat_ms;
     welcome.silence_ms = (uint32_t)server->settings->silence_ms;
     order_welcome(server->outbox, peer, &welcome);
+    if (asks) order_joined(server->outbox, peer, known.group, known.first, near);
+}
+
+void repair_take_goodbye(struct server *server, const struct launcher *launcher)
+{
+    const struct wire_peer peer = launcher->peer;
+    if (launcher->joins) joining_resign(server, launcher);
+    launchers_gone(server->launchers, &peer);
 }
 
 /* Ours without a word from its launcher, or of somebody who has none: there is only its whole mpirun to end.
@@ -217,6 +270,7 @@ void repair_end_group(struct server *server, struct group *group)
     log_line(LOG_ERROR, "group %.8s of %u ranks is lost: %s", group->name, group->ranks, group->failure);
     repair_give_back(server, group, group->failure);
     order_shutdown_group(server->outbox, group, why);
+    joining_end(server, group->name, why);
     if (group->ranks)
         start_anew(server, group);
     else

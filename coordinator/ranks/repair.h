@@ -2,7 +2,7 @@
  * repair.h - what the coordinator does about ranks that are gone: their jobs go back to the queue, their
  * seats are filled by a launcher, groups that cannot be repaired are ended and started anew.
  *
- *     group->repairable = repair_possible(server, group);
+ *     repair_look(server, group);
  *     if (group->disturbed) repair_give_back(server, group, why);
  *     GATHERING: repair_seats(server, group);     LOST: repair_end_group(server, group);
  *     READY: repair_settled(server, group);
@@ -14,8 +14,8 @@
 
 #include "coordinator/server.h"
 
-/* A launcher is there that can fill single seats of this group. */
-bool repair_possible(const struct server *server, const struct group *group);
+/* Notes which of the group's seats launchers can fill now. */
+void repair_look(struct server *server, struct group *group);
 /* All jobs in flight on the group wait again; that of a job which was there alone may be the one that makes
  * it fail. */
 void repair_give_back(struct server *server, struct group *group, const char *why);
@@ -29,6 +29,9 @@ void repair_launchers(struct server *server);
 /* Reports: a launcher says what it has; a child of a launcher ended. */
 void repair_take_launcher(struct server *server, const struct wire_peer *peer,
                           const Refrain__Launcher *message);
-void repair_take_seat_ended(struct server *server, const Refrain__SeatEnded *message);
+void repair_take_seat_ended(struct server *server, const struct launcher *launcher,
+                            const Refrain__SeatEnded *message);
+/* ... or the launcher ends, and its ranks with it. */
+void repair_take_goodbye(struct server *server, const struct launcher *launcher);
 
 #endif

@@ -1,6 +1,6 @@
 #!/bin/bash
 # run.sh BUILD - a service over three hosts and a head node, made of network namespaces (hosts.sh): keys, a hostfile,
-# mpirun's remote start without ssh, tensors over the cables; then a rank is killed, one is stopped, a host dies, and
+# mpirun's remote start without ssh, tensors over the cables; ranks of a second launcher join and leave; then a rank is killed, one is stopped, a host dies, and
 # the launcher is killed. Every job must complete with the latents of the undisturbed one, and nothing may stay behind.
 #
 # Exit 77 with a line when this machine does not allow namespaces. REFRAIN_HOSTS_KEEP=1 keeps the directory.
@@ -41,6 +41,21 @@ for pair in n1:10.77.0.3 n2:10.77.0.4 n3:10.77.0.2; do
 done
 [ -s "$work/undisturbed.mp4" ] || fail "no video"
 say "a video over the cables"
+
+# A second launcher, elsewhere, brings two more to the job that runs, and takes them away again.
+printf 'n3 slots=1\nn2 slots=1\n' >"$work/more"
+group=$(refrain ranks --json | sed 's/.*"group":"\([0-9a-f]\{8\}\).*/\1/')
+disturbed joined
+hosts_run n3 "$build/refrain-launch" --join "$group" --ranks 2 --hostfile "$work/more" --threads 1 --key "$work/keys/nodes.secret" \
+    --coordinator tcp://10.77.0.1:5732 2>>"$work/launch.log" &
+joiner=$!
+await 20 "joined: not five ranks" ready "n1 n2 n3 n3 n2 "
+hosts_run n3 pkill -TERM -x refrain-launch
+wait $joiner || fail "joined: the launcher failed"
+completed joined
+await 5 "joined: its ranks stay" holds n3 1
+ready "n1 n2 n3 " || fail "joined: $(hosts_of_ranks)"
+say "two ranks of a second launcher joined a running job and left it; it completed with the same latents"
 
 # ------------------------------------------------------------------------------------------------------------- mishaps
 disturbed killed

@@ -1,7 +1,8 @@
 #!/bin/bash
-# run.sh BUILD - refrain inside a real Slurm of three nodes, which are namespaces of this machine (tests/hosts): a job
-# for a coordinator outside of the allocation, ranks killed, stopped and lost with their node, scancel; then a whole
-# service in an allocation. Slurm, its keys and its state live in a directory that goes at the end.
+# run.sh BUILD - refrain inside a real Slurm of three nodes, which are namespaces of this machine (tests/hosts): jobs
+# for a coordinator outside of the allocation, a second one whose ranks join the first one's, ranks killed, stopped and
+# lost with their node, scancel; then a whole service in an allocation. Slurm, its keys and its state live in a directory
+# that goes at the end.
 #
 # As root, with Slurm installed (`make test-slurm`). Exit 77 with a line where that is not so. REFRAIN_SLURM_KEEP=1 keeps
 # the directory.
@@ -78,6 +79,21 @@ make_keys
 start_coordinator
 export REFRAIN_WORKER_ENDPOINT=tcp://10.77.0.1:5732 REFRAIN_WORKER_KEY=$work/keys/nodes.secret
 batch() { hosts_run head sbatch --parsable --output="$work/batch-%j.log" "$@"; }
+gone() { ! hosts_run head squeue -h -o %i | grep -q .; }
+
+# A second job brings its nodes to the ranks of the first one, and takes them away at its time limit.
+job=$(batch --nodes=1 examples/slurm/ranks.sbatch --threads 1 --scratch "$HOST_TMP" -- --fabric-bind 'tcp://*:*') || fail "sbatch"
+await 40 "no rank came from the allocation" ready "n1 "
+group=$(refrain ranks --json | sed 's/.*"group":"\([0-9a-f]\{8\}\).*/\1/')
+more=$(batch --nodes=2 examples/slurm/ranks.sbatch --join "$group" --threads 1 --scratch "$HOST_TMP") || fail "sbatch --join"
+await 40 "no ranks joined from a second allocation" ready "n1 n2 n3 "
+hosts_run head scancel --batch --signal=TERM "$more"
+await 40 "joined ranks stay" ready "n1 "
+hosts_run head scancel "$job"
+await 40 "the allocation stays" gone
+await 30 "the nodes are not free again" idle
+say "ranks of a second allocation joined and left"
+
 job=$(batch --nodes=3 examples/slurm/ranks.sbatch --threads 1 --scratch "$HOST_TMP") || fail "sbatch"
 
 await 40 "no ranks came from the allocation" ready "n1 n2 n3 "
@@ -113,7 +129,6 @@ say "a node died; its rank came up on the launcher's"
 
 hosts_run head scancel "$job"
 for node in n1 n2; do await 20 "ranks stay on $node after scancel" holds $node 0; done
-gone() { ! hosts_run head squeue -h -o %i | grep -q .; }
 await 40 "the allocation stays" gone
 say "scancel: nothing is left"
 

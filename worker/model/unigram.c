@@ -107,7 +107,7 @@ status_t unigram_add(struct unigram *u, const char *text, size_t length, double 
     if (length > UINT16_MAX)
         return error_set(error, STATUS_INVALID, "piece %zu of the vocabulary has %zu bytes", u->count,
                          length);
-    if (u->text_bytes + length > u->text_capacity) {
+    if (u->text == NULL || u->text_bytes + length > u->text_capacity) {
         size_t capacity = 2 * (u->text_bytes + length) + 4096;
         char *grown = realloc(u->text, capacity);
         if (grown == NULL) return error_set(error, STATUS_NO_MEMORY, "the vocabulary does not fit in memory");
