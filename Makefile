@@ -384,17 +384,19 @@ FUZZ_FLAGS := -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=u
   -DREFRAIN_VERSION='"$(VERSION)"' -I. -I$(BUILD)
 sources_of = $(patsubst proto/refrain.pb-c.c,$(BUILD)/proto/refrain.pb-c.c,$(patsubst $(BUILD)/%.o,%.c,$(1)))
 FUZZ_POLICIES := $(call sources_of,$(OBJS_policies))
-FUZZ_SOURCES_wire := $(call sources_of,$(OBJS_proto)) $(FUZZ_POLICIES) base/status.c
+FUZZ_SOURCES_wire := tests/message_maker.c $(call sources_of,$(OBJS_proto)) $(FUZZ_POLICIES) base/status.c
 FUZZ_SOURCES_cache := $(FUZZ_POLICIES) base/status.c
 FUZZ_SOURCES_ticket := cluster/ticket.c base/status.c
 FUZZ_SOURCES_safetensors := worker/model/safetensors.c worker/model/checkpoint.c base/status.c
 FUZZ_SOURCES_files := $(call sources_of,$(OBJS_base) $(OBJS_planner) $(OBJS_proto)) $(FUZZ_POLICIES) $(patsubst %,client/%.c,planmodel tablefile trace)
 FUZZ_SOURCES_model := $(FUZZ_SOURCES_files) worker/model/tables.c $(patsubst %,worker/model/%.c,tokenizer tokenizer_load unigram spiece charsmap prompt)
 FUZZ_SOURCES_stored := $(call sources_of,$(OBJS_tier) $(OBJS_base)) cluster/envelope.c coordinator/vault/vaultfile.c
-# The rest of a rank is linked as it is.
+# The rest of the two programs is linked as it is.
 FUZZ_SOURCES_checkpoint := $(wildcard cache/*.c worker/job*.c)
 $(BUILD)/tests/fuzz_checkpoint: $(filter-out $(patsubst %.c,$(BUILD)/%.o,$(FUZZ_SOURCES_checkpoint)),$(ALL_OBJS)) $(TEST_SUPPORT)
-$(BUILD)/tests/fuzz_%: tests/fuzz_%.c $(foreach room,proto base cache cache/tier client cluster coordinator coordinator/planner coordinator/vault worker worker/model,$(wildcard $(room)/*.[ch])) | $(PROTO_GEN)
+FUZZ_SOURCES_coordinator := tests/message_maker.c $(filter-out coordinator/main.c,$(call sources_of,$(OBJS_coordinator)))
+$(BUILD)/tests/fuzz_coordinator: $(filter-out $(OBJS_coordinator),$(COORDINATOR_OBJS))
+$(BUILD)/tests/fuzz_%: tests/fuzz_%.c $(foreach room,proto base cache cache/tier client cluster coordinator $(wildcard coordinator/*/) worker worker/model,$(wildcard $(room)/*.[ch])) tests/message_maker.[ch] | $(PROTO_GEN)
 	@mkdir -p $(@D)
 	clang $(FUZZ_FLAGS) $(call pkg,--cflags,$(PKGS)) -o $@ $< $(FUZZ_SOURCES_$*) $(filter %.o,$^) \
 	  $(CLIENT_LIBS) $(COORDINATOR_LIBS) $(if $(filter %.o,$^),$(WORKER_LIBS) $(call pkg,--libs,cmocka),$(call pkg,--libs,libutf8proc)) -lm

@@ -153,7 +153,7 @@ void fabric_release(struct fabric *fabric, struct fabric_event *event)
         peer->released++;
         fabric->releases = true;
         /* Else it has credits enough, and hears of this one later. */
-        tell = peer->used >= 2 || 2 * peer->used >= peer->window;
+        tell = fabric_io_owes_word(peer);
     }
     pthread_mutex_unlock(&fabric->lock);
     parcel_give(&fabric->shelf, parcel);
@@ -286,16 +286,17 @@ status_t fabric_post(struct fabric *fabric, int peer, const struct ticket *ticke
 
 bool fabric_can_post(const struct fabric *fabric, int peer)
 {
-    return fabric_has_credits(fabric, peer, 1);
+    return fabric_has_room(fabric, peer, FABRIC_MAX_CREDITS);
 }
 
-bool fabric_has_credits(const struct fabric *fabric, int peer, int count)
+bool fabric_has_room(const struct fabric *fabric, int peer, int most)
 {
     struct fabric *own = (struct fabric *)fabric; /* for the lock, and to be woken when the answer changes */
     if (peer < 0 || peer >= fabric->count || peer == fabric->self) return false;
     pthread_mutex_lock(&own->lock);
-    bool can = own->phase == PHASE_READY && own->peers[peer].credits >= count;
-    if (own->phase == PHASE_READY && !can) own->peers[peer].starved = true;
+    struct peer *to = &own->peers[peer];
+    bool can = own->phase == PHASE_READY && to->credits > 0 && to->window - to->credits < most;
+    if (own->phase == PHASE_READY && !can) to->starved = true;
     pthread_mutex_unlock(&own->lock);
     return can;
 }
@@ -568,6 +569,11 @@ void fabric_close(struct fabric *fabric)
 const char *fabric_address(const struct fabric *fabric)
 {
     return fabric->address;
+}
+
+int fabric_credits(const struct fabric *fabric)
+{
+    return fabric->credits;
 }
 
 uint64_t fabric_largest(const struct fabric *fabric)

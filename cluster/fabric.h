@@ -43,6 +43,7 @@ enum {
     FABRIC_TOKEN_BYTES = 32, /* secret of an epoch: strangers who find the port are not listened to */
     FABRIC_MAX_MEMBERS = 1024,
     FABRIC_MAX_CREDITS = 64,
+    FABRIC_UNTOLD = 1, /* messages of a pair that may be released without their sender being told */
     FABRIC_TRANSFER_MS = 10000,
     FABRIC_ABORT_MS = 5000,
     FABRIC_LANDING_BYTES = 65536,    /* nccl: payloads arrive in memory of whole pieces of this */
@@ -92,7 +93,9 @@ void fabric_close(struct fabric *fabric);
 
 /* What other members need to reach this one. Valid until close. */
 const char *fabric_address(const struct fabric *fabric);
-/* The largest payload that can be sent, as the configuration says: members are started alike. */
+/* Credits of a directed pair, as the configuration says: members are started alike. */
+int fabric_credits(const struct fabric *fabric);
+/* The largest payload that can be sent, likewise. */
 uint64_t fabric_largest(const struct fabric *fabric);
 
 /* Connects to every member and returns when all answered, or fails by `deadline_ns`: STATUS_DEADLINE names
@@ -112,17 +115,19 @@ void fabric_leave(struct fabric *fabric);
 status_t fabric_post(struct fabric *fabric, int peer, const struct ticket *ticket, const void *payload,
                      uint64_t cookie, struct error *error);
 bool fabric_can_post(const struct fabric *fabric, int peer);
-/* So many messages could be posted to the peer now. For who must leave credits to others (worker/engine.h). */
-bool fabric_has_credits(const struct fabric *fabric, int peer, int count);
-/* Messages posted to the peer that it has not released, as far as is known here: may be one too many. */
+/* Messages posted to the peer that it has not released, as far as is known here: FABRIC_UNTOLD that were released may be
+ * among them for as long as nothing else is sent. */
 int fabric_in_flight(const struct fabric *fabric, int peer);
+/* Could a message be posted to the peer now, and would it be one of at most `most` in flight to it? For who must leave credits to
+ * others (worker/engine.h). Whoever has to wait for so few asks for `most` > FABRIC_UNTOLD, or may wait for ever. */
+bool fabric_has_room(const struct fabric *fabric, int peer, int most);
 
 /* The next event in order of occurrence; STATUS_AGAIN when there is none. Never blocks. */
 status_t fabric_next(struct fabric *fabric, struct fabric_event *event);
 void fabric_release(struct fabric *fabric, struct fabric_event *event); /* other kinds: does nothing */
 
 /* Sleeps until there is something to look at (STATUS_OK) or STATUS_DEADLINE: an event, or a credit of a peer
- * for which post, can_post or has_credits said no (then fabric_next may still answer STATUS_AGAIN). Once the epoch is over
+ * for which post, can_post or has_room said no (then fabric_next may still answer STATUS_AGAIN). Once the epoch is over
  * and its last event was taken: STATUS_PEER_LOST or STATUS_ABORTED at once. */
 status_t fabric_wait(struct fabric *fabric, int64_t deadline_ns, struct error *error);
 

@@ -239,7 +239,9 @@ void fabric_place_done(struct parcel *parcel); /* lock held: nothing more is wri
 void *fabric_io_main(void *fabric);
 void fabric_wake_io(struct fabric *fabric); /* fabric.c; any thread */
 void fabric_io_push(struct fabric *fabric,
-                    int64_t now);                  /* sends what is due, as far as the transport takes it */
+                    int64_t now); /* sends what is due, as far as the transport takes it */
+/* Credits travel with messages that go there anyway, and by themselves before the peer could wait for them: any thread. */
+bool fabric_io_owes_word(const struct peer *peer);
 void fabric_io_let_go(struct outgoing *outgoing);  /* one holder less; the last ends the loan. Any thread */
 void fabric_io_check_ready(struct fabric *fabric); /* has every member answered? */
 

@@ -74,6 +74,12 @@ static status_t send_hello(struct fabric *fabric, int peer)
     return fabric_io_send_head(fabric, peer, head, sizeof head);
 }
 
+bool fabric_io_owes_word(const struct peer *peer)
+{
+    int used = atomic_load(&peer->used);
+    return used > FABRIC_UNTOLD || 2 * used >= peer->window;
+}
+
 /* The peer has back, or will have, what it was owed. */
 static void credits_told(struct peer *peer)
 {
@@ -198,9 +204,7 @@ static status_t push_peer(struct fabric *fabric, int index, int64_t now)
             return status;
         to->owes_welcome = false;
     }
-    /* Credits travel with messages that go there anyway, and by themselves before the peer could run out of
-     * them. */
-    if (to->owed > 0 && 2 * to->used >= to->window) {
+    if (to->owed > 0 && fabric_io_owes_word(to)) {
         if ((status = fabric_io_send_signal(fabric, index, ENVELOPE_CREDIT, to->owed, 0)) != STATUS_OK)
             return status;
         credits_told(to);

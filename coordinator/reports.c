@@ -469,7 +469,7 @@ void server_report(struct server *server, const struct wire_peer *peer, zmq_msg_
     Refrain__WorkerReport *report;
     struct error error;
     struct sender sender;
-    const struct launcher *launcher;
+    struct launcher *launcher;
     status_t status = wire_unpack_report(zmq_msg_data(frame), zmq_msg_size(frame), &report, &error);
     if (status != STATUS_OK) {
         server->refused++;
@@ -484,7 +484,7 @@ void server_report(struct server *server, const struct wire_peer *peer, zmq_msg_
     } else if ((launcher = launchers_heard(server->launchers, peer, server->now_ns))) {
         if (report->body_case == REFRAIN__WORKER_REPORT__BODY_SEAT_ENDED)
             repair_take_seat_ended(server, launcher, report->seat_ended);
-        if (report->body_case == REFRAIN__WORKER_REPORT__BODY_GOODBYE) repair_take_goodbye(server, launcher);
+        if (report->body_case == REFRAIN__WORKER_REPORT__BODY_GOODBYE) launcher->ends = true;
     } else if (groups_find(server->groups, peer, &sender.group, &sender.rank)) {
         sender.member = &sender.group->members[sender.rank];
         sender.member->heard_ns = server->now_ns;

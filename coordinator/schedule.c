@@ -479,16 +479,10 @@ status_t server_check_without(const struct server *server, const struct group *g
     struct plan_seat seats[PLAN_MAX_RANKS];
     struct plan plan;
     const struct model *model;
-    const struct plan_wish *wish = &server->settings->wish;
     uint32_t left = 0;
     for (uint32_t rank = 0; rank < group->ranks; rank++) left += !leaves[rank];
-    if (wish->runs && wish->runs != left)
-        return error_set(error, STATUS_CONFLICT, "--split names %u ranks: %u would be left", wish->runs,
-                         left);
-    if (wish->width > 1 && left % wish->width)
-        return error_set(error, STATUS_CONFLICT,
-                         "--stage-width %u: %u ranks would be left, which are no whole stages", wish->width,
-                         left);
+    status_t status = plan_wish_takes(&server->settings->wish, left, true, error);
+    if (status != STATUS_OK) return status;
     if (!group->model[0] || models_find(server->models, group->model, &model, NULL) != STATUS_OK)
         return STATUS_OK;
     struct plan_request request = server_describe_layout(server, group, model->card, NULL, seats);
@@ -496,7 +490,7 @@ status_t server_check_without(const struct server *server, const struct group *g
         if (!leaves[rank]) seats[kept++] = seats[rank];
     request.ranks = left;
     request.mix.branches = 2;
-    status_t status = plan_make(&request, &plan, error);
+    status = plan_make(&request, &plan, error);
     if (status != STATUS_OK) error_prefix(error, "with %u rank%s", left, left == 1 ? "" : "s");
     return status;
 }
@@ -536,6 +530,12 @@ static uint64_t next_age(struct server *server)
     return ++server->newest_age;
 }
 
+/* The layout that was wished for is of more ranks or fewer: some left, or have not come yet. That is no fault of a job's. */
+static bool lacks_ranks(const struct server *server, const struct group *group)
+{
+    return plan_wish_takes(&server->settings->wish, group->ranks, false, NULL) != STATUS_OK;
+}
+
 /* Takes the next job of the queue onto the group; false when there is none, or none can be started. */
 static bool take_next(struct server *server, struct group *group)
 {
@@ -548,12 +548,19 @@ static bool take_next(struct server *server, struct group *group)
     if (!job || !slot) return false;
     status_t status = models_find(server->models, job->model, &model, &error);
     if (status == STATUS_OK) status = jobstore_get(server->store, NULL, job->id, &stored, &error);
-    bool fits = false;
+    bool fits = false, waits = false;
     if (status == STATUS_OK) foresight_note(server, job, stored->spec, model->card);
-    if (status == STATUS_OK) status = prepare_layout(server, group, model, stored->spec, job, &fits, &error);
+    if (status == STATUS_OK) {
+        status = prepare_layout(server, group, model, stored->spec, job, &fits, &error);
+        waits = status != STATUS_OK && lacks_ranks(server, group);
+    }
     struct needs needs = {0};
     if (status == STATUS_OK) needs_here(group, model->card, stored->spec, &needs);
     if (stored) refrain__job__free_unpacked(stored, NULL);
+    if (waits) {
+        group->held = (struct held){.job = job->id, .by = HELD_BY_RANKS};
+        return false;
+    }
     if (status != STATUS_OK) {
         fail_job(server, NULL, job, error.text);
         return true; /* the next one may be fine */

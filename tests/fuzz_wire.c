@@ -1,146 +1,18 @@
 /*
  * fuzz_wire.c - libFuzzer over the wire decoder: any bytes are refused or become a message that can be used.
  *
- * The first byte chooses the message. The rest is the frame, or says which fields the message has and what is in them: most
- * bytes are no message, and what lies behind the decoder would hardly be seen. What unpacks is validated, packed again, and must
+ * The first byte chooses the message. The rest is the frame, or what one is made from (tests/message_maker.h). What unpacks is validated, packed again, and must
  * then be read back to the same bytes.
  */
-#include <math.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include "proto/caching.h"
 #include "proto/validate.h"
-#include "proto/wire.h"
+#include "tests/message_maker.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-/* ------------------------------------------------------------------------------------------ messages of any fields */
-
-enum { FRAME_BYTES = 8192, FIELDS = 24, DEPTH = 4 };
-
-/* What is left of the input; zeros behind it. */
-struct source {
-    const uint8_t *at, *end;
-};
-
-static uint8_t take(struct source *s)
-{
-    return s->at < s->end ? *s->at++ : 0;
-}
-
-static uint64_t take_number(struct source *s)
-{
-    static const uint64_t special[] = {0,   1,         2,          16,        64,        480,
-                                       832, INT32_MAX, UINT32_MAX, INT64_MAX, UINT64_MAX};
-    uint8_t kind = take(s);
-    if (kind < 128) return special[kind % (sizeof special / sizeof *special)];
-    uint64_t number = 0;
-    for (int i = 0; i <= kind % 8; i++) number = number << 8 | take(s);
-    return number;
-}
-
-static uint64_t take_real(struct source *s)
-{
-    static const double special[] = {0, 1, -1, 0.5, 3, 1e-300, 1e300, INFINITY, -INFINITY, NAN};
-    uint8_t kind = take(s);
-    double real =
-        kind < 128 ? special[kind % (sizeof special / sizeof *special)] : (double)take_number(s) / 256;
-    uint64_t bits;
-    memcpy(&bits, &real, sizeof bits);
-    return bits;
-}
-
-struct frame {
-    uint8_t bytes[FRAME_BYTES];
-    size_t size;
-};
-
-static void put(struct frame *f, const void *bytes, size_t count)
-{
-    if (count > sizeof f->bytes - f->size) return;
-    memcpy(f->bytes + f->size, bytes, count);
-    f->size += count;
-}
-
-static void put_varint(struct frame *f, uint64_t value)
-{
-    uint8_t bytes[10];
-    size_t count = 0;
-    do bytes[count++] = (uint8_t)(value & 0x7f) | (value > 0x7f ? 0x80 : 0);
-    while (value >>= 7);
-    put(f, bytes, count);
-}
-
-static void make(struct source *s, const ProtobufCMessageDescriptor *descriptor, int depth, struct frame *f);
-
-static void put_text(struct source *s, struct frame *f)
-{
-    size_t length = take(s) % 40;
-    put_varint(f, length);
-    for (size_t i = 0; i < length; i++) put(f, &(uint8_t){take(s)}, 1);
-}
-
-static void put_field(struct source *s, const ProtobufCFieldDescriptor *field, int depth, struct frame *f)
-{
-    struct frame inner = {.size = 0};
-    uint64_t real;
-    switch (field->type) {
-    case PROTOBUF_C_TYPE_DOUBLE:
-        real = take_real(s);
-        put_varint(f, (uint64_t)field->id << 3 | 1);
-        put(f, &real, sizeof real);
-        break;
-    case PROTOBUF_C_TYPE_FLOAT:
-        real = take_real(s);
-        put_varint(f, (uint64_t)field->id << 3 | 5);
-        put(f, (const uint8_t *)&real + 4, 4); /* any float */
-        break;
-    case PROTOBUF_C_TYPE_STRING:
-    case PROTOBUF_C_TYPE_BYTES:
-        put_varint(f, (uint64_t)field->id << 3 | 2);
-        put_text(s, f);
-        break;
-    case PROTOBUF_C_TYPE_MESSAGE:
-        if (depth == 0) return;
-        make(s, field->descriptor, depth - 1, &inner);
-        put_varint(f, (uint64_t)field->id << 3 | 2);
-        put_varint(f, inner.size);
-        put(f, inner.bytes, inner.size);
-        break;
-    case PROTOBUF_C_TYPE_FIXED64:
-    case PROTOBUF_C_TYPE_SFIXED64:
-        real = take_number(s);
-        put_varint(f, (uint64_t)field->id << 3 | 1);
-        put(f, &real, sizeof real);
-        break;
-    default: /* our schema has no integers of fixed 32 bits */
-        put_varint(f, (uint64_t)field->id << 3);
-        put_varint(f, take_number(s));
-    }
-}
-
-static void make(struct source *s, const ProtobufCMessageDescriptor *descriptor, int depth, struct frame *f)
-{
-    int count = take(s) % FIELDS;
-    for (int i = 0; i < count && descriptor->n_fields && f->size < FRAME_BYTES / 2; i++)
-        put_field(s, &descriptor->fields[take(s) % descriptor->n_fields], depth, f);
-}
-
-/* With the version that is spoken (field 1), which counts where it stands last. */
-static void make_frame(const uint8_t *data, size_t size, const ProtobufCMessageDescriptor *descriptor,
-                       struct frame *f)
-{
-    struct source s = {data, data + size};
-    f->size = 0;
-    make(&s, descriptor, DEPTH, f);
-    if (f->size > FRAME_BYTES - 16) f->size = 0;
-    put_varint(f, 1 << 3);
-    put_varint(f, PROTOCOL_VERSION);
-}
-
-/* --------------------------------------------------------------------------------------------------- what it is for */
 
 /* A message that was believed survives a round trip. */
 static void check_round_trip(const ProtobufCMessage *message)
@@ -195,7 +67,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         &refrain__request__descriptor,       &refrain__reply__descriptor,
         &refrain__worker_report__descriptor, &refrain__worker_order__descriptor,
         &refrain__vault_request__descriptor, &refrain__vault_reply__descriptor};
-    static struct frame made;
+    static uint8_t made[MESSAGE_FRAME_BYTES];
     struct error error;
     ProtobufCMessage *message = NULL;
     status_t status = STATUS_CORRUPT;
@@ -203,9 +75,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     int kind = *data % 6;
     bool makes = *data++ & 128;
     if (makes) {
-        make_frame(data, size, descriptors[kind], &made);
-        data = made.bytes;
-        size = made.size;
+        struct message_source source = {data, data + size};
+        size = message_make(&source, descriptors[kind], made);
+        data = made;
     }
     switch (kind) {
     case 0:

@@ -288,7 +288,8 @@ void pipeline_execute(struct pipeline_run *run)
         members[i].engine.self = i;
         members[i].engine.members = count;
         if (count == 1) break;
-        struct fabric_config config = {.kind = "zmq", .bind = bind, .credits = 8, .max_bytes = 1 << 30};
+        struct fabric_config config = {
+            .kind = "zmq", .bind = bind, .credits = ENGINE_CREDITS, .max_bytes = 1 << 30};
         if (fabric_open(&config, &members[i].engine.fabric, &error) != STATUS_OK) fail_msg("%s", error.text);
         addresses[i] = fabric_address(members[i].engine.fabric);
     }

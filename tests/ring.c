@@ -103,7 +103,8 @@ struct ring *ring_start(const char *model, const struct split *split, int thread
         m->engine.self = i;
         m->engine.members = split->members;
         if (split->members == 1) break;
-        struct fabric_config config = {.kind = "zmq", .bind = bind, .credits = 8, .max_bytes = 1 << 30};
+        struct fabric_config config = {
+            .kind = "zmq", .bind = bind, .credits = ENGINE_CREDITS, .max_bytes = 1 << 30};
         if (fabric_open(&config, &m->engine.fabric, &error) != STATUS_OK) fail_msg("%s", error.text);
         ring->addresses[i] = fabric_address(m->engine.fabric);
     }

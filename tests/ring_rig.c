@@ -218,8 +218,10 @@ void ring_execute(struct ring_run *run)
     snprintf(bind, sizeof bind, "ipc://%s", directory);
     memset(members, 0, sizeof members);
     for (int i = 0; i < count; i++) {
-        struct fabric_config config = {
-            .kind = "zmq", .bind = bind, .credits = run->credits ? run->credits : 8, .max_bytes = 1 << 30};
+        struct fabric_config config = {.kind = "zmq",
+                                       .bind = bind,
+                                       .credits = run->credits ? run->credits : ENGINE_CREDITS,
+                                       .max_bytes = 1 << 30};
         members[i] = (struct member){
             .run = run, .addresses = addresses, .model = model, .directory = directory, .open = &open};
         members[i].engine.self = i;

@@ -30,7 +30,7 @@ struct ring_job {
 struct ring_run {
     const char *model; /* directory below the repository's root */
     struct split split;
-    int credits; /* 0: 8 */
+    int credits;            /* 0: ENGINE_CREDITS */
     const struct ops *ops;  /* NULL: guarded_or(NULL) */
     struct ledger *ledgers; /* [members], with ops of tests/counting.h; or NULL */
     size_t decode_memory;   /* as engine.decode_memory */

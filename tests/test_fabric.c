@@ -133,7 +133,7 @@ static void use_up_credits(struct member *m)
         for (int i = 0; i < 5; i++) CHECK(m, member_next(m).kind == FABRIC_SENT);
         member_mark(m, 0);
         /* No event comes, but the credit ends the wait. */
-        CHECK(m, fabric_wait(m->fabric, clock_now_ns() + 5 * SECOND_NS, &m->error) == STATUS_OK);
+        CHECK(m, fabric_wait(m->fabric, clock_now_ns() + 20 * SECOND_NS, &m->error) == STATUS_OK);
         CHECK(m, fabric_can_post(m->fabric, 1));
         member_post(m, 1, 5, payload, BYTES);
         CHECK(m, member_try_post(m, 1, 6, payload, BYTES) == STATUS_AGAIN);
@@ -230,7 +230,7 @@ static void lose_stopped_receiver(struct member *m)
         }
         if (!lost) CHECK(m, fabric_wait(m->fabric, clock_now_ns() + 10 * SECOND_NS, &m->error) == STATUS_OK);
     }
-    expect_lost(m, SILENT);
+    if (m->self == 0) expect_lost(m, SILENT);
     fabric_leave(m->fabric);
     member_fill(m, payload, LARGE_BYTES, 1); /* it is ours again */
     fabric_close(m->fabric);

@@ -100,6 +100,26 @@ static void ranks_join_a_running_job_and_leave_it_with_their_launcher(void **sta
     stand_stop(&s);
 }
 
+/* They never become ranks of a group that would lose them at once. */
+static void ranks_whose_launcher_ends_before_they_came_do_not_join(void **state)
+{
+    struct stand s;
+    char group[9];
+    stand_start(&s, "early", 1, "");
+    moving_wait_ranks("here", 1);
+    group_letters(group);
+    pid_t launcher = join(&s, group, 2, "");
+    for (int i = 0; i < 500 && shell(text, "grep -q 'that are to join it' %s.join.log", s.data); i++)
+        usleep(10000);
+    kill(launcher, SIGTERM);
+    expect_exit(launcher, 0);
+    moving_wait_ranks("here", 1);
+    shell_run(text, "cat %s.log", s.data);
+    assert_null(strstr(text, "is ready, 2 ranks"));
+    assert_null(strstr(text, "is ready, 3 ranks"));
+    stand_stop(&s);
+}
+
 /* Its ranks die with it: the group goes on without them, and others may join in their place. */
 static void a_launcher_that_is_killed_costs_its_ranks_alone(void **state)
 {
@@ -228,6 +248,7 @@ int main(void)
         cmocka_unit_test(what_cannot_be_joined_is_named),
         cmocka_unit_test(the_calm),
         cmocka_unit_test(ranks_join_a_running_job_and_leave_it_with_their_launcher),
+        cmocka_unit_test(ranks_whose_launcher_ends_before_they_came_do_not_join),
         cmocka_unit_test(a_launcher_that_is_killed_costs_its_ranks_alone),
         cmocka_unit_test(a_coordinator_that_is_killed_finds_the_ranks_that_joined),
         cmocka_unit_test(they_are_drained_and_return_like_others),

@@ -279,6 +279,60 @@ static void a_rank_more_than_there_were_joins_and_may_go_again(void **state)
     end(&b);
 }
 
+/* A new group would have the drained ones as well, whom somebody took out for a reason. */
+static void the_last_rank_that_was_not_drained_is_replaced_when_it_is_lost(void **state)
+{
+    struct bench b;
+    begin(&b);
+    drain(&b, "1", false, "1 rank is drained");
+    expect_rest(&b, true, ANSWER_MS);
+    say_rested(&b, 1);
+    expect(&b.ranks[1], ORDER(SHUTDOWN), ANSWER_MS);
+    drain(&b, "2", false, "1 rank is drained");
+    expect(&b.ranks[2], ORDER(SHUTDOWN), ANSWER_MS);
+    fake_worker_goodbye(&b.ranks[0], "for a test");
+    Refrain__WorkerOrder *order = fake_worker_order(&b.launcher, ORDER(REPLACE), ANSWER_MS);
+    assert_non_null(order);
+    assert_int_equal(order->replace->rank, 0);
+    refrain__worker_order__free_unpacked(order, NULL);
+    fake_worker_close(&b.ranks[0]);
+    fake_worker_open(&b.ranks[0], &b.rig, "one", 0, RANKS);
+    fake_workers_join(b.ranks, 1);
+    end(&b);
+}
+
+/* Ranks that an operator named are not there yet, or not any more: no job fails for that. */
+static void a_job_waits_for_as_many_ranks_as_were_named(void **state)
+{
+    struct bench b = {0};
+    uint64_t job;
+    uint32_t attempt;
+    rig_start(&b.rig, (const char *[]){"--split", "3,3,2", NULL});
+    rig_add_model(&b.rig, "small");
+    b.client = rig_client(&b.rig);
+    for (uint32_t rank = 0; rank < 2; rank++) fake_worker_open(&b.ranks[rank], &b.rig, "one", rank, 2);
+    fake_workers_join(b.ranks, 2);
+    b.job = rig_submit(b.client, "x");
+    expect_quiet(&b.ranks[0], ORDER(LOAD));
+    Refrain__Reply *reply = rig_status(b.client, b.job);
+    assert_int_equal(reply->job->state, STATE(QUEUED));
+    assert_string_equal(reply->job->waits, "other ranks: --split names 3 ranks: the group has 2");
+    refrain__reply__free_unpacked(reply, NULL);
+    fake_worker_connect(&b.ranks[2], &b.rig, "one", 2, 3);
+    b.ranks[2].alone = true;
+    fake_worker_hello(&b.ranks[2]);
+    fake_workers_join(b.ranks, 3);
+    fake_workers_load(b.ranks, 3);
+    fake_worker_take(&b.ranks[0], &job, &attempt);
+    assert_true(job == b.job);
+    fake_worker_goodbye(&b.ranks[2], "for a test");
+    fake_workers_join(b.ranks, 2);
+    rig_await(b.client, b.job, STATE(QUEUED));
+    expect_quiet(&b.ranks[0], ORDER(LOAD));
+    rig_await(b.client, b.job, STATE(QUEUED));
+    end(&b);
+}
+
 /* It could not be reached, and would cost the others their epoch, and then the group. */
 static void a_rank_that_unix_sockets_cannot_reach_is_sent_away(void **state)
 {
@@ -326,6 +380,8 @@ int main(void)
         cmocka_unit_test(a_coordinator_that_dies_while_jobs_rest_leaves_nothing_undone),
         cmocka_unit_test(the_last_ranks_take_the_group_with_them),
         cmocka_unit_test(a_rank_more_than_there_were_joins_and_may_go_again),
+        cmocka_unit_test(the_last_rank_that_was_not_drained_is_replaced_when_it_is_lost),
+        cmocka_unit_test(a_job_waits_for_as_many_ranks_as_were_named),
         cmocka_unit_test(a_rank_that_unix_sockets_cannot_reach_is_sent_away),
         cmocka_unit_test(a_rank_that_came_by_hand_may_be_lost_to_a_group_without_a_launcher),
     };

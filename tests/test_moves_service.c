@@ -41,7 +41,7 @@ static void expect_calm(int kind, const char *number)
 static void the_calm(void **state)
 {
     struct stand s;
-    char number[16], name[16];
+    char number[16], name[32];
     stand_start(&s, "calm", 2, "");
     shell_run(text, "refrain models add reference models/reference");
     for (int kind = 0; kind < KINDS; kind++) {

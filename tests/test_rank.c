@@ -73,7 +73,8 @@ static void start_rank(int index)
     snprintf(s->directory, sizeof s->directory, "%s/%d", home, index);
     snprintf(bind, sizeof bind, "ipc://%s", s->directory);
     assert_int_equal(mkdir(s->directory, 0700), 0);
-    struct fabric_config fabric = {.kind = "zmq", .bind = bind, .credits = 8, .max_bytes = 1 << 24};
+    struct fabric_config fabric = {
+        .kind = "zmq", .bind = bind, .credits = ENGINE_CREDITS, .max_bytes = 1 << 24};
     struct control_config control = {.coordinator = endpoint, .orphan_ns = PATIENCE_S * SECOND_NS};
     s->engine.ops = ops ? ops : guarded_or(NULL);
     s->engine.members = 1;

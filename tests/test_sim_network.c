@@ -171,6 +171,41 @@ static void who_waits_is_woken_by_what_arrives_or_at_the_deadline(void **state)
     assert_int_equal(fabric_wait(members[1], began_ns + SECOND_NS, NULL), STATUS_PEER_LOST);
 }
 
+static void nothing(void *context, uint64_t value) {}
+
+/* Until all that is on its way is there. */
+static void settle(void)
+{
+    int64_t until_ns = world_now_ns() + 100 * MILLISECOND_NS;
+    world_at(until_ns, WORLD_ARRIVES, nothing, NULL, 0);
+    while (world_now_ns() < until_ns) assert_true(world_step());
+}
+
+static void send_and_release(int from, int to)
+{
+    assert_int_equal(post(from, to, 1), STATUS_OK);
+    settle();
+    struct fabric_event event = expect(to, FABRIC_RECEIVED, -1, 0);
+    fabric_release(members[to], &event);
+    expect(from, FABRIC_SENT, -1, 0);
+    settle();
+}
+
+/* As cluster/fabric_send.c does: not each by itself. */
+static void a_credit_is_told_when_more_comes_or_with_what_goes_there_anyway(void **state)
+{
+    join_all(1);
+    send_and_release(0, 1);
+    assert_int_equal(fabric_in_flight(members[0], 1), FABRIC_UNTOLD);
+    send_and_release(0, 1);
+    assert_int_equal(fabric_in_flight(members[0], 1), FABRIC_UNTOLD);
+    assert_false(fabric_has_room(members[0], 1, 1));
+    assert_true(fabric_has_room(members[0], 1, 1 + FABRIC_UNTOLD));
+    send_and_release(1, 0);
+    assert_int_equal(fabric_in_flight(members[0], 1), 0);
+    assert_true(fabric_has_room(members[0], 1, 1));
+}
+
 static void beyond_the_credits_nothing_is_taken_until_the_receiver_released(void **state)
 {
     join_all(1);
@@ -286,6 +321,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_nodes_members_share_its_way_to_other_nodes, open_two_nodes,
                                         close_members),
         TEST(who_waits_is_woken_by_what_arrives_or_at_the_deadline),
+        TEST(a_credit_is_told_when_more_comes_or_with_what_goes_there_anyway),
         TEST(beyond_the_credits_nothing_is_taken_until_the_receiver_released),
         TEST(what_somebody_computes_leaves_when_he_is_done),
         TEST(a_killed_member_is_missed_and_what_it_had_not_sent_never_comes),

@@ -17,14 +17,20 @@
 #include "tests/ring_kinds.h"
 #include "tools/sim/tiny.h"
 
-static void run_wide(struct split split, int count)
+static void run_wide_over(struct split split, int count, int credits)
 {
     struct ring_job jobs[16] = {0};
-    struct ring_run ring = {.model = "models/reference", .split = split, .jobs = jobs, .count = count};
+    struct ring_run ring = {
+        .model = "models/reference", .split = split, .credits = credits, .jobs = jobs, .count = count};
     for (int i = 0; i < count; i++) jobs[i].order = kinds_order(i % KINDS);
     ring_execute(&ring);
     kinds_expect(&ring);
     ring_free(&ring);
+}
+
+static void run_wide(struct split split, int count)
+{
+    run_wide_over(split, count, 0);
 }
 
 static void a_stage_of_two_members_gives_the_bits_of_one(void **state)
@@ -42,6 +48,18 @@ static void stages_one_behind_the_other_may_be_wide(void **state)
 {
     run_wide((struct split){.members = 4, .width = 2, .run = {4, 4, 4, 4}}, 2 * KINDS);
     run_wide((struct split){.members = 6, .width = 2, .run = {3, 3, 1, 1, 4, 4}}, KINDS);
+}
+
+/* More jobs than hops may be out, and no more credits than that takes (worker/engine.h, Credits): nobody waits for ever. */
+static void the_fewest_credits_do_for_as_many_hops_as_may_be_out(void **state)
+{
+    static const struct split splits[] = {
+        {.members = 2, .width = 2, .run = {8, 8}},
+        {.members = 6, .width = 2, .run = {3, 3, 2, 2, 3, 3}},
+        {.members = 8, .width = 2, .run = {2, 2, 2, 2, 2, 2, 2, 2}},
+        {.members = 8, .width = 2, .head = 1, .run = {0, 0, 3, 3, 0, 0, 4, 4}}};
+    for (size_t i = 0; i < sizeof splits / sizeof *splits; i++)
+        run_wide_over(splits[i], 16, wide_hops(splits[i].members / 2) + ENGINE_PARTS + FABRIC_UNTOLD + 1);
 }
 
 static void home_may_keep_the_caps_and_a_stage_need_not_have_any_blocks(void **state)
@@ -269,6 +287,7 @@ int main(int count, char **arguments)
         cmocka_unit_test(a_stage_of_two_members_gives_the_bits_of_one),
         cmocka_unit_test(a_stage_of_four_members_gives_the_bits_of_one),
         cmocka_unit_test(stages_one_behind_the_other_may_be_wide),
+        cmocka_unit_test(the_fewest_credits_do_for_as_many_hops_as_may_be_out),
         cmocka_unit_test(home_may_keep_the_caps_and_a_stage_need_not_have_any_blocks),
         cmocka_unit_test(branches_may_have_wide_stages_of_their_own),
         cmocka_unit_test(a_cancelled_neighbour_changes_nothing),

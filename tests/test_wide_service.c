@@ -69,6 +69,31 @@ static void wide_stages_make_the_latents_of_one_rank(void **state)
     assert_true(latents_are_equal("four", "alone"));
 }
 
+/* More branches than a home may have hops (worker/piece.h, wide_hops): the stages are full, and nobody waits for ever. */
+static void jobs_that_fill_three_wide_stages_have_the_latents_of_one_rank(void **state)
+{
+    enum { JOBS = 6 };
+    static const char *const words[] = {plain, cached, pruned}, *const names[] = {"alone", "alone-cached",
+                                                                                  "alone-pruned"};
+    struct stand s;
+    pid_t clients[JOBS];
+    char name[32], recompute[512];
+    start(&s, "six", 6, "--threads 1 --stage-width 2 --in-flight 6");
+    for (int i = 0; i < JOBS; i++) {
+        snprintf(name, sizeof name, "six-%d", i);
+        snprintf(recompute, sizeof recompute, "%s --recompute", words[i % 3]);
+        clients[i] = stand_begin(name, recompute);
+    }
+    for (int i = 0; i < JOBS; i++) program_wait(clients[i], 120);
+    shell_run(stand_text, "refrain ranks");
+    assert_true(stand_says("ref: 6 ranks in stages of 2, blocks "));
+    stand_stop(&s);
+    for (int i = 0; i < JOBS; i++) {
+        snprintf(name, sizeof name, "six-%d", i);
+        assert_true(latents_are_equal(name, names[i % 3]));
+    }
+}
+
 /* A rank of the second stage, in the middle of an exchange more often than not. */
 static void strike(const char *name, int number)
 {
@@ -143,14 +168,16 @@ static int long_enough(void)
 /* One branch, so that width is all there is to gain; long enough to be worth another layout before anything was timed. */
 static void auto_takes_a_wide_stage_for_one_large_job_and_gives_it_up_for_one_it_cannot_serve(void **state)
 {
-    static const char large[] = "--prompt 'a red star spinning' --seed 5 --width 256 --height 256 --frames 9 --steps %d "
-                                "--guidance 1 --priority high";
+    static const char large[] =
+        "--prompt 'a red star spinning' --seed 5 --width 256 --height 256 --frames 9 --steps %d "
+        "--guidance 1 --priority high";
     struct stand s;
     start(&s, "large-auto", 2, "--threads 1");
     stand_wait_links(1);
     int steps = long_enough(), job = stand_make("large-auto", large, steps);
     json_t *told = stand_job(job);
-    if (!strstr(string_at(told, "plan"), "2 ranks in stages of 2, blocks 8")) fail_msg("%s", string_at(told, "plan"));
+    if (!strstr(string_at(told, "plan"), "2 ranks in stages of 2, blocks 8"))
+        fail_msg("%s", string_at(told, "plan"));
     json_decref(told);
     /* One token is not for two ranks: they are laid out anew for it. */
     job = stand_make("one-token", "--prompt 'a dot' --width 16 --height 16 --frames 1 --steps 4");
@@ -168,6 +195,7 @@ int main(int count, char **arguments)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(wide_stages_make_the_latents_of_one_rank),
+        cmocka_unit_test(jobs_that_fill_three_wide_stages_have_the_latents_of_one_rank),
         cmocka_unit_test(a_killed_member_is_replaced_and_the_bits_stay),
         cmocka_unit_test(a_stopped_member_is_replaced_and_the_bits_stay),
         cmocka_unit_test(what_does_not_fit_is_one_sentence),

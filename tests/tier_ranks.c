@@ -146,7 +146,7 @@ static void open_rank(struct tier_ranks *g, int index, const char *endpoint)
     assert_int_equal(mkdir(r->directory, 0700), 0);
     assert_int_equal(ops_choose("ref", &r->engine.ops, &error), STATUS_OK);
     struct fabric_config fabric = {
-        .kind = g->kind ? g->kind : "zmq", .bind = bind, .credits = 8, .max_bytes = 1 << 26};
+        .kind = g->kind ? g->kind : "zmq", .bind = bind, .credits = ENGINE_CREDITS, .max_bytes = 1 << 26};
     struct control_config control = {.coordinator = endpoint, .orphan_ns = 600 * SECOND_NS};
     struct tier_config tier = {.memory_bytes = g->memory ? g->memory : TIER_RANK_BYTES,
                                .directory = g->disk ? items : NULL,

@@ -215,31 +215,36 @@ const struct engine_context *engine_lent(const struct engine *e, uint64_t id)
 
 /* ------------------------------------------------------------------------------------------------ tickets */
 
-/* What its receiver takes in at once, and so may use the last credits. */
-static bool is_brief(const struct ticket *t)
+static enum engine_way way_of(const struct ticket *t)
 {
-    return t->kind == TICKET_UNKNOWN_CONTEXT || t->kind == TICKET_FAILED || t->kind == TICKET_OPENED ||
-           t->kind == TICKET_TURN || (t->kind == TICKET_HOP && (t->flags & TICKET_DONE));
+    switch (t->kind) {
+    case TICKET_HOP:
+        return t->flags & TICKET_DONE ? WAY_BRIEF : WAY_HOP;
+    case TICKET_UNKNOWN_CONTEXT:
+    case TICKET_FAILED:
+    case TICKET_TURN:
+        return WAY_BRIEF;
+    default:
+        return WAY_OPEN;
+    }
 }
 
-/* Credits that what is on its way to a stage leaves to others. */
-static int kept_credits(const struct engine *e)
+/* Messages that are on an edge at most with one more of these: engine.h, Credits. */
+static int most_on(const struct engine *e, enum engine_way way)
 {
-    if (engine_wide(e)) return engine_wide_hops(e);
-    return e->model && e->model->split.floating ? 1 : 0;
+    int credits = fabric_credits(e->fabric), queue = e->lends ? ENGINE_LANDINGS : ENGINE_QUEUE;
+    if (engine_wide(e))
+        return way == WAY_HOP || way == WAY_BRIEF ? credits : credits - engine_wide_hops(e) - ENGINE_PARTS;
+    if (queue > credits) queue = credits;
+    if (way == WAY_BRIEF) return queue;
+    if (way == WAY_ITEM) return queue - 2;
+    return e->model && e->model->split.floating ? queue - 1 : queue;
 }
 
-bool engine_reaches_stage(const struct engine *e, int peer)
+bool engine_reaches(const struct engine *e, int peer, enum engine_way way)
 {
     if (peer == e->self) return e->loops < ENGINE_LOOPS;
-    if (e->carrier) return true;
-    return fabric_has_credits(e->fabric, peer, 1 + kept_credits(e));
-}
-
-bool engine_reaches_home(const struct engine *e, int peer)
-{
-    if (peer == e->self) return e->loops < ENGINE_LOOPS;
-    return e->carrier || fabric_can_post(e->fabric, peer);
+    return e->carrier || fabric_has_room(e->fabric, peer, most_on(e, way));
 }
 
 /* What one's own stage and home give each other stays where it is. */
@@ -268,7 +273,7 @@ status_t engine_post(struct engine *e, int peer, struct ticket *ticket, const vo
     ticket->flags &= ~(uint32_t)TICKET_ON_DEVICE;
     if (e->lends && cargo && peer != e->self) ticket->flags |= TICKET_ON_DEVICE;
     if (peer == e->self) return post_to_self(e, ticket, payload, cookie);
-    if (!is_brief(ticket) && kept_credits(e) && !engine_reaches_stage(e, peer)) return STATUS_AGAIN;
+    if (!engine_reaches(e, peer, way_of(ticket))) return STATUS_AGAIN;
     if (e->carrier) {
         e->carrier->carry(e->carrier, e->self, peer, ticket, payload, cookie);
         return STATUS_OK;

@@ -16,16 +16,27 @@
  * to its own stage stay where they are until the hop has come back. The stage computes its rank's own jobs in the
  * contexts that home lends it, and no others: of a job that ended meanwhile it touches nothing.
  *
- * Credits. A hop waits at a stage until it can be sent on, and holds its sender's credit meanwhile. If the
- * hops took all credits of an edge, what must come home on the same edge could not, and with homes on both
- * ends everybody would wait for everybody. Therefore the last credit of an edge is kept for tickets on their
- * way home, which a home takes in at once; towards the stages, hops only ever wait for stages further along
- * their chain, and all chains go from lower to higher members. (With one home no edge carries both, and nothing is kept.)
+ * Credits. What lies at its receiver and waits for something holds its sender's credit, and whoever needs that credit waits with
+ * it. So who may wait for whom is settled by how many messages of which kind an edge may carry (engine_reaches):
+ *
+ * Stages of one rank. An edge carries ENGINE_QUEUE messages, and where homes float all but one of hops and OPENs: the last is kept
+ * for tickets on their way home, which a home takes in at once. Then hops only ever wait for stages further along their chain, all chains
+ * go from lower to higher members, and what comes home waits for nobody. (With one home no edge carries both.)
  *
  * Wide stages (struct split). Their members work on a hop together and wait for each other inside it
- * (worker/ulysses.h), also home, which is one of them, and while it does it takes in nothing that comes home. So that
- * nobody waits for a credit there, a home has no more than engine_wide_hops with the stages, which is half of an edge's
- * credits, and the other half is kept for the parts that members give each other.
+ * (worker/ulysses.h), also home, which is one of them, and while it does it takes in nothing that comes home. So no hop, no TURN
+ * and no part may ever wait for a credit that depends on one who is inside a hop. This holds for H hops (engine_wide_hops) if
+ *
+ *     H + ENGINE_PARTS + FABRIC_UNTOLD < C, the credits of an edge
+ *
+ * (1) A hop on its way passes each edge once, and is not sent again before all of it is home: at most H messages of an edge are
+ * hops, those that come home included. (2) Whatever else may wait at its receiver (OPEN, CLOSE, OPENED, items) is posted only
+ * where no more than C - H - ENGINE_PARTS messages are then on the edge, so at most so many of it are. (3) Therefore
+ * ENGINE_PARTS credits of every edge are left to TURNs and parts at any time, and a hop finds one of H whatever its receiver
+ * does. One would do: a TURN is taken in when its receiver leaves the hop before, for which it has all parts, and the oldest part
+ * there is what its receiver waits for, or will. Each stage's members take hops in one order; of the hops that have begun
+ * anywhere the one that began first finds all its parts, so it ends, and so do all. (4) With the fabric's word being late for
+ * FABRIC_UNTOLD messages, what waits under (2) is let through once the edge is empty; with one hop more it might never be.
  */
 #ifndef REFRAIN_WORKER_ENGINE_H
 #define REFRAIN_WORKER_ENGINE_H
@@ -33,15 +44,28 @@
 #include <stdatomic.h>
 
 #include "cache/blocks.h"
+#include "cluster/circle.h"
 #include "cluster/fabric.h"
 #include "kernels/memory.h"
 #include "worker/model/model.h"
+#include "worker/piece.h"
 #include "worker/stretches.h"
 
 enum { PRIORITIES = 3 }; /* of jobs: enum Priority in refrain.proto */
-/* ENGINE_LOOPS: tickets on their way from this rank to itself. ENGINE_CREDITS: of the fabric. ENGINE_LANDINGS: credits where
- * hops land on the GPU: each is memory as large as the largest hop. */
-enum { ENGINE_BRANCHES = SPLIT_BRANCHES, ENGINE_LOOPS = 8, ENGINE_CREDITS = 8, ENGINE_LANDINGS = 4 };
+/* ENGINE_LOOPS: tickets on their way from this rank to itself. ENGINE_CREDITS: of the fabric. ENGINE_QUEUE: messages that an edge
+ * carries where stages are single ranks; ENGINE_LANDINGS: the same where hops land on the GPU, each in memory as
+ * large as the largest hop. ENGINE_PARTS: credits of an edge for what a wide stage's members give each other: as many exchanges as
+ * can be under way. */
+enum {
+    ENGINE_BRANCHES = SPLIT_BRANCHES,
+    ENGINE_LOOPS = 8,
+    ENGINE_CREDITS = FABRIC_MAX_CREDITS,
+    ENGINE_QUEUE = 8,
+    ENGINE_LANDINGS = 4,
+    ENGINE_PARTS = CIRCLE_ROUNDS,
+};
+_Static_assert((int)WIDE_HOPS_MOST + (int)ENGINE_PARTS + (int)FABRIC_UNTOLD < (int)ENGINE_CREDITS,
+               "hops of wide stages would wait for credits");
 /* Of a rank's memory the decoder may take a quarter, where nobody says another limit: the rest is for weights and steps. */
 enum { ENGINE_DECODE_PARTS = 4 };
 
@@ -75,8 +99,6 @@ struct engine_carrier {
                   const void *payload, uint64_t cookie);
 };
 
-struct circle;
-struct circles;
 struct ulysses;
 
 /* The decoder of a rank: beside the weights the largest thing there is, so that one job has it at a time. */
@@ -145,7 +167,7 @@ static inline bool engine_wide(const struct engine *engine)
 }
 static inline int engine_wide_hops(const struct engine *engine)
 {
-    return engine->lends ? ENGINE_LANDINGS / 2 : ENGINE_CREDITS / 2;
+    return wide_hops(engine->members / split_width(&engine->model->split));
 }
 /* Waits, and gives the workspace back: before the model goes. */
 void engine_clear(struct engine *engine);
@@ -169,9 +191,11 @@ const struct engine_context *engine_lent(const struct engine *engine, uint64_t i
  * now. */
 status_t engine_post(struct engine *engine, int peer, struct ticket *ticket, const void *payload,
                      uint64_t cookie, struct error *error);
-/* Would engine_post take a ticket for the stage there, or for the home there? */
-bool engine_reaches_stage(const struct engine *engine, int peer);
-bool engine_reaches_home(const struct engine *engine, int peer);
+/* Ways to a member, by what is on it: hops towards the stages; OPEN, CLOSE and whatever else may wait at its receiver; what its
+ * receiver takes in at once, on its way home or to the other members of a wide stage; items of the tier, which leave room to all. */
+enum engine_way { WAY_HOP, WAY_OPEN, WAY_BRIEF, WAY_ITEM };
+/* Would engine_post take such a ticket now? If not, the fabric tells when that may have changed. */
+bool engine_reaches(const struct engine *engine, int peer, enum engine_way way);
 /* Are payloads of hops and OPENs to and from that member in the memory where ops compute? Otherwise they are
  * the host's. */
 bool engine_direct(const struct engine *engine, int peer);

@@ -10,7 +10,9 @@
 #include "kernels/paper.h"
 #include "worker/footprint.h"
 
-enum { PROMPT_WORDS = 2048 }; /* more than any text length */
+/* PROMPT_WORDS: more than any text length. PARTS_AT_ONCE: of a member of a wide stage q, k and v of a block and what was attended to in
+ * the one before (worker/ulysses.h). */
+enum { PROMPT_WORDS = 2048, PARTS_AT_ONCE = 4 };
 
 /* A prompt as long as the model takes. */
 static char *long_prompt(void)
@@ -44,28 +46,38 @@ static status_t order_of(const struct footprint_wish *wish, const struct model_c
     return STATUS_OK;
 }
 
-/* Where hops of a job's two branches land, at most: each hop in a piece of whole FABRIC_LANDING_BYTES. */
-static size_t landing_bytes(const struct footprint_wish *wish, const struct model_config *c, int ranks)
+/* Where hops of a job's two branches land, at most, and parts that a wide stage's members give each other: each in a piece of whole
+ * FABRIC_LANDING_BYTES that a hop to one rank fits into. Home has all of a hop back. */
+static size_t landing_bytes(const struct footprint_wish *wish, const struct model_config *c,
+                            const struct split *split, bool home)
 {
-    if (!wish->lands || ranks == 1) return 0;
+    int width = split_width(split), most = width > 1 ? wide_hops(split->members / width) : ENGINE_LANDINGS;
+    if (!wish->lands || split->members == 1) return 0;
     int64_t tokens = (int64_t)((wish->frames - 1) / c->vae.scale_t + 1) *
                      (wish->height / c->vae.scale_y / c->denoiser.patch_y) *
                      (wish->width / c->vae.scale_y / c->denoiser.patch_x);
-    uint64_t hop = hop_bytes((int)tokens, c->denoiser.hidden) + (uint64_t)c->denoiser.layers * sizeof(float);
-    int hops = 2 * wish->jobs < ENGINE_LANDINGS ? 2 * wish->jobs : ENGINE_LANDINGS;
-    return (size_t)hops * ((hop + FABRIC_LANDING_BYTES - 1) / FABRIC_LANDING_BYTES * FABRIC_LANDING_BYTES);
+    uint64_t hop = hop_bytes(((int)tokens + width - 1) / width, c->denoiser.hidden) +
+                   (uint64_t)c->denoiser.layers * sizeof(float);
+    int hops = 2 * wish->jobs < most ? 2 * wish->jobs : most;
+    int pieces = hops * (home ? width : 1) + PARTS_AT_ONCE * (width - 1);
+    return (size_t)pieces * ((hop + FABRIC_LANDING_BYTES - 1) / FABRIC_LANDING_BYTES * FABRIC_LANDING_BYTES);
 }
 
 /* ---------------------------------------------------------------------------------------------------- printing */
 
-/* What there is beside what was measured. */
+/* What there is beside what was measured; landing: of home, and of any other rank. */
 struct beside {
-    size_t own, landing, tier, shared;
+    size_t own, landing[2], tier, shared;
 };
 
-static size_t total_of(const struct footprint *f, const struct beside *beside)
+static size_t landing_of(const struct beside *beside, int rank)
 {
-    return f->most.most_device + beside->own + beside->landing + beside->tier;
+    return beside->landing[rank > 0];
+}
+
+static size_t total_of(const struct footprint *ranks, int rank, const struct beside *beside)
+{
+    return ranks[rank].most.most_device + beside->own + landing_of(beside, rank) + beside->tier;
 }
 
 static double gb(size_t bytes)
@@ -88,8 +100,8 @@ static void print_table(const struct footprint_wish *wish, const struct split *s
         printf("%4d  %6d  %7.3f %7.3f %7.3f  %7.3f  %7.3f %7.3f %7.3f  %7.3f %7.3f  %7.3f %7.3f", i,
                f->blocks, gb(f->weights.device), gb(f->work.device), gb(f->jobs.device - f->caching.device),
                gb(f->caching.device), gb(f->buffers.device), gb(f->text.device), gb(f->decode.device),
-               gb(beside->landing), gb(beside->tier), gb(beside->own), gb(total_of(f, beside)));
-        if (wish->memory) printf("  %4s", total_of(f, beside) <= wish->memory ? "yes" : "no");
+               gb(landing_of(beside, i)), gb(beside->tier), gb(beside->own), gb(total_of(ranks, i, beside)));
+        if (wish->memory) printf("  %4s", total_of(ranks, i, beside) <= wish->memory ? "yes" : "no");
         printf("  %6.3f\n", gb(f->most.most_shared + beside->shared));
     }
 }
@@ -99,13 +111,14 @@ static json_t *part_json(const struct footprint_part *part)
     return json_pack("{s:I,s:I}", "device", (json_int_t)part->device, "shared", (json_int_t)part->shared);
 }
 
-static json_t *rank_json(const struct footprint_wish *wish, const struct footprint *f,
+static json_t *rank_json(const struct footprint_wish *wish, const struct footprint *ranks, int number,
                          const struct beside *beside)
 {
+    const struct footprint *f = &ranks[number];
     struct footprint_part jobs = {f->jobs.device - f->caching.device, f->jobs.shared - f->caching.shared};
-    struct footprint_part landing = {beside->landing, 0}, own = {beside->own, beside->shared},
+    struct footprint_part landing = {landing_of(beside, number), 0}, own = {beside->own, beside->shared},
                           tier = {beside->tier, 0},
-                          most = {total_of(f, beside), f->most.most_shared + beside->shared};
+                          most = {total_of(ranks, number, beside), f->most.most_shared + beside->shared};
     json_t *rank =
         json_pack("{s:i,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o}", "blocks", f->blocks, "weights",
                   part_json(&f->weights), "work", part_json(&f->work), "jobs", part_json(&jobs), "caching",
@@ -120,7 +133,7 @@ static status_t print_json(const struct footprint_wish *wish, const struct split
                            const struct footprint *ranks, const struct beside *beside, struct error *error)
 {
     json_t *list = json_array();
-    for (int i = 0; i < split->members; i++) json_array_append_new(list, rank_json(wish, &ranks[i], beside));
+    for (int i = 0; i < split->members; i++) json_array_append_new(list, rank_json(wish, ranks, i, beside));
     json_t *all =
         json_pack("{s:i,s:i,s:i,s:i,s:s,s:o}", "width", wish->width, "height", wish->height, "frames",
                   wish->frames, "jobs", wish->jobs, "cache", wish->cache ? wish->cache : "", "ranks", list);
@@ -138,9 +151,9 @@ static status_t check_fits(const struct footprint_wish *wish, const struct split
                            const struct footprint *ranks, const struct beside *beside, struct error *error)
 {
     for (int i = 0; wish->memory && i < split->members; i++)
-        if (total_of(&ranks[i], beside) > wish->memory)
+        if (total_of(ranks, i, beside) > wish->memory)
             return error_set(error, STATUS_NO_MEMORY, "rank %d does not fit: it takes %.2f GB of %.2f GB", i,
-                             gb(total_of(&ranks[i], beside)), gb(wish->memory));
+                             gb(total_of(ranks, i, beside)), gb(wish->memory));
     return STATUS_OK;
 }
 
@@ -177,8 +190,9 @@ static status_t report(const struct footprint_wish *wish, const struct job_order
                        const struct model_config *config, struct error *error)
 {
     struct split split;
+    const struct split two = {.members = wish->ranks == 0 ? 2 : wish->ranks};
+    size_t landing = landing_bytes(wish, config, &two, true);
     struct beside beside = {.own = paper_own_bytes(MEMORY_DEVICE),
-                            .landing = landing_bytes(wish, config, wish->ranks == 0 ? 2 : wish->ranks),
                             .tier = wish->tier_device,
                             .shared = paper_own_bytes(MEMORY_SHARED)};
     const struct footprint_task task = {
@@ -187,10 +201,11 @@ static status_t report(const struct footprint_wish *wish, const struct job_order
         .decode_memory = wish->decode_memory ? wish->decode_memory : wish->memory / ENGINE_DECODE_PARTS};
     bool chain = wish->layout <= PLAN_LAYOUT_PIPELINE && wish->stage_width <= 1;
     status_t status = chain ? footprint_split(wish->directory, &task, wish->ranks, wish->memory,
-                                              beside.own + beside.landing + beside.tier, &split, error)
+                                              beside.own + landing + beside.tier, &split, error)
                             : lay_out(wish, config, &split, error);
     if (status != STATUS_OK) return status;
-    beside.landing = landing_bytes(wish, config, split.members);
+    for (int other = 0; other < 2; other++)
+        beside.landing[other] = landing_bytes(wish, config, &split, other == 0);
     struct footprint *ranks = calloc((size_t)split.members, sizeof *ranks);
     if (!ranks) return error_set(error, STATUS_NO_MEMORY, "no memory for %d ranks", split.members);
     status = footprint_caching(wish->directory, &split, &task, ranks, error);

@@ -554,7 +554,8 @@ enum job_piece job_next(const struct job *j)
     case LIFE_CLOSE: {
         int at = told_next(j);
         if (j->life == LIFE_OPEN ? awaits_opened(j) : job_is_out(j)) return PIECE_NONE;
-        return at == told_all(j) || engine_reaches_stage(e, telling(j, at).peer) ? PIECE_SEND : PIECE_NONE;
+        return at == told_all(j) || engine_reaches(e, telling(j, at).peer, WAY_OPEN) ? PIECE_SEND
+                                                                                     : PIECE_NONE;
     }
     case LIFE_STEP:
         return job_next_in_step(j);

@@ -437,7 +437,7 @@ static enum move away_move(const struct job *j, int index)
     bool spare = model_spares(e->model, b->at) && !record_count(j);
     if (spare && fabric_in_flight(e->fabric, holder) >= SPARE_QUEUE) return MOVE_SPARE;
     bool reached = window_open(j, chain);
-    for (int p = 0; p < job_width(j); p++) reached = reached && engine_reaches_stage(e, holder + p);
+    for (int p = 0; p < job_width(j); p++) reached = reached && engine_reaches(e, holder + p, WAY_HOP);
     if (reached) return MOVE_SEND;
     return spare ? MOVE_SPARE : MOVE_NONE;
 }

@@ -187,7 +187,7 @@ static status_t open_fabric(const struct settings *settings, const struct place 
     struct fabric_config config = {.kind = fabrics[settings->fabric],
                                    .bind = bind,
                                    .toward = way_out(settings->coordinator),
-                                   .credits = engine->lends ? ENGINE_LANDINGS : ENGINE_CREDITS,
+                                   .credits = ENGINE_CREDITS,
                                    .max_bytes = (uint64_t)settings->largest_hop};
     if (engine->lends) {
         struct location location;
@@ -439,34 +439,46 @@ static status_t take_place(const struct settings *settings, const struct place_w
     return serve(settings, place, error);
 }
 
-int main(int argc, char **argv)
+/* What is asked of the program alone, without becoming a rank; -1: nothing is. */
+static int answer(const struct settings *settings, struct error *error)
 {
-    struct settings settings = {.tier_device = -1};
-    struct options *options;
-    struct place_wish wish;
-    struct place place = {0};
-    struct error error;
-    prctl(PR_SET_PDEATHSIG, SIGKILL); /* first of all: a rank never outlives its launcher */
-    if (options_parse(&table, 0, argc, argv, &settings, &options, &error) != STATUS_OK)
-        return complain(&error);
-    if (settings.help) {
+    if (settings->help) {
         printf("refrain-worker - one rank of refrain; started by mpirun\n\n"
                "  mpirun -np 8 --hostfile hosts refrain-worker --coordinator tcp://head:5732\n\n");
         options_help(&table, 0, stdout);
         return 0;
     }
-    if (settings.version) return print_version();
-    if (settings.inspect) return print_card(settings.inspect);
-    if (settings.bench) return run_bench(&settings, &error) == STATUS_OK ? 0 : complain(&error);
-    if (settings.plan_memory) return plan_memory(&settings, &error) == STATUS_OK ? 0 : complain(&error);
-    if (check_together(&settings, &wish, &error) != STATUS_OK) return complain(&error);
+    if (settings->version) return print_version();
+    if (settings->inspect) return print_card(settings->inspect);
+    if (settings->bench) return run_bench(settings, error) == STATUS_OK ? 0 : complain(error);
+    if (settings->plan_memory) return plan_memory(settings, error) == STATUS_OK ? 0 : complain(error);
+    return -1;
+}
 
+static int be_a_rank(int argc, char **argv, struct settings *settings, struct error *error)
+{
+    struct place_wish wish;
+    struct place place = {0};
+    if (check_together(settings, &wish, error) != STATUS_OK) return complain(error);
     signal(SIGPIPE, SIG_IGN);
     int provided;
     MPI_Init_thread(&argc, &argv, MPI_THREAD_SERIALIZED, &provided);
-    status_t status = take_place(&settings, &wish, &place, &error);
-    if (status != STATUS_OK) log_line(LOG_ERROR, "%s", error.text);
-    leave_mpi(status, &settings, &place);
-    options_destroy(options);
+    status_t status = take_place(settings, &wish, &place, error);
+    if (status != STATUS_OK) log_line(LOG_ERROR, "%s", error->text);
+    leave_mpi(status, settings, &place);
     return 0;
+}
+
+int main(int argc, char **argv)
+{
+    struct settings settings = {.tier_device = -1};
+    struct options *options;
+    struct error error;
+    prctl(PR_SET_PDEATHSIG, SIGKILL); /* first of all: a rank never outlives its launcher */
+    if (options_parse(&table, 0, argc, argv, &settings, &options, &error) != STATUS_OK)
+        return complain(&error);
+    int code = answer(&settings, &error);
+    if (code < 0) code = be_a_rank(argc, argv, &settings, &error);
+    options_destroy(options);
+    return code;
 }

@@ -26,6 +26,17 @@ enum job_piece {
  * with 4 or 6; hops as long as a stage's work, six cached jobs on four: .90 of the ideal with 3, .93 with 4. */
 enum { HOPS_PER_STAGE = 3 };
 
+/* With wide stages a home's hops on all chains together: for each stage one at work and one that is on its way to the next, and two
+ * more, which home has or which wait for it. A home serves its own stage before it begins another branch, so where hops are short it has
+ * no more than P + 2 out, and this does not bind. Eight stages of two ranks whose hops take as long as a stage's work: 0.55 of what the
+ * stages could do with P + 2, 0.81 with 1.5 P + 2, 0.84 with these, and no more with three a stage. WIDE_HOPS_MOST: worker/engine.h,
+ * Credits. */
+enum { WIDE_HOPS_MOST = 48 };
+static inline int wide_hops(int stages)
+{
+    return 2 * (stages + 1) < WIDE_HOPS_MOST ? 2 * (stages + 1) : WIDE_HOPS_MOST;
+}
+
 /* So many hops on their way to the next member, or waiting there, are enough to begin a spare block before one
  * more is sent. In simulation two to four are equally good; with one, hops as long as a stage's work leave the
  * stages idle. */

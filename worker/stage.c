@@ -263,7 +263,7 @@ static status_t prepare(const struct stage *s, const struct token_grid *grid, st
 static bool can_tell(const struct stage *s)
 {
     for (int i = 1; i < width_of(s); i++)
-        if (!engine_reaches_home(s->engine, s->engine->self + i)) return false;
+        if (!engine_reaches(s->engine, s->engine->self + i, WAY_BRIEF)) return false;
     return true;
 }
 
@@ -568,15 +568,14 @@ static bool ready(struct stage *s, const struct ticket *t)
 {
     const struct engine *e = s->engine;
     if (!e->model || t->home >= e->members || !names_branch(t) || t->kind == TICKET_CLOSE) return true;
-    if (!engine_reaches_home(e, t->home)) return false;
-    if (t->kind == TICKET_OPEN && e->ulysses)
-        return engine_reaches_stage(e, t->home); /* what it keeps is for others */
+    if (!engine_reaches(e, t->home, t->kind == TICKET_OPEN && e->ulysses ? WAY_OPEN : WAY_BRIEF))
+        return false;
     if (t->kind != TICKET_HOP) return true;
     const struct engine_context *c = context_of(s, t);
     if (!c) return context_over(s, t);
     if (!hop_fits(s, t, c)) return true;
     if (e->ulysses && place_of(s) == 0 && !can_tell(s)) return false;
-    return free_buffer(s) && (goes_home(t, e->model) || engine_reaches_stage(e, next_stage(t, e->model)));
+    return free_buffer(s) && (goes_home(t, e->model) || engine_reaches(e, next_stage(t, e->model), WAY_HOP));
 }
 
 /* Is this the oldest ticket of its context? An OPEN does not stand behind hops: those that came before it,

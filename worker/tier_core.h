@@ -32,9 +32,6 @@ enum {
     TIER_SPARE_PART =
         64
         << 10, /* of a second copy, which is sent where nothing else of the tier is on the way: one at a time */
-    TIER_CREDITS =
-        3, /* a ticket of the tier is posted while there are so many: two are left for hops, of which the last
-                         one is kept for their way home (worker/engine.h) */
 };
 /* No job's: of those the highest begin with a member's number. A part's says whose it is. */
 #define TIER_COOKIE          UINT64_MAX

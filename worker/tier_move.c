@@ -11,7 +11,7 @@
  *
  * Parts are tickets of 4 MiB that yield (cluster/fabric.h): the fabric sends them while nothing else is to be sent, and has 1 MiB of
  * them under way, so that is what a hop finds before it. A rank has two parts posted at a time, to whomever, and one item coming in
- * (the next begins when it is complete or stands still). They leave hops two credits of each edge, and are taken in when they are received:
+ * (the next begins when it is complete or stands still). They leave hops two messages of each edge (engine_reaches), and are taken in when they are received:
  * no part ever waits, holding a credit, for anything. Second copies (`spare`), which nobody waits for, stand behind all of that: their
  * parts of 64 KiB go one at a time, when no other item is on its way. A part is read where it lies, in the store, and lands where it belongs,
  * in the draft: the fabric is told that (a place), and takes only what comes next and fits. Its I/O thread hashes what has landed.
@@ -31,7 +31,7 @@
 static status_t post(struct tier *tier, int peer, struct ticket *ticket, const void *payload, uint64_t cookie)
 {
     struct error error;
-    if (!fabric_has_credits(tier->engine->fabric, peer, TIER_CREDITS)) return STATUS_AGAIN;
+    if (!engine_reaches(tier->engine, peer, WAY_ITEM)) return STATUS_AGAIN;
     ticket->dtype = ticket->bytes ? TICKET_RAW : TICKET_NO_DATA;
     return engine_post(tier->engine, peer, ticket, payload, cookie, &error);
 }
@@ -210,9 +210,7 @@ static void begin_moving(struct tier *tier, struct tier_fetch *fetch, int64_t no
 {
     struct tier_landing *landing = free_landing(tier);
     enum miss reason;
-    if (!landing || !fabric_has_credits(tier->engine->fabric, fetch->holder, TIER_CREDITS) ||
-        !free_question(tier))
-        return;
+    if (!landing || !engine_reaches(tier->engine, fetch->holder, WAY_ITEM) || !free_question(tier)) return;
     if (!make_landing(tier, fetch, landing, &reason)) {
         fail(tier, fetch, reason);
         return;

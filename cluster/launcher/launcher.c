@@ -101,7 +101,7 @@ static void say_ends(struct launcher *l)
     }
 }
 
-/* Whoever goes is not to be counted on any more, from now on. */
+/* From now on it is not to be counted on, nor are its ranks, some of which may not have come yet. */
 static void say_goodbye(struct launcher *l)
 {
     Refrain__Goodbye message = REFRAIN__GOODBYE__INIT;
@@ -120,7 +120,7 @@ static void announce(struct launcher *l, int64_t now_ns)
 static void beat(struct launcher *l, int64_t now_ns)
 {
     Refrain__Heartbeat message = REFRAIN__HEARTBEAT__INIT;
-    if (now_ns < l->next_heartbeat_ns || l->state == LEAVING) return;
+    if (now_ns < l->next_heartbeat_ns) return;
     l->next_heartbeat_ns = now_ns + l->heartbeat_ns;
     report(l, REFRAIN__WORKER_REPORT__BODY_HEARTBEAT, &message);
 }

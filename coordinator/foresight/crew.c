@@ -8,9 +8,8 @@
 #include "worker/share.h"
 #include "worker/turn.h"
 
-/* WIDE_HOPS: with wide stages a home has no more out in all (worker/engine.h). OWN_PARTS: pieces that home's own blocks are cut into where there
- * are more of them. */
-enum { BRANCHES = 2, PRIORITIES = 3, HOPS = BRANCHES * CREW_JOBS, WIDE_HOPS = 4, OWN_PARTS = 16 };
+/* OWN_PARTS: pieces that home's own blocks are cut into where there are more of them. */
+enum { BRANCHES = 2, PRIORITIES = 3, HOPS = BRANCHES * CREW_JOBS, OWN_PARTS = 16 };
 
 #define NANOSECONDS 1e9
 #define LEAST       1e-9 /* seconds of a piece: what takes no time ends none */
@@ -235,7 +234,7 @@ static bool window_open(const struct crew *c, const struct job *j, uint32_t chai
     if (c->wide) {
         for (uint32_t k = 0; k < PLAN_CHAINS; k++)
             for (int p = 0; p < PRIORITIES; p++) out += home->out[k][p];
-        return out < WIDE_HOPS;
+        return out < (uint32_t)wide_hops((int)c->plan.ranks); /* each of which stands for a stage */
     }
     for (int p = j->of.priority; p < PRIORITIES; p++) out += home->out[chain][p];
     if (c->plan.floating) return out < HOPS_PER_STAGE + 1;

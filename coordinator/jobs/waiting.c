@@ -58,8 +58,9 @@ static void say_no_ranks(const struct server *server, const struct seen *seen, c
                                           : "none have come yet, or all were drained");
 }
 
-static void say_held(const struct group *group, char *text)
+static void say_held(const struct server *server, const struct group *group, char *text)
 {
+    struct error error = {0};
     const struct held *h = &group->held;
     double needs = (double)h->needs / 1e9, room = (double)h->free / 1e9;
     if (h->by == HELD_BY_MEMORY)
@@ -68,19 +69,21 @@ static void say_held(const struct group *group, char *text)
     else if (h->by == HELD_BY_LIMIT)
         snprintf(text, WAITING_BYTES, "memory within --flight-memory (needs %.3g GB, %.3g GB free)", needs,
                  room);
+    else if (h->by == HELD_BY_RANKS && plan_wish_takes(&server->settings->wish, group->ranks, false, &error))
+        snprintf(text, WAITING_BYTES, "other ranks: %.80s", error.text);
     else
         snprintf(text, WAITING_BYTES, "the ranks to be empty: they are laid out anew for it");
 }
 
 /* Of one whose turn it is. */
-static void say_first(const struct seen *seen, const struct job *job, char *text)
+static void say_first(const struct server *server, const struct seen *seen, const struct job *job, char *text)
 {
     const struct group *full = seen->full;
     uint32_t count = full ? (uint32_t)group_in_flight(full) : 0;
     if (seen->moves)
         snprintf(text, WAITING_BYTES, "the ranks: they are laid out anew");
     else if (seen->held)
-        say_held(seen->held, text);
+        say_held(server, seen->held, text);
     else if (full && jobs_suspect(job))
         snprintf(text, WAITING_BYTES, "ranks for itself alone, as it lost %u", job->losses);
     else if (full)
@@ -109,7 +112,7 @@ bool waiting_for(const struct server *server, const struct job *job, char text[W
     else if (ahead > 0)
         snprintf(text, WAITING_BYTES, "%zu job%s before it", ahead, plural((uint32_t)ahead));
     else
-        say_first(&seen, job, text);
+        say_first(server, &seen, job, text);
     bool late = job->deadline_at_ms && job->finish_ms > job->deadline_at_ms;
     size_t used = strlen(text);
     if (late) snprintf(text + used, WAITING_BYTES - used, "; expected after its deadline");

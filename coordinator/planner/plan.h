@@ -117,6 +117,10 @@ struct plan_request {
     uint64_t home_bytes;  /* of what only a home holds: ends, text encoder, VAE */
 };
 
+/* Can what was wished for be made of so many ranks, whatever the model? STATUS_CONFLICT with the sentence otherwise. left: they
+ * are what would be left. */
+status_t plan_wish_takes(const struct plan_wish *wish, uint32_t ranks, bool left, struct error *error);
+
 /* layers >= 1, 1 <= ranks <= PLAN_MAX_RANKS, otherwise STATUS_INVALID; STATUS_NO_MEMORY: the weights do not
  * fit the ranks; STATUS_INVALID for a wish that does not add up or would be slower cached than uncached. */
 status_t plan_make(const struct plan_request *request, struct plan *plan, struct error *error);

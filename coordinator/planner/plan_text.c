@@ -126,3 +126,17 @@ void plan_describe(const struct plan *plan, const char *backend, char *text, siz
     if (plan->tail > 0) line_put(&line, "(+%u)", plan->tail);
     line_put(&line, ", %s", backend);
 }
+
+status_t plan_wish_takes(const struct plan_wish *wish, uint32_t ranks, bool left, struct error *error)
+{
+    char there[64];
+    snprintf(there, sizeof there, left ? "%u would be left" : "the group has %u", ranks);
+    if (wish->runs && wish->runs != ranks)
+        return error_set(error, STATUS_CONFLICT, "--split names %u ranks: %s", wish->runs, there);
+    if (wish->second_pool && wish->pool + wish->second_pool != ranks)
+        return error_set(error, STATUS_CONFLICT, "--pools %u+%u names %u ranks: %s", wish->pool, wish->second_pool,
+                         wish->pool + wish->second_pool, there);
+    if (wish->width > 1 && ranks % wish->width)
+        return error_set(error, STATUS_CONFLICT, "--stage-width %u, of ranks in whole stages: %s", wish->width, there);
+    return STATUS_OK;
+}

@@ -14,9 +14,6 @@
 #define UNSTEADY  0.16
 #define UNNOTICED 0.01 /* of a job: nobody adds another one for the last hundredth of a rank's time */
 
-/* Hops that a home has with wide stages at most (worker/engine.h); fewer where they land on a GPU. */
-enum { WIDE_HOPS = 4, WIDE_HOPS_LANDING = 2 };
-
 static uint32_t smaller(uint32_t a, uint32_t b)
 {
     return a < b ? a : b;
@@ -67,6 +64,13 @@ static uint32_t end_in_node(const struct field *f, uint32_t at, uint32_t stage_e
     return smaller(stage_end, (at / per_node + 1) * per_node);
 }
 
+/* Of a node's messages in an exchange, the part that others of the stage do not wait for: `there` ranks get the last of theirs one
+ * after the other, and give back what they attended to one after the other, over a link that they share. */
+static double staggered(double here, double there)
+{
+    return here > 1 && there > 0 ? (there - 1) / (4 * here * there) : 0;
+}
+
 /* Four all-to-alls of a block of a stage whose ranks are [first, first + width): each rank gives 1/U of its 1/U to each of the
  * others, those of its node over its own link, the rest over its node's. Q, k and v leave together, so their messages'
  * latency counts once, and once on the way back. */
@@ -79,7 +83,7 @@ static double exchange_seconds(const struct field *f, uint32_t first)
         end = end_in_node(f, at, first + f->layout->width);
         double here = end - at;
         near = fmax(near, bytes * (here - 1) / (u * u));
-        far = fmax(far, bytes * here / u * (1 - here / u));
+        far = fmax(far, bytes * here / u * (1 - here / u) * (1 - staggered(here, u - here)));
     }
     return fmax(near / m->inside, far / m->between) + 2 * m->latency;
 }
@@ -303,9 +307,32 @@ static double collect_seconds(const struct field *f, uint32_t first)
     return most;
 }
 
+/* Seconds that the stages behind the first of a chain wait to be told which hop is next: two members do not, as the one that is told
+ * catches up, and rows that come over a node's link come one after the other anyway. */
+static double turns_seconds(const struct field *f, uint32_t first, uint32_t stages)
+{
+    const struct planner_machine *m = &f->request->machine;
+    double spread = f->state_bytes * (1 - 1.0 / f->layout->width) / m->between, sum = 0;
+    for (uint32_t at = first; at + f->layout->width < first + stages * f->layout->width;
+         at += f->layout->width)
+        sum += fmax(0, m->latency - (at / m->per_node != (at + f->layout->width) / m->per_node ? spread : 0));
+    return f->layout->width > 2 ? sum : 0;
+}
+
+/* Seconds that a chain's slowest link takes for a hop. */
+static double link_seconds(const struct field *f, uint32_t first, uint32_t stages)
+{
+    const struct planner_machine *m = &f->request->machine;
+    uint32_t width = f->layout->width;
+    double most = f->state_bytes / width / m->inside;
+    for (uint32_t at = first; at + width < first + stages * width; at += width)
+        if (at / m->per_node != (at + width) / m->per_node) most = fmax(most, f->state_bytes / m->between);
+    return most;
+}
+
 /* What dealing rows to wide stages and collecting them adds to the hops that plan.h counts for a step of one job alone, in the
  * chains of an expert: home's link takes them one after the other, for all chains, and a stage without home waits once
- * more to be told which hop is next. */
+ * more to be told which hop is next, as do the stages behind it where more than two are told. */
 static double ends_seconds(const struct field *f, double hop, int expert)
 {
     const struct planner_layout *l = f->layout;
@@ -313,26 +340,38 @@ static double ends_seconds(const struct field *f, double hop, int expert)
     uint32_t first = expert ? l->ways * l->stages[0] * l->width : 0, chain = l->stages[expert] * l->width;
     bool remote = expert > 0 || l->ways > 1;
     if (l->width < 2) return 0;
-    double more = collect_seconds(f, first + l->ways * chain - l->width) + (2 + remote) * latency -
-                  hop * (remote ? 2 : l->stages[expert] > 1);
+    double more = collect_seconds(f, first + l->ways * chain - l->width) + (2 + remote) * latency +
+                  turns_seconds(f, first, l->stages[expert]) - hop * (remote ? 2 : l->stages[expert] > 1);
     for (uint32_t w = 0; w < l->ways; w++) more += deal_seconds(f, first + w * chain);
     return more;
 }
 
-/* Seconds that a wide stage waits in each hop for links to be free: rows that home deals and those that the hop before sends on
- * are on the way of the first exchange, as far as q, k and v do not take longer to compute. */
+/* Seconds that a wide stage's hop takes beyond its blocks where the next one waits. Its members' first exchange comes after the rows:
+ * each sends on those of the hop before, and home deals them when its stage has nothing else, so they are waited for. Of two members
+ * the one that has its rows sooner is ahead in all blocks and does not wait for the last quarter of an exchange; of more the others
+ * wait for each other, from when they are told which hop is next. */
 static double jam_seconds(const struct field *f, int expert)
 {
     const struct planner_request *r = f->request;
     const struct planner_layout *l = f->layout;
-    uint32_t first = expert ? l->ways * l->stages[0] * l->width : 0, chain = l->stages[expert] * l->width;
-    double s = r->job.tokens, h = hidden_of(&r->model), dealt = 0;
-    double on = f->state_bytes / l->width / r->machine.inside;
-    double products = 6 * s * h * h / planner_block_flops(&r->model, r->job.tokens);
+    double on = f->state_bytes / l->width / r->machine.inside,
+           rows = expert == 0 && l->stages[0] > 1 ? on : 0;
+    double latency = r->machine.latency, quarter = (f->exchange - 2 * latency) / 4;
     if (l->width < 2) return 0;
-    for (uint32_t w = 0; w < l->ways && expert == 0; w++) dealt += deal_seconds(f, first + w * chain);
-    double most = fmax(on, dealt + (l->stages[expert] > 1 ? on : 0));
-    return fmax(0, most - products * (f->block - f->exchange));
+    for (uint32_t w = 0; w < l->ways && expert == 0; w++)
+        rows += deal_seconds(f, w * l->stages[0] * l->width);
+    rows = fmax(on, rows);
+    return l->width == 2 ? fmax(0, rows - quarter) : rows + latency;
+}
+
+/* Seconds by which a step's second branch comes behind the first one beyond the blocks of a stage: what the stage waits for, or a link
+ * that takes longer than the stage. */
+static double apart_seconds(const struct field *f, int expert)
+{
+    const struct planner_layout *l = f->layout;
+    uint32_t first = expert ? l->ways * l->stages[0] * l->width : 0;
+    double stage = f->request->model.layers * f->block / l->stages[expert];
+    return fmax(jam_seconds(f, expert), link_seconds(f, first, l->stages[expert]) - stage);
 }
 
 /* The rows to one stage of each way and back, for the blocks that every step runs there; first: the first way's, counted from
@@ -355,7 +394,7 @@ static double wide_seconds(const struct field *f, double hop, int expert)
     double caps = (double)(r->load.head + r->load.tail) * r->job.branches / l->ways;
     uint32_t first = expert ? l->ways * l->stages[0] * l->width : 0, chain = l->stages[expert] * l->width;
     if (l->width < 2) return 0;
-    ends += (r->job.branches / l->ways - 1) * jam_seconds(f, expert);
+    ends += (r->job.branches / l->ways - 1) * apart_seconds(f, expert);
     double trips = r->load.head > 0 ? trip_seconds(f, first, chain) : 0;
     if (r->load.tail > 0) trips += trip_seconds(f, first + chain - l->width, chain);
     return (1 - rate) * ends + rate * caps * f->block + trips;
@@ -419,15 +458,15 @@ static void share_ranks(const struct planner_layout *l, struct planner_pace *pac
     pace->even[1] = 1;
 }
 
-/* Wide stages: how long a step's hops are away, on their way through all stages. */
-static void limit_hops(const struct field *f, double hop, struct planner_pace *pace)
+/* Of wide stages, from when a step's first hop has begun at home's until the last one is back: its own rows are no longer to be
+ * dealt, but those of others. hops: of a step. */
+static void set_hops(const struct field *f, double hops, struct planner_pace *pace)
 {
-    const struct planner_request *r = f->request;
-    if (f->layout->width < 2) return;
-    pace->most_away = r->machine.operand_bytes < 4 ? WIDE_HOPS_LANDING : WIDE_HOPS;
-    for (int e = 0; e < PLANNER_PHASES; e++)
-        pace->away[e] = (1 - r->load.hit_rate) * r->job.branches *
-                        (r->model.layers * f->block + (f->layout->stages[e] + 1) * hop);
+    double dealt = f->request->machine.latency;
+    for (uint32_t w = 0; w < f->layout->ways; w++)
+        dealt += deal_seconds(f, w * f->layout->stages[0] * f->layout->width);
+    pace->hop = pace->cycle[0] / hops;
+    pace->away = pace->alone[0] - dealt + jam_seconds(f, 0);
 }
 
 /* Seconds of a step of all, and of each expert's where they have pools. asked: the request, whose mix is changed. */
@@ -441,7 +480,6 @@ static void set_pace(const struct field *f, double hop, struct plan_request *ask
     c->cycle = plan_cycle(plan, asked) * unit + hops * jam_seconds(f, 0);
     c->pace = (struct planner_pace){.steps = {steps}};
     share_ranks(f->layout, &c->pace);
-    limit_hops(f, hop, &c->pace);
     for (int e = 0; e <= pools; e++) {
         if (pools) {
             c->pace.steps[e] = r->job.steps[e];
@@ -453,6 +491,7 @@ static void set_pace(const struct field *f, double hop, struct plan_request *ask
         c->pace.alone[e] = plan_alone(plan, asked) * unit + wide_seconds(f, hop, e);
         c->alone += c->pace.steps[e] / steps * c->pace.alone[e];
     }
+    if (f->layout->width > 1) set_hops(f, hops, &c->pace);
 }
 
 /* Dealt by plan.h. */
@@ -548,15 +587,6 @@ static bool pools_uneven(const struct field *f, const struct chains *c)
     return f->layout->stages[1] > 0 && c->cycle > mean * f->block;
 }
 
-/* The least time of a step, in the mean, that a home's limit of hops allows. */
-static double away_seconds(const struct field *f, const struct planner_pace *pace)
-{
-    double sum = 0;
-    for (int e = 0; e < PLANNER_PHASES && pace->most_away > 0; e++)
-        sum += pace->steps[e] * pace->away[e] / pace->most_away;
-    return sum / steps_of(f->request);
-}
-
 static enum planner_bound find_bound(const struct field *f, const struct chains *c, double link,
                                      uint32_t wanted, const struct planner_option *o)
 {
@@ -564,7 +594,6 @@ static enum planner_bound find_bound(const struct field *f, const struct chains 
     if (o->ranks * 10 < f->request->machine.ranks * 9) return BOUND_IDLE;
     if (link > c->cycle) return BOUND_LINK;
     if (f->exchange > 0.1 * f->block) return BOUND_EXCHANGE;
-    if (away_seconds(f, &c->pace) > c->cycle) return BOUND_FILL;
     if (f->request->load.jobs < f->layout->replicas * o->saturate) return BOUND_FILL;
     return pools_uneven(f, c) ? BOUND_POOLS : BOUND_COMPUTE;
 }
@@ -601,9 +630,10 @@ static double all_seconds(const struct field *f, const struct chains *c, double 
     if (f->layout->floating)
         return loaded * fmax(1, jobs / in_flight) + planner_load_apart(&pace, (uint32_t)in_flight);
     double slower = crowded(f, in_flight, fmax(c->alone, in_flight * fmax(c->cycle, link)));
+    pace.hop *= fmax(1, link / pace.cycle[0]) * slower;
+    pace.away *= slower;
     for (int e = 0; e < PLANNER_PHASES; e++) {
         pace.alone[e] *= slower;
-        pace.away[e] *= slower;
         pace.cycle[e] = fmax(pace.cycle[e], pace.steps[e] > 0 ? link : 0) * slower;
     }
     return planner_load_seconds(&pace, (uint32_t)jobs, (uint32_t)in_flight);
@@ -614,11 +644,11 @@ static void predict_times(const struct field *f, const struct chains *c, double 
 {
     const struct planner_request *r = f->request;
     double steps = steps_of(r), home = r->machine.home_seconds, n = fmin(jobs, o->in_flight);
-    double least = fmax(link, away_seconds(f, &c->pace)), cycle = fmax(c->cycle, least);
+    double cycle = fmax(c->cycle, link);
     double per_job = steps * cycle * crowded(f, 1, cycle);
     o->job_seconds = many_seconds(f, c, 1, link);
     o->step_seconds = (o->job_seconds - home) / steps;
-    o->loaded_seconds = many_seconds(f, c, n, least);
+    o->loaded_seconds = many_seconds(f, c, n, link);
     o->all_seconds = home + all_seconds(f, c, link, jobs, n, o->loaded_seconds - home);
     o->jobs_per_hour = f->layout->replicas * 3600 / fmax(per_job, o->job_seconds / (n < jobs ? n : most));
     o->busy = fmin(1, jobs * per_job * c->cycle / cycle / o->all_seconds);
@@ -705,6 +735,6 @@ void planner_rate(const struct planner_request *r, const struct plan *plan, stru
     struct chains c = {.possible = true};
     set_pace(&f, asked.mix.hop * f.alone, &asked, plan, &c);
     *o = (struct planner_option){.layout = layout, .ranks = plan->ranks};
-    o->possible = o->fits = c.cycle > 0 && c.alone > 0;
+    o->possible = o->fits = plan_cycle(plan, &asked) > 0 && plan_alone(plan, &asked) > 0;
     if (o->possible) predict(&f, &c, &ring, 0, &traffic, o);
 }

@@ -7,6 +7,7 @@
 enum { FOLLOWED = 160 };
 
 #define NONE_LEFT 1e-9 /* steps */
+#define SAME      1e-6 /* hops */
 
 struct course {
     int phase;   /* PLANNER_PHASES: done */
@@ -27,12 +28,21 @@ static void enter(const struct planner_pace *pace, struct course *job, int phase
     *job = (struct course){.phase = phase, .left = phase < PLANNER_PHASES ? pace->steps[phase] : 0};
 }
 
+/* Seconds of a step of the oldest of so many jobs: of one alone, in whole hops once there always is another one's. */
+static double oldest_step(const struct planner_pace *pace, int phase, uint32_t jobs)
+{
+    double alone = pace->alone[phase];
+    bool full = phase == 0 && pace->hop > 0 && jobs * pace->cycle[phase] > alone;
+    return full ? ceil(pace->away / pace->hop - SAME) * pace->hop : alone;
+}
+
 /* Shares a phase's ranks out to its jobs, which stand in the order of their age. */
 static void set_rates(const struct planner_pace *pace, int phase, struct course *jobs, uint32_t count)
 {
-    double alone = 1 / fmax(pace->alone[phase], 1e-12), left = 1 / fmax(pace->cycle[phase], 1e-12);
     uint32_t here = 0, given = 0, group = filling(pace, phase);
     for (uint32_t i = 0; i < count; i++) here += jobs[i].phase == phase;
+    double alone = 1 / fmax(oldest_step(pace, phase, here), 1e-12),
+           left = 1 / fmax(pace->cycle[phase], 1e-12);
     uint32_t most = pace->groups[phase] ? group : here;
     double even = pace->groups[phase] || (here <= group && pace->even[phase] > 0) ? 1 : pace->even[phase];
     double alike = fmin(alone, left / fmax(1, fmin(here, most)));
@@ -44,23 +54,11 @@ static void set_rates(const struct planner_pace *pace, int phase, struct course 
     }
 }
 
-/* What the hops of the younger ones would be too many for they do not get. */
-static void limit_hops(const struct planner_pace *pace, struct course *jobs, uint32_t count)
-{
-    double left = pace->most_away;
-    for (uint32_t i = 0; i < count && pace->most_away > 0; i++) {
-        double away = fmax(pace->away[jobs[i].phase], 1e-12);
-        jobs[i].rate = fmin(jobs[i].rate, left / away);
-        left = fmax(0, left - jobs[i].rate * away);
-    }
-}
-
 /* Of jobs that are all in flight: until the first of them has done its phase. */
 static double go_on(const struct planner_pace *pace, struct course *jobs, uint32_t count)
 {
     double seconds = INFINITY;
     for (int phase = 0; phase < PLANNER_PHASES; phase++) set_rates(pace, phase, jobs, count);
-    limit_hops(pace, jobs, count);
     for (uint32_t i = 0; i < count; i++)
         if (jobs[i].rate > 0) seconds = fmin(seconds, jobs[i].left / jobs[i].rate);
     for (uint32_t i = 0; i < count; i++) {
@@ -89,7 +87,9 @@ double planner_load_apart(const struct planner_pace *pace, uint32_t jobs)
 static uint32_t last_ones(const struct planner_pace *pace, uint32_t jobs)
 {
     uint32_t group = filling(pace, 0);
-    if (pace->groups[0]) return (jobs - 1) % group + 1;
+    bool whole = pace->hop > 0 && pace->steps[1] <= 0; /* those that go at the pace of the oldest one */
+    if (whole) group = (uint32_t)fmax(1, oldest_step(pace, 0, jobs) / pace->cycle[0] + SAME);
+    if (pace->groups[0] || whole) return (jobs - 1) % group + 1;
     return jobs <= group ? jobs : 1;
 }
 

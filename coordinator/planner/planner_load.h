@@ -25,10 +25,9 @@ struct planner_pace {
      * much as it can take, to 1, all alike, which above 0 no more than fill them are in any case. */
     bool groups[PLANNER_PHASES];
     double even[PLANNER_PHASES];
-    /* Hops that a job has on their way, times the seconds of each, in a step; and how many hops a home may have on their way in
-     * all, 0: no limit. */
-    double away[PLANNER_PHASES];
-    uint32_t most_away;
+    /* Where home serves a wide stage, of the first phase: seconds of one hop there, and from when a step's first hop begins there
+     * until its last one is back. Then it waits for the hop of another job that is there. hop 0: it does not. */
+    double hop, away;
 };
 
 /* jobs, in_flight >= 1. */

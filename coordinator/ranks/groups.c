@@ -75,7 +75,8 @@ void group_lose(struct group *group, int64_t now_ns, const char *format, ...)
 /* So much is left that replacing the rest is quicker than starting anew: survivors keep their weights. */
 static bool worth_repairing(const struct group *group)
 {
-    return group->repairable && 2 * group->here >= group->ranks && group->here > 0;
+    bool drained = group->ranks < group->seats; /* a new group would have these again */
+    return group->repairable && (drained || (2 * group->here >= group->ranks && group->here > 0));
 }
 
 /* The group never counted on it. */

@@ -92,7 +92,7 @@ struct slot {
 /* Why the group did not take the job whose turn it was (waiting.h). */
 struct held {
     uint64_t job; /* 0: none was held up */
-    enum held_by { HELD_BY_LAYOUT, HELD_BY_LIMIT, HELD_BY_MEMORY } by;
+    enum held_by { HELD_BY_LAYOUT, HELD_BY_RANKS, HELD_BY_LIMIT, HELD_BY_MEMORY } by;
     uint32_t seat;        /* HELD_BY_MEMORY: of the first rank where it does not fit; */
     uint64_t needs, free; /* bytes. HELD_BY_LIMIT: of the operator's limit */
 };

@@ -69,19 +69,6 @@ status_t joining_place(struct server *server, const Refrain__Launcher *message, 
     return STATUS_OK;
 }
 
-void joining_resign(struct server *server, const struct launcher *launcher)
-{
-    struct group *group;
-    for (size_t i = 0; (group = groups_at(server->groups, i)); i++) {
-        if (strcmp(group->name, launcher->group) != 0) continue;
-        for (uint32_t rank = 0; rank < group->ranks + group->guests; rank++) {
-            struct member *member = &group->members[rank];
-            member->resigns |=
-                member->seat >= launcher->first && member->seat - launcher->first < launcher->ranks;
-        }
-    }
-}
-
 void joining_end(struct server *server, const char *group, const char *why)
 {
     struct launcher *launcher;

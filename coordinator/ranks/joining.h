@@ -2,7 +2,6 @@
  * joining.h - ranks that a launcher brings to a group that is there (refrain-launch --join).
  *
  *     status = joining_place(server, message, &known, &near, &error);    which group is meant, and which seats it gets
- *     joining_resign(server, launcher);                                  it is about to go: the jobs go on without its ranks
  *     joining_end(server, group->name, why);                             the group is gone, and so are they
  *
  * The seats are the next ones of the group, kept for it as long as it is there; its ranks are guests when they come (move.h), and
@@ -18,7 +17,6 @@
  * STATUS_UNSUPPORTED: another fabric, or one that cannot grow; STATUS_CONFLICT: there is no room, or the group is not complete. */
 status_t joining_place(struct server *server, const Refrain__Launcher *message, Refrain__Launcher *known,
                        bool *near, struct error *error);
-void joining_resign(struct server *server, const struct launcher *launcher);
 void joining_end(struct server *server, const char *group, const char *why);
 
 #endif

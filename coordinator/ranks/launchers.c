@@ -88,12 +88,6 @@ static void forget(struct launchers *launchers, size_t index)
     launchers->list[index] = launchers->list[--launchers->count];
 }
 
-void launchers_gone(struct launchers *launchers, const struct wire_peer *peer)
-{
-    const struct launcher *launcher = find(launchers, peer);
-    if (launcher) forget(launchers, (size_t)(launcher - launchers->list));
-}
-
 void launchers_check(struct launchers *launchers, int64_t now_ns, int64_t silence_ns)
 {
     for (size_t i = launchers->count; i-- > 0;)
@@ -108,18 +102,31 @@ void launchers_forgive(struct launchers *launchers, int64_t now_ns)
 struct launcher *launchers_of(struct launchers *launchers, const char *group)
 {
     for (size_t i = 0; i < launchers->count; i++)
-        if (!launchers->list[i].joins && is_of(&launchers->list[i], group)) return &launchers->list[i];
+        if (!launchers->list[i].joins && !launchers->list[i].ends && is_of(&launchers->list[i], group))
+            return &launchers->list[i];
     return NULL;
+}
+
+static bool has_seat(const struct launcher *launcher, const char *group, uint32_t seat)
+{
+    return is_of(launcher, group) && seat >= launcher->first && seat - launcher->first < launcher->ranks;
 }
 
 struct launcher *launchers_for(struct launchers *launchers, const char *group, uint32_t seat)
 {
-    for (size_t i = 0; i < launchers->count; i++) {
-        struct launcher *launcher = &launchers->list[i];
-        if (is_of(launcher, group) && seat >= launcher->first && seat - launcher->first < launcher->ranks)
-            return launcher;
-    }
+    for (size_t i = 0; i < launchers->count; i++)
+        if (!launchers->list[i].ends && has_seat(&launchers->list[i], group, seat))
+            return &launchers->list[i];
     return NULL;
+}
+
+bool launchers_resign(struct launchers *launchers, const char *group, uint32_t seat)
+{
+    for (size_t i = 0; i < launchers->count; i++) {
+        const struct launcher *launcher = &launchers->list[i];
+        if (launcher->joins && launcher->ends && has_seat(launcher, group, seat)) return true;
+    }
+    return false;
 }
 
 uint32_t launchers_end(struct launchers *launchers, const char *group)

@@ -17,6 +17,7 @@ struct launcher {
     struct wire_peer peer;
     char group[GROUP_NAME_BYTES], host[MEMBER_TEXT_BYTES], fabric[16];
     bool joins;            /* its ranks came to a group that was there; otherwise they are its first ones */
+    bool ends;             /* it said Goodbye: it starts nobody any more, and its ranks end when it does */
     uint32_t first, ranks; /* the seats that it can fill */
     uint32_t pid;
     int64_t heard_ns;
@@ -34,14 +35,15 @@ status_t launchers_hello(struct launchers *launchers, const struct wire_peer *pe
                          const Refrain__Launcher *message, int64_t now_ns, struct error *error);
 /* Whose connection it is; NULL: no launcher's. */
 struct launcher *launchers_heard(struct launchers *launchers, const struct wire_peer *peer, int64_t now_ns);
-void launchers_gone(struct launchers *launchers, const struct wire_peer *peer);
 /* Forgets those that said nothing for so long. */
 void launchers_check(struct launchers *launchers, int64_t now_ns, int64_t silence_ns);
 void launchers_forgive(struct launchers *launchers, int64_t now_ns);
 
-/* The one that started the group, and the one that can fill a seat of it. */
+/* The one that started the group, and the one that can fill a seat of it; none that ends. */
 struct launcher *launchers_of(struct launchers *launchers, const char *group);
 struct launcher *launchers_for(struct launchers *launchers, const char *group, uint32_t seat);
+/* The seat is of one that came to the group, and ends. */
+bool launchers_resign(struct launchers *launchers, const char *group, uint32_t seat);
 uint32_t launchers_end(struct launchers *launchers,
                        const char *group); /* behind the last seat of any; 0: none is there */
 struct launcher *launchers_at(struct launchers *launchers, size_t index); /* NULL past the end */

@@ -60,11 +60,11 @@ void move_take_rested(struct slot *slot, const Refrain__Rested *rested)
 }
 
 /* What an operator wished for is of so many ranks, or of whole stages. */
-static bool guests_fit(const struct server *server, const struct group *group, uint32_t leaving)
+static bool guests_fit(const struct server *server, const struct group *group, uint32_t leaving,
+                       struct error *error)
 {
-    const struct plan_wish *wish = &server->settings->wish;
     uint32_t ranks = group->ranks - leaving + group->guests;
-    return (!wish->runs || wish->runs == ranks) && (wish->width < 2 || ranks % wish->width == 0);
+    return plan_wish_takes(&server->settings->wish, ranks, false, error) == STATUS_OK;
 }
 
 /* -------------------------------------------------------------------------------------------------- the move */
@@ -140,7 +140,7 @@ static void carry_out(struct server *server, struct group *group)
     repair_give_back(server, group, move.why);
     snprintf(group->failure, sizeof group->failure, "%s", move.why);
     send_away(server, group);
-    if (guests_fit(server, group, 0)) group_admit(server->groups, group, server->now_ns);
+    if (guests_fit(server, group, 0, NULL)) group_admit(server->groups, group, server->now_ns);
     group->planned = false;
     if (move.planned && at_work) {
         group->plan = move.plan;
@@ -306,11 +306,10 @@ static void send_guests_away(struct server *server, struct group *group)
 static void look_for_reasons(struct server *server, struct group *group, uint32_t leaving)
 {
     struct move *move = &group->move;
-    bool fit = group->guests && guests_fit(server, group, leaving), changes = leaving || fit;
+    struct error error;
+    bool fit = group->guests && guests_fit(server, group, leaving, &error), changes = leaving || fit;
     if (group->guests && !fit && group->guest_ns == server->now_ns)
-        log_line(LOG_INFO,
-                 "group %.8s: --split or --stage-width want another number of ranks; it waits for more",
-                 group->name);
+        log_line(LOG_INFO, "group %.8s: the ranks that came wait for others, as with them %s", group->name, error.text);
     if (move->wanted && (move->planned ? changes || !is_at_work(group) : !changes)) {
         if (move->resting && is_at_work(group)) tell_homes(server, group, 0);
         *move = (struct move){0};

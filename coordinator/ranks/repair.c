@@ -28,6 +28,10 @@ void repair_look(struct server *server, struct group *group)
     group->repairable = is_mendable(group) && launcher;
     group->own = launcher ? launcher->ranks : 0;
     group->reserved = launchers_end(server->launchers, group->name);
+    for (uint32_t rank = 0; rank < group->ranks + group->guests; rank++) {
+        struct member *member = &group->members[rank];
+        member->resigns = launchers_resign(server->launchers, group->name, member->seat);
+    }
 }
 
 void repair_give_back(struct server *server, struct group *group, const char *why)
@@ -89,7 +93,8 @@ void repair_launchers(struct server *server)
 {
     struct launcher *launcher;
     launchers_check(server->launchers, server->now_ns, server->settings->silence_ms * MILLISECOND_NS);
-    for (size_t i = 0; (launcher = launchers_at(server->launchers, i)); i++) check_lonely(server, launcher);
+    for (size_t i = 0; (launcher = launchers_at(server->launchers, i)); i++)
+        if (!launcher->ends) check_lonely(server, launcher);
 }
 
 /* ------------------------------------------------------------------------------------------- single seats */
@@ -238,13 +243,6 @@ void repair_take_launcher(struct server *server, const struct wire_peer *peer,
     welcome.silence_ms = (uint32_t)server->settings->silence_ms;
     order_welcome(server->outbox, peer, &welcome);
     if (asks) order_joined(server->outbox, peer, known.group, known.first, near);
-}
-
-void repair_take_goodbye(struct server *server, const struct launcher *launcher)
-{
-    const struct wire_peer peer = launcher->peer;
-    if (launcher->joins) joining_resign(server, launcher);
-    launchers_gone(server->launchers, &peer);
 }
 
 /* Ours without a word from its launcher, or of somebody who has none: there is only its whole mpirun to end.

@@ -14,7 +14,7 @@
 
 #include "coordinator/server.h"
 
-/* Notes which of the group's seats launchers can fill now. */
+/* Notes which of the group's seats launchers can fill now, and whose ranks leave with theirs. */
 void repair_look(struct server *server, struct group *group);
 /* All jobs in flight on the group wait again; that of a job which was there alone may be the one that makes
  * it fail. */
@@ -31,7 +31,5 @@ void repair_take_launcher(struct server *server, const struct wire_peer *peer,
                           const Refrain__Launcher *message);
 void repair_take_seat_ended(struct server *server, const struct launcher *launcher,
                             const Refrain__SeatEnded *message);
-/* ... or the launcher ends, and its ranks with it. */
-void repair_take_goodbye(struct server *server, const struct launcher *launcher);
 
 #endif

@@ -30,8 +30,7 @@ static struct figure *make(struct figures *figures, uint32_t rank, uint32_t kind
 
 static void copy(uint64_t *to, size_t most, const uint64_t *from, size_t count)
 {
-    memset(to, 0, most * sizeof *to);
-    memcpy(to, from, (count < most ? count : most) * sizeof *to);
+    for (size_t i = 0; i < most; i++) to[i] = i < count ? from[i] : 0;
 }
 
 bool figures_take(struct figures *figures, uint32_t rank, const Refrain__TierTally *told)

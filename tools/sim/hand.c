@@ -9,8 +9,6 @@
 #include "tools/sim/office.h"
 #include "tools/sim/world.h"
 
-enum { CREDITS = 8 }; /* as worker/main.c has it */
-
 #define REPORT_DELAY_NS (MILLISECOND_NS / 100)
 #define PATIENCE_NS     (100000 * SECOND_NS) /* of the virtual clock */
 
@@ -272,6 +270,15 @@ static void see_ticket(void *context, int from, int to, const struct ticket *tic
 {
     struct hand *h = context;
     struct hand_job *job = job_of(h, ticket->job);
+    if (getenv("TRACE") &&
+        (ticket->kind == TICKET_HOP || ticket->kind == TICKET_PART || ticket->kind == TICKET_TURN) &&
+        (from <= 1))
+        printf("%9.3f  %d -> %d  %s %d bytes job %d branch %d step %d\n",
+               (double)(clock_now_ns() - h->began_ns) * 1e-6, from, to,
+               ticket->kind == TICKET_HOP    ? "hop"
+               : ticket->kind == TICKET_PART ? "part"
+                                             : "turn",
+               (int)ticket->bytes, (int)ticket->job, ticket->branch, (int)ticket->step);
     if (job && ticket->kind == TICKET_HOP && ticket->step < HAND_MAX_STEPS) job->hops[ticket->step]++;
 }
 
@@ -288,7 +295,7 @@ static status_t open_seats(struct hand *h, struct error *error)
                                    .speed = config->speeds ? config->speeds[i] : 1,
                                    .team = h->team,
                                    .directory = config->directory,
-                                   .credits = CREDITS,
+                                   .credits = config->credits,
                                    .orphan_ns = PATIENCE_NS,
                                    .join_ns = 30 * SECOND_NS};
         status = seat_open(&seat, &h->seats[i], error);
@@ -315,6 +322,7 @@ status_t hand_run(const struct hand_config *config, struct hand_job *jobs, int c
     struct network_config network = config->network;
     network.seen = see_ticket;
     network.argument = &h;
+    int64_t patience_ns = config->patience_ns ? config->patience_ns : PATIENCE_NS;
     if (h.members < 1 || h.members > SEAT_MAX_RANKS)
         return error_set(error, STATUS_INVALID, "%d ranks: must be 1 to %d", h.members, SEAT_MAX_RANKS);
     status_t status = world_open(error);
@@ -324,7 +332,7 @@ status_t hand_run(const struct hand_config *config, struct hand_job *jobs, int c
     costs_set(&config->costs);
     office_listen(take_report, &h);
     if (status == STATUS_OK) status = open_seats(&h, error);
-    while (status == STATUS_OK && h.open && h.failure.status == STATUS_OK && world_now_ns() < PATIENCE_NS)
+    while (status == STATUS_OK && h.open && h.failure.status == STATUS_OK && world_now_ns() < patience_ns)
         if (!world_step()) break;
     if (status == STATUS_OK && h.failure.status != STATUS_OK)
         status = error_set(error, h.failure.status, "%s", h.failure.text);

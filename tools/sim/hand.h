@@ -52,7 +52,9 @@ struct hand_config {
     struct costs costs;
     struct network_config network; /* `seen` is not read */
     enum hand_end end;
-    int in_flight; /* jobs at once; 0: all */
+    int in_flight;       /* jobs at once; 0: all */
+    int credits;         /* of the fabric; 0: as worker/main.c has it */
+    int64_t patience_ns; /* of the virtual clock; 0: more than anything takes */
 };
 
 struct hand_result {
@@ -63,7 +65,7 @@ struct hand_result {
     uint64_t events;
 };
 
-/* STATUS_DEADLINE: nothing moves any more. A job's failure is in the job. */
+/* STATUS_DEADLINE: nothing moves any more, or patience is over. A job's failure is in the job. */
 status_t hand_run(const struct hand_config *config, struct hand_job *jobs, int count,
                   struct hand_result *result, struct error *error);
 void hand_free(struct hand_job *jobs, int count); /* the latents */

@@ -25,7 +25,7 @@ struct message {
     struct message *next;             /* in a port's `early` or `held` */
     struct message *older, **younger; /* among all there are */
     void *payload;
-    int holders; /* the sender until SENT, and the way to the receiver and the credit back */
+    int holders; /* the sender until SENT; the way to the receiver, and the receiver until it is released */
 };
 
 struct note {
@@ -49,8 +49,11 @@ struct fabric {
     uint8_t token[FABRIC_TOKEN_BYTES];
     int self, count;
     struct fabric *members[FABRIC_MAX_MEMBERS]; /* [count]; NULL: an address nobody has */
-    int credits[FABRIC_MAX_MEMBERS];
-    bool starved[FABRIC_MAX_MEMBERS];
+    struct peer {
+        int window, credits; /* messages in flight either way at most; that may be posted now */
+        int used, owed;      /* that came and whose credit is not on its way back; of those, released */
+        bool starved;
+    } peers[FABRIC_MAX_MEMBERS];
     struct note *first, **end;
     struct message *early; /* arrived for an epoch that is not joined here yet, newest first */
     struct message *held;  /* it would have sent them, but was stopped; newest first */
@@ -267,8 +270,8 @@ status_t fabric_join(struct fabric *f, const struct fabric_membership *membershi
     for (int i = 0; i < f->count; i++) {
         f->members[i] = find_address(membership->addresses[i]);
         int theirs = f->members[i] ? f->members[i]->credits_each : 0;
-        f->credits[i] = theirs < f->credits_each ? theirs : f->credits_each;
-        f->starved[i] = false;
+        int window = theirs < f->credits_each ? theirs : f->credits_each;
+        f->peers[i] = (struct peer){.window = window, .credits = window};
     }
     f->joined = true;
     f->over = f->aborted = false;
@@ -314,6 +317,38 @@ static void sent(void *context, uint64_t unused)
     }
 }
 
+/* Credits, as the fabric returns them (cluster/fabric_send.c): with what is sent there anyway, and by themselves when it could be
+ * waited for them. Value: the epoch, the member's index, their number. */
+static void credit_back(void *context, uint64_t value)
+{
+    struct fabric *f = context;
+    struct peer *peer = &f->peers[value >> 8 & 0xffff];
+    if (!in_epoch(f, value >> 24)) return;
+    peer->credits += (int)(value & 0xff);
+    if (peer->starved && f->wake) f->wake(f->owner);
+    peer->starved = false;
+}
+
+static int64_t latency_ns(const struct fabric *from, const struct fabric *to);
+
+/* To a member from `at_ns` on. */
+static void tell_credits(struct fabric *f, int to, int64_t at_ns)
+{
+    struct peer *peer = &f->peers[to];
+    struct fabric *other = f->members[to];
+    uint64_t value = f->epoch << 24 | (uint64_t)f->self << 8 | (uint64_t)peer->owed;
+    if (!peer->owed) return;
+    world_at(at_ns + latency_ns(f, other), WORLD_ARRIVES, credit_back, other, value);
+    peer->used -= peer->owed;
+    peer->owed = 0;
+}
+
+static void tell_due_credits(struct fabric *f, int to)
+{
+    const struct peer *peer = &f->peers[to];
+    if (peer->used > FABRIC_UNTOLD || 2 * peer->used >= peer->window) tell_credits(f, to, clock_now_ns());
+}
+
 /* What a member of the epoch sent before this one joined waits; all else that does not fit is dropped. */
 static void arrive(void *context, uint64_t unused)
 {
@@ -341,6 +376,8 @@ static void arrive(void *context, uint64_t unused)
     }
     f->traffic.messages_received++;
     f->traffic.bytes_received += m->ticket.bytes;
+    f->peers[from].used++;
+    tell_due_credits(f, from);
     push(f,
          &(struct fabric_event){
              .kind = FABRIC_RECEIVED, .peer = from, .ticket = m->ticket, .payload = m->payload, .hold = m});
@@ -356,9 +393,9 @@ static int64_t latency_ns(const struct fabric *from, const struct fabric *to)
     return node_of(from) == node_of(to) ? network.config.latency_ns : network.config.node_latency_ns;
 }
 
-/* A message is at its sender's way out: when has it left? In the order of the moments at which they come here, whoever
- * shares that way. */
-static int64_t occupy(const struct message *m)
+/* A message is at its sender's way out: when has it left, and when did it begin? In the order of the moments at which they come
+ * here, whoever shares that way. */
+static int64_t occupy(const struct message *m, int64_t *begin_ns)
 {
     bool near = node_of(m->from) == node_of(m->to);
     double rate = near ? network.config.bytes_per_second : network.config.node_bytes_per_second;
@@ -366,15 +403,16 @@ static int64_t occupy(const struct message *m)
     double bytes =
         network.config.weigh ? network.config.weigh(&m->ticket) : (double)(m->ticket.bytes + TICKET_BYTES);
     double seconds = rate > 0 ? bytes / rate : 0;
-    int64_t begin_ns = world_now_ns() > *free_ns ? world_now_ns() : *free_ns;
-    *free_ns = begin_ns + (int64_t)(seconds * (double)SECOND_NS);
+    *begin_ns = world_now_ns() > *free_ns ? world_now_ns() : *free_ns;
+    *free_ns = *begin_ns + (int64_t)(seconds * (double)SECOND_NS);
     return *free_ns;
 }
 
 static void leave(void *context, uint64_t unused)
 {
     struct message *m = context;
-    int64_t gone_ns = occupy(m);
+    int64_t begin_ns, gone_ns = occupy(m, &begin_ns);
+    if (in_epoch(m->from, m->epoch)) tell_credits(m->from, member_index(m->from, m->to), begin_ns);
     world_at(gone_ns, WORLD_ARRIVES, sent, m, 0);
     world_at(gone_ns + latency_ns(m->from, m->to), WORLD_ARRIVES, arrive, m, 0);
 }
@@ -410,11 +448,11 @@ status_t fabric_post(struct fabric *f, int peer, const struct ticket *ticket, co
         (ticket->bytes && !payload))
         return error_set(error, STATUS_INVALID, "fabric: member %d of %d, %lu bytes", peer, f->count,
                          (unsigned long)ticket->bytes);
-    if (f->credits[peer] == 0) {
-        f->starved[peer] = true;
+    if (f->peers[peer].credits == 0) {
+        f->peers[peer].starved = true;
         return STATUS_AGAIN;
     }
-    f->credits[peer]--;
+    f->peers[peer].credits--;
     f->traffic.messages_sent++;
     f->traffic.bytes_sent += ticket->bytes;
     if (!f->members[peer]) return STATUS_OK; /* an address that leads nowhere: lost at the join's deadline */
@@ -428,24 +466,24 @@ status_t fabric_post(struct fabric *f, int peer, const struct ticket *ticket, co
     return STATUS_OK;
 }
 
-bool fabric_has_credits(const struct fabric *f, int peer, int count)
+bool fabric_has_room(const struct fabric *f, int peer, int most)
 {
     if (!f->joined || f->over || peer < 0 || peer >= f->count || peer == f->self) return false;
-    bool has = f->credits[peer] >= count;
-    if (!has) ((struct fabric *)(uintptr_t)f)->starved[peer] = true; /* to be told of the next */
+    struct peer *to = (struct peer *)(uintptr_t)&f->peers[peer];
+    bool has = to->credits > 0 && to->window - to->credits < most;
+    if (!has) to->starved = true; /* to be told of the next */
     return has;
 }
 
 int fabric_in_flight(const struct fabric *f, int peer)
 {
     if (!f->joined || f->over || peer < 0 || peer >= f->count || peer == f->self) return 0;
-    int theirs = f->members[peer] ? f->members[peer]->credits_each : f->credits_each;
-    return (theirs < f->credits_each ? theirs : f->credits_each) - f->credits[peer];
+    return f->peers[peer].window - f->peers[peer].credits;
 }
 
 bool fabric_can_post(const struct fabric *f, int peer)
 {
-    return fabric_has_credits(f, peer, 1);
+    return fabric_has_room(f, peer, FABRIC_MAX_CREDITS);
 }
 
 status_t fabric_next(struct fabric *f, struct fabric_event *event)
@@ -459,16 +497,15 @@ status_t fabric_next(struct fabric *f, struct fabric_event *event)
     return STATUS_OK;
 }
 
-static void credit_back(void *context, uint64_t epoch)
+static void released(void *context, uint64_t unused)
 {
     struct message *m = context;
-    struct fabric *f = m->from;
-    int peer = in_epoch(f, epoch) ? member_index(f, m->to) : -1;
+    struct fabric *f = m->to;
+    int from = in_epoch(f, m->epoch) ? member_index(f, m->from) : -1;
     message_drop(m);
-    if (peer < 0) return;
-    f->credits[peer]++;
-    if (f->starved[peer] && f->wake) f->wake(f->owner);
-    f->starved[peer] = false;
+    if (from < 0) return;
+    f->peers[from].owed++;
+    tell_due_credits(f, from);
 }
 
 void fabric_release(struct fabric *f, struct fabric_event *event)
@@ -477,10 +514,7 @@ void fabric_release(struct fabric *f, struct fabric_event *event)
     struct message *m = event->hold;
     event->hold = NULL;
     event->payload = NULL;
-    if (in_epoch(f, m->epoch))
-        world_at(clock_now_ns() + latency_ns(m->to, m->from), WORLD_ARRIVES, credit_back, m, m->epoch);
-    else
-        message_drop(m);
+    world_at(clock_now_ns(), WORLD_ARRIVES, released, m, 0);
 }
 
 /* Who has a way to wait lets the clock go on; without one, ranks are woken and never wait. */
@@ -505,6 +539,11 @@ bool fabric_withdraw(struct fabric *f, struct fabric_place *place)
 int fabric_descriptor(const struct fabric *f)
 {
     return f->descriptor;
+}
+
+int fabric_credits(const struct fabric *f)
+{
+    return f->credits_each;
 }
 
 uint64_t fabric_largest(const struct fabric *f)

@@ -18,6 +18,7 @@ enum { DEFAULT_HEARTBEAT_MS = 500 };
 
 struct letter {
     struct letter *next;
+    struct letter *later, **earlier; /* of those under way; earlier is NULL for any other */
     struct control *control;
     uint32_t connection; /* to the coordinator: the listener it was meant for */
     int64_t said_ns;
@@ -55,7 +56,8 @@ static struct office {
     uint32_t listeners; /* so far */
     uint32_t numbers;
     struct control *controls;
-    struct queue waiting; /* said while nobody listened */
+    struct queue waiting;     /* said while nobody listened */
+    struct letter *under_way; /* the world forgets them with its events */
 } office;
 
 static void queue_clear(struct queue *q)
@@ -99,6 +101,10 @@ void office_close(void)
         free(c);
     }
     queue_drop(&office.waiting);
+    for (struct letter *letter = office.under_way, *next; letter; letter = next) {
+        next = letter->later;
+        free(letter);
+    }
     office = (struct office){0};
 }
 
@@ -109,6 +115,24 @@ static struct letter *make_letter(struct control *control, const void *bytes, si
     *letter = (struct letter){
         .control = control, .connection = office.listeners, .said_ns = clock_now_ns(), .size = size};
     if (size) memcpy(letter->bytes, bytes, size);
+    return letter;
+}
+
+static void send_letter(struct letter *letter, world_event_fn *arrives)
+{
+    letter->later = office.under_way;
+    if (letter->later) letter->later->earlier = &letter->later;
+    letter->earlier = &office.under_way;
+    office.under_way = letter;
+    world_at(clock_now_ns() + office.config.delay_ns, WORLD_ARRIVES, arrives, letter, 0);
+}
+
+static struct letter *take_letter(void *context)
+{
+    struct letter *letter = context;
+    if (letter->earlier) *letter->earlier = letter->later;
+    if (letter->earlier && letter->later) letter->later->earlier = letter->earlier;
+    letter->earlier = NULL;
     return letter;
 }
 
@@ -125,7 +149,7 @@ static struct wire_peer peer_of(const struct control *c)
 
 static void report_arrives(void *context, uint64_t unused)
 {
-    struct letter *letter = context;
+    struct letter *letter = take_letter(context);
     struct control *c = letter->control;
     if (c->stopped && letter->said_ns > c->since_ns) {
         queue_put(&c->unsaid, letter);
@@ -154,8 +178,7 @@ static void send_report(struct control *c, const Refrain__WorkerReport *report)
     uint8_t *bytes = malloc(size);
     if (!bytes) abort();
     refrain__worker_report__pack(report, bytes);
-    world_at(clock_now_ns() + office.config.delay_ns, WORLD_ARRIVES, report_arrives,
-             make_letter(c, bytes, size), 0);
+    send_letter(make_letter(c, bytes, size), report_arrives);
     free(bytes);
 }
 
@@ -276,7 +299,7 @@ static void deliver(struct control *c, struct letter *letter)
 
 static void order_arrives(void *context, uint64_t unused)
 {
-    struct letter *letter = context;
+    struct letter *letter = take_letter(context);
     struct control *c = letter->control;
     if (c->over || letter->connection != office.listeners)
         free(letter);
@@ -291,8 +314,7 @@ void office_order(const struct wire_peer *peer, const void *bytes, size_t size)
     for (struct control *c = office.controls; c; c = c->next) {
         struct wire_peer theirs = peer_of(c);
         if (!wire_peer_equal(&theirs, peer)) continue;
-        world_at(clock_now_ns() + office.config.delay_ns, WORLD_ARRIVES, order_arrives,
-                 make_letter(c, bytes, size), 0);
+        send_letter(make_letter(c, bytes, size), order_arrives);
         return;
     }
 }
@@ -303,8 +325,7 @@ void office_listen(office_report_fn *listener, void *argument)
     office.argument = argument;
     office.listeners++;
     if (!listener) return;
-    for (struct letter *letter; (letter = queue_take(&office.waiting));)
-        world_at(clock_now_ns() + office.config.delay_ns, WORLD_ARRIVES, report_arrives, letter, 0);
+    for (struct letter *letter; (letter = queue_take(&office.waiting));) send_letter(letter, report_arrives);
 }
 
 /* --------------------------------------------------------------------------------------------------- life */

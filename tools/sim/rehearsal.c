@@ -17,7 +17,7 @@
 #include "tools/sim/world.h"
 #include "worker/model/card.h"
 
-enum { ASKED = 1 << 20 /* ids of questions are above */, CREDITS = 8, SYNC_PATIENCE_MS = 2000 }; /* CREDITS: as worker/main.c has it */
+enum { ASKED = 1 << 20 /* ids of questions are above */, SYNC_PATIENCE_MS = 2000 };
 
 #define DELAY_NS  (MILLISECOND_NS / 10) /* of a message to or from the coordinator */
 #define ORPHAN_NS (60 * SECOND_NS)
@@ -434,7 +434,6 @@ status_t rehearsal_open(const struct rehearsal_config *config, struct rehearsal 
                                      .silent = config->no_launcher,
                                      .seat = {.team = s->team,
                                               .directory = s->ranks_directory,
-                                              .credits = CREDITS,
                                               .orphan_ns = ORPHAN_NS,
                                               .join_ns = JOIN_NS,
                                               .checkpoints = true}};

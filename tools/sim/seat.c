@@ -160,8 +160,10 @@ static void describe(const struct seat *seat, struct control_config *config)
 
 status_t seat_open(const struct seat_config *config, struct seat **seat, struct error *error)
 {
-    const struct fabric_config fabric = {
-        .kind = "zmq", .bind = "virtual", .credits = config->credits, .max_bytes = (uint64_t)1 << 30};
+    const struct fabric_config fabric = {.kind = "zmq",
+                                         .bind = "virtual",
+                                         .credits = config->credits ? config->credits : ENGINE_CREDITS,
+                                         .max_bytes = (uint64_t)1 << 30};
     struct control_config control = {0};
     struct seat *s = calloc(1, sizeof *s);
     if (!s) return error_set(error, STATUS_NO_MEMORY, "no memory for a seat");

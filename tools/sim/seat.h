@@ -27,7 +27,7 @@ struct seat_config {
     double speed;          /* 1: as the costs say; 2: in half the time */
     struct team *team;     /* of all seats: they take turns */
     const char *directory; /* private folders are made below it; borrowed until seat_close */
-    int credits;           /* of the fabric */
+    int credits;           /* of the fabric; 0: as worker/main.c has it */
     int64_t orphan_ns, join_ns;
     bool checkpoints; /* has a courier */
     bool alone;       /* started by itself, not with the group */
