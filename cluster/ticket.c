@@ -10,7 +10,7 @@
  *      48 attempt u32        52 step u32           56 timestep f32       60 flags u32
  *      64 grid 3 x u32       76 row_begin u32      80 row_count u32      84 reserved u32
  *      88 bytes u64          96 trace u64         104 block_begin u32   108 block_end u32
- *     112 text_bytes u32    116 home u16          118 priority u16      120 reserved, 8 bytes
+ *     112 text_bytes u32    116 home u16          118 priority u16      120 age u64
  */
 #include "cluster/ticket.h"
 
@@ -23,7 +23,7 @@
 
 static const uint8_t MAGIC[4] = {'R', 'F', 'T', 'K'};
 
-enum { RESERVED_A = 14, RESERVED_B = 84, RESERVED_C = 120 };
+enum { RESERVED_A = 14, RESERVED_B = 84 };
 
 void ticket_encode(const struct ticket *ticket, uint8_t wire[TICKET_BYTES])
 {
@@ -52,6 +52,7 @@ void ticket_encode(const struct ticket *ticket, uint8_t wire[TICKET_BYTES])
     wire_put32(wire + 112, ticket->text_bytes);
     wire_put16(wire + 116, ticket->home);
     wire_put16(wire + 118, ticket->priority);
+    wire_put64(wire + 120, ticket->age);
 }
 
 /* Everything before the values: is this a ticket, and one of ours? */
@@ -67,7 +68,6 @@ static status_t check_frame(const uint8_t *wire, size_t length, struct error *er
                          TICKET_VERSION);
     uint8_t reserved = wire[RESERVED_A] | wire[RESERVED_A + 1];
     for (int i = 0; i < 4; i++) reserved |= wire[RESERVED_B + i];
-    for (int i = RESERVED_C; i < TICKET_BYTES; i++) reserved |= wire[i];
     if (reserved) return error_set(error, STATUS_CORRUPT, "ticket with reserved bytes in use");
     return STATUS_OK;
 }
@@ -129,6 +129,7 @@ status_t ticket_decode(const uint8_t *wire, size_t length, struct ticket *ticket
         .text_bytes = wire_get32(wire + 112),
         .home = wire_get16(wire + 116),
         .priority = wire_get16(wire + 118),
+        .age = wire_get64(wire + 120),
     };
     status = check_values(&read, error);
     if (status != STATUS_OK) return status;

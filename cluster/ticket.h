@@ -13,7 +13,7 @@
 #include <stdint.h>
 #include "base/status.h"
 
-enum { TICKET_VERSION = 2, TICKET_BYTES = 128 };
+enum { TICKET_VERSION = 3, TICKET_BYTES = 128 };
 
 enum ticket_kind {
     TICKET_OPEN = 1,  /* home -> stages: a job's context; payload: the text of a branch, for an expert */
@@ -67,7 +67,8 @@ struct ticket {
     uint32_t
         text_bytes; /* OPEN: the caching policy's text at the end of the payload, for block-wise policies */
     uint16_t home;  /* member where the job lives: hops return to it */
-    uint16_t priority; /* of the job, 0..2: a stage takes the highest first, then the oldest */
+    uint16_t priority; /* of the job, 0..2: a stage takes the highest first (worker/stage.h) */
+    uint64_t age;      /* of the job: the smaller, the earlier a group took it */
 };
 
 void ticket_encode(const struct ticket *ticket, uint8_t wire[TICKET_BYTES]);

@@ -121,6 +121,7 @@ void order_assign(struct outbox *outbox, const struct group *group, const struct
     if (job->deadline_at_ms) SET(body, deadline_at_ms, (uint64_t)job->deadline_at_ms);
     body.resume = to_wire(beginning->resume, &resume);
     body.origin = to_wire(beginning->origin, &origin);
+    SET(body, age, job->age);
     if (beginning->mark_every) SET(body, mark_every, beginning->mark_every);
     SEND(outbox, &group->members[slot->home].peer, ASSIGN, assign, &body);
 }

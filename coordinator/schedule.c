@@ -23,6 +23,9 @@
 #include "coordinator/ranks/wiring.h"
 #include "proto/caching.h"
 
+/* More jobs than are taken in a millisecond; and the first job on any number of ranks up to ten is the first of those that share alike
+ * (worker/share.h, share_elder). */
+enum { AGES_A_MS = 2520 };
 #define WORTH_A_LOAD 0.9 /* of the time now: another layout costs a pause and a load */
 
 /* -------------------------------------------------------------------------------------------- small steps */
@@ -520,6 +523,13 @@ static void needs_here(const struct group *group, const Refrain__ModelCard *card
     needs_widen(needs, elements, plan_width(&group->plan));
 }
 
+/* One more from job to job. It begins with the clock: what is taken after a restart is younger than what was taken before it. */
+static uint64_t next_age(struct server *server)
+{
+    if (server->newest_age == 0) server->newest_age = AGES_A_MS * (uint64_t)server->now_ms - 1;
+    return ++server->newest_age;
+}
+
 /* The layout that was wished for is of more ranks or fewer: some left, or have not come yet. That is no fault of a job's. */
 static bool lacks_ranks(const struct server *server, const struct group *group)
 {
@@ -563,6 +573,7 @@ static bool take_next(struct server *server, struct group *group)
         log_failed("start", &error);
         return false;
     }
+    if (!job->age) job->age = next_age(server);
     *slot =
         (struct slot){.job = job->id, .attempt = job->attempt, .home = choose_home(group), .needs = needs};
     return true;

@@ -58,10 +58,10 @@ struct server {
     struct vault *vault; /* NULL: checkpoints are off */
     struct watches *watches;
     struct outbox *outbox;
-    struct curve *curve; /* NULL: no keys */
+    struct curve *curve;   /* NULL: no keys */
     struct scrape *scrape; /* NULL: no --metrics */
-    int signals;         /* signalfd */
-    int data_lock;       /* one coordinator per data directory */
+    int signals;           /* signalfd */
+    int data_lock;         /* one coordinator per data directory */
     char endpoint[256], worker_endpoint[256], vault_endpoint[256], worker_key[PATH_MAX];
 
     int64_t now_ns, now_ms; /* monotonic and wall clock at the start of this turn */
@@ -75,7 +75,9 @@ struct server {
     struct hitrates rates;
     struct learnt learnt[SERVER_LEARNT];
     struct stream stream; /* of submissions */
-    int64_t foreseen_ns, look_ns; /* when finish times were last predicted, 0: never; and how long that took */
+    uint64_t newest_age;  /* of the job that was taken from the queue last */
+    int64_t foreseen_ns,
+        look_ns;            /* when finish times were last predicted, 0: never; and how long that took */
     uint64_t refused;       /* messages that made no sense */
     int64_t store_retry_ns; /* after a failed commit: nothing new is begun before */
     uint64_t *deleted;      /* [deleted_count]: jobs whose files go once the commit is done */

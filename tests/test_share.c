@@ -64,12 +64,12 @@ static void steps_of_home_come_to_a_fifth_of_the_time_beside_hops(void **state)
     }
 }
 
-static void a_decoded_frame_waits_for_no_more_than_sixteen_times_as_long_as_the_last_one(void **state)
+static void a_decoded_frame_waits_for_no_more_than_24_times_as_long_as_the_last_one(void **state)
 {
     static const enum job_piece pieces[] = {PIECE_TEXT, PIECE_DECODE, PIECE_FILES};
     for (int i = 0; i < 3; i++) {
         double found = measure_share(pieces[i], 22 * MILLISECOND_NS);
-        if (found < 0.058 || found > 0.06) fail_msg("%.3f of the time", found);
+        if (found < 0.039 || found > 0.041) fail_msg("%.3f of the time", found);
     }
 }
 
@@ -80,7 +80,7 @@ static void steps_of_home_count_as_well_as_hops_before_the_next_frame(void **sta
     share_charge_stage(&share, 8 * MILLISECOND_NS);
     share_charge_home(&share, PIECE_LIGHT, 7 * MILLISECOND_NS);
     assert_false(share_home_first(&share, PIECE_DECODE, NORMAL, NORMAL));
-    share_charge_home(&share, PIECE_LIGHT, 7 * MILLISECOND_NS);
+    share_charge_home(&share, PIECE_LIGHT, 10 * MILLISECOND_NS);
     assert_true(share_home_first(&share, PIECE_DECODE, NORMAL, NORMAL));
 }
 
@@ -88,7 +88,7 @@ static void frames_that_were_decoded_when_there_was_nothing_else_are_not_paid_fo
 {
     struct share share = {0};
     for (int i = 0; i < 1000; i++) share_charge_home(&share, PIECE_DECODE, MILLISECOND_NS);
-    share_charge_stage(&share, 16 * MILLISECOND_NS);
+    share_charge_stage(&share, 24 * MILLISECOND_NS);
     assert_true(share_home_first(&share, PIECE_DECODE, NORMAL, NORMAL));
 }
 
@@ -104,6 +104,17 @@ static void time_without_work_is_not_saved_up(void **state)
     assert_false(share_home_first(&share, PIECE_DECODE, NORMAL, NORMAL));
 }
 
+static void jobs_that_began_one_after_the_other_share_alike_and_older_ones_go_first(void **state)
+{
+    for (uint64_t first = 0; first < 64; first += 4)
+        for (uint64_t a = first; a < first + 4; a++) {
+            for (uint64_t b = first; b < first + 4; b++) assert_false(share_elder(a, b, 4));
+            assert_true(share_elder(a, first + 4, 4));
+            assert_false(share_elder(first + 4, a, 4));
+        }
+    assert_true(share_elder(7, 8, 1));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -111,7 +122,8 @@ int main(void)
         cmocka_unit_test(what_is_sent_goes_before_any_hop),
         cmocka_unit_test(the_higher_priority_goes_first_whatever_was_served),
         cmocka_unit_test(steps_of_home_come_to_a_fifth_of_the_time_beside_hops),
-        cmocka_unit_test(a_decoded_frame_waits_for_no_more_than_sixteen_times_as_long_as_the_last_one),
+        cmocka_unit_test(a_decoded_frame_waits_for_no_more_than_24_times_as_long_as_the_last_one),
+        cmocka_unit_test(jobs_that_began_one_after_the_other_share_alike_and_older_ones_go_first),
         cmocka_unit_test(steps_of_home_count_as_well_as_hops_before_the_next_frame),
         cmocka_unit_test(frames_that_were_decoded_when_there_was_nothing_else_are_not_paid_for_one_by_one),
         cmocka_unit_test(time_without_work_is_not_saved_up),

@@ -224,6 +224,25 @@ static void the_highest_priority_goes_first_then_the_oldest(void **state)
     assert_false(advance());
 }
 
+static void of_floating_homes_jobs_that_began_earlier_go_first_whenever_their_hops_came(void **state)
+{
+    static const uint64_t ages[] = {3 * MEMBERS, MEMBERS, 0, 2 * MEMBERS, 2 * MEMBERS + 1, 1};
+    static const uint32_t expected[] = {2, 5, 1, 3, 4, 0};
+    for (uint64_t i = 0; i < 6; i++) open_context(1 + i, &grid);
+    for (uint32_t i = 0; i < 6; i++) {
+        struct ticket t = hop(1 + i, &grid, i, false);
+        t.age = ages[i];
+        send(HOME, t);
+    }
+    engine.model->split.floating = true;
+    for (int i = 0; i < 6; i++) {
+        assert_true(advance());
+        expect_hop_home(1 + expected[i], expected[i]);
+    }
+    engine.model->split.floating = false;
+    assert_false(advance());
+}
+
 static void a_ticket_never_overtakes_an_older_one_of_its_context(void **state)
 {
     open_context(1, &grid);
@@ -439,6 +458,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         STAGE_TEST(the_highest_priority_goes_first_then_the_oldest),
+        STAGE_TEST(of_floating_homes_jobs_that_began_earlier_go_first_whenever_their_hops_came),
         STAGE_TEST(a_ticket_never_overtakes_an_older_one_of_its_context),
         STAGE_TEST(a_hop_that_cannot_be_sent_on_lets_another_pass),
         STAGE_TEST(as_many_tickets_as_there_are_credits_can_wait),

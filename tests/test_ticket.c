@@ -36,6 +36,7 @@ static struct ticket full_ticket(void)
         .text_bytes = 4000,
         .home = 1023,
         .priority = 2,
+        .age = 0x1112131415161718,
     };
 }
 
@@ -58,6 +59,7 @@ static void assert_same(const struct ticket *a, const struct ticket *b)
     assert_int_equal(a->text_bytes, b->text_bytes);
     assert_int_equal(a->home, b->home);
     assert_int_equal(a->priority, b->priority);
+    assert_true(a->age == b->age);
 }
 
 static void every_field_survives_the_wire(void **state)
@@ -74,7 +76,7 @@ static void the_bytes_are_little_endian_at_fixed_places(void **state)
     struct ticket ticket = full_ticket();
     uint8_t wire[TICKET_BYTES];
     ticket_encode(&ticket, wire);
-    static const uint8_t begin[] = {'R',  'F',  'T', 'K', 2, 0, 2, 0, 2, 0, 1, 0,
+    static const uint8_t begin[] = {'R',  'F',  'T', 'K', 3, 0, 2, 0, 2, 0, 1, 0,
                                     0xfe, 0xff, 0,   0,   8, 7, 6, 5, 4, 3, 2, 1};
     assert_memory_equal(wire, begin, sizeof begin);
     static const uint8_t timestep[] = {0, 0, 0, 0x80};
@@ -84,6 +86,8 @@ static void the_bytes_are_little_endian_at_fixed_places(void **state)
     assert_memory_equal(wire + 88, bytes_and_trace, sizeof bytes_and_trace);
     static const uint8_t home_and_priority[] = {0xff, 3, 2, 0};
     assert_memory_equal(wire + 116, home_and_priority, sizeof home_and_priority);
+    static const uint8_t age[] = {0x18, 0x17, 0x16, 0x15, 0x14, 0x13, 0x12, 0x11};
+    assert_memory_equal(wire + 120, age, sizeof age);
 }
 
 static void random_tickets_survive_the_wire(void **state)
@@ -96,7 +100,7 @@ static void random_tickets_survive_the_wire(void **state)
         for (int at = 16; at < 56; at++) wire[at] = (uint8_t)rand();
         for (int at = 64; at < 76; at++) wire[at] = (uint8_t)rand();
         for (int at = 96; at < 112; at++) wire[at] = (uint8_t)rand();
-        for (int at = 116; at < 120; at++) wire[at] = (uint8_t)rand();
+        for (int at = 116; at < 128; at++) wire[at] = (uint8_t)rand();
         assert_int_equal(ticket_decode(wire, sizeof wire, &ticket, NULL), STATUS_OK);
         ticket_encode(&ticket, again);
         assert_memory_equal(wire, again, sizeof wire);
@@ -128,7 +132,7 @@ static void a_changed_byte_gives_the_same_bytes_again_or_is_refused(void **state
             }
         }
     }
-    assert_true(refused > (4 + 2 + 2 + 4 + 3 + 8) * 255); /* magic, version, reserved, flags at least */
+    assert_true(refused > (4 + 2 + 2 + 4 + 3) * 255); /* magic, version, reserved, flags at least */
 }
 
 static void assert_refused(const struct ticket *ticket, status_t status)

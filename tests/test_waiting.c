@@ -11,7 +11,7 @@
 
 #include "tests/coordinator_rig.h"
 
-enum { TRIES = 600, PAUSE_US = 50000 };
+enum { TRIES = 600, PAUSE_US = 50000, BACKEND = 400000000, ROOM = 300000000 };
 
 /* Until it says so: a moment passes before a group has heard of its ranks. */
 static void expect_waits(void *client, uint64_t job, const char *words)
@@ -26,16 +26,19 @@ static void expect_waits(void *client, uint64_t job, const char *words)
     fail_msg("job %lu waits for \"%s\", should be \"%s\"", (unsigned long)job, last, words);
 }
 
-static void take_first(struct rig *rig, struct fake_worker *workers)
+/* A group that takes the first job. memory: of a GPU that each rank has; 0: it has none. */
+static void take_first(struct rig *rig, struct fake_worker *workers, int count, uint64_t memory)
 {
     uint64_t job;
     uint32_t attempt;
-    fake_worker_open(&workers[0], rig, "one", 0, 2);
-    fake_worker_hello(&workers[0]);
-    fake_worker_open(&workers[1], rig, "one", 1, 2);
-    fake_worker_hello(&workers[1]);
-    fake_workers_join(workers, 2);
-    fake_workers_load(workers, 2);
+    for (int i = 0; i < count; i++) {
+        fake_worker_open(&workers[i], rig, "one", (uint32_t)i, (uint32_t)count);
+        workers[i].memory = memory;
+        workers[i].gpu = memory ? "a GPU" : NULL;
+        fake_worker_hello(&workers[i]);
+    }
+    fake_workers_join(workers, count);
+    fake_workers_load(workers, count);
     fake_worker_take(&workers[0], &job, &attempt);
 }
 
@@ -90,7 +93,7 @@ static void a_job_behind_others_says_how_many_and_the_first_what_for(void **stat
     void *client = rig_client(&rig);
     rig_add_model(&rig, "small");
     uint64_t first = rig_submit(client, "one");
-    take_first(&rig, workers);
+    take_first(&rig, workers, 2, 0);
     uint64_t second = rig_submit(client, "two"), third = rig_submit(client, "three"),
              fourth = rig_submit(client, "four");
     expect_waits(client, first, "(nothing)");
@@ -110,11 +113,39 @@ static void a_job_that_waits_for_memory_says_how_much(void **state)
     void *client = rig_client(&rig);
     rig_add_model(&rig, "small");
     rig_submit(client, "one"); /* alone it is taken, whatever the limit */
-    take_first(&rig, workers);
+    take_first(&rig, workers, 2, 0);
     uint64_t second = rig_submit(client, "two");
     expect_waits(client, second, "memory within --flight-memory (needs ");
     expect_waits(client, second, " GB, 0 GB free)");
     for (int i = 0; i < 2; i++) fake_worker_close(&workers[i]);
+    zmq_close(client);
+    rig_stop(&rig);
+}
+
+/* The GPU has 400 MB for its backend and 300 for jobs, of which each takes 200: 100 for a branch. */
+static void a_job_that_does_not_fit_beside_another_says_on_which_rank(void **state)
+{
+    struct rig rig = {
+        .worker_script =
+            "#!/bin/sh\n"
+            "echo '{\"pipeline\":\"WanPipeline\",\"layers\":8,\"heads\":3,\"head_dim\":40,\"ffn_dim\":256,"
+            "\"size_multiple\":16,\"frame_multiple\":4,\"text_length\":512,\"solver\":\"unipc\",\"shift\":3."
+            "0,"
+            "\"parameter_count\":1000,\"weight_bytes\":4000,\"default_width\":64,\"default_height\":64,"
+            "\"default_frames\":17,\"max_position\":1024,\"vae_scale\":8,\"patch\":2,\"latent_channels\":16,"
+            "\"need_block\":1000,\"need_home\":1000,\"need_backend\":400000000,\"need_work\":1000,"
+            "\"need_branch\":100000000}'\n"};
+    struct fake_worker worker = {0};
+    rig_start(&rig, (const char *[]){"--silence", "20s", "--in-flight", "4", NULL});
+    void *client = rig_client(&rig);
+    rig_add_model(&rig, "small");
+    uint64_t first = rig_submit(client, "one");
+    take_first(&rig, &worker, 1, BACKEND + ROOM);
+    uint64_t second = rig_submit(client, "two"), third = rig_submit(client, "three");
+    expect_waits(client, first, "(nothing)");
+    expect_waits(client, second, "memory on rank 0 (needs 0.2 GB, 0.1 GB free)");
+    expect_waits(client, third, "1 job before it");
+    fake_worker_close(&worker);
     zmq_close(client);
     rig_stop(&rig);
 }
@@ -126,6 +157,7 @@ int main(void)
         cmocka_unit_test(a_deadline_that_nobody_can_judge_is_taken_and_said_so),
         cmocka_unit_test(a_job_behind_others_says_how_many_and_the_first_what_for),
         cmocka_unit_test(a_job_that_waits_for_memory_says_how_much),
+        cmocka_unit_test(a_job_that_does_not_fit_beside_another_says_on_which_rank),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

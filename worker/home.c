@@ -313,6 +313,7 @@ static status_t read_order(const Refrain__Assign *assign, const struct model *mo
                                 .priority = spec->has_priority ? (int)spec->priority
                                                                : REFRAIN__PRIORITY__PRIORITY_NORMAL,
                                 .deadline_ms = (int64_t)assign->deadline_at_ms,
+                                .age = assign->age,
                                 .preview_every = (int)spec->preview_every,
                                 .recompute = spec->recompute,
                                 .origin = spec->resume_from,

@@ -414,6 +414,7 @@ static status_t tell_stages(struct job *j, enum ticket_kind kind, struct error *
             .attempt = j->order.attempt,
             .home = (uint16_t)e->self,
             .priority = (uint16_t)j->order.priority,
+            .age = j->order.age,
             .grid = {(uint32_t)j->grid.frames, (uint32_t)j->grid.height, (uint32_t)j->grid.width}};
         const void *payload = NULL;
         if (kind == TICKET_OPEN) {

@@ -45,6 +45,7 @@ struct job_order {
     const char *tenant;   /* among tenants the ranks are shared fairly; NULL: "" */
     int priority;         /* 0..2, the numbers of enum Priority in refrain.proto */
     int64_t deadline_ms;  /* wall clock; 0: none */
+    uint64_t age;         /* the smaller, the longer it has been with the ranks */
     int checkpoint_every; /* steps; 0: never */
     int preview_every;    /* steps; 0: none are made */
     bool recompute;       /* takes no steps from others; gives its own all the same */

@@ -227,6 +227,7 @@ static status_t post_hop(struct job *j, int index, int peer, struct cargo *cargo
                        .attempt = j->order.attempt,
                        .home = (uint16_t)j->engine->self,
                        .priority = (uint16_t)j->order.priority,
+                       .age = j->order.age,
                        .step = (uint32_t)j->step,
                        .timestep = solver_timestep(j->solver[j->pass], j->step),
                        .flags = record_count(j) ? TICKET_BLOCK_RECORDS : 0,

@@ -2,7 +2,7 @@
 #include "worker/share.h"
 
 /* So many times what a piece took go to the others before the next one, if they have that much. */
-enum { AFTER_STEPS = 4, AFTER_BESIDE = 16 };
+enum { AFTER_STEPS = 4, AFTER_BESIDE = 24 };
 
 static bool is_beside(enum job_piece piece)
 {
@@ -41,4 +41,9 @@ void share_charge_stage(struct share *share, int64_t ns)
 void share_settle(struct share *share)
 {
     share->steps_ns = 0;
+}
+
+bool share_elder(uint64_t a, uint64_t b, uint32_t ranks)
+{
+    return a / ranks < b / ranks;
 }

@@ -17,9 +17,13 @@
  *    the others use up the hops they have, and they do not get them back: from then on all ranks work at one pace. So
  *    what ranks do beside steps has to be done by all of them at about the same time, or when there is nothing else. It
  *    waits until a rank has no hop, which is where others have taken more time than this one; or for as long as hops
- *    and steps take sixteen times as long as the last piece of it did.
+ *    and steps take 24 times as long as the last piece of it did.
  *
- * Both shares were found by simulation (docs/simulation.md, docs/speed.md).
+ * And of two hops at a stage of floating homes: share_elder. Jobs then end in the order in which they began, but for those that began one
+ * after the other, as many as there are ranks: each rank is home of one of these, they advance at one pace, and all ranks decode at about the
+ * same time (rule 4). With the oldest job alone first each rank decodes by itself, and the others wait for it.
+ *
+ * The shares were found by simulation (docs/simulation.md, docs/speed.md).
  */
 #ifndef REFRAIN_WORKER_SHARE_H
 #define REFRAIN_WORKER_SHARE_H
@@ -41,5 +45,8 @@ void share_charge_home(struct share *share, enum job_piece piece, int64_t ns);
 void share_charge_stage(struct share *share, int64_t ns);
 /* One of the two had nothing to do: nobody saves up time. */
 void share_settle(struct share *share);
+
+/* Does a hop of a job of age a go before one of age b, of the same priority? Ages are what Assign.age says: one more from job to job. */
+bool share_elder(uint64_t a, uint64_t b, uint32_t ranks);
 
 #endif

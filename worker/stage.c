@@ -13,6 +13,7 @@
 
 #include "cluster/circle.h"
 #include "worker/cargo.h"
+#include "worker/share.h"
 #include "worker/ulysses.h"
 
 enum {
@@ -587,6 +588,14 @@ static bool leads(const struct stage *s, const struct waiting *ticket)
     return w == ticket;
 }
 
+/* A fixed home has decided between its jobs by what it sent first. */
+static bool goes_before(const struct stage *s, const struct ticket *a, const struct ticket *b)
+{
+    if (a->priority != b->priority) return a->priority > b->priority;
+    return s->engine->model && s->engine->model->split.floating &&
+           share_elder(a->age, b->age, (uint32_t)s->engine->members);
+}
+
 /* Where the next ticket hangs; NULL: none can be worked on. */
 static struct waiting **find_next(struct stage *s)
 {
@@ -597,7 +606,7 @@ static struct waiting **find_next(struct stage *s)
             if (is_turn(s, t) && ready(s, t)) return at;
             continue;
         }
-        if (best && t->priority <= (*best)->event.ticket.priority) continue;
+        if (best && !goes_before(s, t, &(*best)->event.ticket)) continue;
         if (leads(s, *at) && ready(s, t)) best = at;
     }
     return best;

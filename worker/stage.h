@@ -9,8 +9,8 @@
  * of the text for its own blocks, made by OPEN (one for each branch and expert), ended by CLOSE. Jobs of its own rank's home need none: home
  * lends it theirs (engine_lend).
  *
- * Which ticket is next: of those that can be worked on the one with the highest priority, of these the
- * oldest. A ticket never overtakes an older one of the same context, but for an OPEN, which hops may wait
+ * Which ticket is next: of those that can be worked on the one with the highest priority; where homes float, of these one
+ * of a job that began earlier (share_elder); of these the oldest. A ticket never overtakes an older one of the same context, but for an OPEN, which hops may wait
  * for. A hop cannot be worked on while it could not be sent on (no credit, no buffer), and while its
  * context's OPEN, which comes another way than the hop, has not arrived.
  *

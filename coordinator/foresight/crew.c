@@ -107,7 +107,7 @@ struct crew {
     uint32_t *first; /* [chains][ranks]: where each run begins */
     struct rank *ranks;
     struct job jobs[CREW_JOBS];
-    uint64_t arrivals, orders;
+    uint64_t arrivals, orders, newest; /* newest: the greatest age */
     double now;
     uint32_t *idle; /* [ranks] that may have something to do, once all that happens at this time has */
     uint32_t idle_count;
@@ -569,13 +569,18 @@ static void begin_move(struct crew *c, struct rank *r, uint32_t number, int job,
     put_event(c, effort.seconds, FREE, number, (struct hop){0});
 }
 
-/* The highest priority, of it the oldest. */
+/* worker/stage.c, goes_before. */
+static bool goes_before(const struct crew *c, const struct job *a, const struct job *b)
+{
+    if (a->of.priority != b->of.priority) return a->of.priority > b->of.priority;
+    return c->plan.floating && share_elder(a->of.age, b->of.age, c->plan.ranks);
+}
+
 static int next_hop(const struct crew *c, const struct rank *r)
 {
     int best = -1;
     for (int i = 0; i < r->queued; i++)
-        if (best < 0 || c->jobs[r->queue[i].job].of.priority > c->jobs[r->queue[best].job].of.priority)
-            best = i;
+        if (best < 0 || goes_before(c, &c->jobs[r->queue[i].job], &c->jobs[r->queue[best].job])) best = i;
     return best;
 }
 
@@ -732,6 +737,7 @@ struct crew *crew_open(const struct crew_layout *layout, uint32_t grain)
     c->exact = layout->exact;
     c->hop = layout->hop;
     if (layout->links) c->links = *layout->links;
+    c->newest = layout->newest;
     c->grain = grain;
     c->first = calloc((size_t)ranks * PLAN_CHAINS, sizeof *c->first);
     c->ranks = calloc(ranks, sizeof *c->ranks);
@@ -795,6 +801,8 @@ bool crew_add(struct crew *c, const struct crew_job *job, double now)
     of->text.seconds = fmax(of->text.seconds, LEAST);
     of->frames.seconds = fmax(of->frames.seconds, LEAST);
     of->files.seconds = fmax(of->files.seconds, LEAST);
+    if (of->age == 0) of->age = c->newest + 1;
+    if (of->age > c->newest) c->newest = of->age;
     j->account = turn_join(c->ranks[of->home].turn, job->tenant ? job->tenant : "");
     c->count++;
     enter_phase(j);

@@ -45,6 +45,7 @@ struct crew_layout {
     double hop;              /* of a message between ranks */
     bool exact;              /* home's own blocks one at a time; or some at once, which is sooner played */
     const struct crew_links *links; /* of wide stages; NULL: whatever is sent is on its way for a hop */
+    uint64_t newest;         /* age of the job that was taken last (share_elder) */
 };
 
 enum crew_phase { CREW_TEXT, CREW_STEPS, CREW_DECODE, CREW_FILES };
@@ -59,7 +60,8 @@ struct crew_job {
     const char *tenant; /* borrowed for crew_add */
     int home;           /* rank; negative: the one with the fewest jobs, where homes float */
     int priority;
-    double due; /* its deadline; 0: none */
+    uint64_t age; /* 0: the next */
+    double due;   /* its deadline; 0: none */
     uint32_t tokens, branches;
     enum crew_phase phase; /* where it stands */
     uint32_t done, steps;  /* steps, done and in all */

@@ -284,11 +284,15 @@ static bool describe(void *context, size_t index, int g, struct crew_layout *lay
     if (s->model != o->model) lay(v, g, o);
     if (!s->good) return false;
     if (s->tokens != o->tokens) find_paces(v, g, o);
-    *layout =
-        (struct crew_layout){.plan = &s->plan, .wide = s->width > 1, .pace = s->pace, .hop = HOP_SECONDS};
+    *layout = (struct crew_layout){.plan = &s->plan,
+                                   .wide = s->width > 1,
+                                   .pace = s->pace,
+                                   .hop = HOP_SECONDS,
+                                   .newest = v->server->newest_age};
     describe_whole(v, g, job, work);
     if (slot) {
         work->home = (int)slot->home;
+        work->age = job->age;
         describe_progress(job, work);
     }
     if (v->take) work->block *= 1 + UNSURE * (XXH64(&job->id, sizeof job->id, v->take) % 1001 / 500.0 - 1);
@@ -339,24 +343,26 @@ static void add_job(struct prospect *v, struct job *job, int group)
     v->jobs[v->count++] = job;
 }
 
-static int by_number(const void *a, const void *b)
+/* What was taken before a restart has none any more, and was taken in the order of its numbers. */
+static int by_age(const void *a, const void *b)
 {
-    const struct slot *const *x = a, *const *y = b;
-    return (*x)->job < (*y)->job ? -1 : (*x)->job > (*y)->job;
+    const struct job *const *x = a, *const *y = b;
+    if ((*x)->age != (*y)->age) return (*x)->age < (*y)->age ? -1 : 1;
+    return (*x)->id < (*y)->id ? -1 : (*x)->id > (*y)->id;
 }
 
-/* Those in flight on a group, the first first. */
+/* Those in flight on a group, the oldest first. */
 static void add_flight(struct prospect *v, int g)
 {
-    struct slot *slots[GROUP_SLOTS];
+    struct job *jobs[GROUP_SLOTS];
     int count = 0;
-    for (int i = 0; i < GROUP_SLOTS; i++)
-        if (v->group[g]->slots[i].job) slots[count++] = &v->group[g]->slots[i];
-    qsort(slots, (size_t)count, sizeof *slots, by_number);
-    for (int i = 0; i < count; i++) {
-        struct job *job = jobs_find(v->server->jobs, slots[i]->job);
-        if (job && know(v->server, job)) add_job(v, job, g);
+    for (int i = 0; i < GROUP_SLOTS; i++) {
+        uint64_t number = v->group[g]->slots[i].job;
+        struct job *job = number ? jobs_find(v->server->jobs, number) : NULL;
+        if (job && know(v->server, job)) jobs[count++] = job;
     }
+    qsort(jobs, (size_t)count, sizeof *jobs, by_age);
+    for (int i = 0; i < count; i++) add_job(v, jobs[i], g);
 }
 
 static void close_prospect(struct prospect *v)

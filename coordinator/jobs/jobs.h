@@ -41,8 +41,8 @@ struct outlook {
     double flops[PACE_TERMS]; /* of a block (pace.h) */
     uint32_t latent_frames, frames;
     uint32_t begins; /* steps that it takes over from another job */
-    bool certain; /* mix.hit_rate is what will be, */
-    bool by_step; /* and these are the steps: a bit each */
+    bool certain;    /* mix.hit_rate is what will be, */
+    bool by_step;    /* and these are the steps: a bit each */
     uint8_t skips[(LIMIT_STEPS + 7) / 8];
 };
 
@@ -56,10 +56,12 @@ struct job {
     uint32_t attempt, losses;
     uint32_t alone; /* of those losses, while nothing ran beside it; not stored */
     int64_t submitted_ms, started_ms, deadline_at_ms; /* wall clock; 0: none */
-    double work;                                      /* jobstore_work */
+    uint64_t
+        age; /* grows in the order in which jobs were first taken from the queue; 0: not yet; not stored */
+    double work;                /* jobstore_work */
     Refrain__Progress progress; /* of the running attempt; not stored. Set by jobs_note_progress, owned */
-    uint32_t kept;   /* steps that its checkpoint holds, from when it was queued again; not stored */
-    char *again;     /* why it was; NULL: it was not. Owned, not stored */
+    uint32_t kept; /* steps that its checkpoint holds, from when it was queued again; not stored */
+    char *again;   /* why it was; NULL: it was not. Owned, not stored */
     uint64_t reached,
         loss_reached; /* the furthest this attempt came, and any attempt that was lost: phase and step */
     struct outlook outlook;
@@ -99,7 +101,7 @@ struct job *jobs_find(const struct jobs *jobs, uint64_t id); /* unfinished ones 
 struct job *jobs_next(const struct jobs *jobs, bool (*may)(void *context, const struct job *job),
                       void *context);
 struct job *jobs_at(const struct jobs *jobs,
-                    size_t index); /* any unfinished one, by number; NULL past the end */
+                    size_t index);          /* any unfinished one, by number; NULL past the end */
 size_t jobs_count(const struct jobs *jobs); /* unfinished ones */
 size_t jobs_ahead(const struct jobs *jobs, const struct job *job); /* queued before it */
 /* The first `most` of those that wait, in the order in which they will be taken if nobody else comes, with one more among
