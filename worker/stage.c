@@ -336,9 +336,28 @@ static status_t answer_failed(struct stage *s, const struct ticket *about, const
 
 /* ------------------------------------------------------------------------------------------------ buffers */
 
+static int open_branches(const struct engine_context *c)
+{
+    int open = 0;
+    for (int b = 0; b < ENGINE_BRANCHES; b++) open += c->branch[b][0] || c->branch[b][1];
+    return open;
+}
+
+/* As many as branches are open here, also those that home lends: each has one hop here at a time. */
+static int wanted_buffers(const struct stage *s)
+{
+    int wanted = 0;
+    for (int i = 0; i < s->count; i++) wanted += open_branches(&s->contexts[i]);
+    for (const struct engine_context *c = s->engine->lent; c; c = c->next) wanted += open_branches(c);
+    return wanted < STAGE_BUFFERS ? wanted : STAGE_BUFFERS;
+}
+
+/* Of those that are wanted, even if it must be waited for: that one is still being read is a matter of time, of which the memory
+ * that is taken shall not depend. */
 static struct buffer *free_buffer(struct stage *s)
 {
-    for (int i = 0; i < STAGE_BUFFERS; i++)
+    int wanted = wanted_buffers(s);
+    for (int i = 0; i < wanted; i++)
         if (!s->buffers[i].lent) return &s->buffers[i];
     return NULL;
 }
@@ -362,15 +381,11 @@ static status_t buffer_fit(struct buffer *b, struct engine *e, size_t bytes, str
     return STATUS_OK;
 }
 
-/* Room for as many hops as branches are open, one more included, before the first of them comes: a job that does not
- * fit here is refused before it has begun. Buffers that are lent are seen to when they are used. */
-static status_t buffers_fit(struct stage *s, size_t bytes, struct error *error)
+/* Room for so many hops before the first of them comes: a job that does not fit here is refused before it has begun. Buffers that are
+ * lent are seen to when they are used. */
+static status_t buffers_fit(struct stage *s, int wanted, size_t bytes, struct error *error)
 {
-    int wanted = 1;
     status_t status = STATUS_OK;
-    for (int i = 0; i < s->count; i++)
-        for (int b = 0; b < ENGINE_BRANCHES; b++)
-            wanted += s->contexts[i].branch[b][0] || s->contexts[i].branch[b][1];
     for (int i = 0; i < wanted && i < STAGE_BUFFERS && status == STATUS_OK; i++)
         if (!s->buffers[i].lent) status = buffer_fit(&s->buffers[i], s->engine, bytes, error);
     return status;
@@ -460,7 +475,7 @@ static status_t open_context(struct stage *s, const struct ticket *t, int peer, 
     status = prepare(s, &c->grid, error);
     bool open =
         c->branch[t->branch][0] || c->branch[t->branch][1]; /* a branch is with one expert at a time */
-    if (status == STATUS_OK && !open) status = buffers_fit(s, hop, error);
+    if (status == STATUS_OK && !open) status = buffers_fit(s, wanted_buffers(s) + 1, hop, error);
     if (status != STATUS_OK) return status;
     if (!c->blocks[t->branch]) status = open_blocks(s, c, t, peer, payload, &blocks, error);
     if (status != STATUS_OK) return status;
@@ -530,7 +545,8 @@ static status_t run_hop(struct stage *s, const struct engine_context *c, struct 
     int next = goes_home(&t, m) ? t.home : next_stage(&t, m);
     size_t modulation = 6 * (size_t)m->config.denoiser.hidden * sizeof(float), records = record_bytes(&t, m);
     const void *payload;
-    status_t status = buffer_fit(b, e, t.bytes, error);
+    /* Of jobs of this rank's own home no OPEN has told. */
+    status_t status = buffers_fit(s, wanted_buffers(s), t.bytes, error);
     if (status == STATUS_OK) status = prepare(s, &c->grid, error);
     if (status == STATUS_OK) status = tell_turn(s, &t, error);
     if (status != STATUS_OK) return status;
