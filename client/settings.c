@@ -21,8 +21,8 @@ enum {
     SAVES = MAKES_ONE | VERB_RESULT,                        /* files of a job */
     PLANS = VERB_PLAN | VERB_MEASURE,                       /* of what may come */
     STARTS = VERB_GENERATE | VERB_COMPARE | VERB_CALIBRATE, /* a coordinator of its own, if none is named */
-    TALKS = ~(VERB_KEYGEN | VERB_POLICIES | VERB_PLAN), /* to a coordinator that is there already */
-    BRANCHES = VERB_GENERATE | VERB_SUBMIT, /* goes on from another job */
+    TALKS = ~(VERB_KEYGEN | VERB_POLICIES | VERB_PLAN),     /* to a coordinator that is there already */
+    BRANCHES = VERB_GENERATE | VERB_SUBMIT,                 /* goes on from another job */
     SHOWS = ~0,
 };
 
@@ -408,15 +408,12 @@ status_t settings_spec(const struct settings *settings, const struct options *op
 
 const char *settings_flag_of(const char *field)
 {
-    static const char *const renamed[][2] = {{"negative_prompt", "negative"},
-                                             {"guidance_scale_2", "guidance-2"},
-                                             {"deadline_ms", "deadline"},
-                                             {"idempotency_key", "idempotency-key"},
-                                             {"cache_tables", "cache-table"},
-                                             {"checkpoint_every", "checkpoint-every"},
-                                             {"resume_from", "resume-from"},
-                                             {"at_step", "at-step"},
-                                             {"preview_every", "preview-every"}};
+    static const char *const renamed[][2] = {
+        {"negative_prompt", "negative"},   {"guidance_scale_2", "guidance-2"},
+        {"deadline_ms", "deadline"},       {"idempotency_key", "idempotency-key"},
+        {"cache_tables", "cache-table"},   {"checkpoint_every", "checkpoint-every"},
+        {"resume_from", "resume-from"},    {"at_step", "at-step"},
+        {"preview_every", "preview-every"}};
     for (size_t i = 0; i < COUNT(renamed); i++)
         if (strcmp(field, renamed[i][0]) == 0) return renamed[i][1];
     for (size_t i = 0; i < COUNT(specs); i++)

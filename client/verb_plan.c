@@ -101,7 +101,8 @@ static void print_inputs(const struct planner_request *r)
     printf("weights         %.3g GB a block and expert, %u expert%s; %.3g GB at a home\n",
            (double)(r->needs ? r->needs->block : planner_block_bytes(&r->model)) / 1e9, r->model.experts,
            r->model.experts > 1 ? "s" : "", (double)(r->needs ? r->needs->home : r->model.home_bytes) / 1e9);
-    printf("memory          %s\n", r->needs ? "as this model was measured on paper" : "by formulas: within a tenth");
+    printf("memory          %s\n",
+           r->needs ? "as this model was measured on paper" : "by formulas: within a tenth");
     printf("a hidden state  %.3g GB\n",
            (double)r->job.tokens * r->model.heads * r->model.head_dim * r->machine.state_bytes / 1e9);
 }

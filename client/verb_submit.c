@@ -29,7 +29,7 @@ static void report_submitted(struct cli *cli, const struct refrain_job *job)
                    show_duration(&cli->style, job->progress.seconds_left, left));
         printf("\n");
     }
-    if (job->warning && !cli->settings.json) 
+    if (job->warning && !cli->settings.json)
         fprintf(stderr, "refrain: %s\n", cli_flag_sentence("deadline_ms", job->warning, words, sizeof words));
     fflush(stdout);
 }

@@ -37,7 +37,8 @@ static const struct option_spec specs[] = {
     {"endpoint-file", 0, OPTION_TEXT, AT(endpoint_file), "FILE",
      .help = "once ready, write both endpoints there as JSON"},
     {"metrics", 0, OPTION_TEXT, AT(metrics), "ADDRESS:PORT",
-     .help = "tell a Prometheus about queue, ranks and caches at http://ADDRESS:PORT/metrics (default: no; without ADDRESS "
+     .help = "tell a Prometheus about queue, ranks and caches at http://ADDRESS:PORT/metrics (default: no; "
+             "without ADDRESS "
              "this machine only)"},
     {"keys", 0, OPTION_TEXT, AT(keys), "DIR",
      .help = "allow only the CURVE keys in DIR, one tenant each; without it only this machine is served"},
@@ -64,11 +65,13 @@ static const struct option_spec specs[] = {
              "blocks that every step runs"},
     {"layout", 0, OPTION_CHOICE, AT(layout), .standard = "auto",
      .choices = "auto|pipeline|cfg|pools|cfg-pools",
-     .help = "chains that the blocks lie in: one for all, the best for a queue (pipeline); one for each guidance "
-             "branch, so that both are computed at once, the best for a job alone (cfg); one for each expert "
-             "(pools); auto: by the jobs that wait"},
+     .help =
+         "chains that the blocks lie in: one for all, the best for a queue (pipeline); one for each guidance "
+         "branch, so that both are computed at once, the best for a job alone (cfg); one for each expert "
+         "(pools); auto: by the jobs that wait"},
     {"pools", 0, OPTION_TEXT, AT(pools_text), "FIRST+SECOND",
-     .help = "ranks of each expert of a model that has two, such as 5+3 (default: computed from steps and hit rates)"},
+     .help = "ranks of each expert of a model that has two, such as 5+3 (default: computed from steps and "
+             "hit rates)"},
     {"stage-width", 0, OPTION_INT, AT(stage_width), "N", .standard = "1", .min = 1, .max = 64,
      .help = "ranks that hold the same blocks and share the tokens of each job, and in attention its heads: "
              "good for a job alone, not for a queue"},
@@ -80,7 +83,8 @@ static const struct option_spec specs[] = {
     {"in-flight", 0, OPTION_INT, AT(in_flight), "N", .max = GROUP_SLOTS,
      .help = "jobs at once on a group of ranks (default: as many as keep every rank busy)"},
     {"flight-memory", 0, OPTION_BYTES, AT(flight_memory), "BYTES", .max = 1e15,
-     .help = "what the jobs on a group may keep at their homes (default: what the ranks have beside weights)"},
+     .help =
+         "what the jobs on a group may keep at their homes (default: what the ranks have beside weights)"},
 
     {.help = "Limits"},
     {"max-jobs", 0, OPTION_INT, AT(max_jobs), "N", .help = "unfinished jobs at most", .standard = "100000",
@@ -192,10 +196,11 @@ static status_t read_pools(struct settings *settings, struct error *error)
     if (status != STATUS_OK) return status;
     if (wish->layout == PLAN_LAYOUT_AUTO) wish->layout = PLAN_LAYOUT_POOLS;
     if (wish->layout != PLAN_LAYOUT_POOLS && wish->layout != PLAN_LAYOUT_CFG_POOLS)
-        return error_set(error, STATUS_INVALID, "--pools: goes with --layout pools or cfg-pools: leave one of them out");
+        return error_set(error, STATUS_INVALID,
+                         "--pools: goes with --layout pools or cfg-pools: leave one of them out");
     if (settings->launch > 0 && (int64_t)wish->pool + wish->second_pool != settings->launch)
-        return error_set(error, STATUS_INVALID, "--pools %u+%u: --launch starts %" PRId64 " ranks", wish->pool,
-                         wish->second_pool, settings->launch);
+        return error_set(error, STATUS_INVALID, "--pools %u+%u: --launch starts %" PRId64 " ranks",
+                         wish->pool, wish->second_pool, settings->launch);
     return STATUS_OK;
 }
 

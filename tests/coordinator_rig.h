@@ -26,7 +26,7 @@ struct rig {
     pid_t coordinator;
     char directory[64]; /* holds data/, the endpoint file and the stand-in for refrain-worker */
     char endpoint[128], worker_endpoint[128];
-    char metrics[128]; /* the URL of --metrics; "": there is none */
+    char metrics[128];          /* the URL of --metrics; "": there is none */
     const char *const *options; /* borrowed: used again by rig_restart */
     const char *worker_script;  /* shell text of refrain-worker */
     bool small_disk;            /* data/ is a file system of 40 MiB (needs privileges) */
@@ -57,7 +57,7 @@ struct fake_worker {
     uint64_t epoch, last_epoch, running_job; /* what its Hello says */
     uint32_t running_attempt;
     const char *model;
-    const char *gpu; /* NULL: none */
+    const char *gpu;                     /* NULL: none */
     const char *fabric, *host, *address; /* NULL: zmq, somewhere, tcp */
     bool alone;
     uint64_t memory, tier_device;

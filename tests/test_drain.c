@@ -16,7 +16,8 @@
 
 static char text[TEXT_BYTES];
 
-#define JOB "--steps 120 --width 96 --height 64 --frames 17 --guidance 4 --prompt 'a blue disc falling' --seed 3"
+#define JOB                                                                                                  \
+    "--steps 120 --width 96 --height 64 --frames 17 --guidance 4 --prompt 'a blue disc falling' --seed 3"
 
 static void jobs_go_on_while_ranks_leave_and_return(void **state)
 {

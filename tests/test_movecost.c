@@ -92,7 +92,8 @@ static void what_must_be_done_again_is_a_part_of_the_cost(void **state)
     /* Four steps since the last checkpoint, two whose features are made again; 125 MB there and back. */
     struct move_loss loss = {.steps = 4, .replayed = 2, .step = 3, .tail = 1.5, .bytes = 125e6};
     assert_true(fabs(movecost_again(&loss) - (18 + 1.5 + 2)) < 1e-9);
-    loss.way = (struct link){.bytes_per_second = 1e9f, .latency = 0.25f}; /* ten times as fast, as was measured */
+    loss.way =
+        (struct link){.bytes_per_second = 1e9f, .latency = 0.25f}; /* ten times as fast, as was measured */
     assert_true(fabs(movecost_again(&loss) - (18 + 1.5 + 0.25 + 0.5)) < 1e-9);
 }
 

@@ -99,7 +99,8 @@ static void expect_another_layout(const char *name, const char *options)
     expect_calm(0, number);
     shell_run(text, "grep -c 'laid out anew: cfg, [0-9]* s expected gain, [0-9]* s cost' %s.log", s.data);
     assert_true(atoi(text) >= 1);
-    assert_true(moving_attempts(number) >= 2); /* or more often: so short a --settle, and other work beside it */
+    assert_true(moving_attempts(number) >=
+                2); /* or more often: so short a --settle, and other work beside it */
     stand_stop(&s);
 }
 

@@ -205,7 +205,8 @@ static void pools_go_where_the_misses_are(void **state)
     assert_true(fabs(plan.cycle - 2 * 0.35 * 7) < 1e-9);
     assert_true(fabs(plan_alone(&plan, &request) - plan.alone) < 1e-9);
     assert_true(fabs(plan.cycle_uncached - 2 * 0.65 * 8) < 1e-9);
-    struct plan_request mean = two_experts(&wish); /* with the mean of both for each, the pools would be others */
+    struct plan_request mean =
+        two_experts(&wish); /* with the mean of both for each, the pools would be others */
     mean.mix.hit_rate = request.mix.hit_rate;
     struct plan worse = make(&mean);
     assert_true(plan_cycle(&worse, &request) > 1.3 * plan.cycle);
@@ -215,7 +216,8 @@ static void pools_go_where_the_misses_are(void **state)
 static void a_wide_stage_pays_for_its_exchange(void **state)
 {
     struct plan_wish wish = {.width = 2};
-    struct plan_request request = {.layers = 40, .ranks = 4, .wish = &wish, .heads = 12, .mix = {.branches = 2}};
+    struct plan_request request = {
+        .layers = 40, .ranks = 4, .wish = &wish, .heads = 12, .mix = {.branches = 2}};
     struct plan free = make(&request);
     assert_true(fabs(free.cycle - 2 * 20 * 0.5) < 1e-9);
     request.mix.exchange = 0.25;

@@ -91,9 +91,11 @@ static void what_was_measured_is_what_is_planned_with(void **state)
     assert_true(outcome_says(&o, "64x64x5: text ") && outcome_says(&o, "32x32x5: text "));
     outcome_free(&o);
     json_t *file = json_load_file(times, 0, NULL);
-    const json_t *first = json_array_get(json_object_get(file, "times"), 0), *links = json_object_get(file, "links");
+    const json_t *first = json_array_get(json_object_get(file, "times"), 0),
+                 *links = json_object_get(file, "links");
     double forward = json_real_value(json_object_get(first, "forward")), alone = 0;
-    double text = json_real_value(json_object_get(first, "text")), decode = json_real_value(json_object_get(first, "decode"));
+    double text = json_real_value(json_object_get(first, "text")),
+           decode = json_real_value(json_object_get(first, "decode"));
     double blocks = json_real_value(json_object_get(first, "blocks"));
     double inside = json_real_value(json_object_get(links, "inside"));
     assert_true(blocks > 0 && json_real_value(json_object_get(first, "crowded")) > 0);

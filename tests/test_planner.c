@@ -149,8 +149,8 @@ static void many_jobs_of_many_steps_take_a_queue_s_time(void **state)
             struct planner_request r = wan("wan2.1-t2v-14b", 8);
             r.load.jobs = jobs[j];
             r.job.steps[0] = steps;
-            struct planner_option o =
-                predicted(&r, (struct planner_layout){.replicas = 1, .ways = 1, .stages = {8, 0}, .width = 1});
+            struct planner_option o = predicted(
+                &r, (struct planner_layout){.replicas = 1, .ways = 1, .stages = {8, 0}, .width = 1});
             expect_near(o.all_seconds, steps * jobs[j] * formula(&r, 8, 1, 2, true).cycle, 0.02, "all jobs");
         }
 }
@@ -623,7 +623,8 @@ static void a_plan_of_real_ranks_is_rated_as_the_layout_it_is(void **state)
                     struct planner_request r = wan("wan2.1-t2v-14b", ranks);
                     struct planner_layout layout = {
                         .replicas = 1, .ways = ways, .stages = {ranks / ways / width, 0}, .width = width};
-                    struct plan_request real = {.layers = r.model.layers, .ranks = ranks, .heads = r.model.heads};
+                    struct plan_request real = {
+                        .layers = r.model.layers, .ranks = ranks, .heads = r.model.heads};
                     struct planner_option rated, made;
                     struct plan plan;
                     r.load.jobs = jobs;

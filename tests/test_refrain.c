@@ -52,9 +52,9 @@ static void generate_goes_on_from_a_job_where_that_is(void **state)
     struct fake *fake = fake_start(fixture->endpoint, &script);
     char output[4096], video[128];
     snprintf(video, sizeof video, "%s/other.mp4", fixture->directory);
-    const char *words[] = {"--resume-from", "7",        "--at-step",  "2",        "--guidance", "6",
-                           "--priority",    "high",     "--idempotency-key", "k", "--output",   video,
-                           NULL};
+    const char *words[] = {
+        "--resume-from",     "7", "--at-step", "2",   "--guidance", "6", "--priority", "high",
+        "--idempotency-key", "k", "--output",  video, NULL};
     assert_int_equal(client_run_verb(verb_generate, VERB_GENERATE, fixture, output, sizeof output, words),
                      EXIT_CODE_OK);
     struct fake_seen seen = fake_stop(fake);
@@ -78,8 +78,9 @@ static void generate_says_what_means_nothing_where_it_runs(void **state)
                                            {"--prompt", "x", "--threads", "2", NULL},
                                            {"--prompt", "x", "--fabric", "mpi", NULL}};
     for (size_t i = 0; i < sizeof named / sizeof *named; i++)
-        assert_int_equal(client_run_verb(verb_generate, VERB_GENERATE, fixture, output, sizeof output, named[i]),
-                         EXIT_CODE_USAGE);
+        assert_int_equal(
+            client_run_verb(verb_generate, VERB_GENERATE, fixture, output, sizeof output, named[i]),
+            EXIT_CODE_USAGE);
     static const char *const own[][8] = {{"refrain", "--prompt", "x", "--priority", "high", NULL},
                                          {"refrain", "--prompt", "x", "--idempotency-key", "k", NULL},
                                          {"refrain", "--prompt", "x", "--deadline", "9m", "--strict", NULL},
@@ -207,8 +208,9 @@ static void a_wrong_option_is_blamed_by_its_own_name(void **state)
     assert_string_equal(settings_flag_of("deadline_ms"), "deadline");
     assert_string_equal(settings_flag_of("guidance_scale_2"), "guidance-2");
     char out[128];
-    assert_string_equal(cli_flag_sentence("deadline_ms", "deadline_ms 1500: the job is late", out, sizeof out),
-                        "--deadline 1.5s: the job is late");
+    assert_string_equal(
+        cli_flag_sentence("deadline_ms", "deadline_ms 1500: the job is late", out, sizeof out),
+        "--deadline 1.5s: the job is late");
     assert_string_equal(cli_flag_sentence("deadline_ms", "deadline_ms: must be given", out, sizeof out),
                         "--deadline: must be given");
     assert_null(settings_flag_of("nothing"));

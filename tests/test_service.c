@@ -54,10 +54,11 @@ static void a_file_does_not_depend_on_what_memory_held_before(void **state)
     snprintf(first, sizeof first, "%s/filled0.mp4", stand_directory);
     for (int i = 0; i < 3; i++) {
         snprintf(other, sizeof other, "%s/filled%d.mp4", stand_directory, i);
-        shell_run(text,
-                  "MALLOC_PERTURB_=%d refrain generate --model models/reference --prompt 'a blue disc' --steps 3 "
-                  "--width 96 --height 64 --frames 17 --ranks 1 --output %s",
-                  fillings[i], other);
+        shell_run(
+            text,
+            "MALLOC_PERTURB_=%d refrain generate --model models/reference --prompt 'a blue disc' --steps 3 "
+            "--width 96 --height 64 --frames 17 --ranks 1 --output %s",
+            fillings[i], other);
         expect_equal_files(first, other);
     }
 }

@@ -116,8 +116,8 @@ struct engine {
     struct fabric *fabric;          /* NULL in a process of its own (benchmarks): then members is 1 */
     struct engine_carrier *carrier; /* NULL but on paper */
     size_t part_bytes; /* a wide stage's members cut what they exchange into no smaller parts; alike on all */
-    bool lends;          /* the fabric carries memory of the device (nccl), so hops and OPENs stay there */
-    struct tier *tier;   /* NULL: off; borrowed (worker/tier.h) */
+    bool lends;        /* the fabric carries memory of the device (nccl), so hops and OPENs stay there */
+    struct tier *tier; /* NULL: off; borrowed (worker/tier.h) */
     double text_seconds; /* that encoding a prompt took lately; 0: none was encoded yet */
     struct model *model; /* NULL until loaded */
     int self, members;   /* place in the ring; home is 0, or with a floating split everybody */

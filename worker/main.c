@@ -34,8 +34,8 @@
 #include "worker/tier.h"
 
 struct settings {
-    const char *coordinator, *group, *seat, *bind, *scratch, *key, *inspect, *bench, *size,
-        *plan_memory, *cache;
+    const char *coordinator, *group, *seat, *bind, *scratch, *key, *inspect, *bench, *size, *plan_memory,
+        *cache;
     const char *tier_disk;
     int64_t tier_memory, tier_device, tier_disk_bytes; /* tier_device: -1 is not said */
     int64_t threads, orphan_ms, join_ms, largest_hop, ranks, jobs, steps, memory, decode_memory;
@@ -64,7 +64,8 @@ static const struct option_spec specs[] = {
     {"group", 0, OPTION_TEXT, offsetof(struct settings, group), "NAME",
      .help = "what this group of ranks is called; by default rank 0 makes a name"},
     {"seat", 0, OPTION_TEXT, offsetof(struct settings, seat), "RANK/RANKS",
-     .help = "take this rank's place in a group that lost or never had it; of several ranks, the first one's"},
+     .help =
+         "take this rank's place in a group that lost or never had it; of several ranks, the first one's"},
     {.help = "How it computes"},
     {"threads", 't', OPTION_INT, offsetof(struct settings, threads), "N",
      .help = "threads of this rank; 0: the host's cores divided by its ranks", .standard = "0", .min = 0,
@@ -73,9 +74,9 @@ static const struct option_spec specs[] = {
      .help = "what computes; auto: a GPU if there is one, else the processor's widest vectors",
      .standard = "auto", .choices = "auto|ref|cpu-avx2|cpu-avx512|cuda", .env = "REFRAIN_BACKEND"},
     {"decode-memory", 0, OPTION_BYTES, offsetof(struct settings, decode_memory), "BYTES",
-     .help =
-         "what the VAE may take while it decodes, or encodes what is compared: a video that needs more is made in "
-         "bands of rows; by default a quarter of the GPU's memory, or of this rank's share of the host's",
+     .help = "what the VAE may take while it decodes, or encodes what is compared: a video that needs more "
+             "is made in "
+             "bands of rows; by default a quarter of the GPU's memory, or of this rank's share of the host's",
      .env = "REFRAIN_DECODE_MEMORY", .min = 1 << 20, .max = 1e15},
     {"scratch", 0, OPTION_TEXT, offsetof(struct settings, scratch), "DIR",
      .help = "where files are made before they are sent", .env = "TMPDIR", .standard = "/tmp"},

@@ -17,10 +17,10 @@ _Static_assert((int)EXCHANGES <= (int)CIRCLE_ROUNDS, "a block's exchanges may al
 
 /* What is exchanged between rows' ranks and heads' ranks: of each row, for each place, some of that place's heads. */
 struct crossing {
-    int first, count;          /* of a place's heads */
-    char *packed;              /* device: what is given, a block for each place */
-    char *sent;                /* what the fabric reads: the same, or its copy on the host */
-    char *heads; /* device: [tokens, own heads * head_dim], where it lands; NULL on the way back */
+    int first, count; /* of a place's heads */
+    char *packed;     /* device: what is given, a block for each place */
+    char *sent;       /* what the fabric reads: the same, or its copy on the host */
+    char *heads;      /* device: [tokens, own heads * head_dim], where it lands; NULL on the way back */
     struct exchange *exchange; /* under way; NULL: none */
     bool landed[CIRCLE_MEMBERS];
 };

@@ -52,7 +52,7 @@ static inline int shard_row(int tokens, int width, int place)
 /* circle: of the stage's members, in the order of their rows; it must outlive this. */
 status_t ulysses_create(struct engine *engine, struct circle *circle, struct ulysses **ulysses,
                         struct error *error);
-void ulysses_destroy(struct ulysses *ulysses); /* after wait; NULL is fine */
+void ulysses_destroy(struct ulysses *ulysses);       /* after wait; NULL is fine */
 size_t ulysses_bytes(const struct ulysses *ulysses); /* of the device, that it has taken; NULL is fine */
 
 /* Waits, and allocates, only for more tokens than ever before. */

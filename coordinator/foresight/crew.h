@@ -45,7 +45,7 @@ struct crew_layout {
     double hop;              /* of a message between ranks */
     bool exact;              /* home's own blocks one at a time; or some at once, which is sooner played */
     const struct crew_links *links; /* of wide stages; NULL: whatever is sent is on its way for a hop */
-    uint64_t newest;         /* age of the job that was taken last (share_elder) */
+    uint64_t newest;                /* age of the job that was taken last (share_elder) */
 };
 
 enum crew_phase { CREW_TEXT, CREW_STEPS, CREW_DECODE, CREW_FILES };

@@ -75,11 +75,12 @@ struct plan_mix {
     double first_share;  /* 0..1: of the steps, those that the first of two makes */
     uint32_t head, tail; /* blocks a hit still runs, F and B */
     double hit_rate;     /* 0..1: of branch-steps that skip the ring; 0: not cached */
-    double expert_hits[PLAN_EXPERTS]; /* the same of each expert's, whose mean over its steps that is; both 0: unknown */
-    double home_work; /* further work at home per branch-step, in block times: embedding, output, a share of
+    double expert_hits
+        [PLAN_EXPERTS]; /* the same of each expert's, whose mean over its steps that is; both 0: unknown */
+    double home_work;   /* further work at home per branch-step, in block times: embedding, output, a share of
                          text and decoding */
-    double hop;       /* time of one hop, in block times */
-    double exchange;  /* what the ranks of a wide stage give each other in a block, likewise */
+    double hop;         /* time of one hop, in block times */
+    double exchange;    /* what the ranks of a wide stage give each other in a block, likewise */
 };
 
 /* An operator's wish; each part may be absent. */

@@ -59,9 +59,10 @@ status_t plan_read_pools(const char *text, struct plan_wish *wish, struct error 
     const char *at = read_number(text, &first);
     if (at) at = *at == '+' ? read_number(at + 1, &second) : NULL;
     if (!at || *at || first == 0 || second == 0)
-        return error_set(error, STATUS_INVALID,
-                         "--pools '%.40s': must be the ranks of each expert, the first one's and home first, such as 5+3",
-                         text);
+        return error_set(
+            error, STATUS_INVALID,
+            "--pools '%.40s': must be the ranks of each expert, the first one's and home first, such as 5+3",
+            text);
     wish->pool = first;
     wish->second_pool = second;
     return STATUS_OK;
@@ -73,7 +74,8 @@ static void describe_chains(const struct plan *plan, struct line *line)
     uint32_t caps = plan->head + plan->tail;
     bool cfg = plan->chain[0][1] != plan->chain[0][0], pools = plan->chain[1][0] != plan->chain[0][0];
     if (caps > 0)
-        line_put(line, "%u block%s %s, ", caps, caps == 1 ? "" : "s", plan->floating ? "everywhere" : "at home");
+        line_put(line, "%u block%s %s, ", caps, caps == 1 ? "" : "s",
+                 plan->floating ? "everywhere" : "at home");
     else if (plan->floating)
         line_put(line, "homes everywhere, ");
     for (uint32_t c = 0, chains = plan_chains(plan); c < chains; c++) {
@@ -85,8 +87,14 @@ static void describe_chains(const struct plan *plan, struct line *line)
 
 const char *plan_kind(const struct plan *plan)
 {
-    static const char *const names[] = {"pipeline", "cfg", "pools", "cfg-pools", "wide stages", "cfg with wide stages",
-                                        "pools with wide stages", "cfg-pools with wide stages"};
+    static const char *const names[] = {"pipeline",
+                                        "cfg",
+                                        "pools",
+                                        "cfg-pools",
+                                        "wide stages",
+                                        "cfg with wide stages",
+                                        "pools with wide stages",
+                                        "cfg-pools with wide stages"};
     bool branches = plan->chain[0][0] != plan->chain[0][1], experts = plan->chain[0][0] != plan->chain[1][0];
     return names[branches + 2 * experts + 4 * (plan_width(plan) > 1)];
 }
@@ -134,9 +142,10 @@ status_t plan_wish_takes(const struct plan_wish *wish, uint32_t ranks, bool left
     if (wish->runs && wish->runs != ranks)
         return error_set(error, STATUS_CONFLICT, "--split names %u ranks: %s", wish->runs, there);
     if (wish->second_pool && wish->pool + wish->second_pool != ranks)
-        return error_set(error, STATUS_CONFLICT, "--pools %u+%u names %u ranks: %s", wish->pool, wish->second_pool,
-                         wish->pool + wish->second_pool, there);
+        return error_set(error, STATUS_CONFLICT, "--pools %u+%u names %u ranks: %s", wish->pool,
+                         wish->second_pool, wish->pool + wish->second_pool, there);
     if (wish->width > 1 && ranks % wish->width)
-        return error_set(error, STATUS_CONFLICT, "--stage-width %u, of ranks in whole stages: %s", wish->width, there);
+        return error_set(error, STATUS_CONFLICT, "--stage-width %u, of ranks in whole stages: %s",
+                         wish->width, there);
     return STATUS_OK;
 }

@@ -40,10 +40,12 @@ static status_t read_aim(const struct server *server, const char *who, struct ai
     }
     aim->seat = (uint32_t)atoi(number);
     aim->group = groups_called(server->groups, who, slash ? (size_t)(slash - who) : 0, &several);
-    if (!aim->group && !groups_at(server->groups, 0)) return error_set(error, STATUS_NOT_FOUND, "there are no ranks");
+    if (!aim->group && !groups_at(server->groups, 0))
+        return error_set(error, STATUS_NOT_FOUND, "there are no ranks");
     if (!aim->group)
-        return error_set(error, STATUS_NOT_FOUND, "who %s: %s; say GROUP/RANK, with names as `refrain ranks` shows them",
-                         who, several ? "there are several such groups" : "no group's name begins so");
+        return error_set(error, STATUS_NOT_FOUND,
+                         "who %s: %s; say GROUP/RANK, with names as `refrain ranks` shows them", who,
+                         several ? "there are several such groups" : "no group's name begins so");
     if (aim->seat >= aim->group->seats)
         return error_set(error, STATUS_NOT_FOUND, "who %s: group %.*s has ranks 0 to %u", who, SHOWN_LETTERS,
                          aim->group->name, aim->group->seats - 1);
@@ -59,7 +61,8 @@ static bool means_member(const struct aim *aim, const struct group *group, const
 /* ------------------------------------------------------------------------------------------------------- drain */
 
 /* leaves: [ranks + guests]: who is meant and was not drained before. */
-static uint32_t choose(const struct server *server, const struct aim *aim, const struct group *group, bool *leaves)
+static uint32_t choose(const struct server *server, const struct aim *aim, const struct group *group,
+                       bool *leaves)
 {
     uint32_t count = 0;
     for (uint32_t rank = 0; rank < group->ranks + group->guests; rank++) {
@@ -87,13 +90,14 @@ static status_t check(const struct server *server, const struct group *group, co
     *ends |= count == group->ranks;
     if (count < group->ranks && strcmp(group->fabric, "mpi") == 0)
         return error_set(error, STATUS_UNSUPPORTED,
-                         "group %.*s: over the fabric mpi its %u ranks go on together or not at all", SHOWN_LETTERS,
-                         group->name, group->ranks);
+                         "group %.*s: over the fabric mpi its %u ranks go on together or not at all",
+                         SHOWN_LETTERS, group->name, group->ranks);
     if (count == group->ranks && group->launch && group->launch == launch_number(server->launch))
-        return error_set(error, STATUS_CONFLICT,
-                         "group %.*s: these are all the ranks that the coordinator was told to launch, and it would "
-                         "start them again; end it, or leave one",
-                         SHOWN_LETTERS, group->name);
+        return error_set(
+            error, STATUS_CONFLICT,
+            "group %.*s: these are all the ranks that the coordinator was told to launch, and it would "
+            "start them again; end it, or leave one",
+            SHOWN_LETTERS, group->name);
     return count < group->ranks ? server_check_without(server, group, gone, error) : STATUS_OK;
 }
 
@@ -106,7 +110,8 @@ static status_t mark(struct server *server, struct group *group, const bool *lea
         if (!leaves[rank]) continue;
         status = jobstore_drain_seat(server->store, group->name, member->seat, member->host, error);
         if (status == STATUS_OK)
-            status = groups_mark_seat(server->groups, group->name, member->seat, SEAT_DRAINED, member->host, error);
+            status = groups_mark_seat(server->groups, group->name, member->seat, SEAT_DRAINED, member->host,
+                                      error);
     }
     return status;
 }
@@ -125,41 +130,47 @@ status_t drain_ranks(struct server *server, const char *who, char *text, size_t 
     }
     if (status != STATUS_OK) return status;
     if (ranks == 0)
-        return error_set(error, STATUS_NOT_FOUND, aim.host ? "who %s: no rank is on a host of that name" :
-                         "who %s: is drained already", who);
+        return error_set(
+            error, STATUS_NOT_FOUND,
+            aim.host ? "who %s: no rank is on a host of that name" : "who %s: is drained already", who);
     for (size_t i = 0; status == STATUS_OK && (group = groups_at(server->groups, i)); i++)
         if (choose(server, &aim, group, leaves)) status = mark(server, group, leaves, error);
     const char *verb = ranks == 1 ? " is" : "s are", *whom = ranks == 1 ? "it" : "them";
     if (ends)
-        snprintf(text, bytes, "%u rank%s drained, the last of a group: it ends, and its jobs wait for another", ranks, verb);
+        snprintf(text, bytes,
+                 "%u rank%s drained, the last of a group: it ends, and its jobs wait for another", ranks,
+                 verb);
     else
-        snprintf(text, bytes, "%u rank%s drained; the jobs in flight go on without %s after the steps they are at", ranks, verb,
-                 whom);
+        snprintf(text, bytes,
+                 "%u rank%s drained; the jobs in flight go on without %s after the steps they are at", ranks,
+                 verb, whom);
     return status;
 }
 
 /* -------------------------------------------------------------------------------------------------------- undo */
 
 /* Its rank has not left yet, and need not. */
-static status_t keep_seat(struct server *server, const struct group *group, uint32_t seat, char *text, size_t bytes,
-                          struct error *error)
+static status_t keep_seat(struct server *server, const struct group *group, uint32_t seat, char *text,
+                          size_t bytes, struct error *error)
 {
     status_t status = jobstore_serve_seat(server->store, group->name, seat, error);
-    if (status == STATUS_OK) status = groups_mark_seat(server->groups, group->name, seat, SEAT_SERVES, "", error);
+    if (status == STATUS_OK)
+        status = groups_mark_seat(server->groups, group->name, seat, SEAT_SERVES, "", error);
     if (status == STATUS_OK) snprintf(text, bytes, "rank %u stays: it had not left yet", seat);
     return status;
 }
 
 /* One seat that is to be filled again; without a launcher by whoever reads the sentence. */
-static status_t bring_back(struct server *server, const struct group *group, uint32_t seat, char *text, size_t bytes,
-                           struct error *error)
+static status_t bring_back(struct server *server, const struct group *group, uint32_t seat, char *text,
+                           size_t bytes, struct error *error)
 {
     const struct launcher *launcher = launchers_for(server->launchers, group->name, seat);
     char host[MEMBER_TEXT_BYTES];
     uint32_t rank, threads = group->ranks ? group->members[0].threads : 0;
     if (group_rank_of(group, seat, &rank)) return keep_seat(server, group, seat, text, bytes, error);
     if (group_guest_of(group, seat, &rank)) {
-        snprintf(text, bytes, "rank %u is back already, and joins at the next step of the jobs in flight", seat);
+        snprintf(text, bytes, "rank %u is back already, and joins at the next step of the jobs in flight",
+                 seat);
         return STATUS_OK;
     }
     snprintf(host, sizeof host, "%s", groups_seat_host(server->groups, group->name, seat));
@@ -173,8 +184,9 @@ static status_t bring_back(struct server *server, const struct group *group, uin
         snprintf(text, bytes, "rank %u is being started again", seat);
     } else {
         snprintf(text, bytes,
-                 "rank %u may come back; nobody starts it: mpirun -np 1 refrain-worker --group %s --seat %u/%u ...", seat,
-                 group->name, seat, group->seats);
+                 "rank %u may come back; nobody starts it: mpirun -np 1 refrain-worker --group %s --seat "
+                 "%u/%u ...",
+                 seat, group->name, seat, group->seats);
     }
     return STATUS_OK;
 }
@@ -188,9 +200,8 @@ status_t drain_undo(struct server *server, const char *who, char *text, size_t b
     for (size_t i = 0; status == STATUS_OK && (group = groups_at(server->groups, i)); i++)
         for (uint32_t seat = 0; seat < group->seats && status == STATUS_OK; seat++) {
             if (groups_seat(server->groups, group->name, seat) == SEAT_SERVES) continue;
-            bool meant = aim.host
-                             ? strcmp(groups_seat_host(server->groups, group->name, seat), aim.host) == 0
-                             : group == aim.group && seat == aim.seat;
+            bool meant = aim.host ? strcmp(groups_seat_host(server->groups, group->name, seat), aim.host) == 0
+                                  : group == aim.group && seat == aim.seat;
             if (!meant) continue;
             found = true;
             status = bring_back(server, group, seat, text, bytes, error);

@@ -80,11 +80,11 @@ struct member {
 struct slot {
     uint64_t job; /* 0: free */
     uint32_t attempt;
-    uint32_t home;    /* member where its loop lives */
-    bool assigned;    /* home was told */
-    bool cancel_told; /* ... and told to stop */
-    uint32_t from;    /* the step that this attempt began after */
-    bool rested;      /* home said that it begins no other step, */
+    uint32_t home;      /* member where its loop lives */
+    bool assigned;      /* home was told */
+    bool cancel_told;   /* ... and told to stop */
+    uint32_t from;      /* the step that this attempt began after */
+    bool rested;        /* home said that it begins no other step, */
     uint32_t rested_at; /* and which one its last checkpoint is of; 0: there is none */
     struct needs needs;
 };
@@ -110,18 +110,19 @@ struct move {
 struct group {
     char name[GROUP_NAME_BYTES], fabric[16];
     enum group_state state;
-    int64_t since_ns;               /* of the state */
-    uint32_t seats;                 /* ranks it was started with, and those that came since */
-    uint32_t ranks, here;           /* of them, those not drained; ranks that said Hello */
-    uint32_t own;                   /* the seats that its own launcher can fill */
-    uint32_t reserved;              /* ... and any launcher; nobody may have come to the last of them yet (schedule.c, too) */
-    uint32_t guests;                /* ranks that came while it works and wait for the next epoch */
-    int64_t guest_ns;               /* when the latest of them came */
-    struct member *members;         /* [ranks], by seat: a rank is its place here; 0 is home. Behind them [guests] */
-    uint64_t epoch;                 /* 0: none yet */
-    int broken_epochs;              /* in a row without a finished job */
-    char model[65];                 /* loaded on every rank, or being loaded; "" none */
-    struct plan plan;               /* of that model */
+    int64_t since_ns;     /* of the state */
+    uint32_t seats;       /* ranks it was started with, and those that came since */
+    uint32_t ranks, here; /* of them, those not drained; ranks that said Hello */
+    uint32_t own;         /* the seats that its own launcher can fill */
+    uint32_t
+        reserved; /* ... and any launcher; nobody may have come to the last of them yet (schedule.c, too) */
+    uint32_t guests;        /* ranks that came while it works and wait for the next epoch */
+    int64_t guest_ns;       /* when the latest of them came */
+    struct member *members; /* [ranks], by seat: a rank is its place here; 0 is home. Behind them [guests] */
+    uint64_t epoch;         /* 0: none yet */
+    int broken_epochs;      /* in a row without a finished job */
+    char model[65];         /* loaded on every rank, or being loaded; "" none */
+    struct plan plan;       /* of that model */
     char failure[ERROR_TEXT_BYTES]; /* why it is LOST or BROKEN, or why the load failed */
     status_t load_status;
     double load_seconds; /* the latest load */
@@ -129,13 +130,16 @@ struct group {
     double home_work;    /* mean over the model's jobs: plan_mix; 0: unknown */
     int64_t laid_ns;     /* since when the plan is this one */
     struct move move;
-    int64_t weighed_ns;  /* when it was last asked whether a move pays */
-    int64_t still_ns;    /* until then no move is begun that jobs could do without: one could not be made */
-    bool planned;        /* the plan was chosen for the jobs that were moved, and is not chosen again for one of them */
+    int64_t weighed_ns; /* when it was last asked whether a move pays */
+    int64_t still_ns;   /* until then no move is begun that jobs could do without: one could not be made */
+    bool
+        planned; /* the plan was chosen for the jobs that were moved, and is not chosen again for one of them */
     char load_model[65]; /* of load_block_seconds */
-    double load_block_seconds; /* the longest load of that model, for each block of the fullest rank; 0: unknown */
-    double ratio[GROUP_RATIOS]; /* of its latest jobs: how much longer the second half took than was foreseen (lessons.c) */
-    uint32_t ratios;            /* that there were */
+    double
+        load_block_seconds; /* the longest load of that model, for each block of the fullest rank; 0: unknown */
+    double ratio
+        [GROUP_RATIOS]; /* of its latest jobs: how much longer the second half took than was foreseen (lessons.c) */
+    uint32_t ratios; /* that there were */
     struct slot slots[GROUP_SLOTS];
     struct held held;
     uint64_t launch;     /* launch_number() of the launcher of ours it came from; 0: somebody else's */

@@ -309,7 +309,8 @@ static void look_for_reasons(struct server *server, struct group *group, uint32_
     struct error error;
     bool fit = group->guests && guests_fit(server, group, leaving, &error), changes = leaving || fit;
     if (group->guests && !fit && group->guest_ns == server->now_ns)
-        log_line(LOG_INFO, "group %.8s: the ranks that came wait for others, as with them %s", group->name, error.text);
+        log_line(LOG_INFO, "group %.8s: the ranks that came wait for others, as with them %s", group->name,
+                 error.text);
     if (move->wanted && (move->planned ? changes || !is_at_work(group) : !changes)) {
         if (move->resting && is_at_work(group)) tell_homes(server, group, 0);
         *move = (struct move){0};

@@ -45,7 +45,8 @@ bool wiring_way(const struct group *group, uint32_t rank, const char *host, stru
     if (strcmp(group->fabric, "zmq") != 0 || rank >= group->ranks) return false;
     bool here = strcmp(group->members[rank].host, host) == 0;
     for (uint32_t other = 0; other < group->ranks; other++) {
-        if (!links_find(&group->links, group->members[rank].seat, group->members[other].seat, &link)) continue;
+        if (!links_find(&group->links, group->members[rank].seat, group->members[other].seat, &link))
+            continue;
         if (strcmp(group->members[other].host, host) == 0) {
             *way = link;
             return true;

@@ -212,12 +212,11 @@ static void take_reply(struct rehearsal *s, const Refrain__Reply *reply)
         if (reply->id > ASKED && reply->id <= ASKED + (uint64_t)s->count)
             s->jobs[reply->id - ASKED - 1].asked = told_now(reply->job);
         if (reply->id != (uint64_t)s->count + 1 || s->count == REHEARSAL_MAX_JOBS) break;
-        s->jobs[s->count++] = (struct rehearsal_job){
-            .id = reply->job->job,
-            .state = reply->job->state,
-            .submitted_ns = clock_now_ns(),
-            .told = {told_now(reply->job)},
-            .steps = (int)reply->job->spec->steps};
+        s->jobs[s->count++] = (struct rehearsal_job){.id = reply->job->job,
+                                                     .state = reply->job->state,
+                                                     .submitted_ns = clock_now_ns(),
+                                                     .told = {told_now(reply->job)},
+                                                     .steps = (int)reply->job->spec->steps};
         if (reply->job->warning)
             snprintf(s->jobs[s->count - 1].message, sizeof s->jobs->message, "%s", reply->job->warning);
         watch(s, reply->job->job);
