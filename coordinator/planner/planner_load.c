@@ -52,8 +52,13 @@ static bool play_with(const struct planner_play *p, uint32_t jobs, uint32_t in_f
                       uint8_t (*skips)[SKIP_BYTES], double *ended)
 {
     struct plan stages = plan_wide_stages(p->plan);
-    const struct crew_layout layout = {
-        .plan = &stages, .wide = plan_width(p->plan) > 1, .exact = true, .hop = p->hop, .links = p->links};
+    const uint64_t newest = p->plan->ranks - 1; /* so that the first job is the first of those that share alike */
+    const struct crew_layout layout = {.plan = &stages,
+                                       .wide = plan_width(p->plan) > 1,
+                                       .exact = true,
+                                       .hop = p->hop,
+                                       .links = p->links,
+                                       .newest = newest};
     struct crew *crew = crew_open(&layout, grain);
     struct crew_job job = job_of(p);
     uint32_t done = 0;

@@ -118,6 +118,8 @@ static void order_job(struct hand *h, int index)
     assign.epoch = 1;
     assign.job = (uint64_t)index + 1;
     assign.attempt = 1;
+    assign.has_age = 1;
+    assign.age = (uint64_t)(h->members + index); /* as of a coordinator's first jobs */
     assign.spec = &spec;
     assign.tenant = (char *)(uintptr_t) "";
     order(h, h->config->split.floating ? index % h->members : 0, REFRAIN__WORKER_ORDER__BODY_ASSIGN, &assign);
