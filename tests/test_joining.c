@@ -180,6 +180,7 @@ static void they_are_drained_and_return_like_others(void **state)
     char number[MOVING_NUMBER_BYTES], group[9], again[9];
     stand_start(&s, "drained", 1, "--settle 1s");
     shell_run(text, "refrain models add reference models/reference");
+    moving_wait_ranks("here", 1);
     group_letters(group);
     pid_t launcher = join(&s, group, 2, "--order-timeout 1s");
     moving_wait_ranks("here", 3);
