@@ -368,6 +368,7 @@ void fake_worker_hello(struct fake_worker *worker)
     SET(hello, pid, worker->pid);
     SET(hello, threads, 1);
     SET(hello, epoch, worker->epoch);
+    SET(hello, epoch_members, worker->epoch_members);
     SET(hello, last_epoch, worker->last_epoch);
     hello.host = (char *)(worker->host ? worker->host : "somewhere");
     hello.backend = (char *)"cpu-fake";

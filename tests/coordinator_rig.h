@@ -55,7 +55,7 @@ struct fake_worker {
     const char *group;
     uint32_t rank, ranks, pid;
     uint64_t epoch, last_epoch, running_job; /* what its Hello says */
-    uint32_t running_attempt;
+    uint32_t running_attempt, epoch_members;
     const char *model;
     const char *gpu;                     /* NULL: none */
     const char *fabric, *host, *address; /* NULL: zmq, somewhere, tcp */

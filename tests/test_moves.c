@@ -208,7 +208,8 @@ static void a_home_that_says_hello_again_is_told_again(void **state)
     end(&b);
 }
 
-/* What is drained is known to the next coordinator; the job was given back to nobody in between. */
+/* What is drained is known to the next coordinator; the job was given back to nobody in between. The ranks are still in the epoch of
+ * all of them, with which those that stay cannot go on. */
 static void a_coordinator_that_dies_while_jobs_rest_leaves_nothing_undone(void **state)
 {
     struct bench b;
@@ -226,8 +227,9 @@ static void a_coordinator_that_dies_while_jobs_rest_leaves_nothing_undone(void *
         uint64_t epoch = worker->epoch;
         fake_worker_close(worker);
         *worker = (struct fake_worker){0};
-        fake_worker_open(worker, &b.rig, "one", (uint32_t)rank, RANKS);
+        fake_worker_connect(worker, &b.rig, "one", (uint32_t)rank, RANKS);
         worker->epoch = worker->last_epoch = epoch;
+        worker->epoch_members = RANKS;
         worker->running_job = rank ? 0 : b.job;
         worker->running_attempt = 1;
         fake_worker_hello(worker);

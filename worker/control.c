@@ -70,6 +70,8 @@ static void send_hello(struct control *c)
     pthread_mutex_unlock(&c->lock);
     hello.has_epoch = hello.has_last_epoch = 1;
     hello.epoch = now.epoch;
+    hello.has_epoch_members = now.epoch != 0;
+    hello.epoch_members = now.members;
     hello.last_epoch = now.last_epoch;
     if (now.ranks) hello.ranks = now.ranks;
     hello.model = now.model[0] ? now.model : NULL;

@@ -36,13 +36,14 @@ struct control_config {
     struct fabric *fabric;
     const _Atomic uint64_t *progress;
     const _Atomic double *block_token_ns; /* mean time of a block and token; NULL: not measured */
-    const struct engine_pace *paces; /* [ENGINE_PACES]; NULL: not measured */
+    const struct engine_pace *paces;      /* [ENGINE_PACES]; NULL: not measured */
 };
 
 /* What changes: copied. */
 struct presence {
-    uint64_t epoch, last_epoch; /* now, 0 for none; the latest it ever was in */
-    uint32_t ranks;             /* of the group, as the latest epoch said; 0: as it was started */
+    uint64_t epoch, last_epoch;   /* now, 0 for none; the latest it ever was in */
+    uint32_t members;             /* of the epoch now; 0: none */
+    uint32_t ranks;               /* of the group, as the latest epoch said; 0: as it was started */
     char model[72];               /* "" for none */
     uint32_t first_block, blocks; /* held of it */
     uint64_t weight_bytes;

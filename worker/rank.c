@@ -64,7 +64,10 @@ static uint32_t block_count(const struct model *m)
 
 static void present(struct rank *r)
 {
-    struct presence p = {.epoch = r->engine->epoch, .last_epoch = r->last_epoch, .ranks = r->seats};
+    struct presence p = {.epoch = r->engine->epoch,
+                         .members = r->engine->epoch ? (uint32_t)r->engine->members : 0,
+                         .last_epoch = r->last_epoch,
+                         .ranks = r->seats};
     const struct model *m = r->engine->model;
     if (m) {
         memcpy(p.model, r->model_name, sizeof p.model);

@@ -58,6 +58,7 @@ struct member {
     uint64_t tier_device;                       /* of its GPU's memory, taken by its cache tier */
     uint64_t weight_bytes, memory_bytes, epoch; /* epoch: the one its last Hello named */
     uint64_t last_epoch;                        /* the latest its process was ever in */
+    uint32_t epoch_members;                     /* of that epoch; 0: it did not say */
     int64_t heard_ns;                           /* monotonic */
     uint64_t compute_progress;
     double block_token_ns; /* mean time of one block and token; 0: unknown */

@@ -257,6 +257,7 @@ static void fill_member(const struct groups *groups, struct group *group, struct
     member->tier_device = hello->tier_device < hello->memory_bytes ? hello->tier_device : 0;
     snprintf(member->gpu, sizeof member->gpu, "%s", hello->gpu ? hello->gpu : "");
     member->epoch = hello->epoch;
+    member->epoch_members = hello->epoch_members;
     member->heard_ns = now_ns;
     snprintf(member->host, sizeof member->host, "%s", hello->host);
     snprintf(member->backend, sizeof member->backend, "%s", hello->backend);
@@ -274,16 +275,22 @@ static const char *kind_of(const struct member *member)
     return member->gpu[0] ? member->gpu : member->backend;
 }
 
+/* In an epoch of these ranks alone? When the coordinator that is no more had begun to take others out, it is not. */
+static bool in_own_epoch(const struct group *group, const struct member *member)
+{
+    return member->epoch != 0 && (member->epoch_members == 0 || member->epoch_members == group->ranks);
+}
+
 /* The last rank arrived. Ranks that come from an earlier life of the coordinator already share an epoch: go
  * on with it. */
 static void all_here(struct group *group, int64_t now_ns)
 {
     const struct member *home = &group->members[0];
     group->formed = true;
-    bool same_epoch = home->epoch != 0, same_model = true;
+    bool same_epoch = in_own_epoch(group, home), same_model = true;
     for (uint32_t rank = 1; rank < group->ranks; rank++) {
         const struct member *member = &group->members[rank];
-        same_epoch = same_epoch && member->epoch == home->epoch;
+        same_epoch = same_epoch && member->epoch == home->epoch && in_own_epoch(group, member);
         same_model = same_model && strcmp(member->model, home->model) == 0;
         if (strcmp(member->gpu, home->gpu) != 0) {
             group_lose(
