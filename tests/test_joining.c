@@ -70,7 +70,7 @@ static void ranks_join_a_running_job_and_leave_it_with_their_launcher(void **sta
 {
     struct stand s;
     char number[MOVING_NUMBER_BYTES], group[9];
-    stand_start(&s, "join", 1, "");
+    stand_start(&s, "join", 1, "--settle 500ms");
     shell_run(text, "refrain models add reference models/reference");
     moving_submit(JOB, number);
     moving_wait_step(number, 3);
@@ -125,7 +125,7 @@ static void a_launcher_that_is_killed_costs_its_ranks_alone(void **state)
 {
     struct stand s;
     char number[MOVING_NUMBER_BYTES], group[9];
-    stand_start(&s, "killed", 1, "--silence 2s");
+    stand_start(&s, "killed", 1, "--silence 2s --settle 500ms");
     shell_run(text, "refrain models add reference models/reference");
     moving_submit(JOB, number);
     moving_wait_step(number, 3);
@@ -148,7 +148,7 @@ static void a_coordinator_that_is_killed_finds_the_ranks_that_joined(void **stat
 {
     struct stand s;
     char number[MOVING_NUMBER_BYTES], group[9], again[9];
-    stand_start(&s, "found", 1, "");
+    stand_start(&s, "found", 1, "--settle 500ms");
     shell_run(text, "refrain models add reference models/reference");
     moving_submit(JOB, number);
     moving_wait_step(number, 3);
@@ -158,7 +158,7 @@ static void a_coordinator_that_is_killed_finds_the_ranks_that_joined(void **stat
     int attempt = moving_wait_attempt(number, 2);
     kill(s.coordinator, SIGKILL);
     program_wait(s.coordinator, 15);
-    stand_start(&s, "found", 1, "");
+    stand_start(&s, "found", 1, "--settle 500ms");
     moving_wait_ranks("here", 3);
     group_letters(again);
     assert_string_equal(again, group);
@@ -178,7 +178,7 @@ static void they_are_drained_and_return_like_others(void **state)
 {
     struct stand s;
     char number[MOVING_NUMBER_BYTES], group[9], again[9];
-    stand_start(&s, "drained", 1, "--settle 1s");
+    stand_start(&s, "drained", 1, "--settle 500ms");
     shell_run(text, "refrain models add reference models/reference");
     moving_wait_ranks("here", 1);
     group_letters(group);
