@@ -19,7 +19,7 @@
 static char text[TEXT_BYTES];
 
 #define JOB                                                                                                  \
-    "--steps 220 --width 96 --height 64 --frames 17 --guidance 4 --prompt 'a blue disc falling' --seed 3"
+    "--steps 600 --width 96 --height 64 --frames 17 --guidance 4 --prompt 'a blue disc falling' --seed 3"
 
 static void group_letters(char letters[9])
 {
