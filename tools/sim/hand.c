@@ -272,15 +272,6 @@ static void see_ticket(void *context, int from, int to, const struct ticket *tic
 {
     struct hand *h = context;
     struct hand_job *job = job_of(h, ticket->job);
-    if (getenv("TRACE") &&
-        (ticket->kind == TICKET_HOP || ticket->kind == TICKET_PART || ticket->kind == TICKET_TURN) &&
-        (from <= 1))
-        printf("%9.3f  %d -> %d  %s %d bytes job %d branch %d step %d\n",
-               (double)(clock_now_ns() - h->began_ns) * 1e-6, from, to,
-               ticket->kind == TICKET_HOP    ? "hop"
-               : ticket->kind == TICKET_PART ? "part"
-                                             : "turn",
-               (int)ticket->bytes, (int)ticket->job, ticket->branch, (int)ticket->step);
     if (job && ticket->kind == TICKET_HOP && ticket->step < HAND_MAX_STEPS) job->hops[ticket->step]++;
 }
 
