@@ -354,23 +354,21 @@ static struct detour detour_of(const struct field *field, const struct plan *pla
     return d;
 }
 
-/* A step of one job alone that is a hit, at a home of that speed. */
-static double hit_alone(const struct field *field, const struct plan *plan, uint32_t expert, double speed)
+/* A step of one job alone that is a hit, at a home of that speed; apart: the branches are on chains of their own. */
+static double hit_alone(const struct field *field, const struct detour branch[PLAN_BRANCHES], bool apart,
+                        double speed)
 {
-    struct detour first = detour_of(field, plan, plan->chain[expert][0]),
-                  second = detour_of(field, plan, plan->chain[expert][1]);
-    if (smaller(field->mix.branches, PLAN_BRANCHES) == 1) return first.home / speed + first.away;
-    double both = (first.home + second.home) / speed;
-    if (plan->chain[expert][0] != plan->chain[expert][1])
-        return fmax(second.home / speed + second.away, both + first.away);
-    return fmax(both, first.home / speed + first.slowest) + first.away;
+    const struct detour *first = &branch[0], *second = &branch[1];
+    if (smaller(field->mix.branches, PLAN_BRANCHES) == 1) return first->home / speed + first->away;
+    double both = (first->home + second->home) / speed;
+    if (apart) return fmax(second->home / speed + second->away, both + first->away);
+    return fmax(both, first->home / speed + first->slowest) + first->away;
 }
 
 /* What is judged at home after blocks that lie elsewhere has come back for it. */
-static double trips_alone(const struct field *field, const struct plan *plan, uint32_t expert)
+static double trips_alone(const struct field *field, const struct detour branch[PLAN_BRANCHES])
 {
-    double trips = fmax(detour_of(field, plan, plan->chain[expert][0]).trips,
-                        detour_of(field, plan, plan->chain[expert][1]).trips);
+    double trips = fmax(branch[0].trips, branch[1].trips);
     return field->mix.hit_rate > 0 ? 2 * trips * field->mix.hop : 0;
 }
 
@@ -415,8 +413,10 @@ static double step_alone(const struct field *field, const struct plan *plan)
     if (!plan->floating) speed = field->speed[0];
     double ends = home_work(field, plan, &always) / speed;
     for (uint32_t e = 0; e < mix->experts; e++) {
-        double rate = mix_of(mix, e).hit_rate, hit = hit_alone(field, plan, e, speed);
-        double miss = miss_alone(field, plan, e, ends) + trips_alone(field, plan, e);
+        const uint32_t *chain = plan->chain[e];
+        const struct detour branch[] = {detour_of(field, plan, chain[0]), detour_of(field, plan, chain[1])};
+        double rate = mix_of(mix, e).hit_rate, hit = hit_alone(field, branch, chain[0] != chain[1], speed);
+        double miss = miss_alone(field, plan, e, ends) + trips_alone(field, branch);
         step += share_of(mix, e) * ((1 - rate) * miss + rate * hit);
     }
     return step;

@@ -10,12 +10,10 @@
 #include "coordinator/planner/planner.h"
 #include "coordinator/planner/planner_load.h"
 #include "coordinator/planner/planner_memory.h"
+#include "worker/ulysses.h"
 
 #define UNSTEADY  0.16
 #define UNNOTICED 0.01 /* of a job: nobody adds another one for the last hundredth of a rank's time */
-
-/* Of heads, that exchange one behind the other (worker/ulysses.h). */
-enum { GROUPS = 2 };
 
 static uint32_t smaller(uint32_t a, uint32_t b)
 {
@@ -105,8 +103,8 @@ static double exchange_seconds(const struct field *f, uint32_t first)
     if (f->layout->width < 2) return 0;
     double computed = f->alone * f->rows / s / planner_block_flops(&r->model, r->job.tokens);
     double product = 2 * s * h * h * computed, attention = 4 * s * s * h * computed;
-    double each = carry_seconds(f, first) / 4, now = product, link = 0, come[GROUPS];
-    uint32_t heads = r->model.heads / f->layout->width, groups = heads < GROUPS ? 1 : GROUPS;
+    double each = carry_seconds(f, first) / 4, now = product, link = 0, come[ULYSSES_GROUPS];
+    uint32_t heads = r->model.heads / f->layout->width, groups = heads < ULYSSES_GROUPS ? 1 : ULYSSES_GROUPS;
     for (int i = 0; i < 2; i++, now += product) link = fmax(link, now) + each;
     for (uint32_t g = 0; g < groups; g++) {
         link = fmax(link, now) + each * group_share(heads, groups, g);
@@ -416,6 +414,12 @@ static double ends_seconds(const struct field *f, double hop, int expert)
     return more;
 }
 
+/* A quarter of what a block waits for its four all-to-alls, beside latency. */
+static double quarter_seconds(const struct field *f)
+{
+    return (f->exchange - 2 * f->request->machine.latency) / 4;
+}
+
 /* Seconds that a wide stage's hop takes beyond its blocks where the next one waits. Its members' first exchange comes after the rows:
  * each sends on those of the hop before, and home deals them when its stage has nothing else, so they are waited for. Of two members
  * the one that has its rows sooner is ahead in all blocks and does not wait for the last quarter of an exchange; of more the others
@@ -426,12 +430,11 @@ static double jam_seconds(const struct field *f, int expert)
     const struct planner_layout *l = f->layout;
     double on = f->state_bytes / l->width / r->machine.inside,
            rows = expert == 0 && l->stages[0] > 1 ? on : 0;
-    double latency = r->machine.latency, quarter = (f->exchange - 2 * latency) / 4;
     if (l->width < 2) return 0;
     for (uint32_t w = 0; w < l->ways && expert == 0; w++)
         rows += deal_seconds(f, w * l->stages[0] * l->width);
     rows = fmax(on, rows);
-    return l->width == 2 ? fmax(0, rows - quarter) : rows + latency;
+    return l->width == 2 ? fmax(0, rows - quarter_seconds(f)) : rows + r->machine.latency;
 }
 
 /* Seconds by which a step's second branch comes behind the first one beyond the blocks of a stage: what the stage waits for, or a link
@@ -683,7 +686,7 @@ static void fill_rows(const struct field *f, struct rows *rows)
                                       .collect = rows->collect,
                                       .latency = latency,
                                       .products = products * (f->block - f->exchange),
-                                      .slack = (f->exchange - 2 * latency) / 4 + latency,
+                                      .slack = quarter_seconds(f) + latency,
                                       .turn = f->layout->width > 2 ? latency : 0};
 }
 

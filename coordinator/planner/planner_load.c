@@ -5,12 +5,18 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* MOST_MOVES: of hops and home's pieces that are played, about; a play of so many takes a few milliseconds. LEAST_STEPS: of each
- * job that are played nevertheless. TEXT_PIECES: home takes jobs' texts between others' steps, so that jobs which come together do not
- * begin together; what the texts take is in `beside`. PERIODS: from which the pace of many jobs is taken. */
-enum { MOST_STEPS = 1000, SKIP_BYTES = MOST_STEPS / 8 + 1 };
-
-enum { MOST_MOVES = 32768, MOVES_AT_HOME = 3, LEAST_STEPS = 8, TEXT_PIECES = 4, PERIODS = 2 };
+/* MOST_STEPS: of a job. MOST_MOVES: of hops and home's pieces that are played, about; a play of so many takes a few milliseconds.
+ * LEAST_STEPS: of each job that are played nevertheless. TEXT_PIECES: home takes jobs' texts between others' steps, so that jobs which
+ * come together do not begin together; what the texts take is in `beside`. PERIODS: from which the pace of many jobs is taken. */
+enum {
+    MOST_STEPS = 1000,
+    SKIP_BYTES = MOST_STEPS / 8 + 1,
+    MOST_MOVES = 32768,
+    MOVES_AT_HOME = 3,
+    LEAST_STEPS = 8,
+    TEXT_PIECES = 4,
+    PERIODS = 2,
+};
 
 static struct crew_job job_of(const struct planner_play *p)
 {
@@ -52,7 +58,8 @@ static bool play_with(const struct planner_play *p, uint32_t jobs, uint32_t in_f
                       uint8_t (*skips)[SKIP_BYTES], double *ended)
 {
     struct plan stages = plan_wide_stages(p->plan);
-    const uint64_t newest = p->plan->ranks - 1; /* so that the first job is the first of those that share alike */
+    /* So that the first job is the first of those that share alike. */
+    const uint64_t newest = p->plan->ranks - 1;
     const struct crew_layout layout = {.plan = &stages,
                                        .wide = plan_width(p->plan) > 1,
                                        .exact = true,
