@@ -25,6 +25,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 #include "base/status.h"
 #include "coordinator/tier/figures.h"
 #include "coordinator/planner/links.h"
@@ -76,6 +77,12 @@ struct member {
     char host[MEMBER_TEXT_BYTES], backend[MEMBER_TEXT_BYTES], gpu[MEMBER_TEXT_BYTES],
         address[MEMBER_TEXT_BYTES], model[MEMBER_TEXT_BYTES];
 };
+
+/* Whoever has such an address talks over Unix sockets: no other host reaches it. */
+static inline bool member_is_near(const char *address)
+{
+    return strncmp(address, "ipc:", 4) == 0;
+}
 
 /* A job in flight on a group. */
 struct slot {

@@ -196,10 +196,10 @@ static uint32_t next_seat(const struct group *group)
 /* Unix sockets are of one host. */
 static const struct member *out_of_reach(const struct group *group, const Refrain__Hello *hello)
 {
-    bool near = strncmp(hello->fabric_address, "ipc:", 4) == 0;
+    bool near = member_is_near(hello->fabric_address);
     for (uint32_t rank = 0; rank < people(group); rank++) {
         const struct member *member = &group->members[rank];
-        bool unix_socket = near || strncmp(member->address, "ipc:", 4) == 0;
+        bool unix_socket = near || member_is_near(member->address);
         if (member->here && unix_socket && strcmp(member->host, hello->host) != 0) return member;
     }
     return NULL;

@@ -45,7 +45,7 @@ static status_t check(const struct group *group, const Refrain__Launcher *messag
 static bool all_near(const struct group *group)
 {
     for (uint32_t rank = 0; rank < group->ranks; rank++)
-        if (strncmp(group->members[rank].address, "ipc:", 4) != 0) return false;
+        if (!member_is_near(group->members[rank].address)) return false;
     return true;
 }
 
