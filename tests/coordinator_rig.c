@@ -32,11 +32,7 @@ enum { READY_MS = 60000, ANSWER_MS = 30000, CHUNK = 300 << 10 };
 static const char inspecting_worker[] =
     "#!/bin/sh\n"
     "case \"$2\" in *broken*) echo \"$2/transformer: shard 2 of 5 is missing\" >&2; exit 1;; esac\n"
-    "echo '{\"pipeline\":\"WanPipeline\",\"layers\":8,\"heads\":3,\"head_dim\":40,\"ffn_dim\":256,"
-    "\"size_multiple\":16,\"frame_multiple\":4,\"text_length\":512,\"solver\":\"unipc\",\"shift\":3.0,"
-    "\"parameter_count\":1000,\"weight_bytes\":4000,\"default_width\":64,\"default_height\":64,"
-    "\"default_frames\":17,\"max_position\":1024,\"vae_scale\":8,\"patch\":2,"
-    "\"latent_channels\":16}'\n";
+    "echo '{" RIG_CARD "}'\n";
 
 /* -------------------------------------------------------------------------------------------- the process */
 

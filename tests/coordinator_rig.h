@@ -21,6 +21,13 @@
 #include <sys/types.h>
 #include "proto/wire.h"
 
+/* Fields of a small model's card, as `refrain-worker --inspect` prints them between braces. */
+#define RIG_CARD                                                                                             \
+    "\"pipeline\":\"WanPipeline\",\"layers\":8,\"heads\":3,\"head_dim\":40,\"ffn_dim\":256,"                 \
+    "\"size_multiple\":16,\"frame_multiple\":4,\"text_length\":512,\"solver\":\"unipc\",\"shift\":3.0,"      \
+    "\"parameter_count\":1000,\"weight_bytes\":4000,\"default_width\":64,\"default_height\":64,"             \
+    "\"default_frames\":17,\"max_position\":1024,\"vae_scale\":8,\"patch\":2,\"latent_channels\":16"
+
 struct rig {
     void *context;
     pid_t coordinator;

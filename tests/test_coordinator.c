@@ -749,11 +749,7 @@ static void what_a_rank_s_cache_tier_holds_of_its_gpu_is_no_job_s(void **state)
     struct rig rig = {
         .worker_script =
             "#!/bin/sh\n"
-            "echo '{\"pipeline\":\"WanPipeline\",\"layers\":8,\"heads\":3,\"head_dim\":40,\"ffn_dim\":256,"
-            "\"size_multiple\":16,\"frame_multiple\":4,\"text_length\":512,\"solver\":\"unipc\",\"shift\":3."
-            "0,"
-            "\"parameter_count\":1000,\"weight_bytes\":4000,\"default_width\":64,\"default_height\":64,"
-            "\"default_frames\":17,\"max_position\":1024,\"vae_scale\":8,\"patch\":2,\"latent_channels\":16,"
+            "echo '{" RIG_CARD ","
             "\"need_block\":1000,\"need_home\":1000,\"need_backend\":400000000,\"need_work\":1000}'\n"};
     struct fake_worker worker;
     Refrain__JobSpec spec = REFRAIN__JOB_SPEC__INIT;

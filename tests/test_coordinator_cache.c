@@ -360,10 +360,7 @@ static void a_report_that_does_not_fit_costs_nobody_the_video(void **state)
 
 #define CARD_START                                                                                           \
     "#!/bin/sh\n"                                                                                            \
-    "echo '{\"pipeline\":\"WanPipeline\",\"layers\":8,\"heads\":3,\"head_dim\":40,\"ffn_dim\":256,"          \
-    "\"size_multiple\":16,\"frame_multiple\":4,\"text_length\":512,\"solver\":\"unipc\",\"shift\":3.0,"      \
-    "\"parameter_count\":1000,\"weight_bytes\":4000,\"default_width\":64,\"default_height\":64,"             \
-    "\"default_frames\":17,\"max_position\":1024,\"vae_scale\":8,\"patch\":2,\"latent_channels\":16,"        \
+    "echo '{" RIG_CARD ","                                                                                   \
     "\"tables\":[{\"kind\":\"magcache\",\"name\":\"here\",\"layers\":8,\"heads\":3,\"head_dim\":40,"         \
     "\"ffn_dim\":256,\"latent_channels\":16,\"steps\":3,\"shift\":3.0,\"width\":1,\"values\":["
 #define CARD_END "]}]}'\n"

@@ -66,15 +66,22 @@ static pid_t process_of(int rank)
     return (pid_t)atol(at + strlen("\"pid\":"));
 }
 
-static void ranks_join_a_running_job_and_leave_it_with_their_launcher(void **state)
+/* A job that one rank works on, to whose group others can come. */
+static void begin(struct stand *s, const char *name, const char *options, char number[MOVING_NUMBER_BYTES],
+                  char group[9])
 {
-    struct stand s;
-    char number[MOVING_NUMBER_BYTES], group[9];
-    stand_start(&s, "join", 1, "--settle 500ms");
+    stand_start(s, name, 1, options);
     shell_run(text, "refrain models add reference models/reference");
     moving_submit(JOB, number);
     moving_wait_step(number, 3);
     group_letters(group);
+}
+
+static void ranks_join_a_running_job_and_leave_it_with_their_launcher(void **state)
+{
+    struct stand s;
+    char number[MOVING_NUMBER_BYTES], group[9];
+    begin(&s, "join", "--settle 500ms", number, group);
     pid_t launcher = join(&s, group, 2, "");
     moving_wait_ranks("here", 3);
     int attempt = moving_wait_attempt(number, 2);
@@ -125,11 +132,7 @@ static void a_launcher_that_is_killed_costs_its_ranks_alone(void **state)
 {
     struct stand s;
     char number[MOVING_NUMBER_BYTES], group[9];
-    stand_start(&s, "killed", 1, "--silence 2s --settle 500ms");
-    shell_run(text, "refrain models add reference models/reference");
-    moving_submit(JOB, number);
-    moving_wait_step(number, 3);
-    group_letters(group);
+    begin(&s, "killed", "--silence 2s --settle 500ms", number, group);
     pid_t launcher = join(&s, group, 2, "");
     moving_wait_ranks("here", 3);
     kill(launcher, SIGKILL);
@@ -148,11 +151,7 @@ static void a_coordinator_that_is_killed_finds_the_ranks_that_joined(void **stat
 {
     struct stand s;
     char number[MOVING_NUMBER_BYTES], group[9], again[9];
-    stand_start(&s, "found", 1, "--settle 500ms");
-    shell_run(text, "refrain models add reference models/reference");
-    moving_submit(JOB, number);
-    moving_wait_step(number, 3);
-    group_letters(group);
+    begin(&s, "found", "--settle 500ms", number, group);
     join(&s, group, 2, "");
     moving_wait_ranks("here", 3);
     int attempt = moving_wait_attempt(number, 2);
