@@ -66,11 +66,19 @@ static pid_t process_of(int rank)
     return (pid_t)atol(at + strlen("\"pid\":"));
 }
 
+/* A group of one rank, of one thread as those that come: a job is moved to them only where that is quicker. */
+static void start(struct stand *s, const char *name, const char *options)
+{
+    char all[128];
+    snprintf(all, sizeof all, "--threads 1 --settle 500ms %s", options);
+    stand_start(s, name, 1, all);
+}
+
 /* A job that one rank works on, to whose group others can come. */
 static void begin(struct stand *s, const char *name, const char *options, char number[MOVING_NUMBER_BYTES],
                   char group[9])
 {
-    stand_start(s, name, 1, options);
+    start(s, name, options);
     shell_run(text, "refrain models add reference models/reference");
     moving_submit(JOB, number);
     moving_wait_step(number, 3);
@@ -81,7 +89,7 @@ static void ranks_join_a_running_job_and_leave_it_with_their_launcher(void **sta
 {
     struct stand s;
     char number[MOVING_NUMBER_BYTES], group[9];
-    begin(&s, "join", "--settle 500ms", number, group);
+    begin(&s, "join", "", number, group);
     pid_t launcher = join(&s, group, 2, "");
     moving_wait_ranks("here", 3);
     int attempt = moving_wait_attempt(number, 2);
@@ -132,7 +140,7 @@ static void a_launcher_that_is_killed_costs_its_ranks_alone(void **state)
 {
     struct stand s;
     char number[MOVING_NUMBER_BYTES], group[9];
-    begin(&s, "killed", "--silence 2s --settle 500ms", number, group);
+    begin(&s, "killed", "--silence 2s", number, group);
     pid_t launcher = join(&s, group, 2, "");
     moving_wait_ranks("here", 3);
     kill(launcher, SIGKILL);
@@ -151,13 +159,13 @@ static void a_coordinator_that_is_killed_finds_the_ranks_that_joined(void **stat
 {
     struct stand s;
     char number[MOVING_NUMBER_BYTES], group[9], again[9];
-    begin(&s, "found", "--settle 500ms", number, group);
+    begin(&s, "found", "", number, group);
     join(&s, group, 2, "");
     moving_wait_ranks("here", 3);
     int attempt = moving_wait_attempt(number, 2);
     kill(s.coordinator, SIGKILL);
     program_wait(s.coordinator, 15);
-    stand_start(&s, "found", 1, "--settle 500ms");
+    start(&s, "found", "");
     moving_wait_ranks("here", 3);
     group_letters(again);
     assert_string_equal(again, group);
@@ -177,7 +185,7 @@ static void they_are_drained_and_return_like_others(void **state)
 {
     struct stand s;
     char number[MOVING_NUMBER_BYTES], group[9], again[9];
-    stand_start(&s, "drained", 1, "--settle 500ms");
+    start(&s, "drained", "");
     shell_run(text, "refrain models add reference models/reference");
     moving_wait_ranks("here", 1);
     group_letters(group);
