@@ -366,9 +366,37 @@ static bool fits_memory(const struct server *server, const struct group *group, 
     return true;
 }
 
-static bool has_loaded_model(void *context, const struct job *job)
+/* One whose run is made already goes straight to decoding, and keeps nobody. */
+static bool makes_steps(const struct job *job)
 {
-    return strcmp(((const struct group *)context)->model, job->model) == 0;
+    const Refrain__Progress *p = &job->progress;
+    return job->state == REFRAIN__JOB_STATE__JOB_RUNNING &&
+           (!p->has_phase || p->phase <= REFRAIN__PHASE__PHASE_DENOISE);
+}
+
+const struct job *server_maker(const struct server *server, const struct group *group, const struct job *job)
+{
+    if (!job->run || !group->directory) return NULL;
+    for (int i = 0; i < GROUP_SLOTS; i++) {
+        const struct job *other = server_slot_job(server, &group->slots[i]);
+        if (other && other->run == job->run && other->priority >= job->priority && makes_steps(other))
+            return other;
+    }
+    return NULL;
+}
+
+/* Whose steps would be made twice does not go now. */
+struct choice {
+    const struct server *server;
+    const struct group *group;
+    bool loaded; /* only of the model that the group has */
+};
+
+static bool may_go(void *context, const struct job *job)
+{
+    const struct choice *c = context;
+    if (c->loaded && strcmp(c->group->model, job->model) != 0) return false;
+    return !server_maker(c->server, c->group, job);
 }
 
 /* Another group stands ready for that model, or for any. */
@@ -386,9 +414,11 @@ static bool elsewhere(const struct server *server, const struct group *here, con
  * take nothing more, unless another group can serve that one. */
 static struct job *choose_job(const struct server *server, struct group *group)
 {
-    struct job *job = jobs_next(server->jobs, NULL, NULL);
-    if (job && group_in_flight(group) && !has_loaded_model(group, job))
-        job = elsewhere(server, group, job->model) ? jobs_next(server->jobs, has_loaded_model, group) : NULL;
+    struct choice choice = {server, group, false};
+    struct job *job = jobs_next(server->jobs, may_go, &choice);
+    choice.loaded = true;
+    if (job && group_in_flight(group) && strcmp(group->model, job->model) != 0)
+        job = elsewhere(server, group, job->model) ? jobs_next(server->jobs, may_go, &choice) : NULL;
     return job && server_has_room(server, group, job) ? job : NULL;
 }
 
@@ -550,6 +580,10 @@ static bool take_next(struct server *server, struct group *group)
     if (status == STATUS_OK) status = jobstore_get(server->store, NULL, job->id, &stored, &error);
     bool fits = false, waits = false;
     if (status == STATUS_OK) foresight_note(server, job, stored->spec, model->card);
+    if (status == STATUS_OK && server_maker(server, group, job)) { /* of before a restart: now its run is known */
+        refrain__job__free_unpacked(stored, NULL);
+        return true;
+    }
     if (status == STATUS_OK) {
         status = prepare_layout(server, group, model, stored->spec, job, &fits, &error);
         waits = status != STATUS_OK && lacks_ranks(server, group);

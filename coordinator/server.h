@@ -123,6 +123,9 @@ void server_give_back(struct server *server, struct slot *slot, enum jobs_loss l
 struct job *server_slot_job(const struct server *server, const struct slot *slot);
 /* schedule.c: has the group a place for that job, whatever it needs? */
 bool server_has_room(const struct server *server, const struct group *group, const struct job *job);
+/* schedule.c: the job in flight on the group that makes the very steps this one needs, which waits for them rather than have them made
+ * twice; NULL: none, or it may be put off for this one, or the ranks keep nothing for others. */
+const struct job *server_maker(const struct server *server, const struct group *group, const struct job *job);
 /* schedule.c: jobs a group takes at once. */
 int server_flight_limit(const struct server *server, const struct group *group);
 /* schedule.c: what is known of a group's ranks and a model, for plans; the mix is the caller's to fill in.

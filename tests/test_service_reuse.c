@@ -119,6 +119,80 @@ static void policies_are_compared_with_one_uncached_run(void **state)
     setenv("REFRAIN_RECOMPUTE", "1", 1);
 }
 
+#define HUNDREDS LARGE "--steps 300 --guidance 4 --cache balanced "
+
+/* Its files come into NAME.* while others are made. */
+struct request {
+    pid_t client;
+    int job;
+};
+
+static struct request ask(const char *name, const char *words)
+{
+    struct request r = {.client = stand_begin(name, words)};
+    r.job = stand_begun(name);
+    return r;
+}
+
+/* All at once: the others wait for the first, in whose place the next one goes on when it is cancelled, and whoever wants something
+ * else, or all steps made, goes before them. */
+static void equal_requests_at_the_same_time_make_their_steps_once(void **state)
+{
+    struct stand s;
+    unsetenv("REFRAIN_RECOMPUTE");
+    stand_start(&s, "twins", 2, "--threads 1");
+    add_model();
+    struct request first = ask("first", HUNDREDS), second = ask("second", HUNDREDS "--fps 30"),
+                   third = ask("third", HUNDREDS), other = ask("other", HUNDREDS "--seed 6"),
+                   anew = ask("anew", HUNDREDS "--recompute");
+    stand_wait_step(first.job, 60);
+    stand_wait_step(other.job, 1);
+    stand_wait_step(anew.job, 1);
+    char words[64];
+    snprintf(words, sizeof words, "job %d, which makes the same steps", first.job);
+    shell_run(stand_text, "refrain status %d", third.job);
+    if (!stand_says(words)) fail_msg("%s", stand_text);
+    json_t *waits = stand_job(second.job), *runs = stand_job(first.job);
+    assert_string_equal(string_at(waits, "state"), "queued");
+    double soon = number_at(waits, "finish_ms"), maker = number_at(runs, "finish_ms");
+    assert_true(soon == 0 || soon >= maker);
+    json_decref(waits);
+    json_decref(runs);
+    shell_run(stand_text, "refrain cancel %d; refrain cancel %d", first.job, other.job);
+    program_wait(first.client, 60);
+    program_wait(other.client, 60);
+    program_wait(second.client, 200);
+    program_wait(third.client, 200);
+    program_wait(anew.client, 200);
+    int kept = steps_reused(second.job);
+    if (kept < 30 || kept >= 300) fail_msg("%d steps of the cancelled job", kept);
+    assert_int_equal(steps_reused(third.job), 300);
+    assert_int_equal(steps_reused(anew.job), 0);
+    expect_latents("second", "anew");
+    expect_latents("third", "anew");
+    stand_stop(&s);
+    setenv("REFRAIN_RECOMPUTE", "1", 1);
+}
+
+/* Then each makes its own, and nobody waits for what he would not get. */
+static void equal_requests_wait_for_nobody_where_nothing_is_kept(void **state)
+{
+    struct stand s;
+    unsetenv("REFRAIN_RECOMPUTE");
+    setenv("REFRAIN_TIER_MEMORY", "0", 1);
+    stand_start(&s, "alone", 2, "--threads 1");
+    add_model();
+    struct request first = ask("first", HUNDREDS), second = ask("second", HUNDREDS);
+    stand_wait_step(first.job, 20);
+    stand_wait_step(second.job, 20);
+    shell_run(stand_text, "refrain cancel %d; refrain cancel %d", first.job, second.job);
+    program_wait(first.client, 60);
+    program_wait(second.client, 60);
+    stand_stop(&s);
+    unsetenv("REFRAIN_TIER_MEMORY");
+    setenv("REFRAIN_RECOMPUTE", "1", 1);
+}
+
 /* One bit in the middle of every file of that name. */
 static void damage_files(const char *directory, const char *name)
 {
@@ -357,6 +431,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(an_equal_request_makes_no_step_and_says_so),
+        cmocka_unit_test(equal_requests_at_the_same_time_make_their_steps_once),
+        cmocka_unit_test(equal_requests_wait_for_nobody_where_nothing_is_kept),
         cmocka_unit_test(policies_are_compared_with_one_uncached_run),
         cmocka_unit_test(the_vault_answers_when_all_ranks_were_started_anew),
         cmocka_unit_test(a_job_whose_group_moves_makes_no_step_of_its_history_again),
@@ -364,5 +440,6 @@ int main(void)
         cmocka_unit_test(a_calibration_is_measured_once_for_everybody),
         cmocka_unit_test(a_calibration_outlives_a_restart_and_a_damaged_one_is_made_again),
     };
+    if (getenv("REFRAIN_TEST_FILTER")) cmocka_set_test_filter(getenv("REFRAIN_TEST_FILTER"));
     return cmocka_run_group_tests(tests, stand_set_up, stand_tear_down);
 }

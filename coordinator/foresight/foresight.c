@@ -63,6 +63,7 @@ void foresight_note(struct server *server, struct job *job, const Refrain__JobSp
     o->first_steps = o->mix.experts > 1 && !spec->compare ? caching_switch(spec, card) : o->steps;
     o->tokens = (double)caching_tokens(spec, card);
     find_flops(card, o->flops);
+    job->run = jobs_run(job->tenant, spec);
 }
 
 /* From the store, for jobs of before a restart. */
@@ -138,6 +139,7 @@ struct prospect {
     struct finish_job *finishes; /* [count] */
     size_t count;                /* of them, those behind `known` are only expected */
     size_t known;
+    size_t *maker; /* [count]: the job before it that makes its steps too; itself: none does */
     uint32_t take; /* of the plays */
 };
 
@@ -290,6 +292,7 @@ static bool describe(void *context, size_t index, int g, struct crew_layout *lay
                                    .hop = HOP_SECONDS,
                                    .newest = v->server->newest_age};
     describe_whole(v, g, job, work);
+    if (v->maker[index] != index) work->done = work->steps;
     if (slot) {
         work->home = (int)slot->home;
         work->age = job->age;
@@ -330,17 +333,43 @@ static void add_group(struct prospect *v, struct group *group)
                                         .model = group->model[0] ? name_of(group->model) : 0};
 }
 
+static void describe_amount(const struct job *job, uint32_t steps, struct finish_job *amount)
+{
+    const struct outlook *o = &job->outlook;
+    amount->moves = (double)steps * o->mix.branches;
+    amount->work = amount->moves * (1 - o->mix.hit_rate) * o->tokens;
+}
+
 /* group: that it runs on; negative: it waits. */
 static void add_job(struct prospect *v, struct job *job, int group)
 {
-    const struct outlook *o = &job->outlook;
-    double moves = (double)(o->steps - begins_after(job)) * o->mix.branches;
-    v->finishes[v->count] = (struct finish_job){.group = group,
-                                                .priority = job->priority,
-                                                .model = o->model,
-                                                .moves = moves,
-                                                .work = moves * (1 - o->mix.hit_rate) * o->tokens};
+    struct finish_job *f = &v->finishes[v->count];
+    *f = (struct finish_job){.group = group, .priority = job->priority, .model = job->outlook.model};
+    describe_amount(job, job->outlook.steps - begins_after(job), f);
+    v->maker[v->count] = v->count;
     v->jobs[v->count++] = job;
+}
+
+/* Of jobs that are one run those that come later take its steps, where there is one group, whose ranks keep them: on several
+ * each may have one at work on it. */
+static void find_makers(struct prospect *v)
+{
+    size_t places = 1;
+    while (places < 2 * v->count) places *= 2;
+    if (v->groups != 1 || !v->group[0]->directory) return;
+    size_t *first = calloc(places, sizeof *first); /* of a run, from 1 on */
+    for (size_t i = 0; first && i < v->count; i++) {
+        uint64_t run = v->jobs[i]->run;
+        size_t at = run & (places - 1);
+        if (!run) continue;
+        while (first[at] && v->jobs[first[at] - 1]->run != run) at = (at + 1) & (places - 1);
+        if (!first[at]) first[at] = i + 1;
+        size_t maker = first[at] - 1;
+        if (v->finishes[i].group >= 0 || v->jobs[maker]->priority < v->jobs[i]->priority) continue;
+        v->maker[i] = maker;
+        if (maker != i) describe_amount(v->jobs[i], 1, &v->finishes[i]); /* as much as a step, for its frames */
+    }
+    free(first);
 }
 
 /* What was taken before a restart has none any more, and was taken in the order of its numbers. */
@@ -371,6 +400,7 @@ static void close_prospect(struct prospect *v)
     free(v->laid);
     free(v->jobs);
     free(v->finishes);
+    free(v->maker);
 }
 
 /* Jobs come in streams: more of the kind that came last are expected, as many as could share ranks with those that are there. */
@@ -403,13 +433,15 @@ static bool open_prospect(struct server *server, struct job *extra, struct prosp
     size_t most = (size_t)v->groups * GROUP_SLOTS + MOST_JOBS + MOST_EXPECTED;
     v->jobs = malloc(most * sizeof *v->jobs);
     v->finishes = malloc(most * sizeof *v->finishes);
-    bool good = queue && v->groups > 0 && v->jobs && v->finishes;
+    v->maker = malloc(most * sizeof *v->maker);
+    bool good = queue && v->groups > 0 && v->jobs && v->finishes && v->maker;
     for (int g = 0; good && g < v->groups; g++) add_flight(v, g);
     size_t waiting = good ? jobs_order(server->jobs, extra, queue, MOST_JOBS) : 0;
     for (size_t i = 0; i < waiting; i++)
         if (queue[i] == extra || know(server, queue[i])) add_job(v, queue[i], -1);
     free(queue);
     v->known = v->count;
+    if (good) find_makers(v);
     if (good && !extra) add_expected(v);
     if (!good) close_prospect(v);
     return good;
@@ -436,7 +468,7 @@ static void play(struct prospect *v, bool fresh)
         finish_play(v->stand, v->groups, v->finishes, v->count, describe, v);
         for (size_t i = 0; i < v->count; i++) sum[i] += v->finishes[i].done / takes;
     }
-    for (size_t i = 0; i < v->count; i++) v->finishes[i].done = sum[i];
+    for (size_t i = 0; i < v->count; i++) v->finishes[i].done = fmax(sum[i], sum[v->maker[i]]);
     free(sum);
 }
 

@@ -372,17 +372,38 @@ void jobs_close(struct jobs *jobs)
 
 /* Packed protobuf of one library and one schema is canonical enough: the same client asking the same gives
  * the same bytes. An unknown field of a newer client counts as well. */
-status_t jobs_hash_spec(const Refrain__JobSpec *spec, uint8_t hash[REQUEST_HASH_BYTES], struct error *error)
+static bool hash_spec(const Refrain__JobSpec *spec, const char *tenant, XXH128_hash_t *hash)
 {
     size_t bytes = refrain__job_spec__get_packed_size(spec);
     uint8_t *packed = malloc(bytes ? bytes : 1);
-    if (!packed) return error_set(error, STATUS_NO_MEMORY, "no memory for the job");
+    if (!packed) return false;
     refrain__job_spec__pack(spec, packed);
-    XXH128_canonical_t canonical;
-    XXH128_canonicalFromHash(&canonical, XXH3_128bits(packed, bytes));
-    memcpy(hash, canonical.digest, REQUEST_HASH_BYTES);
+    *hash = XXH3_128bits_withSeed(packed, bytes, tenant ? XXH3_64bits(tenant, strlen(tenant)) : 0);
     free(packed);
+    return true;
+}
+
+status_t jobs_hash_spec(const Refrain__JobSpec *spec, uint8_t hash[REQUEST_HASH_BYTES], struct error *error)
+{
+    XXH128_hash_t value;
+    XXH128_canonical_t canonical;
+    if (!hash_spec(spec, NULL, &value)) return error_set(error, STATUS_NO_MEMORY, "no memory for the job");
+    XXH128_canonicalFromHash(&canonical, value);
+    memcpy(hash, canonical.digest, REQUEST_HASH_BYTES);
     return STATUS_OK;
+}
+
+/* What is left out says when it is made, for whom, and what becomes of the latent. */
+uint64_t jobs_run(const char *tenant, const Refrain__JobSpec *spec)
+{
+    XXH128_hash_t hash;
+    Refrain__JobSpec steps = *spec;
+    if (spec->recompute || spec->resume_from || spec->compare) return 0;
+    steps.has_fps = steps.has_save_latents = steps.has_save_frames = steps.has_priority = 0;
+    steps.has_deadline_ms = steps.has_deadline_strict = steps.has_checkpoint_every = 0;
+    steps.has_preview_every = steps.has_compare = steps.has_recompute = 0;
+    steps.label = NULL;
+    return hash_spec(&steps, tenant, &hash) ? hash.low64 : 0;
 }
 
 status_t jobs_find_same(struct jobs *jobs, const char *tenant, const char *key,
@@ -434,6 +455,7 @@ status_t jobs_submit(struct jobs *jobs, const struct submission *submission, int
     jobs->entered[REFRAIN__JOB_STATE__JOB_ACCEPTED]++;
     struct job_change change = {0};
     struct job *job = jobs_find(jobs, made);
+    job->run = jobs_run(submission->tenant, spec);
     if ((status = move(jobs, job, REFRAIN__JOB_STATE__JOB_QUEUED, &change, now_ms, error)) != STATUS_OK)
         return status;
     *id = made;

@@ -59,6 +59,7 @@ struct job {
     uint64_t
         age; /* grows in the order in which jobs were first taken from the queue; 0: not yet; not stored */
     double work;                /* jobstore_work */
+    uint64_t run;               /* jobs_run; not stored: 0 after a restart, until somebody reads its spec */
     Refrain__Progress progress; /* of the running attempt; not stored. Set by jobs_note_progress, owned */
     uint32_t kept; /* steps that its checkpoint holds, from when it was queued again; not stored */
     char *again;   /* why it was; NULL: it was not. Owned, not stored */
@@ -79,6 +80,9 @@ status_t jobs_reload(struct jobs *jobs, struct error *error);
 
 /* What decides whether two requests are the same: the hash of the spec as the client sent it. */
 status_t jobs_hash_spec(const Refrain__JobSpec *spec, uint8_t hash[REQUEST_HASH_BYTES], struct error *error);
+/* Two jobs with the same one make the same steps, and a tenant's jobs take them from each other (docs/tier.md). 0: nobody
+ * else makes these, or they are to be made; also without memory. */
+uint64_t jobs_run(const char *tenant, const Refrain__JobSpec *spec);
 /* The job an earlier submission with this key made: STATUS_NOT_FOUND, or STATUS_CONFLICT when it asked for
  * something else. */
 status_t jobs_find_same(struct jobs *jobs, const char *tenant, const char *key,

@@ -1,6 +1,7 @@
 /* waiting.c - see waiting.h. */
 #include "coordinator/jobs/waiting.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -9,6 +10,7 @@ struct seen {
     uint32_t groups, ready, ranks, here;
     bool loading, moves;
     const struct group *full, *other, *held; /* without a place; at work on another model; that held it up */
+    const struct job *maker;                 /* of the same steps */
 };
 
 static const char *plural(uint32_t count)
@@ -33,6 +35,7 @@ static struct seen look(const struct server *server, const struct job *job)
         }
         seen.ready++;
         seen.moves |= group->move.resting;
+        if (!seen.maker) seen.maker = server_maker(server, group, job);
         bool other = group_in_flight(group) > 0 && strcmp(group->model, job->model) != 0;
         if (other)
             seen.other = group;
@@ -109,6 +112,8 @@ bool waiting_for(const struct server *server, const struct job *job, char text[W
     size_t ahead = jobs_ahead(server->jobs, job);
     if (seen.ready == 0)
         say_no_ranks(server, &seen, text);
+    else if (seen.maker)
+        snprintf(text, WAITING_BYTES, "job %" PRIu64 ", which makes the same steps", seen.maker->id);
     else if (ahead > 0)
         snprintf(text, WAITING_BYTES, "%zu job%s before it", ahead, plural((uint32_t)ahead));
     else
