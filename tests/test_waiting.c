@@ -11,6 +11,8 @@
 
 #include "tests/coordinator_rig.h"
 
+#define SET(message, field, value) ((message).has_##field = 1, (message).field = (value))
+
 enum { TRIES = 600, PAUSE_US = 50000, BACKEND = 400000000, ROOM = 300000000 };
 
 /* Until it says so: a moment passes before a group has heard of its ranks. */
@@ -146,6 +148,104 @@ static void a_job_that_does_not_fit_beside_another_says_on_which_rank(void **sta
     rig_stop(&rig);
 }
 
+static uint64_t submit(void *client, const Refrain__JobSpec *spec)
+{
+    Refrain__Submit submit = REFRAIN__SUBMIT__INIT;
+    Refrain__Request request = REFRAIN__REQUEST__INIT;
+    submit.spec = (Refrain__JobSpec *)(uintptr_t)spec;
+    request.body_case = REFRAIN__REQUEST__BODY_SUBMIT;
+    request.submit = &submit;
+    Refrain__Reply *reply = rig_call(client, &request);
+    assert_int_equal(reply->body_case, REFRAIN__REPLY__BODY_JOB);
+    uint64_t job = reply->job->job;
+    refrain__reply__free_unpacked(reply, NULL);
+    return job;
+}
+
+/* Of a rank that keeps things for others, though nothing yet. */
+static void report_store(struct fake_worker *worker)
+{
+    Refrain__WorkerReport report = REFRAIN__WORKER_REPORT__INIT;
+    Refrain__TierChanges changes = REFRAIN__TIER_CHANGES__INIT;
+    SET(changes, whole, 1);
+    report.body_case = REFRAIN__WORKER_REPORT__BODY_TIER_CHANGES;
+    report.tier_changes = &changes;
+    fake_worker_report(worker, &report);
+}
+
+/* Each rank does: whoever is not its home is not believed. */
+static void report_decoding(struct fake_worker *workers, int count, uint64_t job)
+{
+    Refrain__WorkerReport report = REFRAIN__WORKER_REPORT__INIT;
+    Refrain__JobProgress progress = REFRAIN__JOB_PROGRESS__INIT;
+    Refrain__Progress step = REFRAIN__PROGRESS__INIT;
+    SET(step, phase, REFRAIN__PHASE__PHASE_DECODE);
+    SET(step, steps, 5);
+    SET(progress, job, job);
+    SET(progress, attempt, 1);
+    progress.progress = &step;
+    report.body_case = REFRAIN__WORKER_REPORT__BODY_PROGRESS;
+    report.progress = &progress;
+    for (int i = 0; i < count; i++) fake_worker_report(&workers[i], &report);
+}
+
+static void a_job_whose_steps_are_being_made_waits_for_them_and_no_other_does(void **state)
+{
+    struct rig rig = {0};
+    struct fake_worker workers[2] = {0};
+    rig_start(&rig, (const char *[]){"--silence", "20s", "--in-flight", "16", NULL});
+    void *client = rig_client(&rig);
+    rig_add_model(&rig, "small");
+    Refrain__JobSpec spec = REFRAIN__JOB_SPEC__INIT;
+    spec.prompt = (char *)(uintptr_t) "one";
+    SET(spec, steps, 3);
+    uint64_t first = submit(client, &spec);
+    take_first(&rig, workers, 2, 0);
+    uint64_t beside = submit(client, &spec); /* nobody keeps anything */
+    expect_waits(client, beside, "(nothing)");
+    report_store(&workers[1]);
+    Refrain__JobSpec fps = spec, low = spec, kept = spec, label = spec, high = spec, seed = spec, steps = spec,
+                     guidance = spec, anew = spec, compare = spec, words = spec;
+    SET(fps, fps, 24);
+    SET(low, priority, REFRAIN__PRIORITY__PRIORITY_LOW);
+    SET(kept, save_latents, 1);
+    SET(kept, preview_every, 2);
+    SET(kept, checkpoint_every, 2);
+    SET(kept, deadline_ms, 600000);
+    label.label = (char *)(uintptr_t) "mine";
+    SET(high, priority, REFRAIN__PRIORITY__PRIORITY_HIGH);
+    SET(seed, seed, 1);
+    SET(steps, steps, 4);
+    SET(guidance, guidance, 1.5);
+    SET(anew, recompute, 1);
+    SET(compare, compare, 1);
+    compare.cache = (char *)(uintptr_t) "balanced";
+    words.negative_prompt = (char *)(uintptr_t) "two";
+    const Refrain__JobSpec *same[] = {&spec, &fps, &low, &kept, &label};
+    const Refrain__JobSpec *others[] = {&high, &seed, &steps, &guidance, &anew, &compare, &words};
+    uint64_t waiting[sizeof same / sizeof *same], beyond[sizeof others / sizeof *others];
+    for (size_t i = 0; i < sizeof same / sizeof *same; i++) {
+        waiting[i] = submit(client, same[i]);
+        expect_waits(client, waiting[i], "which makes the same steps");
+    }
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
+        beyond[i] = submit(client, others[i]);
+        expect_waits(client, beyond[i], "(nothing)");
+    }
+    report_decoding(workers, 2, first);
+    report_decoding(workers, 2, beside);
+    expect_waits(client, waiting[0], "which makes the same steps"); /* the urgent one does, too */
+    report_decoding(workers, 2, beyond[0]);
+    static const size_t turns[] = {3, 0, 1, 4, 2}; /* with a deadline first, the low one last; and each makes them until it says so */
+    for (size_t i = 0; i < sizeof turns / sizeof *turns; i++) {
+        expect_waits(client, waiting[turns[i]], "(nothing)");
+        report_decoding(workers, 2, waiting[turns[i]]);
+    }
+    for (int i = 0; i < 2; i++) fake_worker_close(&workers[i]);
+    zmq_close(client);
+    rig_stop(&rig);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -154,6 +254,7 @@ int main(void)
         cmocka_unit_test(a_job_behind_others_says_how_many_and_the_first_what_for),
         cmocka_unit_test(a_job_that_waits_for_memory_says_how_much),
         cmocka_unit_test(a_job_that_does_not_fit_beside_another_says_on_which_rank),
+        cmocka_unit_test(a_job_whose_steps_are_being_made_waits_for_them_and_no_other_does),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
