@@ -401,7 +401,7 @@ $(BUILD)/tests/fuzz_%: tests/fuzz_%.c $(foreach room,proto base cache cache/tier
 	clang $(FUZZ_FLAGS) $(call pkg,--cflags,$(PKGS)) -o $@ $< $(FUZZ_SOURCES_$*) $(filter %.o,$^) \
 	  $(CLIENT_LIBS) $(COORDINATOR_LIBS) $(if $(filter %.o,$^),$(WORKER_LIBS) $(call pkg,--libs,cmocka),$(call pkg,--libs,libutf8proc)) -lm
 
-FUZZ_SECONDS ?= 15
+FUZZ_SECONDS ?= 8
 .PHONY: test test-programs test-fuzz fuzz
 test: ## install what tests need, build, run every test (a short fuzz included)
 	@tools/deps.sh $(PACKAGES) $(TEST_PACKAGES)
