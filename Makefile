@@ -58,6 +58,8 @@ OBJS_client      := $(call room,client)
 OBJS_cluster     := $(call room,cluster)
 OBJS_launcher    := $(call room,cluster/launcher)
 OBJS_kernels     := $(call room,kernels) $(foreach isa,$(ISAS),$(patsubst kernels/cpu/%.c,$(BUILD)/kernels/cpu/%.$(isa).o,$(wildcard kernels/cpu/*.c)))
+# Whose turn it is, which ranks go by, and coordinator and client play forward.
+OBJS_rules       := $(call room,rules)
 OBJS_model       := $(call room,worker/model)
 OBJS_worker      := $(call room,worker)
 # Policies and forecasts are values: coordinator and client check and explain with the same tables. What touches
@@ -68,19 +70,17 @@ OBJS_tier        := $(call room,cache/tier)
 OBJS_policies    := $(filter-out $(CACHE_TENSORS),$(OBJS_cache))
 OBJS_coordinator := $(foreach r,coordinator coordinator/planner coordinator/foresight coordinator/jobs coordinator/vault coordinator/ranks coordinator/tier coordinator/metrics,$(call room,$(r)))
 # Plans are values, and so is what a model's JSON files say: the client plans with the coordinator's own code.
-OBJS_planner     := $(patsubst %,$(BUILD)/%.o,coordinator/planner/plan coordinator/planner/plan_wide coordinator/planner/planner coordinator/planner/planner_cost coordinator/planner/planner_load coordinator/planner/planner_memory coordinator/planner/needs coordinator/foresight/crew worker/turn worker/share coordinator/card worker/model/config worker/model/json_fields)
+OBJS_planner     := $(patsubst %,$(BUILD)/%.o,coordinator/planner/plan coordinator/planner/plan_wide coordinator/planner/planner coordinator/planner/planner_cost coordinator/planner/planner_load coordinator/planner/planner_memory coordinator/planner/needs coordinator/foresight/crew coordinator/card worker/model/config worker/model/json_fields) $(OBJS_rules)
 
 # Of the tier, programs that hold no items know keys and reasons alone.
 OBJS_keys        := $(patsubst %,$(BUILD)/cache/tier/%.o,key miss)
 
 CLIENT_OBJS      := $(OBJS_client) $(OBJS_planner) $(OBJS_keys) $(OBJS_policies) $(OBJS_proto) $(OBJS_base)
-# When jobs will be done follows from the ranks' own rules of whose turn it is, which are values too.
-OBJS_rules       := $(patsubst %,$(BUILD)/worker/%.o,turn share)
 COORDINATOR_OBJS := $(OBJS_coordinator) $(OBJS_rules) $(OBJS_keys) $(OBJS_policies) $(OBJS_proto) $(OBJS_base)
 LAUNCHER_OBJS    := $(OBJS_launcher) $(OBJS_policies) $(OBJS_proto) $(OBJS_base)
 # A rank plans memory on paper for layouts as the coordinator makes them.
 OBJS_plan        := $(patsubst %,$(BUILD)/%.o,coordinator/planner/plan coordinator/planner/plan_wide)
-WORKER_OBJS      := $(OBJS_worker) $(OBJS_plan) $(OBJS_model) $(OBJS_cache) $(OBJS_tier) $(OBJS_cluster) $(OBJS_kernels) $(OBJS_proto) $(OBJS_base)
+WORKER_OBJS      := $(OBJS_worker) $(OBJS_rules) $(OBJS_plan) $(OBJS_model) $(OBJS_cache) $(OBJS_tier) $(OBJS_cluster) $(OBJS_kernels) $(OBJS_proto) $(OBJS_base)
 
 CLIENT_LIBS      := $(call pkg,--libs,libzmq libprotobuf-c jansson libxxhash) -lm
 COORDINATOR_LIBS := $(call pkg,--libs,libzmq libprotobuf-c sqlite3 jansson libxxhash libmicrohttpd) -lm
@@ -396,7 +396,7 @@ FUZZ_SOURCES_checkpoint := $(wildcard cache/*.c worker/job*.c)
 $(BUILD)/tests/fuzz_checkpoint: $(filter-out $(patsubst %.c,$(BUILD)/%.o,$(FUZZ_SOURCES_checkpoint)),$(ALL_OBJS)) $(TEST_SUPPORT)
 FUZZ_SOURCES_coordinator := tests/message_maker.c $(filter-out coordinator/main.c,$(call sources_of,$(OBJS_coordinator)))
 $(BUILD)/tests/fuzz_coordinator: $(filter-out $(OBJS_coordinator),$(COORDINATOR_OBJS))
-$(BUILD)/tests/fuzz_%: tests/fuzz_%.c $(foreach room,proto base cache cache/tier client cluster coordinator $(wildcard coordinator/*/) worker worker/model,$(wildcard $(room)/*.[ch])) tests/message_maker.[ch] | $(PROTO_GEN)
+$(BUILD)/tests/fuzz_%: tests/fuzz_%.c $(foreach room,proto base cache cache/tier client cluster coordinator $(wildcard coordinator/*/) rules worker worker/model,$(wildcard $(room)/*.[ch])) tests/message_maker.[ch] | $(PROTO_GEN)
 	@mkdir -p $(@D)
 	clang $(FUZZ_FLAGS) $(call pkg,--cflags,$(PKGS)) -o $@ $< $(FUZZ_SOURCES_$*) $(filter %.o,$^) \
 	  $(CLIENT_LIBS) $(COORDINATOR_LIBS) $(if $(filter %.o,$^),$(WORKER_LIBS) $(call pkg,--libs,cmocka),$(call pkg,--libs,libutf8proc)) -lm

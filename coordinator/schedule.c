@@ -24,7 +24,7 @@
 #include "proto/caching.h"
 
 /* More jobs than are taken in a millisecond; and the first job on any number of ranks up to ten is the first of those that share alike
- * (worker/share.h, share_elder). */
+ * (rules/share.h, share_elder). */
 enum { AGES_A_MS = 2520 };
 #define WORTH_A_LOAD 0.9 /* of the time now: another layout costs a pause and a load */
 

@@ -1,6 +1,6 @@
 /*
  * pipeline.c - see pipeline.h. Each member runs the product's own loops: job_advance on home, in the order
- * worker/turn.h says, stage_advance elsewhere; only the coordinator is missing.
+ * rules/turn.h says, stage_advance elsewhere; only the coordinator is missing.
  */
 #include "tests/pipeline.h"
 
@@ -16,12 +16,12 @@
 #include <cmocka.h>
 
 #include "base/clock.h"
+#include "rules/turn.h"
 #include "tests/counting.h"
 #include "tests/golden.h"
 #include "tests/guarded.h"
 #include "worker/stage.h"
 #include "worker/tier.h"
-#include "worker/turn.h"
 #include "worker/upload.h"
 
 enum { MOST_MEMBERS = 8 };

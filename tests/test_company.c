@@ -1,7 +1,7 @@
 /*
  * test_company.c - many jobs on the same ranks: each makes the bits it makes alone, whatever runs beside it,
  * whenever that came, over any number of ranks; and they end in the order that home's rules say
- * (worker/turn.h).
+ * (rules/turn.h).
  */
 #include <setjmp.h>
 #include <stdarg.h>

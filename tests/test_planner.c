@@ -164,7 +164,7 @@ static void branches_apart_take_half_the_time_and_two_hops_more(void **state)
     expect_near(o.job_seconds, 129, 0.02, "as predicted in the literature");
 }
 
-/* A home has as many hops out as that takes (worker/piece.h), also where they land on GPUs. */
+/* A home has as many hops out as that takes (rules/piece.h), also where they land on GPUs. */
 static void long_rows_of_wide_stages_are_filled(void **state)
 {
     struct planner_request r = wan("wan2.1-t2v-14b", 64);

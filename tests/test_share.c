@@ -1,5 +1,5 @@
 /*
- * test_share.c - whether home or stage goes first on a rank that is both (worker/share.h).
+ * test_share.c - whether home or stage goes first on a rank that is both (rules/share.h).
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -7,7 +7,7 @@
 #include <cmocka.h>
 
 #include "base/clock.h"
-#include "worker/share.h"
+#include "rules/share.h"
 
 enum { LOW, NORMAL, HIGH, NO_HOP = -1 };
 

@@ -55,7 +55,7 @@ static void four_ranks_with_eight_jobs_in_flight_compute_most_of_the_time(void *
                  "36 unequal jobs");
 }
 
-/* One of each home began together with the others' (worker/share.h, share_elder). */
+/* One of each home began together with the others' (rules/share.h, share_elder). */
 static void jobs_of_all_homes_advance_at_one_pace(void **state)
 {
     char model[PATH_MAX];

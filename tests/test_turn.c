@@ -1,4 +1,4 @@
-/* test_turn.c - the rules by which home chooses between its jobs (worker/turn.h), without any job. */
+/* test_turn.c - the rules by which home chooses between its jobs (rules/turn.h), without any job. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -7,7 +7,7 @@
 #include <string.h>
 #include <cmocka.h>
 
-#include "worker/turn.h"
+#include "rules/turn.h"
 
 enum { LOW, NORMAL, HIGH };
 

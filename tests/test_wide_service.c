@@ -69,7 +69,7 @@ static void wide_stages_make_the_latents_of_one_rank(void **state)
     assert_true(latents_are_equal("four", "alone"));
 }
 
-/* More branches than a home may have hops (worker/piece.h, wide_hops): the stages are full, and nobody waits for ever. */
+/* More branches than a home may have hops (rules/piece.h, wide_hops): the stages are full, and nobody waits for ever. */
 static void jobs_that_fill_three_wide_stages_have_the_latents_of_one_rank(void **state)
 {
     enum { JOBS = 6 };

@@ -47,8 +47,8 @@
 #include "cluster/circle.h"
 #include "cluster/fabric.h"
 #include "kernels/memory.h"
+#include "rules/piece.h"
 #include "worker/model/model.h"
-#include "worker/piece.h"
 #include "worker/stretches.h"
 
 enum { PRIORITIES = 3 }; /* of jobs: enum Priority in refrain.proto */

@@ -8,8 +8,8 @@
 #include <jansson.h>
 
 #include "kernels/paper.h"
+#include "rules/wide.h"
 #include "worker/footprint.h"
-#include "worker/ulysses.h"
 
 /* PROMPT_WORDS: more than any text length. PARTS_AT_ONCE: of a member of a wide stage v and q of a block, and k and what was attended
  * to, each in as many parts as there are groups of heads. */

@@ -2,7 +2,7 @@
  * home.c - see home.h. Compute thread of member 0.
  *
  * A slot holds a job from Assign until its files are with the coordinator. Whose job moves next is
- * worker/turn.h's word, asked anew for every piece. Between two steps a job's checkpoint is handed to the
+ * rules/turn.h's word, asked anew for every piece. Between two steps a job's checkpoint is handed to the
  * courier; a job that goes on from one waits in its slot, without a turn, until the courier has brought it.
  */
 #include "worker/home.h"
@@ -18,9 +18,9 @@
 #include "base/log.h"
 #include "proto/caching.h"
 #include "proto/validate.h"
+#include "rules/turn.h"
 #include "worker/caching_report.h"
 #include "worker/job.h"
-#include "worker/turn.h"
 #include "worker/upload.h"
 
 #define MARKS_PATIENCE_NS (10 * SECOND_NS)

@@ -11,9 +11,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "rules/wide.h"
 #include "worker/model/noise.h"
 #include "worker/model/vae_distance.h"
-#include "worker/ulysses.h"
 
 /* ----------------------------------------------------------------------------------------------- creation */
 

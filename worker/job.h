@@ -17,10 +17,10 @@
 #define REFRAIN_WORKER_JOB_H
 
 #include "cache/reuse.h"
+#include "rules/piece.h"
 #include "worker/courier.h"
 #include "worker/engine.h"
 #include "worker/model/solver.h"
-#include "worker/piece.h"
 #include "worker/quality.h"
 
 struct job;

@@ -19,8 +19,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "rules/wide.h"
 #include "worker/job_state.h"
-#include "worker/ulysses.h"
 
 /* What the loop can do next. */
 enum move {

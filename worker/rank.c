@@ -15,9 +15,9 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "rules/share.h"
 #include "worker/home.h"
 #include "worker/probe.h"
-#include "worker/share.h"
 #include "worker/stage.h"
 #include "worker/tier.h"
 

@@ -12,8 +12,8 @@
 #include <string.h>
 
 #include "cluster/circle.h"
+#include "rules/share.h"
 #include "worker/cargo.h"
-#include "worker/share.h"
 #include "worker/ulysses.h"
 
 enum {

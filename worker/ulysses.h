@@ -33,6 +33,7 @@
 
 #include "cluster/circle.h"
 #include "kernels/ops.h"
+#include "rules/wide.h"
 #include "worker/model/config.h"
 
 struct engine;
@@ -40,14 +41,6 @@ struct ulysses;
 
 /* In the order in which they are given. */
 enum ulysses_kind { ULYSSES_V, ULYSSES_Q, ULYSSES_K };
-
-enum { ULYSSES_GROUPS = 2 }; /* of heads, at most */
-
-/* The first of a place's rows; of place `width`: how many rows there are. */
-static inline int shard_row(int tokens, int width, int place)
-{
-    return (int)((int64_t)tokens * place / width);
-}
 
 /* circle: of the stage's members, in the order of their rows; it must outlive this. */
 status_t ulysses_create(struct engine *engine, struct circle *circle, struct ulysses **ulysses,

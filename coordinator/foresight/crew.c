@@ -5,8 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "worker/share.h"
-#include "worker/turn.h"
+#include "rules/share.h"
+#include "rules/turn.h"
 
 /* OWN_PARTS: pieces that home's own blocks are cut into where there are more of them. */
 enum { BRANCHES = 2, PRIORITIES = 3, HOPS = BRANCHES * CREW_JOBS, OWN_PARTS = 16 };

@@ -9,7 +9,7 @@
  *
  * A job is text, steps, latent frames to decode and files to write, each of so many seconds; a step is for each branch the
  * blocks of the layout, one hop after the other, as worker/job_step.c walks them. What a rank does next is said by the functions that say it in
- * the worker (worker/turn.h, worker/share.h), and how many hops a home has out by the same bounds (worker/piece.h), so that jobs that share ranks
+ * the worker (rules/turn.h, rules/share.h), and how many hops a home has out by the same bounds (rules/piece.h), so that jobs that share ranks
  * get here what they get there. What is left out: tickets without rows, credits, previews, and that texts may come from the tier.
  *
  * grain: so many steps are played as one, in so many times the time: a long queue is looked at more coarsely. Times in seconds

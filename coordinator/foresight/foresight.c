@@ -10,7 +10,7 @@
 #include "coordinator/foresight/lessons.h"
 #include "coordinator/planner/planner.h"
 #include "proto/caching.h"
-#include "worker/piece.h"
+#include "rules/piece.h"
 
 /* MOST_JOBS: predicted at once; those behind them are not. LOOK_NS: a queue may be long. */
 enum { MOST_JOBS = 4096, FEW_JOBS = 256, MOST_EXPECTED = 48 };

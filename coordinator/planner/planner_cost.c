@@ -10,7 +10,7 @@
 #include "coordinator/planner/planner.h"
 #include "coordinator/planner/planner_load.h"
 #include "coordinator/planner/planner_memory.h"
-#include "worker/ulysses.h"
+#include "rules/wide.h"
 
 #define UNSTEADY  0.16
 #define UNNOTICED 0.01 /* of a job: nobody adds another one for the last hundredth of a rank's time */

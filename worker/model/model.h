@@ -40,7 +40,7 @@ struct split {
     int members; /* home included */
     int head, tail;
     int spare; /* of a fixed home and a single chain alone: the ring's first blocks that others hold, held by home as
-                  well, for when it has time (worker/turn.h, rule 1) */
+                  well, for when it has time (rules/turn.h, rule 1) */
     bool floating;
     int width; /* 0 counts as 1; it divides members, and the model's heads */
     int chain[SPLIT_EXPERTS][SPLIT_BRANCHES];

@@ -1,5 +1,5 @@
 /* turn.c - see turn.h. Compute thread of home. */
-#include "worker/turn.h"
+#include "rules/turn.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -44,11 +44,6 @@ void turn_leave(struct turn *turn, int account)
 }
 
 /* ------------------------------------------------------------------------------------------------- choice */
-
-static bool beside_steps(enum job_piece piece)
-{
-    return piece == PIECE_TEXT || piece == PIECE_DECODE || piece == PIECE_FILES;
-}
 
 /* Rules 1 to 4: is a's group to be served before b's? Both have a piece. 0: they are of one group. */
 static int compare_groups(const struct turn *turn, const struct candidate *a, const struct candidate *b)
@@ -127,7 +122,7 @@ void turn_charge(struct turn *turn, const struct candidate *chosen, uint64_t wor
     a->charged += work;
     if (chosen->piece == PIECE_BLOCKS) turn->begun = chosen->arrival;
     if (chosen->piece == PIECE_SEND) return; /* the stages work for it, not home */
-    bool beside = beside_steps(chosen->piece);
+    bool beside = piece_beside(chosen->piece);
     a->light = chosen->piece == PIECE_LIGHT ? a->light + 1 : 0;
     if (chosen->piece != PIECE_LIGHT) a->beside = beside;
     if (beside)

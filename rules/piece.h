@@ -2,8 +2,10 @@
  * piece.h - the kinds of work that home does for its jobs, one piece at a time: what the rules of turn.h and share.h choose
  * among.
  */
-#ifndef REFRAIN_WORKER_PIECE_H
-#define REFRAIN_WORKER_PIECE_H
+#ifndef REFRAIN_RULES_PIECE_H
+#define REFRAIN_RULES_PIECE_H
+
+#include <stdbool.h>
 
 enum job_piece {
     PIECE_NONE, /* it waits */
@@ -15,6 +17,12 @@ enum job_piece {
     PIECE_FILES,  /* encodes some frames, or writes */
     PIECE_SPARE, /* a block of the next member's that home holds too: instead of waiting until the hop can go */
 };
+
+/* Nobody waits for it but the one job: it is beside the steps, which all ranks share. */
+static inline bool piece_beside(enum job_piece piece)
+{
+    return piece == PIECE_TEXT || piece == PIECE_DECODE || piece == PIECE_FILES;
+}
 
 /* Hops with the stages, for each stage: one at work, and two that wait, so that a stage has work
  * while home decodes a frame. What is beyond that stays at home, where it can still be overtaken by what is

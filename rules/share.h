@@ -9,7 +9,7 @@
  * The rules, first to last:
  *
  * 1. What is given to the fabric: it costs nothing and keeps the other ranks busy.
- * 2. The higher priority. (Deadlines and tenants are home's alone, worker/turn.h: hops do not know theirs.)
+ * 2. The higher priority. (Deadlines and tenants are home's alone, rules/turn.h: hops do not know theirs.)
  * 3. Hops before home's pieces of steps: other homes wait for what the stage does, and a home whose jobs overtook theirs
  *    on its own rank would make that rank the slowest. But home comes to a fifth of the time if it has pieces of steps,
  *    so that its jobs move at all.
@@ -25,12 +25,12 @@
  *
  * The shares were found by simulation (docs/simulation.md, docs/speed.md).
  */
-#ifndef REFRAIN_WORKER_SHARE_H
-#define REFRAIN_WORKER_SHARE_H
+#ifndef REFRAIN_RULES_SHARE_H
+#define REFRAIN_RULES_SHARE_H
 
 #include <stdbool.h>
 #include <stdint.h>
-#include "worker/piece.h"
+#include "rules/piece.h"
 
 struct share {
     int64_t

@@ -25,19 +25,19 @@
  *    but at most TURN_LIGHT in a row while a heavier piece waits. Of the heavier ones: text, decode and files
  *    on the one hand and BLOCKS on the other, in turn. Text, decode and files take at most half of home's
  *    time: after one of them, pieces of steps worth as much work go first, if there are any (and beside the hops
- *    of a stage on the same rank far less: worker/share.h). Files before decode before text: who is nearly done
+ *    of a stage on the same rank far less: rules/share.h). Files before decode before text: who is nearly done
  *    gives its memory back.
  * 6. Of BLOCKS those of the job that had the last ones: a branch leaves when its last block is done, and while
  *    two branches are half done the stages have nothing to do.
  * 7. The job that came first. Jobs of one kind then finish one after another rather than all at once, and one
  *    decodes while the others keep the stages busy.
  */
-#ifndef REFRAIN_WORKER_TURN_H
-#define REFRAIN_WORKER_TURN_H
+#ifndef REFRAIN_RULES_TURN_H
+#define REFRAIN_RULES_TURN_H
 
 #include <stdbool.h>
 #include <stdint.h>
-#include "worker/piece.h"
+#include "rules/piece.h"
 
 enum { TURN_ACCOUNTS = 64, TURN_LIGHT = 8, TURN_NAME_BYTES = 160 };
 

@@ -1,20 +1,15 @@
 /* share.c - see share.h. Compute thread. */
-#include "worker/share.h"
+#include "rules/share.h"
 
 /* So many times what a piece took go to the others before the next one, if they have that much. */
 enum { AFTER_STEPS = 4, AFTER_BESIDE = 24 };
-
-static bool is_beside(enum job_piece piece)
-{
-    return piece == PIECE_TEXT || piece == PIECE_DECODE || piece == PIECE_FILES;
-}
 
 bool share_home_first(const struct share *share, enum job_piece piece, int priority, int at_stage)
 {
     if (piece == PIECE_NONE || at_stage < 0) return piece != PIECE_NONE;
     if (piece == PIECE_SEND) return true;
     if (priority != at_stage) return priority > at_stage;
-    return is_beside(piece) ? share->beside_ns == 0 : share->steps_ns < 0;
+    return piece_beside(piece) ? share->beside_ns == 0 : share->steps_ns < 0;
 }
 
 static void pay_off(struct share *share, int64_t ns)
@@ -24,7 +19,7 @@ static void pay_off(struct share *share, int64_t ns)
 
 void share_charge_home(struct share *share, enum job_piece piece, int64_t ns)
 {
-    if (is_beside(piece)) {
+    if (piece_beside(piece)) {
         share->beside_ns = AFTER_BESIDE * ns;
     } else {
         share->steps_ns += AFTER_STEPS * ns;
