@@ -1,11 +1,11 @@
 /*
  * home.c - see home.h. Compute thread of member 0.
  *
- * A slot holds a job from Assign until its files are with the coordinator. Whose job moves next is
- * rules/turn.h's word, asked anew for every piece. Between two steps a job's checkpoint is handed to the
- * courier; a job that goes on from one waits in its slot, without a turn, until the courier has brought it.
+ * A slot holds a job from Assign until its files are with the coordinator. Whose job moves next is rules/turn.h's word,
+ * asked anew for every piece: home_advance, at the end of this file, is called as long as there is one. What a job then
+ * does of a step is in job_step.c.
  */
-#include "worker/home.h"
+#include "worker/home_core.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -18,55 +18,8 @@
 #include "base/log.h"
 #include "proto/caching.h"
 #include "proto/validate.h"
-#include "rules/turn.h"
-#include "worker/caching_report.h"
-#include "worker/job.h"
-#include "worker/upload.h"
 
 #define MARKS_PATIENCE_NS (10 * SECOND_NS)
-
-enum { HOME_SLOTS = PRESENCE_MAX_JOBS, DIRECTORY_BYTES = 4096 };
-_Static_assert((int)HOME_SLOTS <= (int)TURN_ACCOUNTS, "each job may be another tenant's");
-
-/* How a job ended, as reported; the report is repeated until the coordinator has noted it. */
-enum ending { ENDING_NONE, ENDING_DONE, ENDING_FAILED, ENDING_CANCELLED };
-
-struct slot {
-    struct job *job;       /* NULL: free */
-    struct upload *upload; /* once the files are made */
-    enum ending ending;
-    struct error failure; /* of ENDING_FAILED */
-    bool over;            /* noted or dropped: only waits for the fabric to give buffers back */
-    bool dropped;         /* nobody wants to hear of it any more */
-    uint64_t revision;    /* of the last progress reported */
-    int previewed;        /* the step of the last preview reported */
-    uint64_t arrival;     /* earlier is smaller */
-    int account;          /* of its tenant, in home's turn */
-    int every;            /* steps between checkpoints; 0: none are made */
-    int saved;            /* the step of the last checkpoint made or left out, or gone on from */
-    int sent;             /* the step of the last one that the courier has, or gone on from */
-    bool rested;          /* said so */
-    int mark;      /* checkpoints of steps that it divides are made beside the courier's pace; 0: none */
-    bool fetching; /* a checkpoint to go on from is on its way */
-    bool taking;   /* ... that another job made, and this one can do without */
-    struct checkpoint_name resume, origin; /* origin.bytes 0: it has none */
-    int64_t began_ns, load_ns;
-    int64_t marks_until_ns; /* all else is done; 0: not yet */
-    int64_t home_ns;        /* work for it but the blocks of the ring; of that: */
-    int64_t text_ns, decode_ns, files_ns;
-    char directory[DIRECTORY_BYTES];
-};
-
-struct home {
-    struct engine *engine;
-    struct control *control;
-    struct courier *courier; /* NULL: no checkpoints */
-    const char *directory;
-    struct turn turn;
-    uint64_t arrivals;
-    int64_t rest_until_ns; /* until then no job begins a step; 0: they may */
-    struct slot slots[HOME_SLOTS];
-};
 
 status_t home_create(struct engine *engine, struct control *control, struct courier *courier,
                      const char *directory, struct home **home, struct error *error)
@@ -119,136 +72,21 @@ void home_keep(struct home *home)
         if (home->slots[i].job && !home->slots[i].over) job_keep_residuals(home->slots[i].job);
 }
 
-/* ---------------------------------------------------------------------------------------------- reporting */
-
-static void report_failed(struct home *home, uint64_t job, uint32_t attempt, const struct error *why)
+void home_sweep(struct home *home)
 {
-    Refrain__JobFailed failed = REFRAIN__JOB_FAILED__INIT;
-    failed.has_job = failed.has_attempt = failed.has_status = 1;
-    failed.job = job;
-    failed.attempt = attempt;
-    failed.status = (uint32_t)why->status;
-    failed.message = (char *)(uintptr_t)why->text;
-    log_line(LOG_WARN, "job %lu: %s", (unsigned long)job, why->text);
-    control_report(home->control, REFRAIN__WORKER_REPORT__BODY_FAILED, &failed);
+    for (int i = 0; i < HOME_SLOTS; i++)
+        if (home->slots[i].over) slot_free(home, &home->slots[i]);
 }
 
-static void report_cancelled(struct home *home, const struct slot *slot)
+void home_present(const struct home *home, struct presence *presence)
 {
-    Refrain__JobCancelled cancelled = REFRAIN__JOB_CANCELLED__INIT;
-    cancelled.has_job = cancelled.has_attempt = 1;
-    cancelled.job = job_number(slot->job);
-    cancelled.attempt = job_attempt(slot->job);
-    control_report(home->control, REFRAIN__WORKER_REPORT__BODY_CANCELLED, &cancelled);
-}
-
-/* Once. */
-static void add_preview(struct slot *slot, Refrain__Progress *progress)
-{
-    const uint8_t *png;
-    size_t bytes;
-    int step = job_preview(slot->job, &png, &bytes);
-    if (step == slot->previewed || bytes > LIMIT_PREVIEW_BYTES) return;
-    slot->previewed = step;
-    progress->has_preview = progress->has_preview_step = 1;
-    progress->preview = (ProtobufCBinaryData){bytes, (uint8_t *)(uintptr_t)png};
-    progress->preview_step = (uint32_t)step;
-}
-
-static void report_progress(struct home *home, struct slot *slot, Refrain__Phase phase)
-{
-    const struct job_status *now = job_status(slot->job);
-    Refrain__JobProgress message = REFRAIN__JOB_PROGRESS__INIT;
-    Refrain__Progress progress = REFRAIN__PROGRESS__INIT;
-    message.has_job = message.has_attempt = progress.has_phase = progress.has_step = progress.has_steps = 1;
-    message.job = job_number(slot->job);
-    message.attempt = job_attempt(slot->job);
-    message.progress = &progress;
-    progress.phase = phase;
-    progress.step = (uint32_t)now->done;
-    progress.steps = (uint32_t)now->of;
-    progress.has_step_seconds = now->step_seconds > 0;
-    progress.step_seconds = now->step_seconds;
-    progress.has_seconds_left = now->seconds_left >= 0;
-    progress.seconds_left = now->seconds_left;
-    progress.has_steps_reused = progress.has_reused_seconds = now->steps_reused > 0;
-    progress.steps_reused = (uint32_t)now->steps_reused;
-    progress.reused_seconds = now->reused_seconds;
-    uint8_t strip[CACHE_STEPS];
-    caching_progress(slot->job, strip, &progress);
-    add_preview(slot, &progress);
-    slot->revision = now->revision;
-    control_report(home->control, REFRAIN__WORKER_REPORT__BODY_PROGRESS, &message);
-}
-
-static void report_done(struct home *home, struct slot *slot)
-{
-    struct upload_file files[UPLOAD_MAX_FILES];
-    Refrain__ResultFile results[UPLOAD_MAX_FILES], *pointers[UPLOAD_MAX_FILES];
-    const struct job_status *status = job_status(slot->job);
-    Refrain__JobDone done = REFRAIN__JOB_DONE__INIT;
-    Refrain__JobTimes times = REFRAIN__JOB_TIMES__INIT;
-    done.has_job = done.has_attempt = 1;
-    done.job = job_number(slot->job);
-    done.attempt = job_attempt(slot->job);
-    done.n_files = (size_t)upload_files(slot->upload, files);
-    done.files = pointers;
-    for (size_t i = 0; i < done.n_files; i++) {
-        refrain__result_file__init(&results[i]);
-        results[i].name = (char *)(uintptr_t)files[i].name;
-        results[i].has_bytes = results[i].has_xxh64 = 1;
-        results[i].bytes = files[i].bytes;
-        results[i].xxh64 = files[i].xxh64;
-        pointers[i] = &results[i];
+    presence->jobs = 0;
+    for (int i = 0; i < HOME_SLOTS; i++) {
+        const struct slot *s = &home->slots[i];
+        if (!s->job || s->over) continue;
+        presence->running[presence->jobs].job = job_number(s->job);
+        presence->running[presence->jobs++].attempt = job_attempt(s->job);
     }
-    times.has_text = times.has_denoise = times.has_decode = times.has_encode = times.has_total = 1;
-    times.text = status->text_seconds;
-    times.denoise = status->denoise_seconds;
-    times.decode = status->decode_seconds;
-    times.encode = status->encode_seconds;
-    times.has_home = 1;
-    times.home = (double)slot->home_ns / (double)SECOND_NS;
-    times.has_home_text = times.has_home_decode = times.has_home_files = 1;
-    times.home_text = (double)slot->text_ns / (double)SECOND_NS;
-    times.home_decode = (double)slot->decode_ns / (double)SECOND_NS;
-    times.home_files = (double)slot->files_ns / (double)SECOND_NS;
-    times.has_texts_reused = times.has_first_steps_reused = times.has_reused_seconds =
-        times.has_steps_taken_over = times.has_steps_reused = 1;
-    times.texts_reused = (uint32_t)status->texts_reused;
-    times.first_steps_reused = (uint32_t)status->first_steps_reused;
-    times.reused_seconds = status->reused_seconds;
-    times.steps_taken_over = (uint32_t)status->steps_taken_over;
-    times.steps_reused = (uint32_t)status->steps_reused;
-    times.total = (double)(clock_now_ns() - slot->began_ns) / (double)SECOND_NS;
-    done.times = &times;
-    struct caching_report caching;
-    done.cache = caching_report(slot->job, &caching);
-    control_report(home->control, REFRAIN__WORKER_REPORT__BODY_DONE, &done);
-}
-
-static void report_ending(struct home *home, struct slot *slot)
-{
-    switch (slot->ending) {
-    case ENDING_NONE:
-        break;
-    case ENDING_DONE:
-        report_done(home, slot);
-        break;
-    case ENDING_FAILED:
-        report_failed(home, job_number(slot->job), job_attempt(slot->job), &slot->failure);
-        break;
-    case ENDING_CANCELLED:
-        report_cancelled(home, slot);
-        break;
-    }
-}
-
-static void end(struct home *home, struct slot *slot, enum ending ending)
-{
-    slot->ending = ending;
-    slot->over = slot->dropped;
-    if (home->courier) courier_forget(home->courier, job_number(slot->job));
-    if (!slot->dropped) report_ending(home, slot);
 }
 
 /* ------------------------------------------------------------------------------------------------- orders */
@@ -327,40 +165,6 @@ static status_t read_order(const Refrain__Assign *assign, const struct model *mo
     return STATUS_OK;
 }
 
-static struct checkpoint_name name_of(uint64_t job, const Refrain__Checkpoint *checkpoint)
-{
-    return (struct checkpoint_name){.job = job,
-                                    .attempt = checkpoint->attempt,
-                                    .step = checkpoint->step,
-                                    .bytes = checkpoint->bytes,
-                                    .xxh64 = checkpoint->xxh64};
-}
-
-/* The job goes on from there: until that is here it has no turn. */
-static void fetch_checkpoint(struct home *home, struct slot *slot, const struct checkpoint_name *from)
-{
-    slot->resume = *from;
-    slot->fetching = true;
-    courier_fetch(home->courier, from);
-}
-
-/* What is left of an earlier attempt; or where another job was; or nothing, and the job begins from the start. */
-static void find_beginning(struct home *home, struct slot *slot, const Refrain__Assign *assign)
-{
-    struct error error;
-    if (assign->origin) slot->origin = name_of(assign->job, assign->origin);
-    if (home->courier && assign->resume) {
-        struct checkpoint_name own = name_of(assign->job, assign->resume);
-        fetch_checkpoint(home, slot, &own);
-    } else if (home->courier && slot->origin.bytes) {
-        fetch_checkpoint(home, slot, &slot->origin);
-    } else if (assign->spec->resume_from) {
-        error_set(&error, STATUS_NOT_FOUND, "the checkpoint of job %lu after step %u cannot be had",
-                  (unsigned long)assign->spec->resume_from, assign->spec->at_step);
-        job_refuse(slot->job, &error);
-    }
-}
-
 static status_t start_job(struct home *home, struct slot *slot, const Refrain__Assign *assign,
                           struct error *error)
 {
@@ -389,7 +193,7 @@ static status_t start_job(struct home *home, struct slot *slot, const Refrain__A
     slot->account = turn_join(&home->turn, job_tenant(slot->job));
     slot->every = home->courier ? order.checkpoint_every : 0;
     slot->mark = assign->mark_every <= LIMIT_STEPS ? (int)assign->mark_every : 0;
-    find_beginning(home, slot, assign);
+    home_checkpoint_begin(home, slot, assign);
     return STATUS_OK;
 }
 
@@ -403,7 +207,7 @@ void home_assign(struct home *home, const Refrain__Assign *assign)
     status_t status = slot ? start_job(home, slot, assign, &error)
                            : error_set(&error, STATUS_NO_MEMORY, "more than %d jobs at once", HOME_SLOTS);
     if (status != STATUS_OK) {
-        report_failed(home, assign->job, assign->attempt, &error);
+        home_report_failed(home, assign->job, assign->attempt, &error);
         return;
     }
     log_line(LOG_INFO, "job %lu: attempt %u begins", (unsigned long)assign->job, assign->attempt);
@@ -445,7 +249,7 @@ void home_welcome(struct home *home, const Refrain__Welcome *welcome)
             s->fetching = s->taking = false;
             job_cancel(s->job);
         } else if (s->ending != ENDING_NONE) {
-            report_ending(home, s);
+            home_report_ending(home, s);
         } else if (s->upload) {
             upload_restart(s->upload);
         }
@@ -465,7 +269,15 @@ void home_event(struct home *home, struct fabric_event *event)
     if (event->kind == FABRIC_RECEIVED) fabric_release(home->engine->fabric, event);
 }
 
-/* ------------------------------------------------------------------------------------------------ advance */
+/* ------------------------------------------------------------------------------------------------ endings */
+
+static void end(struct home *home, struct slot *slot, enum ending ending)
+{
+    slot->ending = ending;
+    slot->over = slot->dropped;
+    if (home->courier) courier_forget(home->courier, job_number(slot->job));
+    if (!slot->dropped) home_report_ending(home, slot);
+}
 
 /* The job came to its end: files on their way, or a sentence. */
 static void settle_outcome(struct home *home, struct slot *slot)
@@ -474,7 +286,7 @@ static void settle_outcome(struct home *home, struct slot *slot)
     status_t status = job_outcome(slot->job, &error);
     if (status == STATUS_OK) status = upload_create(slot->directory, &slot->upload, &error);
     if (status == STATUS_OK && !slot->dropped) {
-        report_progress(home, slot, REFRAIN__PHASE__PHASE_UPLOAD);
+        home_report_progress(home, slot, REFRAIN__PHASE__PHASE_UPLOAD);
         return;
     }
     if (status != STATUS_OK) slot->failure = error;
@@ -498,17 +310,7 @@ static bool advance_upload(struct home *home, struct slot *slot)
     bool worked = false;
     status_t status;
     while ((status = upload_next(slot->upload, &chunk, &error)) == STATUS_OK) {
-        Refrain__UploadChunk message = REFRAIN__UPLOAD_CHUNK__INIT;
-        message.has_job = message.has_attempt = message.has_offset = message.has_total = message.has_data = 1;
-        message.job = job_number(slot->job);
-        message.attempt = job_attempt(slot->job);
-        message.file = (char *)(uintptr_t)chunk.file;
-        message.offset = chunk.offset;
-        message.total = chunk.total;
-        message.data = (ProtobufCBinaryData){chunk.bytes, (uint8_t *)(uintptr_t)chunk.data};
-        message.has_xxh64 = chunk.offset + chunk.bytes == chunk.total;
-        message.xxh64 = chunk.xxh64;
-        control_report(home->control, REFRAIN__WORKER_REPORT__BODY_UPLOAD, &message);
+        home_report_chunk(home, slot, &chunk);
         worked = true;
     }
     if (status != STATUS_AGAIN) {
@@ -520,111 +322,6 @@ static bool advance_upload(struct home *home, struct slot *slot)
         worked = true;
     }
     return worked;
-}
-
-/* -------------------------------------------------------------------------------------------- checkpoints */
-
-/* Hands what the job needs to go on from here to the courier, which carries it while the job does. now: whatever the
- * step and the courier's pace. */
-static void save_checkpoint(struct home *home, struct slot *slot, bool now)
-{
-    int step;
-    if (!slot->every || !job_between_steps(slot->job, &step) || step == slot->sent) return;
-    if (step == slot->saved && !now) return;
-    bool last = step == job_steps(slot->job), mark = now || (slot->mark && (last || step % slot->mark == 0));
-    if (step % slot->every != 0 && !last && !mark) return;
-    slot->saved = step;
-    size_t bytes = job_save_bytes(slot->job);
-    void *buffer = bytes ? courier_buffer(home->courier, job_number(slot->job), bytes, mark) : NULL;
-    if (!buffer) return; /* the next one will do */
-    struct checkpoint_name name = {.job = job_number(slot->job),
-                                   .attempt = job_attempt(slot->job),
-                                   .step = (uint32_t)step,
-                                   .bytes = bytes,
-                                   .point = job_run_point(slot->job)};
-    if (job_save(slot->job, buffer, bytes, NULL) != STATUS_OK) return; /* the epoch ends, worker/engine.h */
-    courier_send(home->courier, buffer, &name);
-    slot->sent = step;
-    if (mark) job_give_checkpoint(slot->job);
-}
-
-static struct slot *slot_fetching(struct home *home, const struct checkpoint_name *name)
-{
-    for (int i = 0; i < HOME_SLOTS; i++) {
-        struct slot *s = &home->slots[i];
-        if (s->job && s->fetching && s->resume.job == name->job && s->resume.attempt == name->attempt &&
-            s->resume.step == name->step)
-            return s;
-    }
-    return NULL;
-}
-
-/* A job whose checkpoint is not to be had begins from the start, or where its origin was: its video is the same, only
- * later. One whose origin is not to be had would make another video, and fails. */
-static void begin_elsewhere(struct home *home, struct slot *slot, const struct error *why)
-{
-    struct error error = *why;
-    unsigned long job = (unsigned long)slot->resume.job;
-    if (!slot->origin.bytes) {
-        log_line(LOG_WARN, "job %lu: begins from the start, not after step %u: %s", job, slot->resume.step,
-                 why->text);
-    } else if (slot->resume.attempt) {
-        log_line(LOG_WARN, "job %lu: begins where its origin was, not after step %u: %s", job,
-                 slot->resume.step, why->text);
-        fetch_checkpoint(home, slot, &slot->origin);
-    } else {
-        error_prefix(&error, "the checkpoint it was to go on from cannot be used");
-        job_refuse(slot->job, &error);
-    }
-}
-
-static void resume(struct home *home, struct slot *slot, const struct courier_arrival *arrival)
-{
-    struct error error = arrival->error;
-    status_t status = arrival->bytes ? job_restore(slot->job, arrival->bytes, arrival->name.bytes, &error)
-                                     : STATUS_NOT_FOUND;
-    slot->fetching = false;
-    if (status == STATUS_OK) {
-        slot->saved = slot->sent = (int)slot->resume.step;
-        log_line(LOG_INFO, "job %lu: goes on after step %d", (unsigned long)slot->resume.job, slot->saved);
-    } else {
-        begin_elsewhere(home, slot, &error);
-    }
-}
-
-/* Of an equal run. */
-static void fetch_wanted(struct home *home, struct slot *slot)
-{
-    const struct checkpoint_name *wanted = job_wants(slot->job);
-    if (!wanted) return;
-    if (!home->courier) {
-        job_bring(slot->job, NULL, 0);
-        return;
-    }
-    slot->taking = true;
-    fetch_checkpoint(home, slot, wanted);
-}
-
-static void end_taking(struct slot *slot, const void *bytes, size_t size)
-{
-    slot->fetching = slot->taking = false;
-    job_bring(slot->job, bytes, size);
-}
-
-static bool take_arrivals(struct home *home)
-{
-    struct courier_arrival arrival;
-    bool took = false;
-    while (home->courier && courier_take(home->courier, &arrival)) {
-        struct slot *slot = slot_fetching(home, &arrival.name);
-        if (slot && slot->taking)
-            end_taking(slot, arrival.bytes, arrival.name.bytes);
-        else if (slot)
-            resume(home, slot, &arrival);
-        courier_free(&arrival);
-        took = true;
-    }
-    return took;
 }
 
 /* ------------------------------------------------------------------------------------------------- resting */
@@ -654,16 +351,11 @@ static bool is_past_steps(const struct slot *slot)
 
 static void rest(struct home *home, struct slot *slot)
 {
-    Refrain__Rested rested = REFRAIN__RESTED__INIT;
     if (!is_resting(home) || slot->rested || slot->ending != ENDING_NONE || slot->fetching) return;
     if (!rests(home, slot) && !is_past_steps(slot)) return;
-    save_checkpoint(home, slot, true);
-    rested.has_job = rested.has_attempt = rested.has_step = 1;
-    rested.job = job_number(slot->job);
-    rested.attempt = job_attempt(slot->job);
-    rested.step = (uint32_t)slot->sent;
+    home_checkpoint_save(home, slot, true);
     slot->rested = true;
-    control_report(home->control, REFRAIN__WORKER_REPORT__BODY_RESTED, &rested);
+    home_report_rested(home, slot);
 }
 
 void home_rest(struct home *home, const Refrain__Rest *order)
@@ -720,10 +412,10 @@ static void advance_job(struct home *home, struct slot *slot, const struct candi
         return;
     }
     if (slot->dropped) return;
-    save_checkpoint(home, slot, false);
+    home_checkpoint_save(home, slot, false);
     rest(home, slot);
     if (job_status(slot->job)->revision != slot->revision)
-        report_progress(home, slot, (Refrain__Phase)job_status(slot->job)->phase);
+        home_report_progress(home, slot, (Refrain__Phase)job_status(slot->job)->phase);
 }
 
 static bool has_turns(const struct slot *slot)
@@ -772,25 +464,20 @@ static void list_choices(const struct home *home, struct choice *choice, int64_t
     }
 }
 
-void home_sweep(struct home *home)
-{
-    for (int i = 0; i < HOME_SLOTS; i++)
-        if (home->slots[i].over) slot_free(home, &home->slots[i]);
-}
-
 bool home_tend(struct home *home)
 {
-    bool moved = take_arrivals(home);
+    bool moved = home_checkpoint_arrivals(home);
     for (int i = 0; i < HOME_SLOTS; i++) {
         struct slot *slot = &home->slots[i];
         if (!slot->job) continue;
         moved |= tend(home, slot);
-        if (slot->taking && clock_now_ns() >= job_deadline_ns(slot->job)) end_taking(slot, NULL, 0);
+        if (slot->taking && clock_now_ns() >= job_deadline_ns(slot->job))
+            home_checkpoint_bring(slot, NULL, 0);
         if (!has_turns(slot)) continue;
         job_tend(slot->job);
-        fetch_wanted(home, slot);
-        save_checkpoint(home, slot,
-                        false); /* all steps may have been there: others can go on from it all the same */
+        home_checkpoint_want(home, slot);
+        /* All steps may have been there: others can go on from it all the same. */
+        home_checkpoint_save(home, slot, false);
     }
     return moved;
 }
@@ -819,15 +506,4 @@ void home_advance(struct home *home)
     int next = choose(home, &choice, &deadline_ns);
     if (next < 0) return;
     advance_job(home, &home->slots[choice.slots[next]], &choice.candidates[next], choice.previews[next]);
-}
-
-void home_present(const struct home *home, struct presence *presence)
-{
-    presence->jobs = 0;
-    for (int i = 0; i < HOME_SLOTS; i++) {
-        const struct slot *s = &home->slots[i];
-        if (!s->job || s->over) continue;
-        presence->running[presence->jobs].job = job_number(s->job);
-        presence->running[presence->jobs++].attempt = job_attempt(s->job);
-    }
 }
