@@ -268,14 +268,70 @@ uint64_t rig_submit(void *client, const char *prompt)
     return job;
 }
 
+void rig_watch(void *client, uint64_t job, uint64_t from)
+{
+    Refrain__Watch body = REFRAIN__WATCH__INIT;
+    Refrain__Request request = REFRAIN__REQUEST__INIT;
+    SET(body, job, job);
+    SET(body, from_sequence, from);
+    request.body_case = REFRAIN__REQUEST__BODY_WATCH;
+    request.watch = &body;
+    rig_send(client, &request);
+}
+
+Refrain__Reply *rig_about_job(void *client, Refrain__Request__BodyCase kind, uint64_t job)
+{
+    Refrain__Request request = REFRAIN__REQUEST__INIT;
+    Refrain__Cancel cancel = REFRAIN__CANCEL__INIT;
+    Refrain__Delete removal = REFRAIN__DELETE__INIT;
+    Refrain__Status status = REFRAIN__STATUS__INIT;
+    SET(cancel, job, job);
+    SET(removal, job, job);
+    SET(status, job, job);
+    request.body_case = kind;
+    if (kind == REFRAIN__REQUEST__BODY_CANCEL)
+        request.cancel = &cancel;
+    else if (kind == REFRAIN__REQUEST__BODY_DELETE)
+        request.delete_ = &removal;
+    else
+        request.status = &status;
+    return rig_call(client, &request);
+}
+
 Refrain__Reply *rig_status(void *client, uint64_t job)
 {
-    Refrain__Status status = REFRAIN__STATUS__INIT;
+    return rig_about_job(client, REFRAIN__REQUEST__BODY_STATUS, job);
+}
+
+Refrain__Reply *rig_submit_keyed(void *client, const char *prompt, const char *key, uint64_t deadline_ms)
+{
+    Refrain__JobSpec spec = REFRAIN__JOB_SPEC__INIT;
+    Refrain__Submit submit = REFRAIN__SUBMIT__INIT;
     Refrain__Request request = REFRAIN__REQUEST__INIT;
-    SET(status, job, job);
-    request.body_case = REFRAIN__REQUEST__BODY_STATUS;
-    request.status = &status;
+    spec.prompt = (char *)prompt;
+    if (deadline_ms) SET(spec, deadline_ms, deadline_ms);
+    submit.spec = &spec;
+    submit.idempotency_key = (char *)key;
+    request.body_case = REFRAIN__REQUEST__BODY_SUBMIT;
+    request.submit = &submit;
     return rig_call(client, &request);
+}
+
+uint64_t rig_job_of(Refrain__Reply *reply)
+{
+    assert_int_equal(reply->body_case, REFRAIN__REPLY__BODY_JOB);
+    uint64_t job = reply->job->job;
+    refrain__reply__free_unpacked(reply, NULL);
+    return job;
+}
+
+void rig_expect_error(Refrain__Reply *reply, status_t status, const char *part)
+{
+    assert_int_equal(reply->body_case, REFRAIN__REPLY__BODY_ERROR);
+    if (!strstr(reply->error->message, part))
+        fail_msg("\"%s\" does not say \"%s\"", reply->error->message, part);
+    assert_int_equal(reply->error->status, status);
+    refrain__reply__free_unpacked(reply, NULL);
 }
 
 void rig_await(void *client, uint64_t job, Refrain__JobState state)
@@ -420,6 +476,17 @@ void fake_workers_join(struct fake_worker *workers, uint32_t count)
         REPORT(&workers[i], EPOCH_READY, epoch_ready, &ready);
         refrain__worker_order__free_unpacked(order, NULL);
     }
+}
+
+void fake_workers_open(struct fake_worker *workers, uint32_t count, struct rig *rig, const char *group)
+{
+    for (uint32_t rank = 0; rank < count; rank++) fake_worker_open(&workers[rank], rig, group, rank, count);
+    fake_workers_join(workers, count);
+}
+
+void fake_workers_close(struct fake_worker *workers, uint32_t count)
+{
+    for (uint32_t rank = 0; rank < count; rank++) fake_worker_close(&workers[rank]);
 }
 
 void fake_workers_load(struct fake_worker *workers, uint32_t count)

@@ -19,6 +19,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
+#include "base/status.h"
 #include "proto/wire.h"
 
 /* Fields of a small model's card, as `refrain-worker --inspect` prints them between braces. */
@@ -56,6 +57,14 @@ uint64_t rig_submit(void *client, const char *prompt); /* 3 steps, the only mode
 /* Asks until the job is in that state; fails the test after 10 s. */
 void rig_await(void *client, uint64_t job, Refrain__JobState state);
 Refrain__Reply *rig_status(void *client, uint64_t job);
+/* A submit with a key, or none; deadline_ms 0: none. The reply is the caller's. */
+Refrain__Reply *rig_submit_keyed(void *client, const char *prompt, const char *key, uint64_t deadline_ms);
+/* Cancel, delete, or the status. The reply is the caller's. */
+Refrain__Reply *rig_about_job(void *client, Refrain__Request__BodyCase kind, uint64_t job);
+void rig_watch(void *client, uint64_t job, uint64_t from_sequence);
+/* Both free the reply: a job's number; an error, which says `part`. */
+uint64_t rig_job_of(Refrain__Reply *reply);
+void rig_expect_error(Refrain__Reply *reply, status_t status, const char *part);
 
 struct fake_worker {
     void *socket;
@@ -83,6 +92,9 @@ void fake_worker_goodbye(struct fake_worker *worker, const char *message);
 /* The next order of that kind, skipping others; NULL when none came. The caller frees it. */
 Refrain__WorkerOrder *fake_worker_order(struct fake_worker *worker, Refrain__WorkerOrder__BodyCase kind,
                                         int timeout_ms);
+/* All ranks of a group, ready to work. */
+void fake_workers_open(struct fake_worker *workers, uint32_t count, struct rig *rig, const char *group);
+void fake_workers_close(struct fake_worker *workers, uint32_t count);
 /* Joins the epoch and loads what it is told, up to Loaded, on every rank. */
 void fake_workers_join(struct fake_worker *workers, uint32_t count);
 void fake_workers_load(struct fake_worker *workers, uint32_t count);

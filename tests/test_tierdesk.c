@@ -113,12 +113,6 @@ static void end_lease(struct fake_worker *worker, uint64_t lease, bool stale)
     fake_worker_report(worker, &report);
 }
 
-static void open_ranks(struct rig *rig, struct fake_worker workers[RANKS])
-{
-    for (uint32_t rank = 0; rank < RANKS; rank++) fake_worker_open(&workers[rank], rig, "group", rank, RANKS);
-    fake_workers_join(workers, RANKS);
-}
-
 /* ------------------------------------------------------------------------------------------------- clients */
 
 static Refrain__Reply *query(void *client, Refrain__CacheVerb verb, const char *operand, bool all)
@@ -198,7 +192,7 @@ static void a_rank_is_told_who_has_what_another_said_it_has(void **state)
     struct key keys[3];
     uint64_t lease, other;
     rig_start(&rig, NULL);
-    open_ranks(&rig, workers);
+    fake_workers_open(workers, RANKS, &rig, "group");
     for (uint64_t i = 0; i < 3; i++) keys[i] = tier_rig_key(i, ITEM_TEXT, 1);
     assert_int_equal(ask(&workers[0], &keys[0], NULL), -1);
     report_items(&workers[1], keys, 2, true, false);
@@ -218,7 +212,7 @@ static void a_rank_is_told_who_has_what_another_said_it_has(void **state)
     report_items(&workers[1], &keys[0], 1, false, true);
     assert_int_equal(ask(&workers[1], &keys[0], NULL), -1);
     assert_int_equal(ask(&workers[0], &keys[0], NULL), -1);
-    for (int i = 0; i < RANKS; i++) fake_worker_close(&workers[i]);
+    fake_workers_close(workers, RANKS);
     rig_stop(&rig);
 }
 
@@ -228,13 +222,13 @@ static void another_epoch_s_question_is_answered_with_nobody(void **state)
     struct fake_worker workers[RANKS];
     struct key key = tier_rig_key(1, ITEM_TEXT, 1);
     rig_start(&rig, NULL);
-    open_ranks(&rig, workers);
+    fake_workers_open(workers, RANKS, &rig, "group");
     report_items(&workers[1], &key, 1, true, false);
     assert_int_equal(ask(&workers[1], &key, NULL), -1);
     assert_int_equal(ask(&workers[0], &key, NULL), 1);
     workers[0].epoch++;
     assert_int_equal(ask(&workers[0], &key, NULL), -1);
-    for (int i = 0; i < RANKS; i++) fake_worker_close(&workers[i]);
+    fake_workers_close(workers, RANKS);
     rig_stop(&rig);
 }
 
@@ -244,7 +238,7 @@ static void after_a_restart_nothing_is_known_until_ranks_say_it_again(void **sta
     struct fake_worker workers[RANKS];
     struct key key = tier_rig_key(1, ITEM_TEXT, 1);
     rig_start(&rig, NULL);
-    open_ranks(&rig, workers);
+    fake_workers_open(workers, RANKS, &rig, "group");
     report_items(&workers[1], &key, 1, true, false);
     assert_int_equal(ask(&workers[1], &key, NULL), -1);
     assert_int_equal(ask(&workers[0], &key, NULL), 1);
@@ -258,7 +252,7 @@ static void after_a_restart_nothing_is_known_until_ranks_say_it_again(void **sta
         refrain__worker_order__free_unpacked(order, NULL);
     }
     assert_int_equal(ask(&workers[0], &key, NULL), -1);
-    for (int i = 0; i < RANKS; i++) fake_worker_close(&workers[i]);
+    fake_workers_close(workers, RANKS);
     rig_stop(&rig);
 }
 
@@ -269,7 +263,7 @@ static void another_rank_is_told_to_fetch_what_is_dear(void **state)
     struct fake_worker workers[RANKS];
     struct key key = tier_rig_key(1, ITEM_TEXT, 7), got;
     rig_start(&rig, (const char *[]){NULL});
-    open_ranks(&rig, workers);
+    fake_workers_open(workers, RANKS, &rig, "group");
     report_tally(&workers[0], 7, ITEM_TEXT, 1, 1);
     are_dear = true;
     report_items(&workers[1], &key, 1, false, false);
@@ -287,7 +281,7 @@ static void another_rank_is_told_to_fetch_what_is_dear(void **state)
     report_items(&workers[1], &key, 1, false, false); /* used again: two have it */
     are_dear = false;
     assert_null(fake_worker_order(&workers[0], REFRAIN__WORKER_ORDER__BODY_TIER_COMMAND, 500));
-    for (int i = 0; i < RANKS; i++) fake_worker_close(&workers[i]);
+    fake_workers_close(workers, RANKS);
     rig_stop(&rig);
 }
 
@@ -297,7 +291,7 @@ static void garbage_in_reports_is_counted_and_does_no_harm(void **state)
     struct fake_worker workers[RANKS];
     struct key key = tier_rig_key(1, ITEM_TEXT, 1);
     rig_start(&rig, NULL);
-    open_ranks(&rig, workers);
+    fake_workers_open(workers, RANKS, &rig, "group");
     Refrain__WorkerReport report = REFRAIN__WORKER_REPORT__INIT;
     Refrain__TierChanges changes = REFRAIN__TIER_CHANGES__INIT;
     Refrain__TierItem item = REFRAIN__TIER_ITEM__INIT, *pointer = &item;
@@ -323,7 +317,7 @@ static void garbage_in_reports_is_counted_and_does_no_harm(void **state)
     report_items(&workers[1], &key, 1, false, false);
     assert_int_equal(ask(&workers[1], &key, NULL), -1);
     assert_int_equal(ask(&workers[0], &key, NULL), 1);
-    for (int i = 0; i < RANKS; i++) fake_worker_close(&workers[i]);
+    fake_workers_close(workers, RANKS);
     rig_stop(&rig);
 }
 
@@ -362,7 +356,7 @@ static void the_furthest_step_of_a_run_is_found(void **state)
     struct fake_worker workers[RANKS];
     struct key run = tier_rig_key(1, ITEM_LATENT, 5), other = tier_rig_key(2, ITEM_LATENT, 5), early, late;
     rig_start(&rig, NULL);
-    open_ranks(&rig, workers);
+    fake_workers_open(workers, RANKS, &rig, "group");
     assert_int_equal(key_of_checkpoint(&run, 10, &early, NULL), STATUS_OK);
     assert_int_equal(key_of_checkpoint(&run, 20, &late, NULL), STATUS_OK);
     assert_int_equal(seek(&workers[0], &run, 0, 50, false), 0);
@@ -379,7 +373,7 @@ static void the_furthest_step_of_a_run_is_found(void **state)
     report_items(&workers[1], &run, 1, false, true);
     report_items(&workers[1], &late, 1, false, true);
     assert_int_equal(seek(&workers[1], &run, 0, 50, false), 10);
-    for (int i = 0; i < RANKS; i++) fake_worker_close(&workers[i]);
+    fake_workers_close(workers, RANKS);
     rig_stop(&rig);
 }
 
