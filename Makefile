@@ -285,7 +285,7 @@ $(BUILD)/tests/libdeadly.so: tests/faults/deadly.c
 $(BUILD)/tests/test_service_fetch: | $(BUILD)/tests/libdeadly.so
 
 # What finds the stand-ins at run time.
-$(patsubst %,$(BUILD)/tests/%,test_fabric test_circle test_fabric_nccl test_fabric_nccl_loss test_fabric_place test_fabric_yields test_fakenccl test_tier_fabrics): | $(patsubst %,$(BUILD)/fakegpu/%,libcudart.so.13 libnccl.so.2)
+$(patsubst %,$(BUILD)/tests/%,test_fabric test_fabric_epochs test_circle test_fabric_nccl test_fabric_nccl_loss test_fabric_place test_fabric_yields test_fakenccl test_tier_fabrics): | $(patsubst %,$(BUILD)/fakegpu/%,libcudart.so.13 libnccl.so.2)
 
 # Our own statement of CUDA's interface beside the real headers, and the stand-ins compiled against these, where they are.
 CUDA_REAL := $(wildcard $(CUDA_HOME)/include/cublasLt.h)
@@ -416,8 +416,9 @@ STAND_INS := LD_LIBRARY_PATH=$(abspath $(BUILD))/fakegpu REFRAIN_FAKEGPU_KERNELS
 .PHONY: test-cuda
 test-cuda: ## CUDA and NCCL without a GPU: every kernel, call and failure over stand-ins (docs/gpu.md)
 	@tools/deps.sh $(PACKAGES) $(TEST_PACKAGES)
-	@$(MAKE) --no-print-directory -j$(CORES) all $(CUDA_TESTS) $(CHECKED_TESTS) $(GPU_PROGRAMS) $(patsubst %,$(BUILD)/tests/%,test_fabric test_circle)
+	@$(MAKE) --no-print-directory -j$(CORES) all $(CUDA_TESTS) $(CHECKED_TESTS) $(GPU_PROGRAMS) $(patsubst %,$(BUILD)/tests/%,test_fabric test_fabric_epochs test_circle)
 	@REFRAIN_TEST_CUDA=all REFRAIN_TEST_SECONDS=900 tools/run_tests.sh $(CUDA_TESTS) "env REFRAIN_TEST_KIND=nccl $(BUILD)/tests/test_fabric" \
+	  "env REFRAIN_TEST_KIND=nccl $(BUILD)/tests/test_fabric_epochs" \
 	  "env REFRAIN_TEST_KIND=nccl $(BUILD)/tests/test_circle" \
 	  "env REFRAIN_FAKEGPU_PROTECT=1 $(BUILD)/tests/test_fabric_nccl" $(foreach t,$(CHECKED_TESTS),"$(CHECKED) $(t)")
 	@env $(STAND_INS) REFRAIN_TEST_GPU=2 tools/test_gpu.sh $(BUILD)
