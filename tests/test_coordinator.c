@@ -449,13 +449,13 @@ static void a_running_job_whose_ranks_do_not_return_is_queued_again(void **state
     rig_stop(&rig);
 }
 
-/* Keeps submitting until the coordinator is killed under it; returns how many were acknowledged. */
+/* Keeps submitting until the coordinator is killed under it, so long after the first one was acknowledged; returns how many were. */
 static size_t submit_until_killed(struct rig *rig, uint64_t *acknowledged, size_t limit,
                                   int64_t kill_after_ns)
 {
     void *client = rig_client(rig);
     size_t count = 0;
-    int64_t kill_ns = clock_now_ns() + kill_after_ns;
+    int64_t kill_ns = clock_now_ns() + 20 * SECOND_NS; /* if none ever is */
     Refrain__JobSpec spec = REFRAIN__JOB_SPEC__INIT;
     Refrain__Submit submit = REFRAIN__SUBMIT__INIT;
     Refrain__Request request = REFRAIN__REQUEST__INIT;
@@ -467,6 +467,7 @@ static size_t submit_until_killed(struct rig *rig, uint64_t *acknowledged, size_
         for (int i = 0; i < 20; i++) rig_send(client, &request);
         for (Refrain__Reply *reply; count < limit && (reply = rig_reply(client, 1));) {
             assert_int_equal(reply->body_case, REFRAIN__REPLY__BODY_JOB);
+            if (count == 0) kill_ns = clock_now_ns() + kill_after_ns;
             acknowledged[count++] = reply->job->job;
             refrain__reply__free_unpacked(reply, NULL);
         }
