@@ -17,7 +17,6 @@
 #include "worker/ulysses.h"
 
 enum {
-    STAGE_BUFFERS = 4,
     STAGE_JOBS =
         128, /* contexts per home: twice what a home holds, as a CLOSE may come after the next OPEN */
     STAGE_CLOSED = 256,

@@ -93,16 +93,30 @@ static double carry_seconds(const struct field *f, uint32_t first)
     return fmax(near / m->inside, far / m->between);
 }
 
+/* So many operations of a block on one of a stage's ranks. */
+static double computed_seconds(const struct field *f, double operations)
+{
+    const struct planner_job *job = &f->request->job;
+    return operations / planner_block_flops(&f->request->model, job->tokens) * f->alone * f->rows /
+           job->tokens;
+}
+
+/* v, q or k of a block. */
+static double product_seconds(const struct field *f)
+{
+    double h = hidden_of(&f->request->model);
+    return computed_seconds(f, 2 * f->request->job.tokens * h * h);
+}
+
 /* What these cost beside computing, as worker/ulysses.h hides them: v, q and k each leave when their product is done, behind each
  * other on the link; k and what was attended to in two groups of heads where there are two, and a group is attended for
  * when its k is there. */
 static double exchange_seconds(const struct field *f, uint32_t first)
 {
     const struct planner_request *r = f->request;
-    double s = r->job.tokens, h = hidden_of(&r->model), latency = r->machine.latency;
+    double s = r->job.tokens, latency = r->machine.latency;
     if (f->layout->width < 2) return 0;
-    double computed = f->alone * f->rows / s / planner_block_flops(&r->model, r->job.tokens);
-    double product = 2 * s * h * h * computed, attention = 4 * s * s * h * computed;
+    double product = product_seconds(f), attention = computed_seconds(f, 4 * s * s * hidden_of(&r->model));
     double each = carry_seconds(f, first) / 4, now = product, link = 0, come[ULYSSES_GROUPS];
     uint32_t heads = r->model.heads / f->layout->width, groups = heads < ULYSSES_GROUPS ? 1 : ULYSSES_GROUPS;
     for (int i = 0; i < 2; i++, now += product) link = fmax(link, now) + each;
@@ -414,6 +428,14 @@ static double ends_seconds(const struct field *f, double hop, int expert)
     return more;
 }
 
+/* So long may a link carry rows when a hop has begun before anybody waits for what it exchanges: v leaves when its product is done, or
+ * waits for nothing where links rest until q's or k's is. */
+static double unhurried_seconds(const struct field *f)
+{
+    double product = product_seconds(f), each = carry_seconds(f, 0) / 4;
+    return fmax(product, fmax(2 * product - each, 3 * product - 2 * each));
+}
+
 /* A quarter of what a block waits for its four all-to-alls, beside latency. */
 static double quarter_seconds(const struct field *f)
 {
@@ -671,11 +693,11 @@ struct rows {
     struct crew_links links;
 };
 
+/* slack: of two members the one that begins later catches up with the other by a quarter of an exchange, as in jam_seconds. */
 static void fill_rows(const struct field *f, struct rows *rows)
 {
     const struct planner_request *r = f->request;
-    double s = r->job.tokens, h = hidden_of(&r->model), latency = r->machine.latency;
-    double products = 6 * s * h * h / planner_block_flops(&r->model, r->job.tokens);
+    double latency = r->machine.latency;
     for (uint32_t stage = 0, first = 0; first < f->group; stage++, first += f->layout->width) {
         rows->deal[stage] = slowest(f, first, deal_from);
         rows->on[stage] = slowest(f, first, on_from);
@@ -685,9 +707,10 @@ static void fill_rows(const struct field *f, struct rows *rows)
                                       .on = rows->on,
                                       .collect = rows->collect,
                                       .latency = latency,
-                                      .products = products * (f->block - f->exchange),
-                                      .slack = quarter_seconds(f) + latency,
-                                      .turn = f->layout->width > 2 ? latency : 0};
+                                      .behind = 1 - 1.0 / smaller(f->layout->width, r->machine.per_node),
+                                      .products = unhurried_seconds(f),
+                                      .slack = f->layout->width > 2 ? 0 : quarter_seconds(f) + latency,
+                                      .turn = latency};
 }
 
 static uint32_t latents_of(const struct planner_request *r)
