@@ -50,6 +50,9 @@ static inline int wide_hops(int stages)
  * stages idle. */
 enum { SPARE_QUEUE = 3 };
 
+/* What a stage has made and the fabric has not sent yet lies in one of these; while it has none it begins no hop. */
+enum { STAGE_BUFFERS = 4 };
+
 /* Frames of a film encoded a piece. */
 enum { FILM_FRAMES = 4 };
 

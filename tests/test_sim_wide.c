@@ -127,6 +127,27 @@ static void full_pipelines_of_wide_stages_take_what_is_predicted(void **state)
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) expect_predicted(&rows[i]);
 }
 
+/* Hops that take as long as a stage's work and longer: buffers that are still on a link keep a stage, and home in it, waiting; who goes
+ * first hangs on when the others of a stage are told; and jobs that join a full pipeline are ready after a hop or two of each stage. */
+static void full_pipelines_with_slow_hops_take_what_is_predicted(void **state)
+{
+    static const struct row rows[] = {
+        {1, {6}, 8, 7, .inside = FAST, .between = SLOW, .per_node = 8},
+        {1, {6}, 8, 16, .branches = 1, .inside = FAST, .between = SLOW, .per_node = 8},
+        {1,
+         {3},
+         8,
+         5,
+         .layers = 30,
+         .branches = 1,
+         .inside = FAST,
+         .between = SLOW,
+         .per_node = 8,
+         .latency = 0.000125},
+        {1, {11}, 2, 14, .layers = 40, .steps = 4, .inside = FAST, .between = MEDIUM, .per_node = 2}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) expect_predicted(&rows[i]);
+}
+
 /* Nodes of two ranks: width inside of them, or across. */
 static void links_between_nodes_take_what_is_predicted(void **state)
 {
@@ -299,6 +320,7 @@ int main(int count, char **arguments)
         cmocka_unit_test(latency_counts_twice_a_block),
         cmocka_unit_test(many_wide_stages_take_what_is_predicted),
         cmocka_unit_test(full_pipelines_of_wide_stages_take_what_is_predicted),
+        cmocka_unit_test(full_pipelines_with_slow_hops_take_what_is_predicted),
         cmocka_unit_test(links_between_nodes_take_what_is_predicted),
         cmocka_unit_test(branches_with_wide_stages_take_what_is_predicted),
         cmocka_unit_test(pools_take_what_is_predicted_with_one_job_and_with_many),

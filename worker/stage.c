@@ -17,7 +17,6 @@
 #include "worker/ulysses.h"
 
 enum {
-    STAGE_BUFFERS = 4,
     STAGE_JOBS =
         128, /* contexts per home: twice what a home holds, as a CLOSE may come after the next OPEN */
     STAGE_CLOSED = 256,
@@ -612,15 +611,16 @@ static bool goes_before(const struct stage *s, const struct ticket *a, const str
            share_elder(a->age, b->age, (uint32_t)s->engine->members);
 }
 
-/* Where the next ticket hangs; NULL: none can be worked on. */
+/* Where the next ticket hangs; NULL: none can be worked on. A wide stage's later members take the hop that they were told of, but between two
+ * hops first what came before it, as the first one does: homes wait until all of them have answered an OPEN. */
 static struct waiting **find_next(struct stage *s)
 {
     struct waiting **best = NULL;
     for (struct waiting **at = &s->oldest; *at; at = &(*at)->next) {
         const struct ticket *t = &(*at)->event.ticket;
         if (place_of(s) > 0 && t->kind == TICKET_HOP) {
-            if (is_turn(s, t) && ready(s, t)) return at;
-            continue;
+            if (!is_turn(s, t) || !ready(s, t)) continue;
+            return best && !goes_before(s, t, &(*best)->event.ticket) ? best : at;
         }
         if (best && !goes_before(s, t, &(*best)->event.ticket)) continue;
         if (leads(s, *at) && ready(s, t)) best = at;

@@ -1,149 +1,14 @@
 /* crew.c - see crew.h. Pure but for its memory. */
-#include "coordinator/foresight/crew.h"
-
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include "coordinator/foresight/crew_core.h"
 
-#include "rules/share.h"
-#include "rules/turn.h"
+/* Pieces that home's own blocks are cut into where there are more of them. */
+enum { OWN_PARTS = 16 };
 
-/* OWN_PARTS: pieces that home's own blocks are cut into where there are more of them. */
-enum { BRANCHES = 2, PRIORITIES = 3, HOPS = BRANCHES * CREW_JOBS, OWN_PARTS = 16 };
-
-#define NANOSECONDS 1e9
-#define LEAST       1e-9 /* seconds of a piece: what takes no time ends none */
-#define FINE        0.01 /* of the time so far that a step takes by itself: finer than that is not played */
-
-/* ---------------------------------------------------------------------------------------------- what there is */
-
-enum branch_state { NEW, HERE, AWAY, DONE };
-
-struct branch {
-    enum branch_state state;
-    uint32_t at, until; /* blocks */
-    bool asked;         /* the policy's word was taken */
-    bool inside;        /* of what may be skipped, and was not */
-};
-
-struct job {
-    struct crew_job of; /* number 0: none is here */
-    uint64_t arrival;
-    int account;
-    uint32_t frames;       /* latent ones, in all */
-    bool begun;            /* a step is */
-    uint32_t made, missed; /* steps that this one stands for; of them, those that are computed */
-    double owed;           /* computed steps beyond those that were */
-    struct branch branch[BRANCHES];
-};
-
-/* What home can do for a job; and what that takes, of the one that is chosen. */
-enum act {
-    ACT_STEP,
-    ACT_BEGIN,
-    ACT_ENTER,
-    ACT_BLOCKS,
-    ACT_SEND,
-    ACT_LEAVE,
-    ACT_OUTPUT,
-    ACT_FINISH,
-    ACT_PIECE
-};
-
-struct move {
-    enum job_piece piece;
-    enum act act;
-    int branch;
-};
-
-struct effort {
-    double seconds;
-    uint64_t work;
-    uint32_t blocks;
-};
-
-struct hop {
-    uint8_t job, branch;
-    double ready; /* of a wide stage that home is of: when all its ranks have their rows */
-};
-
-struct rank {
-    double pace;
-    bool home, stage, busy, idle;
-    struct share share;
-    struct turn *turn;          /* of a home */
-    uint8_t at_home[CREW_JOBS]; /* [jobs], in no order */
-    int jobs;
-    int decodes; /* the job that has the decoder; -1: none */
-    uint32_t out[PLAN_CHAINS][PRIORITIES];
-    double link, far_link;  /* of a wide stage: free from then on */
-    struct hop queue[HOPS]; /* the oldest first */
-    int queued;
-    uint32_t coming; /* hops on their way to the queue */
-    bool at_stage;   /* what it is busy with: a hop, or a move */
-    struct hop hop;
-    int job;
-    struct move move;
-    uint32_t blocks; /* of the move */
-};
-
-enum event_kind { AT_STAGE, AT_HOME, FREE };
-
-struct event {
-    double at;
-    uint64_t order; /* of two at a time the one that was made first */
-    enum event_kind kind;
-    uint32_t rank;
-    struct hop hop;
-};
-
-struct crew {
-    struct plan plan;
-    bool whole, wide; /* blocks of the ring are hops, whoever holds them */
-    bool exact;
-    double hop;
-    struct crew_links links;
-    uint32_t grain, count;
-    uint32_t *first; /* [chains][ranks]: where each run begins */
-    struct rank *ranks;
-    struct job jobs[CREW_JOBS];
-    uint64_t arrivals, orders, newest; /* newest: the greatest age */
-    double now;
-    uint32_t *idle; /* [ranks] that may have something to do, once all that happens at this time has */
-    uint32_t idle_count;
-    struct event *events; /* a heap, [room] */
-    int event_count;
-};
-
-/* ------------------------------------------------------------------------------------------------------ events */
-
-static bool is_sooner(const struct event *a, const struct event *b)
-{
-    return a->at != b->at ? a->at < b->at : a->order < b->order;
-}
-
-/* Room is for all that can be: each rank becomes free once, each branch is on its way once. */
-static void put_event(struct crew *c, double after, enum event_kind kind, uint32_t rank, struct hop hop)
-{
-    struct event event = {rint((c->now + after) * NANOSECONDS) / NANOSECONDS, ++c->orders, kind, rank, hop};
-    int at = c->event_count++;
-    for (; at > 0 && is_sooner(&event, &c->events[(at - 1) / 2]); at = (at - 1) / 2)
-        c->events[at] = c->events[(at - 1) / 2];
-    c->events[at] = event;
-}
-
-static struct event take_event(struct crew *c)
-{
-    struct event first = c->events[0], last = c->events[--c->event_count];
-    int at = 0;
-    for (int child; (child = 2 * at + 1) < c->event_count; at = child) {
-        if (child + 1 < c->event_count && is_sooner(&c->events[child + 1], &c->events[child])) child++;
-        if (!is_sooner(&c->events[child], &last)) break;
-        c->events[at] = c->events[child];
-    }
-    c->events[at] = last;
-    return first;
-}
+#define LEAST 1e-9 /* seconds of a piece: what takes no time ends none */
+#define FINE  0.01 /* of the time so far that a step takes by itself: finer than that is not played */
 
 /* ------------------------------------------------------------------------------------------------------ blocks */
 
@@ -292,6 +157,7 @@ static struct move step_move(const struct crew *c, const struct job *j)
 {
     struct move best = {.piece = PIECE_NONE};
     uint32_t most = 0, done = 0, away = 0;
+    if (j->opening > 0) return best;
     if (!j->begun) return branch_act(0, PIECE_LIGHT, ACT_STEP);
     for (uint32_t b = 0; b < j->of.branches; b++) {
         done += j->branch[b].state == DONE;
@@ -323,6 +189,13 @@ static struct move job_move(const struct crew *c, const struct job *j)
         return branch_act(0, PIECE_FILES, ACT_PIECE);
     }
 }
+
+/* What a move takes, of the one that is chosen. */
+struct effort {
+    double seconds;
+    uint64_t work;
+    uint32_t blocks;
+};
 
 /* How far home takes a branch in one piece. */
 static uint32_t own_end(const struct crew *c, const struct job *j, const struct move *move)
@@ -441,18 +314,20 @@ static void enter_span(const struct crew *c, struct job *j, struct branch *b)
     if (!b->inside) b->at = span_end(c, j);
 }
 
-static void enter_phase(struct job *j)
+static void enter_phase(struct crew *c, struct job *j)
 {
+    bool text = j->of.phase == CREW_TEXT;
     if (j->of.phase == CREW_TEXT && j->of.text.count == 0) j->of.phase = CREW_STEPS;
     if (j->of.phase == CREW_STEPS && j->of.done >= j->of.steps) j->of.phase = CREW_DECODE;
     if (j->of.phase == CREW_DECODE && j->of.frames.count == 0) j->of.phase = CREW_FILES;
+    if (c->wide && text && j->of.phase == CREW_STEPS) crew_open_stages(c, j);
 }
 
-static void end_step(struct job *j)
+static void end_step(struct crew *c, struct job *j)
 {
     j->begun = false;
     j->of.done += j->made;
-    enter_phase(j);
+    enter_phase(c, j);
 }
 
 /* One piece of text, decoding or files. True: it was the job's last. */
@@ -463,7 +338,7 @@ static bool end_piece(struct crew *c, struct job *j)
     struct crew_pieces *pieces = j->of.phase == CREW_TEXT ? &j->of.text : &j->of.frames;
     if (--pieces->count > 0) return false;
     if (j->of.phase == CREW_DECODE) home->decodes = -1;
-    enter_phase(j);
+    enter_phase(c, j);
     return false;
 }
 
@@ -480,56 +355,13 @@ static void leave(struct crew *c, struct job *j)
 
 /* ------------------------------------------------------------------------------------------------------ ranks at work */
 
-static void come_to_stage(struct crew *c, uint32_t number, struct hop hop)
-{
-    struct rank *r = &c->ranks[number];
-    r->queue[r->queued++] = hop;
-}
-
-/* When a link will have carried so much more; *free: when it has nothing to carry. */
-static double carry(const struct crew *c, double *free, double seconds)
-{
-    if (seconds > 0) *free = fmax(*free, c->now) + seconds;
-    return seconds > 0 ? *free - c->now : 0;
-}
-
-/* Rows leave one after the other: when the last of them are where they belong, from now. */
-static double leave_by(struct crew *c, uint32_t from, const struct crew_way *way)
-{
-    struct rank *r = &c->ranks[from];
-    double near = carry(c, &r->link, way->near), far = carry(c, &r->far_link, way->far);
-    return fmax(near, far) + c->links.latency;
-}
-
-/* What a rank gives itself is there at once: before home chooses again. */
-static void send(struct crew *c, struct hop hop, uint32_t from, uint32_t to, bool first)
-{
-    const struct crew_links *l = c->links.deal ? &c->links : NULL;
-    double seconds = l ? leave_by(c, from, first ? &l->deal[to] : &l->on[from]) : c->hop;
-    if (from == to) {
-        hop.ready = l ? c->now + seconds : c->now;
-        come_to_stage(c, to, hop);
-        return;
-    }
-    if (l) seconds += first ? l->latency : l->turn; /* its first rank tells the others */
-    c->ranks[to].coming++;
-    put_event(c, seconds, AT_STAGE, to, hop);
-}
-
-/* How long rows are on their way home. own: from the others of home's stage, while home's own link deals. */
-static double home_in(struct crew *c, uint32_t from, bool own)
-{
-    const struct crew_way *way = c->links.collect ? &c->links.collect[from] : NULL;
-    struct rank *r = &c->ranks[from];
-    if (!way) return c->hop;
-    if (!own) return leave_by(c, from, way);
-    r->link = fmax(r->link, c->now + way->near);
-    return fmax(way->near, way->far) + c->links.latency;
-}
-
 static void come_home(struct crew *c, struct hop hop)
 {
     struct job *j = &c->jobs[hop.job];
+    if (hop.opens) {
+        j->opening--;
+        return;
+    }
     uint32_t chain = chain_of(c, j, hop.branch);
     c->ranks[j->of.home].out[chain][j->of.priority]--;
     j->branch[hop.branch].state = HERE;
@@ -544,7 +376,8 @@ static void send_first(struct crew *c, int job, const struct move *move, struct 
     b->state = AWAY;
     c->ranks[home].out[chain][j->of.priority]++;
     turn_charge(c->ranks[home].turn, chosen, (uint64_t)j->of.tokens * (b->until - b->at) * j->made);
-    send(c, (struct hop){(uint8_t)job, (uint8_t)move->branch, 0}, home, holder_of(c, chain, b->at), true);
+    crew_send(c, (struct hop){.job = (uint8_t)job, .branch = (uint8_t)move->branch}, home,
+              holder_of(c, chain, b->at), true);
 }
 
 static bool end_move(struct crew *c, struct rank *r, uint64_t *ended);
@@ -556,7 +389,8 @@ static void begin_move(struct crew *c, struct rank *r, uint32_t number, int job,
     struct effort effort = effort_of(c, &c->jobs[job], move);
     if (move->piece == PIECE_DECODE) r->decodes = job;
     turn_charge(r->turn, chosen, effort.work);
-    share_charge_home(&r->share, move->piece, (int64_t)(NANOSECONDS * effort.seconds));
+    int64_t ns = effort.seconds > LEAST ? (int64_t)(NANOSECONDS * effort.seconds) : 0;
+    share_charge_home(&r->share, move->piece, ns);
     r->job = job;
     r->move = *move;
     r->blocks = effort.blocks;
@@ -566,7 +400,7 @@ static void begin_move(struct crew *c, struct rank *r, uint32_t number, int job,
     }
     r->busy = true;
     r->at_stage = false;
-    put_event(c, effort.seconds, FREE, number, (struct hop){0});
+    crew_put(c, effort.seconds, FREE, number, (struct hop){0});
 }
 
 /* worker/stage.c, goes_before. */
@@ -587,16 +421,20 @@ static int next_hop(const struct crew *c, const struct rank *r)
 static void begin_hop(struct crew *c, struct rank *r, uint32_t number, int at)
 {
     struct hop hop = r->queue[at];
+    memmove(&r->queue[at], &r->queue[at + 1], (size_t)(--r->queued - at) * sizeof *r->queue);
+    if (hop.opens) {
+        crew_answer(c, hop, number);
+        return;
+    }
     struct job *j = &c->jobs[hop.job];
     struct branch *b = &j->branch[hop.branch];
     uint32_t end = smaller(b->until, run_end(c, chain_of(c, j, hop.branch), number));
     double seconds = blocks_seconds(c, j, b->at, end) * r->pace;
-    seconds += fmax(0, fmax(hop.ready - c->links.slack, r->link - c->links.products) - c->now);
-    memmove(&r->queue[at], &r->queue[at + 1], (size_t)(--r->queued - at) * sizeof *r->queue);
+    seconds += crew_wait(c, r, &hop);
     share_charge_stage(&r->share, (int64_t)(NANOSECONDS * seconds));
     r->busy = r->at_stage = true;
     r->hop = hop;
-    put_event(c, seconds, FREE, number, hop);
+    crew_put(c, seconds, FREE, number, hop);
 }
 
 /* What a rank that is free does next, as worker/rank.c has it. */
@@ -608,7 +446,8 @@ static void go_on(struct crew *c, uint32_t number)
         struct move move = {.piece = PIECE_NONE};
         int job = 0;
         if (r->home) move = choose_move(c, r, &job, &chosen);
-        int hop = next_hop(c, r), at_stage = hop < 0 ? -1 : c->jobs[r->queue[hop].job].of.priority;
+        int hop = crew_has_buffer(c, number) ? next_hop(c, r) : -1;
+        int at_stage = hop < 0 ? -1 : c->jobs[r->queue[hop].job].of.priority;
         if (move.piece == PIECE_NONE || at_stage < 0) share_settle(&r->share);
         if (share_home_first(&r->share, move.piece, move.piece == PIECE_NONE ? 0 : chosen.priority,
                              at_stage)) {
@@ -632,11 +471,11 @@ static void end_hop(struct crew *c, struct rank *r, uint32_t number)
     uint32_t chain = chain_of(c, j, hop.branch), home = (uint32_t)j->of.home;
     b->at = smaller(b->until, run_end(c, chain, number));
     if (b->at < b->until)
-        send(c, hop, number, holder_of(c, chain, b->at), false);
+        crew_send(c, hop, number, holder_of(c, chain, b->at), false);
     else if (number == home && !c->wide)
         come_home(c, hop);
     else
-        put_event(c, home_in(c, number, number == home), AT_HOME, home, hop);
+        crew_put(c, crew_home_in(c, number, number == home), AT_HOME, home, hop);
 }
 
 /* True: a job ended. */
@@ -665,7 +504,7 @@ static bool end_move(struct crew *c, struct rank *r, uint64_t *ended)
         b->state = DONE;
         return false;
     case ACT_FINISH:
-        end_step(j);
+        end_step(c, j);
         return false;
     default:
         if (!end_piece(c, j)) return false;
@@ -692,15 +531,17 @@ static void let_go_on(struct crew *c, uint32_t number)
 
 bool crew_step(struct crew *c, uint64_t *number)
 {
-    struct event event = take_event(c);
+    struct event event = crew_take(c);
     struct rank *r = &c->ranks[event.rank];
     bool ended = false;
     c->now = event.at;
     if (event.kind == AT_STAGE) {
         r->coming--;
-        come_to_stage(c, event.rank, event.hop);
+        crew_come(c, event.rank, event.hop);
     } else if (event.kind == AT_HOME) {
         come_home(c, event.hop);
+    } else if (event.kind == SENT) {
+        r->waits = false;
     } else {
         r->busy = false;
         if (r->at_stage)
@@ -741,7 +582,8 @@ struct crew *crew_open(const struct crew_layout *layout, uint32_t grain)
     c->grain = grain;
     c->first = calloc((size_t)ranks * PLAN_CHAINS, sizeof *c->first);
     c->ranks = calloc(ranks, sizeof *c->ranks);
-    c->events = calloc((size_t)ranks + HOPS, sizeof *c->events);
+    c->events =
+        calloc(2 * (size_t)ranks + HOPS + (layout->wide ? (size_t)ranks * CREW_JOBS : 0), sizeof *c->events);
     c->idle = calloc(ranks, sizeof *c->idle);
     if (!c->first || !c->ranks || !c->events || !c->idle) goto fail;
     find_runs(c);
@@ -805,7 +647,7 @@ bool crew_add(struct crew *c, const struct crew_job *job, double now)
     if (of->age > c->newest) c->newest = of->age;
     j->account = turn_join(c->ranks[of->home].turn, job->tenant ? job->tenant : "");
     c->count++;
-    enter_phase(j);
+    enter_phase(c, j);
     go_on(c, (uint32_t)of->home);
     return true;
 }

@@ -10,10 +10,11 @@
  * A job is text, steps, latent frames to decode and files to write, each of so many seconds; a step is for each branch the
  * blocks of the layout, one hop after the other, as worker/job_step.c walks them. What a rank does next is said by the functions that say it in
  * the worker (rules/turn.h, rules/share.h), and how many hops a home has out by the same bounds (rules/piece.h), so that jobs that share ranks
- * get here what they get there. What is left out: tickets without rows, credits, previews, and that texts may come from the tier.
+ * get here what they get there. Wide stages are opened for a job between two hops, and begin none while all their buffers are on links that
+ * carry rows. What is left out: other tickets without rows, credits, previews, and that texts may come from the tier.
  *
  * grain: so many steps are played as one, in so many times the time: a long queue is looked at more coarsely. Times in seconds
- * from the moment of the call. Memory: some 5 kB a rank, 15 kB a home. One thread.
+ * from the moment of the call. Memory: some 6 kB a rank, 15 kB a home. One thread.
  */
 #ifndef REFRAIN_COORDINATOR_FORESIGHT_CREW_H
 #define REFRAIN_COORDINATOR_FORESIGHT_CREW_H
@@ -32,10 +33,13 @@ struct crew_way {
 struct crew_links {
     const struct crew_way *deal, *on, *collect; /* [stages] from home, to the next one, and home */
     double latency;                             /* of a message, besides all of these */
-    double products;                            /* until a block has something to exchange: q, k and v */
     double
-        slack; /* so much later than home its stage's other ranks may begin: home then does not wait for what they attended */
-    double turn; /* a later stage of more than two ranks waits so long to be told which hop is next */
+        behind; /* where a stage's rows leave over one link, the share that leaves behind its first rank's */
+    double
+        products; /* so long may links carry rows when a hop has begun, before a block waits for what it exchanges */
+    double
+        slack; /* so much later than the first rank of a stage its others may begin before that one waits for them */
+    double turn; /* the others are told so much later which hop the first one has begun */
 };
 
 struct crew_layout {

@@ -4,9 +4,10 @@
 #include <math.h>
 #include <string.h>
 #include "proto/caching.h"
+#include "rules/piece.h"
 
 /* HEADS: shares of a hidden state that a rank of a wide stage has for its exchanges (worker/ulysses.h). */
-enum { STAGE_BUFFERS = 4, CPU_OPERANDS = 2, GPU_OPERAND_BYTES = 2, HEADS = 7 };
+enum { CPU_OPERANDS = 2, GPU_OPERAND_BYTES = 2, HEADS = 7 };
 
 static uint64_t larger(uint64_t a, uint64_t b)
 {

@@ -11,7 +11,7 @@
  * Chains of branches are dealt as one line, the first branch's ring and behind it the second's, cut over the ranks in their
  * order: so a rank may end one and begin the other.
  */
-#include "coordinator/planner/plan.h"
+#include "coordinator/planner/plan_core.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -23,29 +23,9 @@
     1.03 /* what floating homes must bring: they cost memory for caps, text encoder and VAE */
 #define UNFOLDED_GAIN                                                                                        \
     1.10 /* what a layout must bring whose hits travel: as simulated, below that they cost more */
-#define AMPLE_PARTS 8    /* a model that takes so small a part of a rank's memory costs nothing anywhere */
-#define SPARE_GAIN  1.01 /* what a spare block must bring: it costs memory */
-#define FOREIGN_SLACK                                                                                        \
-    1.10          /* what a job may lose on a layout made for others before a new one is worth it            \
-                   */
-#define SAME 1e-9 /* relative: equal but for the order of additions */
-
-/* A request, made complete and kept within its limits. */
-struct field {
-    uint32_t layers, ranks;
-    double speed[PLAN_MAX_RANKS];       /* 1: the fastest */
-    uint32_t room[PLAN_MAX_RANKS];      /* blocks that fit a rank's memory */
-    uint32_t home_room[PLAN_MAX_RANKS]; /* and what is left of them where there is a home */
-    bool ample;                         /* the whole model takes little of each rank's memory */
-    struct plan_mix mix;
-    bool cfg, pools; /* chains for branches, for experts */
-    uint32_t pool;   /* ranks of the first expert's; 0: to be found */
-};
-
-static uint32_t smaller(uint32_t a, uint32_t b)
-{
-    return a < b ? a : b;
-}
+#define AMPLE_PARTS   8    /* a model that takes so small a part of a rank's memory costs nothing anywhere */
+#define SPARE_GAIN    1.01 /* what a spare block must bring: it costs memory */
+#define FOREIGN_SLACK 1.10 /* what a job may lose on a layout made for others before a new one is worth it */
 
 /* ------------------------------------------------------------------------------------------------ the field
  */
@@ -186,252 +166,6 @@ static status_t make_field(const struct plan_request *request, struct field *fie
     return STATUS_OK;
 }
 
-/* ---------------------------------------------------------------------------------------------- predictions
- */
-
-static uint32_t caps(const struct plan *plan)
-{
-    return plan->head + plan->tail;
-}
-
-static bool is_home(const struct plan *plan, uint32_t rank)
-{
-    return rank == 0 || plan->floating;
-}
-
-uint32_t plan_chains(const struct plan *plan)
-{
-    uint32_t last = 0;
-    for (int e = 0; e < PLAN_EXPERTS; e++)
-        for (int b = 0; b < PLAN_BRANCHES; b++)
-            if (plan->chain[e][b] > last) last = plan->chain[e][b];
-    return last + 1;
-}
-
-uint32_t plan_run(const struct plan *plan, uint32_t chain, uint32_t rank)
-{
-    return plan->run[chain * plan->ranks + rank];
-}
-
-/* The share of the steps that an expert makes. */
-static double share_of(const struct plan_mix *mix, uint32_t expert)
-{
-    return expert == 0 ? mix->first_share : 1 - mix->first_share;
-}
-
-/* The mix of one expert's steps. */
-static struct plan_mix mix_of(const struct plan_mix *mix, uint32_t expert)
-{
-    struct plan_mix own = *mix;
-    bool known = mix->experts > 1 && (mix->expert_hits[0] > 0 || mix->expert_hits[1] > 0);
-    if (known) own.hit_rate = mix->expert_hits[expert];
-    return own;
-}
-
-/* Blocks [from, to) in blocks' work of a branch-step: those that the mix always runs, and the rest when it
- * misses. */
-static double work_of(const struct field *field, const struct plan_mix *mix, uint32_t from, uint32_t to)
-{
-    uint32_t skipped_from = mix->head > from ? smaller(mix->head, to) : from,
-             last = field->layers - mix->tail, skipped_to = last < to ? last : to;
-    uint32_t skipped = skipped_to > skipped_from ? skipped_to - skipped_from : 0;
-    return (to - from - skipped) + skipped * (1 - mix->hit_rate);
-}
-
-/* What home does besides its run of the ring, whether it hits or misses. */
-static double home_work(const struct field *field, const struct plan *plan, const struct plan_mix *mix)
-{
-    return mix->home_work + work_of(field, mix, 0, plan->head) +
-           work_of(field, mix, field->layers - plan->tail, field->layers);
-}
-
-/* Home runs its spare blocks, which are rank 1's, as often as keeps both equally busy. */
-static void share_spare(const struct field *field, const struct plan *plan, const struct plan_mix *mix,
-                        double *work)
-{
-    uint32_t first = plan->head + plan->run[0];
-    if (plan->spare == 0) return;
-    double most = work_of(field, mix, first, first + plan->spare);
-    double even =
-        (work[1] * field->speed[0] - work[0] * field->speed[1]) / (field->speed[0] + field->speed[1]);
-    double moved = fmin(most * mix->branches, fmax(even, 0));
-    work[0] += moved;
-    work[1] -= moved;
-}
-
-/* Adds to the work of each rank what a chain brings, `times` over. */
-static void add_chain(const struct field *field, const struct plan *plan, const struct plan_mix *mix,
-                      uint32_t chain, double times, double *work)
-{
-    uint32_t at = plan->head;
-    for (uint32_t i = 0; i < field->ranks; i++) {
-        uint32_t run = plan_run(plan, chain, i);
-        work[i] += times * work_of(field, mix, at, at + run);
-        at += run;
-    }
-}
-
-/* The time of each rank for one step. Jobs are dealt evenly to the homes there are. */
-static void list_times(const struct field *field, const struct plan *plan, const struct plan_mix *mix,
-                       double *times)
-{
-    double home = mix->branches * home_work(field, plan, mix) / (plan->floating ? field->ranks : 1);
-    for (uint32_t i = 0; i < field->ranks; i++) times[i] = is_home(plan, i) ? home : 0;
-    for (uint32_t e = 0; e < mix->experts; e++) {
-        struct plan_mix own = mix_of(mix, e);
-        double taken[PLAN_CHAINS] = {0};
-        for (uint32_t b = 0; b < smaller(mix->branches, PLAN_BRANCHES); b++)
-            taken[plan->chain[e][b]] += share_of(mix, e);
-        for (uint32_t c = 0; c < PLAN_CHAINS; c++)
-            if (taken[c] > 0) add_chain(field, plan, &own, c, taken[c], times);
-    }
-    share_spare(field, plan, mix, times);
-    for (uint32_t i = 0; i < field->ranks; i++) times[i] /= field->speed[i];
-}
-
-/* The busiest rank's. */
-static double cycle_of(const struct field *field, const struct plan *plan, const struct plan_mix *mix)
-{
-    double times[PLAN_MAX_RANKS], busiest = 0;
-    list_times(field, plan, mix, times);
-    for (uint32_t i = 0; i < field->ranks; i++) busiest = fmax(busiest, times[i]);
-    return busiest;
-}
-
-/* A branch's way through a chain, alone. */
-struct walk {
-    double time;    /* of all runs and hops */
-    double slowest; /* rank on it; `ends`, home's own part, included where that has a run */
-};
-
-static struct walk walk_of(const struct field *field, const struct plan *plan, uint32_t chain, double ends)
-{
-    struct walk walk = {0};
-    uint32_t away = 0;
-    for (uint32_t i = 0; i < field->ranks; i++) {
-        double run = plan_run(plan, chain, i) / field->speed[i];
-        bool at_home = i == 0 && !plan->floating;
-        walk.time += run;
-        walk.slowest = fmax(walk.slowest, run + (at_home ? ends : 0));
-        away += run > 0 && !at_home;
-    }
-    walk.time += (away > 0 ? away + 1 : 0) * field->mix.hop;
-    return walk;
-}
-
-/* A branch's way through the blocks that hits run too. */
-struct detour {
-    double home,
-        away; /* times of those that home holds, with what else it does, and of the others, with the hops there and back */
-    double slowest; /* rank of the others */
-    uint32_t trips; /* away from home and back: for the first blocks, for the last ones */
-};
-
-static struct detour detour_of(const struct field *field, const struct plan *plan, uint32_t chain)
-{
-    struct plan_mix hits = field->mix;
-    uint32_t at = plan->head, hops = 0;
-    bool first = false, last = false;
-    hits.hit_rate = 1;
-    struct detour d = {.home = home_work(field, plan, &hits)};
-    for (uint32_t i = 0; i < field->ranks; i++) {
-        uint32_t end = at + plan_run(plan, chain, i);
-        double work = work_of(field, &hits, at, end);
-        if (i == 0 && !plan->floating)
-            d.home += work;
-        else if (work > 0) {
-            bool of_first = at<hits.head, of_last = end> field->layers - hits.tail;
-            hops += of_first + of_last;
-            first = first || of_first;
-            last = last || of_last;
-            d.away += work / field->speed[i];
-            d.slowest = fmax(d.slowest, work / field->speed[i]);
-        }
-        at = end;
-    }
-    d.trips = first + last;
-    d.away += (hops + d.trips) * field->mix.hop;
-    return d;
-}
-
-/* A step of one job alone that is a hit, at a home of that speed; apart: the branches are on chains of their own. */
-static double hit_alone(const struct field *field, const struct detour branch[PLAN_BRANCHES], bool apart,
-                        double speed)
-{
-    const struct detour *first = &branch[0], *second = &branch[1];
-    if (smaller(field->mix.branches, PLAN_BRANCHES) == 1) return first->home / speed + first->away;
-    double both = (first->home + second->home) / speed;
-    if (apart) return fmax(second->home / speed + second->away, both + first->away);
-    return fmax(both, first->home / speed + first->slowest) + first->away;
-}
-
-/* What is judged at home after blocks that lie elsewhere has come back for it. */
-static double trips_alone(const struct field *field, const struct detour branch[PLAN_BRANCHES])
-{
-    double trips = fmax(branch[0].trips, branch[1].trips);
-    return field->mix.hit_rate > 0 ? 2 * trips * field->mix.hop : 0;
-}
-
-/* No step is done before each rank has done its part for all branches. */
-static double busiest_alone(const struct field *field, const struct plan *plan, uint32_t expert, double ends)
-{
-    double most = 0;
-    for (uint32_t i = 0; i < field->ranks; i++) {
-        double runs = 0;
-        for (uint32_t b = 0; b < PLAN_BRANCHES; b++)
-            runs += plan_run(plan, plan->chain[expert][b], i) / field->speed[i];
-        bool home = i == 0 && !plan->floating;
-        if (runs > 0) most = fmax(most, runs + (home ? PLAN_BRANCHES * ends : ends + 2 * field->mix.hop));
-    }
-    return most;
-}
-
-/* A step of one job alone that is computed. Branches follow each other through the ranks of one chain (parallelism.md
- * 5.2); on chains of their own they are under way together, and home, whose part for each is `ends`, half before and half
- * after the ring, sends the second branch away before it goes on with the first. */
-static double miss_alone(const struct field *field, const struct plan *plan, uint32_t expert, double ends)
-{
-    uint32_t branches = smaller(field->mix.branches, PLAN_BRANCHES);
-    struct walk first = walk_of(field, plan, plan->chain[expert][0], ends),
-                second = walk_of(field, plan, plan->chain[expert][1], ends);
-    if (branches == 1) return first.time + ends;
-    if (plan->chain[expert][0] == plan->chain[expert][1])
-        return first.time + ends + fmax(first.slowest, ends);
-    double back_first = ends + first.time, back_second = ends / 2 + second.time;
-    double both = fmax(fmax(back_first, back_second) + ends / 2, fmin(back_first, back_second) + ends);
-    return fmax(both, busiest_alone(field, plan, expert, ends));
-}
-
-/* One job alone: how long a step takes from end to end, as a mean over hits and misses. */
-static double step_alone(const struct field *field, const struct plan *plan)
-{
-    const struct plan_mix *mix = &field->mix;
-    struct plan_mix always = *mix; /* home may hold more blocks than a hit runs */
-    double speed = 0, step = 0;
-    always.hit_rate = 0;
-    for (uint32_t i = 0; i < field->ranks; i++) speed += field->speed[i] / field->ranks;
-    if (!plan->floating) speed = field->speed[0];
-    double ends = home_work(field, plan, &always) / speed;
-    for (uint32_t e = 0; e < mix->experts; e++) {
-        const uint32_t *chain = plan->chain[e];
-        const struct detour branch[] = {detour_of(field, plan, chain[0]), detour_of(field, plan, chain[1])};
-        double rate = mix_of(mix, e).hit_rate, hit = hit_alone(field, branch, chain[0] != chain[1], speed);
-        double miss = miss_alone(field, plan, e, ends) + trips_alone(field, branch);
-        step += share_of(mix, e) * ((1 - rate) * miss + rate * hit);
-    }
-    return step;
-}
-
-/* Little's law: as many as fit into the time of a step. With floating homes as many again, and the same
- * number at each home, as the load of the homes varies with the hits (95 % of the cycle in simulation; as it
- * is one home's jobs that smooth each other otherwise). */
-static uint32_t jobs_for(const struct field *field, const struct plan *plan)
-{
-    double jobs = plan->cycle > 0 ? plan->alone / plan->cycle : 1;
-    if (!plan->floating) return jobs > 1 ? (uint32_t)ceil(jobs * (1 - SAME)) : 1;
-    return field->ranks * (uint32_t)ceil(2 * ceil(jobs * (1 - SAME)) / field->ranks);
-}
-
 /* -------------------------------------------------------------------------------------------------- dealing
  */
 
@@ -483,7 +217,7 @@ static bool deal_blocks(const struct field *field, const struct deal *deal, uint
 static bool open_deal(const struct field *field, const struct plan *plan, const struct plan_mix *mix,
                       bool exactly, uint32_t most, double weight, struct deal *deal)
 {
-    double home = home_work(field, plan, mix) / (plan->floating ? field->ranks : 1);
+    double home = plan_home_work(field, plan, mix) / (plan->floating ? field->ranks : 1);
     uint32_t ring = field->layers - caps(plan), branches = field->cfg ? PLAN_BRANCHES : mix->branches;
     for (uint32_t i = 0; i < field->ranks; i++) {
         bool homely = is_home(plan, i);
@@ -559,8 +293,8 @@ static bool lay_ring(const struct field *field, const struct plan_mix *mix, bool
         for (int narrow = 0; narrow <= field->cfg; narrow++) {
             struct plan next = *plan;
             if (!lay_so(field, mix, exactly, first, narrow, &next)) continue;
-            next.cycle = cycle_of(field, &next, mix);
-            next.alone = step_alone(field, &next);
+            next.cycle = plan_busiest(field, &next, mix);
+            next.alone = plan_step_alone(field, &next);
             if (best.ranks == 0 || is_better(field, &next, &best)) best = next;
         }
     if (best.ranks == 0) return false;
@@ -586,8 +320,8 @@ static bool lay_even(const struct field *field, struct plan *plan)
     uncached.hit_rate = uncached.expert_hits[0] = uncached.expert_hits[1] = 0;
     *plan = capped(field, 0, 0, false);
     if (!lay_ring(field, &uncached, false, plan)) return false;
-    plan->cycle_uncached = cycle_of(field, plan, &uncached);
-    plan->cycle = cycle_of(field, plan, &field->mix);
+    plan->cycle_uncached = plan_busiest(field, plan, &uncached);
+    plan->cycle = plan_busiest(field, plan, &field->mix);
     return true;
 }
 
@@ -596,7 +330,7 @@ static bool lay_caps(const struct field *field, bool floating, struct plan *plan
 {
     *plan = capped(field, field->mix.head, field->mix.tail, floating);
     if (!lay_ring(field, &field->mix, false, plan)) return false;
-    plan->cycle = cycle_of(field, plan, &field->mix);
+    plan->cycle = plan_busiest(field, plan, &field->mix);
     return true;
 }
 
@@ -605,7 +339,7 @@ static bool move_to_second(const struct field *field, struct plan *plan)
 {
     double times[PLAN_MAX_RANKS];
     uint32_t from = 0;
-    list_times(field, plan, &field->mix, times);
+    plan_times(field, plan, &field->mix, times);
     for (uint32_t i = 2; i < field->ranks; i++)
         if (times[i] > times[from]) from = i;
     if (plan->run[from] == 0 || plan->run[1] == field->room[1]) return false;
@@ -623,9 +357,9 @@ static void lay_spare(const struct field *field, struct plan *plan)
     if (plan_chains(plan) > 1 || caps(plan) + plan->run[0] + 1 > field->home_room[0]) return;
     do {
         next.spare = 0;
-        if (compare(cycle_of(field, &next, &field->mix), plan->cycle) > 0) break;
+        if (compare(plan_busiest(field, &next, &field->mix), plan->cycle) > 0) break;
         next.spare = next.run[1] > 0;
-        next.cycle = cycle_of(field, &next, &field->mix);
+        next.cycle = plan_busiest(field, &next, &field->mix);
         if (next.spare && compare(next.cycle, best.cycle) < 0) best = next;
     } while (compare(next.cycle, best.cycle) <= 0 && move_to_second(field, &next));
     if (compare(best.cycle * SPARE_GAIN, plan->cycle) < 0) *plan = best;
@@ -730,8 +464,8 @@ static void settle(const struct field *field, struct plan *plan)
         plan->head = plan->run[0];
         plan->run[0] = 0;
     }
-    plan->alone = step_alone(field, plan);
-    plan->jobs_to_saturate = jobs_for(field, plan);
+    plan->alone = plan_step_alone(field, plan);
+    plan->jobs_to_saturate = plan_jobs(field, plan);
 }
 
 static status_t too_slow(const char *what, const struct plan_mix *mix, double cycle, double uncached,
@@ -760,7 +494,7 @@ static status_t lay_wish(const struct plan_request *request, const struct field 
     else if (!lay_caps(field, true, plan))
         status = no_room(request, what, error);
     if (status != STATUS_OK) return status;
-    plan->cycle = cycle_of(field, plan, &field->mix);
+    plan->cycle = plan_busiest(field, plan, &field->mix);
     if (field->mix.hit_rate <= 0 || compare(plan->cycle, uncached) <= 0) return STATUS_OK;
     return too_slow(what, &field->mix, plan->cycle, uncached,
                     plan->floating ? "leave it out, or submit with cache off"
@@ -805,7 +539,7 @@ status_t plan_check(const struct plan *plan, const struct plan_request *request,
         return error_set(error, STATUS_INVALID, "plan: is of %u blocks on %u ranks, not of %u on %u",
                          plan->layers, plan->ranks, field.layers, field.ranks);
     if (!lay_even(&field, &even)) return no_room(&own, "plan", error);
-    double cycle = cycle_of(&field, plan, &field.mix);
+    double cycle = plan_busiest(&field, plan, &field.mix);
     if (compare(cycle, FOREIGN_SLACK * even.cycle_uncached) <= 0) return STATUS_OK;
     return too_slow("this layout", &field.mix, cycle, even.cycle_uncached,
                     field.mix.hit_rate > 0 ? "lay the ranks out anew for it, or submit with cache off"
@@ -820,7 +554,7 @@ double plan_cycle(const struct plan *plan, const struct plan_request *request)
     if (make_field(request, &field, NULL) != STATUS_OK || plan->ranks != field.ranks ||
         plan->layers != field.layers)
         return 0;
-    return cycle_of(&field, plan, &field.mix);
+    return plan_busiest(&field, plan, &field.mix);
 }
 
 double plan_alone(const struct plan *plan, const struct plan_request *request)
@@ -830,7 +564,21 @@ double plan_alone(const struct plan *plan, const struct plan_request *request)
     if (make_field(request, &field, NULL) != STATUS_OK || plan->ranks != field.ranks ||
         plan->layers != field.layers)
         return 0;
-    return step_alone(&field, plan);
+    return plan_step_alone(&field, plan);
+}
+
+uint32_t plan_chains(const struct plan *plan)
+{
+    uint32_t last = 0;
+    for (int e = 0; e < PLAN_EXPERTS; e++)
+        for (int b = 0; b < PLAN_BRANCHES; b++)
+            if (plan->chain[e][b] > last) last = plan->chain[e][b];
+    return last + 1;
+}
+
+uint32_t plan_run(const struct plan *plan, uint32_t chain, uint32_t rank)
+{
+    return plan->run[chain * plan->ranks + rank];
 }
 
 /* Blocks of the ring that a rank holds for an expert's branches, those of both counted once. */
