@@ -58,7 +58,7 @@ OBJS_client      := $(call room,client)
 OBJS_cluster     := $(call room,cluster)
 OBJS_launcher    := $(call room,cluster/launcher)
 OBJS_kernels     := $(call room,kernels) $(foreach isa,$(ISAS),$(patsubst kernels/cpu/%.c,$(BUILD)/kernels/cpu/%.$(isa).o,$(wildcard kernels/cpu/*.c)))
-# Whose turn it is, which ranks go by, and coordinator and client play forward.
+# Layouts and whose turn it is: values, which ranks go by, and with which coordinator and client plan and play forward.
 OBJS_rules       := $(call room,rules)
 OBJS_model       := $(call room,worker/model)
 OBJS_worker      := $(call room,worker)
@@ -70,7 +70,7 @@ OBJS_tier        := $(call room,cache/tier)
 OBJS_policies    := $(filter-out $(CACHE_TENSORS),$(OBJS_cache))
 OBJS_coordinator := $(foreach r,coordinator coordinator/planner coordinator/foresight coordinator/jobs coordinator/vault coordinator/ranks coordinator/tier coordinator/metrics,$(call room,$(r)))
 # Plans are values, and so is what a model's JSON files say: the client plans with the coordinator's own code.
-OBJS_planner     := $(patsubst %,$(BUILD)/%.o,coordinator/planner/plan coordinator/planner/plan_pace coordinator/planner/plan_wide coordinator/planner/planner coordinator/planner/planner_cost coordinator/planner/planner_traffic coordinator/planner/planner_load coordinator/planner/planner_memory coordinator/planner/needs coordinator/foresight/crew coordinator/foresight/crew_links coordinator/card worker/model/config worker/model/json_fields) $(OBJS_rules)
+OBJS_planner     := $(patsubst %,$(BUILD)/%.o,coordinator/planner/planner coordinator/planner/planner_cost coordinator/planner/planner_traffic coordinator/planner/planner_load coordinator/planner/planner_memory coordinator/planner/needs coordinator/foresight/crew coordinator/foresight/crew_links coordinator/card worker/model/config worker/model/json_fields) $(OBJS_rules)
 
 # Of the tier, programs that hold no items know keys and reasons alone.
 OBJS_keys        := $(patsubst %,$(BUILD)/cache/tier/%.o,key miss)
@@ -78,9 +78,7 @@ OBJS_keys        := $(patsubst %,$(BUILD)/cache/tier/%.o,key miss)
 CLIENT_OBJS      := $(OBJS_client) $(OBJS_planner) $(OBJS_keys) $(OBJS_policies) $(OBJS_proto) $(OBJS_base)
 COORDINATOR_OBJS := $(OBJS_coordinator) $(OBJS_rules) $(OBJS_keys) $(OBJS_policies) $(OBJS_proto) $(OBJS_base)
 LAUNCHER_OBJS    := $(OBJS_launcher) $(OBJS_policies) $(OBJS_proto) $(OBJS_base)
-# A rank plans memory on paper for layouts as the coordinator makes them.
-OBJS_plan        := $(patsubst %,$(BUILD)/%.o,coordinator/planner/plan coordinator/planner/plan_pace coordinator/planner/plan_wide)
-WORKER_OBJS      := $(OBJS_worker) $(OBJS_rules) $(OBJS_plan) $(OBJS_model) $(OBJS_cache) $(OBJS_tier) $(OBJS_cluster) $(OBJS_kernels) $(OBJS_proto) $(OBJS_base)
+WORKER_OBJS      := $(OBJS_worker) $(OBJS_rules) $(OBJS_model) $(OBJS_cache) $(OBJS_tier) $(OBJS_cluster) $(OBJS_kernels) $(OBJS_proto) $(OBJS_base)
 
 CLIENT_LIBS      := $(call pkg,--libs,libzmq libprotobuf-c jansson libxxhash) -lm
 COORDINATOR_LIBS := $(call pkg,--libs,libzmq libprotobuf-c sqlite3 jansson libxxhash libmicrohttpd) -lm

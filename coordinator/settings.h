@@ -15,7 +15,7 @@
 #include <stdio.h>
 #include "base/options.h"
 #include "coordinator/ranks/groups.h"
-#include "coordinator/planner/plan.h"
+#include "rules/plan.h"
 
 struct settings {
     /* as given; strings are borrowed from argv, the environment or `options` */

@@ -11,7 +11,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
-#include "coordinator/planner/plan.h"
+#include "rules/plan.h"
 
 #define GOOD(call) assert_int_equal((call), STATUS_OK)
 #define GB         1000000000ull

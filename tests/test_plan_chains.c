@@ -10,7 +10,7 @@
 
 #include <math.h>
 #include <string.h>
-#include "coordinator/planner/plan.h"
+#include "rules/plan.h"
 
 #define GB 1000000000ull
 

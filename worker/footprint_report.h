@@ -5,7 +5,7 @@
 #define REFRAIN_WORKER_FOOTPRINT_REPORT_H
 
 #include "base/status.h"
-#include "coordinator/planner/plan.h"
+#include "rules/plan.h"
 #include "worker/job.h"
 
 struct footprint_wish {

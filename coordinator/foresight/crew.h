@@ -21,7 +21,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
-#include "coordinator/planner/plan.h"
+#include "rules/plan.h"
 
 enum { CREW_JOBS = 64 }; /* at once */
 

@@ -15,8 +15,8 @@
 #ifndef REFRAIN_COORDINATOR_FORESIGHT_HITRATE_H
 #define REFRAIN_COORDINATOR_FORESIGHT_HITRATE_H
 
-#include "coordinator/planner/plan.h"
 #include "proto/refrain.pb-c.h"
+#include "rules/plan.h"
 
 struct caching_outlook; /* proto/caching.h */
 

@@ -23,9 +23,9 @@
 #include "base/status.h"
 #include "coordinator/jobs/jobstore.h"
 #include "coordinator/foresight/pace.h"
-#include "coordinator/planner/plan.h"
 #include "coordinator/jobs/tenants.h"
 #include "proto/validate.h"
+#include "rules/plan.h"
 
 /* Ranks a job may lose in a row without getting any further, before it fails. The last ones it must lose while
  * nothing runs beside it, so that no job fails for what another did, or for bad luck. */

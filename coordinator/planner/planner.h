@@ -21,7 +21,7 @@
 
 #include "cache/schedule.h"
 #include "coordinator/planner/needs.h"
-#include "coordinator/planner/plan.h"
+#include "rules/plan.h"
 
 enum { PLANNER_MAX_RANKS = PLAN_MAX_RANKS, PLANNER_NAME_BYTES = 96, PLANNER_WORDS_BYTES = 240 };
 

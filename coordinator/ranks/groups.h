@@ -31,8 +31,8 @@
 #include "coordinator/planner/links.h"
 #include "coordinator/planner/needs.h"
 #include "coordinator/foresight/pace.h"
-#include "coordinator/planner/plan.h"
 #include "proto/wire.h"
+#include "rules/plan.h"
 
 enum { GROUP_NAME_BYTES = 65, MEMBER_TEXT_BYTES = 257, GROUP_SLOTS = 64, GROUP_RATIOS = 24 };
 

@@ -1,5 +1,5 @@
 /*
- * layouts.h - layouts of several chains and of wide stages: what coordinator/planner/plan.h and planner.h predict of them, and what the
+ * layouts.h - layouts of several chains and of wide stages: what rules/plan.h and planner.h predict of them, and what the
  * simulation says.
  *
  *     struct layout_case c = {.ranks = 4, .jobs = 1, .layers = 40, .steps = 10, .layout = PLAN_LAYOUT_CFG};

@@ -6,7 +6,7 @@
  * says of a stage holds for each of its ranks. Its unit is then a block on a stage: a share of a block on a rank, and the exchange. Home is one of the first stage and keeps no blocks to itself, so that all
  * of them are shared, also those that every step runs.
  */
-#include "coordinator/planner/plan.h"
+#include "rules/plan.h"
 
 #include <math.h>
 #include <string.h>

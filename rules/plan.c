@@ -11,7 +11,7 @@
  * Chains of branches are dealt as one line, the first branch's ring and behind it the second's, cut over the ranks in their
  * order: so a rank may end one and begin the other.
  */
-#include "coordinator/planner/plan_core.h"
+#include "rules/plan_core.h"
 
 #include <math.h>
 #include <stdio.h>

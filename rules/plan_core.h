@@ -1,10 +1,10 @@
 /*
  * plan_core.h - what plan.c and plan_pace.c share. Nobody else includes it.
  */
-#ifndef REFRAIN_COORDINATOR_PLANNER_PLAN_CORE_H
-#define REFRAIN_COORDINATOR_PLANNER_PLAN_CORE_H
+#ifndef REFRAIN_RULES_PLAN_CORE_H
+#define REFRAIN_RULES_PLAN_CORE_H
 
-#include "coordinator/planner/plan.h"
+#include "rules/plan.h"
 
 #define SAME 1e-9 /* relative: equal but for the order of additions */
 

@@ -3,7 +3,7 @@
  * hop. Pure functions.
  */
 #include <math.h>
-#include "coordinator/planner/plan_core.h"
+#include "rules/plan_core.h"
 
 /* Blocks [from, to) in blocks' work of a branch-step: those that the mix always runs, and the rest when it
  * misses. */

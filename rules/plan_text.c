@@ -2,7 +2,7 @@
  * plan_text.c - wishes as they are written on a command line, and layouts as people are told of them; see plan.h. Pure
  * functions.
  */
-#include "coordinator/planner/plan.h"
+#include "rules/plan.h"
 #include "base/line.h"
 
 #include <stdio.h>

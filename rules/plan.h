@@ -26,8 +26,8 @@
  *
  * Plain values, pure functions.
  */
-#ifndef REFRAIN_COORDINATOR_PLANNER_PLAN_H
-#define REFRAIN_COORDINATOR_PLANNER_PLAN_H
+#ifndef REFRAIN_RULES_PLAN_H
+#define REFRAIN_RULES_PLAN_H
 
 #include <stdbool.h>
 #include <stddef.h>
