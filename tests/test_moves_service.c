@@ -57,7 +57,7 @@ static void a_rank_that_comes_by_hand_joins_the_jobs_that_run(void **state)
 {
     struct stand s;
     char number[16], other[16], group[80];
-    stand_start(&s, "came", 1, "--in-flight 2");
+    stand_start(&s, "came", 1, "--in-flight 2 --threads 1");
     shell_run(text, "refrain models add reference models/reference");
     moving_submit(kinds[0], number);
     moving_submit("--steps 1000 --guidance 4 --prompt 'another'", other);
@@ -80,21 +80,27 @@ static void a_rank_that_comes_by_hand_joins_the_jobs_that_run(void **state)
     stand_stop(&s);
 }
 
-/* A guided job that comes while one without guidance runs, and is soon alone: then its branches are better computed side by
- * side. */
+/* A guided job that comes while one without guidance runs, and is soon alone. False: it ended as it began. */
+static bool gets_another_layout(char number[MOVING_NUMBER_BYTES])
+{
+    shell_run(text, "refrain submit --quiet --model reference --steps 20 --guidance 1 --prompt first");
+    moving_submit(kinds[0], number);
+    for (int i = 0; i < PATIENCE; i++, usleep(50000)) {
+        shell_run(text, "refrain status %s", number);
+        if (strstr(text, "(attempt ")) return true;
+        if (strstr(text, "completed")) return false;
+    }
+    return false;
+}
+
+/* Its branches are better computed side by side, unless one core is much slower than the other just then. */
 static void expect_another_layout(const char *name, const char *options)
 {
     struct stand s;
-    char number[16];
+    char number[MOVING_NUMBER_BYTES];
     stand_start(&s, name, 2, options);
     shell_run(text, "refrain models add reference models/reference");
-    shell_run(text, "refrain submit --quiet --model reference --steps 20 --guidance 1 --prompt first");
-    moving_submit(kinds[0], number);
-    for (int i = 0; i < PATIENCE; i++) {
-        shell_run(text, "refrain status %s", number);
-        if (strstr(text, "(attempt ") || strstr(text, "completed")) break;
-        usleep(50000);
-    }
+    for (int tries = 0; tries < 3 && !gets_another_layout(number); tries++) {}
     assert_non_null(strstr(text, "because    laid out anew: cfg, "));
     expect_calm(0, number);
     shell_run(text, "grep -c 'laid out anew: cfg, [0-9]* s expected gain, [0-9]* s cost' %s.log", s.data);
