@@ -374,21 +374,41 @@ static bool makes_steps(const struct job *job)
            (!p->has_phase || p->phase <= REFRAIN__PHASE__PHASE_DENOISE);
 }
 
-const struct job *server_maker(const struct server *server, const struct group *group, const struct job *job)
+/* Those in flight on a group whose steps others could take; none where ranks keep nothing. */
+struct makers {
+    const struct job *job[GROUP_SLOTS];
+    int count;
+};
+
+static void find_makers(const struct server *server, const struct group *group, struct makers *makers)
 {
-    if (!job->run || !group->directory) return NULL;
-    for (int i = 0; i < GROUP_SLOTS; i++) {
-        const struct job *other = server_slot_job(server, &group->slots[i]);
-        if (other && other->run == job->run && other->priority >= job->priority && makes_steps(other))
-            return other;
+    makers->count = 0;
+    for (int i = 0; group->directory && i < GROUP_SLOTS; i++) {
+        const struct job *job = server_slot_job(server, &group->slots[i]);
+        if (job && job->run && makes_steps(job)) makers->job[makers->count++] = job;
     }
+}
+
+static const struct job *maker_for(const struct makers *makers, const struct job *job)
+{
+    for (int i = 0; i < makers->count; i++)
+        if (makers->job[i]->run == job->run && makers->job[i]->priority >= job->priority)
+            return makers->job[i];
     return NULL;
 }
 
-/* Whose steps would be made twice does not go now. */
+const struct job *server_maker(const struct server *server, const struct group *group, const struct job *job)
+{
+    struct makers makers;
+    if (!job->run) return NULL;
+    find_makers(server, group, &makers);
+    return maker_for(&makers, job);
+}
+
+/* Whose steps would be made twice does not go now. The queue may be long: who makes which is looked up once. */
 struct choice {
-    const struct server *server;
     const struct group *group;
+    struct makers makers;
     bool loaded; /* only of the model that the group has */
 };
 
@@ -396,7 +416,7 @@ static bool may_go(void *context, const struct job *job)
 {
     const struct choice *c = context;
     if (c->loaded && strcmp(c->group->model, job->model) != 0) return false;
-    return !server_maker(c->server, c->group, job);
+    return !maker_for(&c->makers, job);
 }
 
 /* Another group stands ready for that model, or for any. */
@@ -414,7 +434,8 @@ static bool elsewhere(const struct server *server, const struct group *here, con
  * take nothing more, unless another group can serve that one. */
 static struct job *choose_job(const struct server *server, struct group *group)
 {
-    struct choice choice = {server, group, false};
+    struct choice choice = {.group = group};
+    find_makers(server, group, &choice.makers);
     struct job *job = jobs_next(server->jobs, may_go, &choice);
     choice.loaded = true;
     if (job && group_in_flight(group) && strcmp(group->model, job->model) != 0)

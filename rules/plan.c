@@ -547,13 +547,18 @@ status_t plan_check(const struct plan *plan, const struct plan_request *request,
                     error);
 }
 
+/* False: the plan is of other ranks or another model. */
+static bool make_its_field(const struct plan *plan, const struct plan_request *request, struct field *field)
+{
+    return make_field(request, field, NULL) == STATUS_OK && plan->ranks == field->ranks &&
+           plan->layers == field->layers;
+}
+
 double plan_cycle(const struct plan *plan, const struct plan_request *request)
 {
     struct field field;
     if (plan_width(plan) > 1) return plan_wide_cycle(plan, request);
-    if (make_field(request, &field, NULL) != STATUS_OK || plan->ranks != field.ranks ||
-        plan->layers != field.layers)
-        return 0;
+    if (!make_its_field(plan, request, &field)) return 0;
     return plan_busiest(&field, plan, &field.mix);
 }
 
@@ -561,9 +566,7 @@ double plan_alone(const struct plan *plan, const struct plan_request *request)
 {
     struct field field;
     if (plan_width(plan) > 1) return plan_wide_alone(plan, request);
-    if (make_field(request, &field, NULL) != STATUS_OK || plan->ranks != field.ranks ||
-        plan->layers != field.layers)
-        return 0;
+    if (!make_its_field(plan, request, &field)) return 0;
     return plan_step_alone(&field, plan);
 }
 

@@ -250,17 +250,23 @@ void rig_add_model(struct rig *rig, const char *name)
     zmq_close(client);
 }
 
+Refrain__Reply *rig_submit_spec(void *client, const Refrain__JobSpec *spec, const char *key)
+{
+    Refrain__Submit submit = REFRAIN__SUBMIT__INIT;
+    Refrain__Request request = REFRAIN__REQUEST__INIT;
+    submit.spec = (Refrain__JobSpec *)(uintptr_t)spec;
+    submit.idempotency_key = (char *)key;
+    request.body_case = REFRAIN__REQUEST__BODY_SUBMIT;
+    request.submit = &submit;
+    return rig_call(client, &request);
+}
+
 uint64_t rig_submit(void *client, const char *prompt)
 {
     Refrain__JobSpec spec = REFRAIN__JOB_SPEC__INIT;
-    Refrain__Submit submit = REFRAIN__SUBMIT__INIT;
-    Refrain__Request request = REFRAIN__REQUEST__INIT;
     spec.prompt = (char *)prompt;
     SET(spec, steps, 3);
-    submit.spec = &spec;
-    request.body_case = REFRAIN__REQUEST__BODY_SUBMIT;
-    request.submit = &submit;
-    Refrain__Reply *reply = rig_call(client, &request);
+    Refrain__Reply *reply = rig_submit_spec(client, &spec, NULL);
     if (reply->body_case == REFRAIN__REPLY__BODY_ERROR) fail_msg("%s", reply->error->message);
     assert_int_equal(reply->body_case, REFRAIN__REPLY__BODY_JOB);
     uint64_t job = reply->job->job;
@@ -306,15 +312,9 @@ Refrain__Reply *rig_status(void *client, uint64_t job)
 Refrain__Reply *rig_submit_keyed(void *client, const char *prompt, const char *key, uint64_t deadline_ms)
 {
     Refrain__JobSpec spec = REFRAIN__JOB_SPEC__INIT;
-    Refrain__Submit submit = REFRAIN__SUBMIT__INIT;
-    Refrain__Request request = REFRAIN__REQUEST__INIT;
     spec.prompt = (char *)prompt;
     if (deadline_ms) SET(spec, deadline_ms, deadline_ms);
-    submit.spec = &spec;
-    submit.idempotency_key = (char *)key;
-    request.body_case = REFRAIN__REQUEST__BODY_SUBMIT;
-    request.submit = &submit;
-    return rig_call(client, &request);
+    return rig_submit_spec(client, &spec, key);
 }
 
 uint64_t rig_job_of(Refrain__Reply *reply)

@@ -57,7 +57,8 @@ uint64_t rig_submit(void *client, const char *prompt); /* 3 steps, the only mode
 /* Asks until the job is in that state; fails the test after 10 s. */
 void rig_await(void *client, uint64_t job, Refrain__JobState state);
 Refrain__Reply *rig_status(void *client, uint64_t job);
-/* A submit with a key, or none; deadline_ms 0: none. The reply is the caller's. */
+/* A submit with a key, or NULL: none; deadline_ms 0: none. The reply is the caller's. */
+Refrain__Reply *rig_submit_spec(void *client, const Refrain__JobSpec *spec, const char *key);
 Refrain__Reply *rig_submit_keyed(void *client, const char *prompt, const char *key, uint64_t deadline_ms);
 /* Cancel, delete, or the status. The reply is the caller's. */
 Refrain__Reply *rig_about_job(void *client, Refrain__Request__BodyCase kind, uint64_t job);

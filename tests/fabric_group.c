@@ -257,6 +257,12 @@ bool group_tests_all(void)
     return which && strcmp(which, "all") == 0;
 }
 
+bool group_tests_kind(const char *kind)
+{
+    const char *only = getenv("REFRAIN_TEST_KIND");
+    return !only || strstr(kind, only);
+}
+
 void group_find_gpu(char **arguments)
 {
     char self[512], path[1100];

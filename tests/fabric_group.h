@@ -80,6 +80,11 @@ void group_expect_exit(struct group *group, int index, int status);
 void group_find_gpu(char **arguments);
 /* Shall every test over nccl run (make test-cuda), or those few that tell most (make test)? */
 bool group_tests_all(void);
+/* Those over this kind, or only those over the kind that REFRAIN_TEST_KIND names? */
+bool group_tests_kind(const char *kind);
+/* How many of an array of tests over a kind failed; none where another kind is to be tested. */
+#define GROUP_RUN(kind, name, tests)                                                                         \
+    (group_tests_kind(kind) ? cmocka_run_group_tests_name(name, tests, NULL, NULL) : 0)
 
 /* -------------------------------------------------------------------------------------- the members' side */
 

@@ -224,14 +224,9 @@ static void higher_priority_runs_first_and_deadlines_expire(void **state)
     uint64_t late = rig_job_of(rig_submit_keyed(client, "late", NULL, 150));
     rig_submit(client, "normal");
     Refrain__JobSpec spec = REFRAIN__JOB_SPEC__INIT;
-    Refrain__Submit submit = REFRAIN__SUBMIT__INIT;
-    Refrain__Request request = REFRAIN__REQUEST__INIT;
     spec.prompt = (char *)"urgent";
     SET(spec, priority, REFRAIN__PRIORITY__PRIORITY_HIGH);
-    submit.spec = &spec;
-    request.body_case = REFRAIN__REQUEST__BODY_SUBMIT;
-    request.submit = &submit;
-    uint64_t urgent = rig_job_of(rig_call(client, &request));
+    uint64_t urgent = rig_job_of(rig_submit_spec(client, &spec, NULL));
     rig_await(client, late, STATE(EXPIRED));
     fake_workers_open(workers, 2, &rig, "one");
     fake_workers_load(workers, 2);

@@ -168,14 +168,9 @@ static void *keyed_client(struct rig *rig, const struct keyfile *key, const char
 static Refrain__Reply *submit_branch(void *client, uint64_t job)
 {
     Refrain__JobSpec spec = REFRAIN__JOB_SPEC__INIT;
-    Refrain__Submit submit = REFRAIN__SUBMIT__INIT;
-    Refrain__Request request = REFRAIN__REQUEST__INIT;
     spec.has_resume_from = 1;
     spec.resume_from = job;
-    submit.spec = &spec;
-    request.body_case = REFRAIN__REQUEST__BODY_SUBMIT;
-    request.submit = &submit;
-    return rig_call(client, &request);
+    return rig_submit_spec(client, &spec, NULL);
 }
 
 static void say_hello_again(struct fake_worker *worker)
@@ -196,8 +191,6 @@ static void what_a_rank_s_cache_tier_holds_of_its_gpu_is_no_job_s(void **state)
             "\"need_block\":1000,\"need_home\":1000,\"need_backend\":400000000,\"need_work\":1000}'\n"};
     struct fake_worker worker;
     Refrain__JobSpec spec = REFRAIN__JOB_SPEC__INIT;
-    Refrain__Submit submit = REFRAIN__SUBMIT__INIT;
-    Refrain__Request request = REFRAIN__REQUEST__INIT;
     rig_start(&rig, (const char *[]){NULL});
     rig_add_model(&rig, "ref");
     void *client = rig_client(&rig);
@@ -209,10 +202,7 @@ static void what_a_rank_s_cache_tier_holds_of_its_gpu_is_no_job_s(void **state)
     say_hello_again(&worker);
     spec.prompt = (char *)"a red star";
     SET(spec, steps, 3);
-    submit.spec = &spec;
-    request.body_case = REFRAIN__REQUEST__BODY_SUBMIT;
-    request.submit = &submit;
-    Refrain__Reply *reply = rig_call(client, &request);
+    Refrain__Reply *reply = rig_submit_spec(client, &spec, NULL);
     assert_int_equal(reply->body_case, REFRAIN__REPLY__BODY_ERROR);
     if (!strstr(reply->error->message, "of 0.3 GB a rank")) fail_msg("%s", reply->error->message);
     refrain__reply__free_unpacked(reply, NULL);

@@ -430,16 +430,12 @@ int main(int count, char **arguments)
         cmocka_unit_test_prestate(leaving_gives_back_memory_and_the_next_epoch_starts_clean, nccl),
     };
     if (count > 1) cmocka_set_test_filter(arguments[1]);
-    const char *only = getenv("REFRAIN_TEST_KIND"); /* zmq-ipc, zmq-tcp, mpi or nccl; not set: all */
-    if (!only) only = "";
     int failed = 0;
-    if (strstr(ipc, only)) failed += cmocka_run_group_tests_name("over zmq, ipc", over_ipc, NULL, NULL);
-    if (strstr(tcp, only)) failed += cmocka_run_group_tests_name("over zmq, tcp", over_tcp, NULL, NULL);
-    if (strstr(mpi, only)) failed += cmocka_run_group_tests_name("over mpi", over_mpi, NULL, NULL);
-    if (strstr(nccl, only) && group_tests_all())
-        failed += cmocka_run_group_tests_name("over nccl", over_nccl, NULL, NULL);
-    else if (strstr(nccl, only))
-        failed += cmocka_run_group_tests_name("over nccl", few_over_nccl, NULL, NULL);
+    failed += GROUP_RUN(ipc, "over zmq, ipc", over_ipc);
+    failed += GROUP_RUN(tcp, "over zmq, tcp", over_tcp);
+    failed += GROUP_RUN(mpi, "over mpi", over_mpi);
+    failed += group_tests_all() ? GROUP_RUN(nccl, "over nccl", over_nccl)
+                                : GROUP_RUN(nccl, "over nccl", few_over_nccl);
     group_end_unfinished();
     return failed;
 }

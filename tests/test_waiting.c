@@ -68,15 +68,10 @@ static void a_deadline_that_nobody_can_judge_is_taken_and_said_so(void **state)
     void *client = rig_client(&rig);
     rig_add_model(&rig, "small");
     Refrain__JobSpec spec = REFRAIN__JOB_SPEC__INIT;
-    Refrain__Submit submit = REFRAIN__SUBMIT__INIT;
-    Refrain__Request request = REFRAIN__REQUEST__INIT;
     spec.prompt = (char *)(uintptr_t) "one";
     spec.has_deadline_ms = spec.has_deadline_strict = spec.deadline_strict = 1;
     spec.deadline_ms = 60000;
-    submit.spec = &spec;
-    request.body_case = REFRAIN__REQUEST__BODY_SUBMIT;
-    request.submit = &submit;
-    Refrain__Reply *reply = rig_call(client, &request);
+    Refrain__Reply *reply = rig_submit_spec(client, &spec, NULL);
     assert_int_equal(reply->body_case, REFRAIN__REPLY__BODY_JOB);
     assert_non_null(reply->job->warning);
     assert_string_equal(reply->job->warning,
@@ -148,20 +143,6 @@ static void a_job_that_does_not_fit_beside_another_says_on_which_rank(void **sta
     rig_stop(&rig);
 }
 
-static uint64_t submit(void *client, const Refrain__JobSpec *spec)
-{
-    Refrain__Submit submit = REFRAIN__SUBMIT__INIT;
-    Refrain__Request request = REFRAIN__REQUEST__INIT;
-    submit.spec = (Refrain__JobSpec *)(uintptr_t)spec;
-    request.body_case = REFRAIN__REQUEST__BODY_SUBMIT;
-    request.submit = &submit;
-    Refrain__Reply *reply = rig_call(client, &request);
-    assert_int_equal(reply->body_case, REFRAIN__REPLY__BODY_JOB);
-    uint64_t job = reply->job->job;
-    refrain__reply__free_unpacked(reply, NULL);
-    return job;
-}
-
 /* Of a rank that keeps things for others, though nothing yet. */
 static void report_store(struct fake_worker *worker)
 {
@@ -199,9 +180,9 @@ static void a_job_whose_steps_are_being_made_waits_for_them_and_no_other_does(vo
     Refrain__JobSpec spec = REFRAIN__JOB_SPEC__INIT;
     spec.prompt = (char *)(uintptr_t) "one";
     SET(spec, steps, 3);
-    uint64_t first = submit(client, &spec);
+    uint64_t first = rig_job_of(rig_submit_spec(client, &spec, NULL));
     take_first(&rig, workers, 2, 0);
-    uint64_t beside = submit(client, &spec); /* nobody keeps anything */
+    uint64_t beside = rig_job_of(rig_submit_spec(client, &spec, NULL)); /* nobody keeps anything */
     expect_waits(client, beside, "(nothing)");
     report_store(&workers[1]);
     Refrain__JobSpec fps = spec, low = spec, kept = spec, label = spec, high = spec, seed = spec, steps = spec,
@@ -225,11 +206,11 @@ static void a_job_whose_steps_are_being_made_waits_for_them_and_no_other_does(vo
     const Refrain__JobSpec *others[] = {&high, &seed, &steps, &guidance, &anew, &compare, &words};
     uint64_t waiting[sizeof same / sizeof *same], beyond[sizeof others / sizeof *others];
     for (size_t i = 0; i < sizeof same / sizeof *same; i++) {
-        waiting[i] = submit(client, same[i]);
+        waiting[i] = rig_job_of(rig_submit_spec(client, same[i], NULL));
         expect_waits(client, waiting[i], "which makes the same steps");
     }
     for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
-        beyond[i] = submit(client, others[i]);
+        beyond[i] = rig_job_of(rig_submit_spec(client, others[i], NULL));
         expect_waits(client, beyond[i], "(nothing)");
     }
     report_decoding(workers, 2, first);

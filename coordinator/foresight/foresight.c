@@ -63,7 +63,7 @@ void foresight_note(struct server *server, struct job *job, const Refrain__JobSp
     o->first_steps = o->mix.experts > 1 && !spec->compare ? caching_switch(spec, card) : o->steps;
     o->tokens = (double)caching_tokens(spec, card);
     find_flops(card, o->flops);
-    job->run = jobs_run(job->tenant, spec);
+    if (!job->run) job->run = jobs_run(job->tenant, spec); /* of before a restart */
 }
 
 /* From the store, for jobs of before a restart. */

@@ -204,7 +204,7 @@ void planner_count(const struct field *f, struct traffic *t)
     const struct planner_request *r = f->request;
     const struct planner_layout *l = f->layout;
     double hit = r->load.hit_rate, branches = (double)r->job.branches / l->ways, each = (1 - hit) * branches;
-    double total = (double)r->job.steps[0] + r->job.steps[1];
+    double total = steps_of(r);
     uint32_t pools = l->stages[1] > 0 ? 2 : 1;
     double ring = r->model.layers - r->load.head - r->load.tail, computed = r->model.layers - hit * ring;
     memset(t, 0, sizeof *t);
